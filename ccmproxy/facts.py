@@ -1,0 +1,25 @@
+"""What the proxy knows of a request after one look into it: shared by dialects, balancing, metering and logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """Facts of one request. Anything that could not be found out is None (never an error: spec 4.1).
+
+    ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: how many messages the
+    request holds. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself
+    speaks OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for
+    requests that cost nothing, e.g. counting tokens.
+    """
+
+    model: str | None = None
+    session: str | None = None
+    agent: str | None = None
+    stream: bool | None = None
+    messages: int | None = None
+    features: tuple[str, ...] = ()
+    client_is_oauth: bool = False
+    billable: bool = True

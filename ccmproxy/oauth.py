@@ -1,0 +1,89 @@
+"""OAuth logins as values: what an account's file holds, and how a refresh may be refused. No I/O, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthToken:
+    """The login of one account. Secrets are left out of the repr.
+
+    ``expires_at``: Unix seconds, None = unknown or never. ``scopes`` in the file's order. ``plan`` and ``tier`` are the
+    provider's words (Claude: ``max`` / ``default_claude_max_20x``; Codex: the plan type), None where unknown.
+    ``last_refresh``: Unix seconds, where the file tells.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
+    scopes: tuple[str, ...] = ()
+    plan: str | None = None
+    tier: str | None = None
+    account_id: str | None = None
+    id_token: str | None = field(default=None, repr=False)
+    last_refresh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key of the provider's commercial API, used in place of a login (spec 3.7)."""
+
+    key: str = field(repr=False)
+
+
+#: What a credential authorizes its requests with.
+Authorization = OAuthToken | ApiKey
+
+
+class CredentialFileError(Exception):
+    """A credential file does not hold what it should. The message names the problem, never the content."""
+
+
+class RefreshRefused(Exception):
+    """The token endpoint did not give a new token.
+
+    ``permanent``: never try again with this refresh token. ``retry_after``: seconds after which another attempt makes
+    sense, None where nothing was said. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        permanent: bool = False,
+        rate_limited: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        self.rate_limited = rate_limited
+        self.retry_after = retry_after
+
+
+class AnswerMalformed(Exception):
+    """A usage or profile endpoint answered something that cannot be understood. Never holds the answer itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRequest:
+    """A request that ccmproxy makes in its own name: refresh, usage, profile.
+
+    ``headers`` may hold the bearer token: never logged.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamURLs:
+    """Where a service's upstream is (spec 2; replaced by ``upstream:``). ``user_agent`` names us in our own requests."""
+
+    api_url: str
+    token_url: str
+    usage_url: str
+    profile_url: str
+    user_agent: str
