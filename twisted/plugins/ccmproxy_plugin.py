@@ -1,0 +1,12 @@
+"""Makes ``twistd ccmproxy`` known to Twisted; everything it does is in :mod:`ccmproxy.tap`."""
+
+from __future__ import annotations
+
+from twisted.application.service import ServiceMaker
+
+ccmproxy = ServiceMaker(
+    "ccmproxy",
+    "ccmproxy.tap",
+    "One address for a team's Claude Code and Codex clients, over your own accounts.",
+    "ccmproxy",
+)
