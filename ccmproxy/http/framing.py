@@ -1,0 +1,221 @@
+"""The rules of HTTP/1.1 message framing (RFC 9112), strict, for the server and the client alike.
+
+Sans I/O: bytes in, values out, :class:`FramingError` for whatever is broken or could be read in two ways. A
+proxy that is lenient here can be made to disagree with its neighbour about where a message ends (request
+smuggling), so nothing is repaired: no bare LF, no folded field, no space before the colon, no second
+Content-Length, and no transfer coding but ``chunked``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ccmproxy.message import Headers
+
+_TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+#: Deleting these from a head leaves the bytes that may not stand in one (RFC 9110 section 5.5): controls but
+#: for the tab, and DEL. CR and LF are counted separately.
+_HEAD_BYTES: Final = bytes(b for b in range(256) if (b >= 0x20 and b != 0x7F) or b in b"\t\r\n")
+_TOKEN: Final = re.compile(rb"[%b]+" % re.escape(_TOKEN_BYTES))
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+
+#: Size line of one chunk with its extensions, bytes: nobody uses extensions, an endless line is an attack.
+_CHUNK_LINE_LIMIT: Final = 1024
+#: Trailer section, bytes; it is checked and dropped (spec 4.5).
+_TRAILER_LIMIT: Final = 16 * 1024
+
+#: The last chunk and an empty trailer section.
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class FramingError(Exception):
+    """What came is not HTTP/1.1, or cannot be read in just one way.
+
+    ``status`` is what a server answers to it. ``str()`` says what is wrong, without repeating what was
+    received.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def is_token(name: bytes) -> bool:
+    """Whether ``name`` is a token (RFC 9110 section 5.6.2), as methods and field names must be."""
+    return bool(name) and not name.translate(None, _TOKEN_BYTES)
+
+
+def split_head(raw: bytes) -> tuple[bytes, Headers]:
+    """Split a complete head, with the empty line that ends it, into its start line and its fields.
+
+    Names and values are as received, values without the white space around them; bytes from 0x80 on are let
+    through in values (obs-text). Raises FramingError.
+    """
+    lines = raw.split(b"\r\n")
+    breaks = len(lines) - 1
+    if raw.count(b"\n") != breaks or raw.count(b"\r") != breaks:
+        raise FramingError("bare CR or LF in the head")
+    if raw.translate(None, _HEAD_BYTES):
+        raise FramingError("control character in the head")
+    if breaks < 2 or lines[-1] or lines[-2]:
+        raise FramingError("incomplete head")
+    headers: Headers = []
+    names = bytearray()
+    for line in lines[1:-2]:
+        name, colon, value = line.partition(b":")
+        if not colon or not name:
+            raise FramingError("header line without a name")
+        names += name
+        headers.append((name, value.strip(b" \t")))
+    # One look at all names together; a folded line and a space before the colon show up here as well.
+    if names.translate(None, _TOKEN_BYTES):
+        raise FramingError("invalid character in a header name")
+    return lines[0], headers
+
+
+def join_head(start_line: bytes, headers: Headers) -> bytes:
+    """The bytes of a head, with the empty line that ends it.
+
+    Raises FramingError where a field would become something else on the wire: a name that is no token, or CR,
+    LF or NUL in a value or the start line (response splitting).
+    """
+    raw = b"\r\n".join([start_line, *[b"%b: %b" % pair for pair in headers], b"", b""])
+    breaks = len(headers) + 2
+    if raw.count(b"\n") != breaks or raw.count(b"\r") != breaks or b"\0" in raw:
+        raise FramingError("line break or NUL in a header field")
+    if b"".join([name for name, _ in headers]).translate(None, _TOKEN_BYTES):
+        raise FramingError("invalid character in a header name")
+    return raw
+
+
+def parse_content_length(value: bytes) -> int:
+    """The value of a Content-Length field: digits and nothing else. Raises FramingError."""
+    if not _DIGITS.fullmatch(value):
+        raise FramingError("invalid Content-Length")
+    return int(value)
+
+
+def body_length(headers: Headers) -> int | None:
+    """How long the fields say the body is: a number of bytes, None where they say nothing, and -1 for
+    chunked.
+
+    Raises FramingError for more than one Content-Length (even if they agree), for Content-Length together
+    with Transfer-Encoding, for a Transfer-Encoding other than exactly ``chunked`` (status 501), and for a
+    repeated one.
+    """
+    length: int | None = None
+    coding: bytes | None = None
+    for name, value in headers:
+        # Few fields have these lengths: saves lowering the others.
+        if len(name) == 14 and name.lower() == b"content-length":
+            if length is not None:
+                raise FramingError("more than one Content-Length")
+            length = parse_content_length(value)
+        elif len(name) == 17 and name.lower() == b"transfer-encoding":
+            if coding is not None:
+                raise FramingError("more than one Transfer-Encoding")
+            coding = value
+    if coding is None:
+        return length
+    if length is not None:
+        raise FramingError("both Content-Length and Transfer-Encoding")
+    if coding.lower() != b"chunked":
+        raise FramingError("unsupported Transfer-Encoding", 501)
+    return -1
+
+
+def response_has_body(method: bytes, status: int) -> bool:
+    """Whether a response to ``method`` with ``status`` has a body at all (RFC 9112 section 6.3, rule 1)."""
+    return method != b"HEAD" and status >= 200 and status != 204 and status != 304
+
+
+def chunk(data: bytes) -> bytes:
+    """``data``, which must not be empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ChunkedDecoder:
+    """Takes the chunked coding (RFC 9112 section 7.1) off a body. Extensions and trailers are checked and
+    dropped.
+
+    After the end of the body ``finished`` is true and ``rest`` holds the bytes that came behind it.
+    """
+
+    __slots__ = ("_buffer", "_remaining", "_trailer", "finished", "rest")
+
+    #: Values of ``_remaining`` below zero; from 1 on it is the number of bytes still to come of the current
+    #: chunk.
+    _SIZE_LINE: Final = 0
+    _CHUNK_END: Final = -1
+    _TRAILER: Final = -2
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._remaining = self._SIZE_LINE
+        self._trailer = 0
+        self.finished = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces of payload in ``data``. Raises FramingError, and must not be used after that."""
+        if self.finished:
+            self.rest += data
+            return []
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        pieces: list[bytes] = []
+        position, end = 0, len(data)
+        while position < end:
+            remaining = self._remaining
+            if remaining > 0:
+                piece = data[position : position + remaining]
+                pieces.append(piece)
+                position += len(piece)
+                self._remaining = remaining - len(piece) or self._CHUNK_END
+            elif remaining == self._CHUNK_END:
+                if data[position : position + 2] == b"\r\n":
+                    position += 2
+                    self._remaining = self._SIZE_LINE
+                elif end - position == 1 and data[position] == 0x0D:
+                    break
+                else:
+                    raise FramingError("chunk longer than its size")
+            else:
+                stop = data.find(b"\n", position, position + _CHUNK_LINE_LIMIT)
+                if stop < 0:
+                    if end - position >= _CHUNK_LINE_LIMIT:
+                        raise FramingError("line too long in a chunked body")
+                    break
+                line = data[position : stop + 1]
+                position = stop + 1
+                if line[-2:] != b"\r\n":
+                    raise FramingError("bare LF in a chunked body")
+                if remaining == self._SIZE_LINE:
+                    self._take_size(line[:-2])
+                elif self._take_trailer(line[:-2]):
+                    self.finished = True
+                    self.rest = data[position:]
+                    return pieces
+        self._buffer = data[position:]
+        return pieces
+
+    def _take_size(self, line: bytes) -> None:
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise FramingError("invalid chunk size")
+        self._remaining = int(match[1], 16) or self._TRAILER
+
+    def _take_trailer(self, line: bytes) -> bool:
+        """Check one line of the trailer section; True for the empty one that ends it."""
+        if not line:
+            return True
+        self._trailer += len(line)
+        if self._trailer > _TRAILER_LIMIT:
+            raise FramingError("trailers too long")
+        name, colon, value = line.partition(b":")
+        if not colon or not is_token(name) or value.translate(None, _HEAD_BYTES) or b"\r" in value:
+            raise FramingError("invalid trailer")
+        return False
