@@ -74,8 +74,12 @@ class ILease(Interface):
     def observe(update: LimitsUpdate) -> None:
         """State learnt from this request's answer."""
 
-    def rate_limited(until: float) -> None:
-        """The upstream answered 429 on account of the whole credential; ``until`` in Unix seconds."""
+    def rate_limited(until: float, explicit: bool) -> None:
+        """The upstream answered 429 on account of the whole credential; ``until`` in Unix seconds.
+
+        ``explicit``: the upstream named that time; otherwise it is a default of ours (F46). A model's own window
+        comes through :meth:`observe`.
+        """
 
     def poll_if_stale() -> None:
         """Ask for the usage if what is known is old. Returns at once."""
@@ -125,13 +129,19 @@ class ITraffic(Interface):
     def inspect(head: RequestHead, body: Body) -> RequestFacts:
         """What the proxy must know of a request. Raises ``ValueError`` never: unknown things are None."""
 
-    def check(facts: RequestFacts, provider: IProvider, is_api_key: bool) -> tuple[str, str] | None:
-        """Dialect checks of spec 4.1: None, or (reason word, message) of a 400."""
+    def check(facts: RequestFacts, single_account: bool) -> tuple[str, str] | None:
+        """Dialect checks of spec 4.1: None, or (reason word, message) of a 400.
+
+        ``single_account``: the user's provider is exactly one default credential.
+        """
 
     def error(
-        status: int, kind: str, reason: str, message: str, request_id: str, extra: Headers = ()
+        status: int, reason: str, message: str, request_id: str, extra: Sequence[tuple[bytes, bytes]] = ()
     ) -> tuple[ResponseHead, bytes]:
-        """An error of our own in the dialect's shape (spec 4.2)."""
+        """An error of our own in the dialect's shape (spec 4.2).
+
+        ``reason``: the stable word of ``X-CCM-Error``; status and reason decide the dialect's own error type.
+        """
 
     def exhausted(
         facts: RequestFacts, availability: Availability, aggregate: Aggregate, request_id: str, now: float
@@ -139,9 +149,12 @@ class ITraffic(Interface):
         """The answer when every credential is rate-limited (spec 4.2)."""
 
     def upstream_head(
-        head: RequestHead, authorization: Authorization, host: bytes, overrides: Mapping[str, Sequence[str]], read_body: bool
+        head: RequestHead,
+        authorization: Authorization,
+        host: bytes,
+        overrides: Mapping[str, Sequence[str]],
     ) -> RequestHead:
-        """The request as it goes to the upstream (spec 3.6, 4.3)."""
+        """The request as it goes to the upstream (spec 3.6, 4.3). ``overrides``: the service's ``headers``."""
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """What an answer means. ``body`` is None before it was read; the verdict may ask for it (spec 4.4)."""
@@ -150,14 +163,14 @@ class ITraffic(Interface):
 class IMetering(Interface):
     """Facet of a dialect for limits and usage. No I/O."""
 
-    def limits_from_headers(head: ResponseHead, now: float) -> LimitsUpdate:
+    def limits_from_headers(headers: Headers, now: float) -> LimitsUpdate:
         """State from response headers (spec 4.7). Malformed values are ignored."""
 
     def public_headers(headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """Response headers as the client may see them: one account's removed, the aggregate's added (spec 8.3)."""
 
-    def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter | None:
-        """What counts the tokens of this answer, or None where nothing is to be counted (spec 9)."""
+    def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter:
+        """What observes the body of this answer: counts tokens, knows its proper end (spec 9)."""
 
 
 class IAccountFormat(Interface):

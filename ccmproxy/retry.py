@@ -31,11 +31,11 @@ class AnswerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer's class; ``until`` (Unix seconds) for the rate-limited ones, ``model`` for a model's window."""
+    """An answer's class. For RATE_LIMITED, ``until`` (Unix seconds) and whether the upstream named it itself."""
 
     kind: AnswerKind
     until: float = 0.0
-    model: str = ""
+    explicit: bool = True
 
 
 class LeaseOutcome(Enum):

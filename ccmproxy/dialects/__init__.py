@@ -1,0 +1,10 @@
+"""The dialects, by the ``type`` of the services that speak them."""
+
+from __future__ import annotations
+
+from ccmproxy.dialects.claude import CLAUDE
+from ccmproxy.dialects.dialect import Dialect
+
+__all__ = ["DIALECTS", "Dialect"]
+
+DIALECTS: dict[str, Dialect] = {dialect.service_type: dialect for dialect in (CLAUDE,)}

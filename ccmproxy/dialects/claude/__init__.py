@@ -1,0 +1,33 @@
+"""The Claude dialect: Claude Code and the Anthropic API (``ccm`` services)."""
+
+from __future__ import annotations
+
+from ccmproxy._version import __version__
+from ccmproxy.dialects.claude.account import ClaudeAccountFormat
+from ccmproxy.dialects.claude.metering import ClaudeMetering
+from ccmproxy.dialects.claude.traffic import ClaudeTraffic
+from ccmproxy.dialects.dialect import Dialect
+from ccmproxy.oauth import UpstreamURLs
+
+__all__ = ["CLAUDE"]
+
+CLAUDE = Dialect(
+    service_type="ccm",
+    product="CCM",
+    path_prefix=b"/ccm/v1/",
+    urls=UpstreamURLs(
+        api_url="https://api.anthropic.com",
+        token_url="https://platform.claude.com/v1/oauth/token",
+        usage_url="https://api.anthropic.com/api/oauth/usage",
+        profile_url="https://api.anthropic.com/api/oauth/profile",
+        user_agent=f"ccmproxy/{__version__}",
+    ),
+    keychain_service="Claude Code-credentials",
+    #: An event that every client skips, and that counts as a sign of life (F16, F18).
+    keep_alive=b'event: ping\ndata: {"type": "ping"}\n\n',
+    # What clients ask for before they have any credential (observed: pre-connects of the CLI).
+    probes=((b"GET", b"/"), (b"HEAD", b"/"), (b"HEAD", b"/api/hello")),
+    traffic=ClaudeTraffic(),
+    metering=ClaudeMetering(),
+    account=ClaudeAccountFormat(),
+)

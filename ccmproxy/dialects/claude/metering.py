@@ -1,0 +1,405 @@
+"""Claude's limits and usage: from headers, bodies and in-stream events, and back into headers (spec 4.7, 8.3, 9)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from zope.interface import implementer
+
+from ccmproxy.aggregate import Aggregate
+from ccmproxy.facts import RequestFacts
+from ccmproxy.headers import response_headers
+from ccmproxy.interfaces import IMetering
+from ccmproxy.limits import (
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    LimitsUpdate,
+    Window,
+    make_window,
+)
+from ccmproxy.message import Headers, ResponseHead, first_value
+from ccmproxy.sse import EventScanner
+from ccmproxy.usage import MeterReading, Tokens, UsageMeter
+
+#: The headers in which the upstream tells the state of one account begin so.
+FAMILY = b"anthropic-ratelimit-unified-"
+
+_KEY_RESET = re.compile(rb"anthropic-ratelimit-(?:requests|tokens|input-tokens|output-tokens)-(reset|remaining)")
+#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, what is said of it.
+_FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
+_CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
+_CLAIM_MODEL = re.compile(r"(?:7d|seven_day)_([a-z0-9_]+)")
+#: A JSON answer larger than this is passed on uncounted (bytes).
+LARGEST_JSON = 8 * 1024 * 1024
+LARGEST_EVENT = 1024 * 1024
+
+
+def parse_family(headers: Headers) -> dict[str, str]:
+    """The fields of the family, by what follows the prefix, in lower case; empty where there are none."""
+    return {
+        name[len(FAMILY) :].lower().decode("latin-1"): value.decode("latin-1").strip()
+        for name, value in headers
+        if name[: len(FAMILY)].lower() == FAMILY
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Which window a refusal names. ``model``: the family where it is one model's; ``resets_at`` 0 = not said."""
+
+    resets_at: float = 0.0
+    model: str = ""
+
+
+def family_claims(family: dict[str, str]) -> Claim:
+    """Why the upstream refused, and until when (spec 4.6).
+
+    A refusal is one model's alone if the representative claim, or else the only rejected window, is that model's.
+    """
+    claim = family.get("representative-claim", "").lower()
+    if match := _CLAIM_MODEL.fullmatch(claim):
+        return Claim(
+            _time(family.get(f"7d_{match[1]}-reset")) or _time(family.get("reset")), match[1]
+        )
+    if window := _CLAIM_WINDOWS.get(claim):
+        return Claim(_time(family.get(f"{window}-reset")) or _time(family.get("reset")))
+    rejected = [
+        match
+        for name, value in family.items()
+        if value.lower() == "rejected" and (match := _FIELD.fullmatch(name))
+    ]
+    if rejected and all(match[2] for match in rejected):
+        match = rejected[0]
+        return Claim(_time(family.get(f"{match[1]}_{match[2]}-reset")), match[2])
+    return Claim(_time(family.get("reset")))
+
+
+def api_key_reset(headers: Headers) -> float:
+    """When the used-up limit of an API key renews (RFC 3339 in ``anthropic-ratelimit-tokens-reset``); 0 = unknown."""
+    fields = {
+        match[0].removesuffix(match[1]): value.decode("latin-1")
+        for name, value in headers
+        if (match := _KEY_RESET.fullmatch(name.lower())) and match[1] == b"reset"
+    }
+    used_up = {
+        match[0].removesuffix(match[1])
+        for name, value in headers
+        if (match := _KEY_RESET.fullmatch(name.lower())) and match[1] == b"remaining" and value.strip() == b"0"
+    }
+    times = [_rfc3339(text) for name, text in fields.items() if name in used_up]
+    return max(times, default=0.0)
+
+
+def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
+    """The state of the whole pool in the words of one account (spec 8.3)."""
+    view = aggregate.view(now)
+    fields: list[tuple[str, str]] = [
+        ("status", view.status),
+        ("5h-utilization", f"{aggregate.short_utilization / 100:.6f}"),
+        ("7d-utilization", f"{aggregate.weekly_utilization / 100:.6f}"),
+    ]
+    resets = {"5h": aggregate.short_reset, "7d": aggregate.weekly_reset}
+    fields += [(f"{window}-reset", str(int(at))) for window, at in resets.items() if at]
+    claim = "5h" if view.claim == "short" else "7d"
+    fields.append(("representative-claim", {"5h": "five_hour", "7d": "seven_day"}[claim]))
+    if resets[claim]:
+        fields.append(("reset", str(int(resets[claim]))))
+    if view.short_surpassed:
+        fields.append(("5h-surpassed-threshold", "true"))
+    if view.weekly_surpassed:
+        fields.append(("7d-surpassed-threshold", "true"))
+    headers = [(FAMILY + name.encode(), value.encode()) for name, value in fields]
+    headers.append((b"X-CCM-Plan-Weight", f"{aggregate.plan_weight:g}".encode()))
+    return headers
+
+
+@implementer(IMetering)
+class ClaudeMetering:
+    """Metering facet of the Claude dialect. Stateless; its meters are not."""
+
+    def limits_from_headers(self, headers: Headers, now: float) -> LimitsUpdate:
+        """All windows of the family that the answer mentions; anything malformed is as if it were not there."""
+        family = parse_family(headers)
+        if not family:
+            return LimitsUpdate()
+        raw: dict[tuple[str, str], dict[str, str]] = {}
+        for name, value in family.items():
+            if match := _FIELD.fullmatch(name):
+                raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
+        windows = {key: _window(key[0], fields) for key, fields in raw.items()}
+        rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
+        models = {key[1]: window for key, window in windows.items() if key[1] and window is not None}
+        model_rejections = {key[1]: _time(raw[key].get("reset")) for key in rejected if key[1]}
+        claim = family_claims(family)
+        if claim.model and family.get("status", "").lower() == "rejected":
+            model_rejections.setdefault(claim.model, claim.resets_at)
+        return LimitsUpdate(
+            short=windows.get(("5h", "")),
+            weekly=windows.get(("7d", "")),
+            models=models,
+            rejected_until=_rejected_until(family, raw, claim, now),
+            model_rejections={name: until for name, until in model_rejections.items() if until > now},
+        )
+
+    def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
+        """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""
+        kept = [
+            pair for pair in response_headers(headers) if pair[0][: len(FAMILY)].lower() != FAMILY
+        ]
+        if aggregate is not None:
+            kept += aggregate_headers(aggregate, now)
+        return kept
+
+    def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
+        """A meter that fits the answer's media type."""
+        media_type = (first_value(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        if first_value(head.headers, b"content-encoding") not in (None, b"identity"):
+            return OpaqueMeter()
+        if media_type == b"text/event-stream":
+            return StreamMeter()
+        if media_type == b"application/json" and head.status == 200 and facts.billable:
+            return JSONMeter()
+        return OpaqueMeter()
+
+
+def _rejected_until(
+    family: dict[str, str], raw: dict[tuple[str, str], dict[str, str]], claim: Claim, now: float
+) -> float:
+    """The account is used up if one of its own windows is, or if the overall status says so for no model alone."""
+    until = max(
+        (
+            _time(fields.get("reset"))
+            for (_, model), fields in raw.items()
+            if not model and fields.get("status", "").lower() == "rejected"
+        ),
+        default=0.0,
+    )
+    if family.get("status", "").lower() == "rejected" and not claim.model:
+        until = max(until, claim.resets_at)
+    return until if until > now else 0.0
+
+
+def _window(name: str, fields: dict[str, str]) -> Window | None:
+    utilization = None
+    if "utilization" in fields:
+        try:
+            fraction = float(fields["utilization"])
+        except ValueError:
+            return None
+        if not math.isfinite(fraction) or fraction < 0:
+            return None
+        # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not become 8.
+        utilization = float(math.ceil(round(fraction * 100, 6)))
+    resets_at = _time(fields.get("reset"))
+    if utilization is None and not resets_at:
+        return None
+    return make_window(utilization, resets_at, SHORT_WINDOW if name == "5h" else WEEKLY_WINDOW)
+
+
+def _time(text: str | None) -> float:
+    """Unix seconds; 0 for anything that is none, or lies outside of this century."""
+    if text is None or not text.isascii():
+        return 0.0
+    try:
+        at = float(text)
+    except ValueError:
+        return 0.0
+    return at if 946_684_800 <= at <= 4_102_444_800 else 0.0
+
+
+def _rfc3339(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+# Usage --------------------------------------------------------------------------------------------------------
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+    service_tier: str | None = None
+
+
+class _Message(msgspec.Struct):
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _MessageStart(msgspec.Struct):
+    message: _Message
+
+
+class _MessageDelta(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str = "unknown"
+
+
+class _ErrorEvent(msgspec.Struct):
+    error: _Error
+
+
+_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_message_decoder = msgspec.json.Decoder(_Message)
+_start_decoder = msgspec.json.Decoder(_MessageStart)
+_delta_decoder = msgspec.json.Decoder(_MessageDelta)
+_error_decoder = msgspec.json.Decoder(_ErrorEvent)
+
+
+class OpaqueMeter:
+    """For bodies that are not looked into: complete when their framing says so."""
+
+    __slots__ = ("_ended", "at_boundary")
+
+    def __init__(self) -> None:
+        self.at_boundary = False
+        self._ended = False
+
+    def feed(self, data: bytes) -> None:
+        """Looks at nothing."""
+
+    def end(self) -> None:
+        self._ended = True
+
+    def reading(self) -> MeterReading:
+        return MeterReading(Tokens(), None, None, self._ended, "", False)
+
+
+class JSONMeter:
+    """Usage of a whole message. Keeps up to :data:`LARGEST_JSON` bytes of the body until its end."""
+
+    __slots__ = ("_chunks", "_reading", "_size", "at_boundary")
+
+    def __init__(self) -> None:
+        self.at_boundary = False
+        self._chunks: list[bytes] | None = []
+        self._size = 0
+        self._reading = MeterReading(Tokens(), None, None, False, "", False)
+
+    def feed(self, data: bytes) -> None:
+        if self._chunks is None:
+            return
+        self._size += len(data)
+        if self._size > LARGEST_JSON:
+            self._chunks = None
+            return
+        self._chunks.append(data)
+
+    def end(self) -> None:
+        message = _Message()
+        if self._chunks is not None:
+            try:
+                message = _message_decoder.decode(b"".join(self._chunks))
+            except _DECODE_ERRORS:
+                pass
+            self._chunks = None
+        counts = _Counts()
+        counts.update(message.usage)
+        self._reading = counts.reading(message.model, complete=True)
+
+    def reading(self) -> MeterReading:
+        return self._reading
+
+
+class StreamMeter:
+    """Usage of an event stream: ``message_start`` begins it, ``message_delta`` carries cumulative figures.
+
+    Complete with ``message_stop``; an ``error`` event is kept by its type (F13).
+    """
+
+    __slots__ = ("_complete", "_counts", "_error", "_model", "_scanner")
+
+    def __init__(self) -> None:
+        self._scanner = EventScanner(
+            frozenset({b"message_start", b"message_delta", b"message_stop", b"error"}),
+            max_event=LARGEST_EVENT,
+        )
+        self._counts = _Counts()
+        self._model: str | None = None
+        self._complete = False
+        self._error = ""
+
+    @property
+    def at_boundary(self) -> bool:
+        return self._scanner.at_boundary
+
+    def feed(self, data: bytes) -> None:
+        for name, payload in self._scanner.feed(data):
+            try:
+                if name == b"message_delta":
+                    self._counts.update(_delta_decoder.decode(payload).usage)
+                elif name == b"message_start":
+                    message = _start_decoder.decode(payload).message
+                    self._model = message.model
+                    self._counts.update(message.usage)
+                elif name == b"message_stop":
+                    self._complete = True
+                elif not self._error:
+                    self._error = "unknown"
+                    self._error = _error_decoder.decode(payload).error.type
+            except _DECODE_ERRORS:
+                continue
+
+    def end(self) -> None:
+        """A stream's end says nothing: only ``message_stop`` makes it complete (F22)."""
+
+    def reading(self) -> MeterReading:
+        return self._counts.reading(self._model, complete=self._complete, error=self._error)
+
+
+class _Counts:
+    """Cumulative figures of one message: each report replaces what it names and leaves the rest."""
+
+    __slots__ = ("creation", "creation_1h", "creation_5m", "input", "output", "read", "reported", "tier")
+
+    def __init__(self) -> None:
+        self.input = self.output = self.read = self.creation = self.creation_5m = self.creation_1h = 0
+        self.tier: str | None = None
+        self.reported = False
+
+    def update(self, usage: _Usage | None) -> None:
+        if usage is None:
+            return
+        self.reported = True
+        self.tier = usage.service_tier or self.tier
+        self.input = _count(usage.input_tokens, self.input)
+        self.output = _count(usage.output_tokens, self.output)
+        self.read = _count(usage.cache_read_input_tokens, self.read)
+        self.creation = _count(usage.cache_creation_input_tokens, self.creation)
+        if parts := usage.cache_creation:
+            self.creation_5m = _count(parts.ephemeral_5m_input_tokens, self.creation_5m)
+            self.creation_1h = _count(parts.ephemeral_1h_input_tokens, self.creation_1h)
+            self.creation = max(self.creation, self.creation_5m + self.creation_1h)
+
+    def reading(self, model: str | None, *, complete: bool, error: str = "") -> MeterReading:
+        tokens = Tokens(
+            input=self.input,
+            output=self.output,
+            cache_read=self.read,
+            cache_creation=self.creation,
+            cache_creation_5m=self.creation_5m,
+            cache_creation_1h=self.creation_1h,
+        )
+        return MeterReading(tokens, model, self.tier, complete, error, self.reported)
+
+
+def _count(new: int | None, old: int) -> int:
+    """A report may leave a figure out; a negative or absurd one is no figure."""
+    return new if new is not None and 0 <= new < 1 << 53 else old

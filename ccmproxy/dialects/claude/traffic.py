@@ -1,0 +1,298 @@
+"""Claude's requests, answers and errors, as the proxy needs to understand them (spec 4)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from zope.interface import implementer
+
+from ccmproxy.aggregate import Aggregate
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.claude.account import OAUTH_BETA, REVOKED
+from ccmproxy.dialects.claude.metering import (
+    aggregate_headers,
+    api_key_reset,
+    family_claims,
+    parse_family,
+)
+from ccmproxy.durations import format_duration
+from ccmproxy.facts import RequestFacts
+from ccmproxy.headers import override, request_headers
+from ccmproxy.interfaces import ITraffic
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items
+from ccmproxy.oauth import ApiKey, Authorization
+from ccmproxy.retry import AnswerKind, Verdict
+from ccmproxy.retry_after import parse_retry_after
+
+#: Until when a used-up account is left alone if the answer names no time (spec 4.6; seconds).
+DEFAULT_BLOCK = 300.0
+#: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).
+BURST_BLOCK = 60.0
+
+_FAST_MODE = "fast-mode"
+_FAST_MODE_REFUSED = (
+    "fast mode requests will consume Extra usage, please use a default credential directly"
+)
+_LEGACY_SESSION = "_session_"
+_SESSION_LENGTH = 200
+_SESSION = re.compile(r"[!-~]{1,%d}" % _SESSION_LENGTH)
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+class _Body(msgspec.Struct):
+    """The fields of a message request that somebody here needs; all others are skipped undecoded."""
+
+    model: str | None = None
+    messages: list[msgspec.Raw] | None = None
+    stream: bool | None = None
+    metadata: msgspec.Raw | None = None
+
+
+class _LooseBody(msgspec.Struct):
+    """The same when a field is of an unexpected type: the upstream judges that, not we."""
+
+    model: msgspec.Raw | None = None
+    metadata: msgspec.Raw | None = None
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class _UserId(msgspec.Struct):
+    session_id: str | None = None
+
+
+_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_body_decoder = msgspec.json.Decoder(_Body)
+_loose_decoder = msgspec.json.Decoder(_LooseBody)
+_metadata_decoder = msgspec.json.Decoder(_Metadata)
+_user_id_decoder = msgspec.json.Decoder(_UserId)
+_text_decoder = msgspec.json.Decoder(str)
+
+
+@implementer(ITraffic)
+class ClaudeTraffic:
+    """Traffic facet of the Claude dialect. Stateless."""
+
+    def inspect(self, head: RequestHead, body: Body) -> RequestFacts:
+        """Look into a request once. A body that cannot be understood leaves its facts None (spec 4.1)."""
+        headers = head.headers
+        features = tuple(item.decode("latin-1") for item in list_items(headers, b"anthropic-beta"))
+        parsed = _Body()
+        if body.size and first_value(headers, b"content-encoding") is None:
+            parsed = _decode(body.joined())
+        agent = first_value(headers, b"x-claude-code-agent-id")
+        return RequestFacts(
+            model=_printable(parsed.model),
+            session=_session(first_value(headers, b"x-claude-code-session-id"), parsed.metadata),
+            agent=_printable(agent.decode("latin-1")) if agent else None,
+            stream=parsed.stream,
+            messages=None if parsed.messages is None else len(parsed.messages),
+            features=features,
+            client_is_oauth=OAUTH_BETA in features,
+            billable=head.path.rstrip(b"/").endswith(b"/messages"),
+        )
+
+    def check(self, facts: RequestFacts, single_account: bool) -> tuple[str, str] | None:
+        """Fast mode costs extra, so it is served only where the user has an account to himself (spec 4.1)."""
+        if not single_account and any(name.startswith(_FAST_MODE) for name in facts.features):
+            return "fast_mode", _FAST_MODE_REFUSED
+        return None
+
+    def error(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        request_id: str,
+        extra: Sequence[tuple[bytes, bytes]] = (),
+    ) -> tuple[ResponseHead, bytes]:
+        """``{"type": "error", "error": {"type", "message"}, "request_id"}``.
+
+        401s carry ``x-should-retry: false``: the CLI would otherwise try ten times, for three minutes.
+        """
+        kind = "billing_error" if reason == "user_limit" else _ERROR_TYPES.get(status, "api_error")
+        body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+        headers: Headers = [
+            (b"Content-Type", b"application/json"),
+            (b"X-CCM-Error", reason.encode("ascii")),
+            (b"X-CCM-Request-Id", request_id.encode("ascii")),
+            (b"request-id", request_id.encode("ascii")),
+        ]
+        if status == 401 or reason == "user_limit":
+            headers.append((b"x-should-retry", b"false"))
+        headers.extend(extra)
+        return ResponseHead(status, b"", headers), json.dumps(body).encode()
+
+    def exhausted(
+        self,
+        facts: RequestFacts,
+        availability: Availability,
+        aggregate: Aggregate | None,
+        request_id: str,
+        now: float,
+    ) -> tuple[ResponseHead, bytes]:
+        """429 that the CLI shows once and does not retry (observed: x-should-retry false, no unified headers).
+
+        A client that speaks OAuth itself stops on the unified headers instead, and shows their reset.
+        """
+        message = "all credentials rate-limited"
+        if availability.reset_at > now:
+            message += f", earliest reset in {format_duration(availability.reset_at - now)}"
+        extra: Headers = [(b"x-should-retry", b"false")]
+        if facts.client_is_oauth and aggregate is not None:
+            extra += aggregate_headers(aggregate, now)
+        return self.error(429, "rate_limited", message, request_id, extra)
+
+    def upstream_head(
+        self,
+        head: RequestHead,
+        authorization: Authorization,
+        host: bytes,
+        overrides: Mapping[str, Sequence[str]],
+    ) -> RequestHead:
+        """Path and query unchanged; the client's own fields, less what must not pass, plus the account's.
+
+        Accept-Encoding does not pass: usage and the proper end of an answer are read from its body (spec 4.3).
+        """
+        headers: Headers = [(b"Host", host)]
+        beta_seen = False
+        is_key = isinstance(authorization, ApiKey)
+        for name, value in request_headers(head.headers):
+            lower = name.lower()
+            if lower == b"accept-encoding":
+                continue
+            if lower == b"anthropic-beta":
+                value = _without_oauth_beta(value) if is_key else value
+                if not is_key and not beta_seen:
+                    value = _with_oauth_beta(value, head.headers)
+                beta_seen = True
+                if not value:
+                    continue
+            headers.append((name, value))
+        if isinstance(authorization, ApiKey):
+            headers.append((b"x-api-key", authorization.key.encode("latin-1")))
+        else:
+            if not beta_seen:
+                headers.append((b"anthropic-beta", OAUTH_BETA.encode()))
+            headers.append((b"Authorization", b"Bearer " + authorization.access_token.encode("latin-1")))
+        return RequestHead(head.method, head.target, override(headers, overrides))
+
+    def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
+        """Spec 4.4 and 4.6; ``body`` is asked for where only it tells a revoked token from another 403."""
+        status = head.status
+        if status < 400:
+            return Verdict(AnswerKind.OK)
+        if status == 429:
+            return _classify_429(head.headers, now)
+        if status == 401:
+            return Verdict(AnswerKind.AUTH_FAILED)
+        if status == 403:
+            if body is None:
+                return Verdict(AnswerKind.NEEDS_BODY)
+            return Verdict(AnswerKind.AUTH_FAILED if REVOKED in body else AnswerKind.OTHER)
+        return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+
+
+def _classify_429(headers: Headers, now: float) -> Verdict:
+    retry_after = _retry_after(headers, now)
+    family = parse_family(headers)
+    if family:
+        claim = family_claims(family)
+        if claim.model:
+            return Verdict(AnswerKind.MODEL_RATE_LIMITED, claim.resets_at)
+        if claim.resets_at > now:
+            return Verdict(AnswerKind.RATE_LIMITED, claim.resets_at)
+        if retry_after is not None:
+            return Verdict(AnswerKind.RATE_LIMITED, now + retry_after)
+        return Verdict(AnswerKind.RATE_LIMITED, now + DEFAULT_BLOCK, explicit=False)
+    if (first_value(headers, b"x-should-retry") or b"").strip().lower() == b"true":
+        return Verdict(AnswerKind.REQUEST_RATE_LIMITED)
+    if retry_after is not None:
+        return Verdict(AnswerKind.RATE_LIMITED, now + retry_after)
+    reset = api_key_reset(headers)
+    if reset > now:
+        return Verdict(AnswerKind.RATE_LIMITED, reset)
+    return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+
+
+def _retry_after(headers: Headers, now: float) -> float | None:
+    value = first_value(headers, b"retry-after")
+    return parse_retry_after(value.decode("latin-1"), now) if value is not None else None
+
+
+def _decode(document: bytes) -> _Body:
+    try:
+        return _body_decoder.decode(document)
+    except _DECODE_ERRORS:
+        pass
+    try:
+        loose = _loose_decoder.decode(document)
+    except _DECODE_ERRORS:
+        return _Body()
+    model = None
+    if loose.model is not None:
+        try:
+            model = _text_decoder.decode(loose.model)
+        except _DECODE_ERRORS:
+            pass
+    return _Body(model=model, metadata=loose.metadata)
+
+
+def _session(header: bytes | None, metadata: msgspec.Raw | None) -> str | None:
+    """All known sources, in order (spec 4.1, F10): header, JSON in ``metadata.user_id``, legacy string there."""
+    if header is not None and (session := _printable(header.decode("latin-1").strip())):
+        return session
+    if metadata is None:
+        return None
+    try:
+        user_id = _metadata_decoder.decode(metadata).user_id
+    except _DECODE_ERRORS:
+        return None
+    if not user_id:
+        return None
+    if user_id.lstrip().startswith("{"):
+        try:
+            return _printable(_user_id_decoder.decode(user_id.encode("utf-8", "surrogatepass")).session_id)
+        except _DECODE_ERRORS:
+            return None
+    _, found, session = user_id.rpartition(_LEGACY_SESSION)
+    return _printable(session) if found else None
+
+
+def _printable(value: str | None) -> str | None:
+    """``value`` if it may serve as a key and stand in a log line: short, visible ASCII."""
+    return value if value and _SESSION.fullmatch(value) else None
+
+
+def _with_oauth_beta(value: bytes, headers: Headers) -> bytes:
+    beta = OAUTH_BETA.encode()
+    if beta in list_items(headers, b"anthropic-beta"):
+        return value
+    return beta + b"," + value if value.strip() else beta
+
+
+def _without_oauth_beta(value: bytes) -> bytes:
+    beta = OAUTH_BETA.encode()
+    if beta not in value:
+        return value
+    return b",".join(item for part in value.split(b",") if (item := part.strip()) and item != beta)
+
+

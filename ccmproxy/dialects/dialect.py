@@ -1,0 +1,29 @@
+"""What a dialect consists of: a few names, the official addresses, and three facets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ccmproxy.interfaces import IAccountFormat, IMetering, ITraffic
+from ccmproxy.oauth import UpstreamURLs
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One upstream's words and ours. Owns no socket, timer or state.
+
+    ``product``: as it stands in our own header names (``X-CCM-…``). ``path_prefix``: of our own endpoints.
+    ``keep_alive``: bytes that may stand between two events of a stream and reset the client's idle timer.
+    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication.
+    """
+
+    service_type: str
+    product: str
+    path_prefix: bytes
+    urls: UpstreamURLs
+    keychain_service: str
+    keep_alive: bytes
+    probes: tuple[tuple[bytes, bytes], ...]
+    traffic: ITraffic
+    metering: IMetering
+    account: IAccountFormat

@@ -1,0 +1,63 @@
+"""Counting tokens: what one answer reported, from a whole message or from the events of a stream (spec 9).
+
+Pure. The dialects decode; the arithmetic and the notion of a complete answer are here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one answer, as the provider counts them.
+
+    ``input`` excludes cache reads and cache writes where the provider reports them apart (Claude); the two parts
+    of ``cache_creation`` (5-minute and 1-hour life time) sum up to it where they are known.
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_creation: int = 0
+    cache_creation_5m: int = 0
+    cache_creation_1h: int = 0
+    reasoning: int = 0
+
+    @property
+    def total_input(self) -> int:
+        """Everything that was read, from the cache or not: decides about context tiers."""
+        return self.input + self.cache_read + self.cache_creation
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """What is known of an answer so far.
+
+    ``complete``: its own end was seen (``message_stop``, a whole JSON message). ``error``: type of an error event that
+    came inside a 200 (F13), empty where none did. ``reported``: any usage was reported at all.
+    """
+
+    tokens: Tokens
+    model: str | None
+    service_tier: str | None
+    complete: bool
+    error: str
+    reported: bool
+
+
+class UsageMeter(Protocol):
+    """Observes one response body as it passes; never changes, keeps or delays it."""
+
+    #: True where the bytes seen so far end between two events, so that a keep-alive may be written (F44).
+    at_boundary: bool
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the body. Never raises: what cannot be understood is not counted."""
+
+    def end(self) -> None:
+        """The body has ended as its framing says."""
+
+    def reading(self) -> MeterReading:
+        """What is known now; valid at any moment, also after a break."""
