@@ -1,1 +1,1 @@
-"""Tests of ccmproxy, laid out like the package; ``tests.interop`` needs other programs and skips itself without them."""
+"""Tests of ccmproxy, laid out like the package. ``tests.interop`` skips itself where its programs are missing."""
