@@ -24,7 +24,7 @@ def names(text: str) -> frozenset[str]:
 #: Pure: values and decisions that both dialects share.
 CORE = names(
     """
-    _version aggregate availability balancing errors facts headers interfaces limits message oauth retry sessions
+    _version aggregate availability balancing durations errors facts headers interfaces limits message oauth retry sessions
     retry_after sse usage
     """
 )

@@ -1,0 +1,224 @@
+"""Two habits that the package keeps: everything public says what it is, and every module has tests of its own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Set
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.source import PACKAGE, ROOT, Module, parse, read_package
+
+#: Modules without a test file of their own: types that whoever raises or builds them exercises. May only shrink.
+UNTESTED = frozenset({"ccmproxy.errors", "ccmproxy.oauth"})
+
+#: Decorators of methods that are never called by name, or that complete one that is documented.
+UNDOCUMENTED_DECORATORS = (
+    "overload",
+    "setter",
+    "validator",
+    "field_validator",
+    "model_validator",
+    "field_serializer",
+)
+
+#: Methods of Twisted's interfaces that are not in camelCase.
+TWISTED_METHODS = frozenset({"connect", "listen", "request", "write"})
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+# Docstrings -----------------------------------------------------------------------------------------------
+
+
+def without_docstring(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Modules, public classes, public functions and their public methods that do not say what they are.
+
+    Not asked for: what a base class, an interface or a protocol of ours documents already; methods in camelCase,
+    whose contract is Twisted's.
+    """
+    classes = {found.name: found for module in modules.values() for found in _classes(module.tree)}
+    protocols: set[str] = set()
+    for found in classes.values():
+        if "Protocol" in _base_names(found):
+            protocols |= _documented(found)
+    for name, module in modules.items():
+        if not ast.get_docstring(module.tree):
+            yield f"{name}:1 the module has no docstring"
+        for node in module.tree.body:
+            if isinstance(node, FunctionNode) and _lacks(node):
+                yield f"{name}:{node.lineno} {node.name} has no docstring"
+            elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                if not ast.get_docstring(node):
+                    yield f"{name}:{node.lineno} {node.name} has no docstring"
+                inherited = protocols | _inherited(node, classes)
+                for method in node.body:
+                    if isinstance(method, FunctionNode) and _lacks(method) and method.name not in inherited:
+                        yield f"{name}:{method.lineno} {node.name}.{method.name} has no docstring"
+
+
+def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node
+
+
+def _lacks(node: FunctionNode) -> bool:
+    if node.name.startswith("_") or ast.get_docstring(node):
+        return False
+    if node.name != node.name.lower():
+        return False
+    return not any(
+        ast.unparse(d).partition("(")[0].endswith(UNDOCUMENTED_DECORATORS) for d in node.decorator_list
+    )
+
+
+def _base_names(node: ast.ClassDef) -> set[str]:
+    """Last names of the base classes, and of the interfaces that the class declares to implement."""
+    bases = list(node.bases)
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in ("implementer", "provider"):
+            bases += decorator.args
+    return {ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in bases}
+
+
+def _documented(node: ast.ClassDef) -> set[str]:
+    return {child.name for child in node.body if isinstance(child, FunctionNode) and ast.get_docstring(child)}
+
+
+def _inherited(
+    node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], seen: Set[str] = frozenset()
+) -> set[str]:
+    """Names that a base class or interface documents: one of ours, or of Twisted's."""
+    found: set[str] = set()
+    for name in _base_names(node) - seen:
+        if name in classes:
+            found |= _documented(classes[name]) | _inherited(classes[name], classes, seen | {node.name})
+        else:
+            found |= TWISTED_METHODS
+    return found
+
+
+# Tests ----------------------------------------------------------------------------------------------------
+
+
+def mirror(module: Module) -> str | None:
+    """Where the tests of a module are, from the repository's root; None where there is nothing to test.
+
+    ``ccmproxy/http/server.py`` → ``tests/http/test_server.py``; a package's own code → ``tests/http/test_init.py``.
+    Nothing to test: a module that has no code in functions (it gathers names, or declares types).
+    """
+    functions = (node for node in ast.walk(module.tree) if isinstance(node, FunctionNode))
+    if not any(len(node.body) > 1 or not ast.get_docstring(node) for node in functions):
+        return None
+    parts = module.name.split(".")[1:]
+    if module.is_package:
+        parts.append("init")
+    return "/".join(["tests", *parts[:-1], f"test_{parts[-1].removeprefix('_')}.py"])
+
+
+def without_tests(modules: Mapping[str, Module], files: Set[str]) -> Iterator[str]:
+    """Modules without their test file, and exceptions that are not needed any more."""
+    for name, module in modules.items():
+        path = mirror(module)
+        if path is None:
+            continue
+        if path not in files and name not in UNTESTED:
+            yield f"{name} has no tests of its own: write {path}"
+        elif path in files and name in UNTESTED:
+            yield f"{name} has tests of its own now: take it out of UNTESTED"
+    for name in sorted(UNTESTED - modules.keys()):
+        yield f"{name} is gone: take it out of UNTESTED"
+
+
+class ConventionTests(SynchronousTestCase):
+    """The package as it is."""
+
+    def none(self, found: Iterator[str]) -> None:
+        """Fail with every sentence in ``found``."""
+        sentences = list(found)
+        if sentences:
+            self.fail("\n" + "\n".join(sentences))
+
+    def test_docstrings(self) -> None:
+        self.none(without_docstring(read_package()))
+
+    def test_every_module_has_its_tests(self) -> None:
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+        self.none(without_tests(read_package(), files))
+
+    def test_test_folders_are_packages(self) -> None:
+        folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+        missing = [
+            str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file()
+        ]
+        self.assertEqual(missing, [], "trial does not look into a folder without __init__.py")
+
+
+class RuleTests(SynchronousTestCase):
+    """Each rule finds what it is there to find, and lets the innocent pass."""
+
+    def lacking(self, text: str) -> list[str]:
+        """The names in ``text`` that lack a docstring."""
+        modules = {"ccmproxy.x": parse("ccmproxy.x", '"""X."""\n' + text)}
+        return [sentence.split()[1] for sentence in without_docstring(modules)]
+
+    def test_module_docstring(self) -> None:
+        found = list(without_docstring({"ccmproxy.x": parse("ccmproxy.x", "y = 1")}))
+        self.assertEqual(found, ["ccmproxy.x:1 the module has no docstring"])
+
+    def test_public_names(self) -> None:
+        self.assertEqual(self.lacking("def f(): pass\nasync def g(): pass\ndef _h(): pass"), ["f", "g"])
+        self.assertEqual(
+            self.lacking("class A:\n    def f(self): pass\n    def __len__(self): pass"), ["A", "A.f"]
+        )
+        self.assertEqual(self.lacking("class _A:\n    def f(self): pass"), [])
+
+    def test_twisted_methods(self) -> None:
+        self.assertEqual(self.lacking("class A:\n    'A.'\n    def dataReceived(self, data): pass"), [])
+
+    def test_inherited_docstring(self) -> None:
+        base = "class B:\n    'B.'\n    def f(self): 'F.'\n"
+        self.assertEqual(self.lacking(base + "class A(B):\n    'A.'\n    def f(self): pass"), [])
+        self.assertEqual(self.lacking(base + "class A(x.B[int]):\n    'A.'\n    def f(self): pass"), [])
+        self.assertEqual(
+            self.lacking(base + "@implementer(B)\nclass A:\n    'A.'\n    def f(self): pass"), []
+        )
+        self.assertEqual(self.lacking(base + "class A(B):\n    'A.'\n    def g(self): pass"), ["A.g"])
+        self.assertEqual(self.lacking(base + "class A:\n    'A.'\n    def f(self): pass"), ["A.f"])
+        protocol = base.replace("B:", "B(typing.Protocol):")
+        self.assertEqual(self.lacking(protocol + "class A:\n    'A.'\n    def f(self): pass"), [])
+
+    def test_methods_of_twisted_interfaces(self) -> None:
+        self.assertEqual(
+            self.lacking("@implementer(ITransport)\nclass A:\n    'A.'\n    def write(self): pass"), []
+        )
+        self.assertEqual(self.lacking("class A:\n    'A.'\n    def write(self): pass"), ["A.write"])
+
+    def test_cyclic_bases(self) -> None:
+        self.assertEqual(
+            self.lacking("class A(B):\n    'A.'\nclass B(A):\n    'B.'\n    def f(self): pass"), ["B.f"]
+        )
+
+    def test_mirror(self) -> None:
+        for name, text, is_package, expected in (
+            ("ccmproxy.limits", "def f(): pass", False, "tests/test_limits.py"),
+            ("ccmproxy.limits", "class A:\n    def f(): pass", False, "tests/test_limits.py"),
+            ("ccmproxy.limits", "class A:\n    def f(): 'F.'", False, None),
+            ("ccmproxy.http.server", "def f(): pass", False, "tests/http/test_server.py"),
+            ("ccmproxy.http._wheel", "def f(): pass", False, "tests/http/test_wheel.py"),
+            ("ccmproxy.http", "x = 1", True, None),
+            ("ccmproxy.http", "def f(): pass", True, "tests/http/test_init.py"),
+            ("ccmproxy", "def f(): pass", True, "tests/test_init.py"),
+        ):
+            self.assertEqual(mirror(parse(name, text, is_package)), expected)
+
+    def test_missing_and_left_over(self) -> None:
+        modules = {name: parse(name, "def f(): pass") for name in [*UNTESTED, f"{PACKAGE}.limits"]}
+        self.assertEqual(list(without_tests(modules, {"tests/test_limits.py"})), [])
+        self.assertEqual(len(list(without_tests(modules, set()))), 1)
+        self.assertEqual(
+            len(list(without_tests(modules, {"tests/test_limits.py", "tests/test_oauth.py"}))), 1
+        )
+        del modules["ccmproxy.oauth"]
+        self.assertEqual(len(list(without_tests(modules, {"tests/test_limits.py"}))), 1)
