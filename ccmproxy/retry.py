@@ -52,3 +52,67 @@ class LeaseOutcome(Enum):
     CANCELLED = auto()
     #: The credential stopped being usable before the answer began.
     INTERRUPTED = auto()
+
+
+class Failure(Enum):
+    """How an attempt ended that brought no answer."""
+
+    #: The upstream cannot have acted on it.
+    NOT_SENT = auto()
+    #: Sent, then lost before a first byte of an answer.
+    LOST = auto()
+    #: Sent, and no first byte within the time allowed.
+    TIMED_OUT = auto()
+    #: What came was not HTTP.
+    GARBLED = auto()
+    #: There was no token to send it with.
+    NO_TOKEN = auto()
+    #: The credential stopped being usable while it waited (spec 5.3).
+    INTERRUPTED = auto()
+
+
+class Step(Enum):
+    """What to do after an attempt."""
+
+    RELAY = auto()
+    #: Once more on the same credential, on a fresh connection.
+    AGAIN = auto()
+    #: Once more on the same credential, with a token that was not refused (spec 3.4).
+    RECOVER = auto()
+    #: On another credential; if there is none, answer for this outcome.
+    NEXT = auto()
+    #: Nothing may be tried any more: answer for this outcome.
+    GIVE_UP = auto()
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been tried on one credential for one request."""
+
+    reconnected: bool = False
+    recovered: bool = False
+
+
+def after_answer(kind: AnswerKind, progress: Progress) -> Step:
+    """What to do with an answer whose head has arrived, and of which nothing has gone to the client yet."""
+    match kind:
+        case AnswerKind.OK | AnswerKind.CLIENT_ERROR | AnswerKind.OTHER | AnswerKind.NEEDS_BODY:
+            return Step.RELAY
+        case AnswerKind.AUTH_FAILED:
+            return Step.NEXT if progress.recovered else Step.RECOVER
+        case AnswerKind.RATE_LIMITED | AnswerKind.MODEL_RATE_LIMITED | AnswerKind.REQUEST_RATE_LIMITED:
+            return Step.NEXT
+
+
+def after_failure(failure: Failure, progress: Progress) -> Step:
+    """What to do when no answer came.
+
+    A request that the upstream may have acted on is not sent a second time: the client knows best whether it may be.
+    """
+    match failure:
+        case Failure.NOT_SENT:
+            return Step.NEXT if progress.reconnected else Step.AGAIN
+        case Failure.NO_TOKEN | Failure.INTERRUPTED:
+            return Step.NEXT
+        case Failure.LOST | Failure.TIMED_OUT | Failure.GARBLED:
+            return Step.GIVE_UP

@@ -1,0 +1,294 @@
+"""One try at an upstream: waits for the head, holds the body until somebody decides, then passes it on.
+
+The methods called per chunk are the hot path: no Deferred, no timer, no log event, no copy there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from ccmproxy.availability import Availability
+from ccmproxy.errors import UpstreamError
+from ccmproxy.http.client import Call, ConnectionPool
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.usage import UsageMeter
+
+#: As much of a refusal's body is read to understand it (bytes), and for as long (seconds).
+COLLECT_SIZE = 64 * 1024
+COLLECT_TIME = 10.0
+
+
+class Interrupted(Exception):
+    """The credential stopped being usable before its answer began (spec 5.3)."""
+
+    def __init__(self, availability: Availability) -> None:
+        super().__init__(availability.message)
+        self.availability = availability
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class RelayEnd(Enum):
+    """How a relayed answer ended."""
+
+    WHOLE = auto()
+    #: The upstream broke off, or ended a stream before its proper end: the client's side was broken too.
+    BROKEN = auto()
+    CLIENT_GONE = auto()
+
+
+class _State(Enum):
+    WAITING = auto()
+    HOLDING = auto()
+    RELAYING = auto()
+    OVER = auto()
+
+
+class Attempt:
+    """Receives one upstream answer (it is a :class:`ccmproxy.http.client.ResponseReceiver`).
+
+    ``answered`` fires with the head once it is there, within the reactor turn that brought it; or fails with an
+    UpstreamError, :class:`Interrupted` or :class:`ClientGone`. From then on the body is held, and reading paused,
+    until :meth:`relay` or :meth:`discard`.
+    """
+
+    __slots__ = (
+        "_call",
+        "_clock",
+        "_collected",
+        "_ended",
+        "_error",
+        "_held",
+        "_held_size",
+        "_meter",
+        "_on_end",
+        "_request",
+        "_state",
+        "answered",
+        "paused_ticks",
+        "quiet_ticks",
+        "relayed_bytes",
+    )
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self.answered: Deferred[ResponseHead] = Deferred()
+        self._state = _State.WAITING
+        self._call: Call | None = None
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._ended = False
+        self._error: UpstreamError | None = None
+        self._collected: Deferred[None] | None = None
+        self._request: ServerRequest | None = None
+        self._meter: UsageMeter | None = None
+        self._on_end: Callable[[RelayEnd], None] | None = None
+        self.relayed_bytes = 0
+        #: Ticks of the forwarder's wheel since the last byte of the upstream, and since the client stopped reading.
+        self.quiet_ticks = 0
+        self.paused_ticks = 0
+
+    def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
+        """Begin. Must be called once."""
+        call = connections.send(head, body, self)
+        if self._state is _State.OVER:
+            call.cancel()
+            return
+        self._call = call
+        if self._state is _State.RELAYING and self._request is not None and not self._ended:
+            # The answer was there before send() returned.
+            self._request.register_producer(self)
+
+    # What the client protocol calls ---------------------------------------------------------------------------
+
+    def response_started(self, head: ResponseHead) -> None:
+        """The head is there. Whoever waits decides now, before a byte of the body is looked at."""
+        if self._state is not _State.WAITING:
+            return
+        self._state = _State.HOLDING
+        self.answered.callback(head)
+        # mypy does not see that the callback may have changed the state.
+        if self._state is _State.HOLDING and self._call is not None and self._collected is None:
+            self._call.pauseProducing()
+
+    def response_data(self, data: bytes) -> None:
+        """A piece of the body; passed on at once while relaying."""
+        if self._state is _State.RELAYING:
+            self.quiet_ticks = 0
+            self.relayed_bytes += len(data)
+            self._meter.feed(data)  # type: ignore[union-attr]  # set whenever relaying
+            self._request.write(data)  # type: ignore[union-attr]
+        elif self._state is _State.HOLDING:
+            self._held.append(data)
+            self._held_size += len(data)
+            if self._collected is not None and self._held_size >= COLLECT_SIZE:
+                self._finish_collecting()
+
+    def response_ended(self) -> None:
+        """The body is complete as its framing says."""
+        self._ended = True
+        if self._state is _State.RELAYING:
+            self._finish()
+        elif self._state is _State.HOLDING and self._collected is not None:
+            self._finish_collecting()
+
+    def response_failed(self, error: UpstreamError) -> None:
+        """No (whole) answer will come."""
+        if self._state is _State.WAITING:
+            self._state = _State.OVER
+            self.answered.errback(error)
+        elif self._state is _State.RELAYING:
+            self._break()
+        elif self._state is _State.HOLDING:
+            self._error = error
+            if self._collected is not None:
+                self._finish_collecting()
+
+    # What the exchange calls ----------------------------------------------------------------------------------
+
+    async def collect(self) -> bytes:
+        """The body as far as it is needed to understand a refusal: whole, or its first 64 KiB or 10 s.
+
+        It stays held, so that it can be relayed afterwards.
+        """
+        if not self._ended and self._error is None and self._held_size < COLLECT_SIZE:
+            self._collected = Deferred()
+            timer = self._clock.callLater(COLLECT_TIME, self._finish_collecting)
+            if self._call is not None:
+                self._call.resumeProducing()
+            try:
+                await self._collected
+            finally:
+                if timer.active():
+                    timer.cancel()
+        return b"".join(self._held)
+
+    def _finish_collecting(self) -> None:
+        collected, self._collected = self._collected, None
+        if collected is not None:
+            if self._call is not None and not self._ended and self._error is None:
+                self._call.pauseProducing()
+            collected.callback(None)
+
+    def relay(
+        self,
+        request: ServerRequest,
+        head: ResponseHead,
+        meter: UsageMeter,
+        on_end: Callable[[RelayEnd], None],
+    ) -> None:
+        """Pass the answer on under ``head``: what is held at once, the rest as it comes; ``on_end`` once."""
+        self._state = _State.RELAYING
+        self._request, self._meter, self._on_end = request, meter, on_end
+        request.start_response(head)
+        held, self._held = self._held, []
+        for data in held:
+            self.response_data(data)
+        if self._state is not _State.RELAYING:
+            return
+        if self._error is not None:
+            self._break()
+        elif self._ended:
+            self._finish()
+        elif self._call is not None:
+            request.register_producer(self)
+            self._call.resumeProducing()
+
+    def discard(self) -> None:
+        """Nobody wants this answer: free its connection."""
+        self._state = _State.OVER
+        self._held.clear()
+        if self._call is not None and not self._ended:
+            self._call.cancel()
+
+    def interrupt(self, availability: Availability) -> None:
+        """Give up waiting for the head."""
+        self._fail(Interrupted(availability))
+
+    def client_gone(self) -> None:
+        """Cancel the upstream at once, whatever the state."""
+        if self._state is _State.RELAYING:
+            self._state = _State.OVER
+            if self._call is not None:
+                self._call.cancel()
+            self._end(RelayEnd.CLIENT_GONE)
+        else:
+            self._fail(ClientGone())
+
+    def _fail(self, error: Exception) -> None:
+        waiting = self._state is _State.WAITING
+        self.discard()
+        self._finish_collecting()
+        if waiting:
+            self.answered.errback(error)
+
+    # Producer: the client's side pauses the upstream -------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The client reads slowly: stop reading from the upstream."""
+        self.paused_ticks = 1
+        if self._call is not None:
+            self._call.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.paused_ticks = 0
+        if self._call is not None:
+            self._call.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The client's connection is gone; its request says so by itself."""
+
+    # Ends -----------------------------------------------------------------------------------------------------
+
+    @property
+    def meter(self) -> UsageMeter | None:
+        """What observed the body; None before relaying."""
+        return self._meter
+
+    def keep_alive(self, data: bytes) -> None:
+        """Write a sign of life, if the stream stands between two events (F44)."""
+        if self._state is _State.RELAYING and self._request is not None and not self.paused_ticks:
+            if self._meter is not None and self._meter.at_boundary:
+                self._request.write(data)
+
+    def break_off(self) -> None:
+        """End a relay that makes no progress, so that both sides can tell."""
+        if self._state is _State.RELAYING:
+            if self._call is not None:
+                self._call.cancel()
+            self._break()
+
+    def _finish(self) -> None:
+        self._state = _State.OVER
+        request, meter = self._request, self._meter
+        assert request is not None and meter is not None
+        meter.end()
+        reading = meter.reading()
+        request.unregister_producer()
+        if reading.complete or reading.error:
+            request.finish()
+            self._end(RelayEnd.WHOLE)
+        else:
+            # Framed as complete, yet without its own end: a clean end here would pass a truncated answer
+            # off as a whole one (F22).
+            request.abort()
+            self._end(RelayEnd.BROKEN)
+
+    def _break(self) -> None:
+        self._state = _State.OVER
+        assert self._request is not None
+        self._request.unregister_producer()
+        self._request.abort()
+        self._end(RelayEnd.BROKEN)
+
+    def _end(self, end: RelayEnd) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(end)

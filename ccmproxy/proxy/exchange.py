@@ -1,0 +1,397 @@
+"""One client request, from its head to the last byte of its answer (spec 4.1 point 4 to 9)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure as TwistedFailure
+
+from ccmproxy.balancing import NoCredential, Selection
+from ccmproxy.errors import (
+    BodyMalformed,
+    BodyTimeout,
+    BodyTooLarge,
+    CredentialUnavailable,
+    RequestNotSent,
+    ResponseLost,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+)
+from ccmproxy.facts import RequestFacts
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.interfaces import ILease
+from ccmproxy.message import Body, Headers, ResponseHead, first_value
+from ccmproxy.oauth import Authorization
+from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
+from ccmproxy.retry import (
+    AnswerKind,
+    Failure,
+    LeaseOutcome,
+    Progress,
+    Step,
+    Verdict,
+    after_answer,
+    after_failure,
+)
+from ccmproxy.usage import MeterReading
+
+if TYPE_CHECKING:
+    from ccmproxy.proxy.forwarder import Caller, Forwarder
+
+_FAILURES = {
+    RequestNotSent: Failure.NOT_SENT,
+    ResponseLost: Failure.LOST,
+    UpstreamTimeout: Failure.TIMED_OUT,
+    UpstreamProtocolError: Failure.GARBLED,
+}
+#: What the client is told when every try ended so: status, reason word, sentence.
+_FAILURE_ANSWERS = {
+    Failure.NOT_SENT: (502, "upstream_unreachable", "the upstream cannot be reached"),
+    Failure.LOST: (502, "upstream_lost", "the upstream closed the connection without an answer"),
+    Failure.TIMED_OUT: (504, "upstream_timeout", "the upstream did not answer in time"),
+    Failure.GARBLED: (502, "upstream_malformed", "the upstream's answer cannot be understood"),
+}
+_LEASE_OUTCOMES = {
+    RelayEnd.WHOLE: LeaseOutcome.SERVED,
+    RelayEnd.BROKEN: LeaseOutcome.BROKEN,
+    RelayEnd.CLIENT_GONE: LeaseOutcome.CANCELLED,
+}
+
+
+class Exchange:
+    """Answers one request. Created by the forwarder, which knows it until it is over.
+
+    A sequence of attempts until one may be relayed: what follows from each outcome is decided in
+    :mod:`ccmproxy.retry`. Nothing is tried any more once the answer's head went to the client.
+    """
+
+    log = Logger()
+
+    __slots__ = (
+        "_attempt",
+        "_began",
+        "_caller",
+        "_credential",
+        "_facts",
+        "_first_byte",
+        "_forwarder",
+        "_gone",
+        "_over",
+        "_request",
+        "_request_id",
+        "_tries",
+    )
+
+    def __init__(
+        self, forwarder: Forwarder, request: ServerRequest, caller: Caller, request_id: str
+    ) -> None:
+        self._forwarder = forwarder
+        self._request = request
+        self._caller = caller
+        self._request_id = request_id
+        self._facts = RequestFacts()
+        self._attempt: Attempt | None = None
+        self._began = forwarder.clock.seconds()
+        self._first_byte = 0.0
+        self._credential = ""
+        self._tries = 0
+        self._gone = False
+        self._over = False
+
+    def start(self) -> None:
+        """Ask for the body; everything else follows from its arrival."""
+        self._request.on_gone(self._client_gone)
+        self._request.receive_body(
+            self._forwarder.options.max_body, self._body_received, self._body_failed
+        )
+
+    # The client's side ----------------------------------------------------------------------------------------
+
+    def _client_gone(self) -> None:
+        self._gone = True
+        if self._attempt is not None:
+            self._attempt.client_gone()
+        elif not self._facts_known:
+            self._finished(499, "client_gone")
+
+    @property
+    def _facts_known(self) -> bool:
+        return self._tries > 0
+
+    def _body_failed(self, error: Exception) -> None:
+        match error:
+            case BodyTooLarge():
+                self._refuse(413, "body_too_large", str(error))
+            case BodyTimeout():
+                self._refuse(408, "body_timeout", "the request body did not arrive in time")
+            case BodyMalformed():
+                self._refuse(400, "body_malformed", "the request body is not framed as HTTP asks")
+            case _:
+                self._refuse(400, "body_failed", "the request body could not be read")
+
+    def _body_received(self, body: Body) -> None:
+        traffic = self._forwarder.dialect.traffic
+        self._facts = traffic.inspect(self._request.head, body)
+        refusal = traffic.check(self._facts, self._caller.provider.is_single_account)
+        if refusal is not None:
+            self._refuse(400, *refusal)
+            return
+        for credential in self._caller.provider.credentials(self._caller.allow_external):
+            credential.poll_if_stale()
+        Deferred.fromCoroutine(self._serve(body)).addErrback(self._crashed)
+
+    def _crashed(self, failure: TwistedFailure) -> None:
+        """A defect of ours: logged with its traceback, answered if that is still possible."""
+        self.log.failure("request {request_id} failed in ccmproxy itself", failure, request_id=self._request_id)
+        if self._attempt is not None:
+            self._attempt.discard()
+        if self._over:
+            return
+        if self._first_byte:
+            self._request.abort()
+            self._finished(500, "internal_error")
+        else:
+            self._refuse(500, "internal_error", "internal error in ccmproxy")
+
+    # Attempts ---------------------------------------------------------------------------------------------------
+
+    async def _serve(self, body: Body) -> None:
+        """Try credentials until one answers, or none is left."""
+        excluded: set[str] = set()
+        outcome: Failure | Verdict | None = None
+        held: tuple[ILease, ResponseHead] | None = None
+        while True:
+            selection = Selection(
+                session=self._facts.session,
+                model=self._facts.model,
+                allow_external=self._caller.allow_external,
+                excluded=frozenset(excluded),
+            )
+            try:
+                lease = self._caller.provider.select(selection)
+            except NoCredential as refusal:
+                if held is not None:
+                    self._relay(held[0], held[1])
+                else:
+                    self._nobody(refusal, outcome)
+                return
+            if held is not None:
+                self._drop(held[0], LeaseOutcome.REFUSED)
+                held = None
+            step, outcome, head = await self._use(lease, body)
+            if self._gone:
+                if head is not None:
+                    self._drop(lease, LeaseOutcome.CANCELLED)
+                self._finished(499, "client_gone")
+                return
+            if step is Step.RELAY and head is not None:
+                self._relay(lease, head)
+                return
+            if step is Step.GIVE_UP:
+                self._failed(outcome)
+                return
+            if (
+                head is not None
+                and isinstance(outcome, Verdict)
+                and outcome.kind is AnswerKind.REQUEST_RATE_LIMITED
+            ):
+                # Concerns this request alone: if nobody else can serve it, the client should see it as it came.
+                held = (lease, head)
+            elif head is not None:
+                self._drop(lease, LeaseOutcome.REFUSED)
+            excluded.add(lease.tag)
+
+    async def _use(
+        self, lease: ILease, body: Body
+    ) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
+        """Try on one credential, repeated as far as that makes sense.
+
+        With a head, the lease is still open and the attempt holds the answer; without, the lease is closed.
+        """
+        progress = Progress()
+        rejected: Authorization | None = None
+        self._credential = lease.tag
+        while True:
+            self._tries += 1
+            try:
+                authorization = await (lease.recover(rejected) if rejected else lease.authorize())
+            except CredentialUnavailable as error:
+                self.log.info(
+                    "request {request_id}: no token of {credential}: {error}",
+                    request_id=self._request_id,
+                    credential=lease.tag,
+                    error=str(error),
+                )
+                lease.close(LeaseOutcome.REFUSED)
+                return after_failure(Failure.NO_TOKEN, progress), Failure.NO_TOKEN, None
+            if self._gone:
+                lease.close(LeaseOutcome.CANCELLED)
+                return Step.GIVE_UP, Failure.LOST, None
+            try:
+                head, verdict = await self._try(lease, authorization, body)
+            except ClientGone:
+                lease.close(LeaseOutcome.CANCELLED)
+                return Step.GIVE_UP, Failure.LOST, None
+            except Interrupted as interruption:
+                self.log.info(
+                    "request {request_id} interrupted on {credential}: {why}",
+                    request_id=self._request_id,
+                    credential=lease.tag,
+                    why=str(interruption),
+                )
+                lease.close(LeaseOutcome.INTERRUPTED)
+                return after_failure(Failure.INTERRUPTED, progress), Failure.INTERRUPTED, None
+            except UpstreamError as error:
+                failure = _FAILURES[type(error)]
+                step = after_failure(failure, progress)
+                self.log.info(
+                    "request {request_id} on {credential}: {error}",
+                    request_id=self._request_id,
+                    credential=lease.tag,
+                    error=str(error),
+                )
+                if step is Step.AGAIN:
+                    progress.reconnected = True
+                    continue
+                lease.close(LeaseOutcome.UNREACHABLE)
+                return step, failure, None
+            step = after_answer(verdict.kind, progress)
+            if step is not Step.RECOVER:
+                return step, verdict, head
+            progress.recovered = True
+            rejected = authorization
+            if self._attempt is not None:
+                self._attempt.discard()
+
+    async def _try(
+        self, lease: ILease, authorization: Authorization, body: Body
+    ) -> tuple[ResponseHead, Verdict]:
+        """One attempt: the head of its answer, and what it means for the credential, which learns of it here."""
+        forwarder = self._forwarder
+        dialect = forwarder.dialect
+        head = dialect.traffic.upstream_head(
+            self._request.head, authorization, lease.host, forwarder.options.overrides or {}
+        )
+        attempt = self._attempt = Attempt(forwarder.clock)
+        lease.on_interrupt(attempt.interrupt)
+        attempt.send(lease.connections(), head, body.chunks)
+        try:
+            response = await attempt.answered
+        finally:
+            lease.on_interrupt(None)
+        now = forwarder.now()
+        verdict = dialect.traffic.classify(response, None, now)
+        if verdict.kind is AnswerKind.NEEDS_BODY:
+            verdict = dialect.traffic.classify(response, await attempt.collect(), now)
+        lease.observe(dialect.metering.limits_from_headers(response.headers, now))
+        if verdict.kind is AnswerKind.RATE_LIMITED:
+            lease.rate_limited(verdict.until, verdict.explicit)
+        elif verdict.kind is AnswerKind.CLIENT_ERROR:
+            lease.poll_if_stale()
+        return response, verdict
+
+    def _drop(self, lease: ILease, outcome: LeaseOutcome) -> None:
+        if self._attempt is not None:
+            self._attempt.discard()
+        lease.close(outcome)
+
+    # Answers ----------------------------------------------------------------------------------------------------
+
+    def _relay(self, lease: ILease, response: ResponseHead) -> None:
+        """The point of no return: from here on the answer is this one, whole or broken."""
+        forwarder, attempt = self._forwarder, self._attempt
+        assert attempt is not None
+        dialect = forwarder.dialect
+        self._first_byte = forwarder.clock.seconds()
+        aggregate = forwarder.aggregate_for(self._caller) if response.status != 429 else None
+        headers: Headers = dialect.metering.public_headers(response.headers, aggregate, forwarder.now())
+        headers.append((dialect.request_id_header, self._request_id.encode("ascii")))
+        content_type = first_value(response.headers, b"content-type") or b""
+        if content_type.lstrip().lower().startswith(b"text/event-stream"):
+            # nginx in front would otherwise gather events until a buffer is full (F17).
+            headers.append((b"X-Accel-Buffering", b"no"))
+        meter = dialect.metering.meter(self._facts, response)
+        forwarder.relay_began(attempt)
+
+        def ended(end: RelayEnd) -> None:
+            forwarder.relay_ended(attempt)
+            reading = meter.reading()
+            if end is RelayEnd.CLIENT_GONE and reading.complete:
+                end = RelayEnd.WHOLE
+            lease.close(_LEASE_OUTCOMES[end])
+            self._finished(response.status, _result(end, reading), reading)
+
+        attempt.relay(self._request, ResponseHead(response.status, response.reason, headers), meter, ended)
+
+    def _nobody(self, refusal: NoCredential, outcome: Failure | Verdict | None) -> None:
+        """No credential is left: say it as the last outcome, or the provider's state, asks for (spec 4.2)."""
+        availability = refusal.availability
+        if isinstance(outcome, Failure) and outcome in _FAILURE_ANSWERS:
+            self._failed(outcome)
+        elif isinstance(outcome, Verdict) and outcome.kind is AnswerKind.AUTH_FAILED:
+            self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
+        elif availability.state == "rate_limited":
+            forwarder = self._forwarder
+            head, body = forwarder.dialect.traffic.exhausted(
+                self._facts,
+                availability,
+                forwarder.aggregate_for(self._caller),
+                self._request_id,
+                forwarder.now(),
+            )
+            self._respond(head, body, "rate_limited")
+        else:
+            message = availability.message or "no credential is available"
+            self._refuse(400, "credential_unavailable", message)
+
+    def _failed(self, outcome: Failure | Verdict | None) -> None:
+        self._refuse(*_FAILURE_ANSWERS.get(outcome, _FAILURE_ANSWERS[Failure.LOST]))  # type: ignore[arg-type]
+
+    def _refuse(self, status: int, reason: str, message: str) -> None:
+        head, body = self._forwarder.dialect.traffic.error(status, reason, message, self._request_id)
+        self._respond(head, body, reason)
+
+    def _respond(self, head: ResponseHead, body: bytes, reason: str) -> None:
+        if not self._gone:
+            self._request.respond(head, body)
+        self._finished(head.status, reason)
+
+    def _finished(self, status: int, result: str, reading: MeterReading | None = None) -> None:
+        """Once per exchange: forget it, and log what became of it."""
+        if self._over:
+            return
+        self._over = True
+        self._request.on_gone(None)
+        forwarder = self._forwarder
+        forwarder.active.discard(self)
+        now = forwarder.clock.seconds()
+        tokens = reading.tokens if reading is not None and reading.reported else None
+        self.log.info(
+            "{request_id} {user} {method} {path} -> {status} {result} by {credential} in {duration:.3f} s"
+            " (model {model}, session {session}, {tries} tries, tokens {tokens})",
+            request_id=self._request_id,
+            user=self._caller.name or "-",
+            method=self._request.head.method.decode("latin-1"),
+            path=self._request.head.path.decode("latin-1"),
+            status=status,
+            result=result,
+            credential=self._credential or "-",
+            model=(reading.model if reading is not None else None) or self._facts.model or "-",
+            session=self._facts.session or "-",
+            duration=now - self._began,
+            first_byte=self._first_byte - self._began if self._first_byte else None,
+            tries=self._tries,
+            tokens=tokens,
+        )
+
+
+def _result(end: RelayEnd, reading: MeterReading) -> str:
+    """One word for the log: was the answer whole, and what did it say of itself (F13, F20, F22)?"""
+    if end is RelayEnd.CLIENT_GONE:
+        return "incomplete"
+    if end is RelayEnd.BROKEN:
+        return "truncated"
+    return "failed" if reading.error else "served"

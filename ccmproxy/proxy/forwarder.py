@@ -1,0 +1,106 @@
+"""What all proxied requests of one service share: dialect, rules, the wheel that looks after running streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from ccmproxy.aggregate import Aggregate, aggregate
+from ccmproxy.dialects import Dialect
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.interfaces import IProvider
+from ccmproxy.proxy.attempt import Attempt
+from ccmproxy.proxy.exchange import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the user's name (empty without users), what they are routed to, and what they may use."""
+
+    name: str
+    provider: IProvider
+    allow_external: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForwarderOptions:
+    """``max_body``: bytes. ``overrides``: the service's ``headers``. Times in seconds; ``keep_alive`` 0 = off.
+
+    ``stalled_client``: a client that has not read a byte for so long is disconnected.
+    """
+
+    max_body: int = 64 * 1024 * 1024
+    overrides: Mapping[str, Sequence[str]] | None = None
+    keep_alive: float = 0.0
+    stalled_client: float = 600.0
+
+
+class Forwarder:
+    """Takes authenticated requests and answers each from the upstream of a credential (spec 4.4, 4.5)."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        options: ForwarderOptions = ForwarderOptions(),
+    ) -> None:
+        self.dialect = dialect
+        self.clock = clock
+        self.now = now
+        self.options = options
+        #: Exchanges that have not been answered in full.
+        self.active: set[Exchange] = set()
+        self._relays: set[Attempt] = set()
+        self._wheel = LoopingCall(self._tick)
+        self._wheel.clock = clock
+
+    def start(self) -> None:
+        """Begin to look after running streams."""
+        self._wheel.start(1.0, now=False)
+
+    def stop(self) -> None:
+        """Stop looking after them; does not end any."""
+        if self._wheel.running:
+            self._wheel.stop()
+
+    def forward(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
+        """Answer ``request``. Returns at once."""
+        exchange = Exchange(self, request, caller, request_id)
+        self.active.add(exchange)
+        exchange.start()
+
+    def aggregate_for(self, caller: Caller) -> Aggregate | None:
+        """The state that this caller may see, or None while nothing is known of any of its credentials."""
+        now = self.now()
+        snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
+        if not any(snapshot.has_data for snapshot in snapshots):
+            return None
+        return aggregate(snapshots, now)
+
+    def relay_began(self, attempt: Attempt) -> None:
+        """``attempt`` passes a body on from now."""
+        self._relays.add(attempt)
+
+    def relay_ended(self, attempt: Attempt) -> None:
+        """And no longer."""
+        self._relays.discard(attempt)
+
+    def _tick(self) -> None:
+        """Once a second for all streams together: keep-alives, and clients that no longer read."""
+        keep_alive = self.options.keep_alive
+        for attempt in tuple(self._relays):
+            attempt.quiet_ticks += 1
+            if attempt.paused_ticks:
+                attempt.paused_ticks += 1
+                if attempt.paused_ticks > self.options.stalled_client:
+                    attempt.break_off()
+            elif keep_alive and attempt.quiet_ticks >= keep_alive:
+                attempt.quiet_ticks = 0
+                attempt.keep_alive(self.dialect.keep_alive)
