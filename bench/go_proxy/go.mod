@@ -1,0 +1,3 @@
+module ccmproxy.invalid/bench/goproxy
+
+go 1.21
