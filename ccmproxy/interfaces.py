@@ -61,6 +61,7 @@ class ILease(Interface):
     """
 
     tag: str = Attribute("Tag of the credential.")
+    host: bytes = Attribute("Host header field of its upstream, with the port where it is not the scheme's own.")
 
     async def authorize() -> Authorization:
         """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""

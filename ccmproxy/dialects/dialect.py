@@ -27,3 +27,8 @@ class Dialect:
     traffic: ITraffic
     metering: IMetering
     account: IAccountFormat
+
+    @property
+    def request_id_header(self) -> bytes:
+        """Name of the header that tells the client the id under which its request was logged."""
+        return f"X-{self.product}-Request-Id".encode()

@@ -114,12 +114,9 @@ class Exchange:
         self._gone = True
         if self._attempt is not None:
             self._attempt.client_gone()
-        elif not self._facts_known:
+        elif not self._tries:
             self._finished(499, "client_gone")
-
-    @property
-    def _facts_known(self) -> bool:
-        return self._tries > 0
+        # Otherwise a token is being waited for; the sequence looks at _gone when it goes on.
 
     def _body_failed(self, error: Exception) -> None:
         match error:
@@ -306,7 +303,8 @@ class Exchange:
         assert attempt is not None
         dialect = forwarder.dialect
         self._first_byte = forwarder.clock.seconds()
-        aggregate = forwarder.aggregate_for(self._caller) if response.status != 429 else None
+        # Not on errors: the CLI reads any rate-limit header there as the error's cause (observed).
+        aggregate = forwarder.aggregate_for(self._caller) if response.status < 400 else None
         headers: Headers = dialect.metering.public_headers(response.headers, aggregate, forwarder.now())
         headers.append((dialect.request_id_header, self._request_id.encode("ascii")))
         content_type = first_value(response.headers, b"content-type") or b""

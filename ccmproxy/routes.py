@@ -1,0 +1,137 @@
+"""Which part of a service answers a request, and whether it is let in at all (spec 2, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
+from ccmproxy.dialects import Dialect
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.message import ResponseHead, without
+from ccmproxy.proxy.forwarder import Caller, Forwarder
+from ccmproxy.status import StatusEndpoint
+
+_ABSOLUTE = (b"http://", b"https://")
+
+
+class Routes:
+    """The handler of one service's HTTP server.
+
+    ``users``: token → caller; None for a service without users, where ``anonymous`` is everybody's caller.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        forwarder: Forwarder,
+        status: StatusEndpoint,
+        now: Callable[[], float],
+        request_id: Callable[[], str],
+    ) -> None:
+        self._dialect = dialect
+        self._forwarder = forwarder
+        self._status = status
+        self._now = now
+        self._request_id = request_id
+        self._users: UserTokens[Caller] | None = None
+        self._anonymous: Caller | None = None
+        self._throttle = FailureThrottle()
+        #: A drained service answers what still comes on open connections with 503.
+        self.closing = False
+
+    def set_callers(self, users: UserTokens[Caller] | None, anonymous: Caller | None) -> None:
+        """Who is let in from now on; requests under way are not touched."""
+        self._users = users
+        self._anonymous = anonymous
+
+    def handle(self, request: ServerRequest) -> None:
+        """Called by the HTTP server with every request head."""
+        request.head.target = _origin_form(request.head.target)
+        request_id = self._request_id()
+        path = request.head.path
+        prefix = self._dialect.path_prefix
+        if (request.head.method, path) in self._dialect.probes:
+            request.respond(ResponseHead(200, b"OK", []), b"")
+        elif self.closing:
+            self._refuse(request, request_id, 503, "shutting_down", "this ccmproxy is shutting down")
+        elif path == prefix + b"status":
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._status.handle(request, caller, request_id)
+        elif path.startswith(b"/v1/") and not _leaves_its_folder(path):
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._forwarder.forward(request, caller, request_id)
+        else:
+            self._refuse(request, request_id, 404, "not_found", "no such path")
+
+    def malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
+        """Shapes the HTTP server's own answers to what never became a request."""
+        return self._dialect.traffic.error(status, "malformed_request", message, self._request_id())
+
+    def _authenticate(self, request: ServerRequest, request_id: str) -> Caller | None:
+        headers = request.head.headers
+        if self._users is None:
+            refused = api_key_refusal(headers, self._dialect.product)
+            if refused is None:
+                return self._anonymous
+        else:
+            found = self._users.identify(headers)
+            if not isinstance(found, Refused):
+                return found
+            refused = found
+        address = _address(request.peer)
+        now = self._now()
+        wait = self._throttle.retry_after(address, now)
+        if refused.status == 401:
+            self._throttle.failed(address, now)
+        self.log.info(
+            "{request_id} from {address} refused: {reason}",
+            request_id=request_id,
+            address=address,
+            reason=refused.message,
+        )
+        if wait > 0:
+            retry_after = (b"Retry-After", str(max(1, round(wait))).encode())
+            head, body = self._dialect.traffic.error(
+                429,
+                "too_many_failures",
+                "too many failed authentications from this address",
+                request_id,
+                (retry_after, (b"x-should-retry", b"false")),
+            )
+            request.respond(head, body)
+        else:
+            self._refuse(request, request_id, refused.status, refused.reason, refused.message)
+        return None
+
+    def _refuse(self, request: ServerRequest, request_id: str, status: int, reason: str, message: str) -> None:
+        head, body = self._dialect.traffic.error(status, reason, message, request_id)
+        if self.closing:
+            head.headers = without(head.headers, (b"connection",))
+            request.close_after_response()
+        request.respond(head, body)
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Servers must accept the absolute form too (RFC 9112 section 3.2.2)."""
+    if target[:8].lower().startswith(_ABSOLUTE):
+        _, slash, path = target.partition(b"://")[2].partition(b"/")
+        return slash + path if slash else b"/"
+    return target
+
+
+def _leaves_its_folder(path: bytes) -> bool:
+    """Dot segments could reach endpoints of the upstream that are not served here, with the account's token."""
+    decoded = path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
+    return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
+
+
+def _address(peer: IAddress) -> str:
+    """What failed authentications are counted by: the host, without the port."""
+    return str(getattr(peer, "host", "") or peer)

@@ -1,0 +1,170 @@
+"""The status endpoint: the state that a user may see, once or as a stream (spec 8.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ccmproxy.aggregate import aggregate, status_object
+from ccmproxy.dialects import Dialect
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.message import Body, ResponseHead
+from ccmproxy.proxy.forwarder import Caller
+
+#: A watcher that reads nothing for so long is dropped (seconds).
+STALLED_WATCHER = 60.0
+#: How often a window's reset passing is looked for (seconds).
+LOOK_AGAIN = 30.0
+
+
+class StatusEndpoint:
+    """Answers ``GET …/status`` and keeps the streams of ``?watch=true`` up to date."""
+
+    log = Logger()
+
+    def __init__(self, dialect: Dialect, clock: IReactorTime, now: Callable[[], float]) -> None:
+        self._dialect = dialect
+        self._clock = clock
+        self._now = now
+        self.watchers: set[Watcher] = set()
+
+    def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
+        """Answer an authenticated request."""
+        if request.head.method != b"GET":
+            head, body = self._dialect.traffic.error(
+                405, "method_not_allowed", "use GET", request_id, ((b"Allow", b"GET"),)
+            )
+            request.respond(head, body)
+            return
+
+        def body_received(body: Body) -> None:
+            if _wants_stream(request.head.query):
+                self._watch(request, caller)
+            else:
+                headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+                request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
+
+        def body_failed(error: Exception) -> None:
+            head, answer = self._dialect.traffic.error(413, "body_too_large", "no body is expected", request_id)
+            request.respond(head, answer)
+
+        request.receive_body(64 * 1024, body_received, body_failed)
+
+    def render(self, caller: Caller) -> bytes:
+        """The state as one line of JSON."""
+        now = self._now()
+        snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
+        return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
+
+    def _watch(self, request: ServerRequest, caller: Caller) -> None:
+        Watcher(self, request, caller, self._clock).start()
+
+    def close(self) -> None:
+        """End every stream, cleanly."""
+        for watcher in tuple(self.watchers):
+            watcher.close()
+
+
+@implementer(IPushProducer)
+class Watcher:
+    """One client that is told of every change. A slow one is told the latest state, not every one."""
+
+    def __init__(
+        self, endpoint: StatusEndpoint, request: ServerRequest, caller: Caller, clock: IReactorTime
+    ) -> None:
+        self._endpoint = endpoint
+        self._request = request
+        self._caller = caller
+        self._clock = clock
+        self._sent = b""
+        self._paused = False
+        self._stalled: IDelayedCall | None = None
+        self._soon: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
+        self._unsubscribe: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Send the head and the first state; subscribe."""
+        self._endpoint.watchers.add(self)
+        self._request.on_gone(self._stop)
+        headers = [
+            (b"Content-Type", b"application/json"),
+            (b"Cache-Control", b"no-store"),
+            (b"X-Accel-Buffering", b"no"),
+        ]
+        self._request.start_response(ResponseHead(200, b"OK", headers))
+        self._request.register_producer(self)
+        for credential in self._caller.provider.credentials(self._caller.allow_external):
+            self._unsubscribe.append(credential.subscribe(self._changed))
+        self._send()
+        self._look_again()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._stop()
+        self._request.unregister_producer()
+        self._request.finish()
+
+    def _changed(self) -> None:
+        """Coalesce: what changes within one turn is sent as one state."""
+        if self._soon is None:
+            self._soon = self._clock.callLater(0, self._send)
+
+    def _send(self) -> None:
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
+        self._soon = None
+        if self._paused:
+            return
+        line = self._endpoint.render(self._caller)
+        if line != self._sent:
+            self._sent = line
+            self._request.write(line)
+
+    def _look_again(self) -> None:
+        """A window's reset passes without anybody saying so."""
+        self._look = self._clock.callLater(LOOK_AGAIN, self._look_again)
+        self._send()
+
+    def _stop(self) -> None:
+        self._endpoint.watchers.discard(self)
+        for timer in (self._stalled, self._soon, self._look):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._stalled = self._soon = self._look = None
+        unsubscribe, self._unsubscribe = self._unsubscribe, []
+        for end in unsubscribe:
+            end()
+
+    # The client's side pauses us ------------------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The client does not read: hold back, and drop it if that lasts."""
+        self._paused = True
+        if self._stalled is None:
+            self._stalled = self._clock.callLater(STALLED_WATCHER, self._drop)
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        self._send()
+
+    def stopProducing(self) -> None:
+        """The connection is gone; the request says so by itself."""
+
+    def _drop(self) -> None:
+        self._stalled = None
+        self._stop()
+        self._request.abort()
+
+
+def _wants_stream(query: bytes) -> bool:
+    values = parse_qs(query.decode("latin-1")).get("watch", [])
+    return bool(values) and values[-1].lower() in ("true", "1")
