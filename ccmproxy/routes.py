@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
-from ccmproxy.dialects import Dialect
+from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import ResponseHead, without
 from ccmproxy.proxy.forwarder import Caller, Forwarder
@@ -110,7 +110,9 @@ class Routes:
             self._refuse(request, request_id, refused.status, refused.reason, refused.message)
         return None
 
-    def _refuse(self, request: ServerRequest, request_id: str, status: int, reason: str, message: str) -> None:
+    def _refuse(
+        self, request: ServerRequest, request_id: str, status: int, reason: str, message: str
+    ) -> None:
         head, body = self._dialect.traffic.error(status, reason, message, request_id)
         if self.closing:
             head.headers = without(head.headers, (b"connection",))
@@ -128,7 +130,9 @@ def _origin_form(target: bytes) -> bytes:
 
 def _leaves_its_folder(path: bytes) -> bool:
     """Dot segments could reach endpoints of the upstream that are not served here, with the account's token."""
-    decoded = path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
+    decoded = (
+        path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
+    )
     return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
 
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.aggregate import aggregate, status_object
-from ccmproxy.dialects import Dialect
+from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import Body, ResponseHead
 from ccmproxy.proxy.forwarder import Caller
@@ -50,7 +50,9 @@ class StatusEndpoint:
                 request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
 
         def body_failed(error: Exception) -> None:
-            head, answer = self._dialect.traffic.error(413, "body_too_large", "no body is expected", request_id)
+            head, answer = self._dialect.traffic.error(
+                413, "body_too_large", "no body is expected", request_id
+            )
             request.respond(head, answer)
 
         request.receive_body(64 * 1024, body_received, body_failed)

@@ -24,7 +24,7 @@ def names(text: str) -> frozenset[str]:
 #: Pure: values and decisions that both dialects share.
 CORE = names(
     """
-    _version aggregate availability balancing durations errors facts headers interfaces limits message oauth retry
+    _version aggregate authentication availability balancing dialect durations errors facts headers interfaces limits message oauth retry
     retry_after sessions sse usage
     """
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ccmproxy.dialects.claude import CLAUDE
-from ccmproxy.dialects.dialect import Dialect
+from ccmproxy.dialect import Dialect
 
-__all__ = ["DIALECTS", "Dialect"]
+__all__ = ["DIALECTS"]
 
 DIALECTS: dict[str, Dialect] = {dialect.service_type: dialect for dialect in (CLAUDE,)}

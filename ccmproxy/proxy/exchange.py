@@ -85,9 +85,7 @@ class Exchange:
         "_tries",
     )
 
-    def __init__(
-        self, forwarder: Forwarder, request: ServerRequest, caller: Caller, request_id: str
-    ) -> None:
+    def __init__(self, forwarder: Forwarder, request: ServerRequest, caller: Caller, request_id: str) -> None:
         self._forwarder = forwarder
         self._request = request
         self._caller = caller
@@ -104,9 +102,7 @@ class Exchange:
     def start(self) -> None:
         """Ask for the body; everything else follows from its arrival."""
         self._request.on_gone(self._client_gone)
-        self._request.receive_body(
-            self._forwarder.options.max_body, self._body_received, self._body_failed
-        )
+        self._request.receive_body(self._forwarder.options.max_body, self._body_received, self._body_failed)
 
     # The client's side ----------------------------------------------------------------------------------------
 
@@ -142,7 +138,9 @@ class Exchange:
 
     def _crashed(self, failure: TwistedFailure) -> None:
         """A defect of ours: logged with its traceback, answered if that is still possible."""
-        self.log.failure("request {request_id} failed in ccmproxy itself", failure, request_id=self._request_id)
+        self.log.failure(
+            "request {request_id} failed in ccmproxy itself", failure, request_id=self._request_id
+        )
         if self._attempt is not None:
             self._attempt.discard()
         if self._over:
@@ -201,9 +199,7 @@ class Exchange:
                 self._drop(lease, LeaseOutcome.REFUSED)
             excluded.add(lease.tag)
 
-    async def _use(
-        self, lease: ILease, body: Body
-    ) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
+    async def _use(self, lease: ILease, body: Body) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
         """Try on one credential, repeated as far as that makes sense.
 
         With a head, the lease is still open and the attempt holds the answer; without, the lease is closed.

@@ -10,7 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ccmproxy.aggregate import Aggregate, aggregate
-from ccmproxy.dialects import Dialect
+from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import IProvider
 from ccmproxy.proxy.attempt import Attempt

@@ -6,7 +6,7 @@ from ccmproxy._version import __version__
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
-from ccmproxy.dialects.dialect import Dialect
+from ccmproxy.dialect import Dialect
 from ccmproxy.oauth import UpstreamURLs
 
 __all__ = ["CLAUDE"]

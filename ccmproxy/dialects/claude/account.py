@@ -30,9 +30,7 @@ CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 OAUTH_BETA = "oauth-2025-04-20"
 INFERENCE_SCOPE = "user:inference"
 #: What the official CLI asks for at a refresh (spec 3.2 point 5).
-REFRESH_SCOPES = (
-    "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload"
-)
+REFRESH_SCOPES = "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload"
 #: A token is refreshed this long before it expires (seconds).
 REFRESH_MARGIN = 300.0
 REVOKED = b"OAuth token has been revoked"
@@ -127,7 +125,9 @@ class ClaudeAccountFormat:
     def refresh_due(self, token: OAuthToken, now: float) -> bool:
         """Spec 3.2: 300 s before the expiry, if scopes and refresh token allow it."""
         return (
-            token.expires_at is not None and now >= token.expires_at - REFRESH_MARGIN and self.can_refresh(token)
+            token.expires_at is not None
+            and now >= token.expires_at - REFRESH_MARGIN
+            and self.can_refresh(token)
         )
 
     def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:

@@ -28,7 +28,9 @@ from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 #: The headers in which the upstream tells the state of one account begin so.
 FAMILY = b"anthropic-ratelimit-unified-"
 
-_KEY_RESET = re.compile(rb"anthropic-ratelimit-(?:requests|tokens|input-tokens|output-tokens)-(reset|remaining)")
+_KEY_RESET = re.compile(
+    rb"anthropic-ratelimit-(?:requests|tokens|input-tokens|output-tokens)-(reset|remaining)"
+)
 #: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, what is said of it.
 _FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
 _CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
@@ -62,9 +64,7 @@ def family_claims(family: dict[str, str]) -> Claim:
     """
     claim = family.get("representative-claim", "").lower()
     if match := _CLAIM_MODEL.fullmatch(claim):
-        return Claim(
-            _time(family.get(f"7d_{match[1]}-reset")) or _time(family.get("reset")), match[1]
-        )
+        return Claim(_time(family.get(f"7d_{match[1]}-reset")) or _time(family.get("reset")), match[1])
     if window := _CLAIM_WINDOWS.get(claim):
         return Claim(_time(family.get(f"{window}-reset")) or _time(family.get("reset")))
     rejected = [
@@ -88,7 +88,9 @@ def api_key_reset(headers: Headers) -> float:
     used_up = {
         match[0].removesuffix(match[1])
         for name, value in headers
-        if (match := _KEY_RESET.fullmatch(name.lower())) and match[1] == b"remaining" and value.strip() == b"0"
+        if (match := _KEY_RESET.fullmatch(name.lower()))
+        and match[1] == b"remaining"
+        and value.strip() == b"0"
     }
     times = [_rfc3339(text) for name, text in fields.items() if name in used_up]
     return max(times, default=0.0)
@@ -147,9 +149,7 @@ class ClaudeMetering:
 
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""
-        kept = [
-            pair for pair in response_headers(headers) if pair[0][: len(FAMILY)].lower() != FAMILY
-        ]
+        kept = [pair for pair in response_headers(headers) if pair[0][: len(FAMILY)].lower() != FAMILY]
         if aggregate is not None:
             kept += aggregate_headers(aggregate, now)
         return kept

@@ -33,9 +33,7 @@ DEFAULT_BLOCK = 300.0
 BURST_BLOCK = 60.0
 
 _FAST_MODE = "fast-mode"
-_FAST_MODE_REFUSED = (
-    "fast mode requests will consume Extra usage, please use a default credential directly"
-)
+_FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
 _SESSION_LENGTH = 200
 _SESSION = re.compile(r"[!-~]{1,%d}" % _SESSION_LENGTH)
@@ -294,5 +292,3 @@ def _without_oauth_beta(value: bytes) -> bytes:
     if beta not in value:
         return value
     return b",".join(item for part in value.split(b",") if (item := part.strip()) and item != beta)
-
-
