@@ -24,8 +24,8 @@ def names(text: str) -> frozenset[str]:
 #: Pure: values and decisions that both dialects share.
 CORE = names(
     """
-    _version aggregate authentication availability balancing dialect durations errors facts headers interfaces limits message oauth retry
-    retry_after sessions sse usage
+    _version aggregate authentication availability balancing dialect durations errors facts headers interfaces limits message oauth
+    retry retry_after sessions sse usage
     """
 )
 #: All of the pure ring.
