@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ccmproxy.dialects.claude import CLAUDE
 from ccmproxy.dialect import Dialect
+from ccmproxy.dialects.claude import CLAUDE
 
 __all__ = ["DIALECTS"]
 

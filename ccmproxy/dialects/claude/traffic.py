@@ -35,8 +35,7 @@ BURST_BLOCK = 60.0
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
-_SESSION_LENGTH = 200
-_SESSION = re.compile(r"[!-~]{1,%d}" % _SESSION_LENGTH)
+_SESSION = re.compile(r"[!-~]{1,200}")
 
 _ERROR_TYPES = {
     400: "invalid_request_error",

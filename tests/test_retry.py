@@ -1,0 +1,45 @@
+"""What follows from an attempt."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.retry import AnswerKind, Failure, Progress, Step, after_answer, after_failure
+
+ALL_PROGRESS = [Progress(a, b) for a, b in product((False, True), repeat=2)]
+
+
+class RetryTests(SynchronousTestCase):
+    """Spec 4.4, case by case; together the tables are exhaustive."""
+
+    def test_answers_that_are_the_clients_business_are_relayed(self) -> None:
+        for kind, progress in product(
+            (AnswerKind.OK, AnswerKind.CLIENT_ERROR, AnswerKind.OTHER), ALL_PROGRESS
+        ):
+            self.assertIs(after_answer(kind, progress), Step.RELAY)
+
+    def test_any_429_moves_on(self) -> None:
+        kinds = (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.REQUEST_RATE_LIMITED)
+        for kind, progress in product(kinds, ALL_PROGRESS):
+            self.assertIs(after_answer(kind, progress), Step.NEXT)
+
+    def test_a_refused_token_is_recovered_once(self) -> None:
+        self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress()), Step.RECOVER)
+        self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress(recovered=True)), Step.NEXT)
+
+    def test_an_unsent_request_gets_one_fresh_connection(self) -> None:
+        self.assertIs(after_failure(Failure.NOT_SENT, Progress()), Step.AGAIN)
+        self.assertIs(after_failure(Failure.NOT_SENT, Progress(reconnected=True)), Step.NEXT)
+
+    def test_what_may_have_been_acted_on_is_never_repeated(self) -> None:
+        """F14: a second run of the same turn could run a tool twice."""
+        for failure, progress in product((Failure.LOST, Failure.TIMED_OUT, Failure.GARBLED), ALL_PROGRESS):
+            self.assertIs(after_failure(failure, progress), Step.GIVE_UP)
+
+    def test_every_case_is_decided(self) -> None:
+        for kind, progress in product(AnswerKind, ALL_PROGRESS):
+            self.assertIsInstance(after_answer(kind, progress), Step)
+        for failure, progress in product(Failure, ALL_PROGRESS):
+            self.assertIsInstance(after_failure(failure, progress), Step)
