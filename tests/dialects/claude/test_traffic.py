@@ -1,0 +1,319 @@
+"""What requests and answers of the Claude dialect mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.claude.traffic import BURST_BLOCK, DEFAULT_BLOCK, ClaudeTraffic
+from ccmproxy.facts import RequestFacts
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.oauth import ApiKey, OAuthToken
+from ccmproxy.retry import AnswerKind, Verdict
+
+TRAFFIC = ClaudeTraffic()
+NOW = 1_795_000_000.0
+LATER = int(NOW) + 3600
+UNIFIED = b"anthropic-ratelimit-unified-"
+
+
+def inspect(
+    body: object, *headers: tuple[bytes, bytes], path: bytes = b"/v1/messages?beta=true"
+) -> RequestFacts:
+    """Facts of a request with this body (JSON unless bytes)."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return TRAFFIC.inspect(RequestHead(b"POST", path, list(headers)), Body([raw[:7], raw[7:]]))
+
+
+class InspectTests(SynchronousTestCase):
+    """Spec 4.1 and the session ids that the real clients send."""
+
+    def test_a_turn_of_the_cli(self) -> None:
+        facts = inspect(
+            {
+                "model": "claude-opus-4-5",
+                "stream": True,
+                "messages": [{"role": "user", "content": "hi"}, {"role": "system", "content": "x"}],
+                "metadata": {"user_id": json.dumps({"device_id": "d", "session_id": "json-session"})},
+            },
+            (b"X-Claude-Code-Session-Id", b"header-session"),
+            (b"x-claude-code-agent-id", b"a9ea"),
+            (b"anthropic-beta", b"claude-code-20250219, oauth-2025-04-20"),
+            (b"anthropic-beta", b"x"),
+        )
+        self.assertEqual((facts.model, facts.stream, facts.messages), ("claude-opus-4-5", True, 2))
+        self.assertEqual((facts.session, facts.agent), ("header-session", "a9ea"))
+        self.assertEqual(facts.features, ("claude-code-20250219", "oauth-2025-04-20", "x"))
+        self.assertTrue(facts.client_is_oauth)
+
+    def test_session_sources_in_order(self) -> None:
+        """F10: a reverse proxy may have dropped the header; the body still has it."""
+        as_json = {"metadata": {"user_id": json.dumps({"session_id": "from-json"})}}
+        legacy = {"metadata": {"user_id": "user_ab_account__session_c1-d2"}}
+        self.assertEqual(inspect(as_json).session, "from-json")
+        self.assertEqual(inspect(legacy).session, "c1-d2")
+        self.assertEqual(inspect(legacy, (b"x-claude-code-session-id", b"h")).session, "h")
+        self.assertEqual(inspect(legacy, (b"x-claude-code-session-id", b" ")).session, "c1-d2")
+
+    def test_an_unknown_user_id_means_no_session(self) -> None:
+        for user_id in (
+            "me",
+            "",
+            "{",
+            "{}",
+            '{"session_id": 5}',
+            "[1]",
+            5,
+            None,
+            {"a": 1},
+            "user_session_",
+            "_session_a b",
+        ):
+            self.assertIsNone(inspect({"metadata": {"user_id": user_id}}).session, user_id)
+
+    def test_a_session_id_is_fit_for_a_log_line(self) -> None:
+        self.assertIsNone(inspect({}, (b"x-claude-code-session-id", b"a\tb")).session)
+        self.assertIsNone(inspect({}, (b"x-claude-code-session-id", b"a" * 201)).session)
+        self.assertIsNone(inspect({}, (b"x-claude-code-session-id", "ä".encode())).session)
+
+    def test_wrong_types_hide_only_themselves(self) -> None:
+        facts = inspect(
+            {"model": "m", "messages": "no list", "metadata": {"user_id": "_session_s"}, "stream": 1}
+        )
+        self.assertEqual((facts.model, facts.session, facts.messages, facts.stream), ("m", "s", None, None))
+        self.assertEqual(inspect({"model": 5, "metadata": {"user_id": "_session_s"}}).session, "s")
+        self.assertIsNone(inspect({"model": 5}).model)
+
+    def test_bodies_that_are_not_understood(self) -> None:
+        deep = b'{"messages": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+        huge = b'{"model": "m", "max_tokens": ' + b"9" * 100_000 + b"}"
+        for body in (b"", b"not json", b"[]", b"5", b'"a"', b"\xff", b'{"model":', deep, b"[" * 200_000):
+            self.assertEqual(inspect(body), RequestFacts(), body[:20])
+        self.assertEqual(inspect(huge).model, "m")
+        self.assertEqual(inspect(b'{"model": "a", "model": "b"}').model, "b")
+
+    def test_a_compressed_body_is_not_looked_into(self) -> None:
+        self.assertIsNone(inspect({"model": "m"}, (b"content-encoding", b"gzip")).model)
+
+    def test_counting_tokens_costs_nothing(self) -> None:
+        self.assertTrue(inspect({}).billable)
+        self.assertFalse(inspect({}, path=b"/v1/messages/count_tokens?beta=true").billable)
+        self.assertFalse(inspect(b"", path=b"/v1/models").billable)
+
+    @given(st.binary(max_size=200))
+    def test_never_raises(self, body: bytes) -> None:
+        inspect(body)
+
+    def test_fast_mode_needs_an_account_of_ones_own(self) -> None:
+        facts = RequestFacts(features=("a", "fast-mode-2026-01-01"))
+        self.assertIsNone(TRAFFIC.check(facts, True))
+        refused = TRAFFIC.check(facts, False)
+        assert refused is not None
+        self.assertIn("Extra usage", refused[1])
+        self.assertIsNone(TRAFFIC.check(RequestFacts(features=("a",)), False))
+
+
+class UpstreamHeadTests(SynchronousTestCase):
+    """Spec 3.6 and 4.3."""
+
+    def head(
+        self,
+        *headers: tuple[bytes, bytes],
+        key: bool = False,
+        overrides: dict[str, tuple[str, ...]] | None = None,
+    ) -> Headers:
+        head = RequestHead(b"POST", b"/v1/messages?beta=true&x=%41", [(b"Host", b"proxy"), *headers])
+        authorization = ApiKey("sk-key") if key else OAuthToken("at")
+        upstream = TRAFFIC.upstream_head(head, authorization, b"api.example", overrides or {})
+        self.assertEqual((upstream.method, upstream.target), (b"POST", b"/v1/messages?beta=true&x=%41"))
+        return upstream.headers
+
+    def test_the_accounts_token_replaces_the_clients(self) -> None:
+        headers = self.head((b"Authorization", b"Bearer user"), (b"x-api-key", b"user"), (b"X-App", b"cli"))
+        self.assertEqual(
+            headers,
+            [
+                (b"Host", b"api.example"),
+                (b"X-App", b"cli"),
+                (b"anthropic-beta", b"oauth-2025-04-20"),
+                (b"Authorization", b"Bearer at"),
+            ],
+        )
+
+    def test_the_oauth_beta_goes_in_front_once(self) -> None:
+        self.assertIn((b"Anthropic-Beta", b"oauth-2025-04-20,b,a"), self.head((b"Anthropic-Beta", b"b,a")))
+        self.assertIn(
+            (b"anthropic-beta", b"b, oauth-2025-04-20"),
+            self.head((b"anthropic-beta", b"b, oauth-2025-04-20")),
+        )
+        twice = self.head((b"anthropic-beta", b"a"), (b"anthropic-beta", b"b"))
+        self.assertEqual(twice[1:3], [(b"anthropic-beta", b"oauth-2025-04-20,a"), (b"anthropic-beta", b"b")])
+
+    def test_an_api_key_goes_without_it(self) -> None:
+        headers = self.head(
+            (b"anthropic-beta", b"oauth-2025-04-20, a"), (b"Authorization", b"Bearer user"), key=True
+        )
+        self.assertEqual(
+            headers, [(b"Host", b"api.example"), (b"anthropic-beta", b"a"), (b"x-api-key", b"sk-key")]
+        )
+        self.assertIsNone(
+            first_value(self.head((b"anthropic-beta", b"oauth-2025-04-20"), key=True), b"anthropic-beta")
+        )
+
+    def test_accept_encoding_passes_only_if_the_operator_sets_it(self) -> None:
+        self.assertIsNone(first_value(self.head((b"Accept-Encoding", b"gzip, br")), b"accept-encoding"))
+        headers = self.head((b"Accept-Encoding", b"gzip"), overrides={"accept-encoding": ("br",)})
+        self.assertEqual(first_value(headers, b"accept-encoding"), b"br")
+
+    def test_the_operators_headers_win(self) -> None:
+        headers = self.head((b"User-Agent", b"cli"), overrides={"User-Agent": ("team",)})
+        self.assertEqual(first_value(headers, b"user-agent"), b"team")
+
+
+def verdict(status: int, body: bytes | None = None, **headers: object) -> Verdict:
+    """Class of an answer; ``five_reset`` style names are those of the family."""
+    fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
+    return TRAFFIC.classify(ResponseHead(status, b"", fields), body, NOW)
+
+
+def refused(family: dict[str, object]) -> Verdict:
+    """Class of a 429 with these fields of the family."""
+    fields = [(UNIFIED + name.encode(), str(value).encode()) for name, value in family.items()]
+    return TRAFFIC.classify(ResponseHead(429, b"", fields), None, NOW)
+
+
+class ClassifyTests(SynchronousTestCase):
+    """Spec 4.4 and 4.6."""
+
+    def test_plain_classes(self) -> None:
+        for status, kind in (
+            (200, AnswerKind.OK),
+            (204, AnswerKind.OK),
+            (400, AnswerKind.CLIENT_ERROR),
+            (401, AnswerKind.AUTH_FAILED),
+            (403, AnswerKind.NEEDS_BODY),
+            (404, AnswerKind.OTHER),
+            (500, AnswerKind.OTHER),
+            (529, AnswerKind.OTHER),
+        ):
+            self.assertIs(verdict(status).kind, kind, status)
+
+    def test_only_a_revoked_403_is_about_the_token(self) -> None:
+        self.assertIs(verdict(403, b"OAuth token has been revoked").kind, AnswerKind.AUTH_FAILED)
+        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.OTHER)
+
+    def test_the_representative_claim_names_the_reset(self) -> None:
+        for claim, expected in (
+            ("5h", LATER),
+            ("five_hour", LATER),
+            ("7d", LATER + 1),
+            ("seven_day", LATER + 1),
+        ):
+            found = refused(
+                **{
+                    "representative-claim": claim,
+                    "w5h__reset": LATER,
+                    "w7d__reset": LATER + 1,
+                    "reset": LATER + 2,
+                }
+            )
+            self.assertEqual(
+                found, Verdict(AnswerKind.RATE_LIMITED, LATER), claim
+            ) if expected == LATER else None
+            self.assertEqual(found.until, expected, claim)
+        self.assertEqual(refused({"representative-claim": "other", "reset": LATER + 2}).until, LATER + 2)
+        self.assertEqual(refused({"reset": LATER + 2}), Verdict(AnswerKind.RATE_LIMITED, LATER + 2))
+
+    def test_malformed_resets_fall_back(self) -> None:
+        """F46: what the upstream names itself is explicit, what we assume is not."""
+        for bad in ("soon", "", "nan", "inf", "1e30", "-5", str(int(NOW) - 10)):
+            self.assertEqual(
+                refused({"status": "rejected", "reset": bad}),
+                Verdict(AnswerKind.RATE_LIMITED, NOW + DEFAULT_BLOCK, False),
+                bad,
+            )
+
+    def test_a_models_window_is_that_models(self) -> None:
+        for fields in (
+            {"representative-claim": "seven_day_opus", "status": "rejected", "reset": LATER},
+            {
+                "status": "rejected",
+                "7d_opus-status": "rejected",
+                "7d_opus-reset": LATER,
+                "5h-status": "allowed",
+            },
+        ):
+            self.assertEqual(refused(fields), Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER))
+
+    def test_retry_after_without_the_family(self) -> None:
+        self.assertEqual(verdict(429, retry_after=7200), Verdict(AnswerKind.RATE_LIMITED, NOW + 7200))
+
+    def test_a_429_that_says_nothing_blocks_shortly(self) -> None:
+        """F5: a burst 429 without any quota data is not a quota."""
+        self.assertEqual(verdict(429), Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, False))
+        self.assertEqual(
+            verdict(429, retry_after="soon"), Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, False)
+        )
+
+    def test_a_429_of_one_request_marks_nothing(self) -> None:
+        self.assertIs(verdict(429, x_should_retry="true").kind, AnswerKind.REQUEST_RATE_LIMITED)
+
+    def test_an_api_keys_own_reset(self) -> None:
+        found = verdict(
+            429,
+            anthropic_ratelimit_tokens_remaining=0,
+            anthropic_ratelimit_tokens_reset="2026-11-18T12:26:40Z",
+            anthropic_ratelimit_requests_remaining=5,
+            anthropic_ratelimit_requests_reset="2026-11-19T12:26:40Z",
+        )
+        self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, 1_795_004_800))
+
+    @given(st.dictionaries(st.from_regex(r"[a-z0-9_-]{1,25}", fullmatch=True), st.text(max_size=12)))
+    def test_no_429_is_waited_for_longer_than_it_says(self, family: dict[str, str]) -> None:
+        fields = [(UNIFIED + name.encode(), value.encode()) for name, value in family.items()]
+        found = TRAFFIC.classify(ResponseHead(429, b"", fields), None, NOW)
+        self.assertIn(found.kind, (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED))
+
+
+class ErrorTests(SynchronousTestCase):
+    """Spec 4.2, in the shape that the CLI shows."""
+
+    def decode(self, answer: tuple[ResponseHead, bytes]) -> tuple[dict[bytes, bytes], dict[str, Any]]:
+        return dict(answer[0].headers), json.loads(answer[1])
+
+    def test_shape(self) -> None:
+        headers, body = self.decode(TRAFFIC.error(502, "upstream_unreachable", "m", "req_1"))
+        self.assertEqual(
+            body, {"type": "error", "error": {"type": "api_error", "message": "m"}, "request_id": "req_1"}
+        )
+        self.assertEqual(headers[b"Content-Type"], b"application/json")
+        self.assertEqual(headers[b"X-CCM-Error"], b"upstream_unreachable")
+        self.assertEqual(headers[b"X-CCM-Request-Id"], b"req_1")
+        self.assertNotIn(b"x-should-retry", headers)
+
+    def test_types(self) -> None:
+        for status, kind in (
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (413, "request_too_large"),
+        ):
+            self.assertEqual(self.decode(TRAFFIC.error(status, "r", "m", "i"))[1]["error"]["type"], kind)
+        self.assertEqual(
+            self.decode(TRAFFIC.error(429, "user_limit", "m", "i"))[1]["error"]["type"], "billing_error"
+        )
+
+    def test_a_401_is_not_tried_again(self) -> None:
+        self.assertEqual(self.decode(TRAFFIC.error(401, "r", "m", "i"))[0][b"x-should-retry"], b"false")
+
+    def test_exhausted(self) -> None:
+        availability = Availability("rate_limited", "rate_limited", "", NOW + 7980)
+        headers, body = self.decode(TRAFFIC.exhausted(RequestFacts(), availability, None, "i", NOW))
+        self.assertEqual(body["error"]["type"], "rate_limit_error")
+        self.assertEqual(body["error"]["message"], "all credentials rate-limited, earliest reset in 2h13m")
+        self.assertEqual(headers[b"x-should-retry"], b"false")
+        self.assertFalse([name for name in headers if name.startswith(UNIFIED)])
