@@ -159,9 +159,12 @@ class ClaudeMetering:
         media_type = (first_value(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
         if first_value(head.headers, b"content-encoding") not in (None, b"identity"):
             return OpaqueMeter()
+        if not facts.billable or head.status != 200:
+            # Only an answer to a message has a message's end and a message's usage.
+            return OpaqueMeter()
         if media_type == b"text/event-stream":
             return StreamMeter()
-        if media_type == b"application/json" and head.status == 200 and facts.billable:
+        if media_type == b"application/json":
             return JSONMeter()
         return OpaqueMeter()
 

@@ -1,0 +1,343 @@
+"""Limits and usage of the Claude dialect, read from what passes and written for who may see it."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.aggregate import Aggregate
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.claude.metering import (
+    LARGEST_JSON,
+    ClaudeMetering,
+    JSONMeter,
+    OpaqueMeter,
+    StreamMeter,
+    aggregate_headers,
+)
+from ccmproxy.facts import RequestFacts
+from ccmproxy.limits import LimitsUpdate
+from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.usage import Tokens, UsageMeter
+
+METERING = ClaudeMetering()
+NOW = 1_795_000_000.0
+SHORT_RESET = NOW + 3600
+WEEKLY_RESET = NOW + 3 * 86400
+UNIFIED = b"anthropic-ratelimit-unified-"
+
+
+def observed(family: dict[str, object]) -> LimitsUpdate:
+    """What an answer with these fields of the family says."""
+    headers = [(UNIFIED.title() + name.encode(), str(value).encode()) for name, value in family.items()]
+    return METERING.limits_from_headers(headers, NOW)
+
+
+class LimitsFromHeadersTests(SynchronousTestCase):
+    """Spec 4.7."""
+
+    def test_both_windows(self) -> None:
+        update = observed(
+            {
+                "status": "allowed",
+                "5h-utilization": "0.070",
+                "5h-reset": int(SHORT_RESET),
+                "7d-utilization": "0.2901",
+                "7d-reset": int(WEEKLY_RESET),
+            }
+        )
+        assert update.short is not None and update.weekly is not None
+        # Rounded up, but 0.07 is 7 % and not 8.
+        self.assertEqual((update.short.utilization, update.short.resets_at), (7, SHORT_RESET))
+        self.assertEqual((update.weekly.utilization, update.weekly.resets_at), (30, WEEKLY_RESET))
+        self.assertEqual(update.rejected_until, 0)
+        self.assertTrue(update.has_data)
+
+    def test_no_family_no_data(self) -> None:
+        self.assertFalse(
+            METERING.limits_from_headers([(b"anthropic-ratelimit-tokens-limit", b"5")], NOW).has_data
+        )
+        self.assertFalse(observed({"status": "allowed"}).has_data)
+
+    def test_a_rejected_window_counts_like_the_overall_status(self) -> None:
+        self.assertEqual(
+            observed({"5h-status": "rejected", "5h-reset": int(SHORT_RESET)}).rejected_until, SHORT_RESET
+        )
+        self.assertEqual(
+            observed({"status": "rejected", "reset": int(SHORT_RESET)}).rejected_until, SHORT_RESET
+        )
+
+    def test_a_models_window_does_not_reject_the_account(self) -> None:
+        update = observed(
+            {
+                "status": "rejected",
+                "representative-claim": "seven_day_opus",
+                "7d_opus-status": "rejected",
+                "7d_opus-utilization": 1,
+                "7d_opus-reset": int(WEEKLY_RESET),
+                "reset": int(WEEKLY_RESET),
+            }
+        )
+        self.assertEqual(update.rejected_until, 0)
+        self.assertEqual(update.model_rejections, {"opus": WEEKLY_RESET})
+        self.assertEqual(update.models["opus"].utilization, 100)
+
+    def test_malformed_values_are_ignored(self) -> None:
+        for bad in ("", "x", "nan", "inf", "-1", "1e999", "0x10"):
+            self.assertIsNone(observed({"5h-utilization": bad, "5h-reset": "soon"}).short, bad)
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(
+                [
+                    "status",
+                    "reset",
+                    "5h-status",
+                    "5h-reset",
+                    "5h-utilization",
+                    "7d-reset",
+                    "7d-utilization",
+                    "7d_opus-status",
+                    "7d_opus-reset",
+                    "representative-claim",
+                ]
+            ),
+            st.text(max_size=12),
+        )
+    )
+    def test_never_raises(self, family: dict[str, str]) -> None:
+        observed({name: value.encode("utf-8", "replace").decode("latin-1") for name, value in family.items()})
+
+
+def aggregate(short: float = 10, weekly: float = 20, state: str = "usable") -> Aggregate:
+    """A pool in this state."""
+    return Aggregate(
+        short_utilization=short,
+        short_reset=SHORT_RESET,
+        weekly_utilization=weekly,
+        weekly_reset=WEEKLY_RESET,
+        plan_weight=10,
+        availability=Availability(state),  # type: ignore[arg-type]
+    )
+
+
+def fields(headers: Headers) -> dict[str, str]:
+    """The family's fields, and the plan weight."""
+    return {name.removeprefix(UNIFIED).decode(): value.decode() for name, value in headers}
+
+
+class PublicHeadersTests(SynchronousTestCase):
+    """Spec 8.3: nobody sees one account's state."""
+
+    def test_the_accounts_own_are_removed(self) -> None:
+        headers = [
+            (b"Anthropic-RateLimit-Unified-5h-Utilization", b"0.9"),
+            (b"anthropic-ratelimit-unified-overage-status", b"allowed"),
+            (b"Content-Type", b"application/json"),
+            (b"request-id", b"req_up"),
+            (b"Connection", b"keep-alive"),
+        ]
+        kept = [(b"Content-Type", b"application/json"), (b"request-id", b"req_up")]
+        self.assertEqual(METERING.public_headers(headers, None, NOW), kept)
+        added = METERING.public_headers(headers, aggregate(), NOW)
+        self.assertEqual(added[:2], kept)
+        self.assertEqual(fields(added[2:])["5h-utilization"], "0.100000")
+
+    def test_the_aggregate_as_headers(self) -> None:
+        self.assertEqual(
+            fields(aggregate_headers(aggregate(short=33.3333333, weekly=2), NOW)),
+            {
+                "status": "allowed",
+                "5h-utilization": "0.333333",
+                "7d-utilization": "0.020000",
+                "5h-reset": str(int(SHORT_RESET)),
+                "7d-reset": str(int(WEEKLY_RESET)),
+                "representative-claim": "five_hour",
+                "reset": str(int(SHORT_RESET)),
+                "X-CCM-Plan-Weight": "10",
+            },
+        )
+
+    def test_a_full_window_rejects_and_is_the_claim(self) -> None:
+        found = fields(aggregate_headers(aggregate(short=99, weekly=100), NOW))
+        self.assertEqual(found["status"], "rejected")
+        self.assertEqual(found["representative-claim"], "seven_day")
+        self.assertEqual(found["reset"], str(int(WEEKLY_RESET)))
+        self.assertEqual(found["7d-surpassed-threshold"], "true")
+
+    def test_a_warning(self) -> None:
+        # 80 % of the week's window used when 4 of its 7 days have passed is no warning yet for 75 % … it is at 60 %.
+        early = Aggregate(10, SHORT_RESET, 80, NOW + 3 * 86400, 1, Availability("usable"))
+        late = Aggregate(10, SHORT_RESET, 80, NOW + 2 * 86400, 1, Availability("usable"))
+        self.assertEqual(fields(aggregate_headers(early, NOW))["status"], "allowed")
+        found = fields(aggregate_headers(late, NOW))
+        self.assertEqual((found["status"], found["representative-claim"]), ("allowed_warning", "seven_day"))
+        self.assertEqual(found["7d-surpassed-threshold"], "true")
+        self.assertNotIn("5h-surpassed-threshold", found)
+
+    def test_a_rate_limited_pool_rejects(self) -> None:
+        self.assertEqual(
+            fields(aggregate_headers(aggregate(state="rate_limited"), NOW))["status"], "rejected"
+        )
+
+
+def event(name: str, **data: object) -> bytes:
+    """One event as the upstream writes it."""
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data}, ensure_ascii=False)}\n\n".encode()
+
+
+START = event(
+    "message_start",
+    message={
+        "model": "claude-opus-4-5-20260101",
+        "usage": {
+            "input_tokens": 10,
+            "cache_read_input_tokens": 2000,
+            "cache_creation_input_tokens": 300,
+            "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+            "output_tokens": 1,
+            "service_tier": "standard",
+        },
+    },
+)
+TEXT = event(
+    "content_block_delta", index=0, delta={"type": "text_delta", "text": "»usage« ✓\n\nevent: error"}
+)
+DELTA = event(
+    "message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 55, "input_tokens": None}
+)
+STOP = event("message_stop")
+STREAM = START + event("ping") + TEXT + DELTA + STOP
+TOKENS = Tokens(
+    input=10, output=55, cache_read=2000, cache_creation=300, cache_creation_5m=100, cache_creation_1h=200
+)
+
+
+class StreamMeterTests(SynchronousTestCase):
+    """Usage of an event stream (spec 9)."""
+
+    def test_whole(self) -> None:
+        meter = StreamMeter()
+        meter.feed(STREAM)
+        reading = meter.reading()
+        self.assertEqual(reading.tokens, TOKENS)
+        self.assertEqual(reading.tokens.total_input, 2310)
+        self.assertEqual((reading.model, reading.service_tier), ("claude-opus-4-5-20260101", "standard"))
+        self.assertTrue(reading.complete)
+        self.assertEqual(reading.error, "")
+
+    def test_byte_by_byte(self) -> None:
+        """F19: no boundary of chunks changes what is read."""
+        for stream in (STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM.replace(b"\n", b"\r")):
+            meter = StreamMeter()
+            for number in range(len(stream)):
+                meter.feed(stream[number : number + 1])
+            self.assertEqual(meter.reading().tokens, TOKENS)
+            self.assertTrue(meter.reading().complete)
+
+    def test_what_broke_off_is_known_as_far_as_it_came(self) -> None:
+        """F20 and F22: without message_stop it is not complete, and still counted."""
+        meter = StreamMeter()
+        meter.feed(START + TEXT[:20])
+        meter.end()
+        reading = meter.reading()
+        self.assertFalse(reading.complete)
+        self.assertTrue(reading.reported)
+        self.assertEqual((reading.tokens.input, reading.tokens.output), (10, 1))
+
+    def test_an_error_event_is_kept(self) -> None:
+        """F13: an error inside a 200 is no success."""
+        meter = StreamMeter()
+        meter.feed(event("error", error={"type": "overloaded_error", "message": "m"}))
+        self.assertEqual(meter.reading().error, "overloaded_error")
+        self.assertFalse(meter.reading().complete)
+        meter = StreamMeter()
+        meter.feed(b"event: error\ndata: not json\n\n")
+        self.assertEqual(meter.reading().error, "unknown")
+
+    def test_where_a_keep_alive_may_stand(self) -> None:
+        """F44: only between two events."""
+        meter = StreamMeter()
+        meter.feed(START)
+        self.assertTrue(meter.at_boundary)
+        meter.feed(TEXT[:-1])
+        self.assertFalse(meter.at_boundary)
+        meter.feed(TEXT[-1:])
+        self.assertTrue(meter.at_boundary)
+
+    def test_wrong_types_count_nothing(self) -> None:
+        meter = StreamMeter()
+        meter.feed(START)
+        for usage in (
+            [],
+            "x",
+            {"output_tokens": "many"},
+            {"output_tokens": -5},
+            {"output_tokens": 10**30},
+            5,
+        ):
+            meter.feed(event("message_delta", usage=usage))
+        meter.feed(b"event: message_delta\ndata: " + b"[" * 100_000 + b"\n\n")
+        self.assertEqual(meter.reading().tokens.output, 1)
+
+    @given(st.lists(st.binary(max_size=60) | st.sampled_from([START, TEXT, DELTA, STOP]), max_size=8))
+    def test_never_raises(self, chunks: list[bytes]) -> None:
+        meter = StreamMeter()
+        for chunk in chunks:
+            meter.feed(chunk)
+        meter.end()
+        meter.reading()
+
+
+class OtherMeterTests(SynchronousTestCase):
+    """Answers that are no event streams."""
+
+    def meter(self, status: int = 200, billable: bool = True, **headers: str) -> UsageMeter:
+        fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        return METERING.meter(RequestFacts(billable=billable), ResponseHead(status, b"", fields))
+
+    def test_the_meter_fits_the_answer(self) -> None:
+        self.assertIsInstance(self.meter(content_type="text/event-stream; charset=utf-8"), StreamMeter)
+        self.assertIsInstance(self.meter(content_type="Application/JSON"), JSONMeter)
+        for other in (
+            self.meter(),
+            self.meter(content_type="text/html"),
+            self.meter(status=529, content_type="application/json"),
+            self.meter(content_type="application/json", billable=False),
+            self.meter(content_type="text/event-stream", billable=False),
+            self.meter(content_type="text/event-stream", content_encoding="gzip"),
+        ):
+            self.assertIsInstance(other, OpaqueMeter)
+            other.feed(b"x")
+            self.assertFalse(other.reading().complete)
+            other.end()
+            self.assertTrue(other.reading().complete)
+
+    def test_a_json_message(self) -> None:
+        body = json.dumps(
+            {"model": "m", "usage": {"input_tokens": 3, "output_tokens": 4}, "content": []}
+        ).encode()
+        meter = self.meter(content_type="application/json")
+        meter.feed(body[:9])
+        self.assertFalse(meter.reading().complete)
+        meter.feed(body[9:])
+        meter.end()
+        self.assertEqual(meter.reading().tokens, Tokens(input=3, output=4))
+
+    def test_json_that_is_none_or_too_large(self) -> None:
+        for chunks in (
+            [b"<html>"],
+            [b"[]"],
+            [b'{"usage": 5}'],
+            [b" " * LARGEST_JSON, b"{}"],
+            [b"[" * 100_000],
+        ):
+            meter = self.meter(content_type="application/json")
+            for chunk in chunks:
+                meter.feed(chunk)
+            meter.end()
+            self.assertTrue(meter.reading().complete)
+            self.assertFalse(meter.reading().reported)
