@@ -1,23 +1,43 @@
-"""Rate-limit windows: what an upstream says of an account, merged into what is known (spec 4.7, 5).
+"""Rate-limit windows: what an upstream says of an account, merged into what is known (spec 4.7, 5, 8.3).
 
 Pure values and rules. Utilization is in percent of a window (0-100, may exceed), times are Unix seconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal
 
 #: Length of the short window of both providers where the upstream does not say (seconds).
 SHORT_WINDOW = 5 * 3600.0
 #: Length of the weekly window where the upstream does not say (seconds).
 WEEKLY_WINDOW = 7 * 86400.0
 
+#: Two resets this close are the same one (seconds): upstreams compute it anew for each answer, on clocks of their own.
+RESET_JITTER = 60.0
+#: More than this is no utilization (percent): overage is seen slightly above 100.
+LARGEST_UTILIZATION = 10_000.0
+#: 2100-01-01: what lies later is no time, but milliseconds or garbage (Unix seconds).
+LATEST_TIME = 4_102_444_800.0
+#: No window is longer (seconds): a year and a bit.
+LONGEST_WINDOW = 400 * 86400.0
+#: Windows of models that are kept per account; names come from the upstream, so they are bounded.
+MOST_MODELS = 32
+
+WindowKind = Literal["short", "weekly"]
+#: The words of ``anthropic-ratelimit-unified-status`` (spec 8.3).
+OverallStatus = Literal["allowed", "allowed_warning", "rejected"]
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One rate-limit window. ``utilization`` None = never heard of; ``resets_at`` 0 = unknown."""
+    """One rate-limit window. ``utilization`` None = never heard of; ``resets_at`` 0 = unknown; ``length`` in seconds.
+
+    Made from an upstream's words by :func:`make_window`, which lets no nonsense in.
+    """
 
     utilization: float | None = None
     resets_at: float = 0.0
@@ -58,3 +78,205 @@ class LimitsUpdate:
     def has_data(self) -> bool:
         """True if the answer mentioned any window: only then does it put off polling (spec 4.7)."""
         return self.short is not None or self.weekly is not None or bool(self.models)
+
+
+# One window ---------------------------------------------------------------------------------------------------
+
+
+def finite_number(value: object, largest: float) -> float | None:
+    """``value`` as a float if it is a number within 0 … ``largest``; None for anything else, booleans included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Compared before it is converted: an int may be too large for a float. NaN compares false.
+    return float(value) if 0 <= value <= largest else None
+
+
+def make_window(utilization: object, resets_at: object = None, length: object = None) -> Window | None:
+    """A window from an upstream's words: percent, Unix seconds, seconds.
+
+    None if ``utilization`` is not a number of at least 0: such a window says nothing. A reset or length that is none
+    (NaN, infinite, negative, after 2100, a boolean, a string) counts as not said.
+    """
+    used = finite_number(utilization, LARGEST_UTILIZATION)
+    if used is None:
+        return None
+    return Window(
+        used, finite_number(resets_at, LATEST_TIME) or 0.0, finite_number(length, LONGEST_WINDOW) or 0.0
+    )
+
+
+def is_expired(window: Window, now: float) -> bool:
+    """The window's reset has passed: it counts as empty until new data comes (spec 5.1). Never without a reset."""
+    return 0 < window.resets_at <= now
+
+
+def current_utilization(window: Window, now: float) -> float:
+    """Percent used at ``now``; 0 for an expired window and for one that was never heard of."""
+    return 0.0 if window.utilization is None or is_expired(window, now) else window.utilization
+
+
+def current_reset(window: Window, now: float) -> float:
+    """When the window resets (Unix seconds); 0 if that is unknown or has passed."""
+    return window.resets_at if window.resets_at > now else 0.0
+
+
+def remaining(window: Window, cap: float, now: float) -> float:
+    """What is left below ``cap``, in percent of the window; the whole cap if it is expired or unknown (spec 8.1)."""
+    return max(0.0, cap - current_utilization(window, now))
+
+
+# Merging ------------------------------------------------------------------------------------------------------
+
+
+def merge_observed(limits: Limits, update: LimitsUpdate, now: float) -> Limits:
+    """What response headers or in-stream events said, merged in (spec 4.7). The same object if nothing changed.
+
+    Answers overtake one another, so within one window utilization never goes down. It may decrease
+
+    * with a reset that is later by more than :data:`RESET_JITTER`: another window has begun. The reset that a window
+      was first seen with is kept while later ones lie within the jitter of it, so that a reset that creeps is
+      noticed in the end, and one that flickers changes nothing;
+    * when the known window's reset has passed.
+
+    A reset that is *earlier* by more than the jitter never replaces the known one (only polls may do that): the
+    highest utilization is kept with the latest reset. An update that is itself expired is a late answer about a
+    window that is over, and ignored, unless nothing is known yet.
+    """
+    return _merged(
+        limits,
+        _observed(limits.short, update.short, now),
+        _observed(limits.weekly, update.weekly, now),
+        {
+            family: _observed(limits.models.get(family, EMPTY), window, now)
+            for family, window in update.models.items()
+        },
+    )
+
+
+def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
+    """What the usage endpoint said, in place of what was known, also downwards (spec 3.5).
+
+    Windows that it did not mention stay. The same object if nothing changed.
+    """
+    return _merged(
+        limits,
+        _replaced(limits.short, update.short),
+        _replaced(limits.weekly, update.weekly),
+        {
+            family: _replaced(limits.models.get(family, EMPTY), window)
+            for family, window in update.models.items()
+        },
+    )
+
+
+def _replaced(known: Window, said: Window | None) -> Window:
+    if said is None or said.utilization is None or said == known:
+        return known
+    return said if said.length or not known.length else replace(said, length=known.length)
+
+
+def _observed(known: Window, said: Window | None, now: float) -> Window:
+    if said is None or said.utilization is None:
+        return known
+    if known.utilization is None:
+        return _replaced(known, said)
+    if is_expired(said, now):
+        return known
+    if is_expired(known, now):
+        return _replaced(known, said)
+    if known.resets_at and said.resets_at > known.resets_at + RESET_JITTER:
+        return _replaced(known, said)
+    resets_at = known.resets_at or said.resets_at
+    if said.utilization <= known.utilization and resets_at == known.resets_at:
+        return known
+    return replace(known, utilization=max(known.utilization, said.utilization), resets_at=resets_at)
+
+
+def _merged(limits: Limits, short: Window, weekly: Window, models: dict[str, Window]) -> Limits:
+    if all(limits.models.get(family) == window for family, window in models.items()):
+        if short is limits.short and weekly is limits.weekly:
+            return limits
+        return Limits(short, weekly, limits.models)
+    kept = {**limits.models, **models}
+    while len(kept) > MOST_MODELS:
+        del kept[min(kept, key=lambda family: kept[family].resets_at)]
+    return Limits(short, weekly, MappingProxyType(kept))
+
+
+# What clients are told of windows -----------------------------------------------------------------------------
+
+#: Per window: (percent used, fraction elapsed) from which on a client is warned; highest bracket first (spec 8.3).
+WARNING_BRACKETS: Mapping[WindowKind, tuple[tuple[float, float], ...]] = {
+    "short": ((90.0, 0.72),),
+    "weekly": ((75.0, 0.60), (50.0, 0.35), (25.0, 0.15)),
+}
+
+
+def elapsed_fraction(resets_at: float, length: float, now: float) -> float:
+    """How much of a window has passed, 0 … 1; 0 where its reset (0) or length is unknown."""
+    if resets_at <= 0 or length <= 0 or not math.isfinite(resets_at):
+        return 0.0
+    return min(1.0, max(0.0, (length - (resets_at - now)) / length))
+
+
+def warning(kind: WindowKind, utilization: float, elapsed: float) -> bool:
+    """Whether a client is to be warned (spec 8.3). ``utilization`` in percent, ``elapsed`` as a fraction.
+
+    The first bracket that the utilization reaches decides: 80 % of a week is judged by the 75 % bracket alone.
+    """
+    for used, passed in WARNING_BRACKETS[kind]:
+        if utilization >= used:
+            return elapsed >= passed
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStatus:
+    """One window as a client is told of it. ``utilization`` in percent; ``resets_at`` Unix seconds, 0 = unknown."""
+
+    kind: WindowKind
+    utilization: float
+    resets_at: float
+    warning: bool
+
+    @property
+    def exhausted(self) -> bool:
+        """Used up."""
+        return self.utilization >= 100.0
+
+    @property
+    def surpassed(self) -> bool:
+        """A threshold is surpassed: warned of, or used up."""
+        return self.warning or self.exhausted
+
+    @property
+    def priority(self) -> int:
+        """2 used up, 1 warned of, 0 neither."""
+        return 2 if self.exhausted else int(self.warning)
+
+
+def window_status(
+    kind: WindowKind, utilization: float, resets_at: float, now: float, length: float = 0.0
+) -> WindowStatus:
+    """Judge one window; ``length`` 0 = that of its kind (seconds)."""
+    length = length or (SHORT_WINDOW if kind == "short" else WEEKLY_WINDOW)
+    warned = warning(kind, utilization, elapsed_fraction(resets_at, length, now))
+    return WindowStatus(kind, utilization, resets_at, warned)
+
+
+def representative_claim(short: WindowStatus, weekly: WindowStatus) -> WindowStatus:
+    """The window that stands for both (spec 8.3).
+
+    The one with the higher priority, then the higher utilization, then the short one if it has a reset.
+    """
+    ours, theirs = (short.priority, short.utilization), (weekly.priority, weekly.utilization)
+    if ours == theirs:
+        return short if short.resets_at else weekly
+    return short if ours > theirs else weekly
+
+
+def overall_status(short: WindowStatus, weekly: WindowStatus, rate_limited: bool) -> OverallStatus:
+    """``rejected`` if a window is used up or everything is rate-limited, else by the warnings (spec 8.3)."""
+    if rate_limited or short.exhausted or weekly.exhausted:
+        return "rejected"
+    return "allowed_warning" if short.warning or weekly.warning else "allowed"

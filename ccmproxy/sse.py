@@ -1,0 +1,213 @@
+"""Incremental scanner of event streams (``text/event-stream``): finds events, decodes only the names and data asked for.
+
+Follows the WHATWG HTML standard, section "Server-sent events". Sans I/O: bytes in, events out; what is fed is never
+changed, kept longer than its event lasts, or delayed. How the bytes are cut into chunks makes no difference (F19).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+#: The name of an event that has none of its own.
+DEFAULT_NAME = b"message"
+#: Default bound on one event (bytes).
+LARGEST_EVENT = 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+#: The end of a line and an empty line. Atomic: CRLF is one line end, never taken apart into two.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+
+
+class Event(NamedTuple):
+    """One event, as bytes: ``data`` is its data lines joined by LF. Nothing is decoded."""
+
+    name: bytes
+    data: bytes
+
+
+_NOTHING: tuple[Event, ...] = ()
+
+
+class EventScanner:
+    """Finds the events of one stream.
+
+    ``wanted``: the names of the events to return, or a function that says so of a name. With names, chunks in which
+    none of them occurs cost next to nothing. ``max_event``: bytes of an event up to its empty line; a larger one is
+    skipped and counted in :attr:`oversized`. At most that much is kept, of an event whose end has not come yet.
+    """
+
+    __slots__ = (
+        "_bom",
+        "_idle",
+        "_is_wanted",
+        "_last",
+        "_line_end",
+        "_markers",
+        "_max_event",
+        "_pending",
+        "_size",
+        "oversized",
+    )
+
+    def __init__(
+        self, wanted: Collection[bytes] | Callable[[bytes], bool], max_event: int = LARGEST_EVENT
+    ) -> None:
+        #: What every wanted event contains; None: nothing of the kind is known.
+        self._markers: tuple[bytes, ...] | None = None
+        if callable(wanted):
+            self._is_wanted = wanted
+        else:
+            names = frozenset(wanted)
+            self._is_wanted = names.__contains__
+            if DEFAULT_NAME not in names:
+                self._markers = tuple(sorted(names, key=len))
+        self._max_event = max_event
+        #: Nothing of an event has come yet, and no part of a byte order mark.
+        self._idle = True
+        #: Start of the stream, as long as it may be that of a byte order mark; None: past that.
+        self._bom: bytes | None = b""
+        #: The event whose end has not come yet; emptied when it grows too large.
+        self._pending: list[bytes] = []
+        #: Its bytes so far, skipped ones included.
+        self._size = 0
+        #: The line end that these bytes end with, if they do: with another one it makes an empty line.
+        self._line_end = b""
+        #: The last bytes of the stream, up to 3.
+        self._last = b""
+        #: How many events were too large to be looked at.
+        self.oversized = 0
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what was fed ends between two events, so that something else may be written there (F44).
+
+        Between CR and LF of an empty line does not count: clients that look for CRLF CRLF would be confused.
+        """
+        return self._idle and not self._last.endswith(b"\r\n\r")
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Take the next bytes; return the wanted events that they complete, in order. Never raises.
+
+        An event without data is none, and one that the stream breaks off in is never returned (both as the standard
+        has it).
+        """
+        if self._idle and data.endswith((b"\n\n", b"\r\n\r\n")) and not self._may_be_wanted(data):
+            # Whole events, as they nearly always come, and none that anybody asked for.
+            self._bom = None
+            self._last = data[-3:]
+            return _NOTHING
+        if not data:
+            return _NOTHING
+        self._last = (self._last + data[-3:])[-3:]
+        if self._bom is not None:
+            data = self._bom + data
+            if len(data) < len(_BOM) and _BOM.startswith(data):
+                self._bom = data
+                self._idle = False
+                return _NOTHING
+            self._bom = None
+            self._idle = True
+            data = data.removeprefix(_BOM)
+        events: list[Event] = []
+        position = 0
+        if not self._idle:
+            position = self._finish_pending(data, events)
+        # From here on ``position`` is at the start of an event, unless the data is used up.
+        at_end = len(data)
+        while position < at_end:
+            if data[position] in b"\r\n":
+                # An empty line that ends nothing; also the LF of a CRLF whose CR came before.
+                position += 1
+                continue
+            start, end = _blank_line(data, position)
+            if start < 0:
+                self._begin_pending(data, position)
+                break
+            if start - position > self._max_event:
+                self.oversized += 1
+            else:
+                self._complete(data[position:start], events)
+            position = end
+        return events
+
+    def _may_be_wanted(self, data: bytes) -> bool:
+        if self._markers is None:
+            return True
+        for (
+            marker
+        ) in self._markers:  # a loop of plain searches is several times faster than any() or a pattern
+            if marker in data:
+                return True
+        return False
+
+    def _begin_pending(self, data: bytes, position: int) -> None:
+        self._idle = False
+        self._size = 0
+        self._line_end = b""
+        self._extend_pending(data[position:] if position else data)
+
+    def _extend_pending(self, data: bytes) -> None:
+        self._size += len(data)
+        ending = (self._line_end + data[-2:])[-2:]
+        self._line_end = (
+            ending if ending == b"\r\n" else ending[-1:] if ending[-1:] in (b"\r", b"\n") else b""
+        )
+        if self._size - len(self._line_end) > self._max_event:
+            self._pending.clear()
+        else:
+            self._pending.append(data)
+
+    def _finish_pending(self, data: bytes, events: list[Event]) -> int:
+        """Look for the end of the pending event; the position in ``data`` after it, its length if there is none."""
+        known = len(self._line_end)
+        start, end = -1, -1
+        if known and data[0] in b"\r\n":
+            # Only a line end that was cut in two, or an empty line's, can begin before ``data``.
+            found = _BLANK_LINE.match(self._line_end + data[:2])
+            if found is not None:
+                start, end = -known, found.end() - known
+        if end < 0:
+            start, end = _blank_line(data, 0)
+        if end < 0:
+            self._extend_pending(data)
+            return len(data)
+        size = self._size + start
+        if size > self._max_event:
+            self.oversized += 1
+        else:
+            if start > 0:
+                self._pending.append(data[:start])
+            self._complete(b"".join(self._pending), events)
+        self._pending.clear()
+        self._idle = True
+        return end
+
+    def _complete(self, raw: bytes, events: list[Event]) -> None:
+        """Take in one whole event, without its empty line."""
+        if not self._may_be_wanted(raw):
+            return
+        name = b""
+        lines: list[bytes] = []
+        for line in raw.splitlines():  # of bytes: LF, CR and CRLF only, as the standard wants it
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                lines.append(value.removeprefix(b" "))
+            elif field == b"event":
+                name = value.removeprefix(b" ")
+        name = name or DEFAULT_NAME
+        if lines and self._is_wanted(name):
+            events.append(Event(name, b"\n".join(lines)))
+
+
+def _blank_line(data: bytes, position: int) -> tuple[int, int]:
+    """Start and end of the first empty line with the line end before it, from ``position`` on; (-1, -1) for none.
+
+    ``position`` must not lie between CR and LF.
+    """
+    if b"\r" not in data:
+        start = data.find(b"\n\n", position)
+        return (start, start + 2) if start >= 0 else (-1, -1)
+    found = _BLANK_LINE.search(data, position)
+    return found.span() if found else (-1, -1)
