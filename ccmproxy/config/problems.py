@@ -1,0 +1,112 @@
+"""What is wrong with a configuration: each problem with its path and place, and never with a secret in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+#: Where a value stands: option names and list indices from the top of the document.
+Path = tuple[str | int, ...]
+
+#: What may be repeated from the file: looks like a name somebody chose, not like a token. Hence few digits.
+_NAME = re.compile(r"[A-Za-z_$][\w.@-]{0,39}")
+_MOST_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the file. Both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    ``path``: as an operator writes it, ``services[0].credentials[2].reserve_5h``; empty for the whole file.
+    ``message``: what is wrong, to be read after the path. ``line`` and ``column`` count from 1, None where there is no
+    such place. ``str()`` is one line, ``FILE:LINE: PATH: MESSAGE``.
+    """
+
+    path: str
+    message: str
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class ConfigurationError(Exception):
+    """A configuration cannot be used. ``problems``: all that was found; ``str()`` has one line for each.
+
+    Holds no secret: tokens, keys, passwords and header values of the file are never repeated.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Report:
+    """Collects the problems of one file.
+
+    ``positions``: where each path stands. ``secrets``: values that must not be repeated, whatever they look like; more
+    can be added while the file is being checked.
+    """
+
+    def __init__(self, file: str, positions: Mapping[Path, Position], secrets: Iterable[str] = ()) -> None:
+        self._file = file
+        self._positions = positions
+        self._problems: dict[tuple[Path, str], Position | None] = {}
+        self.secrets = set(secrets)
+
+    def add(self, path: Path, message: str, position: Position | None = None) -> None:
+        """Note a problem. Without ``position``: where ``path`` stands, or the closest that encloses it."""
+        self._problems.setdefault((path, message), position or self._locate(path))
+
+    def shown(self, text: object) -> str:
+        """``text`` from the file, quoted for a message; only an ellipsis where it might be a secret."""
+        return f'"{text}"' if isinstance(text, str) and self._is_harmless(text) else "…"
+
+    def nearest(self, text: object, known: Iterable[str]) -> str:
+        """``; did you mean "X"?`` with the known name that is closest to ``text``; empty where none is close."""
+        close = difflib.get_close_matches(text[:80], list(known), n=1) if isinstance(text, str) else []
+        return f'; did you mean "{close[0]}"?' if close else ""
+
+    def problems(self) -> tuple[Problem, ...]:
+        """All problems so far, in the order of the file."""
+        found = [
+            Problem(
+                self._format(path), message, self._file, at.line if at else None, at.column if at else None
+            )
+            for (path, message), at in self._problems.items()
+        ]
+        return tuple(sorted(found, key=lambda p: (p.line or 0, p.column or 0, p.path)))
+
+    def _locate(self, path: Path) -> Position | None:
+        for length in range(len(path), -1, -1):
+            if path[:length] in self._positions:
+                return self._positions[path[:length]]
+        return None
+
+    def _format(self, path: Path) -> str:
+        text = ""
+        for element in path:
+            if isinstance(element, int):
+                text += f"[{element}]"
+            else:
+                text += f"{'.' if text else ''}{element if self._is_harmless(element) else '…'}"
+        return text
+
+    def _is_harmless(self, text: str) -> bool:
+        if not _NAME.fullmatch(text) or sum(map(str.isdigit, text)) > _MOST_DIGITS:
+            return False
+        # A very short secret occurs in honest words as well: then only the whole of it counts.
+        return not any(text == secret or (len(secret) >= 4 and secret in text) for secret in self.secrets)

@@ -1,0 +1,169 @@
+"""Holds a document against the schema, and says what is wrong in an operator's words instead of pydantic's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ccmproxy.config import schema
+from ccmproxy.config.problems import Path, Report
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "true or false"),
+    (str, "text"),
+    ((int, float), "a number"),
+    (list, "a list"),
+    (Mapping, "a mapping"),
+)
+_EXPECTED = {
+    "string_type": "text",
+    "secret_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "union_tag_not_found": "a mapping",
+}
+_BOUNDS = {
+    "less_than_equal": ("le", "at most"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "greater_than": ("gt", "more than"),
+}
+#: Every mapping of options in the file, by what an operator calls it: to say where a misplaced option belongs.
+_PLACES: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("the top of the file", schema.FileOptions),
+    ("a service", schema.ServiceOptions),
+    ('a service\'s "upstream"', schema.UpstreamOptions),
+    ("a user", schema.UserOptions),
+    ('an entry of "credentials"', schema.DefaultCredential),
+    ("an external credential", schema.ExternalCredential),
+    ("a balancer", schema.BalancerCredential),
+    ('a service\'s "tls"', schema.TLSOptions),
+    ("an outbound", schema.HTTPOutbound),
+)
+
+
+def check_shape(document: Mapping[str, Any], report: Report) -> schema.FileOptions | None:
+    """The options of ``document``; None where a problem was reported."""
+    try:
+        return schema.FileOptions.model_validate(document)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _report(detail, document, report)
+        return None
+
+
+def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The model of the mapping at ``path``; None where the file may choose the names itself."""
+    match path:
+        case ():
+            return schema.FileOptions
+        case ("log",):
+            return schema.LogOptions
+        case ("prices", _):
+            return schema.PriceOptions
+        case ("outbounds", int()):
+            return schema.OUTBOUND_TYPES.get(str(value_at((*path, "type"), document)))
+        case ("services", int()):
+            return schema.ServiceOptions
+        case ("services", int(), "tls"):
+            return schema.TLSOptions
+        case ("services", int(), "upstream"):
+            return schema.UpstreamOptions
+        case ("services", int(), "users", int()):
+            return schema.UserOptions
+        case ("services", int(), "credentials", int()):
+            kind = value_at((*path, "type"), document)
+            return schema.CREDENTIAL_TYPES.get("default" if kind is None else str(kind))
+    return None
+
+
+def value_at(path: Path, document: Any) -> Any:
+    """What stands at ``path``; None where there is nothing."""
+    for element in path:
+        if isinstance(document, Mapping) and isinstance(element, str):
+            document = document.get(element)
+        elif isinstance(document, list) and isinstance(element, int) and element < len(document):
+            document = document[element]
+        else:
+            return None
+    return document
+
+
+def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -> None:
+    path = tuple(each for each in detail["loc"] if not str(each).startswith(schema.BRANCH))
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    match kind:
+        case "missing":
+            report.add(path, "is required")
+        case "extra_forbidden":
+            report.add(path, _unknown_option(path, document, report))
+        case "value_error":
+            report.add(path, str(context["error"]))
+        case "literal_error":
+            known = _choices(path, document)
+            report.add(path, _unknown_value(path, value, known, report))
+        case "union_tag_invalid":
+            path = (*path, "type")
+            value = value_at(path, document)
+            known = list(schema.CREDENTIAL_TYPES if "credentials" in path else schema.OUTBOUND_TYPES)
+            if value is None:
+                report.add(path, f"is required: {_either(known)}")
+            else:
+                report.add(path, _unknown_value(path, value, known, report))
+        case "too_short":
+            report.add(path, "must hold at least one")
+        case _ if kind in _BOUNDS:
+            name, words = _BOUNDS[kind]
+            report.add(path, f"must be {words} {context[name]:g}, is {value:g}")
+        case _ if kind in _EXPECTED:
+            report.add(path, _wrong_kind(_EXPECTED[kind], value, detail["loc"], document))
+        case _:
+            report.add(path, "is not valid")
+
+
+def _wrong_kind(expected: str, value: object, path: Sequence[str | int], document: Any) -> str:
+    found = next((words for types, words in _KINDS if isinstance(value, types)), "empty")
+    hint = "; put it in quotes" if expected == "text" and isinstance(value, bool | int | float) else ""
+    return f"must be {expected}" if found in expected else f"must be {expected}, is {found}{hint}"
+
+
+def _unknown_option(path: Path, document: Mapping[str, Any], report: Report) -> str:
+    name = path[-1]
+    model = options_at(path[:-1], document)
+    known = list(model.model_fields) if model else []
+    if isinstance(name, str) and ":" in name:
+        return "unknown option; is there a space missing after a colon?"
+    suggestion = report.nearest(name, known)
+    if not suggestion:
+        for place, other in _PLACES:
+            if name in other.model_fields and other is not model:
+                suggestion = f"; it is an option of {place}"
+                break
+    return f"unknown option{suggestion}"
+
+
+def _unknown_value(path: Path, value: object, known: Sequence[str], report: Report) -> str:
+    hint = report.nearest(value, known) or f"; known: {_either(known)}"
+    return f"unknown {path[-1]} {report.shown(value)}{hint}"
+
+
+def _choices(path: Path, document: Mapping[str, Any]) -> list[str]:
+    """The values that the option at ``path`` may have, from the schema."""
+    model = options_at(path[:-1], document)
+    if model is None or path[-1] not in model.model_fields:
+        return []
+    property_schema = model.model_json_schema()["properties"][path[-1]]
+    return [str(each) for each in property_schema.get("enum", [property_schema.get("const", "")])]
+
+
+def _either(known: Iterable[str]) -> str:
+    return ", ".join(known)

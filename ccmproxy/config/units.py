@@ -1,0 +1,59 @@
+"""Spans of time and amounts of memory as an operator writes them: a plain number, or a number with its unit."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+DAY = 86400.0
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s?(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
+_SIZE = re.compile(r"(\d{1,12})\s?(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds of ``"30s"``, ``"1.5h"``, ``"250ms"``; numbers pass. Raises ValueError for other text."""
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value)
+    if not found:
+        raise ValueError(
+            'must be a number of seconds, or a number with a unit (ms, s, m, h, d) like "30s" or "10m"'
+        )
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def parse_size(value: Any) -> Any:
+    """Bytes of ``"64 MiB"``; numbers pass. Raises ValueError for other text."""
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value)
+    if not found:
+        raise ValueError('must be a number of bytes, or a number with a unit (B, KiB, MiB, GiB) like "64MiB"')
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def _schema(kind: str, pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"anyOf": [{"type": kind, "minimum": 0}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
+    )
+
+
+#: Seconds, as a float. Bounded, because timers are: a month is as good as for ever.
+Duration = Annotated[
+    float, Field(ge=0, le=30 * DAY), BeforeValidator(parse_duration), _schema("number", _DURATION)
+]
+#: Seconds, at least a millisecond.
+Timeout = Annotated[
+    float, Field(ge=0.001, le=30 * DAY), BeforeValidator(parse_duration), _schema("number", _DURATION)
+]
+#: Bytes, as an int.
+Size = Annotated[int, BeforeValidator(parse_size), _schema("integer", _SIZE)]

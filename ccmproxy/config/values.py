@@ -1,0 +1,133 @@
+"""A checked configuration, ready for use: frozen values with every default filled in and every path made absolute.
+
+Equal values mean equal behaviour, so a reload compares them. Secrets are SecretStr: no repr shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import SecretStr
+
+from ccmproxy.availability import Caps
+from ccmproxy.config.units import KIB, MIB
+
+ServiceType = Literal["ccm", "ocm"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """``level``: debug, info, warn or error. ``format``: text or json."""
+
+    level: str = "info"
+    format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """Where a provider is, and how long to wait for it. URLs and names are None where the official one is meant.
+
+    ``ca_path``: PEM file to trust besides the system's store. Timeouts in seconds.
+    """
+
+    api_url: str | None = None
+    token_url: str | None = None
+    usage_url: str | None = None
+    profile_url: str | None = None
+    ca_path: str | None = None
+    user_agent: str | None = None
+    connect_timeout: float = 10.0
+    first_byte_timeout: float = 600.0
+    idle_timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What clients of a service are held to. Sizes in bytes, times in seconds.
+
+    ``max_connections_per_user``: None = unlimited. ``ping_interval``: None = no keep-alive in event streams.
+    """
+
+    max_request_body: int = 64 * MIB
+    max_request_head: int = 64 * KIB
+    max_connections_per_user: int | None = None
+    head_timeout: float = 30.0
+    body_timeout: float = 60.0
+    keepalive_timeout: float = 300.0
+    ping_interval: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialConfig:
+    """A default credential: an account's file, or an API key.
+
+    ``credential_path``: absolute; None with an API key. ``is_default_path``: no path was given, so this is where the
+    official CLI keeps it, and on macOS the keychain comes first (spec 3.1). ``short_cap`` and ``weekly_cap``: percent
+    of the window at which the credential pauses. ``plan_weight``: of an API key, None where not given.
+    """
+
+    tag: str
+    credential_path: str | None
+    is_default_path: bool = False
+    api_key: SecretStr | None = None
+    short_cap: float = 99.0
+    weekly_cap: float = 99.0
+    plan_weight: float | None = None
+
+    @property
+    def caps(self) -> Caps:
+        """Both caps as the availability rules take them."""
+        return Caps(self.short_cap, self.weekly_cap)
+
+
+@dataclass(frozen=True, slots=True)
+class UserConfig:
+    """Who may use a service: ``token`` authenticates, ``credential`` is the tag that serves the requests."""
+
+    name: str
+    token: SecretStr
+    credential: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One listening address of one provider.
+
+    ``endpoint``: always a Twisted server endpoint description, made from ``listen`` and ``listen_port`` where those
+    were given or meant; then these two are set, else None. ``address``: the same for people. ``credentials``: at least
+    one; in single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the first.
+    ``headers``: as they are to be sent to the upstream, in place of the client's.
+    """
+
+    name: str
+    type: ServiceType
+    endpoint: str
+    address: str
+    credentials: tuple[CredentialConfig, ...]
+    listen: str | None = None
+    listen_port: int | None = None
+    users: tuple[UserConfig, ...] = ()
+    allow_anonymous: bool = False
+    headers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    upstream: UpstreamConfig = UpstreamConfig()
+    limits: ServiceLimits = ServiceLimits()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration.
+
+    ``path``: the file it came from, absolute; None for the built-in default. ``shutdown_grace``: seconds.
+    ``secret_files``: every file with secrets in it that is known of, for a look at its permissions.
+    """
+
+    services: tuple[ServiceConfig, ...]
+    log: LogConfig = LogConfig()
+    shutdown_grace: float = 30.0
+    path: str | None = None
+    secret_files: tuple[str, ...] = ()
