@@ -1,0 +1,13 @@
+"""Believable upstreams for tests, the demo and benchmarks: one port, many accounts, everything that can go wrong.
+
+:class:`Simulator` answers as the real services do, as far as their behaviour is known from outside: logins whose
+refresh tokens rotate, windows that fill with tokens and empty with time, answers of a model that a prompt can direct
+(:mod:`ccmproxy.simulator.conversation`), and faults (:mod:`ccmproxy.simulator.faults`).
+
+Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`) turns a request into a reply,
+:mod:`ccmproxy.simulator.steps` turns the reply and a fault into steps, and :mod:`ccmproxy.simulator.player` takes them.
+
+``python -m ccmproxy.simulator`` runs it on a port of its own.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,200 @@
+"""Accounts of the simulator: logins whose refresh tokens rotate, windows that fill, and what was done to them.
+
+What both upstreams have in common is here; :mod:`ccmproxy.simulator.claude.account` adds one provider's plans, tokens
+and files. No Twisted; the time comes from a callable.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ccmproxy.simulator.windows import UsageWindow, cost
+from ccmproxy.usage import Tokens
+
+#: What the token in a request turned out to be.
+TokenState = Literal["valid", "expired", "revoked"]
+
+
+@dataclass(slots=True)
+class AccountCounters:
+    """What an account has seen. ``turns``: requests for a model's answer that reached it, faults included.
+
+    ``refreshes``: successful ones; ``refused_refreshes``: with an old or unknown refresh token of this account.
+    """
+
+    turns: int = 0
+    refused_turns: int = 0
+    refreshes: int = 0
+    refused_refreshes: int = 0
+    usage_polls: int = 0
+    profile_requests: int = 0
+    concurrent: int = 0
+    max_concurrent: int = 0
+
+
+class RefreshTokenReused(Exception):
+    """The refresh token was redeemed before; the account has been logged out for it."""
+
+
+class SimulatedAccount:
+    """One login: current tokens, earlier ones, windows by name, counters.
+
+    ``access_tokens_overlap``: a refresh leaves earlier access tokens valid until they expire; by default it ends them,
+    so that whoever goes on with one is found out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rng: random.Random,
+        time: Callable[[], float],
+        windows: dict[str, UsageWindow],
+        scopes: tuple[str, ...] = (),
+        token_lifetime: float = 28800.0,
+        access_tokens_overlap: bool = False,
+    ) -> None:
+        self.name = name
+        self.windows = windows
+        self.scopes = scopes
+        self.token_lifetime = token_lifetime
+        self.access_tokens_overlap = access_tokens_overlap
+        self.counters = AccountCounters()
+        self.uuid = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        self.organization_uuid = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        self.email = f"{name}@example.com"
+        self.logged_in = True
+        self._rng = rng
+        self._time = time
+        self._access_tokens: dict[str, float] = {}
+        self._revoked: set[str] = set()
+        self._redeemed: set[str] = set()
+        self.access_token = ""
+        self.refresh_token = ""
+        self.log_in()
+
+    # Tokens ---------------------------------------------------------------------------------------------------
+
+    def _new_access_token(self) -> str:
+        raise NotImplementedError
+
+    def _new_refresh_token(self) -> str:
+        raise NotImplementedError
+
+    def credentials_document(self, *, plan_known: bool = True) -> bytes:
+        """The credential file as the official client would have written it now."""
+        raise NotImplementedError
+
+    def _secret(self, size: int) -> str:
+        """A random base64url word made from ``size`` bytes; seeded, so that a run can be repeated."""
+        return base64.urlsafe_b64encode(self._rng.randbytes(size)).rstrip(b"=").decode()
+
+    @property
+    def expires_at(self) -> float:
+        """When the current access token expires or expired (Unix seconds)."""
+        return self._access_tokens[self.access_token]
+
+    def log_in(self) -> None:
+        """Begin a new login: every earlier token is worthless from now on."""
+        self.logged_in = True
+        self._redeemed.clear()
+        self._revoked.clear()
+        self._access_tokens.clear()
+        self._rotate()
+
+    def _rotate(self) -> None:
+        if not self.access_tokens_overlap:
+            self._access_tokens.clear()
+        self.access_token = self._new_access_token()
+        self._access_tokens[self.access_token] = self._time() + self.token_lifetime
+        self.refresh_token = self._new_refresh_token()
+
+    def redeem(self, refresh_token: str) -> None:
+        """Exchange a refresh token for a new pair of tokens.
+
+        Raises RefreshTokenReused for one that was redeemed before, which logs the account out (RFC 9700 section
+        2.2.2; seen with both providers), and KeyError for one that is not this account's or is not valid any more.
+        """
+        if refresh_token in self._redeemed:
+            self.counters.refused_refreshes += 1
+            self.log_out()
+            raise RefreshTokenReused
+        if not self.logged_in or refresh_token != self.refresh_token:
+            self.counters.refused_refreshes += 1
+            raise KeyError("unknown refresh token")
+        self._redeemed.add(refresh_token)
+        self.counters.refreshes += 1
+        self._rotate()
+
+    def knows_refresh_token(self, refresh_token: str) -> bool:
+        return refresh_token == self.refresh_token or refresh_token in self._redeemed
+
+    def token_state(self, access_token: str) -> TokenState | None:
+        """What ``access_token`` is to this account; None: nothing that it knows."""
+        if access_token in self._revoked:
+            return "revoked"
+        expires_at = self._access_tokens.get(access_token)
+        if expires_at is None:
+            return None
+        return "valid" if self._time() < expires_at else "expired"
+
+    def expire_access_token(self) -> None:
+        """The current access token expires now; the refresh token stays good."""
+        self._access_tokens[self.access_token] = self._time()
+
+    def revoke(self) -> None:
+        """The current access token is refused from now on as revoked; the refresh token stays good."""
+        self._revoked.add(self.access_token)
+
+    def log_out(self) -> None:
+        """The login is over: access tokens are revoked, no refresh token is accepted any more."""
+        self._revoked.update(self._access_tokens)
+        self.logged_in = False
+
+    # Windows --------------------------------------------------------------------------------------------------
+
+    def set_utilization(self, window: str, percent: float, resets_in: float | None = None) -> None:
+        """Make a window ``percent`` full; ``resets_in`` seconds moves its reset. Raises KeyError for an unknown one."""
+        self.windows[window].set_utilization(percent, self._time(), resets_in)
+
+    def exhaust(self, window: str = "five_hour", resets_in: float | None = None) -> None:
+        """Use a window up. Raises KeyError for an unknown window."""
+        self.set_utilization(window, 100.0, resets_in)
+
+    def reset(self, window: str | None = None) -> None:
+        """Empty one window, or all of them, before their time; their reset times stay."""
+        for name in [window] if window is not None else list(self.windows):
+            self.windows[name].used = 0.0
+
+    def utilization(self, window: str) -> float:
+        """Percent of a window that is used now."""
+        return self.windows[window].utilization(self._time()) * 100.0
+
+    def full_until(self, names: Iterable[str]) -> float | None:
+        """When the last of those of the named windows resets that are used up (Unix seconds); None: none is."""
+        now = self._time()
+        windows = [self.windows[name] for name in names]
+        return max((window.resets_at or now for window in windows if window.is_full(now)), default=None)
+
+    def consume(self, tokens: Tokens, model_weight: float, windows: list[str]) -> None:
+        """Take an answer's tokens from the named windows."""
+        units = cost(tokens, model_weight)
+        now = self._time()
+        for name in windows:
+            self.windows[name].consume(units, now)
+
+    # Concurrency ----------------------------------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        counters = self.counters
+        counters.turns += 1
+        counters.concurrent += 1
+        counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
+
+    def end_turn(self) -> None:
+        self.counters.concurrent -= 1

@@ -1,0 +1,1 @@
+"""Claude's side of the simulator: accounts and their files, messages, limits, the token endpoint."""

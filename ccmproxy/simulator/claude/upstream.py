@@ -1,0 +1,314 @@
+"""Claude's side of the simulator: what is asked, by whom, and the answer. No I/O; the time comes from a callable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount, model_weight
+from ccmproxy.simulator.claude.authentication import Authenticated, Authenticator
+from ccmproxy.simulator.claude.errors import Refusals, Refused, json_reply, request_id
+from ccmproxy.simulator.claude.limits import key_headers, profile_document, unified_headers, usage_document
+from ccmproxy.simulator.claude.messages import (
+    PING,
+    InvalidRequest,
+    PromptCache,
+    build_message,
+    check,
+    conversation_key,
+    decode_body,
+    error_event,
+    foreign_thought,
+    read_prompt,
+    signature,
+)
+from ccmproxy.simulator.claude.oauth import refresh, refreshing_account, token_request
+from ccmproxy.simulator.conversation import compose, estimate_tokens, simulate_marker
+from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
+from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.steps import Pace, Reply
+from ccmproxy.simulator.upstream import Answer
+from ccmproxy.usage import Tokens
+
+#: Models that exist: id → display name.
+MODELS = {
+    "claude-opus-5": "Claude Opus 5",
+    "claude-sonnet-5": "Claude Sonnet 5",
+    "claude-haiku-4-5-20251001": "Claude Haiku 4.5",
+    "claude-opus-4-6": "Claude Opus 4.6",
+    "claude-sonnet-4-6": "Claude Sonnet 4.6",
+}
+
+_EDGE_HEADERS: Headers = [
+    (b"server", b"cloudflare"),
+    (b"via", b"1.1 google"),
+    (b"x-robots-tag", b"none"),
+    (b"cf-cache-status", b"DYNAMIC"),
+    (b"cf-ray", b"9a1b2c3d4e5f6071-FRA"),
+]
+
+
+class ClaudeUpstream:
+    """api.anthropic.com and its token endpoint, for as many accounts as are added.
+
+    Any model whose name begins with ``claude-`` is served; ``MODELS`` are those that are listed.
+    """
+
+    def __init__(
+        self,
+        faults: FaultPlan,
+        rng: random.Random,
+        time: Callable[[], float],
+        pace: Callable[[], Pace] = Pace,
+    ) -> None:
+        self.accounts: list[ClaudeAccount] = []
+        self.keys: list[ApiKeyAccount] = []
+        self._faults = faults
+        self._rng = rng
+        self._time = time
+        self._pace = pace
+        self._refusals = Refusals(rng)
+        self._authenticator = Authenticator(self.accounts, self.keys, self._refusals)
+        self._cache = PromptCache()
+        self._routes: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Answer]] = {
+            (b"POST", b"/v1/messages"): self._messages,
+            (b"POST", b"/v1/messages/count_tokens"): self._count_tokens,
+            (b"GET", b"/v1/models"): self._models,
+            (b"POST", b"/v1/oauth/token"): self._token,
+            (b"GET", b"/api/oauth/usage"): self._usage,
+            (b"GET", b"/api/oauth/profile"): self._profile,
+        }
+        self._paths = {path for _, path in self._routes}
+
+    def answer(self, request: ReceivedRequest) -> Answer | None:
+        """The answer to one request."""
+        path = request.path
+        handler = self._routes.get((request.method, path))
+        try:
+            if handler is not None:
+                return handler(request)
+            if path.startswith(b"/v1/models/") and request.method == b"GET":
+                return self._model(request)
+        except Refused as refused:
+            return Answer(refused.reply)
+        if path in (b"/", b"/api/hello") and request.method in (b"GET", b"HEAD"):
+            return Answer(Reply(ResponseHead(200, b"OK", [(b"content-type", b"text/plain")]), [b""]))
+        if path in self._paths:
+            return Answer(self._refusals.error(405, "invalid_request_error", "Method Not Allowed"))
+        return None
+
+    # Endpoints ------------------------------------------------------------------------------------------------
+
+    def _messages(self, request: ReceivedRequest) -> Answer:
+        request.endpoint = "turn"
+        account = self._authenticator.authenticate(request)
+        document = self._document(request)
+        prompt = read_prompt(document)
+        key = conversation_key(request.header(b"x-claude-code-session-id"), document)
+        fault = self._fault(request, account, "turn", simulate_marker(prompt.text), key)
+        model = str(document.get("model", ""))
+        if fault is not None and fault.is_answer:
+            account.counters.refused_turns += 1
+            return Answer(self._replacement(request, account, fault, model), fault, account)
+        self._check_version(request)
+        self._check(document)
+        place = foreign_thought(document, account.organization_uuid)
+        if place is not None:
+            raise self._invalid(
+                f"messages.{place[0]}.content.{place[1]}: Invalid `signature` in `thinking` block"
+            )
+        if (refusal := self._used_up(account, model)) is not None:
+            account.counters.refused_turns += 1
+            return Answer(refusal, fault, account)
+
+        now = self._time()
+        cache_key = (account.organization_uuid, key, model, str(len(prompt.tools)))
+        tokens = self._cache.tokens(cache_key, request.body, now)
+        blocks = compose(prompt, self._rng)
+        message = build_message(
+            document, blocks, tokens, lambda text: signature(account.organization_uuid, text), self._rng
+        )
+        self._consume(account, model, tokens, message.output_tokens)
+        head = self._head(account, model)
+        if document.get("stream") is True:
+            head.headers[:0] = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-cache"),
+            ]
+            reply = Reply(head, message.events(self._rng), True, error_event, PING, self._pace())
+        else:
+            head.headers[:0] = [(b"content-type", b"application/json")]
+            reply = Reply(head, [message.whole()])
+        return Answer(reply, fault, account)
+
+    def _count_tokens(self, request: ReceivedRequest) -> Answer:
+        account = self._authenticator.authenticate(request)
+        document = self._document(request)
+
+        def count() -> Reply:
+            self._check_version(request)
+            self._check(document, counting=True)
+            return json_reply(200, {"input_tokens": estimate_tokens(len(request.body))}, self._identity())
+
+        return self._unless_faulty(request, account, "count_tokens", count)
+
+    def _models(self, request: ReceivedRequest) -> Answer:
+        models = [_model_document(model) for model in MODELS]
+        page = {
+            "data": models,
+            "has_more": False,
+            "first_id": models[0]["id"],
+            "last_id": models[-1]["id"],
+        }
+        account = self._authenticator.authenticate(request)
+        return self._unless_faulty(
+            request, account, "models", lambda: json_reply(200, page, self._identity())
+        )
+
+    def _model(self, request: ReceivedRequest) -> Answer:
+        account = self._authenticator.authenticate(request)
+        model = request.path.removeprefix(b"/v1/models/").decode("latin-1")
+
+        def show() -> Reply:
+            if model not in MODELS:
+                return self._refusals.error(404, "not_found_error", f"model: {model}")
+            return json_reply(200, _model_document(model), self._identity())
+
+        return self._unless_faulty(request, account, "models", show)
+
+    def _token(self, request: ReceivedRequest) -> Answer:
+        parameters = token_request(request)
+        account = refreshing_account(parameters, self.accounts)
+        request.account = account.name if account is not None else None
+        return self._unless_faulty(
+            request, account, "token", lambda: refresh(parameters, account, self._refusals)
+        )
+
+    def _usage(self, request: ReceivedRequest) -> Answer:
+        account = self._authenticator.subscription(request)
+        account.counters.usage_polls += 1
+        return self._unless_faulty(
+            request,
+            account,
+            "usage",
+            lambda: json_reply(200, usage_document(account, self._time()), self._identity()),
+        )
+
+    def _profile(self, request: ReceivedRequest) -> Answer:
+        account = self._authenticator.subscription(request)
+        account.counters.profile_requests += 1
+        return self._unless_faulty(
+            request,
+            account,
+            "profile",
+            lambda: json_reply(200, profile_document(account), self._identity()),
+        )
+
+    # Steps of them --------------------------------------------------------------------------------------------
+
+    def _document(self, request: ReceivedRequest) -> Mapping[str, Any]:
+        try:
+            return decode_body(request.body)
+        except InvalidRequest as error:
+            raise self._invalid(str(error)) from None
+
+    def _fault(
+        self,
+        request: ReceivedRequest,
+        account: Authenticated | None,
+        endpoint: Endpoint,
+        marker: str | None = None,
+        conversation: str = "",
+    ) -> Fault | None:
+        header = request.header(b"x-simulate")
+        wish = header.decode("latin-1") if header is not None else marker
+        name = account.name if account is not None else None
+        try:
+            fault = self._faults.choose(endpoint, name, wish, conversation)
+        except ValueError as error:
+            raise self._invalid(str(error)) from None
+        request.fault = fault.name if fault is not None else None
+        return fault
+
+    def _unless_faulty(
+        self,
+        request: ReceivedRequest,
+        account: Authenticated | None,
+        endpoint: Endpoint,
+        reply: Callable[[], Reply],
+    ) -> Answer:
+        """The fault that is due at ``endpoint``, or else ``reply``, which has no effects before it is called."""
+        request.endpoint = endpoint
+        fault = self._fault(request, account, endpoint)
+        if fault is not None and fault.is_answer:
+            return Answer(self._replacement(request, account, fault), fault)
+        return Answer(reply(), fault)
+
+    def _replacement(
+        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str = ""
+    ) -> Reply:
+        """What ``fault`` puts in the place of the answer."""
+        limits: Headers = []
+        if account is not None and fault.name == "exhausted":
+            limits = self._limits(account, model, fault.window)
+        return self._refusals.answer(fault, request.target, limits)
+
+    def _check_version(self, request: ReceivedRequest) -> None:
+        if request.header(b"anthropic-version") is None:
+            raise self._invalid("anthropic-version: header is required")
+
+    def _check(self, document: Mapping[str, Any], *, counting: bool = False) -> None:
+        try:
+            check(document, counting=counting)
+        except InvalidRequest as error:
+            raise self._invalid(str(error)) from None
+        if not document["model"].startswith("claude-"):
+            raise Refused(self._refusals.error(404, "not_found_error", f"model: {document['model']}"))
+
+    def _used_up(self, account: Authenticated, model: str) -> Reply | None:
+        """The 429 of an account without any allowance left, else None."""
+        if isinstance(account, ApiKeyAccount):
+            if account.take_request():
+                return None
+            wait = account.allowance()[1] - self._time()
+        else:
+            until = account.full_until(account.windows_for(model))
+            if until is None:
+                return None
+            wait = until - self._time()
+        fault = Fault("exhausted", retry_after=max(1, round(wait)))
+        return self._refusals.answer(fault, b"", self._limits(account, model))
+
+    def _limits(self, account: Authenticated, model: str, full: str | None = None) -> Headers:
+        if isinstance(account, ApiKeyAccount):
+            return key_headers(account)
+        if full is not None and full not in account.windows:
+            full = "five_hour"
+        return unified_headers(account, model, self._time(), full)
+
+    def _consume(self, account: Authenticated, model: str, tokens: Tokens, output: int) -> None:
+        if isinstance(account, ClaudeAccount):
+            used = replace(tokens, output=output)
+            account.consume(used, model_weight(model), account.windows_for(model))
+
+    def _head(self, account: Authenticated, model: str) -> ResponseHead:
+        headers = [*self._identity(), *self._limits(account, model), *_EDGE_HEADERS]
+        return ResponseHead(200, b"OK", headers)
+
+    def _identity(self) -> Headers:
+        return [(b"request-id", request_id(self._rng).encode())]
+
+    def _invalid(self, message: str) -> Refused:
+        return Refused(self._refusals.error(400, "invalid_request_error", message))
+
+
+def _model_document(model: str) -> dict[str, str]:
+    return {
+        "type": "model",
+        "id": model,
+        "display_name": MODELS[model],
+        "created_at": "2025-10-01T00:00:00Z",
+    }

@@ -1,0 +1,90 @@
+"""What the simulator received, kept for assertions within bounds. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ccmproxy.message import Headers, RequestHead, first_value, list_items
+
+
+@dataclass(slots=True)
+class ReceivedRequest:
+    """One request as it arrived, byte for byte. Tokens are in ``headers`` and out of the repr.
+
+    ``at``: Unix seconds. ``account``: name of the account that it was for, ``endpoint``: what it asked for, ``fault``:
+    name of the fault that it met, ``status``: of the answer; filled in while it is answered. ``state``: how the answer
+    went: ``answering``, ``finished``, ``gone`` (the client left), ``broken`` (by a fault).
+    """
+
+    number: int
+    at: float
+    method: bytes
+    target: bytes
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    peer: str
+    account: str | None = None
+    endpoint: str = "other"
+    fault: str | None = None
+    status: int = 0
+    state: str = "answering"
+
+    @property
+    def path(self) -> bytes:
+        """The target up to its query, undecoded."""
+        return self.target.partition(b"?")[0]
+
+    @property
+    def head(self) -> RequestHead:
+        """The same as a value of :mod:`ccmproxy.message`."""
+        return RequestHead(self.method, self.target, self.headers)
+
+    def header(self, name: bytes) -> bytes | None:
+        """First value of the field ``name`` (lower case), or None."""
+        return first_value(self.headers, name)
+
+    def items(self, name: bytes) -> list[bytes]:
+        """Items of the comma-separated field ``name`` (lower case)."""
+        return list_items(self.headers, name)
+
+
+class Record:
+    """The last requests, oldest first; never more than ``max_requests``, nor ``max_bytes`` of bodies (but the last
+    one always)."""
+
+    def __init__(self, max_requests: int = 1000, max_bytes: int = 256 * 1024 * 1024) -> None:
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self._requests: deque[ReceivedRequest] = deque()
+        self._bytes = 0
+
+    def append(self, request: ReceivedRequest) -> None:
+        """Keep ``request`` as the newest one."""
+        if not self.max_requests:
+            return
+        self._requests.append(request)
+        self._bytes += len(request.body)
+        while len(self._requests) > self.max_requests or (
+            self._bytes > self.max_bytes and len(self._requests) > 1
+        ):
+            self._bytes -= len(self._requests.popleft().body)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._requests.clear()
+        self._bytes = 0
+
+    def of(self, endpoint: str) -> list[ReceivedRequest]:
+        """The kept requests of one endpoint (``turn``, ``token``, ``usage``, …)."""
+        return [request for request in self._requests if request.endpoint == endpoint]
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[ReceivedRequest]:
+        return iter(list(self._requests))
+
+    def __getitem__(self, index: int) -> ReceivedRequest:
+        return self._requests[index]

@@ -1,0 +1,163 @@
+"""The simulator: upstreams, their accounts, their faults and their record, behind one HTTP server factory."""
+
+from __future__ import annotations
+
+import random
+
+from twisted.internet.interfaces import IReactorTime, ITransport
+
+from ccmproxy.errors import BodyTooLarge
+from ccmproxy.http.server import HTTPServerFactory, ServerLimits, ServerRequest
+from ccmproxy.message import Body
+from ccmproxy.simulator.claude.account import SCOPES, ApiKeyAccount, ClaudeAccount
+from ccmproxy.simulator.claude.errors import Refusals
+from ccmproxy.simulator.claude.upstream import ClaudeUpstream
+from ccmproxy.simulator.faults import FaultPlan, Scenario
+from ccmproxy.simulator.player import Ending, Player
+from ccmproxy.simulator.record import ReceivedRequest, Record
+from ccmproxy.simulator.steps import Pace, perform
+from ccmproxy.simulator.upstream import Answer, Upstream
+
+#: Largest request that the real service takes, in bytes; what the answer to a larger one says is true.
+MAX_REQUEST_BODY = 32 * 1024 * 1024
+
+
+class Simulator:
+    """Believable upstreams for tests, demo and bench.
+
+    ``clock`` gives Unix seconds and timers; ``rng`` decides everything that is random, so that a seed repeats a run.
+    ``speed``: how many times faster than real the windows of accounts pass. ``pace``: how fast streams are produced;
+    may be replaced at any time. ``factory`` builds the protocols that serve, over TCP or in memory.
+
+    ``requests``: what was received, within bounds. ``faults``: what goes wrong. ``concurrent`` and ``max_concurrent``:
+    requests being answered.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        rng: random.Random | None = None,
+        *,
+        scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
+        speed: float = 1.0,
+        pace: Pace = Pace(),  # noqa: B008 (frozen)
+        record: Record | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self._clock = clock
+        self._rng = rng if rng is not None else random.Random(0)
+        self._speed = speed
+        self.pace = pace
+        self.requests = record if record is not None else Record()
+        self.faults = FaultPlan(self._rng, scenario)
+        self.received = 0
+        self.concurrent = 0
+        self.max_concurrent = 0
+        self.claude = ClaudeUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
+        self._upstreams: list[Upstream] = [self.claude]
+        self._refusals = Refusals(self._rng)
+        self.factory = HTTPServerFactory(
+            self._receive, clock, limits if limits is not None else ServerLimits()
+        )
+
+    # Accounts -------------------------------------------------------------------------------------------------
+
+    def add_account(
+        self,
+        name: str = "",
+        plan: str = "max_20x",
+        *,
+        model_windows: tuple[str, ...] = (),
+        same_organization_as: ClaudeAccount | None = None,
+        scopes: tuple[str, ...] = SCOPES,
+        token_lifetime: float = 28800.0,
+        access_tokens_overlap: bool = False,
+    ) -> ClaudeAccount:
+        """Add a Claude subscription account that is logged in.
+
+        ``name`` defaults to ``account-1``, ``account-2``, …; ``plan`` is one of PLANS; ``token_lifetime`` in seconds,
+        not touched by the speed; the others as :class:`ClaudeAccount` has them. Raises KeyError for an unknown plan
+        and ValueError for an unknown window.
+        """
+        account = ClaudeAccount(
+            name or f"account-{len(self.claude.accounts) + 1}",
+            plan,
+            rng=self._rng,
+            time=self._clock.seconds,
+            speed=self._speed,
+            model_windows=model_windows,
+            same_organization_as=same_organization_as,
+            scopes=scopes,
+            token_lifetime=token_lifetime,
+            access_tokens_overlap=access_tokens_overlap,
+        )
+        self.claude.accounts.append(account)
+        return account
+
+    def add_api_key(self, name: str = "", *, requests_per_minute: int = 4000) -> ApiKeyAccount:
+        """Add a key of Claude's commercial API; ``name`` defaults to ``key-1``, ``key-2``, …"""
+        account = ApiKeyAccount(
+            name or f"key-{len(self.claude.keys) + 1}",
+            rng=self._rng,
+            time=self._clock.seconds,
+            requests_per_minute=requests_per_minute,
+        )
+        self.claude.keys.append(account)
+        return account
+
+    # Serving --------------------------------------------------------------------------------------------------
+
+    def _receive(self, request: ServerRequest) -> None:
+        request.receive_body(
+            MAX_REQUEST_BODY,
+            lambda body: self._answer(request, body),
+            lambda error: self._refuse(request, error),
+        )
+
+    def _refuse(self, request: ServerRequest, error: Exception) -> None:
+        """A body that did not come whole."""
+        if isinstance(error, BodyTooLarge):
+            reply = self._refusals.error(413, "request_too_large", "Request exceeds the maximum size")
+        else:
+            reply = self._refusals.error(400, "invalid_request_error", "The request body did not arrive")
+        request.close_after_response()
+        request.respond(reply.head, reply.body)
+
+    def _answer(self, request: ServerRequest, body: Body) -> None:
+        self.received += 1
+        received = ReceivedRequest(
+            number=self.received,
+            at=self._clock.seconds(),
+            method=request.head.method,
+            target=request.head.target,
+            headers=request.head.headers,
+            body=body.joined(),
+            peer=str(request.peer),
+        )
+        self.requests.append(received)
+        answer = self._ask(received)
+        received.status = answer.reply.head.status
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
+        if answer.turn is not None:
+            answer.turn.begin_turn()
+
+        def ended(ending: Ending) -> None:
+            received.state = ending
+            self.concurrent -= 1
+            if answer.turn is not None:
+                answer.turn.end_turn()
+
+        steps = perform(answer.reply, answer.fault, self._rng)
+        Player(request, steps, self._clock, lambda: _transport(request), ended).play()
+
+    def _ask(self, received: ReceivedRequest) -> Answer:
+        for upstream in self._upstreams:
+            if (answer := upstream.answer(received)) is not None:
+                return answer
+        return Answer(self._refusals.error(404, "not_found_error", "Not Found"))
+
+
+def _transport(request: ServerRequest) -> ITransport:
+    """The connection under a request, for what no HTTP server would send."""
+    raise NotImplementedError
