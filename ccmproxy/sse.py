@@ -1,4 +1,4 @@
-"""Incremental scanner of event streams (``text/event-stream``): finds events, decodes only the names and data asked for.
+"""Incremental scanner of event streams (``text/event-stream``): finds the events that are asked for, as bytes.
 
 Follows the WHATWG HTML standard, section "Server-sent events". Sans I/O: bytes in, events out; what is fed is never
 changed, kept longer than its event lasts, or delayed. How the bytes are cut into chunks makes no difference (F19).
@@ -28,6 +28,7 @@ class Event(NamedTuple):
 
 
 _NOTHING: tuple[Event, ...] = ()
+_Find = Callable[[bytes, int], tuple[int, int]]
 
 
 class EventScanner:
@@ -93,7 +94,12 @@ class EventScanner:
         An event without data is none, and one that the stream breaks off in is never returned (both as the standard
         has it).
         """
-        if self._idle and data.endswith((b"\n\n", b"\r\n\r\n")) and not self._may_be_wanted(data):
+        if (
+            self._idle
+            and data.endswith((b"\n\n", b"\r\n\r\n"))
+            and len(data) <= self._max_event
+            and not self._may_be_wanted(data)
+        ):
             # Whole events, as they nearly always come, and none that anybody asked for.
             self._bom = None
             self._last = data[-3:]
@@ -112,8 +118,10 @@ class EventScanner:
             data = data.removeprefix(_BOM)
         events: list[Event] = []
         position = 0
+        # Streams with LF alone, which is nearly all of them, are searched without the pattern.
+        find = _find_blank_line if b"\r" in data else _find_lf_lf
         if not self._idle:
-            position = self._finish_pending(data, events)
+            position = self._finish_pending(data, find, events)
         # From here on ``position`` is at the start of an event, unless the data is used up.
         at_end = len(data)
         while position < at_end:
@@ -121,7 +129,7 @@ class EventScanner:
                 # An empty line that ends nothing; also the LF of a CRLF whose CR came before.
                 position += 1
                 continue
-            start, end = _blank_line(data, position)
+            start, end = find(data, position)
             if start < 0:
                 self._begin_pending(data, position)
                 break
@@ -135,9 +143,8 @@ class EventScanner:
     def _may_be_wanted(self, data: bytes) -> bool:
         if self._markers is None:
             return True
-        for (
-            marker
-        ) in self._markers:  # a loop of plain searches is several times faster than any() or a pattern
+        # A loop of plain searches is several times faster than any() over a generator, or a pattern.
+        for marker in self._markers:  # noqa: SIM110
             if marker in data:
                 return True
         return False
@@ -159,7 +166,7 @@ class EventScanner:
         else:
             self._pending.append(data)
 
-    def _finish_pending(self, data: bytes, events: list[Event]) -> int:
+    def _finish_pending(self, data: bytes, find: _Find, events: list[Event]) -> int:
         """Look for the end of the pending event; the position in ``data`` after it, its length if there is none."""
         known = len(self._line_end)
         start, end = -1, -1
@@ -169,7 +176,7 @@ class EventScanner:
             if found is not None:
                 start, end = -known, found.end() - known
         if end < 0:
-            start, end = _blank_line(data, 0)
+            start, end = find(data, 0)
         if end < 0:
             self._extend_pending(data)
             return len(data)
@@ -201,13 +208,16 @@ class EventScanner:
             events.append(Event(name, b"\n".join(lines)))
 
 
-def _blank_line(data: bytes, position: int) -> tuple[int, int]:
+def _find_blank_line(data: bytes, position: int) -> tuple[int, int]:
     """Start and end of the first empty line with the line end before it, from ``position`` on; (-1, -1) for none.
 
     ``position`` must not lie between CR and LF.
     """
-    if b"\r" not in data:
-        start = data.find(b"\n\n", position)
-        return (start, start + 2) if start >= 0 else (-1, -1)
     found = _BLANK_LINE.search(data, position)
     return found.span() if found else (-1, -1)
+
+
+def _find_lf_lf(data: bytes, position: int) -> tuple[int, int]:
+    """The same where there is no CR in ``data``."""
+    start = data.find(b"\n\n", position)
+    return (start, start + 2) if start >= 0 else (-1, -1)

@@ -1,0 +1,250 @@
+"""The event-stream scanner, against a plain reading of the standard and against itself in pieces."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.sse import Event, EventScanner
+
+NAMES = frozenset({b"usage", b"stop"})
+
+STREAM = (
+    b'event: start\ndata: {"type": "start"}\n\n'
+    b": a comment\n\n"
+    b"event: delta\ndata: stop pretending\n\n"
+    b'event: usage\ndata: {"input": 1,\ndata:  "text": "\xc3\xa4\xe2\x82\xac"}\nid: 7\n\n'
+    b"event:stop\ndata:\n\n"
+    b"event: usage\ndata: never finished\n"
+)
+EXPECTED = [
+    Event(b"usage", '{"input": 1,\n "text": "ä€"}'.encode()),
+    Event(b"stop", b""),
+]
+
+
+def read_plainly(stream: bytes, names: frozenset[bytes] | None) -> list[Event]:
+    """All events of a whole stream, by the standard's algorithm line by line; ``names`` None = every name."""
+    stream = stream.removeprefix(b"\xef\xbb\xbf")
+    if not stream.endswith((b"\n", b"\r")):
+        stream = stream[: max(stream.rfind(b"\n"), stream.rfind(b"\r")) + 1]
+    events = []
+    name, data = b"", b""
+    for line in stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[:-1]:
+        if not line:
+            if data and (names is None or (name or b"message") in names):
+                events.append(Event(name or b"message", data[:-1]))
+            name, data = b"", b""
+            continue
+        field, _, value = line.partition(b":")
+        value = value[1:] if value.startswith(b" ") else value
+        if field == b"event":
+            name = value
+        elif field == b"data":
+            data += value + b"\n"
+    return events
+
+
+def scan(scanner: EventScanner, chunks: list[bytes]) -> list[Event]:
+    """Everything that the scanner finds in ``chunks``."""
+    return [event for chunk in chunks for event in scanner.feed(chunk)]
+
+
+def single_bytes(data: bytes) -> list[bytes]:
+    """The smallest chunks there are."""
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+class EventTests(SynchronousTestCase):
+    """What is found in a stream."""
+
+    def test_only_what_was_asked_for(self) -> None:
+        self.assertEqual(scan(EventScanner(NAMES), [STREAM]), EXPECTED)
+
+    def test_predicate(self) -> None:
+        scanner = EventScanner(lambda name: name.startswith(b"s"))
+        self.assertEqual([event.name for event in scanner.feed(STREAM)], [b"start", b"stop"])
+
+    def test_event_without_a_name(self) -> None:
+        self.assertEqual(list(EventScanner({b"message"}).feed(b"data: x\n\n")), [Event(b"message", b"x")])
+        self.assertEqual(
+            list(EventScanner({b"message"}).feed(b"event:\ndata: x\n\n")), [Event(b"message", b"x")]
+        )
+
+    def test_every_line_end(self) -> None:
+        for line_end in (b"\n", b"\r\n", b"\r"):
+            stream = STREAM.replace(b"\n", line_end)
+            self.assertEqual(scan(EventScanner(NAMES), [stream]), EXPECTED, line_end)
+
+    def test_byte_order_mark(self) -> None:
+        stream = b"\xef\xbb\xbfevent: stop\ndata: x\n\n"
+        for chunks in ([stream], single_bytes(stream)):
+            self.assertEqual(scan(EventScanner(NAMES), chunks), [Event(b"stop", b"x")])
+
+    def test_only_the_first_byte_order_mark_is_one(self) -> None:
+        scanner = EventScanner(NAMES)
+        self.assertEqual(scan(scanner, [b"\n\xef\xbb\xbfevent: stop\ndata: x\n\n"]), [])
+
+    def test_event_without_data_is_none(self) -> None:
+        self.assertEqual(scan(EventScanner(NAMES), [b"event: stop\n\ndata: x\n\n"]), [])
+
+    def test_last_name_counts(self) -> None:
+        self.assertEqual(
+            scan(EventScanner(NAMES), [b"event: stop\ndata: x\nevent: usage\n\n"]), [Event(b"usage", b"x")]
+        )
+
+    def test_name_within_data_is_no_name(self) -> None:
+        self.assertEqual(scan(EventScanner(NAMES), [b"event: delta\ndata: usage stop\n\n"]), [])
+
+    def test_events_are_returned_as_soon_as_they_are_complete(self) -> None:
+        scanner = EventScanner(NAMES)
+        self.assertEqual(scanner.feed(b"event: stop\r\ndata: x\r\n"), [])
+        self.assertEqual(scanner.feed(b"\r"), [Event(b"stop", b"x")])
+        self.assertEqual(list(scanner.feed(b"\n")), [])
+        self.assertEqual(scanner.feed(b"event: stop\r\ndata: y\r\n\r\n"), [Event(b"stop", b"y")])
+
+
+class ChunkTests(SynchronousTestCase):
+    """How a stream is cut makes no difference."""
+
+    def test_byte_by_byte(self) -> None:
+        """F19: a chunk may end inside of a character, and between CR and LF."""
+        for line_end in (b"\n", b"\r\n", b"\r"):
+            stream = STREAM.replace(b"\n", line_end)
+            self.assertEqual(scan(EventScanner(NAMES), single_bytes(stream)), EXPECTED)
+
+    def test_every_split_in_two(self) -> None:
+        """F19: no place in the stream is special."""
+        for line_end in (b"\n", b"\r\n", b"\r"):
+            stream = STREAM.replace(b"\n", line_end)
+            for at in range(len(stream)):
+                found = scan(EventScanner(NAMES), [stream[:at], stream[at:]])
+                self.assertEqual(found, EXPECTED, (line_end, at))
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        stream=st.lists(
+            st.sampled_from(
+                [
+                    b"event: usage",
+                    b"event",
+                    b"data: x",
+                    b"data",
+                    b":",
+                    b"\r",
+                    b"\n",
+                    b"\r\n",
+                    b"\xef\xbb\xbf",
+                    b"y",
+                ]
+            ),
+            max_size=24,
+        ).map(b"".join),
+        cuts=st.lists(st.integers(0, 80), max_size=6),
+        max_event=st.integers(0, 40),
+        all_names=st.booleans(),
+    )
+    def test_any_stream_in_any_pieces(
+        self, stream: bytes, cuts: list[int], max_event: int, all_names: bool
+    ) -> None:
+        """F19: whole = byte by byte = any pieces = the standard's algorithm."""
+        names = None if all_names else frozenset({b"usage"})
+
+        def scanner(limit: int = 1000) -> EventScanner:
+            return EventScanner((lambda _: True) if names is None else names, max_event=limit)
+
+        places = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+        pieces = [stream[a:b] for a, b in pairwise(places)]
+        expected = read_plainly(stream, names)
+        for chunks in ([stream], single_bytes(stream), pieces):
+            self.assertEqual(scan(scanner(), chunks), expected)
+
+        results = []
+        for chunks in ([stream], single_bytes(stream), pieces):
+            limited = scanner(max_event)
+            results.append((scan(limited, chunks), limited.oversized, limited.at_boundary))
+        self.assertEqual(results[0], results[1])
+        self.assertEqual(results[0], results[2])
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.binary(max_size=12), max_size=12))
+    def test_garbage_raises_nothing(self, chunks: list[bytes]) -> None:
+        whole = scan(EventScanner(lambda _: True), [b"".join(chunks)])
+        self.assertEqual(scan(EventScanner(lambda _: True), chunks), whole)
+
+
+class BoundaryTests(SynchronousTestCase):
+    """Where something else may be written."""
+
+    def boundaries(self, stream: bytes) -> list[int]:
+        """How many bytes of the stream have been fed wherever the scanner is between two events."""
+        scanner = EventScanner(NAMES)
+        found = []
+        for count, byte in enumerate(single_bytes(stream), start=1):
+            scanner.feed(byte)
+            if scanner.at_boundary:
+                found.append(count)
+        return found
+
+    def test_between_events_only(self) -> None:
+        """F44: a keep-alive is never written into the middle of an event."""
+        stream = b"event: delta\ndata: x\n\nevent: stop\ndata: y\n\n"
+        self.assertEqual(self.boundaries(stream), [22, len(stream)])
+
+    def test_not_between_cr_and_lf(self) -> None:
+        """F44: nor into the middle of the empty line after it."""
+        self.assertEqual(self.boundaries(b"data: x\r\n\r\ndata: y\r\n\r\n"), [11, 22])
+        self.assertEqual(self.boundaries(b"data: x\r\rdata: y\r\r"), [9, 18])
+
+    def test_whole_chunks(self) -> None:
+        scanner = EventScanner(NAMES)
+        self.assertTrue(scanner.at_boundary)
+        for chunk, expected in (
+            (b"data: x\n\n", True),
+            (b"data: x\n", False),
+            (b"\n", True),
+            (b"data: x\n\nda", False),
+            (b"ta: y\n\n", True),
+            (b"", True),
+        ):
+            scanner.feed(chunk)
+            self.assertEqual(scanner.at_boundary, expected, chunk)
+
+    def test_byte_order_mark_in_pieces(self) -> None:
+        scanner = EventScanner(NAMES)
+        states = []
+        for byte in single_bytes(b"\xef\xbb\xbf"):
+            scanner.feed(byte)
+            states.append(scanner.at_boundary)
+        self.assertEqual(states, [False, False, True])
+
+
+class BoundTests(SynchronousTestCase):
+    """Memory stays bounded."""
+
+    def test_oversized_event_is_skipped(self) -> None:
+        """F23: an event without an end is not kept; the events after it are found."""
+        large = b"event: usage\ndata: " + b"x" * 200 + b"\n\n"
+        small = b"event: usage\ndata: y\n\n"
+        for chunks in ([large + small], single_bytes(large + small)):
+            scanner = EventScanner(NAMES, max_event=100)
+            self.assertEqual(scan(scanner, chunks), [Event(b"usage", b"y")])
+            self.assertEqual(scanner.oversized, 1)
+
+    def test_the_limit_itself_is_allowed(self) -> None:
+        event = b"event: usage\ndata: y"
+        for size, oversized in ((len(event), 0), (len(event) - 1, 1)):
+            scanner = EventScanner(NAMES, max_event=size)
+            scanner.feed(event + b"\n\n")
+            self.assertEqual(scanner.oversized, oversized)
+
+    def test_nothing_is_kept_of_an_endless_event(self) -> None:
+        """F23: ten megabytes without an empty line."""
+        scanner = EventScanner(NAMES, max_event=64 * 1024)
+        for _ in range(160):
+            scanner.feed(b"x" * 64 * 1024)
+            self.assertLessEqual(sum(map(len, scanner._pending)), 64 * 1024)
+        self.assertEqual(scanner.feed(b"\n\nevent: stop\ndata: x\n\n"), [Event(b"stop", b"x")])
