@@ -184,12 +184,13 @@ class UpstreamOptions(Options):
     user_agent: Annotated[str, AfterValidator(_user_agent)] | None = Field(
         default=None, description="What we call ourselves in our own requests; left out: `ccmproxy/VERSION`."
     )
-    connect_timeout: Timeout = Field(default=10.0, description="For a connection to be made, TLS included.")
+    connect_timeout: Timeout = Field(default=10.0, description="Longest wait for a connection, TLS included.")
     first_byte_timeout: Timeout = Field(
-        default=600.0, description="From the end of the request to the first byte of the response."
+        default=600.0, description="Longest wait from the end of a request to the first byte of its response."
     )
     idle_timeout: Timeout = Field(
-        default=600.0, description="Between two bytes of a response. Only what the upstream sends counts."
+        default=600.0,
+        description="Longest wait between two bytes of a response. Only what the upstream sends counts.",
     )
 
 
@@ -422,10 +423,12 @@ class ServiceOptions(Options):
         ge=1,
         description="Requests that one user may have under way at a time. Left out: no limit.",
     )
-    head_timeout: Timeout = Field(default=30.0, description="For a request head to arrive.")
-    body_timeout: Timeout = Field(default=60.0, description="Between two pieces of a request body.")
+    head_timeout: Timeout = Field(default=30.0, description="Longest wait for a whole request head.")
+    body_timeout: Timeout = Field(
+        default=60.0, description="Longest wait between two pieces of a request body."
+    )
     keepalive_timeout: Timeout = Field(
-        default=300.0, description="For which a connection without a request is kept open."
+        default=300.0, description="How long a connection without a request is kept open."
     )
     ping_interval: Duration = Field(
         default=0.0,
@@ -506,7 +509,7 @@ class FileOptions(Options):
     )
     log: LogOptions = Field(default=LogOptions(), description="What is logged, and how.")
     shutdown_grace: Duration = Field(
-        default=30.0, description="For which streams in flight may go on when the service is stopped."
+        default=30.0, description="How long streams in flight may go on when the service is stopped."
     )
     prices: dict[str, PriceOptions] = Field(
         default={}, description="Model name → price, where the built-in list is to be overridden."

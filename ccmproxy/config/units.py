@@ -13,6 +13,10 @@ GIB = 1024 * MIB
 
 DAY = 86400.0
 
+#: Titles of both in the JSON schema.
+DURATION = "duration"
+SIZE = "size"
+
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s?(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _SIZE = re.compile(r"(\d{1,12})\s?(B|KiB|MiB|GiB)")
@@ -41,19 +45,25 @@ def parse_size(value: Any) -> Any:
     return int(found[1]) * _BYTES[found[2]]
 
 
-def _schema(kind: str, pattern: re.Pattern[str]) -> WithJsonSchema:
+def _schema(title: str, kind: str, pattern: re.Pattern[str]) -> WithJsonSchema:
     return WithJsonSchema(
-        {"anyOf": [{"type": kind, "minimum": 0}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
+        {
+            "anyOf": [{"type": kind, "minimum": 0}, {"type": "string", "pattern": f"^{pattern.pattern}$"}],
+            "title": title,
+        }
     )
 
 
 #: Seconds, as a float. Bounded, because timers are: a month is as good as for ever.
 Duration = Annotated[
-    float, Field(ge=0, le=30 * DAY), BeforeValidator(parse_duration), _schema("number", _DURATION)
+    float, Field(ge=0, le=30 * DAY), BeforeValidator(parse_duration), _schema(DURATION, "number", _DURATION)
 ]
 #: Seconds, at least a millisecond.
 Timeout = Annotated[
-    float, Field(ge=0.001, le=30 * DAY), BeforeValidator(parse_duration), _schema("number", _DURATION)
+    float,
+    Field(ge=0.001, le=30 * DAY),
+    BeforeValidator(parse_duration),
+    _schema(DURATION, "number", _DURATION),
 ]
 #: Bytes, as an int.
-Size = Annotated[int, BeforeValidator(parse_size), _schema("integer", _SIZE)]
+Size = Annotated[int, BeforeValidator(parse_size), _schema(SIZE, "integer", _SIZE)]
