@@ -1,0 +1,109 @@
+"""The simulator as a program: credential files for its accounts, a port, and serving until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+
+from ccmproxy.simulator.claude.account import PLANS
+from ccmproxy.simulator.faults import SCENARIOS
+from ccmproxy.simulator.record import Record
+from ccmproxy.simulator.server import Simulator
+from ccmproxy.simulator.steps import Pace
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Exits with a message where it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ccmproxy.simulator",
+        description="Believable upstreams with accounts that fill up, for tests, demonstrations and benchmarks.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one (default)")
+    parser.add_argument("--interface", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--credentials-dir",
+        type=Path,
+        required=True,
+        help="where to put each account's files: DIR/NAME/.credentials.json, DIR/NAME/api-key",
+    )
+    parser.add_argument("--accounts", type=int, default=1, help="how many subscription accounts (default 1)")
+    parser.add_argument(
+        "--api-keys", type=int, default=0, help="how many keys of the commercial API (default 0)"
+    )
+    parser.add_argument("--plan", choices=sorted(PLANS), default="max_20x", help="plan of the accounts")
+    parser.add_argument(
+        "--scenario", choices=sorted(SCENARIOS), default="calm", help="what goes wrong by itself"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides tokens, answers and faults (default 0)")
+    parser.add_argument("--speed", type=float, default=1.0, help="how many times faster windows pass")
+    parser.add_argument(
+        "--first-token", type=float, default=0.0, metavar="SECONDS", help="before a stream's first event"
+    )
+    parser.add_argument(
+        "--per-event", type=float, default=0.0, metavar="SECONDS", help="before each further event"
+    )
+    parser.add_argument(
+        "--token-lifetime", type=float, default=28800.0, metavar="SECONDS", help="of access tokens"
+    )
+    return parser.parse_args(arguments)
+
+
+def build(options: argparse.Namespace, reactor: Any) -> Simulator:
+    """A simulator as the options say, with its accounts. It keeps no record: nobody could read it."""
+    simulator = Simulator(
+        reactor,
+        random.Random(options.seed),
+        scenario=SCENARIOS[options.scenario],
+        speed=options.speed,
+        pace=Pace(options.first_token, options.per_event),
+        record=Record(max_requests=0),
+    )
+    for _ in range(options.accounts):
+        simulator.add_account(plan=options.plan, token_lifetime=options.token_lifetime)
+    for _ in range(options.api_keys):
+        simulator.add_api_key()
+    return simulator
+
+
+def write_credentials(simulator: Simulator, directory: Path) -> dict[str, str]:
+    """Write every account's file, readable for its owner alone; name → path. Raises OSError."""
+    paths = {}
+    for account in simulator.claude.accounts:
+        path = directory / account.name / ".credentials.json"
+        _write_secret(path, account.credentials_document())
+        paths[account.name] = str(path)
+    for key in simulator.claude.keys:
+        path = directory / key.name / "api-key"
+        _write_secret(path, key.key.encode())
+        paths[key.name] = str(path)
+    return paths
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+async def run(reactor: Any, *arguments: str) -> None:
+    """Serve until the reactor stops. Tells on standard output, in one line of JSON, where and for whom."""
+    options = parse_arguments(arguments)
+    simulator = build(options, reactor)
+    paths = write_credentials(simulator, options.credentials_dir)
+    endpoint = TCP4ServerEndpoint(reactor, options.port, interface=options.interface)
+    port = await endpoint.listen(simulator.factory)
+    address = port.getHost()
+    print(json.dumps({"url": f"http://{address.host}:{address.port}", "credentials": paths}))
+    sys.stdout.flush()
+    await Deferred()
