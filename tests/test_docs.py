@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.config import load_text
 from tests.source import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +52,18 @@ class DocumentationTests(SynchronousTestCase):
         for page in PAGES:
             for text in blocks(page, "json"):
                 json.loads(text)
+
+    def test_configuration_examples(self) -> None:
+        found = 0
+        for page in PAGES:
+            for text in blocks(page, "yaml"):
+                folder = tempfile.mkdtemp()
+                self.addCleanup(shutil.rmtree, folder)
+                for name in re.findall(r"token_file: (\S+)", text):
+                    Path(folder, name).write_text(f"the-token-in-{name}", encoding="utf-8")
+                load_text(text, page.name, directory=folder, environ={}, home=folder)
+                found += 1
+        self.assertGreaterEqual(found, 2)
 
     def test_commands_of_the_readme(self) -> None:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")

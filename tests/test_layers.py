@@ -83,7 +83,7 @@ OPENERS = frozenset({"ccmproxy.config.loader"})
 CLOCK_READERS = frozenset({"now", "utcnow", "today"})
 
 #: Modules that may look up the process's reactor, inside a function: the outermost ones.
-REACTOR_USERS = frozenset({"ccmproxy.cli", "ccmproxy.tap"})
+REACTOR_USERS = frozenset({"ccmproxy.tap"})
 REACTOR = "twisted.internet.reactor"
 
 #: A dialect's name means something to these alone; everywhere else it is an object that answers questions.
