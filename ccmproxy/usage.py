@@ -50,8 +50,9 @@ class MeterReading:
 class UsageMeter(Protocol):
     """Observes one response body as it passes; never changes, keeps or delays it."""
 
-    #: True where the bytes seen so far end between two events, so that a keep-alive may be written (F44).
-    at_boundary: bool
+    @property
+    def at_boundary(self) -> bool:
+        """The bytes seen so far end between two events, so that a keep-alive may be written (F44)."""
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the body. Never raises: what cannot be understood is not counted."""

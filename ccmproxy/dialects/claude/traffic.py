@@ -52,20 +52,24 @@ _ERROR_TYPES = {
 }
 
 
+#: A field that is not there. (Raw cannot be one of several types.)
+_NO_JSON = msgspec.Raw()
+
+
 class _Body(msgspec.Struct):
     """The fields of a message request that somebody here needs; all others are skipped undecoded."""
 
     model: str | None = None
     messages: list[msgspec.Raw] | None = None
     stream: bool | None = None
-    metadata: msgspec.Raw | None = None
+    metadata: msgspec.Raw = _NO_JSON
 
 
 class _LooseBody(msgspec.Struct):
     """The same when a field is of an unexpected type: the upstream judges that, not we."""
 
-    model: msgspec.Raw | None = None
-    metadata: msgspec.Raw | None = None
+    model: msgspec.Raw = _NO_JSON
+    metadata: msgspec.Raw = _NO_JSON
 
 
 class _Metadata(msgspec.Struct):
@@ -245,7 +249,7 @@ def _decode(document: bytes) -> _Body:
     except _DECODE_ERRORS:
         return _Body()
     model = None
-    if loose.model is not None:
+    if bytes(loose.model):
         try:
             model = _text_decoder.decode(loose.model)
         except _DECODE_ERRORS:
@@ -253,12 +257,10 @@ def _decode(document: bytes) -> _Body:
     return _Body(model=model, metadata=loose.metadata)
 
 
-def _session(header: bytes | None, metadata: msgspec.Raw | None) -> str | None:
+def _session(header: bytes | None, metadata: msgspec.Raw) -> str | None:
     """All known sources, in order (spec 4.1, F10): header, JSON in ``metadata.user_id``, legacy string there."""
     if header is not None and (session := _printable(header.decode("latin-1").strip())):
         return session
-    if metadata is None:
-        return None
     try:
         user_id = _metadata_decoder.decode(metadata).user_id
     except _DECODE_ERRORS:

@@ -83,7 +83,8 @@ class FileTests(SynchronousTestCase):
             self.assertEqual(str(error), sentence)
 
     def test_odd_types_beside_the_token_do_no_harm(self) -> None:
-        for odd in (None, "soon", [], {}, True, -1e400, 1e400, 10**400):
+        kinds: list[object] = [None, "soon", [], {}, True, -1e400, 1e400, 10**400]
+        for odd in kinds:
             read = token(expiresAt=odd, scopes=odd, refreshToken=odd, subscriptionType=odd)
             self.assertEqual(read.access_token, "at-secret")
         self.assertIsNone(token(expiresAt=0).expires_at)
@@ -161,7 +162,9 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.answer(200, {"access_token": "a2"}).refresh_token, "rt-secret")
 
     def refused(self, status: int, body: object, **headers: str) -> RefreshRefused:
-        return self.assertRaises(RefreshRefused, self.answer, status, body, **headers)
+        error = self.assertRaises(RefreshRefused, self.answer, status, body, **headers)
+        assert isinstance(error, RefreshRefused)
+        return error
 
     def test_429(self) -> None:
         refused = self.refused(429, b"", retry_after="120")
@@ -180,7 +183,7 @@ class RefreshTests(SynchronousTestCase):
             self.assertFalse(self.refused(status, body).permanent)
 
     def test_nonsense_with_200(self) -> None:
-        for body in (
+        bodies: list[object] = [
             b"",
             b"<html>",
             [],
@@ -188,7 +191,8 @@ class RefreshTests(SynchronousTestCase):
             {"access_token": 5},
             {"access_token": ""},
             {"access_token": "a b"},
-        ):
+        ]
+        for body in bodies:
             refused = self.refused(200, body)
             self.assertFalse(refused.permanent)
         self.assertFalse(self.refused(200, b"[" * 100_000).permanent)

@@ -25,8 +25,8 @@ from ccmproxy.usage import Tokens, UsageMeter
 
 METERING = ClaudeMetering()
 NOW = 1_795_000_000.0
-SHORT_RESET = NOW + 3600
-WEEKLY_RESET = NOW + 3 * 86400
+SHORT_RESET = int(NOW) + 3600
+WEEKLY_RESET = int(NOW) + 3 * 86400
 UNIFIED = b"anthropic-ratelimit-unified-"
 
 
@@ -170,8 +170,8 @@ class PublicHeadersTests(SynchronousTestCase):
 
     def test_a_warning(self) -> None:
         # 80 % of the week's window used when 4 of its 7 days have passed is no warning yet for 75 % … it is at 60 %.
-        early = Aggregate(10, SHORT_RESET, 80, NOW + 3 * 86400, 1, Availability("usable"))
-        late = Aggregate(10, SHORT_RESET, 80, NOW + 2 * 86400, 1, Availability("usable"))
+        early = Aggregate(10, SHORT_RESET, 80, int(NOW) + 3 * 86400, 1, Availability("usable"))
+        late = Aggregate(10, SHORT_RESET, 80, int(NOW) + 2 * 86400, 1, Availability("usable"))
         self.assertEqual(fields(aggregate_headers(early, NOW))["status"], "allowed")
         found = fields(aggregate_headers(late, NOW))
         self.assertEqual((found["status"], found["representative-claim"]), ("allowed_warning", "seven_day"))
@@ -271,14 +271,15 @@ class StreamMeterTests(SynchronousTestCase):
     def test_wrong_types_count_nothing(self) -> None:
         meter = StreamMeter()
         meter.feed(START)
-        for usage in (
+        usages: list[object] = [
             [],
             "x",
             {"output_tokens": "many"},
             {"output_tokens": -5},
             {"output_tokens": 10**30},
             5,
-        ):
+        ]
+        for usage in usages:
             meter.feed(event("message_delta", usage=usage))
         meter.feed(b"event: message_delta\ndata: " + b"[" * 100_000 + b"\n\n")
         self.assertEqual(meter.reading().tokens.output, 1)
