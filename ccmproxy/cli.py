@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException, RemoteDisconnected
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -41,6 +42,8 @@ STATUS_PATH = "/ccm/v1/status"
 LONGEST_STATUS = 64 * 1024
 #: Seconds to wait for a status. A watched one may be silent for as long as nothing changes.
 STATUS_TIMEOUT = 10.0
+#: Unix seconds; later ones are no dates (and no percentages either).
+LAST_SECOND = 1e11
 #: Bytes of randomness in a token.
 TOKEN_SIZE = 32
 
@@ -288,10 +291,9 @@ def _statuses(
     except urllib.error.HTTPError as error:
         with closing(error):
             raise CommandError(_refusal(error.code)) from None
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # URLError and http.client's errors about the connection are OSErrors
+    except HTTPException:
+        raise CommandError(f"what answers at {request.host} does not speak HTTP, or broke off") from None
+    except (OSError, ValueError) as error:
         raise CommandError(f"the instance at {request.host} cannot be reached: {_reason(error)}") from None
 
 
@@ -317,6 +319,8 @@ def _reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"its certificate is not valid ({reason.verify_message})"
+    if isinstance(reason, RemoteDisconnected):
+        return "it closed the connection without an answer"
     if isinstance(reason, TimeoutError):
         return "it did not answer in time"
     if isinstance(reason, OSError) and reason.strerror:
@@ -344,7 +348,7 @@ def _read_token(args: argparse.Namespace, environ: Mapping[str, str]) -> str | N
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LAST_SECOND:
         return float(value)
     return None
 
@@ -374,7 +378,9 @@ def run_demo(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def _demo_module() -> Any:
     try:
-        from ccmproxy.simulator import demo
-    except ImportError:
+        import ccmproxy.simulator.demo as demo
+    except ModuleNotFoundError as error:
+        if error.name != "ccmproxy.simulator.demo":
+            raise
         raise CommandError("the demo is not part of this installation") from None
     return demo
