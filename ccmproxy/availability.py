@@ -366,10 +366,10 @@ def _words(name: str) -> list[str]:
 def _is_of_family(model_words: list[str], family: str) -> bool:
     """``opus`` is the family of ``claude-opus-4-5``: its words stand in the model's name, side by side.
 
-    A family that is in no model's name closes nothing; nor does one made only of vendors' names and numbers.
+    A family that is in no model's name closes nothing; nor does a number alone, or a vendor's name alone.
     """
     words = _words(family)
-    if all(word.isdigit() or word in _VENDOR_WORDS for word in words):
+    if all(word.isdigit() for word in words) or (len(words) == 1 and words[0] in _VENDOR_WORDS):
         return False
     return any(model_words[at : at + len(words)] == words for at in range(len(model_words)))
 
