@@ -96,7 +96,7 @@ def _tcp_endpoint_address(
     port = named.get("port") or (positional[1] if len(positional) > 1 else "")
     if not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
         raise ValueError("needs a port from 0 to 65535 after its first colon")
-    interface = named.get("interface") or (positional[2] if len(positional) > 2 else "") or everywhere
+    interface = named.get("interface", everywhere)
     try:
         host = parse_listen(interface)
     except ValueError:

@@ -28,6 +28,8 @@ LONGEST_NUMBER = 30
 SECRET_OPTIONS = frozenset({"token", "api_key", "password", "headers"})
 
 _TAG = "tag:yaml.org,2002:"
+#: What PyYAML quotes. Of that, harmless are (the groups): names of its own, like '<block end>', and single characters.
+_QUOTED = re.compile(r"""'(?:(<[a-z ]+>|\\?[^'])'|[^']*'?)|"(?:(\\?[^"])"|[^"]*"?)""")
 _JSON_STRING_OR_TAB = re.compile(r'("(?:[^"\\]|\\.)*")|\t')
 
 
@@ -137,9 +139,10 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
         return "an anchor is defined twice (a value that begins with & must be in quotes)"
     if "single document" in (error.context or ""):
         return "it holds more than one document"
-    # Kept: single characters, and PyYAML's names of what it expected, like <block end>.
-    quoted = re.compile(r"""'(?!<[a-z ]+>')[^']{2,}'|"[^"]{2,}\"""")
-    explained = quoted.sub("…", problem)
+    begin, end = error.context_mark, error.problem_mark
+    if error.context and begin and end and begin.line != end.line:
+        problem += f", {error.context} that begins in line {begin.line + 1}"
+    explained = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] or quoted[2] else "…", problem)
     if "'\\t'" in problem:
         explained += " (YAML is indented with spaces, not with tabs)"
     return explained
