@@ -135,7 +135,7 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
         return (
             "it refers to an anchor that does not exist (a value that begins with * or & must be in quotes)"
         )
-    if "duplicate anchor" in problem:
+    if "duplicate anchor" in (error.context or ""):
         return "an anchor is defined twice (a value that begins with & must be in quotes)"
     if "single document" in (error.context or ""):
         return "it holds more than one document"
