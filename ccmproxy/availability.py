@@ -405,12 +405,14 @@ def transition(
     Changes that time made by itself since the last event are told with this one: a caller that wants them told at once
     passes :class:`TimePassed` at :func:`next_change`; also after the caps were changed.
     """
+    # Where a limit has passed by itself, requests have been let in since.
+    armed = state.armed or availability(state, caps, now).usable
     state = _lift(_apply(state, event, now), now)
     present = availability(state, caps, now)
+    armed = armed or present.usable
     effects: list[Effect] = []
     shown = _shown(state, present, now)
     effects.extend(_log(state.shown, shown, present))
-    armed = state.armed or present.usable
     # Failed polls are left out on purpose, although they make the credential unusable: a usage endpoint in trouble
     # says nothing of the requests in flight, and cancelling them all would turn its failure into theirs (compare F6).
     # The arm stays up, so that a real reason that comes later still interrupts.
