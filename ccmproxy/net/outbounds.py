@@ -1,0 +1,120 @@
+"""Ways out to the network, as the configuration's ``outbounds`` name them.
+
+An outbound makes endpoints; every connection of a credential goes through its outbound (F30), the control plane's
+through :func:`agent`.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from ccmproxy.interfaces import IOutbound
+from ccmproxy.net.tls import ClientTLS
+
+#: Seconds of silence after which the kernel asks whether the other end is still there, seconds between the questions,
+#: and how many unanswered ones end the connection (F35). NATs and load balancers forget after 60 to 350 seconds.
+KEEPALIVE_IDLE: Final = 30
+KEEPALIVE_INTERVAL: Final = 10
+KEEPALIVE_COUNT: Final = 6
+
+
+@implementer(IOutbound)
+class DirectOutbound:
+    """Straight to the destination. Names are resolved here, and all their addresses tried (RFC 8305).
+
+    ``reactor``: with TCP, time and name resolution. ``trust_root``: PEM file with certificates to trust besides the
+    system's; raises OSError or ssl.SSLError if it cannot be read. ``bind_address``: local IP address that
+    connections come from. ``connect_timeout``: seconds for the TCP connection, and again for the TLS handshake.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        trust_root: str | None = None,
+        bind_address: str | None = None,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self._reactor = reactor
+        self._tls = ClientTLS(trust_root, connect_timeout)
+        self._bind_address = None if bind_address is None else (bind_address, 0)
+        self._connect_timeout = connect_timeout
+
+    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+        """See IOutbound. Raises ValueError where ``tls`` is asked for and ``host`` is no name."""
+        arguments = self._reactor, host, port, self._connect_timeout, self._bind_address
+        endpoint: IStreamClientEndpoint
+        # Addresses do not need the resolver's threads.
+        if isIPAddress(host):
+            endpoint = TCP4ClientEndpoint(*arguments)
+        elif isIPv6Address(host):
+            endpoint = TCP6ClientEndpoint(*arguments)
+        else:
+            endpoint = HostnameEndpoint(*arguments)
+        endpoint = KeepAliveEndpoint(endpoint)
+        return self._tls.wrap(endpoint, host, port, self._reactor) if tls else endpoint
+
+
+@implementer(IStreamClientEndpoint)
+class KeepAliveEndpoint:
+    """Connects through another endpoint of TCP, and sets TCP_NODELAY and keep-alive on the connection."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect a protocol of ``protocol_factory``; fails as the other endpoint does."""
+        return self._endpoint.connect(protocol_factory).addCallback(_set_options)
+
+
+def _set_options(protocol: IProtocol) -> IProtocol:
+    set_socket_options(getattr(protocol, "transport", None))
+    return protocol
+
+
+def set_socket_options(transport: Any) -> None:
+    """TCP_NODELAY, and keep-alive that notices a dead peer within two minutes, on a TCP transport.
+
+    What the system or the transport does not know is left out; a socket that is gone already is no error.
+    """
+    try:
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        handle = transport.getHandle()
+        for names, value in (
+            (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), KEEPALIVE_IDLE),  # the second is macOS's name
+            (("TCP_KEEPINTVL",), KEEPALIVE_INTERVAL),
+            (("TCP_KEEPCNT",), KEEPALIVE_COUNT),
+        ):
+            option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
+            if option is not None:
+                handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    except (OSError, AttributeError):
+        pass
+
+
+@implementer(IAgentEndpointFactory)
+class OutboundEndpoints:
+    """The endpoints of an outbound, for an Agent."""
+
+    def __init__(self, outbound: IOutbound) -> None:
+        self._outbound = outbound
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """See IAgentEndpointFactory."""
+        host = uri.host.decode("ascii").strip("[]")
+        return self._outbound.endpoint(host, uri.port, uri.scheme == b"https")
+
+
+def agent(outbound: IOutbound, reactor: Any, pool: HTTPConnectionPool | None = None) -> Agent:
+    """An Agent of which every connection goes through ``outbound`` (F30). Without ``pool``, none is kept."""
+    made: Agent = Agent.usingEndpointFactory(reactor, OutboundEndpoints(outbound), pool)
+    return made
