@@ -48,8 +48,6 @@ class FileStore:
             document = self._read_unchanged()
         except FileNotFoundError:
             raise self._error("does not exist") from None
-        except IsADirectoryError:
-            raise self._error("is a directory") from None
         except OSError as error:
             raise self._error(f"cannot be read: {_reason(error)}") from None
         if not document.strip():
@@ -113,22 +111,25 @@ class FileStore:
         return f"credential file {self.path} is accessible to others (mode {mode:04o}); it should be 0600"
 
     def _read_unchanged(self) -> bytes:
+        document = b""
         for _ in range(_READ_ATTEMPTS):
             # Without O_NONBLOCK, opening a FIFO would block the process.
-            with open(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-                before = os.fstat(file.fileno())
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                before = os.fstat(descriptor)
                 if stat.S_ISDIR(before.st_mode):
                     raise self._error("is a directory")
                 if not stat.S_ISREG(before.st_mode):
                     raise self._error("is not a regular file")
-                document = file.read(MAX_DOCUMENT + 1)
-                after = os.fstat(file.fileno())
+                document = _read_all(descriptor, MAX_DOCUMENT + 1)
+                after = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
             if len(document) > MAX_DOCUMENT:
                 raise self._error(f"is larger than {MAX_DOCUMENT} bytes")
-            if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-                if len(document) == after.st_size:
-                    break
-        # Whoever keeps rewriting it: what was read last is judged by its content.
+            if len(document) == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
+                break
+        # If somebody keeps rewriting it, what was read last is judged by its content.
         return document
 
     def _target(self) -> str:
@@ -146,6 +147,15 @@ class FileStore:
 
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+def _read_all(descriptor: int, limit: int) -> bytes:
+    """What follows in the file, at most ``limit`` bytes."""
+    chunks = []
+    while limit > 0 and (chunk := os.read(descriptor, limit)):
+        chunks.append(chunk)
+        limit -= len(chunk)
+    return b"".join(chunks)
 
 
 def _write_sibling(target: str, document: bytes) -> str:

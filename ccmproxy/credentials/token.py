@@ -10,14 +10,14 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ccmproxy.credentials.control import TIMEOUT, ControlError, Fetch, fetch_within
 from ccmproxy.credentials.lock import DirectoryLock, LockUnavailable
+from ccmproxy.credentials.profile import fetch_profile
+from ccmproxy.credentials.single_flight import SingleFlight
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.interfaces import IAccountFormat, ICredentialStore
 from ccmproxy.oauth import (
-    AnswerMalformed,
     ApiKey,
     Authorization,
     CredentialFileError,
@@ -95,11 +95,9 @@ class TokenKeeper:
         #: A login that was refreshed and could not be saved, after the one that it replaces.
         self._unsaved: tuple[OAuthToken, OAuthToken] | None = None
         self._forced: deque[float] = deque(maxlen=FORCED_LIMIT)
-        self._attempting = False
-        self._attempt_result: Deferred[None] | None = None
+        self._flight: SingleFlight[Authorization] = SingleFlight(self._attempt_failed)
         #: A refresh token is being redeemed: giving up now would lose its successor (F3).
         self._redeeming = False
-        self._waiters: list[Deferred[Authorization]] = []
         self._stopped = False
 
     # Reading ----------------------------------------------------------------------------------------------
@@ -133,9 +131,9 @@ class TokenKeeper:
         if 0 <= self._clock.seconds() - self._last_read < REREAD_INTERVAL:
             return
         self.load()
-        if self._unsaved is not None and not self._attempting:
+        if self._unsaved is not None:
             # Whatever kept it from being saved, a full disk perhaps, may be over.
-            self._start(None)
+            self._share(None).addErrback(lambda _: None)
 
     def _read(self) -> tuple[bytes, Authorization]:
         document = self._store.read()
@@ -172,7 +170,7 @@ class TokenKeeper:
 
         What is present is compared first: a late caller must not replace what an earlier one got (F4).
         """
-        if self._attempting:
+        if self._flight.active:
             await self._share(None)
         if self.authorization is None or _same_secret(self.authorization, rejected):
             self.load()
@@ -201,73 +199,44 @@ class TokenKeeper:
         self._failed(message)
         return CredentialUnavailable(message)
 
-    # One attempt at a time --------------------------------------------------------------------------------
-
     def _share(self, rejected: str | None) -> Deferred[Authorization]:
         """The outcome of the attempt in flight, or of a new one. A caller that gives up does not end it."""
-        waiter = self._waiter()
-        if not self._attempting:
-            self._start(rejected)
-        return waiter
-
-    def _waiter(self) -> Deferred[Authorization]:
-        """Fires with the outcome of the attempt in flight."""
-        waiter: Deferred[Authorization] = Deferred(self._forget)
-        self._waiters.append(waiter)
-        return waiter
-
-    def _forget(self, waiter: Deferred[Authorization]) -> None:
-        if waiter in self._waiters:  # not any more while the outcome is being handed out
-            self._waiters.remove(waiter)
-
-    def _start(self, rejected: str | None) -> None:
-        if self._stopped:
-            self._finished(Failure(CredentialUnavailable("credential is being shut down")))
-            return
-        self._attempting = True
-        attempt = Deferred.fromCoroutine(self._attempt(rejected))
-        result = attempt.addBoth(self._finished)
-        if self._attempting:
-            self._attempt_result = result
-
-    def _finished(self, result: Authorization | Failure) -> None:
-        self._attempting = False
-        self._attempt_result = None
-        waiters, self._waiters = self._waiters, []
-        if not isinstance(result, Failure):
-            for waiter in waiters:
-                if not waiter.called:
-                    waiter.callback(result)
-            return
-        hard = False
-        error = result.value
-        if isinstance(error, CredentialUnavailable):
-            message, hard = str(error), error.hard
-        elif result.check(CancelledError):
-            message = "credential is being shut down"
-        else:
-            message = "token refresh failed unexpectedly"
-            self.log.failure("{tag}: token refresh failed", failure=result, tag=self._tag)
-        if not hard and not self._stopped:
-            self._failed(message)
-        for waiter in waiters:
-            if not waiter.called:
-                waiter.errback(CredentialUnavailable(message, hard=hard))
+        return self._flight.join(lambda: self._attempt(rejected))
 
     # The attempt ------------------------------------------------------------------------------------------
 
     async def _attempt(self, rejected: str | None) -> Authorization:
-        """Spec 3.2. ``rejected``: an access token that will not do, however long it may be valid."""
+        """Spec 3.2. ``rejected``: an access token that will not do, however long it may be valid.
+
+        Raises CredentialUnavailable only.
+        """
+        try:
+            return await self._refresh(rejected)
+        except CredentialUnavailable:
+            raise
+        except CancelledError:
+            raise CredentialUnavailable("credential is being shut down") from None
+        except Exception:
+            self.log.failure("{tag}: token refresh failed", tag=self._tag)
+            raise CredentialUnavailable("token refresh failed unexpectedly") from None
+
+    def _attempt_failed(self, error: BaseException) -> None:
+        if isinstance(error, CredentialUnavailable) and not error.hard and not self._stopped:
+            self._failed(str(error))
+
+    async def _refresh(self, rejected: str | None) -> Authorization:
         token = self._reread()
         if not self._needs_refresh(token, rejected):
             return token
+        if self._stopped:
+            raise CredentialUnavailable("credential is being shut down")
         blocked = self._blocked(token)
         if blocked is not None:
             return self._fall_back(token, rejected, blocked)
         lock: AbstractAsyncContextManager[None] = self._lock or nullcontext()
         try:
             async with lock:
-                return await self._attempt_locked(rejected)
+                return await self._refresh_locked(rejected)
         except LockUnavailable as error:
             # Whoever held it that long may have refreshed the login.
             token = self._reread()
@@ -275,7 +244,7 @@ class TokenKeeper:
                 return token
             raise self._fail_hard(str(error)) from None
 
-    async def _attempt_locked(self, rejected: str | None) -> Authorization:
+    async def _refresh_locked(self, rejected: str | None) -> Authorization:
         token = self._reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -414,41 +383,25 @@ class TokenKeeper:
         self._set(None, message)
         return CredentialUnavailable(message, hard=True)
 
-    # Profile ----------------------------------------------------------------------------------------------
-
     async def complete_profile(self) -> None:
         """Ask for plan and tier where the login does not hold them, and save them with it. Never fails."""
         token = self.authorization
         if not isinstance(token, OAuthToken):
             return
-        request = self._format.profile_request(token, self._urls)
-        if request is None:
-            return
-        try:
-            answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
-            if answer.status != 200:
-                self.log.info(
-                    "{tag}: profile endpoint answered {status}", tag=self._tag, status=answer.status
-                )
-                return
-            filled = self._format.profile_answer(answer.body, token)
-        except (ControlError, AnswerMalformed) as error:
-            self.log.info("{tag}: no profile: {reason}", tag=self._tag, reason=str(error))
-            return
+        filled = await fetch_profile(self._tag, token, self._format, self._urls, self._fetch, self._clock)
         if filled == token:
             return
         lock: AbstractAsyncContextManager[None] = self._lock or nullcontext()
         try:
             async with lock:
                 document, present = self._read()
-                if present != token or self._attempting:
+                if present != token or self._flight.active:
                     return  # a refresh came in between; the next poll asks again
                 merged = self._format.merge(document, filled)
                 self._store.write(merged)
+                self._document = merged
         except (LockUnavailable, CredentialFileError, OSError) as error:
             self.log.info("{tag}: profile not saved: {reason}", tag=self._tag, reason=type(error).__name__)
-        else:
-            self._document = merged
         if self.authorization == token:
             self._set(filled, None)
 
@@ -461,20 +414,18 @@ class TokenKeeper:
         cancelled. The lock is released in both cases.
         """
         self._stopped = True
-        if self._attempt_result is None:
+        if not self._flight.active:
             return succeed(None)
         if not self._redeeming:
-            self._attempt_result.cancel()
+            self._flight.cancel()
             return succeed(None)
-        done = self._waiter()
-        done.addTimeout(STOP_GRACE, self._clock)
 
-        def give_up(_: object) -> None:
-            if self._attempt_result is not None:
+        def over(_: object) -> None:
+            if self._flight.active:
                 self.log.critical("{tag}: shut down in the middle of a token refresh", tag=self._tag)
-                self._attempt_result.cancel()
+                self._flight.cancel()
 
-        return done.addBoth(give_up)
+        return self._share(None).addTimeout(STOP_GRACE, self._clock).addBoth(over)
 
 
 def _same_secret(one: Authorization, other: Authorization) -> bool:

@@ -1,0 +1,97 @@
+"""One request's hold on an account (design: selection returns a lease that must be closed with an outcome)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zope.interface import implementer
+
+from ccmproxy.availability import Availability
+from ccmproxy.interfaces import ILease
+from ccmproxy.limits import LimitsUpdate
+from ccmproxy.oauth import Authorization
+from ccmproxy.retry import LeaseOutcome
+
+if TYPE_CHECKING:
+    from ccmproxy.credentials.account import Account
+    from ccmproxy.http.client import ConnectionPool
+
+
+@implementer(ILease)
+class AccountLease:
+    """A lease on an :class:`~ccmproxy.credentials.account.Account`; made by its ``lease``.
+
+    ``outcome`` is None until it is closed. What an answer says is taken over also after that (F38): it is about this
+    account, whenever it comes.
+    """
+
+    __slots__ = ("_account", "_interrupt", "_interrupted_by", "base_path", "host", "outcome", "tag")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._interrupt: Callable[[Availability], None] | None = None
+        self._interrupted_by: Availability | None = None
+        self.tag = account.tag
+        self.host = account.host
+        self.base_path = account.base_path
+        self.outcome: LeaseOutcome | None = None
+
+    def __repr__(self) -> str:
+        return f"<AccountLease {self.tag} {self.outcome.name if self.outcome else 'open'}>"
+
+    async def authorize(self) -> Authorization:
+        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
+        return await self._account.authorize()
+
+    async def recover(self, rejected: Authorization) -> Authorization:
+        """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable."""
+        return await self._account.recover(rejected)
+
+    def connections(self) -> ConnectionPool:
+        """The pool of connections to the account's upstream."""
+        return self._account.connections
+
+    def observe(self, update: LimitsUpdate) -> None:
+        """State learnt from this request's answer."""
+        self._account.observe(update)
+
+    def rate_limited(self, until: float, explicit: bool) -> None:
+        """The upstream answered 429 on account of the whole credential."""
+        self._account.rate_limited(until, explicit)
+
+    def poll_if_stale(self) -> None:
+        """Ask for the usage if what is known is old. Returns at once."""
+        self._account.poll_if_stale()
+
+    def on_interrupt(self, callback: Callable[[Availability], None] | None) -> None:
+        """Call ``callback`` once if the account stops being usable; None disarms it.
+
+        If that happened since the lease was taken, and still holds, ``callback`` is called at once: an interrupt is
+        not lost for having come early.
+        """
+        self._interrupt = callback
+        missed, self._interrupted_by = self._interrupted_by, None
+        if callback is not None and missed is not None and not self._account.is_usable():
+            self.interrupt(missed)
+
+    def interrupt(self, availability: Availability) -> None:
+        """Called by the account, once per transition to unusable. Never raises."""
+        callback, self._interrupt = self._interrupt, None
+        if self.outcome is not None:
+            return
+        if callback is None:
+            self._interrupted_by = availability
+            return
+        try:
+            callback(availability)
+        except Exception:
+            self._account.log.failure("{tag}: interrupting a request failed", tag=self.tag)
+
+    def close(self, outcome: LeaseOutcome) -> None:
+        """Give the account back. Idempotent; the first outcome counts."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self._interrupt = None
+        self._account.release(self)

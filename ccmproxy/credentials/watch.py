@@ -1,0 +1,287 @@
+"""Tells when a file changes, appears or goes: by inotify where there is any, and by looking every few seconds.
+
+An event is never believed, it only makes the watcher look: what counts is the file's signature. That way atomic
+renames, replaced directories, swapped links and lost events all come out the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
+
+try:
+    from twisted.internet import inotify
+except ImportError:  # not Linux
+    inotify = None  # type: ignore[assignment]
+
+#: What tells one state of a file from another: inode, mtime (ns), size, device. None = no file.
+Signature = tuple[int, int, int, int] | None
+
+#: A file must look the same for this long before its change is reported (seconds).
+SETTLE = 0.15
+#: A file that never settles is reported all the same after so many looks.
+SETTLE_LOOKS = 20
+#: The safety net: network file systems, exhausted inotify limits, links to elsewhere (seconds).
+POLL_INTERVAL = 3.0
+
+
+def signature(path: str) -> Signature:
+    """The present signature of ``path``, links followed."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_dev
+
+
+class FileWatcher:
+    """Watches any number of files. ``reactor`` without file descriptors (a Clock), or ``use_inotify`` false: only
+    looks every ``poll_interval`` seconds.
+
+    Nothing is open and nothing scheduled while no file is watched.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: IReactorTime, poll_interval: float = POLL_INTERVAL, use_inotify: bool = True
+    ) -> None:
+        self._clock = reactor
+        self._poll_interval = poll_interval
+        self._use_inotify = use_inotify and inotify is not None and IReactorFDSet.providedBy(reactor)
+        self._watches: set[FileWatch] = set()
+        self._notifier: _Notifier | None = None
+        self._poll: IDelayedCall | None = None
+        #: Watched directory → its (device, inode) when the watch was placed.
+        self._directories: dict[str, tuple[int, int]] = {}
+
+    @property
+    def uses_inotify(self) -> bool:
+        """Is inotify at work at present?"""
+        return self._notifier is not None
+
+    def watch(self, path: str, changed: Callable[[], None]) -> FileWatch:
+        """Call ``changed`` after ``path``'s content was replaced, it appeared or went. Neither it nor its directory
+        need exist. The state at this moment counts as known.
+        """
+        watch = FileWatch(self, os.path.abspath(path), changed)
+        if not self._watches:
+            self._open()
+        self._watches.add(watch)
+        self._place()
+        return watch
+
+    def stop(self) -> None:
+        """End all watches."""
+        for watch in list(self._watches):
+            watch.stop()
+
+    def _remove(self, watch: FileWatch) -> None:
+        self._watches.discard(watch)
+        if self._watches:
+            self._place()
+            return
+        self._directories.clear()
+        if self._notifier is not None:
+            self._notifier.close()
+            self._notifier = None
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+
+    def _open(self) -> None:
+        if self._use_inotify:
+            try:
+                self._notifier = _Notifier(self._clock)
+            except Exception as error:  # the user's limit of instances, a sandbox
+                self.log.info("no inotify ({reason}): looking for changed files", reason=type(error).__name__)
+        self._poll = self._clock.callLater(self._poll_interval, self._look)
+
+    def _look(self) -> None:
+        """The safety net."""
+        self._poll = self._clock.callLater(self._poll_interval, self._look)
+        self._place()
+        for watch in list(self._watches):
+            watch.look()
+
+    def _place(self) -> None:
+        """Bring inotify's watches to where they are needed now: directories come, go, and are replaced."""
+        while self._place_once():
+            pass  # between the look and the new watch another directory may have come
+
+    def _place_once(self) -> bool:
+        """True if a watch was added."""
+        if self._notifier is None:
+            return False
+        added = False
+        wanted: dict[str, tuple[int, int]] = {}
+        for watch in self._watches:
+            for directory in _directories(watch.path):
+                try:
+                    status = os.stat(directory)
+                except OSError:
+                    continue  # gone this moment; the next look finds its parent
+                wanted[directory] = (status.st_dev, status.st_ino)
+        for directory, identity in list(self._directories.items()):
+            if wanted.get(directory) != identity:
+                del self._directories[directory]
+                self._notifier.forget(directory)
+        for directory, identity in wanted.items():
+            if directory not in self._directories:
+                try:
+                    self._notifier.observe(directory, self._seen)
+                except Exception as error:  # vanished again, or the limit of watches: the poll goes on
+                    self.log.debug(
+                        "{directory} not watched: {reason}", directory=directory, reason=type(error).__name__
+                    )
+                else:
+                    self._directories[directory] = identity
+                    added = True
+        return added
+
+    def _seen(self, directory: str, gone: bool, renamed: bool) -> None:
+        """Something happened in ``directory``.
+
+        ``gone``: to itself, so that its watch is of no use any more; ``renamed``: a name came or went in it.
+        """
+        if gone and self._notifier is not None and self._directories.pop(directory, None) is not None:
+            self._notifier.forget(directory)
+        if gone or renamed:
+            self._place()
+        for watch in list(self._watches):
+            watch.look()
+
+
+class FileWatch:
+    """One watched file; made by :meth:`FileWatcher.watch`."""
+
+    log = Logger()
+
+    def __init__(self, watcher: FileWatcher, path: str, changed: Callable[[], None]) -> None:
+        self.path = path
+        self._watcher = watcher
+        self._changed = changed
+        self._reported = signature(path)
+        self._last_look: Signature = self._reported
+        self._looks = 0
+        self._settling: IDelayedCall | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the watch; ``changed`` is not called any more. Idempotent."""
+        self._stopped = True
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        self._watcher._remove(self)
+
+    def look(self) -> None:
+        """Compare the file with what was reported last; a difference is reported when it has settled."""
+        if self._settling is not None or self._stopped:
+            return
+        self._last_look = signature(self.path)
+        if self._last_look != self._reported:
+            self._looks = 0
+            self._settle()
+
+    def _settle(self) -> None:
+        self._settling = self._watcher._clock.callLater(SETTLE, self._settled)
+
+    def _settled(self) -> None:
+        self._settling = None
+        self._looks += 1
+        present = signature(self.path)
+        if present != self._last_look and self._looks < SETTLE_LOOKS:
+            self._last_look = present
+            self._settle()
+            return
+        if present == self._reported:
+            return  # it came back to what it was
+        self._reported = present
+        try:
+            self._changed()
+        except Exception:
+            self.log.failure("reaction to a change of {path} failed", path=self.path)
+
+
+def _directories(path: str) -> Iterator[str]:
+    """The directories in which something must happen for ``path`` to change: the file's own, that of each symbolic
+    link on the way to it, and where one does not exist, its nearest parent. Real paths.
+    """
+    for _ in range(40):  # the kernel's own limit of links
+        yield _nearest_directory(os.path.dirname(path))
+        try:
+            target = os.readlink(path)
+        except (OSError, ValueError):
+            break
+        path = os.path.join(os.path.dirname(path), target)
+    yield _nearest_directory(os.path.dirname(os.path.realpath(path)))
+
+
+def _nearest_directory(directory: str) -> str:
+    directory = os.path.realpath(directory)
+    while not os.path.isdir(directory) and directory != os.path.dirname(directory):
+        directory = os.path.dirname(directory)
+    return directory
+
+
+if inotify is not None:
+    _GONE = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT | inotify.IN_IGNORED
+    _RENAMED = inotify.IN_CREATE | inotify.IN_MOVED_TO | inotify.IN_MOVED_FROM | inotify.IN_DELETE
+    _MASK = (
+        _RENAMED | inotify.IN_CLOSE_WRITE | inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_ONLYDIR
+    )
+
+    class _INotify(inotify.INotify):
+        """inotify that outlives its directories: Twisted's closes itself when one of them is deleted."""
+
+        def loseConnection(self) -> None:
+            """Called when a watched directory was deleted: no reason to end."""
+
+        def _rmWatch(self, wd: int) -> None:
+            """Called when a watched directory was deleted; the watcher may have forgotten it already."""
+            watchpoint = self._watchpoints.pop(wd, None)
+            if watchpoint is not None and self._watchpaths.get(watchpoint.path) == wd:
+                del self._watchpaths[watchpoint.path]
+
+
+class _Notifier:
+    """Watches directories by inotify. Raises INotifyError or OSError where the system has no more of it."""
+
+    def __init__(self, reactor: object) -> None:
+        make: Any = _INotify
+        self._inotify = make(reactor)
+        self._inotify.startReading()
+
+    def close(self) -> None:
+        """End."""
+        self._inotify.stopReading()
+        self._inotify.connectionLost(Failure(ConnectionDone()))
+
+    def observe(self, directory: str, seen: Callable[[str, bool, bool], None]) -> None:
+        """Call ``seen(directory, gone, renamed)`` at every event. Raises INotifyError."""
+
+        def event(_watch: object, _path: object, mask: int) -> None:
+            seen(directory, bool(mask & _GONE), bool(mask & _RENAMED))
+
+        self._inotify.watch(FilePath(directory), mask=_MASK, callbacks=[event])
+
+    def forget(self, directory: str) -> None:
+        """Undo :meth:`observe`, in whatever state the directory is."""
+        try:
+            self._inotify._inotify.remove(self._inotify.fileno(), self._watch_descriptor(directory))
+        except Exception:
+            pass  # the kernel has removed it itself
+
+    def _watch_descriptor(self, directory: str) -> int:
+        path = FilePath(directory).asBytesMode()
+        descriptor: int = self._inotify._watchpaths[path]
+        self._inotify._rmWatch(descriptor)
+        return descriptor
