@@ -1,7 +1,30 @@
-"""ccmproxy: one address for a team's Claude Code and Codex clients, over your own accounts."""
+"""ccmproxy: one address for a team's Claude Code and Codex clients, over your own accounts.
+
+To embed it in a Twisted program::
+
+    from ccmproxy import loadConfig, makeService
+
+    service = makeService(loadConfig("ccmproxy.yaml"), reactor)
+    service.setServiceParent(application)
+"""
 
 from __future__ import annotations
 
-from ccmproxy._version import __version__
+from random import SystemRandom
+from typing import Any
 
-__all__ = ["__version__"]
+from ccmproxy._version import __version__
+from ccmproxy.config import Config, ConfigurationError
+from ccmproxy.config import load as loadConfig
+from ccmproxy.service import ProxyService, Surroundings
+
+__all__ = ["Config", "ConfigurationError", "__version__", "loadConfig", "makeService"]
+
+
+def makeService(config: Config, reactor: Any) -> ProxyService:
+    """An IService that does what ``config`` asks for, on ``reactor``. Nothing happens before it is started.
+
+    Starting raises :class:`ccmproxy.service.ListenFailed` where an address is taken. May be made any number of times
+    in one process. ``reload(config)`` goes over to another configuration without dropping connections.
+    """
+    return ProxyService(config, Surroundings.of_reactor(reactor, SystemRandom()))

@@ -9,7 +9,7 @@ from ccmproxy.availability import Availability
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a provider is asked: a credential for this session and model, not one of ``excluded`` (tags already tried)."""
+    """What a provider is asked: a credential for this session and model, none of ``excluded`` (tags already tried)."""
 
     session: str | None = None
     model: str | None = None

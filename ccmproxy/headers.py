@@ -81,6 +81,8 @@ def override(headers: Headers, overrides: Mapping[str, Sequence[str]]) -> Header
     names = {name.lower().encode("latin-1") for name in overrides}
     kept = [pair for pair in headers if pair[0].lower() not in names]
     kept += [
-        (name.encode("latin-1"), value.encode("latin-1")) for name, items in overrides.items() for value in items
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, items in overrides.items()
+        for value in items
     ]
     return kept

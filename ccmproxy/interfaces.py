@@ -61,7 +61,10 @@ class ILease(Interface):
     """
 
     tag: str = Attribute("Tag of the credential.")
-    host: bytes = Attribute("Host header field of its upstream, with the port where it is not the scheme's own.")
+    host: bytes = Attribute(
+        "Host header field of its upstream, with the port where it is not the scheme's own."
+    )
+    base_path: bytes = Attribute("Path of the upstream's base URL, without a slash at its end; mostly empty.")
 
     async def authorize() -> Authorization:
         """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
@@ -145,7 +148,7 @@ class ITraffic(Interface):
         """
 
     def exhausted(
-        facts: RequestFacts, availability: Availability, aggregate: Aggregate, request_id: str, now: float
+        facts: RequestFacts, availability: Availability, aggregate: Aggregate | None, request_id: str, now: float
     ) -> tuple[ResponseHead, bytes]:
         """The answer when every credential is rate-limited (spec 4.2)."""
 
@@ -153,9 +156,13 @@ class ITraffic(Interface):
         head: RequestHead,
         authorization: Authorization,
         host: bytes,
+        base_path: bytes,
         overrides: Mapping[str, Sequence[str]],
     ) -> RequestHead:
-        """The request as it goes to the upstream (spec 3.6, 4.3). ``overrides``: the service's ``headers``."""
+        """The request as it goes to the upstream (spec 3.6, 4.3).
+
+        ``host`` and ``base_path``: of the upstream. ``overrides``: the service's ``headers``.
+        """
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """What an answer means. ``body`` is None before it was read; the verdict may ask for it (spec 4.4)."""

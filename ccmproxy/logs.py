@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import IO, Any
 
+from twisted.logger import FileLogObserver as _FileLogObserver
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -18,7 +19,6 @@ from twisted.logger import (
     formatEventAsClassicLogText,
     jsonFileLogObserver,
 )
-from twisted.logger import FileLogObserver as _FileLogObserver
 from twisted.python.logfile import LogFile
 
 

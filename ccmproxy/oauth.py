@@ -80,7 +80,7 @@ class ControlRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamURLs:
-    """Where a service's upstream is (spec 2; replaced by ``upstream:``). ``user_agent`` names us in our own requests."""
+    """Where a service's upstream is (spec 2; ``upstream:`` replaces it). ``user_agent``: of our own requests."""
 
     api_url: str
     token_url: str

@@ -266,7 +266,7 @@ class Exchange:
         forwarder = self._forwarder
         dialect = forwarder.dialect
         head = dialect.traffic.upstream_head(
-            self._request.head, authorization, lease.host, forwarder.options.overrides or {}
+            self._request.head, authorization, lease.host, lease.base_path, forwarder.options.overrides or {}
         )
         attempt = self._attempt = Attempt(forwarder.clock)
         lease.on_interrupt(attempt.interrupt)
@@ -316,9 +316,20 @@ class Exchange:
             if end is RelayEnd.CLIENT_GONE and reading.complete:
                 end = RelayEnd.WHOLE
             lease.close(_LEASE_OUTCOMES[end])
-            self._finished(response.status, _result(end, reading), reading)
+            self._finished(response.status, self._result(end, response, reading), reading)
 
         attempt.relay(self._request, ResponseHead(response.status, response.reason, headers), meter, ended)
+
+    def _result(self, end: RelayEnd, response: ResponseHead, reading: MeterReading) -> str:
+        """One word for the log: was the answer whole, and what did it say of itself (F13, F20, F22)?"""
+        if end is RelayEnd.CLIENT_GONE:
+            return "incomplete"
+        if end is RelayEnd.BROKEN:
+            return "truncated"
+        if reading.error or response.status >= 400:
+            return "failed"
+        # Neither a message nor a stream of one: whatever answered, it may not have been the provider.
+        return "served" if reading.reported or not self._facts.billable else "unrecognised"
 
     def _nobody(self, refusal: NoCredential, outcome: Failure | Verdict | None) -> None:
         """No credential is left: say it as the last outcome, or the provider's state, asks for (spec 4.2)."""
@@ -380,12 +391,3 @@ class Exchange:
             tries=self._tries,
             tokens=tokens,
         )
-
-
-def _result(end: RelayEnd, reading: MeterReading) -> str:
-    """One word for the log: was the answer whole, and what did it say of itself (F13, F20, F22)?"""
-    if end is RelayEnd.CLIENT_GONE:
-        return "incomplete"
-    if end is RelayEnd.BROKEN:
-        return "truncated"
-    return "failed" if reading.error else "served"

@@ -167,6 +167,7 @@ class ClaudeTraffic:
         head: RequestHead,
         authorization: Authorization,
         host: bytes,
+        base_path: bytes,
         overrides: Mapping[str, Sequence[str]],
     ) -> RequestHead:
         """Path and query unchanged; the client's own fields, less what must not pass, plus the account's.
@@ -194,7 +195,7 @@ class ClaudeTraffic:
             if not beta_seen:
                 headers.append((b"anthropic-beta", OAUTH_BETA.encode()))
             headers.append((b"Authorization", b"Bearer " + authorization.access_token.encode("latin-1")))
-        return RequestHead(head.method, head.target, override(headers, overrides))
+        return RequestHead(head.method, base_path + head.target, override(headers, overrides))
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """Spec 4.4 and 4.6; ``body`` is asked for where only it tells a revoked token from another 403."""

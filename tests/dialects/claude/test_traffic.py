@@ -129,8 +129,8 @@ class UpstreamHeadTests(SynchronousTestCase):
     ) -> Headers:
         head = RequestHead(b"POST", b"/v1/messages?beta=true&x=%41", [(b"Host", b"proxy"), *headers])
         authorization = ApiKey("sk-key") if key else OAuthToken("at")
-        upstream = TRAFFIC.upstream_head(head, authorization, b"api.example", overrides or {})
-        self.assertEqual((upstream.method, upstream.target), (b"POST", b"/v1/messages?beta=true&x=%41"))
+        upstream = TRAFFIC.upstream_head(head, authorization, b"api.example", b"/base", overrides or {})
+        self.assertEqual((upstream.method, upstream.target), (b"POST", b"/base/v1/messages?beta=true&x=%41"))
         return upstream.headers
 
     def test_the_accounts_token_replaces_the_clients(self) -> None:

@@ -1,0 +1,391 @@
+"""The root: builds everything from a configuration, and owns its life and death (design: Life).
+
+A :class:`ProxyService` may be put under any parent, several times in one process: the reactor is passed in, and so is
+everything else that comes from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from getpass import getuser
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ccmproxy.authentication import UserTokens
+from ccmproxy.config import (
+    Config,
+    CredentialConfig,
+    ServiceConfig,
+    UpstreamConfig,
+    readable_by_others,
+)
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.keychain import FirstOf, KeyringStore, service_name
+from ccmproxy.credentials.lock import lock_path
+from ccmproxy.credentials.provider import SingleProvider
+from ccmproxy.credentials.store import FileStore
+from ccmproxy.credentials.watch import FileWatcher
+from ccmproxy.dialect import Dialect
+from ccmproxy.dialects import DIALECTS
+from ccmproxy.http.client import ClientLimits, ConnectionPool
+from ccmproxy.http.server import HTTPServerFactory, ServerLimits
+from ccmproxy.interfaces import ICredentialStore, IOutbound
+from ccmproxy.net.outbounds import DirectOutbound
+from ccmproxy.oauth import ApiKey, UpstreamURLs
+from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.routes import Routes
+from ccmproxy.status import StatusEndpoint
+
+#: How long what is left after the grace time may take to be gone (seconds).
+ABORT_TIME = 2.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a service takes from the process around it; tests give their own.
+
+    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream. ``listen``: a server
+    endpoint for a description. ``use_keychain``: macOS keeps the official CLI's login in its keychain (spec 3.1).
+    """
+
+    reactor: Any
+    now: Callable[[], float]
+    random: Random
+    outbound: Callable[[UpstreamConfig], IOutbound]
+    listen: Callable[[str], IStreamServerEndpoint]
+    environ: Mapping[str, str]
+    use_keychain: bool = False
+
+    @classmethod
+    def of_reactor(cls, reactor: Any, random: Random) -> Surroundings:
+        """The real ones: this reactor's clock and network, this process's environment."""
+
+        def outbound(upstream: UpstreamConfig) -> IOutbound:
+            return DirectOutbound(reactor, upstream.ca_path, connect_timeout=upstream.connect_timeout)
+
+        def listen(description: str) -> IStreamServerEndpoint:
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+            return endpoint
+
+        return cls(
+            reactor,
+            reactor.seconds,
+            random,
+            outbound,
+            listen,
+            os.environ,
+            use_keychain=sys.platform == "darwin",
+        )
+
+
+class ListenFailed(Exception):
+    """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
+
+
+class MultiplexerService:
+    """One entry of ``services:``: its accounts, its callers, its listener.
+
+    Life in four steps, so that the whole is never half-started: :meth:`start`, :meth:`listen`, :meth:`drain`,
+    :meth:`stop`.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
+        self.config = config
+        self._surroundings = surroundings
+        self._watcher = watcher
+        self._clock: IReactorTime = surroundings.reactor
+        dialect = self._dialect = DIALECTS[config.type]
+        self.accounts: dict[CredentialConfig, Account] = {}
+        self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
+        self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
+        self.routes = Routes(dialect, self.forwarder, self.status, surroundings.now, self._request_id)
+        self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
+        self._port: IListeningPort | None = None
+        self._configure(config)
+
+    def _request_id(self) -> str:
+        return f"req_{self._surroundings.random.getrandbits(96):024x}"
+
+    # Configuration ----------------------------------------------------------------------------------------------
+
+    def _configure(self, config: ServiceConfig) -> list[Account]:
+        """Bring accounts, callers and rules to ``config``; returns the accounts that are no longer wanted.
+
+        An account whose own configuration and way to the upstream are unchanged is kept, with all it knows.
+        """
+        keep = self.accounts if config.upstream == self.config.upstream else {}
+        accounts = {each: keep.get(each) or self._account(each, config) for each in config.credentials}
+        dropped = [account for account in self.accounts.values() if account not in accounts.values()]
+        self.accounts = accounts
+        self.config = config
+        limits = config.limits
+        self.forwarder.options = ForwarderOptions(
+            max_body=limits.max_request_body,
+            overrides=config.headers,
+            keep_alive=limits.ping_interval or 0.0,
+            stalled_client=config.upstream.idle_timeout,
+        )
+        self.factory.limits = ServerLimits(
+            head_size=limits.max_request_head,
+            head_timeout=limits.head_timeout,
+            body_idle_timeout=limits.body_timeout,
+            keepalive_timeout=limits.keepalive_timeout,
+        )
+        providers = {
+            each.tag: SingleProvider(account, self._surroundings.now) for each, account in accounts.items()
+        }
+        if config.users:
+            users = [
+                (user.token.get_secret_value(), Caller(user.name, providers[user.credential]))
+                for user in config.users
+            ]
+            self.routes.set_callers(UserTokens(users, self._dialect.product), None)
+        else:
+            self.routes.set_callers(None, Caller("", providers[config.credentials[0].tag]))
+        return dropped
+
+    def _account(self, credential: CredentialConfig, config: ServiceConfig) -> Account:
+        surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
+        urls = UpstreamURLs(
+            api_url=(upstream.api_url or dialect.urls.api_url).rstrip("/"),
+            token_url=upstream.token_url or dialect.urls.token_url,
+            usage_url=upstream.usage_url or dialect.urls.usage_url,
+            profile_url=upstream.profile_url or dialect.urls.profile_url,
+            user_agent=upstream.user_agent or dialect.urls.user_agent,
+        )
+        outbound = surroundings.outbound(upstream)
+        connections = ConnectionPool(
+            outbound.endpoint(*origin(urls.api_url)),
+            self._clock,
+            ClientLimits(
+                connect_timeout=upstream.connect_timeout,
+                first_byte_timeout=upstream.first_byte_timeout,
+                idle_timeout=upstream.idle_timeout,
+            ),
+        )
+        path = credential.credential_path
+        if credential.api_key is not None:
+            source: ICredentialStore | ApiKey = ApiKey(credential.api_key.get_secret_value())
+        else:
+            assert path is not None
+            source = self._store(credential, path, dialect)
+        return Account(
+            credential.tag,
+            source,
+            dialect.account,
+            urls,
+            outbound,
+            connections,
+            self._clock,
+            surroundings.random.random,
+            caps=credential.caps,
+            plan_weight=credential.plan_weight,
+            watcher=self._watcher,
+            watched_path=path,
+            lock_path=lock_path(os.path.dirname(path)) if path is not None else None,
+            now=surroundings.now,
+        )
+
+    def _store(self, credential: CredentialConfig, path: str, dialect: Dialect) -> ICredentialStore:
+        file = FileStore(path)
+        if not (self._surroundings.use_keychain and credential.is_default_path and dialect.keychain_service):
+            return file
+        directory = self._surroundings.environ.get("CLAUDE_CONFIG_DIR")
+        name = service_name(dialect.keychain_service, directory, str(Path.home() / ".claude"))
+        return FirstOf(KeyringStore(name, getuser()), file)
+
+    # Life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the credentials and begin to look after them."""
+        for account in self.accounts.values():
+            account.start()
+        self.forwarder.start()
+
+    def listen(self) -> None:
+        """Accept clients. Raises ListenFailed."""
+        problem: list[Failure] = []
+
+        def listening(port: IListeningPort) -> None:
+            self._port = port
+            self.log.info("{name} listens on {address}", name=self.config.name, address=self.config.address)
+
+        # The stream endpoints of Twisted answer at once.
+        self._surroundings.listen(self.config.endpoint).listen(self.factory).addCallbacks(
+            listening, problem.append
+        )
+        if problem:
+            reason = problem[0].getErrorMessage()
+            raise ListenFailed(f"{self.config.name}: cannot listen on {self.config.address}: {reason}")
+
+    @property
+    def port(self) -> IListeningPort | None:
+        """What listens, while it does."""
+        return self._port
+
+    async def reload(self, config: ServiceConfig) -> None:
+        """Go over to ``config``: new requests by the new rules, those under way as they began."""
+        dropped = self._configure(config)
+        # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
+        self.status.close()
+        for account in self.accounts.values():
+            account.start()
+        for account in dropped:
+            account.connections.close()
+            await account.stop()
+
+    async def drain(self, grace: float) -> None:
+        """Accept nobody new; let the requests under way finish for ``grace`` seconds, then break them off."""
+        if self._port is not None:
+            port, self._port = self._port, None
+            await (port.stopListening() or _done())
+        self.routes.closing = True
+        self.status.close()
+        self.factory.stop_accepting()
+        if await self._gone_within(grace):
+            return
+        self.log.warn(
+            "{name}: {count} requests did not end in time",
+            name=self.config.name,
+            count=len(self.forwarder.active),
+        )
+        self.factory.abort_all()
+        await self._gone_within(ABORT_TIME)
+
+    async def _gone_within(self, seconds: float) -> bool:
+        drained = self.factory.drained()
+        timer = self._clock.callLater(seconds, drained.cancel)
+        try:
+            await drained
+        except CancelledError:
+            return False
+        finally:
+            if timer.active():
+                timer.cancel()
+        return True
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began."""
+        self.forwarder.stop()
+        for account in self.accounts.values():
+            account.connections.close()
+            await account.stop()
+
+
+class ProxyService(Service):
+    """Everything that one configuration asks for, as one service (spec 11).
+
+    ``services``: by endpoint, in the order of the configuration.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: Config, surroundings: Surroundings) -> None:
+        self.config = config
+        self._surroundings = surroundings
+        self._watcher = FileWatcher(surroundings.reactor)
+        self.services = {each.endpoint: self._entry(each) for each in config.services}
+        self._stopping: Deferred[None] | None = None
+
+    def _entry(self, config: ServiceConfig) -> MultiplexerService:
+        return MultiplexerService(config, self._surroundings, self._watcher)
+
+    def startService(self) -> None:
+        """Credentials first, then listeners. Raises ListenFailed, with nothing left running."""
+        for path in readable_by_others(self.config):
+            self.log.warn("{path} holds secrets and can be read by others: chmod 600 it", path=path)
+        begun: list[MultiplexerService] = []
+        try:
+            for entry in self.services.values():
+                begun.append(entry)
+                entry.start()
+            for entry in begun:
+                entry.listen()
+        except Exception:
+            for entry in begun:
+                self._run(entry.drain(0))
+                self._run(entry.stop())
+            raise
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> Deferred[None]:
+        """Drain all listeners together for the grace time, then stop the rest. Fires when nothing is left."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._stopping is None:
+            self._stopping = self._run(self._stop())
+        waiter: Deferred[None] = Deferred()
+        self._stopping.addCallback(lambda _: waiter.callback(None))
+        return waiter
+
+    async def _stop(self) -> None:
+        entries = list(self.services.values())
+        await gatherResults([self._run(entry.drain(self.config.shutdown_grace)) for entry in entries])
+        for entry in entries:
+            await entry.stop()
+
+    def reload(self, config: Config) -> Deferred[None]:
+        """Go over to ``config`` without dropping a connection (spec 1, Reload).
+
+        A service is the same one if it listens on the same endpoint and speaks the same dialect. One that cannot
+        listen is logged and left out; the others go on.
+        """
+        return self._run(self._reload(config))
+
+    async def _reload(self, config: Config) -> None:
+        self.config = config
+        wanted = {each.endpoint: each for each in config.services}
+        for endpoint, entry in list(self.services.items()):
+            new = wanted.get(endpoint)
+            if new is None or new.type != entry.config.type:
+                del self.services[endpoint]
+                self._run(self._retire(entry))
+        for endpoint, new in wanted.items():
+            known = self.services.get(endpoint)
+            if known is not None:
+                await known.reload(new)
+                continue
+            entry = self._entry(new)
+            entry.start()
+            try:
+                entry.listen()
+            except ListenFailed as error:
+                self.log.error("{error}", error=str(error))
+                await entry.stop()
+            else:
+                self.services[endpoint] = entry
+        self.log.info("configuration reloaded")
+
+    async def _retire(self, entry: MultiplexerService) -> None:
+        await entry.drain(self.config.shutdown_grace)
+        await entry.stop()
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+        """Run a step of our life; what goes wrong in it is logged, and the next step comes all the same."""
+        done = Deferred.fromCoroutine(work)
+        done.addErrback(lambda failure: self.log.failure("stopping or reloading failed", failure))
+        return done
+
+
+async def _done() -> None:
+    """Nothing to wait for."""
+
+
+def origin(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken, of an http or https URL that the configuration has checked."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if tls else 80), tls

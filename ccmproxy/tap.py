@@ -1,0 +1,100 @@
+"""``twistd ccmproxy``: the options, and the service that the plugin hands to Twisted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from random import SystemRandom
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.usage import Options as _Options
+from twisted.python.usage import UsageError
+
+from ccmproxy.config import Config, ConfigurationError, default_config, load
+from ccmproxy.logs import daemon_observer
+from ccmproxy.service import ProxyService, Surroundings
+
+
+class Options(_Options):
+    """Options of ``twistd ccmproxy``. The configuration is read and checked while they are parsed.
+
+    So a configuration with errors ends the process with status 1 and every error on standard error, before anything
+    has been started.
+    """
+
+    optParameters = [
+        ["config", "c", None, "The configuration file; left out: the defaults of the official CLIs."]
+    ]
+
+    config_values: Config
+
+    def postOptions(self) -> None:
+        """Read the configuration."""
+        try:
+            self.config_values = read_config(self["config"])
+        except ConfigurationError as error:
+            raise UsageError(f"the configuration has errors:\n{error}") from None
+        _choose_observer(self.parent, self.config_values)
+
+
+def read_config(path: str | None) -> Config:
+    """The configuration of ``path``, or what goes without one. Raises ConfigurationError."""
+    return load(path) if path is not None else default_config()
+
+
+def _choose_observer(parent: Any, config: Config) -> None:
+    """Have twistd log as ``log:`` says, unless its own command line names a logger or syslog."""
+    if parent is None or parent.get("logger") is not None or parent.get("syslog"):
+        return
+    path = parent.get("logfile")
+    if path is None and not parent.get("nodaemon"):
+        path = "twistd.log"
+    parent["logger"] = partial(daemon_observer, path, config.log.level, config.log.format)
+
+
+class Daemon(ProxyService):
+    """The service in a process of its own: SIGHUP reads the configuration again (spec 1, Reload)."""
+
+    log = Logger()
+
+    def __init__(self, config: Config, surroundings: Surroundings, path: str | None) -> None:
+        super().__init__(config, surroundings)
+        self._path = path
+        self._reactor = surroundings.reactor
+
+    def startService(self) -> None:
+        """Begin to listen for SIGHUP as well, where the system has it."""
+        super().startService()
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._hang_up)
+
+    def stopService(self) -> Deferred[None]:
+        """A late SIGHUP must not kill a process that is draining."""
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return super().stopService()
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload_file)
+
+    def _reload_file(self) -> None:
+        try:
+            config = read_config(self._path)
+        except ConfigurationError as error:
+            self.log.error("configuration not reloaded, it has errors:\n{error}", error=str(error))
+            return
+        self.reload(config)
+
+
+def makeService(options: Options) -> IService:
+    """Build the service for twistd."""
+    from twisted.internet import reactor  # noqa: TID251  # here, and nowhere else, the process has chosen it
+
+    surroundings = Surroundings.of_reactor(reactor, SystemRandom())
+    path = options["config"]
+    return Daemon(options.config_values, surroundings, os.path.abspath(path) if path is not None else None)
