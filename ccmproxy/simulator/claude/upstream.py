@@ -36,6 +36,7 @@ from ccmproxy.usage import Tokens
 #: Models that exist: id → display name.
 MODELS = {
     "claude-opus-5": "Claude Opus 5",
+    "claude-sonnet-5-5": "Claude Sonnet 5.5",
     "claude-sonnet-5": "Claude Sonnet 5",
     "claude-haiku-4-5-20251001": "Claude Haiku 4.5",
     "claude-opus-4-6": "Claude Opus 4.6",

@@ -1,0 +1,96 @@
+# mypy: ignore-errors
+"""Run by the SDK's own Python: one conversation by its first argument, the result as JSON on standard output.
+
+Environment: ``ANTHROPIC_BASE_URL``, and ``ANTHROPIC_API_KEY`` or ``ANTHROPIC_AUTH_TOKEN``.
+"""
+
+import asyncio
+import json
+import sys
+
+import anthropic
+
+MODEL = "claude-opus-5"
+TOOLS = [{"name": "shout", "description": "Says it loudly", "input_schema": {"type": "object"}}]
+
+
+def ask(prompt: str) -> dict:
+    """Arguments of a request."""
+    return {"model": MODEL, "max_tokens": 200, "messages": [{"role": "user", "content": prompt}]}
+
+
+def create(client) -> dict:
+    """A whole message."""
+    message = client.messages.create(**ask("[[say:whole – 日本語]]"))  # noqa: RUF001
+    return {"text": message.content[0].text, "usage": message.usage.to_dict(), "stop": message.stop_reason}
+
+
+def stream(client) -> dict:
+    """The same through the stream helper."""
+    with client.messages.stream(**ask("[[say:one two three 🙂]] [[simulate:pieces]]")) as events:
+        deltas = list(events.text_stream)
+        message = events.get_final_message()
+    return {
+        "text": message.content[0].text,
+        "deltas": "".join(deltas),
+        "output": message.usage.output_tokens,
+        "stop": message.stop_reason,
+    }
+
+
+def tools(client) -> dict:
+    """A tool call and its result."""
+    request = ask('[[tool:shout:{"what":"hello"}]]')
+    first = client.messages.create(**request, tools=TOOLS)
+    call = first.content[-1]
+    request["messages"] += [
+        {"role": "assistant", "content": first.to_dict()["content"]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "HELLO"}]},
+    ]
+    second = client.messages.create(**request, tools=TOOLS)
+    return {"call": call.to_dict(), "stop": first.stop_reason, "text": second.content[0].text}
+
+
+def others(client) -> dict:
+    """Everything else that there is to ask."""
+    counted = client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "x" * 400}])
+    models = [model.id for model in client.models.list()]
+    return {"tokens": counted.input_tokens, "models": models, "model": client.models.retrieve(MODEL).id}
+
+
+def errors(client) -> dict:
+    """How refusals arrive."""
+    found = {}
+    for fault in ("429", "529", "401", "too_long", "error_first", "cut"):
+        prompt = ask(f"[[simulate:{fault}]] [[say:a b c d e f g h i j k l m n o p q r s t]]")
+        try:
+            with client.with_options(max_retries=0).messages.stream(**prompt) as events:
+                events.get_final_message()
+            found[fault] = "nothing"
+        except Exception as error:
+            found[fault] = type(error).__name__
+    retried = client.messages.create(**ask("[[simulate:529;times=2]] [[say:third time]]"))
+    found["retried"] = retried.content[0].text
+    return found
+
+
+async def parallel() -> dict:
+    """Many at once, through the asynchronous client."""
+    async with anthropic.AsyncAnthropic() as client:
+        asked = (client.messages.create(**ask(f"[[say:number {number}]]")) for number in range(20))
+        answers = await asyncio.gather(*asked)
+    return {"texts": [answer.content[0].text for answer in answers]}
+
+
+def main(what: str) -> dict:
+    """One of the conversations above."""
+    if what == "parallel":
+        return asyncio.run(parallel())
+    with anthropic.Anthropic() as client:
+        return {"create": create, "stream": stream, "tools": tools, "others": others, "errors": errors}[what](
+            client
+        )
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))
