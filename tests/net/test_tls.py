@@ -239,8 +239,9 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """Cancelled at any moment, the connection is closed and the protocol never built."""
-        for rounds in range(10):
+        for rounds in range(100):
             scene = Scene(self)
+            scene.listener.options["chunk_size"] = 200
             result = scene.connect()
             if rounds:
                 with contextlib.suppress(AssertionError):
@@ -248,7 +249,7 @@ class HandshakeTests(SynchronousTestCase):
             for pump in scene.network.connections:
                 pump.advance(rounds)
             if result.called:
-                self.assertGreater(rounds, 2)
+                self.assertGreater(rounds, 3)
                 return
             result.cancel()
             self.failureResultOf(result, CancelledError)
