@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from ccmproxy.simulator.claude.account import PLANS
+from ccmproxy.simulator.claude.upstream import upstream_settings
 from ccmproxy.simulator.faults import SCENARIOS
 from ccmproxy.simulator.record import Record
 from ccmproxy.simulator.server import Simulator
@@ -103,7 +104,7 @@ async def run(reactor: Any, *arguments: str) -> None:
     paths = write_credentials(simulator, options.credentials_dir)
     endpoint = TCP4ServerEndpoint(reactor, options.port, interface=options.interface)
     port = await endpoint.listen(simulator.factory)
-    address = port.getHost()
-    print(json.dumps({"url": f"http://{address.host}:{address.port}", "credentials": paths}))
+    url = f"http://{port.getHost().host}:{port.getHost().port}"
+    print(json.dumps({"url": url, "upstream": upstream_settings(url), "credentials": paths}))
     sys.stdout.flush()
     await Deferred()

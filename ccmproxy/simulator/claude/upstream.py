@@ -52,6 +52,16 @@ _EDGE_HEADERS: Headers = [
 ]
 
 
+def upstream_settings(url: str) -> dict[str, str]:
+    """The addresses to configure where a simulator serves at ``url`` (``http://host:port``), by the options' names."""
+    return {
+        "api_url": url,
+        "token_url": f"{url}/v1/oauth/token",
+        "usage_url": f"{url}/api/oauth/usage",
+        "profile_url": f"{url}/api/oauth/profile",
+    }
+
+
 class ClaudeUpstream:
     """api.anthropic.com and its token endpoint, for as many accounts as are added.
 

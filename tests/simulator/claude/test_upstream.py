@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.simulator.claude.upstream import upstream_settings
 from tests.simulator.claude.requests import NOW, Service, document, events, header, turn
 
 
@@ -333,6 +334,11 @@ class OtherEndpointTests(SynchronousTestCase):
         self.assertEqual(profile["account"]["email"], "a@example.com")
         self.assertEqual(profile["organization"]["organization_type"], "claude_max")
         self.assertEqual(profile["organization"]["rate_limit_tier"], "default_claude_max_20x")
+
+    def test_settings(self) -> None:
+        settings = upstream_settings("http://127.0.0.1:1")
+        paths = {value.removeprefix("http://127.0.0.1:1").encode() for value in settings.values()}
+        self.assertLessEqual(paths - {b""}, self.service.upstream._paths)
 
     def test_preconnect(self) -> None:
         for target in (b"/", b"/api/hello"):

@@ -1,0 +1,62 @@
+"""The simulator as a program."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from contextlib import redirect_stderr
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.simulator.standalone import build, parse_arguments, write_credentials
+
+
+class OptionTests(SynchronousTestCase):
+    """The command line."""
+
+    def test_build(self) -> None:
+        options = parse_arguments(
+            "--credentials-dir d --accounts 3 --api-keys 2 --plan pro --first-token 0.5 --per-event 0.1"
+            " --token-lifetime 600 --scenario rough --seed 5".split()
+        )
+        simulator = build(options, Clock())
+        self.assertEqual([account.name for account in simulator.claude.accounts][-1], "account-3")
+        self.assertEqual(len(simulator.claude.keys), 2)
+        account = simulator.claude.accounts[0]
+        self.assertEqual((account.plan.subscription_type, account.expires_at), ("pro", 600.0))
+        self.assertEqual((simulator.pace.first, simulator.pace.each), (0.5, 0.1))
+
+    def test_seed_repeats_tokens(self) -> None:
+        tokens = set()
+        for seed in ("1", "1", "2"):
+            options = parse_arguments(["--credentials-dir", "d", "--seed", seed])
+            tokens.add(build(options, Clock()).claude.accounts[0].access_token)
+        self.assertEqual(len(tokens), 2)
+
+    def test_wrong(self) -> None:
+        for line in ("", "--credentials-dir d --plan free", "--credentials-dir d --port x"):
+            with redirect_stderr(io.StringIO()):
+                self.assertRaises(SystemExit, parse_arguments, line.split())
+
+
+class CredentialTests(SynchronousTestCase):
+    """Files."""
+
+    def test_files(self) -> None:
+        options = parse_arguments(["--credentials-dir", self.mktemp(), "--accounts", "2", "--api-keys", "1"])
+        simulator = build(options, Clock())
+        paths = write_credentials(simulator, options.credentials_dir)
+        self.assertEqual(list(paths), ["account-1", "account-2", "key-1"])
+        login = json.loads(Path(paths["account-2"]).read_bytes())["claudeAiOauth"]
+        self.assertEqual(login["accessToken"], simulator.claude.accounts[1].access_token)
+        self.assertEqual(Path(paths["key-1"]).read_text(), simulator.claude.keys[0].key)
+        for path in paths.values():
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+        simulator.claude.accounts[0].log_in()
+        write_credentials(simulator, options.credentials_dir)
+        login = json.loads(Path(paths["account-1"]).read_bytes())["claudeAiOauth"]
+        self.assertEqual(login["accessToken"], simulator.claude.accounts[0].access_token)
