@@ -35,12 +35,14 @@ class ListenAddress:
     text: str
 
     def overlaps(self, other: ListenAddress) -> bool:
-        """Would binding both fail? Wildcards cover the addresses of their own family. Port 0 is never taken."""
-        if not self.host or not other.host or self.port != other.port or self.port == 0:
+        """Would binding both fail, or could nobody tell them apart? Wildcards cover the addresses of their family."""
+        if self.port != other.port:
             return False
+        if not self.host or not other.host:
+            return self.text == other.text
         if self.host == other.host:
             return True
-        if self.port is None:
+        if not self.port:
             return False
         mine, others = ipaddress.ip_address(self.host), ipaddress.ip_address(other.host)
         return mine.version == others.version and (mine.is_unspecified or others.is_unspecified)

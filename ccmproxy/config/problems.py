@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 #: Where a value stands: option names and list indices from the top of the document.
@@ -75,10 +75,16 @@ class Report:
         """``text`` from the file, quoted for a message; only an ellipsis where it might be a secret."""
         return f'"{text}"' if isinstance(text, str) and self._is_harmless(text) else "…"
 
-    def nearest(self, text: object, known: Iterable[str]) -> str:
+    def nearest(self, text: object, known: Collection[str]) -> str:
         """``; did you mean "X"?`` with the known name that is closest to ``text``; empty where none is close."""
-        close = difflib.get_close_matches(text[:80], list(known), n=1) if isinstance(text, str) else []
-        return f'; did you mean "{close[0]}"?' if close else ""
+        if not isinstance(text, str):
+            return ""
+        close = difflib.get_close_matches(text[:80], list(known), n=3)
+        if not close:
+            return ""
+        # Of equally close ones the first that is known, not the last in the alphabet.
+        ratios = {name: difflib.SequenceMatcher(None, name, text).ratio() for name in known if name in close}
+        return f'; did you mean "{max(ratios, key=ratios.__getitem__)}"?'
 
     def problems(self) -> tuple[Problem, ...]:
         """All problems so far, in the order of the file."""

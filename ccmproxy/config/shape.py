@@ -133,7 +133,11 @@ def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -
 def _wrong_kind(expected: str, value: object, path: Sequence[str | int], document: Any) -> str:
     found = next((words for types, words in _KINDS if isinstance(value, types)), "empty")
     hint = "; put it in quotes" if expected == "text" and isinstance(value, bool | int | float) else ""
-    return f"must be {expected}" if found in expected else f"must be {expected}, is {found}{hint}"
+    return (
+        f"must be {expected}"
+        if found in expected or "finite" in expected
+        else f"must be {expected}, is {found}{hint}"
+    )
 
 
 def _unknown_option(path: Path, document: Mapping[str, Any], report: Report) -> str:
@@ -142,13 +146,10 @@ def _unknown_option(path: Path, document: Mapping[str, Any], report: Report) -> 
     known = list(model.model_fields) if model else []
     if isinstance(name, str) and ":" in name:
         return "unknown option; is there a space missing after a colon?"
-    suggestion = report.nearest(name, known)
-    if not suggestion:
-        for place, other in _PLACES:
-            if name in other.model_fields and other is not model:
-                suggestion = f"; it is an option of {place}"
-                break
-    return f"unknown option{suggestion}"
+    for place, other in _PLACES:
+        if name in other.model_fields and other is not model:
+            return f"unknown option; it is an option of {place}"
+    return f"unknown option{report.nearest(name, known)}"
 
 
 def _unknown_value(path: Path, value: object, known: Sequence[str], report: Report) -> str:

@@ -64,7 +64,8 @@ class ListenTests(SynchronousTestCase):
             (("::1", 80), ("::", 80), True),
             (("::", 80), ("0.0.0.0", 80), False),
             (("127.0.0.1", 80), ("127.0.0.2", 80), False),
-            (("127.0.0.1", 0), ("127.0.0.1", 0), False),
+            (("127.0.0.1", 0), ("127.0.0.1", 0), True),
+            (("127.0.0.1", 0), ("0.0.0.0", 0), False),
         ):
             a, b = tcp_address(*first), tcp_address(*second)
             self.assertEqual((a.overlaps(b), b.overlaps(a)), (clash, clash), (first, second))
@@ -121,7 +122,8 @@ class EndpointTests(SynchronousTestCase):
         self.assertFalse(unix.overlaps(parse_endpoint("unix:/run/b")))
         self.assertFalse(unix.overlaps(tcp))
         systemd = parse_endpoint("systemd:domain=INET:index=0")
-        self.assertFalse(systemd.overlaps(systemd))  # cannot be told
+        self.assertTrue(systemd.overlaps(systemd))
+        self.assertFalse(systemd.overlaps(parse_endpoint("systemd:domain=INET:index=1")))
 
     @settings(max_examples=300, deadline=None)
     @given(st.text(st.sampled_from("tcpunixhaproxyssl:=\\/10[]. \n"), max_size=30))
