@@ -149,7 +149,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=run_demo)
     if "demo" in arguments[:1]:  # only then is what it needs loaded
-        _demo_module().add_arguments(demo)
+        from ccmproxy.demo import add_arguments
+
+        add_arguments(demo)
     return parser
 
 
@@ -371,16 +373,7 @@ def _printable(text: str) -> str:
 
 
 def run_demo(args: argparse.Namespace, terminal: Terminal) -> int:
-    """``ccmproxy demo``: handed on to the simulator's own."""
-    result: int = _demo_module().run(args)
-    return result
+    """``ccmproxy demo``: see :mod:`ccmproxy.demo`."""
+    from ccmproxy.demo import run
 
-
-def _demo_module() -> Any:
-    try:
-        import ccmproxy.simulator.demo as demo
-    except ModuleNotFoundError as error:
-        if error.name != "ccmproxy.simulator.demo":
-            raise
-        raise CommandError("the demo is not part of this installation") from None
-    return demo
+    return run(args)

@@ -53,9 +53,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "logs": frozenset(),
     "status": VALUES | {"http", "proxy"},
     "routes": VALUES | {"http", "proxy", "status"},
-    "cli": PURE | {"http", "net", "credentials", "simulator"},
+    "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
     "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "routes", "status"},
+    "demo": PURE | {"service", "simulator"},
     "tap": PURE | {"service", "net", "logs"},
     "": PURE | {"service", "tap"},
 }
@@ -243,8 +244,8 @@ class TableTests(SynchronousTestCase):
 
     def test_rings_do_not_reach_outwards(self) -> None:
         parts = {"http", "net", "credentials", "proxy", "reverse", "ledger"}
-        surfaces = {"routes", "status", "logs", "cli", "simulator", "testing"}
-        rings = [PURE, parts, surfaces, {"service", "tap", ""}]
+        surfaces = {"routes", "status", "logs", "simulator", "testing"}
+        rings = [PURE, parts, surfaces, {"service", "tap", "demo", "cli", ""}]
         self.assertEqual(set().union(*rings), MAY_IMPORT.keys())
         for depth, ring in enumerate(rings):
             outer: set[str] = set().union(*rings[depth + 1 :])

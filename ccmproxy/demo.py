@@ -1,0 +1,335 @@
+"""``ccmproxy demo``: the proxy in front of a simulated upstream, to try by hand, or through a scripted set of requests.
+
+Everything is real but the upstream: two accounts with credential files in a temporary directory, two users, one
+service made from a configuration. Nothing leaves the loopback address.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import react
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.web.client import Agent, ResponseFailed
+from twisted.web.iweb import IResponse
+
+from ccmproxy.config import load_text
+from ccmproxy.service import ProxyService, Surroundings
+from ccmproxy.simulator import Simulator
+from ccmproxy.simulator.claude.account import ClaudeAccount
+
+ALICE = "demo-token-of-alice"
+BOB = "demo-token-of-bob"
+MODEL = "claude-sonnet-4-5"
+
+CONFIGURATION = """\
+services:
+  - type: ccm
+    listen: 127.0.0.1
+    listen_port: {port}
+    credentials:
+      - {{tag: main, credential_path: {directory}/main.json}}
+      - {{tag: spent, credential_path: {directory}/spent.json}}
+    users:
+      - {{name: alice, token: {alice}, credential: main}}
+      - {{name: bob, token: {bob}, credential: spent}}
+    upstream:
+      api_url: {upstream}
+      token_url: {upstream}/v1/oauth/token
+      usage_url: {upstream}/api/oauth/usage
+      profile_url: {upstream}/api/oauth/profile
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``ccmproxy demo``."""
+    parser.add_argument(
+        "--once", action="store_true", help="send a scripted set of requests, show what happened, end"
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=None,
+        metavar="N",
+        help="where the proxy listens (8080; with --once any free port)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo. The exit status: 0, or 1 if a scripted request did not go as it should."""
+    port = arguments.port if arguments.port is not None else (0 if arguments.once else 8080)
+    verdict: list[bool] = []
+
+    async def main(reactor: Any) -> None:
+        with tempfile.TemporaryDirectory(prefix="ccmproxy-demo-") as directory:
+            demo = Demo(reactor, Path(directory), port)
+            await demo.start()
+            try:
+                if arguments.once:
+                    verdict.append(report([await step(demo) for step in SCRIPT]))
+                else:
+                    print(demo.invitation(), flush=True)
+                    await Deferred()
+            finally:
+                await demo.stop()
+
+    if not arguments.once:
+        _log_to(sys.stdout)
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+    except SystemExit as ending:
+        if ending.code:
+            return 1
+    return 0 if not arguments.once or verdict == [True] else 1
+
+
+def _log_to(file: Any) -> None:
+    observer = FilteringLogObserver(textFileLogObserver(file), [LogLevelFilterPredicate(LogLevel.info)])
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+class Demo:
+    """Simulator and service, on ports of the loopback address. ``directory`` gets the accounts' credential files."""
+
+    def __init__(self, reactor: Any, directory: Path, port: int) -> None:
+        self._reactor = reactor
+        self._directory = directory
+        self._wanted_port = port
+        self.simulator = Simulator(reactor, random.Random(1))
+        self.main = self.simulator.add_account("main", "max_20x")
+        self.spent = self.simulator.add_account("spent", "pro")
+        self.spent.exhaust("five_hour", resets_in=7980)
+        self.client = HTTPClient(Agent(reactor))
+        self.port = 0
+        self._simulator_port: IListeningPort | None = None
+        self._service: ProxyService | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises CannotListenError or ListenFailed where a port is taken."""
+        endpoint = TCP4ServerEndpoint(self._reactor, 0, interface="127.0.0.1")
+        self._simulator_port = await endpoint.listen(self.simulator.factory)
+        upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"  # type: ignore[attr-defined]
+        for account in (self.main, self.spent):
+            self.write_login(account)
+        text = CONFIGURATION.format(
+            port=self._wanted_port, directory=self._directory, alice=ALICE, bob=BOB, upstream=upstream
+        )
+        config = load_text(text, "demo")
+        self._service = ProxyService(config, Surroundings.of_reactor(self._reactor, random.SystemRandom()))
+        self._service.startService()
+        (entry,) = self._service.services.values()
+        assert entry.port is not None
+        self.port = entry.port.getHost().port  # type: ignore[attr-defined]
+
+    def write_login(self, account: ClaudeAccount) -> None:
+        """Write an account's credential file as the official CLI would."""
+        path = self._directory / f"{account.name}.json"
+        path.touch(mode=0o600)
+        path.write_bytes(account.credentials_document())
+
+    async def stop(self) -> None:
+        """End both; open streams are not waited for."""
+        if self._simulator_port is not None:
+            self.simulator.factory.abort_all()
+            stopping = self._simulator_port.stopListening()
+            if stopping is not None:
+                await stopping
+        if self._service is not None:
+            await self._service.stopService()
+
+    @property
+    def url(self) -> str:
+        """Base URL of the proxy."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def invitation(self) -> str:
+        """What to type to see it work."""
+        body = json.dumps(
+            {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+        )
+        return "\n".join(
+            (
+                "",
+                "ccmproxy runs in front of a simulated upstream; no account is used. Try, in another terminal:",
+                "",
+                f"  curl {self.url}/v1/messages -H 'Authorization: Bearer {ALICE}' -H 'anthropic-version: 2023-06-01'"
+                f" -d '{body}'",
+                f"  curl '{self.url}/ccm/v1/status?watch=true' -H 'Authorization: Bearer {ALICE}'",
+                f"  ANTHROPIC_BASE_URL={self.url} ANTHROPIC_AUTH_TOKEN={ALICE} claude -p 'Say hello'",
+                "",
+                f"With {BOB} in place of {ALICE} you meet an account that is used up. Ctrl-C ends it.",
+                "",
+            )
+        )
+
+    async def ask(
+        self, prompt: str, *, stream: bool = False, token: str = ALICE, simulate: str | None = None
+    ) -> tuple[IResponse, bytes, bool]:
+        """One message request: the answer, its body as far as it came, and whether it came whole."""
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "anthropic-version": "2023-06-01",
+            "Content-Type": "application/json",
+        }
+        if simulate is not None:
+            headers["x-simulate"] = simulate
+        body = {
+            "model": MODEL,
+            "max_tokens": 200,
+            "stream": stream,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+        response = await self.client.post(
+            f"{self.url}/v1/messages", headers=headers, data=json.dumps(body).encode(), unbuffered=True
+        )
+        received: list[bytes] = []
+        whole = True
+        try:
+            await response.collect(received.append)
+        except ResponseFailed:
+            whole = False
+        return response, b"".join(received), whole
+
+
+# The script -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scripted request: what it was, what should become of it, what became of it."""
+
+    name: str
+    expected: str
+    observed: str
+
+    @property
+    def went_well(self) -> bool:
+        return self.expected == self.observed
+
+
+Step = Callable[[Demo], Coroutine[Deferred[Any], Any, Outcome]]
+
+
+def _error(body: bytes) -> tuple[str, str]:
+    """Type and message of an error in the dialect's shape."""
+    try:
+        error = json.loads(body)["error"]
+        return str(error["type"]), str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        return "unreadable", ""
+
+
+async def a_turn(demo: Demo) -> Outcome:
+    """A message, answered as JSON."""
+    response, body, whole = await demo.ask("[[say:It works.]]")
+    text = json.loads(body)["content"][0]["text"] if response.code == 200 else _error(body)[1]
+    return Outcome(
+        "a turn", "200, whole: It works.", f"{response.code}, {'whole' if whole else 'broken'}: {text}"
+    )
+
+
+async def a_streamed_turn(demo: Demo) -> Outcome:
+    """A message, answered as an event stream."""
+    response, body, whole = await demo.ask("[[tokens:60]]", stream=True)
+    end = "with its end" if whole and b"event: message_stop" in body else "without its end"
+    return Outcome("a streamed turn", "200, with its end", f"{response.code}, {end}")
+
+
+async def an_expired_token(demo: Demo) -> Outcome:
+    """The account's token expires; the client must not notice."""
+    before = demo.main.counters.refreshes
+    demo.main.expire_access_token()
+    response, _, _ = await demo.ask("still there?")
+    refreshes = demo.main.counters.refreshes - before
+    return Outcome("an expired token", "200, 1 refresh", f"{response.code}, {refreshes} refresh")
+
+
+async def an_overloaded_upstream(demo: Demo) -> Outcome:
+    """A 529 is the client's business."""
+    response, body, _ = await demo.ask("hello", simulate="overloaded")
+    return Outcome(
+        "an overloaded upstream",
+        "529 overloaded_error, relayed",
+        f"{response.code} {_error(body)[0]}, relayed",
+    )
+
+
+async def a_cut(demo: Demo) -> Outcome:
+    """The upstream breaks off in the middle of a stream: the client must see that it did."""
+    response, body, whole = await demo.ask("[[tokens:60]]", stream=True, simulate="cut;at=mid")
+    began = "begun" if b"event: message_start" in body else "not begun"
+    return Outcome(
+        "a cut upstream", "200, begun, broken", f"{response.code}, {began}, {'whole' if whole else 'broken'}"
+    )
+
+
+async def a_used_up_account(demo: Demo) -> Outcome:
+    """The only account of this user is used up: told once, and not to be tried again."""
+    response, body, _ = await demo.ask("hello", token=BOB)
+    kind, message = _error(body)
+    retry = response.headers.getRawHeaders("x-should-retry", ["-"])[0]
+    return Outcome(
+        "a used-up account",
+        "429 rate_limit_error, x-should-retry: false, all credentials rate-limited",
+        f"{response.code} {kind}, x-should-retry: {retry}, {message.partition(',')[0]}",
+    )
+
+
+async def an_unknown_token(demo: Demo) -> Outcome:
+    """Nobody is let in without a token of the operator's."""
+    response, body, _ = await demo.ask("hello", token="guessed")
+    return Outcome("an unknown token", "401 authentication_error", f"{response.code} {_error(body)[0]}")
+
+
+async def the_status(demo: Demo) -> Outcome:
+    """What a user is told of the pool."""
+    headers = {"Authorization": f"Bearer {ALICE}"}
+    response = await demo.client.get(f"{demo.url}/ccm/v1/status", headers=headers)
+    state = await response.json()
+    return Outcome(
+        "the status",
+        "200, usable, weight 10",
+        f"{response.code}, {state['availability']['state']}, weight {state['plan_weight']:g}",
+    )
+
+
+SCRIPT: tuple[Step, ...] = (
+    a_turn,
+    a_streamed_turn,
+    an_expired_token,
+    an_overloaded_upstream,
+    a_cut,
+    a_used_up_account,
+    an_unknown_token,
+    the_status,
+)
+
+
+def report(outcomes: list[Outcome]) -> bool:
+    """Print a table; True if every request went as it should."""
+    width = max(len(outcome.name) for outcome in outcomes)
+    for outcome in outcomes:
+        print(f"{'ok  ' if outcome.went_well else 'FAIL'}  {outcome.name:<{width}}  {outcome.observed}")
+        if not outcome.went_well:
+            print(f"      {'':<{width}}  should have been: {outcome.expected}")
+    failed = sum(not outcome.went_well for outcome in outcomes)
+    print(f"{len(outcomes)} requests, {failed} not as they should be")
+    return not failed

@@ -1,0 +1,369 @@
+"""A world in memory to hold conversations in: clients, a ccmproxy service, the simulator, one clock, no sockets.
+
+Everything between the client's bytes and the simulator's is the real thing; only the transports and the clock are
+ours. ``World.close`` checks what must hold after every conversation: no lease is left open, no call is left pending.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from ccmproxy.config import UpstreamConfig, load_text
+from ccmproxy.credentials.account import Account
+from ccmproxy.interfaces import IOutbound
+from ccmproxy.message import Headers, first_value
+from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
+from ccmproxy.simulator import Simulator
+from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
+
+#: When every conversation begins (Unix seconds).
+START = 1_795_000_000.0
+PROXY = ("127.0.0.1", 8080)
+UPSTREAM = ("127.0.0.1", 9000)
+TOKEN = "alice-token-4711"
+
+CONFIGURATION = """
+services:
+  - type: ccm
+    listen_port: 8080
+    credential_path: {path}
+    users:
+      - {{name: alice, token: {token}}}
+    upstream:
+      api_url: http://127.0.0.1:9000
+      token_url: http://127.0.0.1:9000/v1/oauth/token
+      usage_url: http://127.0.0.1:9000/api/oauth/usage
+      profile_url: http://127.0.0.1:9000/api/oauth/profile
+{more}
+"""
+
+
+class Response:
+    """What a client has received of one answer so far. ``complete``: the framing says that it is all there."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.body = b""
+        self.complete = False
+
+    def header(self, name: str) -> str | None:
+        """The first value of a field, as text."""
+        value = first_value(self.headers, name.lower().encode())
+        return None if value is None else value.decode("latin-1")
+
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The ``error`` object of an answer in the dialect's shape."""
+        error = self.json()["error"]
+        assert isinstance(error, dict)
+        return error
+
+
+class Client(Protocol):
+    """A strict HTTP/1.1 client that shows everything it received, also of an answer that broke off."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep it."""
+        self.received += data
+
+    def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008
+        """Keep why."""
+        self.lost = reason
+
+    @property
+    def broken(self) -> bool:
+        """The connection ended."""
+        return self.lost is not None
+
+    def responses(self) -> list[Response]:
+        """Every answer received so far, interim ones left out; the last may be incomplete."""
+        found: list[Response] = []
+        rest = bytes(self.received)
+        while rest:
+            head, blank, after = rest.partition(b"\r\n\r\n")
+            if not blank:
+                found.append(Response())
+                return found
+            response = Response()
+            status_line, *lines = head.split(b"\r\n")
+            response.status = int(status_line.split(b" ")[1])
+            for line in lines:
+                name, colon, value = line.partition(b": ")
+                assert colon, line
+                response.headers.append((name, value))
+            rest = self._body(response, after)
+            if response.status >= 200:
+                found.append(response)
+        return found
+
+    def _body(self, response: Response, data: bytes) -> bytes:
+        if response.status < 200 or response.status == 204:
+            response.complete = True
+            return data
+        length = response.header("content-length")
+        if length is not None:
+            response.body = data[: int(length)]
+            response.complete = len(response.body) == int(length)
+            return data[int(length) :]
+        if response.header("transfer-encoding") != "chunked":
+            response.body, response.complete = data, self.broken
+            return b""
+        while data:
+            size, end, after = data.partition(b"\r\n")
+            if not end or len(after) < int(size, 16) + 2:
+                return b""
+            response.body += after[: int(size, 16)]
+            data = after[int(size, 16) + 2 :]
+            if int(size, 16) == 0:
+                response.complete = True
+                return data
+        return b""
+
+
+@implementer(IOutbound)
+class _MemoryOutbound:
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
+    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+        """Into the memory network, whether with TLS or not."""
+        return self._network.endpoint(host, port)
+
+
+@implementer(IStreamServerEndpoint)
+class _MemoryServerEndpoint:
+    def __init__(self, network: MemoryNetwork, port: int) -> None:
+        self._network = network
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """Serve at 127.0.0.1."""
+        address = ("127.0.0.1", self._port)
+        if address in self._network.listeners:
+            error = CannotListenError(*address, OSError("address already in use"))
+            return Deferred.fromCoroutine(_raise(error))
+        return succeed(_MemoryPort(self._network, address, self._network.listen(*address, protocolFactory)))
+
+
+async def _raise(error: Exception) -> None:
+    raise error
+
+
+class _MemoryPort:
+    def __init__(self, network: MemoryNetwork, address: tuple[str, int], listener: MemoryListener) -> None:
+        self._network = network
+        self._address = address
+        self._listener = listener
+
+    def stopListening(self) -> Deferred[None]:
+        """Refuse connections from now on; those that are open stay."""
+        del self._network.listeners[self._address]
+        self._network.listeners["closed", id(self)] = self._listener  # type: ignore[index]
+        return succeed(None)
+
+
+class World:
+    """One service in front of one simulated account, with as many clients as a test wants.
+
+    ``more``: further lines of the service's configuration. ``configuration``: instead of the usual one; ``{path}``
+    stands for the credential file.
+    """
+
+    def __init__(
+        self,
+        case: SynchronousTestCase,
+        more: str = "",
+        configuration: str = CONFIGURATION,
+        plan: str = "max_20x",
+        start: bool = True,
+        with_file: bool = True,
+    ) -> None:
+        self.case = case
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.network = MemoryNetwork(self.clock)
+        self.random = random.Random(7)
+        self.simulator = Simulator(self.clock, random.Random(1))
+        self.upstream = self.network.listen(*UPSTREAM, self.simulator.factory)
+        self.login: ClaudeAccount = self.simulator.add_account(plan=plan)
+        self.path = f"{case.mktemp()}.json"
+        if with_file:
+            self.write_login()
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.events.append)
+        case.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        text = configuration.format(path=self.path, token=TOKEN, more=more)
+        self.surroundings = Surroundings(
+            reactor=self.clock,
+            now=self.clock.seconds,
+            random=self.random,
+            outbound=self._outbound,
+            listen=lambda description: _MemoryServerEndpoint(self.network, _port(description)),
+            environ={},
+        )
+        self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
+        if start:
+            self.start()
+
+    def _outbound(self, upstream: UpstreamConfig) -> IOutbound:
+        return _MemoryOutbound(self.network)
+
+    def write_login(self) -> None:
+        """Write the account's credential file as the official CLI would now."""
+        with open(self.path, "wb") as file:
+            file.write(self.login.credentials_document())
+
+    def start(self) -> None:
+        """Start the service; its first usage poll is done when this returns."""
+        self.service.startService()
+        self.network.flush()
+        self.case.addCleanup(self.close)
+
+    @property
+    def entry(self) -> MultiplexerService:
+        """The one service of the configuration."""
+        return next(iter(self.service.services.values()))
+
+    @property
+    def account(self) -> Account:
+        """Its one account."""
+        return next(iter(self.entry.accounts.values()))
+
+    def close(self) -> None:
+        """Stop everything, and check what must hold whatever was said."""
+        for pump in self.network.connections:
+            if not pump.client.disconnected:
+                pump.client.abortConnection()
+        self.network.flush()
+        for account in self.entry.accounts.values():
+            self.case.assertEqual(account.leases, set(), "a lease was not closed")
+        self.case.assertEqual(self.entry.forwarder.active, set(), "an exchange was not finished")
+        stopped = self.service.stopService()
+        for _ in range(60):
+            self.network.advance(1)
+        self.case.successResultOf(stopped)
+        self.case.assertEqual(self.entry.status.watchers, set())
+
+    # Conversation ---------------------------------------------------------------------------------------------
+
+    def connect(self, **options: Any) -> tuple[Client, Pump]:
+        """A new client, connected."""
+        listener = self.network.listeners[PROXY]
+        listener.options = options
+        client = Client()
+        self.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
+        self.network.flush()
+        return client, listener.connections[-1]
+
+    def send(self, data: bytes, client: Client | None = None) -> Client:
+        """Send bytes as they are; the client has received what is there when this returns."""
+        if client is None:
+            client, _ = self.connect()
+        assert client.transport is not None
+        client.transport.write(data)
+        self.network.flush()
+        return client
+
+    def ask(
+        self,
+        prompt: str = "hello",
+        *,
+        client: Client | None = None,
+        settle: bool = True,
+        **options: Any,
+    ) -> Client:
+        """Send one message request (see :func:`message_request`)."""
+        return self.send(message_request(prompt, **options), client)
+
+    def answer(self, prompt: str = "hello", **options: Any) -> Response:
+        """Ask, and give the one whole answer."""
+        client = self.ask(prompt, **options)
+        responses = client.responses()
+        self.case.assertEqual(len(responses), 1, bytes(client.received[:200]))
+        self.case.assertTrue(responses[0].complete)
+        return responses[0]
+
+    def get(self, path: str, token: str | None = TOKEN, method: str = "GET") -> Response:
+        """The whole answer to a request without a body."""
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        client = self.send(f"{method} {path} HTTP/1.1\r\nHost: proxy\r\n{authorization}\r\n".encode())
+        return client.responses()[0]
+
+    def results(self) -> list[str]:
+        """What became of every finished request, as the log says it."""
+        return [str(event["result"]) for event in self.events if "result" in event]
+
+    def logged(self) -> str:
+        """Everything logged, as text."""
+        return "\n".join(repr(sorted(event.items(), key=lambda item: item[0])) for event in self.events)
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Let up to ``seconds`` pass, a tenth at a time, until ``condition`` holds. Fails if it never does."""
+        for _ in range(int(seconds * 10)):
+            if condition():
+                return
+            self.network.advance(0.1)
+        self.case.assertTrue(condition())
+
+
+def message_request(
+    prompt: str = "hello",
+    *,
+    stream: bool = False,
+    token: str | None = TOKEN,
+    session: str | None = None,
+    model: str = "claude-opus-4-5",
+    headers: tuple[tuple[str, str], ...] = (),
+    body: bytes | None = None,
+    path: str = "/v1/messages?beta=true",
+) -> bytes:
+    """The bytes of a message request as a client would send it."""
+    if body is None:
+        body = json.dumps(
+            {
+                "model": model,
+                "max_tokens": 100,
+                "stream": stream,
+                "messages": [{"role": "user", "content": prompt}],
+            }
+        ).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: proxy",
+        "anthropic-version: 2023-06-01",
+        "Content-Type: application/json",
+    ]
+    if token is not None:
+        lines.append(f"Authorization: Bearer {token}")
+    if session is not None:
+        lines.append(f"X-Claude-Code-Session-Id: {session}")
+    lines += [f"{name}: {value}" for name, value in headers]
+    lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + body
+
+
+def _port(description: str) -> int:
+    return int(description.split(":")[1])
