@@ -79,7 +79,18 @@ class Call:
     upstream. What has been read already (at most one read of the transport) still arrives.
     """
 
-    __slots__ = ("abandon", "body", "connection", "head", "method", "over", "paused", "receiver", "size")
+    __slots__ = (
+        "abandon",
+        "body",
+        "connection",
+        "head",
+        "last",
+        "method",
+        "over",
+        "paused",
+        "receiver",
+        "size",
+    )
 
     def __init__(
         self, head: bytes, method: bytes, body: Sequence[bytes], size: int, receiver: ResponseReceiver
@@ -90,6 +101,8 @@ class Call:
         self.size = size
         self.receiver = receiver
         self.connection: CallConnection | None = None
+        #: The connection is to be closed after this call.
+        self.last = False
         self.paused = False
         self.over = False
         #: Undoes what is going on while there is no connection yet.

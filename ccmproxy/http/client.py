@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from ccmproxy.errors import RequestNotSent
 from ccmproxy.http.call import Call, ClientLimits, ResponseReceiver
-from ccmproxy.http.client_protocol import HTTPClientProtocol
+from ccmproxy.http.client_protocol import HTTPClientProtocol, is_persistent
 from ccmproxy.http.framing import FramingError, body_length, join_head
 from ccmproxy.message import RequestHead
 
@@ -106,6 +106,7 @@ class ConnectionPool:
         """
         size = sum(map(len, body))
         call = Call(_request_head(head, size), head.method, body, size, receiver)
+        call.last = not is_persistent(b"1", head.headers)
         if self._idle:
             connection, _ = self._idle.popitem()
             self._start(connection, call)
@@ -267,4 +268,6 @@ def _request_head(head: RequestHead, size: int) -> bytes:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
     elif length != size:
         raise FramingError("the request's framing fields contradict its body")
+    if not all(name for name, _ in headers):
+        raise FramingError("header field without a name")
     return join_head(b"%b %b HTTP/1.1" % (head.method, head.target), headers)

@@ -276,6 +276,8 @@ class HTTPClientProtocol:
 
     def _receive_head(self, data: bytes) -> None:
         self._responded = True
+        call = self._call
+        assert call is not None
         while True:
             joined: bytes | bytearray = data
             seen = len(self._buffer)
@@ -321,7 +323,7 @@ class HTTPClientProtocol:
                 return
             if not data:
                 return
-        self._keep_alive = _is_persistent(match[1], headers)
+        self._keep_alive = not call.last and is_persistent(match[1], headers)
         self._last_heard = self._owner.seconds()
         self._start_body(ResponseHead(status, match[3] or b"", headers), length, data)
 
@@ -516,7 +518,7 @@ def _pieces(head: bytes, body: Sequence[bytes]) -> Iterator[bytes]:
             yield bytes(view[start : start + _PIECE])
 
 
-def _is_persistent(minor: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def is_persistent(minor: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether the connection may be used again (RFC 9112 section 9.3)."""
     options: set[bytes] = set()
     for name, value in headers:
