@@ -33,7 +33,7 @@ from twisted.web.iweb import IResponse
 
 from ccmproxy.config import load_text
 from ccmproxy.service import ProxyService, Surroundings
-from ccmproxy.simulator import Simulator
+from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.claude.account import ClaudeAccount
 
 ALICE = "demo-token-of-alice"

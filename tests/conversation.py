@@ -26,7 +26,7 @@ from ccmproxy.credentials.account import Account
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import Headers, first_value
 from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
-from ccmproxy.simulator import Simulator
+from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
 
