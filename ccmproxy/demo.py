@@ -19,7 +19,6 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import react
 from twisted.logger import (
     FilteringLogObserver,
@@ -33,8 +32,8 @@ from twisted.web.iweb import IResponse
 
 from ccmproxy.config import load_text
 from ccmproxy.service import ProxyService, Surroundings
-from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.simulator.server import Simulator
 
 ALICE = "demo-token-of-alice"
 BOB = "demo-token-of-bob"
@@ -119,14 +118,14 @@ class Demo:
         self.spent.exhaust("five_hour", resets_in=7980)
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
-        self._simulator_port: IListeningPort | None = None
+        self._simulator_port: Any = None
         self._service: ProxyService | None = None
 
     async def start(self) -> None:
         """Listen. Raises CannotListenError or ListenFailed where a port is taken."""
         endpoint = TCP4ServerEndpoint(self._reactor, 0, interface="127.0.0.1")
         self._simulator_port = await endpoint.listen(self.simulator.factory)
-        upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"  # type: ignore[attr-defined]
+        upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"
         for account in (self.main, self.spent):
             self.write_login(account)
         text = CONFIGURATION.format(
@@ -184,7 +183,7 @@ class Demo:
         self, prompt: str, *, stream: bool = False, token: str = ALICE, simulate: str | None = None
     ) -> tuple[IResponse, bytes, bool]:
         """One message request: the answer, its body as far as it came, and whether it came whole."""
-        headers = {
+        headers: dict[bytes | str, bytes | str] = {
             "Authorization": f"Bearer {token}",
             "anthropic-version": "2023-06-01",
             "Content-Type": "application/json",
@@ -301,8 +300,9 @@ async def an_unknown_token(demo: Demo) -> Outcome:
 
 async def the_status(demo: Demo) -> Outcome:
     """What a user is told of the pool."""
-    headers = {"Authorization": f"Bearer {ALICE}"}
-    response = await demo.client.get(f"{demo.url}/ccm/v1/status", headers=headers)
+    response = await demo.client.get(
+        f"{demo.url}/ccm/v1/status", headers={b"Authorization": f"Bearer {ALICE}".encode()}
+    )
     state = await response.json()
     return Outcome(
         "the status",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from zope.interface import implementer
 
 from ccmproxy.availability import Availability
 from ccmproxy.errors import UpstreamError
@@ -51,6 +52,7 @@ class _State(Enum):
     OVER = auto()
 
 
+@implementer(IPushProducer)
 class Attempt:
     """Receives one upstream answer (it is a :class:`ccmproxy.http.client.ResponseReceiver`).
 
