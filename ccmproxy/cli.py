@@ -205,13 +205,8 @@ def run_token(args: argparse.Namespace, terminal: Terminal) -> int:
     if not args.name.strip() or not args.name.isprintable():
         raise CommandError("the name must be printable characters")
     token = terminal.make_token(TOKEN_SIZE)
-    name = (
-        args.name
-        if args.name.isascii() and args.name.isalpha()
-        else json.dumps(args.name, ensure_ascii=False)
-    )
     terminal.say('# under "users:" of a service; the user\'s client sends the token as ANTHROPIC_AUTH_TOKEN')
-    terminal.say(f"- name: {name}")
+    terminal.say(f"- name: {json.dumps(args.name, ensure_ascii=False)}")
     terminal.say(f'  token: "{token}"')
     return 0
 
@@ -293,10 +288,10 @@ def _statuses(
     except urllib.error.HTTPError as error:
         with closing(error):
             raise CommandError(_refusal(error.code)) from None
-    except HTTPException:
-        raise CommandError(f"what answers at {request.host} does not speak HTTP, or broke off") from None
     except (OSError, ValueError) as error:
         raise CommandError(f"the instance at {request.host} cannot be reached: {_reason(error)}") from None
+    except HTTPException:
+        raise CommandError(f"what answers at {request.host} does not speak HTTP, or broke off") from None
 
 
 def _parse_status(line: bytes) -> Mapping[str, Any]:

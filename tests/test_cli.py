@@ -8,6 +8,8 @@ import json
 import os
 import ssl
 import sys
+import textwrap
+import types
 import urllib.error
 import urllib.request
 import urllib.response
@@ -165,12 +167,14 @@ class TokenTests(CommandTestCase):
         for name in ("bob", "NAME", 'Bob O\'Neil: "x"', "true", "5", "ü"):
             code, out, err = self.run_command("token", name)
             self.assertEqual((code, err), (0, ""))
-            config = load_text(f"services:\n- type: ccm\n  users:\n{out}", "x", environ={}, home="/h")
+            config = load_text(
+                "services:\n- type: ccm\n  users:\n" + textwrap.indent(out, "  "), "x", environ={}, home="/h"
+            )
             (user,) = config.services[0].users
             self.assertEqual((user.name, user.token.get_secret_value()), (name, "random-32"))
 
     def test_without_a_name(self) -> None:
-        self.assertIn("- name: NAME\n", self.run_command("token")[1])
+        self.assertIn('- name: "NAME"\n', self.run_command("token")[1])
 
     def test_not_a_name(self) -> None:
         for name in ("", " ", "a\nb"):
@@ -400,7 +404,7 @@ class MainTests(CommandTestCase):
         self.patch(sys, "argv", ["ccmproxy", "token", "bob"])
         out = io.StringIO()
         self.assertEqual(cli.main(terminal=cli.Terminal(out)), 0)
-        self.assertIn("name: bob", out.getvalue())
+        self.assertIn('name: "bob"', out.getvalue())
 
     def interrupted(self, error: BaseException) -> int:
         """Exit status when printing raises ``error``."""
@@ -414,3 +418,15 @@ class MainTests(CommandTestCase):
     def test_interrupted(self) -> None:
         self.assertEqual(self.interrupted(KeyboardInterrupt()), 130)
         self.assertEqual(self.interrupted(BrokenPipeError()), 1)
+
+    def test_demo(self) -> None:
+        module = types.ModuleType("ccmproxy.demo")
+        module.add_arguments = lambda parser: parser.add_argument("--speed", type=int)  # type: ignore[attr-defined]
+        module.run = lambda args: args.speed  # type: ignore[attr-defined]
+        self.patch(sys, "modules", {**sys.modules, "ccmproxy.demo": module})
+        self.assertEqual(self.run_command("demo", "--speed", "5"), (5, "", ""))
+
+    def test_demo_is_there(self) -> None:
+        code, out, _ = self.usage("demo", "--help")
+        self.assertEqual(code, 0)
+        self.assertIn("usage: ccmproxy demo", out)
