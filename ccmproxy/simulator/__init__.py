@@ -11,3 +11,24 @@ Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`) turns a reque
 """
 
 from __future__ import annotations
+
+from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount
+from ccmproxy.simulator.claude.upstream import upstream_settings
+from ccmproxy.simulator.faults import FAULTS, SCENARIOS, Fault, Scenario
+from ccmproxy.simulator.record import ReceivedRequest, Record
+from ccmproxy.simulator.server import Simulator
+from ccmproxy.simulator.steps import Pace
+
+__all__ = [
+    "FAULTS",
+    "SCENARIOS",
+    "ApiKeyAccount",
+    "ClaudeAccount",
+    "Fault",
+    "Pace",
+    "ReceivedRequest",
+    "Record",
+    "Scenario",
+    "Simulator",
+    "upstream_settings",
+]

@@ -132,6 +132,7 @@ class SimulatedAccount:
         self._rotate()
 
     def knows_refresh_token(self, refresh_token: str) -> bool:
+        """Whether this is, or was, a refresh token of the present login."""
         return refresh_token == self.refresh_token or refresh_token in self._redeemed
 
     def token_state(self, access_token: str) -> TokenState | None:
@@ -191,10 +192,12 @@ class SimulatedAccount:
     # Concurrency ----------------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
+        """A request for a model's answer begins to be answered."""
         counters = self.counters
         counters.turns += 1
         counters.concurrent += 1
         counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
 
     def end_turn(self) -> None:
+        """It is over, however it ended."""
         self.counters.concurrent -= 1

@@ -57,16 +57,22 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """What is said."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
+    """What is thought before."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
+    """A tool of the client to be run. ``arguments``: a JSON object."""
+
     name: str
     arguments: Mapping[str, Any]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, assert_never
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from ccmproxy.http.server import ServerRequest
@@ -26,24 +27,35 @@ from ccmproxy.simulator.steps import (
 Ending = Literal["finished", "gone", "broken"]
 
 
+class _RawConnection(Protocol):
+    """Writes what no HTTP server would; what the client still says is of no interest."""
+
+    def send(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
 @implementer(IPushProducer)
 class Player:
     """Delivers one answer. ``on_end`` is called once, when nothing more will be done."""
 
-    __slots__ = ("_call", "_clock", "_on_end", "_paused", "_registered", "_request", "_steps", "_transport")
+    __slots__ = ("_call", "_clock", "_on_end", "_paused", "_raw", "_registered", "_request", "_steps")
 
     def __init__(
         self,
         request: ServerRequest,
         steps: Iterable[Step],
         clock: IReactorTime,
-        transport: Callable[[], ITransport],
         on_end: Callable[[Ending], None],
     ) -> None:
         self._request = request
         self._steps: Iterator[Step] = iter(steps)
         self._clock = clock
-        self._transport = transport
+        self._raw: _RawConnection | None = None
         self._on_end: Callable[[Ending], None] | None = on_end
         self._call: IDelayedCall | None = None
         self._paused = False
@@ -95,15 +107,22 @@ class Player:
                     self._end("broken")
                     request.abort()
                 case Raw(data):
-                    self._transport().write(data)
+                    self._past_http().send(data)
                 case Close():
-                    request.on_gone(None)
+                    connection = self._past_http()
                     self._end("broken")
-                    self._transport().loseConnection()
+                    connection.close()
                 case Hang() | None:
                     return
                 case _:
                     assert_never(step)
+
+    def _past_http(self) -> _RawConnection:
+        """The connection, taken over from the HTTP server."""
+        if self._raw is None:
+            self._raw = _RawConnection()
+            self._request.take_over(self._raw)
+        return self._raw
 
     def _waited(self) -> None:
         self._call = None

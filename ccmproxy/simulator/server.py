@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from twisted.internet.interfaces import IReactorTime, ITransport
+from twisted.internet.interfaces import IReactorTime
 
 from ccmproxy.errors import BodyTooLarge
 from ccmproxy.http.server import HTTPServerFactory, ServerLimits, ServerRequest
-from ccmproxy.message import Body
+from ccmproxy.message import Body, ResponseHead
 from ccmproxy.simulator.claude.account import SCOPES, ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.errors import Refusals
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
@@ -57,7 +57,7 @@ class Simulator:
         self._upstreams: list[Upstream] = [self.claude]
         self._refusals = Refusals(self._rng)
         self.factory = HTTPServerFactory(
-            self._receive, clock, limits if limits is not None else ServerLimits()
+            self._receive, clock, limits if limits is not None else ServerLimits(), self._malformed
         )
 
     # Accounts -------------------------------------------------------------------------------------------------
@@ -123,6 +123,11 @@ class Simulator:
         request.close_after_response()
         request.respond(reply.head, reply.body)
 
+    def _malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
+        """The answer to what never became a request."""
+        reply = self._refusals.error(status, "invalid_request_error", message)
+        return reply.head, reply.body
+
     def _answer(self, request: ServerRequest, body: Body) -> None:
         self.received += 1
         received = ReceivedRequest(
@@ -149,15 +154,10 @@ class Simulator:
                 answer.turn.end_turn()
 
         steps = perform(answer.reply, answer.fault, self._rng)
-        Player(request, steps, self._clock, lambda: _transport(request), ended).play()
+        Player(request, steps, self._clock, ended).play()
 
     def _ask(self, received: ReceivedRequest) -> Answer:
         for upstream in self._upstreams:
             if (answer := upstream.answer(received)) is not None:
                 return answer
         return Answer(self._refusals.error(404, "not_found_error", "Not Found"))
-
-
-def _transport(request: ServerRequest) -> ITransport:
-    """The connection under a request, for what no HTTP server would send."""
-    raise NotImplementedError

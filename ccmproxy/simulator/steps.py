@@ -46,6 +46,7 @@ class Reply:
 
     @property
     def body(self) -> bytes:
+        """All pieces, joined."""
         return b"".join(self.pieces)
 
 
@@ -66,6 +67,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Data:
+    """A piece of the body."""
+
     data: bytes
 
 

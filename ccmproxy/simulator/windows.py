@@ -82,4 +82,5 @@ class UsageWindow:
         return self.used / self.allowance
 
     def is_full(self, now: float) -> bool:
+        """Whether nothing may be taken any more."""
         return self.utilization(now) >= 1.0

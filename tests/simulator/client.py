@@ -84,7 +84,7 @@ class Conversation:
     def connect(self, **options: Any) -> RawClient:
         """A new connection."""
         client = RawClient()
-        server = self.simulator.factory.buildProtocol(None)  # type: ignore[arg-type]
+        server = self.simulator.factory.buildProtocol(None)
         assert server is not None
         self.pumps.append(Pump(client, server, **options))
         return client
