@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import partial
 from random import SystemRandom
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python.usage import Options as _Options
 from twisted.python.usage import UsageError
 
@@ -39,7 +38,6 @@ class Options(_Options):
             self.config_values = read_config(self["config"])
         except ConfigurationError as error:
             raise UsageError(f"the configuration has errors:\n{error}") from None
-        _choose_observer(self.parent, self.config_values)
 
 
 def read_config(path: str | None) -> Config:
@@ -47,14 +45,14 @@ def read_config(path: str | None) -> Config:
     return load(path) if path is not None else default_config()
 
 
-def _choose_observer(parent: Any, config: Config) -> None:
-    """Have twistd log as ``log:`` says, unless its own command line names a logger or syslog."""
+def _observer(parent: Any, config: Config) -> ILogObserver | None:
+    """What logs as ``log:`` says, to where twistd was told to; None if its command line names another logger."""
     if parent is None or parent.get("logger") is not None or parent.get("syslog"):
-        return
+        return None
     path = parent.get("logfile")
     if path is None and not parent.get("nodaemon"):
         path = "twistd.log"
-    parent["logger"] = partial(daemon_observer, path, config.log.level, config.log.format)
+    return daemon_observer(path, config.log.level, config.log.format)
 
 
 class Daemon(ProxyService):
@@ -62,10 +60,23 @@ class Daemon(ProxyService):
 
     log = Logger()
 
-    def __init__(self, config: Config, surroundings: Surroundings, path: str | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        surroundings: Surroundings,
+        path: str | None = None,
+        observer: ILogObserver | None = None,
+    ) -> None:
         super().__init__(config, surroundings)
         self._path = path
+        self._observer = observer
         self._reactor = surroundings.reactor
+
+    def setServiceParent(self, parent: Any) -> None:
+        """twistd asks its application for an observer, and the application is our parent."""
+        if self._observer is not None and hasattr(parent, "setComponent"):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Begin to listen for SIGHUP as well, where the system has it."""
@@ -97,4 +108,9 @@ def makeService(options: Options) -> IService:
 
     surroundings = Surroundings.of_reactor(reactor, SystemRandom())
     path = options["config"]
-    return Daemon(options.config_values, surroundings, os.path.abspath(path) if path is not None else None)
+    return Daemon(
+        options.config_values,
+        surroundings,
+        os.path.abspath(path) if path is not None else None,
+        _observer(options.parent, options.config_values),
+    )

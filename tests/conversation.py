@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -26,8 +26,8 @@ from ccmproxy.credentials.account import Account
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import Headers, first_value
 from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
-from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.simulator.server import Simulator
 from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
 
 #: When every conversation begins (Unix seconds).
@@ -181,7 +181,7 @@ class _MemoryPort:
     def stopListening(self) -> Deferred[None]:
         """Refuse connections from now on; those that are open stay."""
         del self._network.listeners[self._address]
-        self._network.listeners["closed", id(self)] = self._listener  # type: ignore[index]
+        self._network.listeners["closed", id(self)] = self._listener
         return succeed(None)
 
 
@@ -213,8 +213,9 @@ class World:
         if with_file:
             self.write_login()
         self.events: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.events.append)
-        case.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        case.addCleanup(globalLogPublisher.removeObserver, observer)
         text = configuration.format(path=self.path, token=TOKEN, more=more)
         self.surroundings = Surroundings(
             reactor=self.clock,
@@ -292,7 +293,6 @@ class World:
         prompt: str = "hello",
         *,
         client: Client | None = None,
-        settle: bool = True,
         **options: Any,
     ) -> Client:
         """Send one message request (see :func:`message_request`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 
 import msgspec
 from zope.interface import implementer
@@ -140,7 +141,7 @@ class ClaudeTraffic:
         if status == 401 or reason == "user_limit":
             headers.append((b"x-should-retry", b"false"))
         headers.extend(extra)
-        return ResponseHead(status, b"", headers), json.dumps(body).encode()
+        return ResponseHead(status, _phrase(status), headers), json.dumps(body).encode()
 
     def exhausted(
         self,
@@ -211,6 +212,13 @@ class ClaudeTraffic:
                 return Verdict(AnswerKind.NEEDS_BODY)
             return Verdict(AnswerKind.AUTH_FAILED if REVOKED in body else AnswerKind.OTHER)
         return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Overloaded" if status == 529 else b"Error"
 
 
 def _classify_429(headers: Headers, now: float) -> Verdict:
