@@ -6,13 +6,16 @@ import io
 import json
 import os
 import stat
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.standalone import build, parse_arguments, write_credentials
+from ccmproxy.http.server import HTTPServerFactory
+from ccmproxy.simulator.standalone import build, parse_arguments, run, write_credentials
 
 
 class OptionTests(SynchronousTestCase):
@@ -41,6 +44,29 @@ class OptionTests(SynchronousTestCase):
         for line in ("", "--credentials-dir d --plan free", "--credentials-dir d --port x"):
             with redirect_stderr(io.StringIO()):
                 self.assertRaises(SystemExit, parse_arguments, line.split())
+
+
+class RunTests(SynchronousTestCase):
+    """Serving."""
+
+    def test_tells_where_it_serves_and_for_whom(self) -> None:
+        reactor = MemoryReactorClock()
+        output = io.StringIO()
+        with redirect_stdout(output):
+            running = Deferred.fromCoroutine(
+                run(reactor, "--credentials-dir", self.mktemp(), "--port", "4321", "--interface", "127.0.0.1")
+            )
+        self.assertNoResult(running)
+        self.addCleanup(running.addErrback, lambda _: None)
+        self.addCleanup(running.cancel)
+        (line,) = output.getvalue().splitlines()
+        told = json.loads(line)
+        self.assertTrue(told["url"].startswith("http://"))
+        self.assertEqual(told["upstream"]["usage_url"], told["url"] + "/api/oauth/usage")
+        self.assertTrue(Path(told["credentials"]["account-1"]).is_file())
+        ((port, factory, _, interface),) = reactor.tcpServers
+        self.assertEqual((port, interface), (4321, "127.0.0.1"))
+        self.assertIsInstance(factory, HTTPServerFactory)
 
 
 class CredentialTests(SynchronousTestCase):
