@@ -9,16 +9,16 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, ResponseDone
+from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IResponse
 
 from ccmproxy.interfaces import IOutbound
+from ccmproxy.net.outbounds import agent
 from ccmproxy.oauth import ControlRequest
 
 KIB = 1024
@@ -65,7 +65,7 @@ class ControlClient:
     def __init__(self, clock: IReactorTime, outbound: IOutbound, timeout: float = TIMEOUT) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._agent = Agent.usingEndpointFactory(clock, _OutboundEndpoints(outbound))
+        self._agent = agent(outbound, clock)
 
     async def fetch(self, request: ControlRequest) -> Answer:
         """The whole answer, whatever its status; at most 1 MiB, within 30 s. Raises ControlError."""
@@ -95,17 +95,6 @@ class ControlClient:
             # Connection, TLS, DNS and HTTP errors of every kind: all mean that there is no answer.
             raise ControlError(_phrase(error)) from None
         return Answer(response.code, _lower_case(response.headers), body)
-
-
-@implementer(IAgentEndpointFactory)
-class _OutboundEndpoints:
-    """Lets an Agent connect through an outbound."""
-
-    def __init__(self, outbound: IOutbound) -> None:
-        self._outbound = outbound
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        return self._outbound.endpoint(uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
 
 
 def _receive(response: IResponse, limit: int) -> Deferred[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from types import TracebackType
 
@@ -138,11 +139,13 @@ class DirectoryLock:
 
 
 def _mark(path: str) -> tuple[int, int] | None:
-    """What tells one lock directory from another at the same path: inode and mtime (ns)."""
+    """What tells one lock directory from another at the same path: inode and mtime (ns). None: there is none."""
     try:
         status = os.stat(path, follow_symlinks=False)
     except OSError:
         return None
+    if not stat.S_ISDIR(status.st_mode):
+        return None  # whatever it is, it is not ours to remove
     return status.st_ino, status.st_mtime_ns
 
 

@@ -1,0 +1,228 @@
+"""What the tests of credentials share: a small account format, a scripted upstream, logins in files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from ccmproxy.credentials.control import Answer
+from ccmproxy.interfaces import IAccountFormat, IOutbound
+from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.oauth import (
+    AnswerMalformed,
+    ApiKey,
+    ControlRequest,
+    CredentialFileError,
+    OAuthToken,
+    RefreshRefused,
+    UpstreamURLs,
+)
+
+T = TypeVar("T")
+
+#: Where every clock of these tests begins (Unix seconds).
+NOW = 1_800_000_000.0
+TOKEN = "https://token.example/"
+USAGE = "https://usage.example/"
+PROFILE = "https://profile.example/"
+URLS = UpstreamURLs("https://api.example", TOKEN, USAGE, PROFILE, "ccmproxy/test")
+
+
+@implementer(IAccountFormat)
+class PlainFormat:
+    """A format as simple as can be: ``{"login": {"access", "refresh", "expires", "plan"}}``, others' keys kept.
+
+    A refresh is due a minute before the expiry. The token endpoint answers with such a login.
+    """
+
+    def parse(self, document: bytes) -> OAuthToken | ApiKey:
+        try:
+            loaded = json.loads(document)
+        except ValueError:
+            raise CredentialFileError("credential file is not valid JSON") from None
+        if isinstance(loaded, dict) and "key" in loaded:
+            return ApiKey(loaded["key"])
+        if not isinstance(loaded, dict) or "login" not in loaded:
+            raise CredentialFileError("login field not found")
+        return self._token(loaded["login"])
+
+    def merge(self, document: bytes, token: OAuthToken) -> bytes:
+        loaded = json.loads(document) if document.strip() else {}
+        loaded["login"] = {
+            "access": token.access_token,
+            "refresh": token.refresh_token,
+            "expires": token.expires_at,
+            "plan": token.plan,
+        }
+        return json.dumps(loaded).encode()
+
+    def can_refresh(self, token: OAuthToken) -> bool:
+        return token.refresh_token is not None
+
+    def refresh_due(self, token: OAuthToken, now: float) -> bool:
+        return token.expires_at is not None and now >= token.expires_at - 60 and self.can_refresh(token)
+
+    def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
+        return ControlRequest("POST", urls.token_url, body=(token.refresh_token or "").encode())
+
+    def refresh_answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
+    ) -> OAuthToken:
+        if status == 429:
+            after = headers.get("retry-after")
+            raise RefreshRefused(
+                "token endpoint answered 429",
+                rate_limited=True,
+                retry_after=None if after is None else float(after),
+            )
+        if status != 200:
+            raise RefreshRefused(f"token endpoint answered {status}", permanent=status == 401)
+        try:
+            return replace(self._token(json.loads(body)), plan=token.plan)
+        except (ValueError, TypeError, KeyError):
+            raise RefreshRefused("token endpoint answered nonsense") from None
+
+    def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
+        return ControlRequest("GET", urls.usage_url, (("Authorization", f"Bearer {token.access_token}"),))
+
+    def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
+        try:
+            used, resets_at = json.loads(body)
+        except (ValueError, TypeError):
+            raise AnswerMalformed("usage endpoint answered nonsense") from None
+        return LimitsUpdate(short=Window(used, resets_at, 18000.0), weekly=Window(used, resets_at, 604800.0))
+
+    def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        if token.plan is not None:
+            return None
+        return ControlRequest("GET", urls.profile_url, (("Authorization", f"Bearer {token.access_token}"),))
+
+    def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
+        if not body:
+            raise AnswerMalformed("profile endpoint answered nothing")
+        return replace(token, plan=body.decode())
+
+    def plan_weight(self, token: OAuthToken | ApiKey) -> float:
+        return 10.0 if isinstance(token, OAuthToken) and token.plan == "max" else 1.0
+
+    def token_rejected(self, status: int, body: bytes) -> bool:
+        return status == 401 or (status == 403 and b"revoked" in body)
+
+    def default_path(self, environ: Mapping[str, str], home: str) -> str:
+        return f"{home}/login.json"
+
+    def _token(self, login: dict[str, Any]) -> OAuthToken:
+        return OAuthToken(login["access"], login.get("refresh"), login.get("expires"), plan=login.get("plan"))
+
+
+def login(
+    access: str = "a1", refresh: str | None = "r1", expires: float | None = NOW, **more: object
+) -> bytes:
+    """A credential file. ``expires`` by default: it has just expired. ``more``: further keys of the login."""
+    document = {"login": {"access": access, "refresh": refresh, "expires": expires, **more}, "other": "kept"}
+    return json.dumps(document).encode()
+
+
+def tokens(access: str, refresh: str | None = None, expires: float = NOW + 3600) -> Answer:
+    """What the token endpoint answers to a refresh."""
+    return Answer(200, {}, json.dumps({"access": access, "refresh": refresh, "expires": expires}).encode())
+
+
+def usage(used: float = 10.0, resets_at: float = NOW + 7200) -> Answer:
+    """What the usage endpoint answers to a poll: both windows alike."""
+    return Answer(200, {}, json.dumps([used, resets_at]).encode())
+
+
+#: What a script may hold: an answer, an error, something to wait for, or a function of the request that gives one.
+Reply = Answer | Exception | Deferred[Answer] | Callable[[ControlRequest], "Answer | Deferred[Answer]"]
+
+
+class Upstream:
+    """The token, usage and profile endpoints, by script: each request takes the next reply for its URL.
+
+    The last reply of a script goes on being given. A URL without script is never answered.
+    """
+
+    def __init__(self, **scripts: Reply | Iterable[Reply]) -> None:
+        """Scripts by name: ``token``, ``usage``, ``profile``."""
+        self.requests: list[ControlRequest] = []
+        self._scripts: dict[str, list[Reply]] = {}
+        for name, script in scripts.items():
+            self.answer(name, *(script if isinstance(script, list) else [script]))
+
+    def answer(self, name: str, *replies: Reply) -> None:
+        """Replace the script of one endpoint."""
+        self._scripts[{"token": TOKEN, "usage": USAGE, "profile": PROFILE}[name]] = list(replies)
+
+    def asked(self, url: str) -> list[ControlRequest]:
+        """The requests to ``url`` so far."""
+        return [request for request in self.requests if request.url == url]
+
+    async def fetch(self, request: ControlRequest) -> Answer:
+        self.requests.append(request)
+        script = self._scripts.get(request.url)
+        if not script:
+            return await Deferred()
+        reply = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(reply, Exception):
+            raise reply
+        made = reply if isinstance(reply, Answer | Deferred) else reply(request)
+        return await made if isinstance(made, Deferred) else made
+
+
+@implementer(IOutbound)
+class NoOutbound:
+    """For tests in which nothing may connect."""
+
+    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+        raise AssertionError(f"connects to {host}:{port}")
+
+
+class CredentialTestCase(SynchronousTestCase):
+    """A directory with a credential file in it, and a clock that begins at NOW."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.directory = os.path.realpath(self.mktemp())
+        os.mkdir(self.directory, 0o700)
+        self.config = os.path.join(self.directory, "config")
+        os.mkdir(self.config, 0o700)
+        self.path = os.path.join(self.config, "login.json")
+
+    def put(self, document: bytes) -> None:
+        """Replace the credential file, as another program does."""
+        temporary = self.path + ".new"
+        with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(document)
+        os.rename(temporary, self.path)
+
+    def stored(self) -> dict[str, Any]:
+        """The ``login`` in the file, None values left out."""
+        with open(self.path, "rb") as file:
+            held = json.load(file)["login"]
+        return {name: value for name, value in held.items() if value is not None}
+
+    def run_coroutine(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+        return Deferred.fromCoroutine(coroutine)
+
+    def result(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
+        """What ``coroutine`` returns at once."""
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def error(self, coroutine: Coroutine[Deferred[Any], Any, object], kind: type[Exception]) -> Any:
+        """The ``kind`` that ``coroutine`` raises at once."""
+        return self.failureResultOf(Deferred.fromCoroutine(coroutine), kind).value
+
+    def no_timers(self) -> None:
+        """Nothing is scheduled any more."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
