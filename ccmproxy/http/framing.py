@@ -17,7 +17,6 @@ _TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcde
 #: Deleting these from a head leaves the bytes that may not stand in one (RFC 9110 section 5.5): controls but
 #: for the tab, and DEL. CR and LF are counted separately.
 _HEAD_BYTES: Final = bytes(b for b in range(256) if (b >= 0x20 and b != 0x7F) or b in b"\t\r\n")
-_TOKEN: Final = re.compile(rb"[%b]+" % re.escape(_TOKEN_BYTES))
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
