@@ -76,9 +76,7 @@ class HTTPServerFactory(Factory):
         self._checking = LoopingCall(self._check_deadlines)
         self._checking.clock = clock
 
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress | None
-    ) -> HTTPServerProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> HTTPServerProtocol | None:  # type: ignore[override]
         return None if self.stopping else HTTPServerProtocol(self)
 
     def stop_accepting(self) -> None:
