@@ -50,6 +50,8 @@ class FileStore:
             raise self._error("does not exist") from None
         except OSError as error:
             raise self._error(f"cannot be read: {_reason(error)}") from None
+        except ValueError:
+            raise self._error("has a name that no file can have") from None
         if not document.strip():
             raise self._error("is empty")
         try:

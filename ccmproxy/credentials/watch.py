@@ -21,6 +21,9 @@ try:
 except ImportError:  # not Linux
     inotify = None  # type: ignore[assignment]
 
+#: Does this system have it?
+HAS_INOTIFY: bool = inotify is not None
+
 #: What tells one state of a file from another: inode, mtime (ns), size, device. None = no file.
 Signature = tuple[int, int, int, int] | None
 
@@ -55,7 +58,7 @@ class FileWatcher:
     ) -> None:
         self._clock = reactor
         self._poll_interval = poll_interval
-        self._use_inotify = use_inotify and inotify is not None and IReactorFDSet.providedBy(reactor)
+        self._use_inotify = use_inotify and HAS_INOTIFY and IReactorFDSet.providedBy(reactor)
         self._watches: set[FileWatch] = set()
         self._notifier: _Notifier | None = None
         self._poll: IDelayedCall | None = None
@@ -226,7 +229,10 @@ def _directories(path: str) -> Iterator[str]:
 
 
 def _nearest_directory(directory: str) -> str:
-    directory = os.path.realpath(directory)
+    try:
+        directory = os.path.realpath(directory)
+    except ValueError:  # no path at all
+        return os.path.sep
     while not os.path.isdir(directory) and directory != os.path.dirname(directory):
         directory = os.path.dirname(directory)
     return directory

@@ -89,6 +89,10 @@ class ReadTests(StoreTestCase):
         self.assertIn("cannot be read", self.problem())
         self.assertRaises(CredentialFileError, self.store.write, DOCUMENT)
 
+    def test_impossible_name(self) -> None:
+        self.store = FileStore("/nul\0byte")
+        self.assertRaises(CredentialFileError, self.store.read)
+
     def test_content_is_never_quoted(self) -> None:
         self.put(b'{"secret": "\xff"}')
         self.assertNotIn("secret", self.problem())
