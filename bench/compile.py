@@ -1,0 +1,90 @@
+"""Builds the programs of the benchmarks from their sources into ``bench/.build``, where they are not newer anyway."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_SOURCES = Path(__file__).parent
+_TARGET = _SOURCES / ".build"
+_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
+
+
+class CannotBuild(Exception):
+    """A program that the benchmarks cannot do without cannot be built; the text says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What was built. ``tls``: None, or why there is no TLS. ``go_proxy``: the program, or why there is none."""
+
+    upstream: Path
+    load: Path
+    without_tls: str | None
+    go_proxy: Path | str
+
+
+def build_programs() -> Programs:
+    """Compile what is out of date. Raises CannotBuild where there is no C compiler or a source does not compile."""
+    _TARGET.mkdir(exist_ok=True)
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise CannotBuild("no C compiler: install gcc")
+    without_tls = _check_tls(compiler)
+    flags = (*_FLAGS, *(() if without_tls else ("-DBENCH_TLS",)))
+    libraries = () if without_tls else ("-lssl", "-lcrypto")
+    built = {}
+    for name in ("upstream", "load"):
+        sources = [_SOURCES / f"{name}.c", _SOURCES / "wire.h"]
+        built[name] = _TARGET / (name if without_tls is None else f"{name}-without-tls")
+        if _outdated(built[name], sources):
+            _run([compiler, *flags, "-o", str(built[name]), str(sources[0]), *libraries])
+    return Programs(built["upstream"], built["load"], without_tls, _build_go())
+
+
+def _check_tls(compiler: str) -> str | None:
+    probe = subprocess.run(
+        [compiler, "-E", "-x", "c", "-"],
+        input=b"#include <openssl/ssl.h>\n",
+        capture_output=True,
+        check=False,
+    )
+    return None if probe.returncode == 0 else "OpenSSL's headers are missing: install libssl-dev"
+
+
+def _build_go() -> Path | str:
+    go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    target, sources = _TARGET / "go_proxy", _SOURCES / "go_proxy"
+    if not _outdated(target, sorted(sources.iterdir())):
+        return target
+    if go is None:
+        return "go is missing: install golang"
+    try:
+        # The proxy needs nothing but Go's own library: no download, whatever the environment says.
+        offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
+        _run([go, "build", "-o", str(target), "."], sources, offline)
+    except CannotBuild as error:
+        return str(error)
+    return target
+
+
+def _outdated(target: Path, sources: list[Path]) -> bool:
+    return not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime for source in sources)
+
+
+def _run(
+    command: list[str], directory: Path | None = None, environment: dict[str, str] | None = None
+) -> None:
+    result = subprocess.run(
+        command,
+        cwd=directory,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise CannotBuild(f"{Path(command[0]).name} failed: {result.stderr.strip()[-1000:]}")

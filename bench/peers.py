@@ -1,0 +1,277 @@
+"""The proxies that are compared: how each is configured and started, with settings in which it does well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from bench.bodies import CLIENT_TOKEN, UPSTREAM_TOKEN
+from bench.certificates import HOST
+
+#: The tree that these benchmarks belong to: its ccmproxy is measured, whichever one is installed.
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a peer forwards to: a port of the loopback address, and with TLS the authority to verify it by."""
+
+    port: int
+    ca: Path | None
+
+    @property
+    def url(self) -> str:
+        """Base URL of the upstream."""
+        return f"https://{HOST}:{self.port}" if self.ca else f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How to start a peer."""
+
+    arguments: Sequence[str | Path]
+    environment: Mapping[str, str] | None = None
+
+
+class Peer(ABC):
+    """A proxy to measure."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Why it cannot be started here, or None."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """What it calls itself."""
+
+    @abstractmethod
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """Write its configuration into ``directory``; it shall listen on ``port`` of the loopback address."""
+
+
+class Nginx(Peer):
+    """nginx with one worker."""
+
+    name = "nginx"
+    _program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+    def missing(self) -> str | None:
+        """See the base class."""
+        return None if self._program else "install nginx to compare"
+
+    def version(self) -> str:
+        """See the base class."""
+        return _version([str(self._program), "-v"])
+
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """Bodies and streams are passed on as they come; a 1 MB body is never written to disk."""
+        tls = ""
+        if target.ca:
+            tls = f"""
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {target.ca};
+      proxy_ssl_server_name on;
+      proxy_ssl_name {HOST};
+      proxy_ssl_protocols TLSv1.2 TLSv1.3;"""
+        user = "user root;" if os.geteuid() == 0 else ""
+        configuration = f"""{user}
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log error;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+  keepalive_requests 1000000000;
+  keepalive_timeout 300;
+  tcp_nodelay on;
+  client_max_body_size 0;
+  upstream messages {{
+    server 127.0.0.1:{target.port};
+    keepalive 4096;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass {"https" if target.ca else "http"}://messages;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Bearer {UPSTREAM_TOKEN}";
+      proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_read_timeout 600;{tls}
+    }}
+  }}
+}}
+"""
+        path = directory / "nginx.conf"
+        path.write_text(configuration)
+        return Start([str(self._program), "-e", directory / "error.log", "-c", path])
+
+
+class Haproxy(Peer):
+    """haproxy with one thread."""
+
+    name = "haproxy"
+    _program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+
+    def missing(self) -> str | None:
+        """See the base class."""
+        return None if self._program else "install haproxy to compare"
+
+    def version(self) -> str:
+        """See the base class."""
+        return _version([str(self._program), "-v"])
+
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """See the base class."""
+        tls = (
+            f" ssl verify required ca-file {target.ca} sni str({HOST}) verifyhost {HOST}" if target.ca else ""
+        )
+        configuration = f"""global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode http
+  timeout connect 10s
+  timeout client 600s
+  timeout server 600s
+  timeout http-request 30s
+  timeout http-keep-alive 300s
+  option http-no-delay
+  http-reuse always
+frontend clients
+  bind 127.0.0.1:{port} backlog 4096
+  http-request set-header Authorization "Bearer {UPSTREAM_TOKEN}"
+  default_backend messages
+backend messages
+  server upstream 127.0.0.1:{target.port} pool-purge-delay 600s{tls}
+"""
+        path = directory / "haproxy.cfg"
+        path.write_text(configuration)
+        return Start([str(self._program), "-db", "-f", path])
+
+
+class Go(Peer):
+    """Our own small proxy on Go's net/http (``bench/go_proxy``): does for a request what ccmproxy does."""
+
+    name = "go"
+
+    def __init__(self, program: Path | str) -> None:
+        """``program``: the executable, or why there is none."""
+        self._program = program
+
+    def missing(self) -> str | None:
+        """See the base class."""
+        return self._program if isinstance(self._program, str) else None
+
+    def version(self) -> str:
+        """See the base class."""
+        return _version([shutil.which("go") or "/usr/local/go/bin/go", "version"])
+
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """See the base class."""
+        arguments: list[str | Path] = [
+            Path(self._program),
+            f"-listen=127.0.0.1:{port}",
+            f"-upstream={target.url}",
+            f"-token={CLIENT_TOKEN}",
+            f"-key={UPSTREAM_TOKEN}",
+        ]
+        if target.ca:
+            arguments.append(f"-ca={target.ca}")
+        return Start(arguments)
+
+
+class Ccmproxy(Peer):
+    """ccmproxy as people run it: one OAuth account, one user, usage recorded."""
+
+    name = "ccmproxy"
+
+    def __init__(self, twistd_options: Sequence[str] = (), profiles: Path | None = None) -> None:
+        """``twistd_options`` come before the service's name. ``profiles``: where to write cProfile statistics."""
+        self._twistd_options = list(twistd_options)
+        self._profiles = profiles
+        self._twistd = Path(sys.executable).with_name("twistd")
+
+    def missing(self) -> str | None:
+        """See the base class."""
+        if find_spec("ccmproxy") is None or find_spec("ccmproxy.tap") is None:
+            return "ccmproxy's service cannot be imported"
+        return None if self._twistd.exists() else f"there is no twistd beside {sys.executable}"
+
+    def version(self) -> str:
+        """See the base class."""
+        return _version(
+            [
+                sys.executable,
+                "-c",
+                "import ccmproxy, twisted; print(ccmproxy.__version__, twisted.__version__)",
+            ]
+        )
+
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """See the base class."""
+        credentials = directory / "credentials.json"
+        login = {
+            "accessToken": UPSTREAM_TOKEN,
+            "refreshToken": "sk-ant-ort01-bench",
+            "expiresAt": 4_102_444_800_000,  # Unix ms: the year 2100
+            "scopes": ["user:inference", "user:profile"],
+            "subscriptionType": "max",
+            "rateLimitTier": "default_claude_max_20x",
+        }
+        credentials.touch(mode=0o600)
+        credentials.write_text(json.dumps({"claudeAiOauth": login}))
+        upstream: dict[str, object] = {
+            "api_url": target.url,
+            "token_url": f"{target.url}/v1/oauth/token",
+            "usage_url": f"{target.url}/api/oauth/usage",
+            "profile_url": f"{target.url}/api/oauth/profile",
+        }
+        if target.ca:
+            upstream["ca_path"] = str(target.ca)
+        service = {
+            "type": "ccm",
+            "listen": "127.0.0.1",
+            "listen_port": port,
+            "credential_path": str(credentials),
+            "usages_path": str(directory / "usage.sqlite"),
+            "users": [{"name": "bench", "token": CLIENT_TOKEN}],
+            "upstream": upstream,
+        }
+        configuration = directory / "ccmproxy.yaml"
+        configuration.touch(mode=0o600)
+        configuration.write_text(json.dumps({"services": [service], "log": {"level": "warn"}}, indent=1))
+        profile: list[str] = []
+        if self._profiles is not None:
+            self._profiles.mkdir(parents=True, exist_ok=True)
+            path = self._profiles / f"{directory.name}.prof"
+            profile = [f"--profile={path.resolve()}", "--profiler=cProfile", "--savestats"]
+        options = ["--nodaemon", f"--pidfile={directory}/twistd.pid", f"--rundir={directory}"]
+        arguments = [self._twistd, *options, *profile, *self._twistd_options, "ccmproxy", "-c", configuration]
+        return Start(arguments, {"PYTHONPATH": str(_ROOT)})
+
+
+def _version(command: Sequence[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = (result.stdout or result.stderr).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[-1] if command[1] == "-c" else lines[0]) if lines else "unknown"

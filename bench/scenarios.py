@@ -1,0 +1,133 @@
+"""What is measured: one entry per table of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+#: Events per block of the upstream's ``burst`` (upstream.c).
+BLOCK_EVENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load.
+
+    ``load``: the mode of load.c; ``upstream``: the arguments of upstream.c; ``body``: which request body is sent.
+    """
+
+    name: str
+    title: str
+    load: Literal["requests", "streams", "hold", "churn"]
+    upstream: tuple[str, ...]
+    body: Literal["small", "turn", "large"]
+    connections: int
+    #: One unit of work, in the singular and in the plural.
+    unit: tuple[str, str] = ("request", "requests")
+    #: Units per completed answer (``requests``) or per event (``streams``).
+    units_per_count: float = 1.0
+    seconds: float = 3.0
+    warmup_ms: int = 500
+    #: ``churn``: streams measured, and before them.
+    count: int = 0
+    warmup_count: int = 0
+    tls: bool = False
+    #: Memory is measured: the peer is started anew for each round, and there is no direct connection to compare.
+    memory: bool = False
+
+
+_EVENTS = ("1,000 events", "thousand events")
+_BURST_BLOCKS = 64
+
+_PLAIN = (
+    Scenario(
+        "small",
+        "Small requests: 300-byte JSON body, JSON answer, 32 keep-alive connections",
+        "requests",
+        ("--mode", "json"),
+        "small",
+        connections=32,
+    ),
+    Scenario(
+        "body",
+        "1 MB request bodies: a long conversation, JSON answer, 8 keep-alive connections",
+        "requests",
+        ("--mode", "json"),
+        "large",
+        connections=8,
+    ),
+    Scenario(
+        "paced",
+        "1,000 event streams, 20 events per second each",
+        "streams",
+        ("--mode", "paced", "--interval-us", "50000"),
+        "turn",
+        connections=1000,
+        unit=_EVENTS,
+        units_per_count=0.001,
+        seconds=5.0,
+        warmup_ms=1000,
+    ),
+    Scenario(
+        "burst",
+        f"Event streams as fast as possible: {_BURST_BLOCKS * BLOCK_EVENTS:,} events each, 32 at a time",
+        "requests",
+        ("--mode", "burst", "--blocks", str(_BURST_BLOCKS)),
+        "turn",
+        connections=32,
+        unit=_EVENTS,
+        units_per_count=_BURST_BLOCKS * BLOCK_EVENTS * 0.001,
+    ),
+    Scenario(
+        "idle",
+        "Memory of 1,000 open streams that are silent",
+        "hold",
+        ("--mode", "hold"),
+        "turn",
+        connections=1000,
+        unit=("stream", "streams"),
+        memory=True,
+    ),
+)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *_PLAIN,
+    Scenario(
+        "churn",
+        "10,000 streams opened and closed, every second one broken off by the client, 200 at a time",
+        "churn",
+        ("--mode", "paced", "--events", "3", "--interval-us", "10000"),
+        "turn",
+        connections=200,
+        unit=("stream", "streams"),
+        count=10_000,
+        warmup_count=2_000,
+        memory=True,
+    ),
+    *(
+        replace(each, name=f"{each.name}-tls", title=f"{each.title}; TLS to the upstream", tls=True)
+        for each in _PLAIN
+    ),
+)
+
+
+def shortened(scenario: Scenario) -> Scenario:
+    """The same for a first impression: seconds become fractions, streams become hundreds."""
+    return replace(
+        scenario,
+        connections=min(scenario.connections, 300) if scenario.memory else scenario.connections,
+        seconds=scenario.seconds / 5,
+        warmup_ms=scenario.warmup_ms // 3,
+        count=scenario.count // 10,
+        warmup_count=scenario.warmup_count // 4,
+    )
+
+
+def named(names: Sequence[str]) -> list[Scenario]:
+    """The scenarios of those names in the order of the report; all if there are none. KeyError for an unknown one."""
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    for name in names:
+        if name not in known:
+            raise KeyError(name)
+    return [scenario for scenario in SCENARIOS if not names or scenario.name in names]
