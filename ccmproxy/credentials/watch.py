@@ -218,21 +218,20 @@ def _directories(path: str) -> Iterator[str]:
     """The directories in which something must happen for ``path`` to change: the file's own, that of each symbolic
     link on the way to it, and where one does not exist, its nearest parent. Real paths.
     """
+    if "\0" in path:
+        return  # no file can have this name
     for _ in range(40):  # the kernel's own limit of links
         yield _nearest_directory(os.path.dirname(path))
         try:
             target = os.readlink(path)
-        except (OSError, ValueError):
+        except OSError:
             break
         path = os.path.join(os.path.dirname(path), target)
     yield _nearest_directory(os.path.dirname(os.path.realpath(path)))
 
 
 def _nearest_directory(directory: str) -> str:
-    try:
-        directory = os.path.realpath(directory)
-    except ValueError:  # no path at all
-        return os.path.sep
+    directory = os.path.realpath(directory)
     while not os.path.isdir(directory) and directory != os.path.dirname(directory):
         directory = os.path.dirname(directory)
     return directory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet
@@ -24,7 +25,7 @@ class DescriptorClock(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.readers: list[object] = []
+        self.readers: list[Any] = []
 
     def addReader(self, reader: object) -> None:
         self.readers.append(reader)
@@ -178,6 +179,14 @@ class Situations(CredentialTestCase):
         self.seen(b"two")
         self.put(b"three")
         self.seen(b"three")
+
+    def test_empty_directory_removed_and_back(self) -> None:
+        self.watch()
+        os.rmdir(self.config)
+        self.seen()
+        os.mkdir(self.config)
+        self.put(b"one")
+        self.seen(b"one")
 
     def test_directory_swapped(self) -> None:
         """Between two looks: another directory of the same name."""
@@ -341,6 +350,35 @@ class InotifyTests(Situations):
         self.clock.pump([POLL_INTERVAL, SETTLE, SETTLE])
         self.assertEqual(self.changes, [b"one"])
         self.watcher.stop()
+
+    def test_lost_events(self) -> None:
+        """The kernel's queue overflowed: the next look finds the change, and watches the new directory."""
+        self.watcher = FileWatcher(self.clock, poll_interval=100.0)
+        self.watch()
+        os.rename(self.config, self.config + ".old")
+        os.mkdir(self.config)
+        self.put(b"one")
+        (reader,) = self.clock.readers
+        os.read(reader.fileno(), 65536)
+        self.seen()
+        self.clock.advance(100)
+        self.seen(b"one")
+        self.put(b"three")
+        self.seen(b"three")
+        self.watcher.stop()
+
+    def test_directory_comes_while_its_parent_is_about_to_be_watched(self) -> None:
+        path = os.path.join(self.directory, "a", "b", "login.json")
+        observe = watch_module._Notifier.observe
+
+        def late(notifier: watch_module._Notifier, directory: str, seen: Callable[..., None]) -> None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            observe(notifier, directory, seen)
+
+        self.patch(watch_module._Notifier, "observe", late)
+        self.watch(path)
+        self.write(b"one", path)
+        self.seen(b"one")
 
     def test_many_files_one_instance(self) -> None:
         for number in range(10):
