@@ -261,7 +261,6 @@ class HTTPClientProtocol:
         """The transport has taken the whole request."""
         self._upload = None
         self._sent = True
-        self._last_heard = self._owner.seconds()
         self.transport.unregisterProducer()
 
     def upload_progressed(self) -> None:
