@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProducer, IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.errors import RequestNotSent
-from ccmproxy.http.client import ClientLimits, ConnectionPool
+from ccmproxy.errors import RequestNotSent, ResponseLost
+from ccmproxy.http.client import Call, ClientLimits, ConnectionPool
 from ccmproxy.http.framing import FramingError
-from ccmproxy.message import RequestHead
-from ccmproxy.testing.pump import Pump
+from ccmproxy.http.server import HTTPServerFactory, ServerRequest
+from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.testing.pump import KIB, MemoryNetwork, Pump
 from tests.http.upstream import Receiver, Scene, ScriptedServer
 
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -380,3 +381,125 @@ class CloseTests(SynchronousTestCase):
         scene = Scene(REPLY)
         scene.send()
         self.assertEqual(repr(scene.pool), "<ConnectionPool idle=0 busy=0 connecting=1>")
+
+
+class RealServerTests(SynchronousTestCase):
+    """Against our own server: both ends of the data path, and back-pressure through them."""
+
+    def setUp(self) -> None:
+        self.network = MemoryNetwork()
+        self.handled: list[ServerRequest] = []
+        self.gone: list[ServerRequest] = []
+        self.server = HTTPServerFactory(self.handle, self.network.clock)
+        self.listener = self.network.listen("upstream.test", 80, self.server)
+        self.pool = ConnectionPool(self.network.endpoint("upstream.test", 80), self.network.clock)
+        self.addCleanup(self.check_nothing_is_left)
+
+    def check_nothing_is_left(self) -> None:
+        self.pool.close()
+        self.network.advance(0)
+        self.assertEqual((self.pool.idle, self.pool.busy), (0, 0))
+        self.assertEqual(self.listener.open_connections, [])
+
+    def handle(self, request: ServerRequest) -> None:
+        """Echo the body, or leave a GET open for the test to answer."""
+        self.handled.append(request)
+        request.on_gone(lambda: self.gone.append(request))
+        if request.head.method != b"GET":
+            request.receive_body(
+                8192 * KIB,
+                lambda body: request.respond(ResponseHead(200, b"OK", [(b"X-Echo", b"yes")]), body.joined()),
+                lambda error: request.abort(),
+            )
+
+    def send(self, method: bytes = b"GET", body: list[bytes] | None = None) -> tuple[Receiver, Call]:
+        receiver = Receiver()
+        call = self.pool.send(RequestHead(method, b"/", [(b"Host", b"upstream.test")]), body or [], receiver)
+        receiver.sent = True
+        self.network.flush()
+        return receiver, call
+
+    def test_bodies(self) -> None:
+        for size in (0, 1, 1000, 256 * KIB, 256 * KIB + 1, 3000 * KIB):
+            payload = bytes(range(256)) * (size // 256 + 1)
+            receiver, _ = self.send(b"POST", [payload[:size][:1000], payload[:size][1000:]])
+            self.assertEqual((receiver.outcome, receiver.status), ("ended", 200))
+            self.assertEqual(receiver.body, payload[:size])
+        self.assertEqual(len(self.listener.connections), 1)
+
+    def test_stream(self) -> None:
+        receiver, _ = self.send()
+        request = self.handled[0]
+        request.start_response(ResponseHead(200, b"OK", [(b"Content-Type", b"text/event-stream")]))
+        for number in range(100):
+            request.write(b"data: %d\n\n" % number)
+            self.network.flush()
+            self.assertEqual(len(receiver.pieces), number + 1)
+        request.finish()
+        self.network.flush()
+        self.assertEqual(receiver.outcome, "ended")
+        self.assertEqual(self.pool.idle, 1)
+
+    def test_upstream_breaks_off(self) -> None:
+        """F22: what the server aborts never looks complete."""
+        receiver, _ = self.send()
+        self.handled[0].start_response(ResponseHead(200, b"OK", []))
+        self.handled[0].write(b"half")
+        self.network.flush()
+        self.handled[0].abort()
+        self.network.flush()
+        self.assertEqual(receiver.body, b"half")
+        self.assertIsInstance(receiver.outcome, ResponseLost)
+
+    def test_cancel_reaches_the_upstream(self) -> None:
+        receiver, call = self.send()
+        self.handled[0].start_response(ResponseHead(200, b"OK", []))
+        self.handled[0].write(b"half")
+        self.network.flush()
+        call.cancel()
+        receiver.cancelled = True
+        self.network.flush()
+        self.assertEqual(self.gone, self.handled)
+
+    def test_slow_reader_slows_the_upstream(self) -> None:
+        """F23: back-pressure from the receiver to the server's producer, bounded in between."""
+
+        @implementer(IPushProducer)
+        class Source:
+            paused = False
+            written = 0
+
+            def resumeProducing(self) -> None:
+                self.paused = False
+                while not self.paused and self.written < 8192 * KIB:
+                    self.written += 16 * KIB
+                    request.write(bytes(16 * KIB))
+                if not self.paused:
+                    request.unregister_producer()
+                    request.finish()
+
+            def pauseProducing(self) -> None:
+                self.paused = True
+
+            def stopProducing(self) -> None:
+                self.paused = True
+
+        receiver, call = self.send()
+        request = self.handled[0]
+        call.pauseProducing()
+        source = Source()
+        request.start_response(ResponseHead(200, b"OK", []))
+        request.register_producer(source)
+        source.resumeProducing()
+        self.network.flush()
+        self.assertLess(source.written, 512 * KIB)
+        call.resumeProducing()
+        self.network.flush()
+        self.assertEqual((receiver.outcome, len(receiver.body)), ("ended", 8192 * KIB))
+
+    def test_server_closes_idle_connections(self) -> None:
+        self.send(b"POST")
+        self.assertEqual(self.pool.idle, 1)
+        self.server.stop_accepting()
+        self.network.flush()
+        self.assertEqual(self.pool.idle, 0)
