@@ -47,12 +47,14 @@ class Prompt:
     """What matters of a request. ``text``: the last user message; ``tool_results``: results that it brings instead.
 
     ``tools``: names of the tools on offer. ``schema``: the JSON schema that the answer must follow, None for prose.
+    ``forced``: a tool that must be called, and the schema of its arguments.
     """
 
     text: str
     tool_results: tuple[str, ...] = ()
     tools: frozenset[str] = frozenset()
     schema: Mapping[str, Any] | None = None
+    forced: tuple[str, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,10 @@ def compose(prompt: Prompt, rng: random.Random) -> list[Block]:
         blocks.append(Text(json.dumps(example(prompt.schema), ensure_ascii=False)))
         return blocks
     calls, missing = _tool_calls(prompt)
+    if prompt.forced is not None and not calls:
+        name, schema = prompt.forced
+        arguments = example({"type": "object", **schema})
+        calls = [ToolCall(name, arguments if isinstance(arguments, dict) else {})]
     if calls:
         blocks.append(Text("I will use a tool for that."))
         blocks.extend(calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ SDK_CLIENT = Path(__file__).with_name("anthropic_client.py")
 class SimulatorCase(TestCase):
     """A simulator on a loopback port, with an account and a key; programs to run against it."""
 
-    timeout = 120
+    timeout = 300
     command: list[str]
     reactor: Any
     simulator: Simulator
@@ -141,6 +142,25 @@ class LatestTests(SimulatorCase):
         for outcome, message in zip(outcomes, expected.values(), strict=True):
             self.assertEqual(outcome.code, 1)
             self.assertIn(message, outcome.output)
+
+    async def test_agent(self) -> None:
+        arguments = {
+            "description": "d",
+            "prompt": "[[say:from the agent]]",
+            "subagent_type": "general-purpose",
+        }
+        outcome = await self.ask("--allowedTools", "Agent", "--", f"[[tool:Agent:{json.dumps(arguments)}]]")
+        self.assertEqual(outcome.code, 0, outcome.output)
+        turns = self.simulator.requests.of("turn")
+        self.assertGreaterEqual(len(turns), 3)
+        self.assertEqual(len({turn.header(b"x-claude-code-session-id") for turn in turns}), 1)
+
+    async def test_context(self) -> None:
+        outcome = await self.ask("/context")
+        self.assertEqual(outcome.code, 0, outcome.output)
+        counted = self.simulator.requests.of("count_tokens")
+        self.assertGreater(len(counted), 3)
+        self.assertEqual({request.status for request in counted}, {200})
 
     async def test_used_up(self) -> None:
         self.account.exhaust("seven_day")

@@ -81,8 +81,9 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
             elif block.get("type") == "tool_result":
                 results.append(_plain_text(block.get("content")))
         break
-    tools = frozenset(str(tool.get("name")) for tool in _dictionaries(document.get("tools")))
-    return Prompt("\n".join(text), tuple(results), tools, _schema(document))
+    tools = {str(tool.get("name")): tool for tool in _dictionaries(document.get("tools"))}
+    forced = _forced_tool(document, tools)
+    return Prompt("\n".join(text), tuple(results), frozenset(tools), _schema(document), forced)
 
 
 def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
@@ -309,6 +310,24 @@ def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
         schema = output.get("schema")
         return schema if isinstance(schema, dict) else None
     return None
+
+
+def _forced_tool(
+    document: Mapping[str, Any], tools: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The tool that ``tool_choice`` demands, with the schema of its input; None: the model is free."""
+    choice = document.get("tool_choice")
+    if not isinstance(choice, dict) or not tools:
+        return None
+    match choice.get("type"):
+        case "any":
+            name = next(iter(tools))
+        case "tool":
+            name = str(choice.get("name"))
+        case _:
+            return None
+    schema = tools.get(name, {}).get("input_schema")
+    return (name, schema if isinstance(schema, dict) else {}) if name in tools else None
 
 
 def _plain_text(content: object) -> str:

@@ -67,7 +67,11 @@ class PromptTests(SynchronousTestCase):
         self.assertEqual(prompt.tools, {"Bash", "Read"})
         self.assertIsNone(prompt.schema)
 
-    @given(st.dictionaries(st.sampled_from(["messages", "tools", "output_config", "metadata"]), JSON))
+    @given(
+        st.dictionaries(
+            st.sampled_from(["messages", "tools", "tool_choice", "output_config", "metadata"]), JSON
+        )
+    )
     def test_anything_is_a_prompt(self, document: dict[str, Any]) -> None:
         read_prompt(document)
         conversation_key(None, document)

@@ -82,6 +82,19 @@ class MessageTests(SynchronousTestCase):
         self.assertIn("hi there", document(answer)["content"][0]["text"])
         self.assertEqual(document(answer)["stop_reason"], "end_turn")
 
+    def test_forced_tool(self) -> None:
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+        tools = [{"name": "other"}, {"name": "answer", "input_schema": schema}]
+        for choice, called in (
+            ({"type": "tool", "name": "answer"}, ("answer", {"n": 1})),
+            ({"type": "any"}, ("other", {})),
+            ({"type": "tool", "name": "nosuch"}, None),
+            ({"type": "auto"}, None),
+        ):
+            block = document(self.service.message(turn(tools=tools, tool_choice=choice)))["content"][-1]
+            found = (block["name"], block["input"]) if block["type"] == "tool_use" else None
+            self.assertEqual(found, called)
+
     def test_quota_probe(self) -> None:
         message = document(self.service.message(turn("quota", max_tokens=1)))
         self.assertEqual(message["stop_reason"], "max_tokens")
