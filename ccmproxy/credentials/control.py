@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface import implementer
 
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.net.outbounds import agent
@@ -46,14 +47,35 @@ class ControlError(Exception):
 Fetch = Callable[[ControlRequest], Coroutine[Deferred[Any], Any, Answer]]
 
 
-async def fetch_within(seconds: float, fetch: Fetch, request: ControlRequest, clock: IReactorTime) -> Answer:
-    """``fetch(request)``, given up after ``seconds``. Raises ControlError."""
+def fetch_within(
+    seconds: float, fetch: Fetch, request: ControlRequest, clock: IReactorTime
+) -> Deferred[Answer]:
+    """``fetch(request)``, given up after ``seconds``. Fails with ControlError, or CancelledError when cancelled.
+
+    Whatever the exchange makes of being given up is not looked at: HTTP clients have many words for it.
+    """
     exchange = Deferred.fromCoroutine(fetch(request))
-    exchange.addTimeout(seconds, clock)
-    try:
-        return await exchange
-    except TimeoutError:
-        raise ControlError(f"no answer within {seconds:g} s") from None
+    outcome: Deferred[Answer] = Deferred(lambda _: abandon())
+    abandoned = False
+
+    def abandon() -> None:
+        nonlocal abandoned
+        abandoned = True
+        exchange.cancel()
+
+    def expire() -> None:
+        abandon()
+        outcome.errback(ControlError(f"no answer within {seconds:g} s"))
+
+    def over(result: Answer | Failure) -> None:
+        if timer.active():
+            timer.cancel()
+        if not abandoned:
+            outcome.callback(result)  # a Failure begins the errbacks
+
+    timer = clock.callLater(seconds, expire)
+    exchange.addBoth(over)
+    return outcome
 
 
 class ControlClient:
@@ -79,7 +101,7 @@ class ControlClient:
             headers.addRawHeader(name, value)
         try:
             # A client of its own each time: its cookie jar must not outlive the request.
-            response = await HTTPClient(self._agent).request(
+            response = await HTTPClient(self._agent, data_to_body_producer=_BytesBody).request(
                 request.method,
                 request.url,
                 headers=headers,
@@ -89,12 +111,34 @@ class ControlClient:
                 reactor=reactor,
             )
             body = await _receive(response, MAX_ANSWER)
-        except ControlError:
+        except (ControlError, CancelledError):
             raise
         except Exception as error:
             # Connection, TLS, DNS and HTTP errors of every kind: all mean that there is no answer.
             raise ControlError(_phrase(error)) from None
         return Answer(response.code, _lower_case(response.headers), body)
+
+
+@implementer(IBodyProducer)
+class _BytesBody:
+    """A request body that is written at once: it is small. Twisted's own would ask the global reactor to slice it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        pass
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
 
 
 def _receive(response: IResponse, limit: int) -> Deferred[bytes]:

@@ -1,0 +1,241 @@
+"""Tests of :mod:`ccmproxy.credentials.control`: real HTTP, over a network in memory."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from ccmproxy.credentials.control import MAX_ANSWER, Answer, ControlClient, ControlError, fetch_within
+from ccmproxy.interfaces import IOutbound
+from ccmproxy.oauth import ControlRequest
+from ccmproxy.testing.pump import MemoryNetwork
+
+REQUEST = ControlRequest(
+    "POST", "https://token.example/v1/token?x=1", (("Content-Type", "application/json"),), b'{"a": 1}'
+)
+
+
+@implementer(IOutbound)
+class MemoryOutbound:
+    """Leads into a network in memory, and records what it was asked for."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        self.network = network
+        self.asked: list[tuple[str, int, bool]] = []
+
+    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+        self.asked.append((host, port, tls))
+        return self.network.endpoint(host, port)
+
+
+class Peer(Protocol):
+    """Collects what it receives, and answers once the request is there."""
+
+    def __init__(self, received: list[bytes], answer: Callable[[Peer], None]) -> None:
+        self._received = received
+        self._answer = answer
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received.append(data)
+        received = b"".join(self._received)
+        if b"\r\n\r\n" in received and (b"Content-Length" not in received or received.endswith(b"}")):
+            self._answer(self)
+
+    def say(self, data: bytes, close: bool = False) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+        if close:
+            self.transport.loseConnection()
+
+
+class ControlTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = MemoryNetwork(self.clock)
+        self.outbound = MemoryOutbound(self.network)
+        self.client = ControlClient(self.clock, self.outbound)
+        self.received: list[bytes] = []
+
+    def serve(self, answer: Callable[[Peer], None]) -> None:
+        self.network.listen(
+            "token.example",
+            443,
+            Factory.forProtocol(lambda: Peer(self.received, answer)),
+        )
+
+    def fetch(self, request: ControlRequest = REQUEST) -> Deferred[Answer]:
+        fetching = Deferred.fromCoroutine(self.client.fetch(request))
+        self.network.flush()
+        return fetching
+
+    def answered(self, *parts: bytes) -> Answer:
+        """The answer to an upstream that says ``parts``."""
+        self.serve(lambda peer: peer.say(b"".join(parts)))
+        return self.successResultOf(self.fetch())
+
+    def failed(self, fetching: Deferred[Answer]) -> str:
+        return str(self.failureResultOf(fetching, ControlError).value)
+
+    def closed(self) -> None:
+        """No connection is kept, and no timer."""
+        self.network.flush()
+        self.assertTrue(all(pump.closed for pump in self.network.connections))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_whole_exchange(self) -> None:
+        answer = self.answered(
+            b"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 5\r\n\r\n",
+            b"hel",
+            b"lo",
+        )
+        self.assertEqual(answer.status, 429)
+        self.assertEqual(answer.body, b"hello")
+        self.assertEqual((answer.headers["retry-after"], answer.headers["x-a"]), ("7", "1,2"))
+        sent = b"".join(self.received)
+        self.assertTrue(sent.startswith(b"POST /v1/token?x=1 HTTP/1.1\r\n"), sent)
+        self.assertIn(b"\r\nContent-Type: application/json\r\n", sent)
+        self.assertIn(b"\r\nHost: token.example\r\n", sent)
+        self.assertTrue(sent.endswith(b'\r\n\r\n{"a": 1}'), sent)
+        self.closed()
+
+    def test_f30_through_the_outbound_only(self) -> None:
+        self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.outbound.asked, [("token.example", 443, True)])
+
+    def test_own_port_without_tls(self) -> None:
+        fetching = self.fetch(ControlRequest("GET", "http://127.0.0.1:8123/usage"))
+        self.assertEqual(self.outbound.asked, [("127.0.0.1", 8123, False)])
+        self.assertIn("ConnectionRefused", self.failed(fetching))
+
+    def test_chunked_and_compressed(self) -> None:
+        packed = gzip.compress(b"hello")
+        answer = self.answered(
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+        )
+        self.assertEqual(answer.body, b"hello")
+
+    def test_no_body(self) -> None:
+        self.assertEqual(self.answered(b"HTTP/1.1 204 No Content\r\n\r\n").body, b"")
+
+    def test_until_the_connection_ends(self) -> None:
+        self.serve(lambda peer: peer.say(b"HTTP/1.1 200 OK\r\n\r\nhello", close=True))
+        self.assertEqual(self.successResultOf(self.fetch()).body, b"hello")
+
+    def test_redirects_are_not_followed(self) -> None:
+        """A token must not go wherever an answer says."""
+        answer = self.answered(
+            b"HTTP/1.1 307 Elsewhere\r\nLocation: https://evil.example/\r\nContent-Length: 0\r\n\r\n"
+        )
+        self.assertEqual(answer.status, 307)
+        self.assertEqual(len(self.outbound.asked), 1)
+
+    def test_cookies_are_not_kept(self) -> None:
+        self.answered(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+        self.received.clear()
+        self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.assertNotIn(b"cookie", b"".join(self.received).lower())
+
+    def test_refused(self) -> None:
+        self.assertEqual(self.failed(self.fetch()), "ConnectionRefusedError")
+
+    def test_closed_without_an_answer(self) -> None:
+        self.serve(lambda peer: peer.say(b"", close=True))
+        self.assertIn("ResponseNeverReceived", self.failed(self.fetch()))
+        self.closed()
+
+    def test_cut_short(self) -> None:
+        self.serve(lambda peer: peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello", close=True))
+        self.assertIn("middle of the answer", self.failed(self.fetch()))
+        self.closed()
+
+    def test_not_http(self) -> None:
+        self.serve(lambda peer: peer.say(b"SSH-2.0\r\n\r\n", close=True))
+        self.assertNotIn("SSH", self.failed(self.fetch()))
+        self.closed()
+
+    def test_too_large(self) -> None:
+        """Also where it is small until it is unpacked."""
+        for body, encoding in (
+            (b"x" * (MAX_ANSWER + 1), b"identity"),
+            (gzip.compress(bytes(1 << 25)), b"gzip"),
+        ):
+            head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n"
+            data = head % (encoding, len(body)) + body
+            self.serve(lambda peer, data=data: peer.say(data))  # type: ignore[misc]
+            self.assertIn("exceeds", self.failed(self.fetch()))
+            self.closed()
+
+    def test_silent(self) -> None:
+        """Before the head, and in the middle of the body."""
+        for said in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello"):
+            self.serve(lambda peer, said=said: peer.say(said))  # type: ignore[misc]
+            fetching = self.fetch()
+            self.network.advance(29.9)
+            self.assertNoResult(fetching)
+            self.network.advance(0.2)
+            self.assertEqual(self.failed(fetching), "no answer within 30 s")
+            self.closed()
+
+    def test_cancelled(self) -> None:
+        for said in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello"):
+            self.serve(lambda peer, said=said: peer.say(said))  # type: ignore[misc]
+            fetching = self.fetch()
+            fetching.cancel()
+            self.failureResultOf(fetching, CancelledError)
+            self.closed()
+
+    def test_secrets_are_not_shown(self) -> None:
+        request = ControlRequest("GET", "https://x/", (("Authorization", "Bearer SECRET"),), b"SECRET")
+        self.assertNotIn("SECRET", repr(request))
+        self.assertNotIn("SECRET", repr(Answer(200, {"x": "SECRET"}, b"SECRET")))
+
+
+class WithinTests(SynchronousTestCase):
+    def test_in_time(self) -> None:
+        async def fetch(request: ControlRequest) -> Answer:
+            return Answer(200)
+
+        clock = Clock()
+        fetching = fetch_within(5, fetch, REQUEST, clock)
+        self.assertEqual(self.successResultOf(fetching).status, 200)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_too_late(self) -> None:
+        async def fetch(request: ControlRequest) -> Answer:
+            return await Deferred()
+
+        clock = Clock()
+        fetching = fetch_within(5, fetch, REQUEST, clock)
+        clock.advance(5)
+        self.assertEqual(str(self.failureResultOf(fetching, ControlError).value), "no answer within 5 s")
+
+    def test_cancelled_whatever_the_client_calls_it(self) -> None:
+        """Who is cancelled must notice it: a loop of attempts would go on otherwise."""
+
+        async def fetch(request: ControlRequest) -> Answer:
+            try:
+                return await Deferred()
+            except CancelledError:
+                raise ControlError("connection lost") from None
+
+        clock = Clock()
+        fetching = fetch_within(5, fetch, REQUEST, clock)
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_error(self) -> None:
+        async def fetch(request: ControlRequest) -> Answer:
+            raise ControlError("refused")
+
+        clock = Clock()
+        self.failureResultOf(fetch_within(5, fetch, REQUEST, clock), ControlError)
+        self.assertEqual(clock.getDelayedCalls(), [])
