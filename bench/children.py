@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -53,6 +53,10 @@ class Child(AbstractContextManager["Child"]):
                 env={**os.environ, **(environment or {})},
             )
         self.pid = self._process.pid
+        if nice:
+            # Sessions compete as groups (sched(7), autogroup): the nice value counts within one, the group's between them.
+            with suppress(OSError):
+                Path(f"/proc/{self.pid}/autogroup").write_text(str(nice))
         self._received = b""
 
     def await_port(self, port: int, timeout: float = 20.0) -> None:

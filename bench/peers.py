@@ -202,7 +202,7 @@ class Go(Peer):
 
 
 class Ccmproxy(Peer):
-    """ccmproxy as people run it: one OAuth account, one user, usage recorded."""
+    """ccmproxy as people run it: one OAuth account, one user, usage recorded if it can."""
 
     name = "ccmproxy"
 
@@ -254,10 +254,11 @@ class Ccmproxy(Peer):
             "listen": "127.0.0.1",
             "listen_port": port,
             "credential_path": str(credentials),
-            "usages_path": str(directory / "usage.sqlite"),
             "users": [{"name": "bench", "token": CLIENT_TOKEN}],
             "upstream": upstream,
         }
+        if _records_usage():
+            service["usages_path"] = str(directory / "usage.sqlite")
         configuration = directory / "ccmproxy.yaml"
         configuration.touch(mode=0o600)
         configuration.write_text(json.dumps({"services": [service], "log": {"level": "warn"}}, indent=1))
@@ -267,8 +268,15 @@ class Ccmproxy(Peer):
             path = self._profiles / f"{directory.name}.prof"
             profile = [f"--profile={path.resolve()}", "--profiler=cProfile", "--savestats"]
         options = ["--nodaemon", f"--pidfile={directory}/twistd.pid", f"--rundir={directory}"]
-        arguments = [self._twistd, *options, *profile, *self._twistd_options, "ccmproxy", "-c", configuration]
-        return Start(arguments, {"PYTHONPATH": str(_ROOT)})
+        twistd: list[str | Path] = [self._twistd, *options, *profile, *self._twistd_options]
+        return Start([*twistd, "ccmproxy", "-c", configuration], {"PYTHONPATH": str(_ROOT)})
+
+
+def _records_usage() -> bool:
+    """Whether this tree's ccmproxy can record usage; imported late, for the other peers do not need it."""
+    from ccmproxy.config.not_supported import NOT_SUPPORTED
+
+    return not any(feature.path == "services[].usages_path" for feature in NOT_SUPPORTED)
 
 
 def _version(command: Sequence[str]) -> str:
