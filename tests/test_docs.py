@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config import load_text
-from tests.source import ROOT
+from tests.source import PACKAGE, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Everything that people read or copy.
@@ -47,6 +47,14 @@ class DocumentationTests(SynchronousTestCase):
         self.assertTrue(SECRETS.search("token: sk-ant-oat01-" + "x" * 20))
         self.assertTrue(SECRETS.search("token: " + "Ab1_" * 11))
         self.assertIsNone(SECRETS.search("token: the-token-of-alice, /etc/ccmproxy/ccmproxy.yaml"))
+
+    def test_error_words(self) -> None:
+        page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| \d{3} \| (.*?) \|", page, re.M)
+        source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / PACKAGE).rglob("*.py"))
+        self.assertGreater(len(rows), 10)
+        for word in re.findall(r"`(\w+)`", " ".join(rows)):
+            self.assertIn(f'"{word}"', source)
 
     def test_json_examples(self) -> None:
         for page in PAGES:
