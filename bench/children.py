@@ -54,7 +54,7 @@ class Child(AbstractContextManager["Child"]):
             )
         self.pid = self._process.pid
         if nice:
-            # Sessions compete as groups (sched(7), autogroup): the nice value counts within one, the group's between them.
+            # Sessions compete as groups, each with a nice value of its own (sched(7), autogroup).
             with suppress(OSError):
                 Path(f"/proc/{self.pid}/autogroup").write_text(str(nice))
         self._received = b""
