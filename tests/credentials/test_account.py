@@ -1,0 +1,424 @@
+"""Tests of :mod:`ccmproxy.credentials.account`: a login, its state and its requests, together."""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from ccmproxy.availability import Availability, Caps
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.control import Answer, ControlClient
+from ccmproxy.credentials.lock import lock_path
+from ccmproxy.credentials.store import FileStore
+from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE, FileWatcher
+from ccmproxy.errors import CredentialUnavailable
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import ICredential, ICredentialStore
+from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.oauth import ApiKey, Authorization, OAuthToken, UpstreamURLs
+from ccmproxy.retry import LeaseOutcome
+from ccmproxy.testing.pump import MemoryNetwork
+from tests.credentials.fixtures import (
+    NOW,
+    TOKEN,
+    URLS,
+    USAGE,
+    CredentialTestCase,
+    NoOutbound,
+    PlainFormat,
+    Upstream,
+    login,
+    tokens,
+    usage,
+)
+
+FRESH = login(expires=NOW + 1e9, plan="max")
+NOTICE = [POLL_INTERVAL, SETTLE, SETTLE]
+
+
+class AccountTestCase(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.upstream = Upstream(usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
+        self.watcher = FileWatcher(self.clock)
+        self.connections = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
+        self.notified = 0
+        self.interrupts: list[str] = []
+
+    def make(self, source: ICredentialStore | ApiKey | None = None, urls: UpstreamURLs = URLS) -> Account:
+        account = Account(
+            "acct",
+            FileStore(self.path) if source is None else source,
+            PlainFormat(),
+            urls,
+            NoOutbound(),
+            self.connections,
+            self.clock,
+            lambda: 0.0,
+            caps=Caps(90, 95),
+            watcher=self.watcher,
+            watched_path=self.path,
+            lock_path=lock_path(self.config),
+            fetch=self.upstream.fetch,
+        )
+        self.addCleanup(self.finish, account)
+        account.subscribe(self.notify)
+        return account
+
+    def start(self, document: bytes | None = FRESH) -> Account:
+        if document is not None:
+            self.put(document)
+        account = self.make()
+        account.start()
+        return account
+
+    def notify(self) -> None:
+        self.notified += 1
+
+    def finish(self, account: Account) -> None:
+        """Nothing is left: no timer, no lock, no lease."""
+        self.successResultOf(account.stop())
+        self.assertEqual(account.leases, set(), "a lease was not closed")
+        self.no_timers()
+        self.assertEqual(os.listdir(self.directory), ["config"])
+
+    def availability(self, account: Account, model: str | None = None) -> Availability:
+        return account.snapshot(self.clock.seconds(), model).availability
+
+    def interrupted(self, availability: Availability) -> None:
+        self.interrupts.append(availability.reason)
+
+    def used(self, percent: float, resets_at: float = NOW + 7200) -> LimitsUpdate:
+        return LimitsUpdate(short=Window(percent, resets_at, 18000.0))
+
+
+class LoginTests(AccountTestCase):
+    def test_provides_its_interface(self) -> None:
+        account = self.make()
+        self.assertTrue(verifyObject(ICredential, account))
+        self.assertEqual((account.tag, account.is_external, account.is_api_key), ("acct", False, False))
+
+    def test_starts(self) -> None:
+        account = self.start()
+        snapshot = account.snapshot(self.clock.seconds())
+        self.assertTrue(snapshot.availability.usable)
+        self.assertEqual((snapshot.tag, snapshot.plan_weight, snapshot.has_data), ("acct", 10.0, True))
+        self.assertEqual(snapshot.limits.short.utilization, 10.0)
+        self.assertEqual(snapshot.caps, Caps(90, 95))
+        self.assertTrue(self.notified)
+
+    def test_before_the_start(self) -> None:
+        self.put(FRESH)
+        account = self.make()
+        account.poll_if_stale()
+        self.assertEqual(self.availability(account).state, "unavailable")
+        self.assertEqual(self.upstream.requests, [])
+
+    def test_starts_without_the_file_and_loads_it_when_it_comes(self) -> None:
+        account = self.start(None)
+        self.assertEqual(self.availability(account).state, "unavailable")
+        self.assertIn("does not exist", self.availability(account).message)
+        self.put(FRESH)
+        self.clock.pump(NOTICE)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(len(self.upstream.asked(USAGE)), 1)
+
+    def test_on_demand_without_waiting_for_the_watch(self) -> None:
+        account = self.start(None)
+        self.put(FRESH)
+        self.clock.advance(2)
+        account.poll_if_stale()
+        self.assertTrue(self.availability(account).usable)
+
+    def test_removed_or_broken_and_repaired(self) -> None:
+        account = self.start()
+        lease = account.lease()
+        lease.on_interrupt(self.interrupted)
+        os.unlink(self.path)
+        self.clock.pump(NOTICE)
+        self.assertEqual(self.availability(account).state, "unavailable")
+        self.assertEqual(self.interrupts, ["unavailable"])
+        self.put(b"{")
+        self.clock.pump(NOTICE)
+        self.assertIn("not valid JSON", self.availability(account).message)
+        error = self.error(lease.authorize(), CredentialUnavailable)
+        self.assertIn("not valid JSON", str(error))
+        self.put(FRESH)
+        self.clock.pump(NOTICE)
+        self.assertTrue(self.availability(account).usable)
+        lease.close(LeaseOutcome.INTERRUPTED)
+
+    def test_another_login_is_asked_for_its_usage(self) -> None:
+        """It may be another account's: the old one's windows must not close it."""
+        self.upstream.answer("usage", usage(100.0), usage(3.0))
+        account = self.start()
+        self.assertEqual(self.availability(account).state, "rate_limited")
+        self.put(login("other", "r9", NOW + 1e9, plan="pro"))
+        self.clock.pump(NOTICE)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 1.0)
+
+    def test_hard_failure_until_the_file_changes(self) -> None:
+        self.upstream.answer("token", Answer(401))
+        account = self.start(login())
+        self.assertEqual(self.availability(account).state, "unavailable")
+        self.assertIn("log in again", self.availability(account).message)
+        self.put(FRESH)
+        self.clock.pump(NOTICE)
+        self.assertTrue(self.availability(account).usable)
+
+    def test_soft_failure_is_a_failed_poll(self) -> None:
+        self.upstream.answer("token", Answer(500))
+        account = self.start(login())
+        self.assertEqual(self.availability(account).reason, "poll_failed")
+        self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        self.clock.advance(60)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(self.stored()["access"], "a2")
+
+    def test_refresh_that_works_again_ends_the_back_off(self) -> None:
+        self.upstream.answer("token", Answer(500))
+        account = self.start(login())
+        self.clock.advance(10)
+        self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        lease = account.lease()
+        self.result(lease.authorize())
+        lease.close(LeaseOutcome.SERVED)
+        self.assertTrue(self.availability(account).usable)
+
+    def test_weight_of_the_configuration(self) -> None:
+        account = self.start()
+        account.reconfigure(Caps(90, 95), 7.0)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 7.0)
+        account.reconfigure(Caps(5, 5), None)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 10.0)
+        self.assertFalse(self.availability(account).usable)
+
+    def test_control_requests_go_through_the_outbound(self) -> None:
+        """F30: without a replacement, everything is asked through the credential's own outbound."""
+        account = Account(
+            "acct",
+            FileStore(self.path),
+            PlainFormat(),
+            URLS,
+            NoOutbound(),
+            self.connections,
+            self.clock,
+            lambda: 0.0,
+        )
+        assert account._keeper is not None
+        owner = getattr(account._keeper._fetch, "__self__", None)
+        assert isinstance(owner, ControlClient)
+        self.put(login(plan="pro"))
+        account.start()
+        self.assertEqual(self.availability(account).reason, "poll_failed")
+        self.successResultOf(account.stop())
+
+    def test_secrets_are_not_shown(self) -> None:
+        account = self.start(login("SECRET", "SECRET", NOW + 1e9))
+        self.assertNotIn("SECRET", repr(account) + repr(account.state) + repr(account.lease()))
+        for lease in list(account.leases):
+            lease.close(LeaseOutcome.SERVED)
+
+
+class StateTests(AccountTestCase):
+    def test_full_window_interrupts_once(self) -> None:
+        account = self.start()
+        lease = account.lease()
+        lease.on_interrupt(self.interrupted)
+        self.notified = 0
+        lease.observe(self.used(95.0))
+        self.assertEqual(self.availability(account).reason, "short_window")
+        lease.observe(self.used(97.0))
+        self.assertEqual(self.interrupts, ["short_window"])
+        self.assertTrue(self.notified)
+        lease.close(LeaseOutcome.INTERRUPTED)
+
+    def test_reset_passes_by_itself(self) -> None:
+        self.upstream.answer("usage", usage(95.0, NOW + 600))
+        account = self.start()
+        self.notified = 0
+        self.clock.advance(599)
+        self.assertFalse(self.availability(account).usable)
+        self.assertEqual(self.notified, 0)
+        self.clock.advance(1)
+        self.assertTrue(self.availability(account).usable)
+        self.assertTrue(self.notified)
+
+    def test_rate_limited(self) -> None:
+        account = self.start()
+        lease, other = account.lease(), account.lease()
+        other.on_interrupt(self.interrupted)
+        lease.rate_limited(NOW + 120, explicit=True)
+        self.assertEqual(self.availability(account).reason, "rate_limited")
+        self.assertEqual(self.interrupts, ["rate_limited"])
+        self.clock.advance(120)
+        self.assertTrue(self.availability(account).usable)
+        lease.rate_limited(NOW + 240, explicit=True)
+        self.assertEqual(self.interrupts, ["rate_limited"], "it was interrupted already")
+        lease.close(LeaseOutcome.REFUSED)
+        other.close(LeaseOutcome.INTERRUPTED)
+
+    def test_window_of_a_model(self) -> None:
+        account = self.start()
+        account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(self.availability(account, "claude-opus-4").reason, "model_window")
+        self.assertTrue(self.availability(account, "claude-sonnet-4").usable)
+
+    def test_nothing_observed_is_nothing(self) -> None:
+        account = self.start()
+        self.notified = 0
+        before = account.state
+        account.observe(LimitsUpdate())
+        self.assertIs(account.state, before)
+
+    def test_failed_polls_do_not_interrupt(self) -> None:
+        self.upstream.answer("usage", Answer(500))
+        self.put(FRESH)
+        account = self.make()
+        lease = account.lease()
+        lease.on_interrupt(self.interrupted)
+        account.start()
+        self.assertEqual(self.availability(account).reason, "poll_failed")
+        self.assertEqual(self.interrupts, [])
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_f26_usage_endpoint_that_refuses_leaves_the_account_usable(self) -> None:
+        for status in (403, 429):
+            self.upstream.answer("usage", Answer(status))
+            account = self.start()
+            self.assertTrue(self.availability(account).usable)
+            self.successResultOf(account.stop())
+
+    def test_listener_that_fails(self) -> None:
+        account = self.start()
+        account.subscribe(lambda: 1 / 0)  # type: ignore[arg-type]
+        later = self.notified
+        unsubscribe = account.subscribe(self.notify)
+        account.observe(self.used(50.0))
+        self.assertEqual(self.notified, later + 2)
+        unsubscribe()
+        unsubscribe()
+        account.observe(self.used(60.0))
+        self.assertEqual(self.notified, later + 3)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+
+class RequestTests(AccountTestCase):
+    def test_f1_fifty_requests_one_refresh(self) -> None:
+        """Through leases, with the poll at start asking for the same token."""
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("token", answer)
+        account = self.start(login())
+        leases = [account.lease() for _ in range(50)]
+        self.assertEqual(account.in_flight, 50)
+        waiting = [Deferred.fromCoroutine(lease.authorize()) for lease in leases]
+        answer.callback(tokens("a2", "r2", NOW + 1e9))
+        for each in waiting:
+            self.assertEqual(self.token(self.successResultOf(each)), "a2")
+        self.assertEqual(len(self.upstream.asked(TOKEN)), 1)
+        for lease in leases:
+            lease.close(LeaseOutcome.SERVED)
+        self.assertEqual((account.in_flight, account.outcomes[LeaseOutcome.SERVED]), (0, 50))
+
+    def token(self, authorization: Authorization) -> str:
+        assert isinstance(authorization, OAuthToken)
+        return authorization.access_token
+
+    def test_recover(self) -> None:
+        account = self.start()
+        lease = account.lease()
+        first = self.result(lease.authorize())
+        second = self.result(lease.recover(first))
+        self.assertEqual((self.token(first), self.token(second)), ("a1", "a2"))
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_client_that_leaves_does_not_end_a_poll(self) -> None:
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("usage", answer)
+        account = self.start()
+        lease = account.lease()
+        lease.poll_if_stale()
+        lease.close(LeaseOutcome.CANCELLED)
+        answer.callback(usage(42.0))
+        self.assertEqual(account.snapshot(NOW).limits.short.utilization, 42.0)
+
+    def test_host(self) -> None:
+        for url, host in (
+            ("https://api.example", b"api.example"),
+            ("https://api.example:443/x", b"api.example"),
+            ("http://api.example:443", b"api.example:443"),
+            ("http://127.0.0.1:8080", b"127.0.0.1:8080"),
+            ("http://[::1]:80", b"[::1]"),
+            ("http://[::1]:8080/path", b"[::1]:8080"),
+        ):
+            urls = UpstreamURLs(url, TOKEN, USAGE, "", "")
+            self.assertEqual(self.make(urls=urls).host, host)
+
+
+class KeyTests(AccountTestCase):
+    def test_api_key(self) -> None:
+        account = self.make(ApiKey("SECRET"))
+        self.assertTrue(verifyObject(ICredential, account))
+        account.start()
+        self.assertTrue(account.is_api_key)
+        snapshot = account.snapshot(NOW)
+        self.assertTrue(snapshot.availability.usable)
+        self.assertEqual((snapshot.plan_weight, snapshot.has_data), (1.0, False))
+        lease = account.lease()
+        self.assertEqual(self.result(lease.authorize()), ApiKey("SECRET"))
+        error = self.error(lease.recover(ApiKey("SECRET")), CredentialUnavailable)
+        self.assertNotIn("SECRET", str(error) + repr(account))
+        lease.poll_if_stale()
+        self.assertEqual(self.upstream.requests, [])
+        lease.rate_limited(NOW + 60, explicit=True)
+        self.assertEqual(self.availability(account).reason, "rate_limited")
+        self.clock.advance(60)
+        self.assertTrue(self.availability(account).usable)
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_key_in_the_file(self) -> None:
+        account = self.start(b'{"key": "k"}')
+        self.assertTrue(account.is_api_key)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(self.upstream.requests, [])
+
+
+class StopTests(AccountTestCase):
+    def test_everything_ends(self) -> None:
+        """At any moment: with a poll, a refresh or a change under way."""
+        for usage_replies, token_replies, document in (
+            ((usage(),), (tokens("a2"),), FRESH),
+            ((), (), FRESH),
+            ((Answer(500),), (), FRESH),
+            ((usage(),), (Answer(500),), login()),
+        ):
+            self.upstream.answer("usage", *usage_replies)
+            self.upstream.answer("token", *token_replies)
+            account = self.start(document)
+            account.observe(self.used(50.0))
+            self.put(FRESH)
+            self.clock.advance(POLL_INTERVAL)
+            self.finish(account)
+            account.poll_if_stale()
+            self.clock.advance(7200)
+            self.no_timers()
+
+    def test_waits_for_a_refresh(self) -> None:
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("token", answer)
+        account = self.start(login())
+        stopped = account.stop()
+        self.assertNoResult(stopped)
+        answer.callback(tokens("a2", "r2"))
+        self.successResultOf(stopped)
+        self.assertEqual(self.stored()["access"], "a2")
+
+    def test_started_twice_stopped_twice(self) -> None:
+        account = self.start()
+        account.start()
+        self.successResultOf(account.stop())
+        self.successResultOf(account.stop())

@@ -1,0 +1,128 @@
+"""Tests of :mod:`ccmproxy.credentials.lease`: closed once, interrupted once."""
+
+from __future__ import annotations
+
+from zope.interface.verify import verifyObject
+
+from ccmproxy.availability import Availability
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.lease import AccountLease
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import ILease
+from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.oauth import ApiKey
+from ccmproxy.retry import LeaseOutcome
+from ccmproxy.testing.pump import MemoryNetwork
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainFormat
+
+FULL = LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0))
+FREE = LimitsUpdate(short=Window(0.0, NOW + 18000, 18000.0))
+
+
+class LeaseTests(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
+        self.account = Account(
+            "key", ApiKey("k"), PlainFormat(), URLS, NoOutbound(), self.pool, self.clock, lambda: 0.0
+        )
+        self.account.start()
+        self.addCleanup(self.account.stop)
+        lease = self.account.lease()
+        assert isinstance(lease, AccountLease)
+        self.lease = lease
+        self.interrupts: list[Availability] = []
+
+    def fill(self) -> None:
+        self.account.observe(FULL)
+        self.assertFalse(self.account.is_usable())
+
+    def empty(self) -> None:
+        self.account.observe(FREE)
+        self.assertTrue(self.account.is_usable())
+
+    def test_provides_its_interface(self) -> None:
+        self.assertTrue(verifyObject(ILease, self.lease))
+        self.assertEqual((self.lease.tag, self.lease.host), ("key", b"api.example"))
+        self.assertIs(self.lease.connections(), self.pool)
+
+    def test_closed_once(self) -> None:
+        self.assertEqual(self.account.leases, {self.lease})
+        self.lease.close(LeaseOutcome.BROKEN)
+        self.lease.close(LeaseOutcome.SERVED)
+        self.assertEqual(self.lease.outcome, LeaseOutcome.BROKEN)
+        self.assertEqual(dict(self.account.outcomes), {LeaseOutcome.BROKEN: 1})
+        self.assertEqual(self.account.leases, set())
+
+    def test_interrupted_once(self) -> None:
+        self.lease.on_interrupt(self.interrupts.append)
+        self.fill()
+        self.assertEqual([each.reason for each in self.interrupts], ["short_window"])
+        self.empty()
+        self.fill()
+        self.assertEqual(len(self.interrupts), 1)
+
+    def test_again_after_arming_again(self) -> None:
+        self.lease.on_interrupt(self.interrupts.append)
+        self.fill()
+        self.empty()
+        self.lease.on_interrupt(self.interrupts.append)
+        self.assertEqual(len(self.interrupts), 1)
+        self.fill()
+        self.assertEqual(len(self.interrupts), 2)
+
+    def test_disarmed(self) -> None:
+        """The response has begun: it is left alone."""
+        self.lease.on_interrupt(self.interrupts.append)
+        self.lease.on_interrupt(None)
+        self.fill()
+        self.assertEqual(self.interrupts, [])
+
+    def test_closed_is_not_interrupted(self) -> None:
+        self.lease.on_interrupt(self.interrupts.append)
+        self.lease.close(LeaseOutcome.SERVED)
+        self.fill()
+        self.assertEqual(self.interrupts, [])
+
+    def test_interrupt_before_arming_is_not_lost(self) -> None:
+        self.fill()
+        self.lease.on_interrupt(self.interrupts.append)
+        self.assertEqual(len(self.interrupts), 1)
+        self.lease.on_interrupt(self.interrupts.append)
+        self.assertEqual(len(self.interrupts), 1)
+
+    def test_interrupt_before_arming_that_has_passed(self) -> None:
+        self.fill()
+        self.empty()
+        self.lease.on_interrupt(self.interrupts.append)
+        self.assertEqual(self.interrupts, [])
+
+    def test_callback_that_closes_others(self) -> None:
+        """Interrupts are carried out although leases come and go meanwhile."""
+        others = [self.account.lease() for _ in range(3)]
+        for lease in [self.lease, *others]:
+
+            def interrupted(availability: Availability) -> None:
+                self.interrupts.append(availability)
+                for other in others:
+                    other.close(LeaseOutcome.CANCELLED)
+                self.account.lease().close(LeaseOutcome.SERVED)
+
+            lease.on_interrupt(interrupted)
+        self.fill()
+        self.assertIn(len(self.interrupts), (1, 2))
+        self.lease.close(LeaseOutcome.INTERRUPTED)
+        self.assertEqual(self.account.leases, set())
+
+    def test_callback_that_fails(self) -> None:
+        self.lease.on_interrupt(lambda _: 1 / 0)  # type: ignore[arg-type]
+        other = self.account.lease()
+        other.on_interrupt(self.interrupts.append)
+        self.fill()
+        self.assertEqual(len(self.interrupts), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_f38_late_answers_belong_to_the_account_that_was_used(self) -> None:
+        self.lease.close(LeaseOutcome.CANCELLED)
+        self.lease.observe(FULL)
+        self.assertFalse(self.account.is_usable())
