@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.conversation import World
+from ccmproxy.message import first_value, values
+from tests.conversation import TOKEN, World, message_request
+from tests.proxy.raw_upstream import RawUpstream, http_response
+
+FAMILY = b"anthropic-ratelimit-unified-"
+MESSAGE = (
+    b'{"id":"msg_1","type":"message","role":"assistant","model":"claude-opus-4-5","content":[],'
+    b'"stop_reason":"end_turn","usage":{"input_tokens":3,"output_tokens":2}}'
+)
 
 
 class TurnTests(SynchronousTestCase):
@@ -24,3 +35,443 @@ class TurnTests(SynchronousTestCase):
         self.assertTrue(response.body.startswith(b"event: message_start"))
         self.assertIn(b"event: message_stop", response.body)
         self.assertEqual(world.results(), ["served"])
+
+    def test_turns_on_one_connection(self) -> None:
+        world = World(self)
+        client, _ = world.connect()
+        for number in range(3):
+            world.ask(f"[[say:{number}]]", client=client)
+        texts = [response.json()["content"][0]["text"] for response in client.responses()]
+        self.assertEqual(texts, ["0", "1", "2"])
+        self.assertFalse(client.broken)
+        # Nor is the upstream dialled anew each time.
+        self.assertEqual(len({request.peer for request in world.simulator.requests.of("turn")}), 1)
+
+    def test_models_do_not_wait_for_anything(self) -> None:
+        """F45: models are answered although the usage endpoint says nothing and a turn is waiting."""
+        world = World(self, start=False)
+        world.simulator.faults.always("hang", endpoint="usage")
+        world.start()
+        waiting = world.ask("[[simulate:hang]]")
+        response = world.get("/v1/models")
+        self.assertEqual(response.status, 200)
+        self.assertTrue(response.json()["data"])
+        self.assertEqual(waiting.received, b"")
+        assert waiting.transport is not None
+        waiting.transport.loseConnection()
+
+    def test_counting_tokens(self) -> None:
+        world = World(self)
+        response = world.answer(path="/v1/messages/count_tokens?beta=true")
+        self.assertEqual(response.status, 200)
+        self.assertIn("input_tokens", response.json())
+        self.assertEqual(world.results(), ["served"])
+
+    def test_a_head_request(self) -> None:
+        world = World(self)
+        RawUpstream(
+            world, [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n"]
+        )
+        client = world.send(
+            f"HEAD /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 200 "))
+        self.assertIn(b"Content-Length: 7\r\n", client.received)
+        self.assertTrue(client.received.endswith(b"\r\n\r\n"))
+        self.assertEqual(world.results(), ["served"])
+
+
+class RequestTests(SynchronousTestCase):
+    """What the upstream receives (spec 3.6, 4.3)."""
+
+    def test_headers_as_the_upstream_sees_them(self) -> None:
+        world = World(self)
+        world.answer(
+            path="/v1/messages?beta=true&x=%41%2F",
+            headers=(
+                ("anthropic-beta", "claude-code-20250219,interleaved-thinking-2025-05-14"),
+                ("X-App", "cli"),
+                ("User-Agent", "claude-cli/2.1.330 (external, cli)"),
+                ("X-Stainless-Lang", "js"),
+                ("x-repeated", "1"),
+                ("X-Repeated", "2"),
+                ("Accept-Encoding", "gzip, br"),
+                ("Connection", "keep-alive, X-Private"),
+                ("X-Private", "of this connection"),
+                ("Keep-Alive", "timeout=5"),
+                ("TE", "trailers"),
+                ("Proxy-Authorization", "Basic eDp5"),
+                ("CF-Ray", "1"),
+                ("CF-Connecting-IP", "192.0.2.1"),
+                ("CDN-Loop", "x"),
+                ("X-Forwarded-For", "192.0.2.1"),
+                ("Forwarded", "for=192.0.2.1"),
+                ("X-Real-IP", "192.0.2.1"),
+            ),
+        )
+        received = world.simulator.requests.of("turn")[0]
+        self.assertEqual(received.target, b"/v1/messages?beta=true&x=%41%2F")
+        self.assertEqual(
+            [pair for pair in received.headers if pair[0].lower() not in (b"content-length",)],
+            [
+                (b"Host", b"127.0.0.1:9000"),
+                (b"anthropic-version", b"2023-06-01"),
+                (b"Content-Type", b"application/json"),
+                (
+                    b"anthropic-beta",
+                    b"oauth-2025-04-20,claude-code-20250219,interleaved-thinking-2025-05-14",
+                ),
+                (b"X-App", b"cli"),
+                (b"User-Agent", b"claude-cli/2.1.330 (external, cli)"),
+                (b"X-Stainless-Lang", b"js"),
+                (b"x-repeated", b"1"),
+                (b"X-Repeated", b"2"),
+                (b"Authorization", b"Bearer " + world.login.access_token.encode()),
+            ],
+        )
+        self.assertEqual(values(received.headers, b"content-length"), [b"%d" % len(received.body)])
+
+    def test_the_users_token_never_passes(self) -> None:
+        world = World(self)
+        world.answer()
+        world.answer(token=None, headers=(("X-Api-Key", TOKEN),))
+        for request in world.simulator.requests:
+            self.assertNotIn(TOKEN.encode(), repr(request.headers).encode() + request.body)
+        self.assertNotIn(TOKEN, world.logged())
+        self.assertNotIn(world.login.access_token, world.logged())
+
+    def test_the_services_headers_override(self) -> None:
+        world = World(self, more="    headers: {User-Agent: team, X-App: [a, b], Accept-Encoding: identity}")
+        world.answer(headers=(("User-Agent", "claude-cli"), ("X-App", "cli"), ("Accept-Encoding", "br")))
+        received = world.simulator.requests.of("turn")[0]
+        self.assertEqual(values(received.headers, b"user-agent"), [b"team"])
+        self.assertEqual(values(received.headers, b"x-app"), [b"a", b"b"])
+        self.assertEqual(values(received.headers, b"accept-encoding"), [b"identity"])
+
+    def test_bodies_pass_byte_for_byte(self) -> None:
+        """Nothing that the proxy does not understand of a body may change it, or keep it from its judge."""
+        world = World(self)
+        upstream = RawUpstream(world, [http_response(200, body=MESSAGE)])
+        bodies = (
+            b"not json at all",
+            b"\xff\xfe\x00",
+            b"[]",
+            b"{",
+            b'{"model": 5, "messages": "none", "metadata": [], "stream": "yes"}',
+            b'{"model": "a", "model" : "b",  "max_tokens": 1e400}',
+            b'{"max_tokens": ' + b"9" * 5000 + b"}",
+            b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"a": "\\ud800", "metadata": {"user_id": "\\ud800"}}',
+            '{ "model":"claude-opus-4-5",\r\n\t"x": "größer 🙂" }'.encode(),
+        )
+        for number, body in enumerate(bodies, 1):
+            response = world.answer(body=body)
+            self.assertEqual(response.status, 200, body[:40])
+            self.assertTrue(upstream.received[-1].endswith(b"\r\n\r\n" + body), body[:40])
+            self.assertEqual(len(upstream.received), number)
+
+    def test_a_chunked_body_arrives_whole(self) -> None:
+        world = World(self)
+        body = json.dumps(
+            {"model": "claude-opus-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+        ).encode()
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:9], body[9:])) + b"0\r\n\r\n"
+        head = message_request(body=b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        client = world.send(head + chunks)
+        self.assertEqual(client.responses()[0].status, 200)
+        received = world.simulator.requests.of("turn")[0]
+        self.assertEqual(received.body, body)
+        self.assertEqual(received.header(b"content-length"), b"%d" % len(body))
+        self.assertIsNone(received.header(b"transfer-encoding"))
+
+    def test_a_compressed_body_passes_as_it_came(self) -> None:
+        world = World(self)
+        upstream = RawUpstream(world, [http_response(200, body=MESSAGE)])
+        body = gzip.compress(b'{"model": "claude-opus-4-5"}')
+        world.answer(body=body, headers=(("Content-Encoding", "gzip"),))
+        self.assertIn(b"Content-Encoding: gzip\r\n", upstream.received[0])
+        self.assertTrue(upstream.received[0].endswith(body))
+
+    def test_a_body_that_is_too_large(self) -> None:
+        world = World(self, more="    max_request_body: 1KiB")
+        response = world.answer("x" * 2000)
+        self.assertEqual((response.status, response.error["type"]), (413, "request_too_large"))
+        self.assertEqual(response.header("x-ccm-error"), "body_too_large")
+        self.assertEqual(world.simulator.requests.of("turn"), [])
+        self.assertEqual(world.results(), ["body_too_large"])
+
+    def test_a_body_that_turns_out_to_be_too_large(self) -> None:
+        world = World(self, more="    max_request_body: 1KiB")
+        head = message_request(body=b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        client = world.send(head + b"400\r\n" + b"x" * 1024 + b"\r\n")
+        self.assertEqual(client.received, b"")
+        world.send(b"1\r\nx\r\n", client)
+        self.assertEqual(client.responses()[0].status, 413)
+        self.assertEqual(world.simulator.requests.of("turn"), [])
+
+    def test_expect_continue(self) -> None:
+        world = World(self)
+        request = message_request(headers=(("Expect", "100-continue"),))
+        head, blank, body = request.partition(b"\r\n\r\n")
+        client = world.send(head + blank)
+        self.assertEqual(bytes(client.received), b"HTTP/1.1 100 Continue\r\n\r\n")
+        world.send(body, client)
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertIsNone(world.simulator.requests.of("turn")[0].header(b"expect"))
+
+    def test_expectation_refused_before_the_body(self) -> None:
+        """Neither a stranger nor a body that is too large is asked to go on."""
+        world = World(self, more="    max_request_body: 1KiB")
+        for token, size, status in (("wrong", 10, 401), (TOKEN, 5000, 413)):
+            request = message_request("x" * size, token=token, headers=(("Expect", "100-continue"),))
+            client = world.send(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+            self.assertTrue(client.received.startswith(b"HTTP/1.1 %d " % status), client.received[:40])
+
+    def test_a_body_that_stops_arriving(self) -> None:
+        world = World(self)
+        client = world.send(message_request("x" * 100)[:-20])
+        world.until(lambda: bool(client.responses()), 61)
+        self.assertEqual(client.responses()[0].status, 408)
+        self.assertEqual(client.responses()[0].error["type"], "timeout_error")
+        self.assertEqual(world.results(), ["body_timeout"])
+
+    def test_fast_mode_is_let_through_for_a_single_account(self) -> None:
+        world = World(self)
+        self.assertEqual(world.answer(headers=(("anthropic-beta", "fast-mode-2026-02-01"),)).status, 200)
+
+
+class ResponseTests(SynchronousTestCase):
+    """What the client receives (spec 4.3, 4.5, 8.3)."""
+
+    def test_headers_as_the_client_sees_them(self) -> None:
+        world = World(self)
+        world.login.set_utilization("five_hour", 40, 7200)
+        response = world.answer()
+        names = [name.lower() for name, _ in response.headers]
+        for name in (b"cf-ray", b"cf-cache-status", b"connection", b"transfer-encoding"):
+            self.assertNotIn(name, names)
+        upstream = world.simulator.requests.of("turn")[0]
+        self.assertEqual(upstream.status, 200)
+        self.assertIn(b"request-id", names)
+        self.assertIn(b"server", names)
+        self.assertRegex(response.header("x-ccm-request-id") or "", r"^req_[0-9a-f]{24}$")
+        family = {
+            name[len(FAMILY) :].decode(): value.decode()
+            for name, value in response.headers
+            if name.startswith(FAMILY)
+        }
+        reset = str(int(world.clock.seconds() + 7200))
+        weekly = str(int(world.clock.seconds() + 7 * 86400))
+        self.assertEqual(
+            family,
+            {
+                "status": "allowed",
+                "5h-utilization": "0.410000",
+                "7d-utilization": "0.010000",
+                "5h-reset": reset,
+                "7d-reset": weekly,
+                "representative-claim": "five_hour",
+                "reset": reset,
+            },
+        )
+        self.assertEqual(response.header("x-ccm-plan-weight"), "10")
+
+    def test_fields_of_the_upstreams_connection(self) -> None:
+        world = World(self)
+        RawUpstream(
+            world,
+            [
+                http_response(
+                    200,
+                    ("Connection", "keep-alive, X-Hop"),
+                    ("X-Hop", "1"),
+                    ("Keep-Alive", "timeout=5"),
+                    ("X-Forwarded-Proto", "https"),
+                    ("Set-Cookie", "a=1"),
+                    ("Set-Cookie", "b=2"),
+                    ("X-Kept", "naïve"),
+                    body=MESSAGE,
+                )
+            ],
+        )
+        response = world.answer()
+        self.assertEqual(values(response.headers, b"set-cookie"), [b"a=1", b"b=2"])
+        self.assertEqual(first_value(response.headers, b"x-kept"), "naïve".encode("latin-1"))
+        for name in (b"connection", b"x-hop", b"keep-alive", b"x-forwarded-proto"):
+            self.assertEqual(values(response.headers, name), [])
+        self.assertEqual(response.body, MESSAGE)
+
+    def test_streams_are_not_buffered_by_nginx(self) -> None:
+        """F17."""
+        world = World(self)
+        self.assertEqual(world.answer(stream=True).header("x-accel-buffering"), "no")
+        self.assertIsNone(world.answer().header("x-accel-buffering"))
+
+    def test_trailers_are_dropped(self) -> None:
+        world = World(self)
+        chunked = b"".join([b"%x\r\n%b\r\n" % (len(MESSAGE), MESSAGE), b"0\r\nX-Trailer: 1\r\n\r\n"])
+        RawUpstream(
+            world,
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTrailer: X-Trailer\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n" + chunked
+            ],
+        )
+        client = world.ask()
+        self.assertEqual(client.responses()[0].body, MESSAGE)
+        self.assertTrue(client.responses()[0].complete)
+        self.assertNotIn(b"railer", client.received)
+
+    def test_a_compressed_answer_passes_as_it_came(self) -> None:
+        world = World(self)
+        response = world.answer("[[say:packed]] [[simulate:gzip]]")
+        self.assertEqual(response.header("content-encoding"), "gzip")
+        self.assertIn(b"packed", gzip.decompress(response.body))
+
+    def test_a_request_can_be_found_in_the_log(self) -> None:
+        world = World(self)
+        response = world.answer(session="s-1")
+        finished = next(event for event in world.events if "result" in event)
+        self.assertEqual(finished["request_id"], response.header("x-ccm-request-id"))
+        expected = {
+            "user": "alice",
+            "status": 200,
+            "session": "s-1",
+            "model": "claude-opus-4-5",
+            "credential": world.account.tag,
+            "tries": 1,
+        }
+        self.assertEqual({name: finished[name] for name in expected}, expected)
+        self.assertEqual(finished["tokens"].output, response.json()["usage"]["output_tokens"])
+
+    def test_a_session_is_logged_once_per_model(self) -> None:
+        world = World(self)
+        for session, model in (("a", "claude-opus-5"), ("a", "claude-opus-5"), ("a", "claude-haiku-4-5")):
+            world.answer(session=session, model=model)
+        lines = [event for event in world.events if "is served by" in str(event.get("log_format"))]
+        self.assertEqual([event["model"] for event in lines], ["claude-opus-5", "claude-haiku-4-5"])
+
+    def test_prompts_and_answers_never_reach_the_log(self) -> None:
+        world = World(self)
+        world.answer("[[say:hush-hush]]", stream=True)
+        world.answer("[[say:hush-hush]] [[simulate:cut;at=before_head;how=fin]]")
+        world.answer("[[say:hush-hush]] [[simulate:error_mid]]", stream=True)
+        self.assertNotIn("hush-hush", world.logged())
+
+
+class ErrorTests(SynchronousTestCase):
+    """Answers of the upstream that are the client's business (spec 4.4)."""
+
+    def test_bad_requests_are_relayed(self) -> None:
+        world = World(self)
+        response = world.answer("[[simulate:too_long]]")
+        self.assertEqual(response.status, 400)
+        self.assertIn("prompt is too long", response.error["message"])
+        self.assertIsNone(response.header("x-ccm-error"))
+        self.assertEqual(response.header("x-should-retry"), "false")
+        self.assertEqual(world.results(), ["failed"])
+
+    def test_a_refused_signature_is_relayed_byte_for_byte(self) -> None:
+        """F12: the upstream's own error, also about thinking blocks that another account signed."""
+        world = World(self)
+        body = b'{"type":"error",  "error":{"type":"invalid_request_error","message":' + (
+            b'"messages.1.content.0: Invalid `signature` in `thinking` block"},"request_id":"req_x"}\n'
+        )
+        RawUpstream(
+            world, [http_response(400, ("request-id", "req_x"), ("x-should-retry", "false"), body=body)]
+        )
+        response = world.answer()
+        self.assertEqual((response.status, response.body), (400, body))
+        self.assertEqual(response.header("request-id"), "req_x")
+        self.assertIsNone(response.header("x-ccm-error"))
+        self.assertEqual(len(world.upstream.factory.received), 1)  # type: ignore[attr-defined]
+
+    def test_a_thought_of_another_account(self) -> None:
+        """F12: the same, as the simulator judges it."""
+        world = World(self)
+        document = {
+            "model": "claude-opus-4-5",
+            "max_tokens": 5,
+            "messages": [
+                {"role": "user", "content": "x"},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "t", "signature": "AAAA"}],
+                },
+                {"role": "user", "content": "y"},
+            ],
+        }
+        response = world.answer(body=json.dumps(document).encode())
+        self.assertEqual(response.status, 400)
+        self.assertIn("Invalid `signature`", response.error["message"])
+
+    def test_trouble_of_the_upstream_is_relayed_and_blocks_nothing(self) -> None:
+        """F6: however often the upstream fails, the account goes on being asked."""
+        world = World(self)
+        for fault, status in (
+            ("overloaded", 529),
+            ("server_error", 500),
+            ("unavailable;retry_after=90", 503),
+            ("bad_gateway", 502),
+            ("404", 404),
+            ("413", 413),
+            ("408", 408),
+            ("504", 504),
+            ("599", 599),
+        ):
+            for _ in range(12):
+                response = world.answer(f"[[simulate:{fault}]]")
+                self.assertEqual(response.status, status, fault)
+                self.assertIsNone(response.header("x-ccm-error"))
+            self.assertEqual(world.answer().status, 200)
+        self.assertTrue(world.account.is_usable())
+
+    def test_errors_carry_no_rate_limit_headers(self) -> None:
+        world = World(self)
+        reset = ("anthropic-ratelimit-unified-5h-reset", "1795003600")
+        RawUpstream(world, [http_response(500, ("anthropic-ratelimit-unified-status", "rejected"), reset)])
+        response = world.answer()
+        self.assertEqual(response.status, 500)
+        self.assertEqual([name for name, _ in response.headers if name.lower().startswith(FAMILY)], [])
+
+    def test_hints_to_the_client_pass(self) -> None:
+        world = World(self)
+        response = world.answer("[[simulate:unavailable;retry_after=90]]")
+        self.assertEqual(response.header("retry-after"), "90")
+        self.assertEqual(response.header("x-should-retry"), "true")
+
+    def test_an_error_as_the_first_event_of_a_stream(self) -> None:
+        """F13: relayed as it came, recorded as failed."""
+        world = World(self)
+        response = world.answer("[[simulate:error_first]]", stream=True)
+        self.assertEqual(response.status, 200)
+        self.assertTrue(response.body.startswith(b"event: error"))
+        self.assertEqual(world.results(), ["failed"])
+        self.assertEqual(len(world.simulator.requests.of("turn")), 1)
+
+    def test_an_error_in_the_middle_of_a_stream(self) -> None:
+        """F13, F14: what was said goes out, then the error; the turn is not asked for again."""
+        world = World(self)
+        response = world.answer("[[tokens:80]] [[simulate:error_mid]]", stream=True)
+        self.assertIn(b"content_block_delta", response.body)
+        self.assertIn(b"event: error", response.body)
+        self.assertEqual(world.results(), ["failed"])
+        self.assertEqual(len(world.simulator.requests.of("turn")), 1)
+
+    def test_never_again_after_the_first_byte(self) -> None:
+        """F14: a stream that breaks breaks the client's; the upstream is asked once."""
+        for fault in ("cut;at=mid", "cut;at=after_head", "cut;at=mid;how=fin", "no_last_chunk", "bad_chunk"):
+            world = World(self)
+            client = world.ask(f"[[tokens:80]] [[simulate:{fault}]]", stream=True)
+            world.network.advance(1)
+            self.assertTrue(client.broken, fault)
+            self.assertFalse(any(response.complete for response in client.responses()), fault)
+            self.assertEqual(len(world.simulator.requests.of("turn")), 1, fault)
+            self.assertEqual(world.results(), ["truncated"], fault)
+            self.assertEqual(world.answer().status, 200)
+
+    def test_a_page_of_somebody_in_between(self) -> None:
+        world = World(self)
+        response = world.answer("[[simulate:html]]")
+        self.assertIn(b"<!DOCTYPE html>", response.body)
+        self.assertEqual(world.results(), ["unrecognised"])
