@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from ccmproxy.config import UpstreamConfig, load_text
 from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import Headers, first_value
 from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
@@ -236,6 +237,17 @@ class World:
         """Write the account's credential file as the official CLI would now."""
         with open(self.path, "wb") as file:
             file.write(self.login.credentials_document())
+
+    def expire_login(self) -> None:
+        """The access token expires now, and the credential file says so; the service has seen it."""
+        self.login.expire_access_token()
+        self.write_login()
+        self.see_files()
+
+    def see_files(self) -> None:
+        """Let the service notice that files have changed."""
+        self.network.advance(POLL_INTERVAL)
+        self.network.advance(SETTLE)
 
     def start(self) -> None:
         """Start the service; its first usage poll is done when this returns."""

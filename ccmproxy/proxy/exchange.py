@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
+from ccmproxy.availability import Availability
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.errors import (
     BodyMalformed,
@@ -270,7 +271,8 @@ class Exchange:
         )
         attempt = self._attempt = Attempt(forwarder.clock)
         lease.on_interrupt(attempt.interrupt)
-        attempt.send(lease.connections(), head, body.chunks)
+        if not attempt.answered.called:  # else interrupted while there was no token yet
+            attempt.send(lease.connections(), head, body.chunks)
         try:
             response = await attempt.answered
         finally:
@@ -336,9 +338,15 @@ class Exchange:
         availability = refusal.availability
         if isinstance(outcome, Failure) and outcome in _FAILURE_ANSWERS:
             self._failed(outcome)
-        elif isinstance(outcome, Verdict) and outcome.kind is AnswerKind.AUTH_FAILED:
-            self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
-        elif availability.state == "rate_limited":
+            return
+        if isinstance(outcome, Verdict):
+            if outcome.kind is AnswerKind.AUTH_FAILED:
+                self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
+                return
+            if availability.usable or availability.reason == "poll_failed":
+                # Refused for a window that closes nothing known here: of another name, or without an end.
+                availability = Availability("rate_limited", "model_window", reset_at=outcome.until)
+        if availability.state == "rate_limited":
             forwarder = self._forwarder
             head, body = forwarder.dialect.traffic.exhausted(
                 self._facts,
