@@ -135,9 +135,8 @@ class ConnectionPool:
     def _connected(self, connection: IProtocol, call: Call) -> None:
         self._connecting.pop(call, None)
         assert isinstance(connection, HTTPClientProtocol)
-        if call.over:
+        if call.over or connection.is_closing:
             connection.abort()
-        elif connection.is_closing:
             self._fail(call, "the upstream closed the connection before the request was sent")
         else:
             self._start(connection, call)
@@ -268,6 +267,6 @@ def _request_head(head: RequestHead, size: int) -> bytes:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
     elif length != size:
         raise FramingError("the request's framing fields contradict its body")
-    if not all(name for name, _ in headers):
+    if b"" in [name for name, _ in headers]:
         raise FramingError("header field without a name")
     return join_head(b"%b %b HTTP/1.1" % (head.method, head.target), headers)

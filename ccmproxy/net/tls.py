@@ -34,8 +34,9 @@ KIB: Final = 1024
 
 #: Most plain text that one TLS record carries (RFC 8446 section 5.1).
 _RECORD: Final = 16 * KIB
-#: Encrypted bytes are handed down in pieces of about this size.
-_WRITE_PIECE: Final = 128 * KIB
+#: What is put into or left in a MemoryBIO at a time, bytes: its buffer never shrinks, and stays with the connection
+#: for as long as its stream lasts.
+_BIO_PIECE: Final = 16 * KIB
 #: Plain text of one read of the transport (64 KiB) fits in here, with what was left of a record before.
 _SCRATCH: Final = memoryview(bytearray(96 * KIB))
 #: Sessions that are remembered, one for each origin.
@@ -256,11 +257,12 @@ class TLSTransport:
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        self._incoming.write(data)
         if self._connecting is not None:
+            self._incoming.write(data)
             self.shake_hands()
+            data = b""
         if self._protocol is not None:
-            self._read()
+            self._read(data)
 
     def connectionLost(self, reason: Failure) -> None:
         protocol, self._protocol = self._protocol, None
@@ -311,25 +313,18 @@ class TLSTransport:
 
     # Reading
 
-    def _read(self) -> None:
-        """Decrypt what has come, and pass it on in as few pieces as possible."""
-        incoming, tls_object = self._incoming, self._object
+    def _read(self, data: bytes) -> None:
+        """Decrypt ``data``, and pass it on in as few pieces as possible."""
         size = 0
         try:
-            while incoming.pending or tls_object.pending():
-                # typeshed does not know that the result is a number if there is a buffer.
-                got = cast(int, tls_object.read(len(_SCRATCH) - size, _SCRATCH[size:]))
-                if not got:
-                    self._ended = True
-                    break
-                size += got
-                if size == len(_SCRATCH):
-                    self._deliver(size)
-                    size = 0
-        except ssl.SSLWantReadError:
-            pass  # a part of a record is left
-        except ssl.SSLZeroReturnError:
-            self._ended = True
+            if len(data) <= _BIO_PIECE:
+                self._incoming.write(data)
+                size = self._decrypt(0)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(data), _BIO_PIECE):
+                    self._incoming.write(view[start : start + _BIO_PIECE])
+                    size = self._decrypt(size)
         except ssl.SSLError as error:
             self._reason = ConnectionLost(f"TLS failed: {error}")
         if size:
@@ -341,6 +336,26 @@ class TLSTransport:
             self.loseConnection()
         else:
             self._flush()  # an answer of TLS's own, to a change of keys
+
+    def _decrypt(self, size: int) -> int:
+        """Put what can be decrypted behind the ``size`` bytes in the scratch buffer; how many there are then.
+
+        What does not fit is delivered. Raises ssl.SSLError.
+        """
+        incoming, tls_object = self._incoming, self._object
+        try:
+            while (incoming.pending or tls_object.pending()) and not self._ended:
+                # typeshed does not know that the result is a number if there is a buffer.
+                got = cast(int, tls_object.read(len(_SCRATCH) - size, _SCRATCH[size:]))
+                if not got:
+                    self._ended = True
+                size += got
+                if size == len(_SCRATCH):
+                    self._deliver(size)
+                    size = 0
+        except ssl.SSLWantReadError:
+            pass  # a part of a record is left
+        return size
 
     def _deliver(self, size: int) -> None:
         if not self._remembered:
@@ -363,11 +378,12 @@ class TLSTransport:
                 tls_object.write(data)
             else:
                 view = memoryview(data)
+                encrypted = []
                 written = 0
                 while written < len(view):
                     written += tls_object.write(view[written : written + _RECORD])
-                    if self._outgoing.pending >= _WRITE_PIECE:
-                        self._flush()
+                    encrypted.append(self._outgoing.read())
+                self.transport.writeSequence(encrypted)
         except ssl.SSLError as error:
             self._reason = ConnectionLost(f"TLS failed: {error}")
             self.abortConnection()
