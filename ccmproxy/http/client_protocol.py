@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from httptools import HttpParserError, HttpResponseParser
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IProducer, IProtocol, IPushProducer
+from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,15 +26,11 @@ from ccmproxy.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
-from ccmproxy.http.call import KIB, Call, ClientLimits
+from ccmproxy.http.call import Call, ClientLimits
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
+from ccmproxy.http.upload import WHOLE_REQUEST, StreamTransport, Upload
 from ccmproxy.message import ResponseHead
 
-#: Up to this size (bytes) a body goes to the transport in one piece with its head. A larger one is produced as the
-#: transport takes it, because transports join, and TLS encrypts, all that they are given at once.
-WHOLE_REQUEST: Final = 256 * KIB
-#: What a produced body is cut into, bytes; what Twisted's transports send in one go.
-_PIECE: Final = 128 * KIB
 #: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
 #: without a byte of response later than this many seconds, the upstream may well have been at work.
 _STALE_WITHIN: Final = 10.0
@@ -55,22 +51,6 @@ _SIZED: Final = 3
 _UNTIL_CLOSE: Final = 4
 
 _log = Logger()
-
-
-class StreamTransport(typing.Protocol):
-    """What is used of a transport: Twisted's TCP and TLS transports have it, and multiplexed streams do."""
-
-    def write(self, data: bytes) -> None:
-        """See ITransport."""
-
-    def writeSequence(self, data: Sequence[bytes]) -> None: ...
-    def loseConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def getPeer(self) -> IAddress: ...
 
 
 class ConnectionOwner(typing.Protocol):
@@ -132,7 +112,7 @@ class HTTPClientProtocol:
         self._call: Call | None = None
         self._mode = _IDLE
         self._parser: HttpResponseParser | None = None
-        self._upload: _Upload | None = None
+        self._upload: Upload | None = None
         self._used = False
         self._closing = False
 
@@ -209,7 +189,7 @@ class HTTPClientProtocol:
             self.transport.writeSequence([call.head, *call.body])
         else:
             self._sent = False
-            self._upload = _Upload(self, self.transport, call.head, call.body)
+            self._upload = Upload(self, self.transport, call.head, call.body)
             self.transport.registerProducer(self._upload, True)
             if self._upload is not None:
                 self._upload.resumeProducing()
@@ -468,53 +448,6 @@ class HTTPClientProtocol:
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
-
-
-@implementer(IPushProducer)
-class _Upload:
-    """Writes a request as the transport takes it."""
-
-    __slots__ = ("_connection", "_paused", "_pieces", "_stopped", "_transport")
-
-    def __init__(
-        self, connection: HTTPClientProtocol, transport: StreamTransport, head: bytes, body: Sequence[bytes]
-    ) -> None:
-        self._connection = connection
-        self._transport = transport
-        self._pieces = _pieces(head, body)
-        self._paused = False
-        self._stopped = False
-
-    def resumeProducing(self) -> None:
-        self._paused = False
-        self._connection.upload_progressed()
-        while not self._paused and not self._stopped:
-            piece = next(self._pieces, None)
-            if piece is None:
-                self._stopped = True
-                self._connection.upload_finished()
-                return
-            self._transport.write(piece)
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-
-    def stopProducing(self) -> None:
-        self._stopped = True
-        self._connection.upload_stopped()
-
-
-def _pieces(head: bytes, body: Sequence[bytes]) -> Iterator[bytes]:
-    """The request in pieces of up to 128 KiB; small chunks are not put together, only large ones cut."""
-    yield head
-    for chunk in body:
-        if len(chunk) <= _PIECE:
-            if chunk:
-                yield chunk
-            continue
-        view = memoryview(chunk)
-        for start in range(0, len(chunk), _PIECE):
-            yield bytes(view[start : start + _PIECE])
 
 
 def is_persistent(minor: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
