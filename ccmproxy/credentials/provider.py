@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -39,6 +40,9 @@ class SingleProvider:
         availability = credential.snapshot(now, selection.model).availability
         tried = credential.tag in selection.excluded
         if tried or not (availability.usable or availability.reason == "poll_failed"):
+            if availability.state == "unavailable":
+                message = f"credential {credential.tag} is unavailable: {availability.message}"
+                availability = replace(availability, message=message)
             raise NoCredential(availability)
         if selection.session is not None and self._sessions.is_new(selection.session, selection.model, now):
             self.log.info(

@@ -80,6 +80,7 @@ class Exchange:
         "_first_byte",
         "_forwarder",
         "_gone",
+        "_no_token",
         "_over",
         "_request",
         "_request_id",
@@ -96,6 +97,8 @@ class Exchange:
         self._began = forwarder.clock.seconds()
         self._first_byte = 0.0
         self._credential = ""
+        #: Why there was no token to send the request with.
+        self._no_token = ""
         self._tries = 0
         self._gone = False
         self._over = False
@@ -220,7 +223,11 @@ class Exchange:
                     error=str(error),
                 )
                 lease.close(LeaseOutcome.REFUSED)
-                return after_failure(Failure.NO_TOKEN, progress), Failure.NO_TOKEN, None
+                step = after_failure(Failure.NO_TOKEN, progress)
+                if rejected is not None:
+                    return step, Verdict(AnswerKind.AUTH_FAILED), None
+                self._no_token = f"credential {lease.tag} is unavailable: {error}"
+                return step, Failure.NO_TOKEN, None
             if self._gone:
                 lease.close(LeaseOutcome.CANCELLED)
                 return Step.GIVE_UP, Failure.LOST, None
@@ -340,7 +347,8 @@ class Exchange:
             self._failed(outcome)
             return
         if isinstance(outcome, Verdict):
-            if outcome.kind is AnswerKind.AUTH_FAILED:
+            if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
+                # Never 401: the client's own token is fine.
                 self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
                 return
             if availability.usable or availability.reason == "poll_failed":
@@ -357,8 +365,8 @@ class Exchange:
             )
             self._respond(head, body, "rate_limited")
         else:
-            message = availability.message or "no credential is available"
-            self._refuse(400, "credential_unavailable", message)
+            message = self._no_token if outcome is Failure.NO_TOKEN else availability.message
+            self._refuse(400, "credential_unavailable", message or "no credential is available")
 
     def _failed(self, outcome: Failure | Verdict | None) -> None:
         self._refuse(*_FAILURE_ANSWERS.get(outcome, _FAILURE_ANSWERS[Failure.LOST]))  # type: ignore[arg-type]
