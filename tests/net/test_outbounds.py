@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectBindError, ConnectionRefusedError
 from twisted.internet.interfaces import IProtocolFactory
@@ -19,7 +20,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from zope.interface.verify import verifyObject
 
+from ccmproxy.errors import RequestNotSent
+from ccmproxy.http.client import Call, ClientLimits, ConnectionPool
+from ccmproxy.http.server import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces import IOutbound
+from ccmproxy.message import RequestHead, ResponseHead
 from ccmproxy.net.outbounds import (
     KEEPALIVE_COUNT,
     KEEPALIVE_IDLE,
@@ -29,7 +34,8 @@ from ccmproxy.net.outbounds import (
     agent,
     set_socket_options,
 )
-from ccmproxy.testing.pump import MemoryNetwork
+from ccmproxy.testing.pump import KIB, MemoryNetwork
+from tests.http.upstream import Receiver
 from tests.net.certificates import make_authority
 
 
@@ -165,6 +171,117 @@ class DirectOutboundTests(TestCase):
         outbound = DirectOutbound(self.reactor, self.ca_file, "127.0.0.6")
         response = await agent(outbound, self.reactor).request(b"GET", b"https://127.0.0.1:%d/" % port)
         self.assertEqual(await readBody(response), b"from 127.0.0.6")
+
+
+class UpstreamTests(TestCase):
+    """The whole way: a pool of connections, an outbound, TLS, TCP, our own server."""
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor  # noqa: TID251 - the real thing
+
+        self.reactor: Any = reactor
+        self.authority = make_authority()
+        self.server = HTTPServerFactory(self.handle, reactor)
+        self.gone = 0
+        self.port: Any = self.reactor.listenTCP(0, cast(Any, self.server), interface="127.0.0.1")
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await self.port.stopListening()
+        self.server.abort_all()
+        await self.server.drained()
+
+    def use_tls(self, name: str = "127.0.0.1") -> None:
+        """Serve with a certificate for ``name``."""
+        self.port.stopListening()
+        options = self.authority.server_options(name, alpn=[b"http/1.1"])
+        factory = TLSMemoryBIOFactory(options, False, self.server)
+        self.port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+
+    def pool(self, tls: bool) -> ConnectionPool:
+        """Connections to the server, closed at the end."""
+        outbound = DirectOutbound(self.reactor, self.authority.write(Path(self.mktemp())))
+        pool = ConnectionPool(
+            outbound.endpoint("127.0.0.1", self.port.getHost().port, tls),
+            self.reactor,
+            ClientLimits(connect_timeout=5.0),
+        )
+
+        async def close() -> None:
+            pool.close()
+            while pool.idle or pool.busy or self.server.connections:
+                await deferLater(self.reactor, 0.005)
+            # what is still being closed
+            await deferLater(self.reactor, 0.02)
+            self.assertEqual([call for call in self.reactor.getDelayedCalls() if "_check" in str(call)], [])
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        return pool
+
+    def handle(self, request: ServerRequest) -> None:
+        """Echo the body; a GET is answered by half a stream."""
+
+        def gone() -> None:
+            self.gone += 1
+
+        request.on_gone(gone)
+        if request.head.method == b"GET":
+            request.start_response(ResponseHead(200, b"OK", []))
+            request.write(b"half")
+            return
+        request.receive_body(
+            64 * 1024 * KIB,
+            lambda body: request.respond(ResponseHead(200, b"OK", []), body.joined()),
+            lambda error: request.abort(),
+        )
+
+    async def call(self, pool: ConnectionPool, method: bytes, body: list[bytes]) -> tuple[Receiver, Call]:
+        """Send, and wait until there is an end or some data of a GET."""
+        receiver = Receiver()
+        call = pool.send(RequestHead(method, b"/", [(b"Host", b"127.0.0.1")]), body, receiver)
+        receiver.sent = True
+        while receiver.outcome is None and not (method == b"GET" and receiver.pieces):
+            await deferLater(self.reactor, 0.002)
+        return receiver, call
+
+    async def echo(self, tls: bool) -> None:
+        pool = self.pool(tls)
+        for size in (0, 1000, 200 * KIB, 5000 * KIB):
+            payload = bytes(range(256)) * (size // 256)
+            receiver, _ = await self.call(pool, b"POST", [payload[:1000], payload[1000:]])
+            self.assertEqual(receiver.outcome, "ended")
+            self.assertTrue(receiver.body == payload, f"{size} bytes differ")
+        self.assertEqual(pool.idle, 1)
+
+    async def test_plain(self) -> None:
+        await self.echo(tls=False)
+
+    async def test_tls(self) -> None:
+        self.use_tls()
+        await self.echo(tls=True)
+
+    async def test_cancel(self) -> None:
+        for tls in (False, True):
+            if tls:
+                self.use_tls()
+            self.gone = 0
+            receiver, call = await self.call(self.pool(tls), b"GET", [])
+            self.assertEqual(receiver.body, b"half")
+            call.cancel()
+            receiver.cancelled = True
+            while not self.gone:
+                await deferLater(self.reactor, 0.002)
+
+    async def test_certificate_of_somebody_else(self) -> None:
+        """Nothing is sent to an upstream that is not who it should be; another may be tried."""
+        self.use_tls("elsewhere.test")
+        receiver, _ = await self.call(self.pool(tls=True), b"POST", [b"secret"])
+        self.assertIsInstance(receiver.outcome, RequestNotSent)
+        self.assertIn("certificate", str(receiver.outcome))
+        self.assertEqual(len(self.server.connections), 0)
+
+    async def test_no_tls_there(self) -> None:
+        receiver, _ = await self.call(self.pool(tls=True), b"POST", [b"secret"])
+        self.assertIsInstance(receiver.outcome, RequestNotSent)
 
 
 class EndpointTests(SynchronousTestCase):

@@ -26,8 +26,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from ccmproxy.errors import RequestNotSent, ResponseLost
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.message import RequestHead
 from ccmproxy.net.tls import ClientTLS, TLSTransport
 from ccmproxy.testing.pump import KIB, MemoryListener, MemoryNetwork
+from tests.http.upstream import Receiver
 from tests.net.certificates import make_authority
 
 HOST = "upstream.test"
@@ -483,3 +487,56 @@ class TransportTests(SynchronousTestCase):
         self.assertIsInstance(client.transport, TLSTransport)
         self.assertEqual(client.transport.getPeer().host, "10.0.0.1")
         self.assertEqual(client.transport.getHost().host, "127.0.0.1")
+
+
+class ResponseTests(SynchronousTestCase):
+    """HTTP over TLS: where the difference shows."""
+
+    def response(self, scene: Scene, reply: bytes) -> Receiver:
+        """A request that is answered by ``reply``; the connection stays open."""
+        endpoint = scene.tls.wrap(scene.network.endpoint("10.0.0.1", PORT), HOST, PORT, scene.network.clock)
+        self.pool = ConnectionPool(endpoint, scene.network.clock)
+        receiver = Receiver()
+        self.pool.send(RequestHead(b"GET", b"/", []), [], receiver)
+        receiver.sent = True
+        scene.settle()
+        scene.servers.built[-1].transport.write(reply)
+        scene.settle()
+        return receiver
+
+    def test_response_that_ends_with_the_connection(self) -> None:
+        """F22: such a response is whole only if the peer has said so; whoever cuts TCP can not."""
+        for clean in (True, False):
+            scene = Scene(self)
+            receiver = self.response(scene, b"HTTP/1.1 200 OK\r\n\r\nall of it")
+            if clean:
+                scene.servers.built[-1].transport.loseConnection()
+            else:
+                scene.listener.connections[-1].server.loseConnection()
+            scene.settle()
+            self.assertEqual(receiver.body, b"all of it")
+            if clean:
+                self.assertEqual(receiver.outcome, "ended")
+            else:
+                self.assertIsInstance(receiver.outcome, ResponseLost)
+
+    def test_tickets_are_no_surprise(self) -> None:
+        """TLS's own messages on an idle connection are not bytes of the upstream."""
+        scene = Scene(self)
+        receiver = self.response(scene, b"HTTP/1.1 204 No Content\r\n\r\n")
+        self.assertEqual(receiver.outcome, "ended")
+        self.assertEqual(self.pool.idle, 1)
+
+    def test_connect_timeout_covers_the_handshake(self) -> None:
+        scene = Scene(self)
+        listener = scene.network.listen("10.0.0.1", PORT, RecorderFactory())
+        scene.tls.handshake_timeout = 1000.0
+        endpoint = scene.tls.wrap(scene.network.endpoint("10.0.0.1", PORT), HOST, PORT, scene.network.clock)
+        receiver = Receiver()
+        ConnectionPool(endpoint, scene.network.clock).send(RequestHead(b"GET", b"/", []), [], receiver)
+        receiver.sent = True
+        for _ in range(12):
+            scene.network.advance(1.0)
+        self.assertIsInstance(receiver.outcome, RequestNotSent)
+        self.assertEqual(listener.open_connections, [])
+        self.assertEqual(scene.network.clock.getDelayedCalls(), [])
