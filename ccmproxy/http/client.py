@@ -153,8 +153,9 @@ class ConnectionPool:
 
     def _abandon(self, call: Call) -> None:
         """The call was cancelled: so is the attempt to connect."""
-        _, waiting = self._connecting.pop(call)
-        waiting.cancel()
+        connecting = self._connecting.pop(call, None)
+        if connecting is not None:  # else it has failed, and is told so in the next turn
+            connecting[1].cancel()
         self._stop_ticking_if_empty()
 
     def _start(self, connection: HTTPClientProtocol, call: Call) -> None:

@@ -1,0 +1,198 @@
+"""Upstreams that cannot be reached, do not answer, or answer with something that is not HTTP (spec 4.2, 4.4)."""
+
+from __future__ import annotations
+
+from twisted.internet.error import DNSLookupError
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.retry import LeaseOutcome
+from tests.conversation import Client, Response, World
+from tests.proxy.raw_upstream import RawUpstream, http_response
+
+
+class UnreachableCase(SynchronousTestCase):
+    """What all answers here have in common."""
+
+    def assert_told(self, response: Response, status: int, reason: str) -> None:
+        """An error in shape, with its reason word; whether to try again is left to the client."""
+        kind = "timeout_error" if status == 504 else "api_error"
+        self.assertEqual((response.status, response.error["type"]), (status, kind))
+        self.assertEqual(response.header("x-ccm-error"), reason)
+        self.assertEqual(response.header("content-type"), "application/json")
+        self.assertEqual(response.json()["request_id"], response.header("x-ccm-request-id"))
+        self.assertIsNone(response.header("x-should-retry"))
+
+    def assert_goes_on(self, world: World) -> None:
+        """Nothing of it counts against the account."""
+        self.assertTrue(world.account.is_usable())
+        self.assertEqual(world.answer().status, 200)
+
+
+class ConnectTests(UnreachableCase):
+    """No connection: the request was never sent."""
+
+    def unreachable(self, world: World) -> Response:
+        """The answer; each failure to connect is told in a turn of its own."""
+        client = world.ask()
+        world.until(lambda: bool(client.responses()), 1)
+        return client.responses()[0]
+
+    def test_refused(self) -> None:
+        """Tried once more on a fresh connection, then said."""
+        world = World(self)
+        before = world.upstream.attempts
+        world.upstream.refusing = True
+        self.assert_told(self.unreachable(world), 502, "upstream_unreachable")
+        self.assertEqual(world.upstream.attempts - before, 2)
+        self.assertEqual(world.account.outcomes[LeaseOutcome.UNREACHABLE], 1)
+        world.upstream.refusing = False
+        self.assert_goes_on(world)
+
+    def test_refused_once(self) -> None:
+        world = World(self)
+        world.upstream.refusing = True
+        client = world.ask()
+        self.assertEqual(client.received, b"")
+        world.upstream.refusing = False
+        world.network.advance(0)
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertEqual(world.results(), ["served"])
+
+    def test_the_client_leaves_in_the_moment_of_failure(self) -> None:
+        """Between the connection's failure and its being told."""
+        world = World(self)
+        world.upstream.refusing = True
+        client = world.ask()
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.flush()
+        self.assertEqual(world.results(), ["client_gone"])
+        self.assertEqual(self.flushLoggedErrors(), [])
+        world.network.advance(0)
+        self.assertEqual(world.account.leases, set())
+
+    def test_no_such_host(self) -> None:
+        world = World(self)
+        world.upstream.error = DNSLookupError("no such host")
+        self.assert_told(self.unreachable(world), 502, "upstream_unreachable")
+        world.upstream.error = None
+        self.assert_goes_on(world)
+
+    def test_a_connection_that_is_not_made(self) -> None:
+        world = World(self)
+        world.upstream.hanging = True
+        client = world.ask()
+        world.until(lambda: bool(client.responses()), 30)
+        self.assert_told(client.responses()[0], 502, "upstream_unreachable")
+        world.upstream.hanging = False
+        self.assert_goes_on(world)
+
+    def test_the_client_leaves_while_a_connection_is_made(self) -> None:
+        world = World(self)
+        world.upstream.hanging = True
+        client = world.ask()
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.flush()
+        self.assertEqual(world.results(), ["client_gone"])
+
+    def test_a_kept_connection_that_the_upstream_has_closed(self) -> None:
+        """Not even noticed: the upstream cannot have acted on a request that it closed the connection under."""
+        world = World(self)
+        world.answer()
+        pump = world.upstream.connections[-1]
+        pump.server.held = True
+        pump.server.loseConnection()
+        client = world.ask()
+        pump.server.held = False
+        world.network.flush()
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertEqual(world.results(), ["served", "served"])
+
+
+class SilentTests(UnreachableCase):
+    """The request was sent: it is never sent again, whatever becomes of it (F14)."""
+
+    def lost(self, fault: str) -> tuple[World, Client]:
+        world = World(self)
+        client = world.ask(f"[[tokens:40]] [[simulate:{fault}]]")
+        world.network.advance(1)
+        self.assertEqual(len(world.simulator.requests.of("turn")), 1, fault)
+        return world, client
+
+    def test_closed_without_an_answer(self) -> None:
+        """F14."""
+        for fault in ("cut;at=before_head", "cut;at=before_head;how=fin"):
+            world, client = self.lost(fault)
+            self.assert_told(client.responses()[0], 502, "upstream_lost")
+            self.assert_goes_on(world)
+
+    def test_half_a_head(self) -> None:
+        """F14."""
+        world, client = self.lost("half_head")
+        self.assertEqual(client.responses()[0].status, 502)
+        self.assertIn(client.responses()[0].header("x-ccm-error"), ("upstream_lost", "upstream_malformed"))
+        self.assert_goes_on(world)
+
+    def test_garbage(self) -> None:
+        for fault in ("garbage", "endless_head"):
+            world, client = self.lost(fault)
+            self.assert_told(client.responses()[0], 502, "upstream_malformed")
+            self.assert_goes_on(world)
+
+    def test_contradictions(self) -> None:
+        for answer in (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+            b"HTTP/1.1 99 Low\r\n\r\n",
+            b"HTTP/1.1 abc OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            b"220 mail.example ESMTP\r\n",
+            b"\x00" * 1000,
+        ):
+            world = World(self)
+            upstream = RawUpstream(world, [answer])
+            client = world.ask()
+            self.assert_told(client.responses()[0], 502, "upstream_malformed")
+            self.assertEqual(len(upstream.received), 1, answer)
+
+    def test_no_answer_in_time(self) -> None:
+        """F14, F42: the first byte has a time-out of its own."""
+        world = World(self)
+        client = world.ask("[[simulate:hang]]")
+        world.network.advance(599)
+        self.assertEqual(client.received, b"")
+        world.network.advance(2)
+        self.assert_told(client.responses()[0], 504, "upstream_timeout")
+        self.assertEqual([r.state for r in world.simulator.requests.of("turn")], ["gone"])
+        self.assert_goes_on(world)
+
+    def test_the_client_leaves_while_it_waits(self) -> None:
+        world = World(self)
+        client = world.ask("[[simulate:hang]]")
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.flush()
+        self.assertEqual([r.state for r in world.simulator.requests.of("turn")], ["gone"])
+        self.assertEqual(world.results(), ["client_gone"])
+
+    def test_an_answer_that_comes_before_the_request_was_read(self) -> None:
+        """A 413 of something in between, which then closes."""
+        world = World(self)
+        RawUpstream(world, [http_response(413, ("Connection", "close"), body=b'{"e":1}')], closing=True)
+        response = world.answer("x" * 500_000)
+        self.assertEqual((response.status, response.body), (413, b'{"e":1}'))
+
+    def test_interim_answers_are_not_relayed(self) -> None:
+        world = World(self)
+        body = b'{"type":"message","usage":{"input_tokens":1}}'
+        RawUpstream(world, [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + http_response(200, body=body)])
+        client = world.ask()
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 200"))
+        self.assertEqual(client.responses()[0].body, body)
+
+    def test_a_protocol_that_nobody_asked_for(self) -> None:
+        world = World(self)
+        RawUpstream(world, [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"])
+        client = world.ask()
+        self.assert_told(client.responses()[0], 502, "upstream_malformed")
