@@ -29,7 +29,7 @@ from ccmproxy.message import Headers, first_value
 from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
-from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
+from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, MemoryTransport, Pump
 
 #: When every conversation begins (Unix seconds).
 START = 1_795_000_000.0
@@ -82,6 +82,8 @@ class Response:
 class Client(Protocol):
     """A strict HTTP/1.1 client that shows everything it received, also of an answer that broke off."""
 
+    transport: MemoryTransport | None
+
     def __init__(self) -> None:
         self.received = bytearray()
         self.lost: Failure | None = None
@@ -132,16 +134,19 @@ class Client(Protocol):
         if response.header("transfer-encoding") != "chunked":
             response.body, response.complete = data, self.broken
             return b""
-        while data:
-            size, end, after = data.partition(b"\r\n")
-            if not end or len(after) < int(size, 16) + 2:
-                return b""
-            response.body += after[: int(size, 16)]
-            data = after[int(size, 16) + 2 :]
-            if int(size, 16) == 0:
+        position = 0
+        body = bytearray()
+        while (end := data.find(b"\r\n", position)) >= 0:
+            size = int(data[position:end], 16)
+            if len(data) < end + size + 4:
+                break
+            body += data[end + 2 : end + 2 + size]
+            position = end + size + 4
+            if size == 0:
                 response.complete = True
-                return data
-        return b""
+                break
+        response.body = bytes(body)
+        return data[position:] if response.complete else b""
 
 
 @implementer(IOutbound)

@@ -98,15 +98,9 @@ class Attempt:
         self.paused_ticks = 0
 
     def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
-        """Begin. Must be called once."""
-        call = connections.send(head, body, self)
-        if self._state is _State.OVER:
-            call.cancel()
-            return
-        self._call = call
-        if self._state is _State.RELAYING and self._request is not None and not self._ended:
-            # The answer was there before send() returned.
-            self._request.register_producer(self)
+        """Begin. Must be called once; sends nothing if the attempt was interrupted before."""
+        if self._state is _State.WAITING:
+            self._call = connections.send(head, body, self)
 
     # What the client protocol calls ---------------------------------------------------------------------------
 
@@ -201,7 +195,9 @@ class Attempt:
             self._finish()
         elif self._call is not None:
             request.register_producer(self)
-            self._call.resumeProducing()
+            # What was held may be more than the client takes at once; then it resumes us.
+            if not self.paused_ticks:
+                self._call.resumeProducing()
 
     def discard(self) -> None:
         """Nobody wants this answer: free its connection."""
@@ -260,12 +256,13 @@ class Attempt:
             if self._meter is not None and self._meter.at_boundary:
                 self._request.write(data)
 
-    def break_off(self) -> None:
-        """End a relay that makes no progress, so that both sides can tell."""
-        if self._state is _State.RELAYING:
-            if self._call is not None:
-                self._call.cancel()
-            self._break()
+    def drop_client(self) -> None:
+        """End a relay whose client does not read any more; it may as well be gone."""
+        request = self._request
+        if self._state is _State.RELAYING and request is not None:
+            request.unregister_producer()
+            request.abort()
+            self.client_gone()
 
     def _finish(self) -> None:
         self._state = _State.OVER

@@ -100,7 +100,7 @@ class Forwarder:
             if attempt.paused_ticks:
                 attempt.paused_ticks += 1
                 if attempt.paused_ticks > self.options.stalled_client:
-                    attempt.break_off()
+                    attempt.drop_client()
             elif keep_alive and attempt.quiet_ticks >= keep_alive:
                 attempt.quiet_ticks = 0
                 attempt.keep_alive(self.dialect.keep_alive)
