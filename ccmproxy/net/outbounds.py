@@ -110,8 +110,7 @@ class OutboundEndpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See IAgentEndpointFactory."""
-        host = uri.host.decode("ascii").strip("[]")
-        return self._outbound.endpoint(host, uri.port, uri.scheme == b"https")
+        return self._outbound.endpoint(uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
 
 
 def agent(outbound: IOutbound, reactor: Any, pool: HTTPConnectionPool | None = None) -> Agent:

@@ -255,8 +255,6 @@ class TLSTransport:
         """Part of IProtocol; nothing is to be done."""
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closing:
-            return
         if self._connecting is not None:
             self._incoming.write(data)
             self.shake_hands()

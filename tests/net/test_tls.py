@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectionAborted,
     ConnectionDone,
@@ -16,7 +17,14 @@ from twisted.internet.error import (
     ConnectionRefusedError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITransport,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.internet.task import Clock
@@ -30,7 +38,7 @@ from ccmproxy.errors import RequestNotSent, ResponseLost
 from ccmproxy.http.client import ConnectionPool
 from ccmproxy.message import RequestHead
 from ccmproxy.net.tls import ClientTLS, TLSTransport
-from ccmproxy.testing.pump import KIB, MemoryListener, MemoryNetwork
+from ccmproxy.testing.pump import KIB, MemoryListener, MemoryNetwork, Pump
 from tests.http.upstream import Receiver
 from tests.net.certificates import make_authority
 
@@ -264,6 +272,24 @@ class HandshakeTests(SynchronousTestCase):
             self.assertEqual(scene.network.clock.getDelayedCalls(), [])
         self.fail("the handshake never ended")
 
+    def test_lost_before_the_endpoint_says_so(self) -> None:
+        scene = Scene(self)
+
+        @implementer(IStreamClientEndpoint)
+        class Hasty:
+            def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+                client = protocol_factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", PORT))
+                assert client is not None
+                server = Recorder()
+                pump = Pump(client, server)
+                server.transport.loseConnection()
+                pump.flush()
+                return succeed(client)
+
+        result = scene.tls.wrap(Hasty(), HOST, PORT, scene.network.clock).connect(scene.clients)
+        self.failureResultOf(result, ConnectionLost)
+        self.assertEqual(scene.network.clock.getDelayedCalls(), [])
+
     def test_impossible_name(self) -> None:
         tls = ClientTLS()
         with self.assertRaises(ValueError):
@@ -313,6 +339,17 @@ class SessionTests(SynchronousTestCase):
         self.resumed(scene)
         scene.serve(scene.authority.server_options(HOST))
         self.assertEqual(self.resumed(scene), [False, True, True])
+
+    def test_forgotten_after_a_failure(self) -> None:
+        """What may be the reason why a handshake failed is not tried again."""
+        scene = Scene(self)
+        self.resumed(scene)
+        self.assertIn((HOST, PORT), scene.tls._sessions)
+        scene.serve(scene.authority.server_options("other.test"))
+        result = scene.connect()
+        scene.settle()
+        self.failureResultOf(result, ssl.SSLCertVerificationError)
+        self.assertNotIn((HOST, PORT), scene.tls._sessions)
 
     def test_bounded(self) -> None:
         scene = Scene(self)
