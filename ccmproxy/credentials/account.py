@@ -34,6 +34,7 @@ from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.lease import AccountLease
 from ccmproxy.credentials.lock import DirectoryLock
 from ccmproxy.credentials.poll import UsagePoller
+from ccmproxy.credentials.store import FileStore
 from ccmproxy.credentials.token import TokenKeeper
 from ccmproxy.credentials.watch import FileWatch, FileWatcher
 from ccmproxy.errors import CredentialUnavailable
@@ -154,6 +155,10 @@ class Account:
         if self._keeper is not None and self._poller is not None:
             if self._watcher is not None and self._watched_path is not None:
                 self._watch = self._watcher.watch(self._watched_path, self._file_changed)
+            if self._watched_path is not None:
+                exposure = FileStore(self._watched_path).exposure()
+                if exposure is not None:
+                    self.log.warn("{tag}: {message}", tag=self.tag, message=exposure)
             self._keeper.load()
             self._poller.start()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from ccmproxy.availability import Availability, Caps
@@ -108,6 +110,21 @@ class LoginTests(AccountTestCase):
         self.assertEqual(snapshot.limits.short.utilization, 10.0)
         self.assertEqual(snapshot.caps, Caps(90, 95))
         self.assertTrue(self.notified)
+
+    def test_file_that_others_may_read_is_warned_about(self) -> None:
+        messages: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            messages.append(str(event.get("message")))
+
+        observer = cast(ILogObserver, observe)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.start()
+        self.assertFalse([message for message in messages if "0600" in message])
+        os.chmod(self.path, 0o644)
+        self.start(None)
+        self.assertEqual(len([message for message in messages if "0600" in message]), 1)
 
     def test_before_the_start(self) -> None:
         self.put(FRESH)

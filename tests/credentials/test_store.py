@@ -134,6 +134,24 @@ class ReadTests(StoreTestCase):
         self.patch(store_module, "_read_all", read)
         self.assertEqual(self.store.read(), b"half and half")
 
+    def test_overwritten_in_place_while_read(self) -> None:
+        """The same size does not make it the same document."""
+        self.put(b"old")
+        os.utime(self.path, ns=(1, 1))
+        real = store_module._read_all
+        overwritten: list[bool] = []
+
+        def read(descriptor: int, limit: int) -> bytes:
+            found = real(descriptor, limit)
+            if not overwritten:
+                overwritten.append(True)
+                with open(self.path, "wb") as file:
+                    file.write(b"new")
+            return found
+
+        self.patch(store_module, "_read_all", read)
+        self.assertEqual(self.store.read(), b"new")
+
 
 class WriteTests(StoreTestCase):
     def test_replaces(self) -> None:

@@ -389,6 +389,21 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(self.redeemed(), [])
         self.no_timers()
 
+    def test_lock_lost_before_the_refresh(self) -> None:
+        """Another program took us for dead (we were suspended, say): it may be refreshing now."""
+        check = self.store.check_writable
+
+        def late() -> None:
+            check()
+            os.rmdir(self.config + ".lock")
+            os.mkdir(self.config + ".lock")
+
+        self.store.check_writable = late  # type: ignore[method-assign]
+        self.assertIn("lock of the credential was lost", self.refused(hard=False))
+        self.assertEqual(self.redeemed(), [])
+        self.assertTrue(os.path.isdir(self.config + ".lock"))
+        self.no_timers()
+
     def test_lock_held_during_the_refresh_only(self) -> None:
         answer: Deferred[Answer] = Deferred()
         self.upstream.answer("token", answer)

@@ -1,0 +1,56 @@
+"""Tests of :mod:`ccmproxy.credentials.provider`: one credential serves, or says why not."""
+
+from __future__ import annotations
+
+from zope.interface.verify import verifyObject
+
+from ccmproxy.balancing import NoCredential, Selection
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.provider import SingleProvider
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import IProvider
+from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.oauth import ApiKey
+from ccmproxy.retry import LeaseOutcome
+from ccmproxy.testing.pump import MemoryNetwork
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainFormat
+
+
+class SingleProviderTests(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
+        self.account = Account(
+            "key", ApiKey("k"), PlainFormat(), URLS, NoOutbound(), pool, self.clock, lambda: 0.0
+        )
+        self.account.start()
+        self.addCleanup(self.account.stop)
+        self.provider = SingleProvider(self.account, self.clock.seconds)
+
+    def reason(self, selection: Selection) -> str:
+        error: NoCredential = self.assertRaises(NoCredential, self.provider.select, selection)
+        return error.availability.reason
+
+    def test_provides_its_interface(self) -> None:
+        self.assertTrue(verifyObject(IProvider, self.provider))
+        self.assertTrue(self.provider.is_single_account)
+        for allowed in (True, False):
+            self.assertEqual(list(self.provider.credentials(allowed)), [self.account])
+
+    def test_serves(self) -> None:
+        lease = self.provider.select(Selection(session="s", model="m"))
+        self.assertEqual(self.account.in_flight, 1)
+        lease.close(LeaseOutcome.SERVED)
+        self.assertEqual(self.account.in_flight, 0)
+
+    def test_used_up(self) -> None:
+        self.account.observe(LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0)))
+        self.assertEqual(self.reason(Selection()), "short_window")
+
+    def test_tried_already(self) -> None:
+        self.assertEqual(self.reason(Selection(excluded=frozenset({"key"}))), "")
+
+    def test_model_used_up(self) -> None:
+        self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
+        self.assertEqual(self.reason(Selection(model="claude-opus-4")), "model_window")
+        self.provider.select(Selection(model="claude-sonnet-4")).close(LeaseOutcome.SERVED)
