@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -10,11 +11,12 @@ from twisted.logger import Logger
 from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
-from ccmproxy.message import ResponseHead, without
+from ccmproxy.message import ResponseHead
 from ccmproxy.proxy.forwarder import Caller, Forwarder
 from ccmproxy.status import StatusEndpoint
 
-_ABSOLUTE = (b"http://", b"https://")
+#: As much of a path that is none goes into the log (bytes).
+_LOGGED_PATH = 200
 
 
 class Routes:
@@ -51,12 +53,12 @@ class Routes:
 
     def handle(self, request: ServerRequest) -> None:
         """Called by the HTTP server with every request head."""
-        request.head.target = _origin_form(request.head.target)
         request_id = self._request_id()
         path = request.head.path
         prefix = self._dialect.path_prefix
         if (request.head.method, path) in self._dialect.probes:
-            request.respond(ResponseHead(200, b"OK", []), b"")
+            headers = [(self._dialect.request_id_header, request_id.encode("ascii"))]
+            request.respond(ResponseHead(200, b"OK", headers), b"")
         elif self.closing:
             self._refuse(request, request_id, 503, "shutting_down", "this ccmproxy is shutting down")
         elif path == prefix + b"status":
@@ -68,6 +70,13 @@ class Routes:
             if caller is not None:
                 self._forwarder.forward(request, caller, request_id)
         else:
+            self.log.info(
+                "{request_id} from {address}: no such path: {method} {path}",
+                request_id=request_id,
+                address=_address(request.peer),
+                method=request.head.method.decode("latin-1"),
+                path=path[:_LOGGED_PATH].decode("latin-1"),
+            )
             self._refuse(request, request_id, 404, "not_found", "no such path")
 
     def malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
@@ -88,7 +97,8 @@ class Routes:
         address = _address(request.peer)
         now = self._now()
         wait = self._throttle.retry_after(address, now)
-        if refused.status == 401:
+        if self._users is not None:
+            # Whoever guesses by another header guesses as well.
             self._throttle.failed(address, now)
         self.log.info(
             "{request_id} from {address} refused: {reason}",
@@ -97,7 +107,7 @@ class Routes:
             reason=refused.message,
         )
         if wait > 0:
-            retry_after = (b"Retry-After", str(max(1, round(wait))).encode())
+            retry_after = (b"Retry-After", str(ceil(wait)).encode())
             head, body = self._dialect.traffic.error(
                 429,
                 "too_many_failures",
@@ -115,17 +125,8 @@ class Routes:
     ) -> None:
         head, body = self._dialect.traffic.error(status, reason, message, request_id)
         if self.closing:
-            head.headers = without(head.headers, (b"connection",))
             request.close_after_response()
         request.respond(head, body)
-
-
-def _origin_form(target: bytes) -> bytes:
-    """Servers must accept the absolute form too (RFC 9112 section 3.2.2)."""
-    if target[:8].lower().startswith(_ABSOLUTE):
-        _, slash, path = target.partition(b"://")[2].partition(b"/")
-        return slash + path if slash else b"/"
-    return target
 
 
 def _leaves_its_folder(path: bytes) -> bool:
