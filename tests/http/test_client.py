@@ -246,6 +246,18 @@ class ConnectTests(SynchronousTestCase):
         self.assertIn("refused", str(receiver.outcome))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
+    def test_cancelled_before_the_news(self) -> None:
+        """The connection has failed, the receiver is told in the next turn, and the call cancelled in between."""
+        scene = Scene()
+        scene.listener.refusing = True
+        receiver, call = scene.send()
+        scene.network.flush()
+        self.assertIsNone(receiver.outcome)
+        call.cancel()
+        receiver.cancelled = True
+        scene.settle()
+        self.assertEqual((scene.pool.connecting, scene.clock.getDelayedCalls()), (0, []))
+
     def test_any_error(self) -> None:
         scene = Scene()
         scene.listener.error = ValueError("odd")
