@@ -158,7 +158,7 @@ class Account:
             if self._watched_path is not None:
                 exposure = FileStore(self._watched_path).exposure()
                 if exposure is not None:
-                    self.log.warn("{tag}: {message}", tag=self.tag, message=exposure)
+                    self.log.warn("{tag}: {problem}", tag=self.tag, problem=exposure)
             self._keeper.load()
             self._poller.start()
 
@@ -273,7 +273,7 @@ class Account:
         for effect in effects:
             match effect:
                 case Log(message):
-                    self.log.info("{tag}: {message}", tag=self.tag, message=message)
+                    self.log.info("{tag}: {change}", tag=self.tag, change=message)
                 case Interrupt(cause):
                     for lease in list(self.leases):
                         lease.interrupt(cause)

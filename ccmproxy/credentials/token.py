@@ -312,7 +312,7 @@ class TokenKeeper:
             if not self._needs_refresh(present, rejected):
                 return present
         message = f"token refresh failed: {refusal}"
-        self.log.warn("{tag}: {message}", tag=self._tag, message=message)
+        self.log.warn("{tag}: {problem}", tag=self._tag, problem=message)
         if refusal.permanent:
             self._dead_token = token.refresh_token
             raise self._fail_hard(_LOST)
@@ -363,10 +363,10 @@ class TokenKeeper:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             message = f"the refreshed token could not be saved: {reason or type(error).__name__}"
             self.log.critical(
-                "{tag}: {message}; saving it is tried again, but if the process ends before that succeeds, the"
+                "{tag}: {problem}; saving it is tried again, but if the process ends before that succeeds, the"
                 " account has to be logged in again",
                 tag=self._tag,
-                message=message,
+                problem=message,
             )
             raise self._fail_hard(message) from None
         self._unsaved = None

@@ -115,12 +115,12 @@ class LoginTests(AccountTestCase):
         messages: list[str] = []
 
         def observe(event: LogEvent) -> None:
-            messages.append(str(event.get("message")))
+            messages.append(str(event.get("problem")))
 
         observer = cast(ILogObserver, observe)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
-        self.start()
+        self.finish(self.start())
         self.assertFalse([message for message in messages if "0600" in message])
         os.chmod(self.path, 0o644)
         self.start(None)
