@@ -13,11 +13,14 @@ from zope.interface import implementer
 from ccmproxy.aggregate import aggregate, status_object
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
-from ccmproxy.message import Body, ResponseHead
+from ccmproxy.message import Body, Headers, ResponseHead
+from ccmproxy.proxy.exchange import body_refusal
 from ccmproxy.proxy.forwarder import Caller
 
 #: A watcher that reads nothing for so long is dropped (seconds).
 STALLED_WATCHER = 60.0
+#: Nobody sends a body here; one that comes all the same may be so long (bytes).
+LARGEST_BODY = 64 * 1024
 #: How often a window's reset passing is looked for (seconds).
 LOOK_AGAIN = 30.0
 
@@ -43,28 +46,27 @@ class StatusEndpoint:
             return
 
         def body_received(body: Body) -> None:
+            headers = [
+                (b"Content-Type", b"application/json"),
+                (b"Cache-Control", b"no-store"),
+                (self._dialect.request_id_header, request_id.encode("ascii")),
+            ]
             if _wants_stream(request.head.query):
-                self._watch(request, caller)
+                Watcher(self, request, caller, self._clock).start(headers)
             else:
-                headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
                 request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
 
         def body_failed(error: Exception) -> None:
-            head, answer = self._dialect.traffic.error(
-                413, "body_too_large", "no body is expected", request_id
-            )
+            head, answer = self._dialect.traffic.error(*body_refusal(error), request_id)
             request.respond(head, answer)
 
-        request.receive_body(64 * 1024, body_received, body_failed)
+        request.receive_body(LARGEST_BODY, body_received, body_failed)
 
     def render(self, caller: Caller) -> bytes:
         """The state as one line of JSON."""
         now = self._now()
         snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
         return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
-
-    def _watch(self, request: ServerRequest, caller: Caller) -> None:
-        Watcher(self, request, caller, self._clock).start()
 
     def close(self) -> None:
         """End every stream, cleanly."""
@@ -90,16 +92,13 @@ class Watcher:
         self._look: IDelayedCall | None = None
         self._unsubscribe: list[Callable[[], None]] = []
 
-    def start(self) -> None:
+    def start(self, headers: Headers) -> None:
         """Send the head and the first state; subscribe."""
         self._endpoint.watchers.add(self)
         self._request.on_gone(self._stop)
-        headers = [
-            (b"Content-Type", b"application/json"),
-            (b"Cache-Control", b"no-store"),
-            (b"X-Accel-Buffering", b"no"),
-        ]
-        self._request.start_response(ResponseHead(200, b"OK", headers))
+        # nginx in front would otherwise gather lines until a buffer is full (F17).
+        head = ResponseHead(200, b"OK", [*headers, (b"X-Accel-Buffering", b"no")])
+        self._request.start_response(head)
         self._request.register_producer(self)
         for credential in self._caller.provider.credentials(self._caller.allow_external):
             self._unsubscribe.append(credential.subscribe(self._changed))

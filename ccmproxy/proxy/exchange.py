@@ -62,6 +62,19 @@ _LEASE_OUTCOMES = {
 }
 
 
+def body_refusal(error: Exception) -> tuple[int, str, str]:
+    """Status, reason word and sentence for a request whose body did not come whole."""
+    match error:
+        case BodyTooLarge():
+            return 413, "body_too_large", str(error)
+        case BodyTimeout():
+            return 408, "body_timeout", "the request body did not arrive in time"
+        case BodyMalformed():
+            return 400, "body_malformed", "the request body is not framed as HTTP asks"
+        case _:
+            return 400, "body_failed", "the request body could not be read"
+
+
 class Exchange:
     """Answers one request. Created by the forwarder, which knows it until it is over.
 
@@ -119,15 +132,7 @@ class Exchange:
         # Otherwise a token is being waited for; the sequence looks at _gone when it goes on.
 
     def _body_failed(self, error: Exception) -> None:
-        match error:
-            case BodyTooLarge():
-                self._refuse(413, "body_too_large", str(error))
-            case BodyTimeout():
-                self._refuse(408, "body_timeout", "the request body did not arrive in time")
-            case BodyMalformed():
-                self._refuse(400, "body_malformed", "the request body is not framed as HTTP asks")
-            case _:
-                self._refuse(400, "body_failed", "the request body could not be read")
+        self._refuse(*body_refusal(error))
 
     def _body_received(self, body: Body) -> None:
         traffic = self._forwarder.dialect.traffic
