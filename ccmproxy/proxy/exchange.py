@@ -283,8 +283,7 @@ class Exchange:
         )
         attempt = self._attempt = Attempt(forwarder.clock)
         lease.on_interrupt(attempt.interrupt)
-        if not attempt.answered.called:  # else interrupted while there was no token yet
-            attempt.send(lease.connections(), head, body.chunks)
+        attempt.send(lease.connections(), head, body.chunks)
         try:
             response = await attempt.answered
         finally:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 
+from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.message import first_value, values
+from ccmproxy.usage import Tokens
 from tests.conversation import TOKEN, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
 
@@ -357,6 +359,84 @@ class ResponseTests(SynchronousTestCase):
         world.answer("[[say:hush-hush]] [[simulate:cut;at=before_head;how=fin]]")
         world.answer("[[say:hush-hush]] [[simulate:error_mid]]", stream=True)
         self.assertNotIn("hush-hush", world.logged())
+
+
+class MeteringTests(SynchronousTestCase):
+    """What is known of a request and its answer afterwards, as the log says it."""
+
+    def finished(self, world: World) -> LogEvent:
+        """What was logged of the one request."""
+        (event,) = [event for event in world.events if "result" in event]
+        return event
+
+    def test_session_sources(self) -> None:
+        """F10: every known place, in order; what a proxy in between has dropped does not matter."""
+
+        def body(user_id: str) -> bytes:
+            message = {"role": "user", "content": "x"}
+            document = {"model": "claude-opus-5", "max_tokens": 5, "messages": [message]}
+            return json.dumps({**document, "metadata": {"user_id": user_id}}).encode()
+
+        for user_id, header, expected in (
+            ('{"session_id": "json"}', None, "json"),
+            ("user_1_account_2_session_old", None, "old"),
+            ("user_1_account_2_session_old", "header", "header"),
+            ("unknown form", None, "-"),
+        ):
+            world = World(self)
+            response = world.answer(body=body(user_id), session=header)
+            self.assertEqual(response.status, 200)
+            self.assertEqual(self.finished(world)["session"], expected)
+
+    def test_golden_sums(self) -> None:
+        """F21: cache writes by life time, cache reads apart, cumulative figures not added up."""
+        events = (
+            ("message_start", '{"type":"message_start","message":{"model":"claude-opus-5","usage":{'
+             '"input_tokens":11,"cache_read_input_tokens":70000,"cache_creation_input_tokens":3000,'
+             '"cache_creation":{"ephemeral_5m_input_tokens":1000,"ephemeral_1h_input_tokens":2000},'
+             '"output_tokens":1,"service_tier":"standard"}}}'),
+            ("ping", '{"type": "ping"}'),
+            ("message_delta", '{"type":"message_delta","usage":{"output_tokens":40}}'),
+            ("message_delta", '{"type":"message_delta","usage":{"input_tokens":11,"output_tokens":97,'
+             '"cache_read_input_tokens":70000,"cache_creation_input_tokens":3000}}'),
+            ("message_stop", '{"type":"message_stop"}'),
+        )  # fmt: skip
+        stream = "".join(f"event: {name}\ndata: {data}\n\n" for name, data in events).encode()
+        world = World(self)
+        RawUpstream(world, [http_response(200, body=stream, content_type="text/event-stream")])
+        self.assertEqual(world.answer(stream=True).body, stream)
+        event = self.finished(world)
+        self.assertEqual(
+            event["tokens"],
+            Tokens(
+                input=11,
+                output=97,
+                cache_read=70000,
+                cache_creation=3000,
+                cache_creation_5m=1000,
+                cache_creation_1h=2000,
+            ),
+        )
+        self.assertEqual(event["tokens"].total_input, 73011)
+        self.assertEqual((event["model"], event["result"]), ("claude-opus-5", "served"))
+
+    def test_a_whole_message_and_its_stream_count_the_same(self) -> None:
+        """F21, and what the account is really charged with."""
+        counted = []
+        for stream in (False, True):
+            world = World(self)
+            world.answer("[[say:the same words]]", stream=stream)
+            tokens = self.finished(world)["tokens"]
+            counted.append((tokens.input, tokens.output, tokens.cache_read, tokens.cache_creation))
+        self.assertEqual(counted[0][1], counted[1][1])
+        self.assertGreater(counted[0][1], 0)
+
+    def test_durations(self) -> None:
+        world = World(self)
+        world.ask("[[simulate:slow;seconds=2]]")
+        world.network.advance(2)
+        event = self.finished(world)
+        self.assertEqual((event["first_byte"], event["duration"]), (2, 2))
 
 
 class ErrorTests(SynchronousTestCase):

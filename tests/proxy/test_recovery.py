@@ -186,6 +186,19 @@ class ExpiredTests(RecoveryCase):
         self.assertEqual(world.account.outcomes[LeaseOutcome.CANCELLED], 1)
         self.assertEqual(world.answer().status, 200)
 
+    def test_the_service_stops_while_a_token_is_fetched(self) -> None:
+        world = World(self)
+        world.expire_login()
+        world.simulator.faults.always("hang", endpoint="token")
+        client = world.ask()
+        stopped = world.service.stopService()
+        for _ in range(60):
+            world.network.advance(1)
+        self.successResultOf(stopped)
+        self.assertTrue(client.broken)
+        self.assertEqual(world.account.leases, set())
+        self.assertEqual(len(world.results()), 1)
+
 
 class RefusedTests(RecoveryCase):
     """The upstream refuses the token (spec 3.4)."""
@@ -243,6 +256,17 @@ class RefusedTests(RecoveryCase):
         asked = self.turns(world)
         self.assert_unavailable(world.answer(), "log in again")
         self.assertEqual(self.turns(world), asked)
+
+    def test_the_client_leaves_while_another_token_is_fetched(self) -> None:
+        world = World(self)
+        world.simulator.faults.next("unauthorized")
+        world.simulator.faults.next("slow;seconds=2", endpoint="token")
+        client = world.ask()
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.advance(2)
+        self.assertEqual((self.turns(world), world.login.counters.refreshes), (1, 1))
+        self.assertEqual(world.results(), ["client_gone"])
 
     def test_another_403_is_not_touched(self) -> None:
         world = World(self)
@@ -356,6 +380,20 @@ class MissingTests(RecoveryCase):
         world.write_login()
         world.see_files()
         self.assertEqual(world.answer().status, 200)
+
+    def test_tokens_that_cannot_be_sent(self) -> None:
+        """Nothing in a file gets into a header that does not belong there, or out into a log."""
+        for token in ("at-secret\r\nX-Injected: 1", "at-secret€", "at-secret\x00", "at secret", ""):
+            world = World(self, with_file=False)
+            with open(world.path, "w", encoding="utf-8") as file:
+                json.dump({"claudeAiOauth": {"accessToken": token, "expiresAt": 0, "scopes": []}}, file)
+            world.see_files()
+            response = world.answer()
+            self.assertIn(response.status, (400, 502), repr(token))
+            self.assertNotIn("at-secret", response.body.decode() + world.logged(), repr(token))
+            for request in world.simulator.requests:
+                self.assertIsNone(request.header(b"x-injected"))
+            self.assertEqual(self.flushLoggedErrors(), [], repr(token))
 
     def test_a_removed_file(self) -> None:
         world = World(self)
