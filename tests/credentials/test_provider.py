@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
+from ccmproxy.availability import PollFailed, TokenUnavailable
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.provider import SingleProvider
@@ -54,3 +58,26 @@ class SingleProviderTests(CredentialTestCase):
         self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
         self.assertEqual(self.reason(Selection(model="claude-opus-4")), "model_window")
         self.provider.select(Selection(model="claude-sonnet-4")).close(LeaseOutcome.SERVED)
+
+    def test_unavailable_names_the_credential(self) -> None:
+        self.account._apply(TokenUnavailable("its file does not exist"))
+        error: NoCredential = self.assertRaises(NoCredential, self.provider.select, Selection())
+        self.assertEqual(str(error), "credential key is unavailable: its file does not exist")
+        self.assertEqual(error.availability.state, "unavailable")
+
+    def test_failing_polls_keep_nobody_out(self) -> None:
+        """F6: the usage endpoint's trouble is not the account's."""
+        self.account._apply(PollFailed())
+        self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+        self.account.rate_limited(NOW + 600, True)
+        self.assertEqual(self.reason(Selection()), "rate_limited")
+
+    def test_each_session_is_logged_once(self) -> None:
+        events: list[LogEvent] = []
+        observer = cast(ILogObserver, events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for session, model in (("s", "m"), ("s", "m"), ("s", "n"), (None, "m"), ("t", None)):
+            self.provider.select(Selection(session=session, model=model)).close(LeaseOutcome.SERVED)
+        logged = [(event["session"], event["model"]) for event in events if "session" in event]
+        self.assertEqual(logged, [("s", "m"), ("s", "n"), ("t", "-")])
