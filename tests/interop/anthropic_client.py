@@ -1,5 +1,7 @@
 # mypy: ignore-errors
-"""Run by the SDK's own Python: one conversation by its first argument, the result as JSON on standard output.
+"""Run by the SDK's own Python: the conversations that its arguments name; results by name, as JSON on standard output.
+
+An argument is ``NAME`` or ``NAME:DETAIL``.
 
 Environment: ``ANTHROPIC_BASE_URL``, and ``ANTHROPIC_API_KEY`` or ``ANTHROPIC_AUTH_TOKEN``.
 """
@@ -58,10 +60,15 @@ def others(client) -> dict:
     return {"tokens": counted.input_tokens, "models": models, "model": client.models.retrieve(MODEL).id}
 
 
-def errors(client) -> dict:
-    """How refusals arrive."""
+def headers(client) -> dict:
+    """What the headers of an answer tell."""
+    return dict(client.messages.with_raw_response.create(**ask("[[say:raw]]")).headers)
+
+
+def errors(client, faults: str) -> dict:
+    """How refusals and broken streams arrive; ``faults``: names, separated by commas."""
     found = {}
-    for fault in ("429", "529", "401", "too_long", "error_first", "cut"):
+    for fault in faults.split(","):
         prompt = ask(f"[[simulate:{fault}]] [[say:a b c d e f g h i j k l m n o p q r s t]]")
         try:
             with client.with_options(max_retries=0).messages.stream(**prompt) as events:
@@ -69,9 +76,21 @@ def errors(client) -> dict:
             found[fault] = "nothing"
         except Exception as error:
             found[fault] = type(error).__name__
-    retried = client.messages.create(**ask("[[simulate:529;times=2]] [[say:third time]]"))
-    found["retried"] = retried.content[0].text
     return found
+
+
+def refusal(client, fault: str) -> dict:
+    """The headers of a refusal."""
+    try:
+        client.messages.create(**ask(f"[[simulate:{fault}]]"))
+    except anthropic.APIStatusError as error:
+        return dict(error.response.headers)
+    return {}
+
+
+def retried(client) -> str:
+    """The SDK tries again by itself."""
+    return client.messages.create(**ask("[[simulate:529;times=2]] [[say:third time]]")).content[0].text
 
 
 async def parallel() -> dict:
@@ -82,15 +101,33 @@ async def parallel() -> dict:
     return {"texts": [answer.content[0].text for answer in answers]}
 
 
-def main(what: str) -> dict:
+async def asynchronous() -> dict:
+    """A stream, through the asynchronous client."""
+    async with (
+        anthropic.AsyncAnthropic() as client,
+        client.messages.stream(**ask("[[tokens:150]]")) as events,
+    ):
+        words = [word async for text in events.text_stream for word in text.split()]
+    return {"words": len(words)}
+
+
+PLAIN = {function.__name__: function for function in (create, stream, tools, others, headers, retried)}
+ASYNCHRONOUS = {function.__name__: function for function in (parallel, asynchronous)}
+
+
+def converse(client, what: str):
     """One of the conversations above."""
-    if what == "parallel":
-        return asyncio.run(parallel())
+    name, _, detail = what.partition(":")
+    if detail:
+        return {"errors": errors, "refusal": refusal}[name](client, detail)
+    return asyncio.run(ASYNCHRONOUS[name]()) if name in ASYNCHRONOUS else PLAIN[name](client)
+
+
+def main(arguments: list) -> dict:
+    """All that are asked for, one after the other."""
     with anthropic.Anthropic() as client:
-        return {"create": create, "stream": stream, "tools": tools, "others": others, "errors": errors}[what](
-            client
-        )
+        return {what.partition(":")[0]: converse(client, what) for what in arguments}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1:])))
