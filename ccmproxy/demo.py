@@ -28,6 +28,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 from twisted.web.client import Agent, ResponseFailed
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from ccmproxy.config import load_text
@@ -301,7 +302,7 @@ async def an_unknown_token(demo: Demo) -> Outcome:
 async def the_status(demo: Demo) -> Outcome:
     """What a user is told of the pool."""
     response = await demo.client.get(
-        f"{demo.url}/ccm/v1/status", headers={b"Authorization": f"Bearer {ALICE}".encode()}
+        f"{demo.url}/ccm/v1/status", headers=Headers({"Authorization": [f"Bearer {ALICE}"]})
     )
     state = await response.json()
     return Outcome(

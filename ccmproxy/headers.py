@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ccmproxy.message import Headers, list_items
+from ccmproxy.message import Headers, ParsedHeaders, list_items, lower_names
 
 #: Fields of one connection, never forwarded (RFC 9110 section 7.6.1, plus Host, which each side sets for itself).
 HOP_BY_HOP = frozenset(
@@ -50,15 +50,16 @@ _TO_UPSTREAM = _BOTH_WAYS | KEYS | EXPECT
 
 
 def _forward(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    named = {name.lower() for name in list_items(headers, b"connection")}
-    if named:
+    names = lower_names(headers)
+    if b"connection" in names:
+        named = {name.lower() for name in list_items(headers, b"connection")}
         # A field the far side needs for framing stays, whatever the near side writes into Connection.
         dropped = dropped | (named - {b"content-length", b"content-type", b"content-encoding"})
-    return [
+    return ParsedHeaders(
         pair
-        for pair in headers
-        if (name := pair[0].lower()) not in dropped and not name.startswith(REVERSE_PROXY_PREFIX)
-    ]
+        for pair, name in zip(headers, names, strict=True)
+        if name not in dropped and name[:3] != REVERSE_PROXY_PREFIX
+    )
 
 
 def request_headers(headers: Headers) -> Headers:

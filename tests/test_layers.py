@@ -41,12 +41,14 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "config": CORE | {"dialects"},
     "yamux": frozenset(),
     # parts
-    "http": VALUES,
-    "net": VALUES,
+    "direct_write": frozenset(),
+    "http": VALUES | {"direct_write"},
+    "net": VALUES | {"direct_write"},
     "credentials": VALUES | {"http", "net"},
     "proxy": VALUES | {"http"},
     "reverse": VALUES | {"http", "net", "yamux"},
     "ledger": VALUES,
+    "lag": frozenset(),
     # surfaces
     "testing": PURE | {"http", "net", "credentials", "proxy"},
     "simulator": PURE | {"http", "net", "testing"},
@@ -55,7 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "routes": VALUES | {"http", "proxy", "status"},
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
-    "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "routes", "status"},
+    "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "lag", "routes", "status"},
     "demo": PURE | {"service", "simulator"},
     "tap": PURE | {"service", "net", "logs"},
     "": PURE | {"service", "tap"},
@@ -243,7 +245,7 @@ class TableTests(SynchronousTestCase):
     """The table itself."""
 
     def test_rings_do_not_reach_outwards(self) -> None:
-        parts = {"http", "net", "credentials", "proxy", "reverse", "ledger"}
+        parts = {"direct_write", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
         surfaces = {"routes", "status", "logs", "simulator", "testing"}
         rings = [PURE, parts, surfaces, {"service", "tap", "demo", "cli", ""}]
         self.assertEqual(set().union(*rings), MAY_IMPORT.keys())

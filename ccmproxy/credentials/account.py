@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -46,6 +47,8 @@ from ccmproxy.retry import LeaseOutcome
 
 #: The timer for changes that time makes by itself looks again at least this often (seconds): the wall clock may be set.
 LONGEST_TIMER = 3600.0
+#: An answer that says the same as the one before, within so long of it, is not looked at again (seconds).
+OBSERVED_TWICE = 10.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -109,6 +112,11 @@ class Account:
         self._keeper: TokenKeeper | None = None
         self._poller: UsagePoller | None = None
         self._access_token: str | None = None
+        self._snapshot: CredentialSnapshot | None = None
+        self._snapshot_state = self.state
+        self._snapshot_at = self._snapshot_until = 0.0
+        self._observed: LimitsUpdate | None = None
+        self._observed_state: CredentialState | None = None
         if isinstance(source, ApiKey):
             self._key = source
             return
@@ -191,8 +199,28 @@ class Account:
         return len(self.leases)
 
     def snapshot(self, now: float, model: str | None = None) -> CredentialSnapshot:
-        """A frozen view; ``model`` takes windows of one model into account."""
-        return snapshot(self.state, self.caps, now, tag=self.tag, model=model)
+        """A frozen view; ``model`` takes windows of one model into account.
+
+        The same object as long as nothing has changed: it is asked for with every request and every answer.
+        """
+        state = self.state
+        if not (state.limits.models or state.model_rejections):
+            model = None
+        known = self._snapshot
+        if (
+            known is not None
+            and model is None
+            and state is self._snapshot_state
+            and self._snapshot_at <= now < self._snapshot_until
+        ):
+            return known
+        view = snapshot(state, self.caps, now, tag=self.tag, model=model)
+        if model is None:
+            # The words for an unusable one tell how long it still takes: they are made anew each time.
+            self._snapshot = view if view.availability.usable else None
+            self._snapshot_state, self._snapshot_at = state, now
+            self._snapshot_until = next_change(state, self.caps, now) or math.inf
+        return view
 
     def lease(self) -> ILease:
         """Begin a use."""
@@ -244,8 +272,16 @@ class Account:
 
     def observe(self, update: LimitsUpdate) -> None:
         """State learnt from an answer."""
-        if update.has_data or update.rejected_until or update.model_rejections:
-            self._apply(HeadersObserved(update))
+        if not (update.has_data or update.rejected_until or update.model_rejections):
+            return
+        if (
+            update == self._observed
+            and self.state is self._observed_state
+            and 0 <= self._now() - self.state.last_update < OBSERVED_TWICE
+        ):
+            return
+        self._apply(HeadersObserved(update))
+        self._observed, self._observed_state = update, self.state
 
     def rate_limited(self, until: float, explicit: bool) -> None:
         """The upstream answered 429 on account of the whole credential."""

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.direct_write import direct_writer
 from ccmproxy.errors import (
     RequestNotSent,
     ResponseLost,
@@ -42,6 +43,9 @@ _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnec
 
 #: Stands for "nothing buffered"; never written to.
 _EMPTY: Final = bytearray()
+
+#: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
+_JOINED: Final = 64 * 1024
 
 # What is expected next from the upstream. Plain numbers: compared once per chunk.
 _IDLE: Final = 0
@@ -99,6 +103,7 @@ class HTTPClientProtocol:
         "_parser",
         "_remaining",
         "_responded",
+        "_send",
         "_sent",
         "_started",
         "_upload",
@@ -120,6 +125,7 @@ class HTTPClientProtocol:
 
     def makeConnection(self, transport: typing.Any) -> None:
         self.transport = transport
+        self._send = direct_writer(transport)
 
     def connectionMade(self) -> None:
         """Part of IProtocol; nothing is to be done."""
@@ -186,7 +192,10 @@ class HTTPClientProtocol:
         self._started = self._last_heard = self._owner.seconds()
         if call.size <= WHOLE_REQUEST:
             self._sent = True
-            self.transport.writeSequence([call.head, *call.body])
+            if call.size <= _JOINED:
+                self._send(b"".join((call.head, *call.body)))
+            else:
+                self.transport.writeSequence([call.head, *call.body])
         else:
             self._sent = False
             self._upload = Upload(self, self.transport, call.head, call.body)

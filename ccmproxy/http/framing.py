@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ccmproxy.message import Headers
+from ccmproxy.message import Headers, ParsedHeaders, lower_names
 
 _TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: Deleting these from a head leaves the bytes that may not stand in one (RFC 9110 section 5.5): controls but
@@ -60,7 +60,7 @@ def split_head(raw: bytes) -> tuple[bytes, Headers]:
         raise FramingError("control character in the head")
     if breaks < 2 or lines[-1] or lines[-2]:
         raise FramingError("incomplete head")
-    headers: Headers = []
+    headers = ParsedHeaders()
     names = bytearray()
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
@@ -106,16 +106,15 @@ def body_length(headers: Headers) -> int | None:
     """
     length: int | None = None
     coding: bytes | None = None
-    for name, value in headers:
-        # Few fields have these lengths: saves lowering the others.
-        if len(name) == 14 and name.lower() == b"content-length":
-            if length is not None:
-                raise FramingError("more than one Content-Length")
-            length = parse_content_length(value)
-        elif len(name) == 17 and name.lower() == b"transfer-encoding":
-            if coding is not None:
-                raise FramingError("more than one Transfer-Encoding")
-            coding = value
+    names = lower_names(headers)
+    if b"content-length" in names:
+        if names.count(b"content-length") > 1:
+            raise FramingError("more than one Content-Length")
+        length = parse_content_length(headers[names.index(b"content-length")][1])
+    if b"transfer-encoding" in names:
+        if names.count(b"transfer-encoding") > 1:
+            raise FramingError("more than one Transfer-Encoding")
+        coding = headers[names.index(b"transfer-encoding")][1]
     if coding is None:
         return length
     if length is not None:

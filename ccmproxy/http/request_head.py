@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from ccmproxy.http.framing import FramingError, is_token, parse_content_length, split_head
-from ccmproxy.message import RequestHead
+from ccmproxy.message import RequestHead, lower_names
 
 #: ``body_length`` of a body in the chunked coding.
 CHUNKED: Final = -1
@@ -83,8 +83,7 @@ def parse_request_head(raw: bytes) -> IncomingHead:
     coding: bytes | None = None
     keep_alive = is_http11
     expects_continue = False
-    for name, value in headers:
-        key = name.lower()
+    for (_, value), key in zip(headers, lower_names(headers), strict=True):
         if key not in _DECIDING:
             continue
         if key == b"host":

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.direct_write import direct_writer
 from ccmproxy.errors import BodyMalformed, BodyTimeout, BodyTooLarge
 from ccmproxy.http.framing import FramingError, join_head
 from ccmproxy.http.request_body import BodyReader
@@ -75,19 +76,24 @@ class IConnection(ITransport, IConsumer, IPushProducer):
         """Drop the connection at once, in a way that the other side can tell from a regular end."""
 
 
+def _nowhere(data: bytes) -> None:
+    """Before there is a transport."""
+
+
 @implementer(IPushProducer)
 class HTTPServerProtocol(Protocol):
     """One connection. It is a producer for its transport: paused, it pauses who writes the response, and
     begins no other request.
 
-    ``deadline``: when something must have happened, in the clock's seconds; the factory looks at it every
-    second.
+    ``send``: writes to the transport. ``deadline``: when something must have happened, in the clock's seconds;
+    the factory looks at it every second.
     """
 
     transport: IConnection
 
     def __init__(self, factory: HTTPServerFactory) -> None:
         self.factory: HTTPServerFactory = factory
+        self.send: Callable[[bytes], None] = _nowhere
         self.deadline = _NEVER
         self.is_blocked = False
         self._blocked_since = _NEVER
@@ -128,6 +134,7 @@ class HTTPServerProtocol(Protocol):
                 transport.setTcpKeepAlive(True)
             except OSError:
                 pass  # the client is gone already, which connectionLost will say
+        self.send = direct_writer(transport)
         transport.registerProducer(self, True)
         self.deadline = self._after(self.factory.limits.head_timeout)
 

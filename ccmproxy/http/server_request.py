@@ -122,17 +122,17 @@ class ServerRequest:
         left = self._left
         if not data or left == _NO_BODY:
             return
-        transport = self._connection.transport
+        connection = self._connection
         if left == _CHUNKED:
             if len(data) < _COPIED:
-                transport.write(chunk(data))
+                connection.send(chunk(data))
             else:
-                transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
+                connection.transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
         elif left == _WITH_CONNECTION:
-            transport.write(data)
+            connection.send(data)
         elif len(data) <= left:
             self._left = left - len(data)
-            transport.write(data)
+            connection.send(data)
         else:
             _log.error("response longer than its Content-Length, connection aborted")
             self.give_up()
@@ -148,7 +148,7 @@ class ServerRequest:
             self.abort()
             return
         if self._left == _CHUNKED:
-            self._connection.transport.write(LAST_CHUNK)
+            self._connection.send(LAST_CHUNK)
         self._end(_FINISHED)
         self._connection.response_finished(self._close)
 
@@ -252,12 +252,12 @@ class ServerRequest:
         if body and self._left != _NO_BODY:
             # A large body is not copied behind its head.
             if len(body) < _COPIED:
-                connection.transport.write(raw + body)
+                connection.send(raw + body)
             else:
                 connection.transport.writeSequence([raw, body])
             self._left = 0
         else:
-            connection.transport.write(raw)
+            connection.send(raw)
         return True
 
     def _serialize(self, head: ResponseHead, length: int | None) -> bytes:

@@ -30,6 +30,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.direct_write import direct_writer
+
 KIB: Final = 1024
 
 #: Most plain text that one TLS record carries (RFC 8446 section 5.1).
@@ -214,6 +216,7 @@ class TLSTransport:
         "_protocol",
         "_reason",
         "_remembered",
+        "_send",
         "_shut",
         "_tls",
         "transport",
@@ -250,6 +253,7 @@ class TLSTransport:
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
+        self._send = direct_writer(transport)
 
     def connectionMade(self) -> None:
         """Part of IProtocol; nothing is to be done."""
@@ -430,7 +434,7 @@ class TLSTransport:
     def _flush(self) -> None:
         """Hand down what was encrypted."""
         if self._outgoing.pending:
-            self.transport.write(self._outgoing.read())
+            self._send(self._outgoing.read())
 
     # IPushProducer
 

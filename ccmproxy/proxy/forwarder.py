@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ccmproxy.aggregate import Aggregate, aggregate
+from ccmproxy.availability import CredentialSnapshot
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import IProvider
@@ -58,6 +60,8 @@ class Forwarder:
         #: Exchanges that have not been answered in full.
         self.active: set[Exchange] = set()
         self._relays: set[Attempt] = set()
+        #: What was summed up last, in which second, and the sum: answers come faster than states change.
+        self._last_aggregate: tuple[list[CredentialSnapshot], int, Aggregate | None] = ([], 0, None)
         self._wheel = LoopingCall(self._tick)
         self._wheel.clock = clock
 
@@ -80,9 +84,12 @@ class Forwarder:
         """The state that this caller may see, or None while nothing is known of any of its credentials."""
         now = self.now()
         snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
-        if not any(snapshot.has_data for snapshot in snapshots):
-            return None
-        return aggregate(snapshots, now)
+        known, second, found = self._last_aggregate
+        if second == int(now) and len(known) == len(snapshots) and all(map(is_, known, snapshots)):
+            return found
+        found = aggregate(snapshots, now) if any(snapshot.has_data for snapshot in snapshots) else None
+        self._last_aggregate = (snapshots, int(now), found)
+        return found
 
     def relay_began(self, attempt: Attempt) -> None:
         """``attempt`` passes a body on from now."""

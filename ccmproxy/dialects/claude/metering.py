@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 from zope.interface import implementer
@@ -21,7 +22,7 @@ from ccmproxy.limits import (
     Window,
     make_window,
 )
-from ccmproxy.message import Headers, ResponseHead, first_value
+from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
 from ccmproxy.sse import EventScanner
 from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
@@ -43,9 +44,9 @@ LARGEST_EVENT = 1024 * 1024
 def parse_family(headers: Headers) -> dict[str, str]:
     """The fields of the family, by what follows the prefix, in lower case; empty where there are none."""
     return {
-        name[len(FAMILY) :].lower().decode("latin-1"): value.decode("latin-1").strip()
-        for name, value in headers
-        if name[: len(FAMILY)].lower() == FAMILY
+        name[len(FAMILY) :].decode("latin-1"): pair[1].decode("latin-1").strip()
+        for pair, name in zip(headers, lower_names(headers), strict=True)
+        if name.startswith(FAMILY)
     }
 
 
@@ -97,7 +98,12 @@ def api_key_reset(headers: Headers) -> float:
 
 
 def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
-    """The state of the whole pool in the words of one account (spec 8.3)."""
+    """The state of the whole pool in the words of one account (spec 8.3), as of this second."""
+    return list(_aggregate_fields(aggregate, int(now)))
+
+
+@lru_cache(maxsize=128)
+def _aggregate_fields(aggregate: Aggregate, now: int) -> tuple[tuple[bytes, bytes], ...]:
     view = aggregate.view(now)
     fields: list[tuple[str, str]] = [
         ("status", view.status),
@@ -116,7 +122,7 @@ def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
         fields.append(("7d-surpassed-threshold", "true"))
     headers = [(FAMILY + name.encode(), value.encode()) for name, value in fields]
     headers.append((b"X-CCM-Plan-Weight", f"{aggregate.plan_weight:g}".encode()))
-    return headers
+    return tuple(headers)
 
 
 @implementer(IMetering)
@@ -125,31 +131,30 @@ class ClaudeMetering:
 
     def limits_from_headers(self, headers: Headers, now: float) -> LimitsUpdate:
         """All windows of the family that the answer mentions; anything malformed is as if it were not there."""
-        family = parse_family(headers)
-        if not family:
-            return LimitsUpdate()
-        raw: dict[tuple[str, str], dict[str, str]] = {}
-        for name, value in family.items():
-            if match := _FIELD.fullmatch(name):
-                raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
-        windows = {key: _window(key[0], fields) for key, fields in raw.items()}
-        rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
-        models = {key[1]: window for key, window in windows.items() if key[1] and window is not None}
-        model_rejections = {key[1]: _time(raw[key].get("reset")) for key in rejected if key[1]}
-        claim = family_claims(family)
-        if claim.model and family.get("status", "").lower() == "rejected":
-            model_rejections.setdefault(claim.model, claim.resets_at)
-        return LimitsUpdate(
-            short=windows.get(("5h", "")),
-            weekly=windows.get(("7d", "")),
-            models=models,
-            rejected_until=_rejected_until(family, raw, claim, now),
-            model_rejections={name: until for name, until in model_rejections.items() if until > now},
+        said = tuple(
+            pair for pair, name in zip(headers, lower_names(headers), strict=True) if name.startswith(FAMILY)
+        )
+        if not said:
+            return _NOTHING_SAID
+        update = _read_family(said)
+        if not (update.rejected_until or update.model_rejections):
+            return update
+        return replace(
+            update,
+            rejected_until=update.rejected_until if update.rejected_until > now else 0.0,
+            model_rejections={
+                family: until for family, until in update.model_rejections.items() if until > now
+            },
         )
 
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""
-        kept = [pair for pair in response_headers(headers) if pair[0][: len(FAMILY)].lower() != FAMILY]
+        forwarded = response_headers(headers)
+        kept = [
+            pair
+            for pair, name in zip(forwarded, lower_names(forwarded), strict=True)
+            if not name.startswith(FAMILY)
+        ]
         if aggregate is not None:
             kept += aggregate_headers(aggregate, now)
         return kept
@@ -169,21 +174,35 @@ class ClaudeMetering:
         return OpaqueMeter()
 
 
-def _rejected_until(
-    family: dict[str, str], raw: dict[tuple[str, str], dict[str, str]], claim: Claim, now: float
-) -> float:
-    """The account is used up if one of its own windows is, or if the overall status says so for no model alone."""
-    until = max(
-        (
-            _time(fields.get("reset"))
-            for (_, model), fields in raw.items()
-            if not model and fields.get("status", "").lower() == "rejected"
-        ),
-        default=0.0,
+_NOTHING_SAID = LimitsUpdate()
+
+
+@lru_cache(maxsize=256)
+def _read_family(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
+    """The limits in these fields, whenever; an account's answers say the same for many requests on end."""
+    family = parse_family(list(said))
+    raw: dict[tuple[str, str], dict[str, str]] = {}
+    for name, value in family.items():
+        if match := _FIELD.fullmatch(name):
+            raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
+    windows = {key: _window(key[0], fields) for key, fields in raw.items()}
+    rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
+    model_rejections = {key[1]: _time(raw[key].get("reset")) for key in rejected if key[1]}
+    claim = family_claims(family)
+    overall = family.get("status", "").lower() == "rejected"
+    if overall and claim.model:
+        model_rejections.setdefault(claim.model, claim.resets_at)
+    # The account is used up if one of its own windows is, or if the overall status says so for no model alone.
+    rejected_until = [_time(raw[key].get("reset")) for key in rejected if not key[1]]
+    if overall and not claim.model:
+        rejected_until.append(claim.resets_at)
+    return LimitsUpdate(
+        short=windows.get(("5h", "")),
+        weekly=windows.get(("7d", "")),
+        models={key[1]: window for key, window in windows.items() if key[1] and window is not None},
+        rejected_until=max(rejected_until, default=0.0),
+        model_rejections=model_rejections,
     )
-    if family.get("status", "").lower() == "rejected" and not claim.model:
-        until = max(until, claim.resets_at)
-    return until if until > now else 0.0
 
 
 def _window(name: str, fields: dict[str, str]) -> Window | None:

@@ -23,7 +23,7 @@ from ccmproxy.durations import format_duration
 from ccmproxy.facts import RequestFacts
 from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items, lower_names
 from ccmproxy.oauth import ApiKey, Authorization
 from ccmproxy.retry import AnswerKind, Verdict
 from ccmproxy.retry_after import parse_retry_after
@@ -33,6 +33,7 @@ DEFAULT_BLOCK = 300.0
 #: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).
 BURST_BLOCK = 60.0
 
+_OAUTH_BETA = OAUTH_BETA.encode()
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
@@ -176,25 +177,25 @@ class ClaudeTraffic:
         Accept-Encoding does not pass: usage and the proper end of an answer are read from its body (spec 4.3).
         """
         headers: Headers = [(b"Host", host)]
-        beta_seen = False
-        is_key = isinstance(authorization, ApiKey)
-        for name, value in request_headers(head.headers):
-            lower = name.lower()
-            if lower == b"accept-encoding":
-                continue
-            if lower == b"anthropic-beta":
-                value = _without_oauth_beta(value) if is_key else value
-                if not is_key and not beta_seen:
+        forwarded = request_headers(head.headers)
+        has_beta = False
+        for pair, name in zip(forwarded, lower_names(forwarded), strict=True):
+            if name == b"anthropic-beta":
+                value = pair[1]
+                if isinstance(authorization, ApiKey):
+                    value = _without_oauth_beta(value)
+                elif not has_beta:
                     value = _with_oauth_beta(value, head.headers)
-                beta_seen = True
-                if not value:
-                    continue
-            headers.append((name, value))
+                    has_beta = True
+                if value:
+                    headers.append((pair[0], value))
+            elif name != b"accept-encoding":
+                headers.append(pair)
         if isinstance(authorization, ApiKey):
             headers.append((b"x-api-key", authorization.key.encode("latin-1")))
         else:
-            if not beta_seen:
-                headers.append((b"anthropic-beta", OAUTH_BETA.encode()))
+            if not has_beta:
+                headers.append((b"anthropic-beta", _OAUTH_BETA))
             headers.append((b"Authorization", b"Bearer " + authorization.access_token.encode("latin-1")))
         return RequestHead(head.method, base_path + head.target, override(headers, overrides))
 
@@ -291,14 +292,12 @@ def _printable(value: str | None) -> str | None:
 
 
 def _with_oauth_beta(value: bytes, headers: Headers) -> bytes:
-    beta = OAUTH_BETA.encode()
-    if beta in list_items(headers, b"anthropic-beta"):
+    if _OAUTH_BETA in list_items(headers, b"anthropic-beta"):
         return value
-    return beta + b"," + value if value.strip() else beta
+    return _OAUTH_BETA + b"," + value if value.strip() else _OAUTH_BETA
 
 
 def _without_oauth_beta(value: bytes) -> bytes:
-    beta = OAUTH_BETA.encode()
-    if beta not in value:
+    if _OAUTH_BETA not in value:
         return value
-    return b",".join(item for part in value.split(b",") if (item := part.strip()) and item != beta)
+    return b",".join(item for part in value.split(b",") if (item := part.strip()) and item != _OAUTH_BETA)
