@@ -78,7 +78,7 @@ class TCPTests(TestCase):
 
         async def close() -> None:
             assert client.transport is not None
-            client.transport.abortConnection()  # type: ignore[attr-defined]
+            client.transport.abortConnection()
             await client.lost
             await server[0].lost
 

@@ -101,6 +101,7 @@ class HTTPClientProtocol:
         "_overhead",
         "_owner",
         "_parser",
+        "_pieces",
         "_remaining",
         "_responded",
         "_send",
@@ -325,6 +326,7 @@ class HTTPClientProtocol:
         if length == -1:
             self._mode = _CHUNKED
             self._overhead = 0
+            self._pieces: list[bytes] = []
             self._parser = HttpResponseParser(self)
             self._parser.feed_data(_CHUNKED_HEAD)
         elif length is None:
@@ -365,17 +367,23 @@ class HTTPClientProtocol:
     def _receive_chunks(self, data: bytes) -> None:
         self._overhead += len(data)
         call = self._call
+        problem: HttpParserError | None = None
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]  # there is one in this mode
         except HttpParserError as error:
+            problem = error
+        pieces = self._pieces
+        if pieces:
+            # Passed on together, still in this turn: a burst of small chunks costs one write, not one each.
+            self._pieces = []
+            self._deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             if self._call is not call:
                 return
+        if problem is not None:
             if not self._done:
-                self._fail(UpstreamProtocolError(f"malformed body from the upstream: {error}"))
+                self._fail(UpstreamProtocolError(f"malformed body from the upstream: {problem}"))
                 return
             self._keep_alive = False  # more came than the last chunk
-        if self._call is not call:
-            return
         if self._done:
             self._end()
         elif self._overhead > self._owner.limits.head_size:
@@ -386,7 +394,7 @@ class HTTPClientProtocol:
     def on_body(self, data: bytes) -> None:
         """A piece of a chunk."""
         self._overhead = 0
-        self._deliver(data)
+        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         """The last chunk and the trailers have been read."""
