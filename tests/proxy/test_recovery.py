@@ -179,6 +179,7 @@ class ExpiredTests(RecoveryCase):
         client = world.ask()
         assert client.transport is not None
         client.transport.loseConnection()
+        world.network.flush()
         world.network.advance(2)
         self.assertEqual(world.login.counters.refreshes, 1)
         self.assertEqual(self.turns(world), 0)
@@ -264,6 +265,7 @@ class RefusedTests(RecoveryCase):
         client = world.ask()
         assert client.transport is not None
         client.transport.loseConnection()
+        world.network.flush()
         world.network.advance(2)
         self.assertEqual((self.turns(world), world.login.counters.refreshes), (1, 1))
         self.assertEqual(world.results(), ["client_gone"])
