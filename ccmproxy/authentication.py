@@ -43,9 +43,9 @@ class UserTokens(Generic[UserT]):
     def identify(self, headers: Headers) -> UserT | Refused:
         """The user, or why there is none (spec 4.1 points 2 and 3)."""
         for name in (b"x-api-key", b"api-key"):
-            key = first_value(headers, name)
-            if key is not None:
-                user = self._find(key.strip())
+            key = (first_value(headers, name) or b"").strip()
+            if key:  # an empty one is none: some clients send it beside a token
+                user = self._find(key)
                 if user is None:
                     return Refused(
                         400,

@@ -52,6 +52,9 @@ services:
 {more}
 """
 
+#: The same without users.
+ANONYMOUS = CONFIGURATION.replace("    users:\n      - {{name: alice, token: {token}}}\n", "")
+
 
 class Response:
     """What a client has received of one answer so far. ``complete``: the framing says that it is all there."""

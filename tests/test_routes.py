@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.conversation import CONFIGURATION, TOKEN, Client, Response, World, message_request
+from tests.conversation import ANONYMOUS, TOKEN, Client, Response, World, message_request
 
-ANONYMOUS = CONFIGURATION.replace("    users:\n      - {{name: alice, token: {token}}}\n", "")
 API_KEY_REFUSED = "API key authentication is not supported; use Authorization: Bearer with a CCM user token"
 
 
@@ -187,6 +186,13 @@ class AuthenticationTests(RoutesCase):
         for request in world.simulator.requests:
             self.assertIsNone(request.header(b"x-api-key"))
         self.assertNotIn("sk-ant-secret", world.logged())
+
+    def test_an_empty_key_is_none(self) -> None:
+        """As SDKs send that were given an empty key beside a token."""
+        world = World(self)
+        headers = ("X-Api-Key: ", f"Authorization: Bearer {TOKEN}")
+        self.assertEqual(self.request(world, "GET /v1/models", *headers).status, 200)
+        self.assertEqual(self.request(world, "GET /v1/models", "X-Api-Key:").status, 401)
 
     def test_bearer_in_any_case(self) -> None:
         world = World(self)

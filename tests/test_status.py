@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.status import STALLED_WATCHER
-from tests.conversation import TOKEN, Client, World
+from tests.conversation import ANONYMOUS, TOKEN, Client, World
 
 STATUS = "/ccm/v1/status"
 HOUR = 3600.0
@@ -79,6 +79,10 @@ class StatusTests(SynchronousTestCase):
         for token in (None, "wrong"):
             response = world.get(STATUS, token)
             self.assertEqual((response.status, response.error["type"]), (401, "authentication_error"))
+
+    def test_without_users(self) -> None:
+        world = World(self, configuration=ANONYMOUS)
+        self.assertEqual(world.get(STATUS, None).json()["plan_weight"], 10)
 
     def test_only_get(self) -> None:
         world = World(self)
