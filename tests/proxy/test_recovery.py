@@ -224,6 +224,32 @@ class RefusedTests(RecoveryCase):
         self.assertEqual(world.answer().status, 200)
         self.assertEqual(world.simulator.requests.of("token"), [])
 
+    def test_a_refusal_that_comes_late(self) -> None:
+        """F4: the token that was refused is not the present one any more: nothing is refreshed, nothing overwritten."""
+        world = World(self)
+        old = world.login.access_token
+        body = b'{"type":"message","usage":{"input_tokens":1}}'
+
+        def late() -> bytes:
+            world.upstream.connections[-1].server.held = True
+            return http_response(401)
+
+        upstream = RawUpstream(world, [late, http_response(200, body=body)])
+        client = world.ask()
+        self.assertEqual(client.received, b"")
+        world.login.redeem(world.login.refresh_token)
+        world.write_login()
+        world.upstream.factory = world.simulator.factory
+        world.see_files()
+        for pump in world.upstream.connections:
+            pump.server.held = False
+        world.network.flush()
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertIn(old.encode(), upstream.received[0])
+        self.assertEqual(world.simulator.requests.of("token"), [])
+        with open(world.path, encoding="utf-8") as file:
+            self.assertIn(world.login.access_token, file.read())
+
     def test_still_refused(self) -> None:
         """Never 401: the client's own token is fine."""
         for fault in ("unauthorized", "revoked"):
