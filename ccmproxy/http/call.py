@@ -83,6 +83,7 @@ class Call:
         "abandon",
         "body",
         "connection",
+        "data_follows",
         "head",
         "last",
         "method",
@@ -105,6 +106,8 @@ class Call:
         self.last = False
         self.paused = False
         self.over = False
+        #: While ``response_started`` runs: bytes of the body, or its end, follow before it is the reactor's turn again.
+        self.data_follows = False
         #: Undoes what is going on while there is no connection yet.
         self.abandon: Callable[[Call], None] | None = None
 

@@ -30,7 +30,7 @@ from ccmproxy.errors import (
 from ccmproxy.http.call import Call, ClientLimits
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
 from ccmproxy.http.upload import WHOLE_REQUEST, StreamTransport, Upload
-from ccmproxy.message import ResponseHead
+from ccmproxy.message import Headers, ResponseHead, list_items
 
 #: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
 #: without a byte of response later than this many seconds, the upstream may well have been at work.
@@ -335,6 +335,8 @@ class HTTPClientProtocol:
         else:
             self._mode = _SIZED
             self._remaining = length
+        # Of a chunked body only if some of its first chunk is there, not just of the line with its size.
+        call.data_follows = bool(data) if length != -1 else 0 <= data.find(b"\r\n") < len(data) - 2
         try:
             call.receiver.response_started(head)
         except Exception:
@@ -467,12 +469,9 @@ class HTTPClientProtocol:
             self.transport.loseConnection()
 
 
-def is_persistent(minor: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def is_persistent(minor: bytes, headers: Headers) -> bool:
     """Whether the connection may be used again (RFC 9112 section 9.3)."""
-    options: set[bytes] = set()
-    for name, value in headers:
-        if len(name) == 10 and name.lower() == b"connection":
-            options.update(option.strip(b" \t").lower() for option in value.split(b","))
+    options = {option.lower() for option in list_items(headers, b"connection")}
     if b"close" in options:
         return False
     return minor == b"1" or b"keep-alive" in options

@@ -135,6 +135,7 @@ class HTTPServerProtocol(Protocol):
             except OSError:
                 pass  # the client is gone already, which connectionLost will say
         self.send = direct_writer(transport)
+        self._peer = transport.getPeer()
         transport.registerProducer(self, True)
         self.deadline = self._after(self.factory.limits.head_timeout)
 
@@ -393,7 +394,7 @@ class HTTPServerProtocol(Protocol):
         self._arriving = _HELD
         self._body = BodyReader(incoming.body_length)
         self._continue_expected = incoming.expects_continue and incoming.body_length != 0
-        self._request = request = ServerRequest(self, incoming, self.transport.getPeer())
+        self._request = request = ServerRequest(self, incoming, self._peer)
         self.call(self.factory.handler, request)
         return True
 

@@ -53,6 +53,7 @@ class ServerRequest:
         "_left",
         "_on_gone",
         "_state",
+        "_unsent",
         "head",
         "peer",
         "producer",
@@ -66,6 +67,7 @@ class ServerRequest:
         self._incoming = incoming
         self._state = _ANSWERING
         self._left = _NO_BODY
+        self._unsent = b""
         self._close = not incoming.keep_alive
         self._on_gone: Callable[[], None] | None = None
 
@@ -102,16 +104,16 @@ class ServerRequest:
     # The response
     # ---------------------------------------------------------------------------------------------
 
-    def start_response(self, head: ResponseHead) -> None:
+    def start_response(self, head: ResponseHead, more: bool = False) -> None:
         """Send the head. How the body ends is decided here: after Content-Length bytes where ``head`` has
         that field, else in chunks, or with the connection for HTTP/1.0; after HEAD and with status 204 and
         304 there is none.
 
         Connection, Keep-Alive and Transfer-Encoding in ``head`` do not go out; "Connection: close" is obeyed.
         A head that cannot be sent, with a line break in a value say, is logged, and the client gets a 502 in
-        its place.
+        its place. ``more``: the caller writes or finishes in this same turn of the reactor; both go out together.
         """
-        self._begin(head, None)
+        self._begin(head, None, more)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
@@ -123,7 +125,9 @@ class ServerRequest:
         if not data or left == _NO_BODY:
             return
         connection = self._connection
-        if left == _CHUNKED:
+        if self._unsent:
+            self._write_first(data)
+        elif left == _CHUNKED:
             if len(data) < _COPIED:
                 connection.send(chunk(data))
             else:
@@ -137,6 +141,19 @@ class ServerRequest:
             _log.error("response longer than its Content-Length, connection aborted")
             self.give_up()
 
+    def _write_first(self, data: bytes) -> None:
+        """The head was kept for this piece: one write for both."""
+        raw, self._unsent = self._unsent, b""
+        if len(data) >= _COPIED or len(data) > self._left >= 0:
+            self._connection.send(raw)
+            self.write(data)
+            return
+        if self._left == _CHUNKED:
+            data = chunk(data)
+        elif self._left >= 0:
+            self._left -= len(data)
+        self._connection.send(raw + data)
+
     def finish(self) -> None:
         """The response is complete. One shorter than its Content-Length is logged, and aborted instead."""
         if self._state != _STREAMING:
@@ -148,7 +165,9 @@ class ServerRequest:
             self.abort()
             return
         if self._left == _CHUNKED:
-            self._connection.send(LAST_CHUNK)
+            self._connection.send(self._unsent + LAST_CHUNK)
+        elif self._unsent:
+            self._connection.send(self._unsent)
         self._end(_FINISHED)
         self._connection.response_finished(self._close)
 
@@ -232,7 +251,7 @@ class ServerRequest:
         self._on_gone = None
         self.producer = None
 
-    def _begin(self, head: ResponseHead, body: bytes | None) -> bool:
+    def _begin(self, head: ResponseHead, body: bytes | None, more: bool = False) -> bool:
         """Send the head, and ``body`` if that is all of it. False if there was nobody to send it to."""
         if self._state != _ANSWERING:
             if self._state == _OVER:
@@ -256,6 +275,8 @@ class ServerRequest:
             else:
                 connection.transport.writeSequence([raw, body])
             self._left = 0
+        elif more:
+            self._unsent = raw
         else:
             connection.send(raw)
         return True

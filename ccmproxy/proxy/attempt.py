@@ -110,6 +110,8 @@ class Attempt:
             return
         self._state = _State.HOLDING
         self.answered.callback(head)
+        if self._call is not None:
+            self._call.data_follows = False
         # mypy does not see that the callback may have changed the state.
         if self._state is _State.HOLDING and self._call is not None and self._collected is None:
             self._call.pauseProducing()
@@ -183,7 +185,9 @@ class Attempt:
         """Pass the answer on under ``head``: what is held at once, the rest as it comes; ``on_end`` once."""
         self._state = _State.RELAYING
         self._request, self._meter, self._on_end = request, meter, on_end
-        request.start_response(head)
+        request.start_response(
+            head, more=bool(self._held) or (self._call is not None and self._call.data_follows)
+        )
         held, self._held = self._held, []
         for data in held:
             self.response_data(data)

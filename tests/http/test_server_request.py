@@ -51,9 +51,19 @@ class RequestTestCase(ServerTestCase):
         return client, self.requests.pop()
 
     def wire(self, raw: bytes, head: ResponseHead, *pieces: bytes) -> tuple[bytes, bool]:
-        """The bytes of a response in pieces, and whether the connection was closed behind it."""
+        """What a client receives of this response, and whether the connection ends with it; the same whether its
+        head goes out by itself or together with what follows."""
+        apart = self.wire_with(raw, head, False, *pieces)
+        self.assertEqual(self.wire_with(raw, head, True, *pieces), apart)
+        return apart
+
+    def wire_with(self, raw: bytes, head: ResponseHead, more: bool, *pieces: bytes) -> tuple[bytes, bool]:
+        """The same for one of the two ways."""
         client, request = self.ask(raw)
-        request.start_response(head)
+        request.start_response(ResponseHead(head.status, head.reason, list(head.headers)), more)
+        if not more:
+            self.flush()
+            self.assertTrue(client.received.endswith(b"\r\n\r\n"))
         for piece in pieces:
             request.write(piece)
         request.finish()
