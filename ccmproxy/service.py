@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -42,6 +42,7 @@ from ccmproxy.dialects import DIALECTS
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces import ICredentialStore, IOutbound
+from ccmproxy.lag import LagMeter
 from ccmproxy.net.outbounds import DirectOutbound
 from ccmproxy.oauth import ApiKey, UpstreamURLs
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
@@ -115,20 +116,24 @@ class MultiplexerService:
         self.routes = Routes(dialect, self.forwarder, self.status, surroundings.now, self._request_id)
         self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
         self._port: IListeningPort | None = None
-        self._configure(config)
+        self._adopt(config, self.prepare(config))
 
     def _request_id(self) -> str:
         return f"req_{self._surroundings.random.getrandbits(96):024x}"
 
     # Configuration ----------------------------------------------------------------------------------------------
 
-    def _configure(self, config: ServiceConfig) -> list[Account]:
-        """Bring accounts, callers and rules to ``config``; returns the accounts that are no longer wanted.
+    def prepare(self, config: ServiceConfig) -> dict[CredentialConfig, Account]:
+        """The accounts for ``config``, of which the new ones are not started; nothing changes yet.
 
-        An account whose own configuration and way to the upstream are unchanged is kept, with all it knows.
+        An account whose own configuration and way to the upstream are unchanged is kept, with all it knows. Raises
+        OSError where a file that the way to the upstream needs cannot be read.
         """
         keep = self.accounts if config.upstream == self.config.upstream else {}
-        accounts = {each: keep.get(each) or self._account(each, config) for each in config.credentials}
+        return {each: keep.get(each) or self._account(each, config) for each in config.credentials}
+
+    def _adopt(self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]) -> list[Account]:
+        """Bring accounts, callers and rules to ``config``; returns the accounts that are no longer wanted."""
         dropped = [account for account in self.accounts.values() if account not in accounts.values()]
         self.accounts = accounts
         self.config = config
@@ -237,22 +242,27 @@ class MultiplexerService:
         """What listens, while it does."""
         return self._port
 
-    async def reload(self, config: ServiceConfig) -> None:
-        """Go over to ``config``: new requests by the new rules, those under way as they began."""
-        dropped = self._configure(config)
+    def reload(self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]) -> list[Account]:
+        """Go over to ``config``, and to what :meth:`prepare` gave for it; returns the accounts to be stopped.
+
+        New requests go by the new rules, those under way end as they began.
+        """
+        dropped = self._adopt(config, accounts)
         # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
         self.status.close()
         for account in self.accounts.values():
             account.start()
-        for account in dropped:
-            account.connections.close()
-            await account.stop()
+        return dropped
 
-    async def drain(self, grace: float) -> None:
-        """Accept nobody new; let the requests under way finish for ``grace`` seconds, then break them off."""
+    async def stop_listening(self) -> None:
+        """Accept nobody new; the address is free afterwards."""
         if self._port is not None:
             port, self._port = self._port, None
             await (port.stopListening() or _done())
+
+    async def drain(self, grace: float) -> None:
+        """Accept nobody new; let the requests under way finish for ``grace`` seconds, then break them off."""
+        await self.stop_listening()
         self.routes.closing = True
         self.status.close()
         self.factory.stop_accepting()
@@ -282,14 +292,20 @@ class MultiplexerService:
         """End what :meth:`start` began."""
         self.forwarder.stop()
         for account in self.accounts.values():
-            account.connections.close()
-            await account.stop()
+            await end(account)
+
+
+async def end(account: Account) -> None:
+    """Stop an account for good; what it still serves goes on to its end."""
+    account.connections.close()
+    await account.stop()
 
 
 class ProxyService(Service):
     """Everything that one configuration asks for, as one service (spec 11).
 
-    ``services``: by endpoint, in the order of the configuration.
+    ``services``: by endpoint, in the order of the configuration. ``lag``: how late the reactor is. Runs once: one
+    that was stopped, or failed to start, cannot be started again; make another one.
     """
 
     log = Logger()
@@ -299,13 +315,21 @@ class ProxyService(Service):
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor)
         self.services = {each.endpoint: self._entry(each) for each in config.services}
+        self.lag = LagMeter(surroundings.reactor)
+        self._reloading = DeferredLock()
+        #: What a reload has taken out, until it has ended.
+        self._retiring: set[Deferred[None]] = set()
+        self._over = False
         self._stopping: Deferred[None] | None = None
 
     def _entry(self, config: ServiceConfig) -> MultiplexerService:
         return MultiplexerService(config, self._surroundings, self._watcher)
 
     def startService(self) -> None:
-        """Credentials first, then listeners. Raises ListenFailed, with nothing left running."""
+        """Credentials first, then listeners. Raises ListenFailed, with nothing left running, and RuntimeError where
+        the service has run before."""
+        if self._over:
+            raise RuntimeError("a ccmproxy service runs once: make another one")
         for path in readable_by_others(self.config):
             self.log.warn("{path} holds secrets and can be read by others: chmod 600 it", path=path)
         begun: list[MultiplexerService] = []
@@ -316,14 +340,20 @@ class ProxyService(Service):
             for entry in begun:
                 entry.listen()
         except Exception:
+            self._over = True
             for entry in begun:
                 self._run(entry.drain(0))
                 self._run(entry.stop())
             raise
+        self.lag.start()
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Deferred[None]:
-        """Drain all listeners together for the grace time, then stop the rest. Fires when nothing is left."""
+        """Drain all listeners together for the grace time, then stop the rest. Fires when nothing is left.
+
+        May be called again meanwhile; each call's Deferred fires.
+        """
+        self._over = True
         super().stopService()  # type: ignore[no-untyped-call]
         if self._stopping is None:
             self._stopping = self._run(self._stop())
@@ -333,45 +363,80 @@ class ProxyService(Service):
 
     async def _stop(self) -> None:
         entries = list(self.services.values())
-        await gatherResults([self._run(entry.drain(self.config.shutdown_grace)) for entry in entries])
+        drained = [self._run(entry.drain(self.config.shutdown_grace)) for entry in entries]
+        await gatherResults([*drained, *self._retiring])
         for entry in entries:
             await entry.stop()
+        self.lag.stop()
 
     def reload(self, config: Config) -> Deferred[None]:
         """Go over to ``config`` without dropping a connection (spec 1, Reload).
 
         A service is the same one if it listens on the same endpoint and speaks the same dialect. One that cannot
-        listen is logged and left out; the others go on.
+        listen is logged and left out; the others go on. Where a file that ``config`` names cannot be read, that is
+        logged, and nothing changes; nor does it while the service is not running.
         """
         return self._run(self._reload(config))
 
     async def _reload(self, config: Config) -> None:
+        # One at a time: a second one compares with what the first has made.
+        await self._reloading.acquire()
+        try:
+            if self.running:
+                await self._go_over(config)
+        finally:
+            self._reloading.release()
+
+    async def _go_over(self, config: Config) -> None:
+        try:
+            prepared = [(each, *self._prepare(each)) for each in config.services]
+        except OSError as error:
+            self.log.error("configuration not reloaded: {error}", error=str(error))
+            return
         self.config = config
-        wanted = {each.endpoint: each for each in config.services}
+        kept = {entry for _, entry, accounts in prepared if accounts is not None}
         for endpoint, entry in list(self.services.items()):
-            new = wanted.get(endpoint)
-            if new is None or new.type != entry.config.type:
+            if entry not in kept:
+                # Its address may be the new one of another service.
+                await entry.stop_listening()
                 del self.services[endpoint]
-                self._run(self._retire(entry))
-        for endpoint, new in wanted.items():
-            known = self.services.get(endpoint)
-            if known is not None:
-                await known.reload(new)
-                continue
-            entry = self._entry(new)
-            entry.start()
-            try:
-                entry.listen()
-            except ListenFailed as error:
-                self.log.error("{error}", error=str(error))
-                await entry.stop()
-            else:
-                self.services[endpoint] = entry
+                self._retire(self._end(entry))
+        for new, entry, accounts in prepared:
+            if accounts is not None:
+                for account in entry.reload(new, accounts):
+                    self._retire(end(account))
+            elif self.running:
+                self._begin(entry)
         self.log.info("configuration reloaded")
 
-    async def _retire(self, entry: MultiplexerService) -> None:
+    def _prepare(
+        self, new: ServiceConfig
+    ) -> tuple[MultiplexerService, dict[CredentialConfig, Account] | None]:
+        """Who is to serve ``new``: one that runs, with its accounts to be, or a new one."""
+        known = self.services.get(new.endpoint)
+        if known is not None and known.config.type == new.type:
+            return known, known.prepare(new)
+        return self._entry(new), None
+
+    def _begin(self, entry: MultiplexerService) -> None:
+        entry.start()
+        try:
+            entry.listen()
+        except ListenFailed as error:
+            self.log.error("{error}", error=str(error))
+            self._retire(entry.stop())
+        else:
+            self.services[entry.config.endpoint] = entry
+
+    async def _end(self, entry: MultiplexerService) -> None:
         await entry.drain(self.config.shutdown_grace)
         await entry.stop()
+
+    def _retire(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """End something while the rest goes on; stopping waits for it."""
+        retiring = self._run(work)
+        self._retiring.add(retiring)
+        retiring.addCallback(lambda _: self._retiring.discard(retiring))
 
     def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         """Run a step of our life; what goes wrong in it is logged, and the next step comes all the same."""
