@@ -595,7 +595,8 @@ class EmbeddingTests(TestCase):
         service = makeService(self.config("token-one-4711"), self.reactor)
         self.start(service)
         turn = Deferred.fromCoroutine(self.turn(service, "token-one-4711"))
-        await deferLater(self.reactor, 0.05)
+        while not self.simulator.requests.of("turn"):
+            await deferLater(self.reactor, 0.005)
         await service.stopService()
         self.assertIn(b"event: message_stop", await turn)
 
