@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from io import StringIO
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +15,7 @@ class ReportTests(SynchronousTestCase):
 
     def report(self, *outcomes: demo.Outcome) -> tuple[bool, str]:
         out = StringIO()
-        self.patch(demo.sys, "stdout", out)
+        self.patch(sys, "stdout", out)
         return demo.report(list(outcomes)), out.getvalue()
 
     def test_all_went_well(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
 from typing import Final
 
 from httptools import HttpParserError, HttpResponseParser
