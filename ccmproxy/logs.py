@@ -5,7 +5,11 @@ Only the daemon uses this; whoever embeds ccmproxy observes :mod:`twisted.logger
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
 from typing import IO, Any
 
 from twisted.logger import FileLogObserver as _FileLogObserver
@@ -16,26 +20,62 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
+    formatEvent,
     formatEventAsClassicLogText,
-    jsonFileLogObserver,
 )
 from twisted.python.logfile import LogFile
+
+#: What a terminal or a reader of lines might obey: control characters, and Unicode's own line ends.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS_BUT_LAYOUT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def daemon_observer(path: str | None, level: str, form: str) -> ILogObserver:
     """An observer that writes events of ``level`` and above to ``path``, or to standard output for None or ``-``.
 
     ``level``: ``debug``, ``info``, ``warn``, ``error``, ``critical``. ``form``: ``text`` or ``json`` (one object a
-    line, with every field of the event). A file is rotated when it reaches 1 MB, as twistd does.
+    line: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``traceback`` where there is one, and every
+    field of the event). A file is rotated when it reaches 1 MB, as twistd does.
     """
     out: IO[Any] = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
-    observer = jsonFileLogObserver(out, "") if form == "json" else _FileLogObserver(out, _as_line)
+    observer = _FileLogObserver(out, _as_json if form == "json" else _as_line)
     return FilteringLogObserver(observer, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
 
 
 def _as_line(event: LogEvent) -> str | None:
-    """One line an event; control characters of a peer cannot begin another one."""
+    """One line an event, a traceback indented below it; control characters of a peer have no effect."""
     if "log_failure" in event:
-        return formatEventAsClassicLogText(event)
+        return _escape(_CONTROLS_BUT_LAYOUT, formatEventAsClassicLogText(event) or "")
     text = eventAsText(event, includeSystem=True)
-    return text.replace("\r", "\\r").replace("\n", "\\n") + "\n" if text else None
+    return _escape(_CONTROLS, text) + "\n" if text else None
+
+
+def _escape(controls: re.Pattern[str], text: str) -> str:
+    return controls.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _as_json(event: LogEvent) -> str | None:
+    message = formatEvent(event)
+    failure = event.get("log_failure")
+    if not message and failure is None:
+        return None
+    line: dict[str, Any] = {
+        "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(),
+        "level": event["log_level"].name,
+        "logger": event.get("log_namespace", ""),
+        "message": message,
+    }
+    if failure is not None:
+        line["traceback"] = failure.getTraceback()
+    # The names that begin so are the logging system's own; the others, those that older observers are given.
+    for name, value in event.items():
+        if not name.startswith("log_") and name not in ("time", "system", "format", "isError", "message"):
+            line[name] = value
+    return json.dumps(line, default=_as_plain, skipkeys=True) + "\n"
+
+
+def _as_plain(value: object) -> object:
+    """A value that JSON does not know."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
