@@ -57,8 +57,9 @@ ABORT_TIME = 2.0
 class Surroundings:
     """What a service takes from the process around it; tests give their own.
 
-    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream. ``listen``: a server
-    endpoint for a description. ``use_keychain``: macOS keeps the official CLI's login in its keychain (spec 3.1).
+    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream; raises OSError where a
+    file that it needs cannot be used. ``listen``: a server endpoint for a description. ``use_keychain``: macOS keeps
+    the official CLI's login in its keychain (spec 3.1).
     """
 
     reactor: Any
@@ -74,7 +75,10 @@ class Surroundings:
         """The real ones: this reactor's clock and network, this process's environment."""
 
         def outbound(upstream: UpstreamConfig) -> IOutbound:
-            return DirectOutbound(reactor, upstream.ca_path, connect_timeout=upstream.connect_timeout)
+            try:
+                return DirectOutbound(reactor, upstream.ca_path, connect_timeout=upstream.connect_timeout)
+            except OSError as error:  # also what is wrong with a certificate
+                raise OSError(f"cannot use the certificates in {upstream.ca_path}: {error}") from None
 
         def listen(description: str) -> IStreamServerEndpoint:
             endpoint: IStreamServerEndpoint = serverFromString(reactor, description)

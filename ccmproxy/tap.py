@@ -12,7 +12,6 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python.usage import Options as _Options
-from twisted.python.usage import UsageError
 
 from ccmproxy.config import Config, ConfigurationError, default_config, load
 from ccmproxy.logs import daemon_observer
@@ -23,7 +22,8 @@ class Options(_Options):
     """Options of ``twistd ccmproxy``. The configuration is read and checked while they are parsed.
 
     So a configuration with errors ends the process with status 1 and every error on standard error, before anything
-    has been started.
+    has been started. (What twistd does for a UsageError, its usage and the error on standard output, is for errors of
+    the command line.)
     """
 
     optParameters = [
@@ -37,7 +37,7 @@ class Options(_Options):
         try:
             self.config_values = read_config(self["config"])
         except ConfigurationError as error:
-            raise UsageError(f"the configuration has errors:\n{error}") from None
+            raise SystemExit(f"ccmproxy: the configuration has errors:\n{error}") from None
 
 
 def read_config(path: str | None) -> Config:
@@ -103,14 +103,17 @@ class Daemon(ProxyService):
 
 
 def makeService(options: Options) -> IService:
-    """Build the service for twistd."""
+    """Build the service for twistd. Raises SystemExit where a file that the configuration names cannot be read."""
     from twisted.internet import reactor  # noqa: TID251  # here, and nowhere else, the process has chosen it
 
     surroundings = Surroundings.of_reactor(reactor, SystemRandom())
     path = options["config"]
-    return Daemon(
-        options.config_values,
-        surroundings,
-        os.path.abspath(path) if path is not None else None,
-        _observer(options.parent, options.config_values),
-    )
+    try:
+        return Daemon(
+            options.config_values,
+            surroundings,
+            os.path.abspath(path) if path is not None else None,
+            _observer(options.parent, options.config_values),
+        )
+    except OSError as error:
+        raise SystemExit(f"ccmproxy: {error}") from None
