@@ -81,13 +81,19 @@ class Forwarder:
         exchange.start()
 
     def aggregate_for(self, caller: Caller) -> Aggregate | None:
-        """The state that this caller may see, or None while nothing is known of any of its credentials."""
+        """The state that this caller may see, or None while nothing is known of any of its credentials.
+
+        None also while all of them are blocked or unavailable: the figures are those of a pool that is used up then,
+        and beside an answer that was served all the same (polls fail, say) clients would take them for its state.
+        """
         now = self.now()
         snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
         known, second, found = self._last_aggregate
         if second == int(now) and len(known) == len(snapshots) and all(map(is_, known, snapshots)):
             return found
         found = aggregate(snapshots, now) if any(snapshot.has_data for snapshot in snapshots) else None
+        if found is not None and found.availability.state not in ("usable", "rate_limited"):
+            found = None
         self._last_aggregate = (snapshots, int(now), found)
         return found
 

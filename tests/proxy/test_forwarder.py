@@ -31,7 +31,7 @@ class ForwarderTests(SynchronousTestCase):
 
     def test_nothing_is_known_before_anything_was_learnt(self) -> None:
         world = World(self, start=False)
-        world.simulator.faults.always("server_error", endpoint="usage")
+        world.simulator.faults.always("hang", endpoint="usage")
         world.start()
         forwarder = world.entry.forwarder
         caller = self.caller(world)

@@ -297,6 +297,19 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(waiting.responses()[0].status, 200)
         self.assertEqual(world.answer().status, 200)
 
+    def test_failing_polls_are_not_shown_as_a_limit(self) -> None:
+        """F26: an answer that is served does not say that everything is used up."""
+        world = World(self)
+        world.answer()
+        self.assertEqual(family(world.answer())["status"], "allowed")
+        world.simulator.faults.always("server_error", endpoint="usage")
+        world.network.advance(HOUR + 10)
+        response = world.answer()
+        self.assertEqual((response.status, family(response)), (200, {}))
+        world.simulator.faults.clear()
+        world.network.advance(120)
+        self.assertEqual(family(world.answer())["status"], "allowed")
+
     def test_a_request_that_waits_for_a_token(self) -> None:
         """An interrupt that comes before the request was sent keeps it from being sent."""
         world = World(self)
