@@ -1,7 +1,8 @@
 """A world in memory to hold conversations in: clients, a ccmproxy service, the simulator, one clock, no sockets.
 
 Everything between the client's bytes and the simulator's is the real thing; only the transports and the clock are
-ours. ``World.close`` checks what must hold after every conversation: no lease is left open, no call is left pending.
+ours. ``World.close`` checks what must hold after every conversation: no lease is left open, no call is left pending,
+no token was logged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -36,6 +37,8 @@ START = 1_795_000_000.0
 PROXY = ("127.0.0.1", 8080)
 UPSTREAM = ("127.0.0.1", 9000)
 TOKEN = "alice-token-4711"
+#: What every token and key of the simulator begins with.
+SECRET_PREFIXES = ("sk-ant-oat", "sk-ant-ort", "sk-ant-api")
 
 CONFIGURATION = """
 services:
@@ -287,6 +290,10 @@ class World:
             self.network.advance(1)
         self.case.successResultOf(stopped)
         self.case.assertEqual(self.entry.status.watchers, set())
+        logged = self.logged()
+        for secret in (TOKEN, *SECRET_PREFIXES):
+            # Not assertNotIn: it would print the secret.
+            self.case.assertFalse(secret in logged, "a secret was logged")
 
     # Conversation ---------------------------------------------------------------------------------------------
 
@@ -337,8 +344,11 @@ class World:
         return [str(event["result"]) for event in self.events if "result" in event]
 
     def logged(self) -> str:
-        """Everything logged, as text."""
-        return "\n".join(repr(sorted(event.items(), key=lambda item: item[0])) for event in self.events)
+        """Everything logged, as text: the fields of each event, its message, and a failure's traceback."""
+        return "\n".join(
+            f"{sorted(event.items(), key=lambda item: item[0])!r} {eventAsText(event)}"
+            for event in self.events
+        )
 
     def until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Let up to ``seconds`` pass, a tenth at a time, until ``condition`` holds. Fails if it never does."""
