@@ -125,7 +125,7 @@ def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]
         case "cut":
             return _cut(reply, fault)
         case "truncated":
-            return _truncated(reply)
+            return _truncated(reply, fault)
         case "error_first" | "error_mid" if reply.error_event is not None:
             before, _ = _divided(reply, "mid") if fault.name == "error_mid" else ([], [])
             return [
@@ -236,11 +236,11 @@ def _cut(reply: Reply, fault: Fault) -> list[Step]:
     return [Raw(_serialized(reply.head, length) + b"".join(before)), Close()]
 
 
-def _truncated(reply: Reply) -> list[Step]:
-    before, _ = _divided(reply, "before_stop" if reply.is_stream else "mid")
+def _truncated(reply: Reply, fault: Fault) -> list[Step]:
     if not reply.is_stream:
+        before, _ = _divided(reply, "mid")
         return [Whole(reply.head, b"".join(before))]
-    return [Head(reply.head), *map(Data, before), Finish()]
+    return [Head(reply.head), *map(Data, reply.pieces[: -(fault.size or 1)]), Finish()]
 
 
 def _in_pieces(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:

@@ -65,6 +65,16 @@ def headers(client) -> dict:
     return dict(client.messages.with_raw_response.create(**ask("[[say:raw]]")).headers)
 
 
+def pings(client, fault: str) -> list:
+    """The pings in a stream without and with a fault; the SDK itself passes them over."""
+    counts = []
+    for prompt in ("", f"[[simulate:{fault}]]"):
+        request = {**ask(f"[[say:one two three four five six]] {prompt}"), "stream": True}
+        with client.messages.with_streaming_response.create(**request) as response:
+            counts.append([line.strip() for line in response.iter_lines()].count("event: ping"))
+    return counts
+
+
 def errors(client, faults: str) -> dict:
     """How refusals and broken streams arrive; ``faults``: names, separated by commas."""
     found = {}
@@ -119,7 +129,7 @@ def converse(client, what: str):
     """One of the conversations above."""
     name, _, detail = what.partition(":")
     if detail:
-        return {"errors": errors, "refusal": refusal}[name](client, detail)
+        return {"errors": errors, "refusal": refusal, "pings": pings}[name](client, detail)
     return asyncio.run(ASYNCHRONOUS[name]()) if name in ASYNCHRONOUS else PLAIN[name](client)
 
 

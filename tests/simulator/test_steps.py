@@ -120,6 +120,7 @@ class FaultTests(SynchronousTestCase):
     def test_truncated(self) -> None:
         self.assertEqual(sent(steps(stream(), "truncated")), b"".join(EVENTS[:-1]))
         self.assertEqual(steps(stream(), "truncated")[-1], Finish())
+        self.assertEqual(sent(steps(stream(), "truncated;size=3")), b"".join(EVENTS[:-3]))
         self.assertEqual(steps(whole(), "truncated"), [Whole(whole().head, b"01234")])
 
     def test_error_events(self) -> None:
