@@ -7,17 +7,22 @@ NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help test demo lint bench clean
+.PHONY: help test interop demo lint bench clean
 
 help:
-	@echo "make test    run the tests"
-	@echo "make demo    see it work, without an account: the proxy in front of a simulated upstream"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   measure"
-	@echo "make clean   remove everything that these commands made"
+	@echo "make test     run the tests"
+	@echo "make interop  run those with the real clients, which .ci/run installs into .interop"
+	@echo "make demo     see it work, without an account: the proxy in front of a simulated upstream"
+	@echo "make lint     ruff and mypy"
+	@echo "make bench    measure"
+	@echo "make clean    remove everything that these commands made"
 
+# The real clients take minutes: not here, unless somebody asks for them.
 test: $(VENV)/.installed
-	@$(BIN)/python -m twisted.trial tests
+	@CCMPROXY_INTEROP_DIR=$${CCMPROXY_INTEROP_DIR-} $(BIN)/python -m twisted.trial tests
+
+interop: $(VENV)/.installed
+	@$(BIN)/python -m twisted.trial tests.interop
 
 demo: $(VENV)/.installed
 	@$(BIN)/ccmproxy demo $(DEMO)
