@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from getpass import getuser
 from pathlib import Path
 from random import Random
@@ -115,6 +115,7 @@ class MultiplexerService:
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
         self.accounts: dict[CredentialConfig, Account] = {}
+        self._providers: dict[Account, SingleProvider] = {}
         self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
         self.routes = Routes(dialect, self.forwarder, self.status, surroundings.now, self._request_id)
@@ -130,15 +131,20 @@ class MultiplexerService:
     def prepare(self, config: ServiceConfig) -> dict[CredentialConfig, Account]:
         """The accounts for ``config``, of which the new ones are not started; nothing changes yet.
 
-        An account whose own configuration and way to the upstream are unchanged is kept, with all it knows. Raises
-        OSError where a file that the way to the upstream needs cannot be read.
+        An account that is the same one, by tag and login, is kept with all it knows, if the way to the upstream is
+        unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
         """
-        keep = self.accounts if config.upstream == self.config.upstream else {}
-        return {each: keep.get(each) or self._account(each, config) for each in config.credentials}
+        known: dict[CredentialConfig, Account] = {}
+        if config.upstream == self.config.upstream:
+            known = {_login(each): account for each, account in self.accounts.items()}
+        return {each: known.get(_login(each)) or self._account(each, config) for each in config.credentials}
 
     def _adopt(self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]) -> list[Account]:
         """Bring accounts, callers and rules to ``config``; returns the accounts that are no longer wanted."""
         dropped = [account for account in self.accounts.values() if account not in accounts.values()]
+        for credential, account in accounts.items():
+            if account in self.accounts.values() and credential not in self.accounts:
+                account.reconfigure(credential.caps, credential.plan_weight)
         self.accounts = accounts
         self.config = config
         limits = config.limits
@@ -154,9 +160,12 @@ class MultiplexerService:
             body_idle_timeout=limits.body_timeout,
             keepalive_timeout=limits.keepalive_timeout,
         )
-        providers = {
-            each.tag: SingleProvider(account, self._surroundings.now) for each, account in accounts.items()
+        known = self._providers
+        self._providers = {
+            account: known.get(account) or SingleProvider(account, self._surroundings.now)
+            for account in accounts.values()
         }
+        providers = {each.tag: self._providers[account] for each, account in accounts.items()}
         if config.users:
             users = [
                 (user.token.get_secret_value(), Caller(user.name, providers[user.credential]))
@@ -297,6 +306,11 @@ class MultiplexerService:
         self.forwarder.stop()
         for account in self.accounts.values():
             await end(account)
+
+
+def _login(credential: CredentialConfig) -> CredentialConfig:
+    """What makes a credential the same one after a reload: everything but its caps and weight."""
+    return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
 
 
 async def end(account: Account) -> None:

@@ -309,6 +309,21 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(world.answer("x" * 2000).status, 413)
         self.assertEqual(world.answer().status, 200)
 
+    def test_other_caps_apply_to_what_is_known(self) -> None:
+        world = World(
+            self, configuration=TWO_CREDENTIALS.replace("{port}", "8080").replace("{credential}", "a")
+        )
+        world.login.set_utilization("five_hour", 60)
+        world.answer()
+        account = world.account
+        text = TWO_CREDENTIALS.replace("{{tag: a, ", "{{tag: a, limit_5h: 50, ")
+        self.assertNotEqual(text, TWO_CREDENTIALS)
+        reload(world, configuration(world, "", text, port="8080", credential="a"))
+        self.assertIs(world.account, account)
+        self.assertEqual(world.answer().status, 429)
+        reload(world, configuration(world, "", TWO_CREDENTIALS, port="8080", credential="a"))
+        self.assertEqual(world.answer().status, 200)
+
     def test_credentials_come_and_go(self) -> None:
         world = World(
             self, configuration=TWO_CREDENTIALS.replace("{port}", "8080").replace("{credential}", "a")
