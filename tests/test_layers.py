@@ -67,8 +67,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 PURE_LIBRARIES = names(
     """
     __future__ abc base64 binascii bisect calendar collections contextlib copy dataclasses datetime decimal difflib
-    email.utils enum functools hashlib heapq hmac http ipaddress itertools json math msgspec operator re statistics
-    string struct textwrap types typing typing_extensions urllib.parse uuid zlib
+    email.utils enum functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator re
+    statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
     """
 )
 #: Module or package of the pure ring → what it may use besides.
