@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from typing import Any
 
 import treq
@@ -624,6 +625,19 @@ class EmbeddingTests(TestCase):
         service = makeService(config, self.reactor)
         self.assertRaises(ListenFailed, service.startService)
         await deferLater(self.reactor, 0)
+
+    async def test_the_same_port_on_other_interfaces(self) -> None:
+        """Spec 1, Reload: the system frees an address a moment after it was closed; the new listener waits for it."""
+        config = self.config("token-one-4711")
+        service = makeService(config, self.reactor)
+        self.start(service)
+        port: Any = next(iter(service.services.values())).port
+        number = port.getHost().port
+        for interface in ("127.0.0.1", "0.0.0.0", "127.0.0.1"):
+            endpoint = f"tcp:{number}:interface={interface}"
+            await service.reload(replace(config, services=(replace(config.services[0], endpoint=endpoint),)))
+            self.assertEqual(list(service.services), [endpoint])
+            self.assertIn(b"event: message_stop", await self.turn(service, "token-one-4711"))
 
     async def test_dead_peers_are_noticed(self) -> None:
         """F35: the kernel asks on connections from clients, and to the upstream."""
