@@ -60,15 +60,24 @@ class Aggregate:
         )
 
 
+def counts(snapshot: CredentialSnapshot) -> bool:
+    """Whether a credential's figures enter the aggregate: it has some, and is not unavailable, rejected or blocked.
+
+    Failed polls make figures old, not wrong.
+    """
+    availability = snapshot.availability
+    in_reach = availability.state in ("usable", "rate_limited") or availability.reason == "poll_failed"
+    return snapshot.has_data and in_reach
+
+
 def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     """Spec 8.1 over the credentials of one user's provider; which ones may count is the caller's decision.
 
-    Counted are those with data that are usable or rate-limited; not the unavailable, rejected or blocked ones. Where
-    none is left, both windows are full, and the weight is that of the credentials that ever had data: capacity that
+    Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data: capacity that
     exists, but is out of reach (0 if there never was any).
     """
     everyone = tuple(snapshots)
-    counted = tuple(s for s in everyone if s.has_data and s.availability.state in ("usable", "rate_limited"))
+    counted = tuple(filter(counts, everyone))
     availability = _availability(everyone, now)
     if not counted:
         weight = sum(s.plan_weight for s in everyone if s.ever_had_data)

@@ -252,7 +252,7 @@ class CredentialSnapshot:
 
 
 def availability(state: CredentialState, caps: Caps, now: float, model: str | None = None) -> Availability:
-    """Whether the credential can take a request, and if not, why, in the order of spec 5.1.
+    """Whether the credential can take a request, and if not, why, in the order of spec 5.1 (but for failed polls).
 
     With a ``model``, the windows of its family count as well: they close that model on this account, not the account.
     """
@@ -273,13 +273,15 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     if state.rejected_until > now:
         message = f"rejected by the upstream until {_moment(state.rejected_until, now)}"
         return Availability("temporarily_blocked", "rejected", message, state.rejected_until)
-    if state.poll_failures > 0:
-        count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
-        return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")
     if full is not None:
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
+    # Last, though spec 5.1 has it before the windows: whoever has no other credential uses this one all the same
+    # (spec 6.1), and must not pass over a reserve that is known to be reached.
+    if state.poll_failures > 0:
+        count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
+        return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")
     return Availability("usable")
 
 

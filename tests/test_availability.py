@@ -108,10 +108,10 @@ class AvailabilityTests(SynchronousTestCase):
             ("temporarily_blocked", "connection_limit", {"blocked_until": 0.0}),
             ("rate_limited", "rate_limited", {"rate_limited_until": 0.0}),
             ("temporarily_blocked", "rejected", {"rejected_until": 0.0}),
-            ("temporarily_blocked", "poll_failed", {"poll_failures": 0}),
             ("rate_limited", "weekly_window", {"limits": replace(state.limits, weekly=Window(98.9))}),
             ("rate_limited", "short_window", {"limits": Limits(models=state.limits.models)}),
             ("rate_limited", "model_window", {"limits": Limits()}),
+            ("temporarily_blocked", "poll_failed", {"poll_failures": 0}),
         )
         for word, reason, cure in usable_again:
             found = availability(state, CAPS, NOW, "claude-opus-4-5")

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ccmproxy.aggregate import Aggregate, aggregate
+from ccmproxy.aggregate import Aggregate, aggregate, counts
 from ccmproxy.availability import CredentialSnapshot
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
@@ -81,19 +81,17 @@ class Forwarder:
         exchange.start()
 
     def aggregate_for(self, caller: Caller) -> Aggregate | None:
-        """The state that this caller may see, or None while nothing is known of any of its credentials.
+        """The state that this caller may see, or None while no credential's figures count.
 
-        None also while all of them are blocked or unavailable: the figures are those of a pool that is used up then,
-        and beside an answer that was served all the same (polls fail, say) clients would take them for its state.
+        The figures of none are those of a pool that is used up: beside an answer that was served all the same, by an
+        API key say, clients would take them for its state.
         """
         now = self.now()
         snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
         known, second, found = self._last_aggregate
         if second == int(now) and len(known) == len(snapshots) and all(map(is_, known, snapshots)):
             return found
-        found = aggregate(snapshots, now) if any(snapshot.has_data for snapshot in snapshots) else None
-        if found is not None and found.availability.state not in ("usable", "rate_limited"):
-            found = None
+        found = aggregate(snapshots, now) if any(map(counts, snapshots)) else None
         self._last_aggregate = (snapshots, int(now), found)
         return found
 

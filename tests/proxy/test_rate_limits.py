@@ -297,6 +297,16 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(waiting.responses()[0].status, 200)
         self.assertEqual(world.answer().status, 200)
 
+    def test_failing_polls_do_not_open_a_reserve(self) -> None:
+        """A window at its cap stays closed, whatever the usage endpoint does."""
+        world = World(self)
+        world.login.set_utilization("seven_day", 99, resets_in=50 * HOUR)
+        world.answer()
+        self.assertEqual(world.answer().status, 429)
+        world.simulator.faults.always("server_error", endpoint="usage")
+        world.network.advance(HOUR + 10)
+        self.assertEqual(world.answer().status, 429)
+
     def test_failing_polls_are_not_shown_as_a_limit(self) -> None:
         """F26: an answer that is served does not say that everything is used up."""
         world = World(self)
@@ -305,7 +315,8 @@ class InterruptTests(RateLimitCase):
         world.simulator.faults.always("server_error", endpoint="usage")
         world.network.advance(HOUR + 10)
         response = world.answer()
-        self.assertEqual((response.status, family(response)), (200, {}))
+        self.assertEqual((response.status, family(response)["status"]), (200, "allowed"))
+        self.assertEqual(world.get("/ccm/v1/status").json()["five_hour_utilization"], 1)
         world.simulator.faults.clear()
         world.network.advance(120)
         self.assertEqual(family(world.answer())["status"], "allowed")
