@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_KEY = re.compile(r"[!-~]{1,200}")
+
+
+def printable_key(value: str | None) -> str | None:
+    """``value`` if it may serve as a key and stand in a log line: short, visible ASCII; else None."""
+    return value if value and _KEY.fullmatch(value) else None
 
 
 @dataclass(frozen=True, slots=True)

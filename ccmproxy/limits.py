@@ -20,6 +20,8 @@ WEEKLY_WINDOW = 7 * 86400.0
 RESET_JITTER = 60.0
 #: More than this is no utilization (percent): overage is seen slightly above 100.
 LARGEST_UTILIZATION = 10_000.0
+#: 2000-01-01: what lies earlier is no time of a reset (Unix seconds).
+EARLIEST_TIME = 946_684_800.0
 #: 2100-01-01: what lies later is no time, but milliseconds or garbage (Unix seconds).
 LATEST_TIME = 4_102_444_800.0
 #: No window is longer (seconds): a year and a bit.
@@ -89,6 +91,17 @@ def finite_number(value: object, largest: float) -> float | None:
         return None
     # Compared before it is converted: an int may be too large for a float. NaN compares false.
     return float(value) if 0 <= value <= largest else None
+
+
+def parse_unix_time(text: str | None) -> float:
+    """Unix seconds in a header's value; 0 for anything that is none, or lies outside of this century."""
+    if text is None or not text.isascii():
+        return 0.0
+    try:
+        at = float(text)
+    except ValueError:
+        return 0.0
+    return at if EARLIEST_TIME <= at <= LATEST_TIME else 0.0
 
 
 def make_window(utilization: object, resets_at: object = None, length: object = None) -> Window | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+from ccmproxy.message import Headers, first_value
+
 #: Longer than any window of either provider: whatever lies beyond is nonsense (seconds).
 LONGEST = 8 * 86400.0
 
@@ -27,3 +29,9 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         # An HTTP date is always GMT; without a zone Python would take the machine's own.
         seconds = max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
     return seconds if seconds <= LONGEST else None
+
+
+def retry_after(headers: Headers, now: float) -> float | None:
+    """:func:`parse_retry_after` of an answer's header fields."""
+    value = first_value(headers, b"retry-after")
+    return parse_retry_after(value.decode("latin-1"), now) if value is not None else None

@@ -28,6 +28,7 @@ from ccmproxy.limits import (
     merge_observed,
     merge_polled,
     overall_status,
+    parse_unix_time,
     remaining,
     representative_claim,
     warning,
@@ -292,3 +293,13 @@ class WarningTests(SynchronousTestCase):
         self.assertEqual(overall_status(idle, warned, False), "allowed_warning")
         self.assertEqual(overall_status(idle, full, False), "rejected")
         self.assertEqual(overall_status(idle, idle, True), "rejected")
+
+
+class UnixTimeTests(SynchronousTestCase):
+    """Times in header fields."""
+
+    def test_only_this_century(self) -> None:
+        self.assertEqual(parse_unix_time("1795000000"), 1_795_000_000)
+        self.assertEqual(parse_unix_time(" 1795000000.5 "), 1_795_000_000.5)
+        for bad in (None, "", "soon", "nan", "inf", "-5", "0", "1795000000000", "1e400", "\u0661795000000"):
+            self.assertEqual(parse_unix_time(bad), 0, bad)

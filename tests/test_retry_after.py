@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.retry_after import LONGEST, parse_retry_after
+from ccmproxy.retry_after import LONGEST, parse_retry_after, retry_after
 
 NOW = 1_795_000_000.0
 
@@ -40,3 +40,8 @@ class RetryAfterTests(SynchronousTestCase):
     def test_never_raises(self, text: str) -> None:
         wait = parse_retry_after(text, NOW)
         self.assertTrue(wait is None or 0 <= wait <= LONGEST)
+
+    def test_of_an_answer(self) -> None:
+        self.assertEqual(retry_after([(b"Retry-After", b"7")], NOW), 7)
+        self.assertIsNone(retry_after([(b"Retry-After", b"\xff")], NOW))
+        self.assertIsNone(retry_after([], NOW))

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from zope.interface import implementer
 
+from ccmproxy.dialects.logins import (
+    DECODE_ERRORS,
+    REFRESH_MARGIN,
+    dump_document,
+    error_code,
+    is_header_safe,
+    load_document,
+    load_for_merge,
+    number,
+    refresh_post,
+    refuse_if_rate_limited,
+    text,
+    token_rejected,
+)
 from ccmproxy.interfaces import IAccountFormat
 from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window, make_window
 from ccmproxy.oauth import (
@@ -23,7 +34,6 @@ from ccmproxy.oauth import (
     RefreshRefused,
     UpstreamURLs,
 )
-from ccmproxy.retry_after import parse_retry_after
 
 #: The public client id of the official CLI: the login in the file was issued to it (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
@@ -31,9 +41,6 @@ OAUTH_BETA = "oauth-2025-04-20"
 INFERENCE_SCOPE = "user:inference"
 #: What the official CLI asks for at a refresh (spec 3.2 point 5).
 REFRESH_SCOPES = "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload"
-#: A token is refreshed this long before it expires (seconds).
-REFRESH_MARGIN = 300.0
-REVOKED = b"OAuth token has been revoked"
 
 _KEY = "claudeAiOauth"
 _PLANS = {
@@ -44,67 +51,36 @@ _PLANS = {
 }
 
 
-def _load(document: bytes) -> dict[str, Any]:
-    try:
-        loaded = json.loads(document)
-    except (ValueError, RecursionError):
-        # The cause would quote the document.
-        raise CredentialFileError("credential file is not valid JSON") from None
-    if not isinstance(loaded, dict):
-        raise CredentialFileError("credential file is not a JSON object")
-    return loaded
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 @implementer(IAccountFormat)
 class ClaudeAccountFormat:
     """Account facet of the Claude dialect. Stateless."""
 
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
         """Read ``claudeAiOauth`` of the official CLI's ``.credentials.json`` (spec 3.1)."""
-        if not document.strip():
-            raise CredentialFileError("credential file is empty")
-        login = _load(document).get(_KEY)
+        login = load_document(document).get(_KEY)
         if login is None:
             raise CredentialFileError("claudeAiOauth field not found")
         if not isinstance(login, dict):
             raise CredentialFileError("claudeAiOauth is not a JSON object")
-        access_token = _text(login.get("accessToken"))
+        access_token = text(login.get("accessToken"))
         if access_token is None:
             raise CredentialFileError("claudeAiOauth holds no accessToken")
-        if not _is_header_safe(access_token):
+        if not is_header_safe(access_token):
             raise CredentialFileError("claudeAiOauth.accessToken holds characters that no token has")
-        expires_ms = _number(login.get("expiresAt"))
+        expires_ms = number(login.get("expiresAt"))
         scopes = login.get("scopes")
         return OAuthToken(
             access_token=access_token,
-            refresh_token=_text(login.get("refreshToken")),
+            refresh_token=text(login.get("refreshToken")),
             expires_at=expires_ms / 1000 if expires_ms else None,
             scopes=tuple(s for s in scopes if isinstance(s, str)) if isinstance(scopes, list) else (),
-            plan=_text(login.get("subscriptionType")),
-            tier=_text(login.get("rateLimitTier")),
+            plan=text(login.get("subscriptionType")),
+            tier=text(login.get("rateLimitTier")),
         )
 
     def merge(self, document: bytes, token: OAuthToken) -> bytes:
         """Put ``token`` into the document; other keys, also those within ``claudeAiOauth``, survive."""
-        try:
-            loaded = _load(document) if document.strip() else {}
-        except CredentialFileError:
-            # Only reached when the file broke after it had been read: the fresh login is worth more.
-            loaded = {}
+        loaded = load_for_merge(document)
         login = loaded.get(_KEY)
         login = dict(login) if isinstance(login, dict) else {}
         login.update(
@@ -116,7 +92,7 @@ class ClaudeAccountFormat:
             rateLimitTier=token.tier,
         )
         loaded[_KEY] = login
-        return json.dumps(loaded, indent=2, ensure_ascii=False).encode("utf-8")
+        return dump_document(loaded)
 
     def can_refresh(self, token: OAuthToken) -> bool:
         """A refresh needs a refresh token, and is only made for logins that may be used for inference."""
@@ -141,31 +117,21 @@ class ClaudeAccountFormat:
             "client_id": CLIENT_ID,
             "scope": scope,
         }
-        headers = (
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json"),
-            ("User-Agent", urls.user_agent),
-        )
-        return ControlRequest("POST", urls.token_url, headers, json.dumps(body).encode())
+        return refresh_post(body, urls)
 
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
         """The new login; a missing ``refresh_token`` means that the old one goes on being valid."""
-        if status == 429:
-            raise RefreshRefused(
-                "token endpoint answered 429",
-                rate_limited=True,
-                retry_after=parse_retry_after(headers.get("retry-after"), now),
-            )
+        refuse_if_rate_limited(status, headers, now)
         if status != 200:
-            permanent = status in (400, 401, 403) and _error_code(body) in ("invalid_grant", "invalid_client")
+            permanent = status in (400, 401, 403) and error_code(body) in ("invalid_grant", "invalid_client")
             raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
         try:
             answer = msgspec.json.decode(body, type=_RefreshAnswer)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             raise RefreshRefused("token endpoint answered something that is not a token") from None
-        if not answer.access_token or not _is_header_safe(answer.access_token):
+        if not answer.access_token or not is_header_safe(answer.access_token):
             raise RefreshRefused("token endpoint answered without an access token")
         return replace(
             token,
@@ -183,7 +149,7 @@ class ClaudeAccountFormat:
         """``{five_hour: {utilization, resets_at}, seven_day: …, seven_day_opus: …}``; windows may be null."""
         try:
             answer = msgspec.json.decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
         if not isinstance(answer, dict):
             raise AnswerMalformed("usage endpoint answered no JSON object")
@@ -210,7 +176,7 @@ class ClaudeAccountFormat:
         """Fill in plan and tier from ``organization`` (spec 3.2)."""
         try:
             answer = msgspec.json.decode(body, type=_ProfileAnswer)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except DECODE_ERRORS:
             raise AnswerMalformed("profile endpoint answered something else than a profile") from None
         organization = answer.organization
         return replace(
@@ -231,7 +197,7 @@ class ClaudeAccountFormat:
 
     def token_rejected(self, status: int, body: bytes) -> bool:
         """401, or a 403 that names the revocation (spec 3.4)."""
-        return status == 401 or (status == 403 and REVOKED in body)
+        return token_rejected(status, body)
 
     def default_path(self, environ: Mapping[str, str], home: str) -> str:
         """``$CLAUDE_CONFIG_DIR/.credentials.json``, else ``~/.claude/.credentials.json``."""
@@ -268,29 +234,12 @@ def _usage_window(value: object, length: float) -> Window | None:
     if not isinstance(value, dict):
         return None
     resets_at = 0.0
-    text = value.get("resets_at")
-    if isinstance(text, str):
+    stamp = value.get("resets_at")
+    if isinstance(stamp, str):
         try:
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(stamp)
             # Without an offset the text would be read in the machine's own zone.
             resets_at = moment.timestamp() if moment.tzinfo else 0.0
         except (ValueError, OverflowError):
             resets_at = 0.0
-    return make_window(_number(value.get("utilization")), resets_at, length)
-
-
-def _error_code(body: bytes) -> str:
-    """``error`` or ``error.code``/``error.type`` of an OAuth error answer (RFC 6749 section 5.2); empty if unclear."""
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return ""
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, dict):
-        error = error.get("code") or error.get("type")
-    return error if isinstance(error, str) else ""
-
-
-def _is_header_safe(token: str) -> bool:
-    """Tokens go into a header line: visible ASCII only (RFC 6750 section 2.1)."""
-    return token.isascii() and token.isprintable() and " " not in token
+    return make_window(number(value.get("utilization")), resets_at, length)

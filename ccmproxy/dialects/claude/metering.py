@@ -12,6 +12,8 @@ import msgspec
 from zope.interface import implementer
 
 from ccmproxy.aggregate import Aggregate
+from ccmproxy.dialects.logins import DECODE_ERRORS
+from ccmproxy.dialects.meters import count, fitting_meter
 from ccmproxy.facts import RequestFacts
 from ccmproxy.headers import response_headers
 from ccmproxy.interfaces import IMetering
@@ -21,8 +23,9 @@ from ccmproxy.limits import (
     LimitsUpdate,
     Window,
     make_window,
+    parse_unix_time,
 )
-from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
+from ccmproxy.message import Headers, ResponseHead, lower_names
 from ccmproxy.sse import EventScanner
 from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
@@ -36,8 +39,6 @@ _KEY_RESET = re.compile(
 _FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
 _CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
 _CLAIM_MODEL = re.compile(r"(?:7d|seven_day)_([a-z0-9_]+)")
-#: A JSON answer larger than this is passed on uncounted (bytes).
-LARGEST_JSON = 8 * 1024 * 1024
 LARGEST_EVENT = 1024 * 1024
 
 
@@ -65,9 +66,12 @@ def family_claims(family: dict[str, str]) -> Claim:
     """
     claim = family.get("representative-claim", "").lower()
     if match := _CLAIM_MODEL.fullmatch(claim):
-        return Claim(_time(family.get(f"7d_{match[1]}-reset")) or _time(family.get("reset")), match[1])
+        return Claim(
+            parse_unix_time(family.get(f"7d_{match[1]}-reset")) or parse_unix_time(family.get("reset")),
+            match[1],
+        )
     if window := _CLAIM_WINDOWS.get(claim):
-        return Claim(_time(family.get(f"{window}-reset")) or _time(family.get("reset")))
+        return Claim(parse_unix_time(family.get(f"{window}-reset")) or parse_unix_time(family.get("reset")))
     rejected = [
         match
         for name, value in family.items()
@@ -75,8 +79,8 @@ def family_claims(family: dict[str, str]) -> Claim:
     ]
     if rejected and all(match[2] for match in rejected):
         match = rejected[0]
-        return Claim(_time(family.get(f"{match[1]}_{match[2]}-reset")), match[2])
-    return Claim(_time(family.get("reset")))
+        return Claim(parse_unix_time(family.get(f"{match[1]}_{match[2]}-reset")), match[2])
+    return Claim(parse_unix_time(family.get("reset")))
 
 
 def api_key_reset(headers: Headers) -> float:
@@ -161,17 +165,7 @@ class ClaudeMetering:
 
     def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
         """A meter that fits the answer's media type."""
-        media_type = (first_value(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-        if first_value(head.headers, b"content-encoding") not in (None, b"identity"):
-            return OpaqueMeter()
-        if not facts.billable or head.status != 200:
-            # Only an answer to a message has a message's end and a message's usage.
-            return OpaqueMeter()
-        if media_type == b"text/event-stream":
-            return StreamMeter()
-        if media_type == b"application/json":
-            return JSONMeter()
-        return OpaqueMeter()
+        return fitting_meter(facts, head, StreamMeter, read_message)
 
 
 _NOTHING_SAID = LimitsUpdate()
@@ -187,13 +181,13 @@ def _read_family(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
             raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
     windows = {key: _window(key[0], fields) for key, fields in raw.items()}
     rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
-    model_rejections = {key[1]: _time(raw[key].get("reset")) for key in rejected if key[1]}
+    model_rejections = {key[1]: parse_unix_time(raw[key].get("reset")) for key in rejected if key[1]}
     claim = family_claims(family)
     overall = family.get("status", "").lower() == "rejected"
     if overall and claim.model:
         model_rejections.setdefault(claim.model, claim.resets_at)
     # The account is used up if one of its own windows is, or if the overall status says so for no model alone.
-    rejected_until = [_time(raw[key].get("reset")) for key in rejected if not key[1]]
+    rejected_until = [parse_unix_time(raw[key].get("reset")) for key in rejected if not key[1]]
     if overall and not claim.model:
         rejected_until.append(claim.resets_at)
     return LimitsUpdate(
@@ -216,21 +210,10 @@ def _window(name: str, fields: dict[str, str]) -> Window | None:
             return None
         # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not become 8.
         utilization = float(math.ceil(round(fraction * 100, 6)))
-    resets_at = _time(fields.get("reset"))
+    resets_at = parse_unix_time(fields.get("reset"))
     if utilization is None and not resets_at:
         return None
     return make_window(utilization, resets_at, SHORT_WINDOW if name == "5h" else WEEKLY_WINDOW)
-
-
-def _time(text: str | None) -> float:
-    """Unix seconds; 0 for anything that is none, or lies outside of this century."""
-    if text is None or not text.isascii():
-        return 0.0
-    try:
-        at = float(text)
-    except ValueError:
-        return 0.0
-    return at if 946_684_800 <= at <= 4_102_444_800 else 0.0
 
 
 def _rfc3339(text: str) -> float:
@@ -278,66 +261,22 @@ class _ErrorEvent(msgspec.Struct):
     error: _Error
 
 
-_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _message_decoder = msgspec.json.Decoder(_Message)
 _start_decoder = msgspec.json.Decoder(_MessageStart)
 _delta_decoder = msgspec.json.Decoder(_MessageDelta)
 _error_decoder = msgspec.json.Decoder(_ErrorEvent)
 
 
-class OpaqueMeter:
-    """For bodies that are not looked into: complete when their framing says so."""
-
-    __slots__ = ("_ended", "at_boundary")
-
-    def __init__(self) -> None:
-        self.at_boundary = False
-        self._ended = False
-
-    def feed(self, data: bytes) -> None:
-        """Looks at nothing."""
-
-    def end(self) -> None:
-        self._ended = True
-
-    def reading(self) -> MeterReading:
-        return MeterReading(Tokens(), None, None, self._ended, "", False)
-
-
-class JSONMeter:
-    """Usage of a whole message. Keeps up to :data:`LARGEST_JSON` bytes of the body until its end."""
-
-    __slots__ = ("_chunks", "_reading", "_size", "at_boundary")
-
-    def __init__(self) -> None:
-        self.at_boundary = False
-        self._chunks: list[bytes] | None = []
-        self._size = 0
-        self._reading = MeterReading(Tokens(), None, None, False, "", False)
-
-    def feed(self, data: bytes) -> None:
-        if self._chunks is None:
-            return
-        self._size += len(data)
-        if self._size > LARGEST_JSON:
-            self._chunks = None
-            return
-        self._chunks.append(data)
-
-    def end(self) -> None:
-        message = _Message()
-        if self._chunks is not None:
-            try:
-                message = _message_decoder.decode(b"".join(self._chunks))
-            except _DECODE_ERRORS:
-                pass
-            self._chunks = None
-        counts = _Counts()
-        counts.update(message.usage)
-        self._reading = counts.reading(message.model, complete=True)
-
-    def reading(self) -> MeterReading:
-        return self._reading
+def read_message(body: bytes) -> MeterReading:
+    """The reading of a whole message in JSON."""
+    message = _Message()
+    try:
+        message = _message_decoder.decode(body)
+    except DECODE_ERRORS:
+        pass
+    counts = _Counts()
+    counts.update(message.usage)
+    return counts.reading(message.model, complete=True)
 
 
 class StreamMeter:
@@ -376,7 +315,7 @@ class StreamMeter:
                 elif not self._error:
                     self._error = "unknown"
                     self._error = _error_decoder.decode(payload).error.type
-            except _DECODE_ERRORS:
+            except DECODE_ERRORS:
                 continue
 
     def end(self) -> None:
@@ -401,13 +340,13 @@ class _Counts:
             return
         self.reported = True
         self.tier = usage.service_tier or self.tier
-        self.input = _count(usage.input_tokens, self.input)
-        self.output = _count(usage.output_tokens, self.output)
-        self.read = _count(usage.cache_read_input_tokens, self.read)
-        self.creation = _count(usage.cache_creation_input_tokens, self.creation)
+        self.input = count(usage.input_tokens, self.input)
+        self.output = count(usage.output_tokens, self.output)
+        self.read = count(usage.cache_read_input_tokens, self.read)
+        self.creation = count(usage.cache_creation_input_tokens, self.creation)
         if parts := usage.cache_creation:
-            self.creation_5m = _count(parts.ephemeral_5m_input_tokens, self.creation_5m)
-            self.creation_1h = _count(parts.ephemeral_1h_input_tokens, self.creation_1h)
+            self.creation_5m = count(parts.ephemeral_5m_input_tokens, self.creation_5m)
+            self.creation_1h = count(parts.ephemeral_1h_input_tokens, self.creation_1h)
             self.creation = max(self.creation, self.creation_5m + self.creation_1h)
 
     def reading(self, model: str | None, *, complete: bool, error: str = "") -> MeterReading:
@@ -420,8 +359,3 @@ class _Counts:
             cache_creation_1h=self.creation_1h,
         )
         return MeterReading(tokens, model, self.tier, complete, error, self.reported)
-
-
-def _count(new: int | None, old: int) -> int:
-    """A report may leave a figure out; a negative or absurd one is no figure."""
-    return new if new is not None and 0 <= new < 1 << 53 else old

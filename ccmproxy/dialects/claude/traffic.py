@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 
 import msgspec
 from zope.interface import implementer
 
 from ccmproxy.aggregate import Aggregate
 from ccmproxy.availability import Availability
-from ccmproxy.dialects.claude.account import OAUTH_BETA, REVOKED
+from ccmproxy.dialects.claude.account import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import (
     aggregate_headers,
     api_key_reset,
     family_claims,
     parse_family,
 )
-from ccmproxy.durations import format_duration
-from ccmproxy.facts import RequestFacts
+from ccmproxy.dialects.logins import DECODE_ERRORS, REVOKED
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+from ccmproxy.facts import RequestFacts, printable_key
 from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items, lower_names
 from ccmproxy.oauth import ApiKey, Authorization
 from ccmproxy.retry import AnswerKind, Verdict
-from ccmproxy.retry_after import parse_retry_after
+from ccmproxy.retry_after import retry_after
 
 #: Until when a used-up account is left alone if the answer names no time (spec 4.6; seconds).
 DEFAULT_BLOCK = 300.0
@@ -37,22 +36,6 @@ _OAUTH_BETA = OAUTH_BETA.encode()
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
-_SESSION = re.compile(r"[!-~]{1,200}")
-
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    431: "invalid_request_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-
 
 #: A field that is not there. (Raw cannot be one of several types.)
 _NO_JSON = msgspec.Raw()
@@ -82,7 +65,6 @@ class _UserId(msgspec.Struct):
     session_id: str | None = None
 
 
-_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _body_decoder = msgspec.json.Decoder(_Body)
 _loose_decoder = msgspec.json.Decoder(_LooseBody)
 _metadata_decoder = msgspec.json.Decoder(_Metadata)
@@ -103,9 +85,9 @@ class ClaudeTraffic:
             parsed = _decode(body.joined())
         agent = first_value(headers, b"x-claude-code-agent-id")
         return RequestFacts(
-            model=_printable(parsed.model),
+            model=printable_key(parsed.model),
             session=_session(first_value(headers, b"x-claude-code-session-id"), parsed.metadata),
-            agent=_printable(agent.decode("latin-1")) if agent else None,
+            agent=printable_key(agent.decode("latin-1")) if agent else None,
             stream=parsed.stream,
             messages=None if parsed.messages is None else len(parsed.messages),
             features=features,
@@ -131,18 +113,11 @@ class ClaudeTraffic:
 
         401s carry ``x-should-retry: false``: the CLI would otherwise try ten times, for three minutes.
         """
-        kind = "billing_error" if reason == "user_limit" else _ERROR_TYPES.get(status, "api_error")
+        kind = error_type(status, reason)
         body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
-        headers: Headers = [
-            (b"Content-Type", b"application/json"),
-            (b"X-CCM-Error", reason.encode("ascii")),
-            (b"X-CCM-Request-Id", request_id.encode("ascii")),
-            (b"request-id", request_id.encode("ascii")),
-        ]
-        if status == 401 or reason == "user_limit":
-            headers.append((b"x-should-retry", b"false"))
-        headers.extend(extra)
-        return ResponseHead(status, _phrase(status), headers), json.dumps(body).encode()
+        named = (b"request-id", request_id.encode("ascii"))
+        head = error_head(status, reason, "CCM", request_id, (named, *extra))
+        return head, json.dumps(body).encode()
 
     def exhausted(
         self,
@@ -156,9 +131,7 @@ class ClaudeTraffic:
 
         A client that speaks OAuth itself stops on the unified headers instead, and shows their reset.
         """
-        message = "all credentials rate-limited"
-        if availability.reset_at > now:
-            message += f", earliest reset in {format_duration(availability.reset_at - now)}"
+        message = exhausted_message(availability, now)
         extra: Headers = [(b"x-should-retry", b"false")]
         if facts.client_is_oauth and aggregate is not None:
             extra += aggregate_headers(aggregate, now)
@@ -215,15 +188,8 @@ class ClaudeTraffic:
         return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
 
 
-def _phrase(status: int) -> bytes:
-    try:
-        return HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b"Overloaded" if status == 529 else b"Error"
-
-
 def _classify_429(headers: Headers, now: float) -> Verdict:
-    retry_after = _retry_after(headers, now)
+    wait = retry_after(headers, now)
     family = parse_family(headers)
     if family:
         claim = family_claims(family)
@@ -231,64 +197,54 @@ def _classify_429(headers: Headers, now: float) -> Verdict:
             return Verdict(AnswerKind.MODEL_RATE_LIMITED, claim.resets_at)
         if claim.resets_at > now:
             return Verdict(AnswerKind.RATE_LIMITED, claim.resets_at)
-        if retry_after is not None:
-            return Verdict(AnswerKind.RATE_LIMITED, now + retry_after)
+        if wait is not None:
+            return Verdict(AnswerKind.RATE_LIMITED, now + wait)
         return Verdict(AnswerKind.RATE_LIMITED, now + DEFAULT_BLOCK, explicit=False)
     if (first_value(headers, b"x-should-retry") or b"").strip().lower() == b"true":
         return Verdict(AnswerKind.REQUEST_RATE_LIMITED)
-    if retry_after is not None:
-        return Verdict(AnswerKind.RATE_LIMITED, now + retry_after)
+    if wait is not None:
+        return Verdict(AnswerKind.RATE_LIMITED, now + wait)
     reset = api_key_reset(headers)
     if reset > now:
         return Verdict(AnswerKind.RATE_LIMITED, reset)
     return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
 
 
-def _retry_after(headers: Headers, now: float) -> float | None:
-    value = first_value(headers, b"retry-after")
-    return parse_retry_after(value.decode("latin-1"), now) if value is not None else None
-
-
 def _decode(document: bytes) -> _Body:
     try:
         return _body_decoder.decode(document)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         pass
     try:
         loose = _loose_decoder.decode(document)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return _Body()
     model = None
     if bytes(loose.model):
         try:
             model = _text_decoder.decode(loose.model)
-        except _DECODE_ERRORS:
+        except DECODE_ERRORS:
             pass
     return _Body(model=model, metadata=loose.metadata)
 
 
 def _session(header: bytes | None, metadata: msgspec.Raw) -> str | None:
     """All known sources, in order (spec 4.1, F10): header, JSON in ``metadata.user_id``, legacy string there."""
-    if header is not None and (session := _printable(header.decode("latin-1").strip())):
+    if header is not None and (session := printable_key(header.decode("latin-1").strip())):
         return session
     try:
         user_id = _metadata_decoder.decode(metadata).user_id
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return None
     if not user_id:
         return None
     if user_id.lstrip().startswith("{"):
         try:
-            return _printable(_user_id_decoder.decode(user_id.encode("utf-8", "surrogatepass")).session_id)
-        except _DECODE_ERRORS:
+            return printable_key(_user_id_decoder.decode(user_id.encode("utf-8", "surrogatepass")).session_id)
+        except DECODE_ERRORS:
             return None
     _, found, session = user_id.rpartition(_LEGACY_SESSION)
-    return _printable(session) if found else None
-
-
-def _printable(value: str | None) -> str | None:
-    """``value`` if it may serve as a key and stand in a log line: short, visible ASCII."""
-    return value if value and _SESSION.fullmatch(value) else None
+    return printable_key(session) if found else None
 
 
 def _with_oauth_beta(value: bytes, headers: Headers) -> bytes:

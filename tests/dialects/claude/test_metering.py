@@ -10,14 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.aggregate import Aggregate
 from ccmproxy.availability import Availability
-from ccmproxy.dialects.claude.metering import (
-    LARGEST_JSON,
-    ClaudeMetering,
-    JSONMeter,
-    OpaqueMeter,
-    StreamMeter,
-    aggregate_headers,
-)
+from ccmproxy.dialects.claude.metering import ClaudeMetering, StreamMeter, aggregate_headers
+from ccmproxy.dialects.meters import LARGEST_JSON, JSONMeter, OpaqueMeter
 from ccmproxy.facts import RequestFacts
 from ccmproxy.limits import LimitsUpdate
 from ccmproxy.message import Headers, ResponseHead

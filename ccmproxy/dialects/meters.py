@@ -1,0 +1,101 @@
+"""Meters that do not depend on a dialect's words, and the choice of the one that fits an answer (spec 9). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ccmproxy.facts import RequestFacts
+from ccmproxy.message import ResponseHead, first_value
+from ccmproxy.usage import MeterReading, Tokens, UsageMeter
+
+#: A JSON answer larger than this is passed on uncounted (bytes).
+LARGEST_JSON = 8 * 1024 * 1024
+NOT_COUNTED = MeterReading(Tokens(), None, None, False, "", False)
+
+
+def fitting_meter(
+    facts: RequestFacts,
+    head: ResponseHead,
+    stream: Callable[[], UsageMeter],
+    read_json: Callable[[bytes], MeterReading],
+) -> UsageMeter:
+    """A meter for this answer: ``stream()`` for an event stream, ``read_json`` of the whole for JSON, else opaque.
+
+    Only an answer to a request that costs something has a usage, and a proper end of its own.
+    """
+    if first_value(head.headers, b"content-encoding") not in (None, b"identity"):
+        return OpaqueMeter()
+    if not facts.billable or head.status != 200:
+        return OpaqueMeter()
+    kind = media_type(head)
+    if kind == b"text/event-stream":
+        return stream()
+    if kind == b"application/json":
+        return JSONMeter(read_json)
+    return OpaqueMeter()
+
+
+def media_type(head: ResponseHead) -> bytes:
+    """The media type of an answer in lower case, without parameters; empty where it has none."""
+    return (first_value(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+
+
+def count(new: int | None, old: int) -> int:
+    """A report may leave a figure out; a negative or absurd one is no figure."""
+    return new if new is not None and 0 <= new < 1 << 53 else old
+
+
+class OpaqueMeter:
+    """For bodies that are not looked into: complete when their framing says so."""
+
+    __slots__ = ("_ended", "at_boundary")
+
+    def __init__(self) -> None:
+        self.at_boundary = False
+        self._ended = False
+
+    def feed(self, data: bytes) -> None:
+        """Looks at nothing."""
+
+    def end(self) -> None:
+        """The body has ended."""
+        self._ended = True
+
+    def reading(self) -> MeterReading:
+        """Nothing is counted."""
+        return MeterReading(Tokens(), None, None, self._ended, "", False)
+
+
+class JSONMeter:
+    """Usage of a whole message. Keeps up to :data:`LARGEST_JSON` bytes of the body until its end.
+
+    ``read`` makes the reading of a complete body; of one that is too large it gets nothing.
+    """
+
+    __slots__ = ("_chunks", "_read", "_reading", "_size", "at_boundary")
+
+    def __init__(self, read: Callable[[bytes], MeterReading]) -> None:
+        self.at_boundary = False
+        self._read = read
+        self._chunks: list[bytes] | None = []
+        self._size = 0
+        self._reading = NOT_COUNTED
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        if self._chunks is None:
+            return
+        self._size += len(data)
+        if self._size > LARGEST_JSON:
+            self._chunks = None
+            return
+        self._chunks.append(data)
+
+    def end(self) -> None:
+        """The body has ended: count it."""
+        self._reading = self._read(b"".join(self._chunks or ()))
+        self._chunks = None
+
+    def reading(self) -> MeterReading:
+        """What was counted; nothing before the end."""
+        return self._reading

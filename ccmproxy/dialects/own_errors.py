@@ -1,0 +1,63 @@
+"""What ccmproxy's own errors have in common in all dialects (spec 4.2). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from ccmproxy.availability import Availability
+from ccmproxy.durations import format_duration
+from ccmproxy.message import Headers, ResponseHead
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def error_type(status: int, reason: str) -> str:
+    """The word that stands in ``error.type``."""
+    return "billing_error" if reason == "user_limit" else _TYPES.get(status, "api_error")
+
+
+def error_head(
+    status: int, reason: str, product: str, request_id: str, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> ResponseHead:
+    """Head of an error in JSON.
+
+    ``X-CCM-Error`` is called so in every dialect: another instance looks for it (spec 4.4). What will not mend by
+    itself carries ``x-should-retry: false``: clients would otherwise try again and again.
+    """
+    headers: Headers = [
+        (b"Content-Type", b"application/json"),
+        (b"X-CCM-Error", reason.encode("ascii")),
+        (f"X-{product}-Request-Id".encode("ascii"), request_id.encode("ascii")),
+    ]
+    if status == 401 or reason == "user_limit":
+        headers.append((b"x-should-retry", b"false"))
+    headers.extend(extra)
+    return ResponseHead(status, _phrase(status), headers)
+
+
+def exhausted_message(availability: Availability, now: float) -> str:
+    """The sentence for a client when every credential is rate-limited."""
+    message = "all credentials rate-limited"
+    if availability.reset_at > now:
+        message += f", earliest reset in {format_duration(availability.reset_at - now)}"
+    return message
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Overloaded" if status == 529 else b"Error"

@@ -1,0 +1,50 @@
+"""Our own errors, as far as all dialects agree on them."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+
+
+class ErrorTests(SynchronousTestCase):
+    """Spec 4.2."""
+
+    def test_types(self) -> None:
+        for status, reason, kind in (
+            (400, "r", "invalid_request_error"),
+            (401, "r", "authentication_error"),
+            (413, "r", "request_too_large"),
+            (429, "user_limit", "billing_error"),
+            (502, "r", "api_error"),
+        ):
+            self.assertEqual(error_type(status, reason), kind)
+
+    def test_head(self) -> None:
+        head = error_head(502, "upstream_lost", "OCM", "req_1", ((b"a", b"b"),))
+        self.assertEqual((head.status, head.reason), (502, b"Bad Gateway"))
+        self.assertEqual(
+            head.headers,
+            [
+                (b"Content-Type", b"application/json"),
+                (b"X-CCM-Error", b"upstream_lost"),
+                (b"X-OCM-Request-Id", b"req_1"),
+                (b"a", b"b"),
+            ],
+        )
+
+    def test_what_does_not_mend_is_not_tried_again(self) -> None:
+        for status, reason in ((401, "unauthenticated"), (429, "user_limit")):
+            self.assertIn((b"x-should-retry", b"false"), error_head(status, reason, "CCM", "i").headers)
+
+    def test_statuses_without_a_name(self) -> None:
+        self.assertEqual(error_head(529, "r", "CCM", "i").reason, b"Overloaded")
+        self.assertEqual(error_head(599, "r", "CCM", "i").reason, b"Error")
+
+    def test_exhausted(self) -> None:
+        availability = Availability("rate_limited", "rate_limited", "", 1000.0 + 7980)
+        self.assertEqual(
+            exhausted_message(availability, 1000.0), "all credentials rate-limited, earliest reset in 2h13m"
+        )
+        self.assertEqual(exhausted_message(availability, 1e9), "all credentials rate-limited")
