@@ -135,18 +135,6 @@ class NodeTests(ThroughProxy, CLICase):
         self.assertEqual(self.sessions(), {first["session_id"].encode()})
         self.assertIn(b"[[say:first]]", self.simulator.requests.of("turn")[-1].body)
 
-    async def test_expired_token(self) -> None:
-        # once before, so that it is a turn that finds out, and not the first poll of the usage
-        self.answered(await self.ask("[[say:good]]"), "good")
-        self.account.expire_access_token()
-        for outcome in await self.ask_all(["[[say:still there]]"] * 2):
-            self.answered(outcome, "still there")
-        self.assertEqual((self.account.counters.refreshes, self.account.counters.refused_refreshes), (1, 0))
-        self.assertEqual(self.answers(), [(200, "served")] * 3)
-        self.assertEqual(sorted(set(self.turns())), [200, 401])
-        saved = json.loads((self.logins / "a.json").read_bytes())["claudeAiOauth"]
-        self.assertEqual(saved["refreshToken"], self.account.refresh_token)
-
     async def test_used_up(self) -> None:
         self.account.set_utilization("five_hour", 50, resets_in=7980)
         self.other.set_utilization("five_hour", 50, resets_in=7980)
@@ -193,6 +181,18 @@ class LatestTests(NodeTests):
 
     version = "latest"
     breaks = (*NodeTests.breaks, "cut;at=before_head;how=fin", "error_first", "error_mid")
+
+    async def test_expired_token(self) -> None:
+        # once before, so that it is a turn that finds out, and not the first poll of the usage
+        self.answered(await self.ask("[[say:good]]"), "good")
+        self.account.expire_access_token()
+        for outcome in await self.ask_all(["[[say:still there]]"] * 2):
+            self.answered(outcome, "still there")
+        self.assertEqual((self.account.counters.refreshes, self.account.counters.refused_refreshes), (1, 0))
+        self.assertEqual(self.answers(), [(200, "served")] * 3)
+        self.assertEqual(sorted(set(self.turns())), [200, 401])
+        saved = json.loads((self.logins / "a.json").read_bytes())["claudeAiOauth"]
+        self.assertEqual(saved["refreshToken"], self.account.refresh_token)
 
     async def test_ways_to_log_in(self) -> None:
         """What docs/clients.md says of settings, helpers and logins."""

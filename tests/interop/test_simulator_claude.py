@@ -18,13 +18,6 @@ class NodeTests(CLICase):
     def login(self) -> dict[str, str]:
         return {"CLAUDE_CODE_OAUTH_TOKEN": self.account.access_token}
 
-    async def test_text(self) -> None:
-        self.answered(await self.ask("Hi [[say:hello – 日本語 🙂]]"), "hello – 日本語 🙂")  # noqa: RUF001
-        (turn,) = self.simulator.requests.of("turn")
-        self.assertEqual((turn.account, turn.state, turn.status), ("a", "finished", 200))
-        self.assertIn(b"oauth-2025-04-20", turn.items(b"anthropic-beta"))
-        self.assertGreater(self.account.utilization("five_hour"), 0.0)
-
     async def test_stream(self) -> None:
         outcome = await self.ask(
             "--output-format",
@@ -55,13 +48,6 @@ class NodeTests(CLICase):
         self.assertEqual(len({turn.header(b"x-claude-code-session-id") for turn in turns}), 1)
         self.assertIn(b"[[say:first]]", turns[-1].body)
 
-    async def test_used_up(self) -> None:
-        self.account.exhaust("seven_day")
-        outcome = await self.ask("[[say:no]]")
-        self.assertEqual(outcome.code, 1)
-        self.assertIn("resets", outcome.output)
-        self.assertEqual(len(self.simulator.requests.of("turn")), 1)
-
     async def test_breaks(self) -> None:
         outcomes = await self.ask_all(
             [f"[[simulate:{fault};times=1]] [[say:survived]]" for fault in self.breaks]
@@ -87,6 +73,20 @@ class LatestTests(NodeTests):
         "half_head": 2,
         "short_content_length": 2,
     }
+
+    async def test_text(self) -> None:
+        self.answered(await self.ask("Hi [[say:hello – 日本語 🙂]]"), "hello – 日本語 🙂")  # noqa: RUF001
+        (turn,) = self.simulator.requests.of("turn")
+        self.assertEqual((turn.account, turn.state, turn.status), ("a", "finished", 200))
+        self.assertIn(b"oauth-2025-04-20", turn.items(b"anthropic-beta"))
+        self.assertGreater(self.account.utilization("five_hour"), 0.0)
+
+    async def test_used_up(self) -> None:
+        self.account.exhaust("seven_day")
+        outcome = await self.ask("[[say:no]]")
+        self.assertEqual(outcome.code, 1)
+        self.assertIn("resets", outcome.output)
+        self.assertEqual(len(self.simulator.requests.of("turn")), 1)
 
     async def test_logins(self) -> None:
         key = self.key.key
