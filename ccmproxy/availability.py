@@ -354,6 +354,13 @@ def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) ->
         if current_utilization(window, now) >= caps.weekly and _is_of_family(words, family):
             message = _full(f"{family} window", window, caps.weekly, now)
             return Availability("rate_limited", "model_window", message, window.resets_at)
+    for limit in state.limits.named.values():
+        # Of the model that it is called after; one without a name, or of a feature, closes nothing.
+        if not limit.name or not _is_of_family(words, limit.name):
+            continue
+        closed = _full_window(Limits(limit.short, limit.weekly), caps, now)
+        if closed is not None:
+            return replace(closed, reason="model_window", message=f"{limit.name}: {closed.message}")
     return None
 
 

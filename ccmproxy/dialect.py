@@ -14,7 +14,9 @@ class Dialect:
 
     ``product``: as it stands in our own header names (``X-CCM-…``). ``path_prefix``: of our own endpoints.
     ``keep_alive``: bytes that may stand between two events of a stream and reset the client's idle timer.
-    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication.
+    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name in
+    lower case of a response field that clients send back, and that means something only to the credential that issued
+    it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
     """
 
     service_type: str
@@ -27,6 +29,8 @@ class Dialect:
     traffic: ITraffic
     metering: IMetering
     account: IAccountFormat
+    bound_header: bytes = b""
+    has_client_lock: bool = False
 
     @property
     def request_id_header(self) -> bytes:

@@ -20,7 +20,8 @@ class RequestFacts:
     ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: how many messages the
     request holds. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself
     speaks OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for
-    requests that cost nothing, e.g. counting tokens.
+    requests that cost nothing, e.g. counting tokens. ``operation``: what is asked for, in the dialect's own words,
+    where its facets treat operations differently.
     """
 
     model: str | None = None
@@ -31,3 +32,4 @@ class RequestFacts:
     features: tuple[str, ...] = ()
     client_is_oauth: bool = False
     billable: bool = True
+    operation: str | None = None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ccmproxy.message import Body, Headers, RequestHead, ResponseHead
     from ccmproxy.oauth import ApiKey, Authorization, ControlRequest, OAuthToken, UpstreamURLs
     from ccmproxy.retry import LeaseOutcome, Verdict
+    from ccmproxy.sse import EventRewriter
     from ccmproxy.usage import UsageMeter
 
 
@@ -133,10 +134,11 @@ class ITraffic(Interface):
     def inspect(head: RequestHead, body: Body) -> RequestFacts:
         """What the proxy must know of a request. Raises ``ValueError`` never: unknown things are None."""
 
-    def check(facts: RequestFacts, single_account: bool) -> tuple[str, str] | None:
+    def check(facts: RequestFacts, single_account: bool, has_api_key: bool = False) -> tuple[str, str] | None:
         """Dialect checks of spec 4.1: None, or (reason word, message) of a 400.
 
-        ``single_account``: the user's provider is exactly one default credential.
+        ``single_account``: the user's provider is exactly one default credential. ``has_api_key``: one of its
+        credentials is a key of the commercial API (spec 3.7).
         """
 
     def error(
@@ -148,7 +150,11 @@ class ITraffic(Interface):
         """
 
     def exhausted(
-        facts: RequestFacts, availability: Availability, aggregate: Aggregate | None, request_id: str, now: float
+        facts: RequestFacts,
+        availability: Availability,
+        aggregate: Aggregate | None,
+        request_id: str,
+        now: float,
     ) -> tuple[ResponseHead, bytes]:
         """The answer when every credential is rate-limited (spec 4.2)."""
 
@@ -158,10 +164,13 @@ class ITraffic(Interface):
         host: bytes,
         base_path: bytes,
         overrides: Mapping[str, Sequence[str]],
+        bound: bool = False,
     ) -> RequestHead:
         """The request as it goes to the upstream (spec 3.6, 4.3).
 
-        ``host`` and ``base_path``: of the upstream. ``overrides``: the service's ``headers``.
+        ``host`` and ``base_path``: of the upstream that ``authorization`` is for. ``overrides``: the service's
+        ``headers``. ``bound``: what the request has in the dialect's ``bound_header`` was issued by this very
+        credential; otherwise it does not pass.
         """
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
@@ -176,6 +185,18 @@ class IMetering(Interface):
 
     def public_headers(headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """Response headers as the client may see them: one account's removed, the aggregate's added (spec 8.3)."""
+
+    def rewriter(
+        head: ResponseHead,
+        observe: Callable[[LimitsUpdate], None],
+        aggregate: Callable[[], Aggregate | None],
+        now: Callable[[], float],
+    ) -> EventRewriter | None:
+        """What the body of this answer passes through on its way to the client; None: it passes as it comes.
+
+        Events that tell one account's state are given to ``observe``, and what ``aggregate`` returns after that takes
+        their place (spec 4.5, F36); both are called while the body is fed. ``now``: Unix seconds.
+        """
 
     def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter:
         """What observes the body of this answer: counts tokens, knows its proper end (spec 9)."""

@@ -6,10 +6,10 @@ Pure values and rules. Utilization is in percent of a window (0-100, may exceed)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 #: Length of the short window of both providers where the upstream does not say (seconds).
 SHORT_WINDOW = 5 * 3600.0
@@ -26,7 +26,7 @@ EARLIEST_TIME = 946_684_800.0
 LATEST_TIME = 4_102_444_800.0
 #: No window is longer (seconds): a year and a bit.
 LONGEST_WINDOW = 400 * 86400.0
-#: Windows of models that are kept per account; names come from the upstream, so they are bounded.
+#: Windows of models, and named limits, that are kept per account; names come from the upstream, so they are bounded.
 MOST_MODELS = 32
 
 WindowKind = Literal["short", "weekly"]
@@ -51,15 +51,42 @@ _NONE: Mapping[str, Window] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class NamedLimit:
+    """A limit that an upstream keeps beside the account's own, for one model or feature, with windows of its own.
+
+    ``name``: as people know it, often the model's (``GPT-5.3-Codex-Spark``); empty where it was not said.
+    """
+
+    name: str = ""
+    short: Window = EMPTY
+    weekly: Window = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """What an account may spend beyond its windows. ``balance`` in the upstream's own words; empty = not said."""
+
+    has_credits: bool
+    unlimited: bool
+    balance: str = ""
+
+
+_NONE_NAMED: Mapping[str, NamedLimit] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """All that is known of an account's windows.
 
-    ``models``: windows that hold for one model family only, by the family's name (``opus``).
+    ``models``: windows that hold for one model family only, by the family's name (``opus``). ``named``: limits beside
+    the account's own, by the upstream's id for them. ``credits`` None = never heard of.
     """
 
     short: Window = EMPTY
     weekly: Window = EMPTY
     models: Mapping[str, Window] = field(default_factory=lambda: _NONE)
+    named: Mapping[str, NamedLimit] = field(default_factory=lambda: _NONE_NAMED)
+    credits: Credits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +94,8 @@ class LimitsUpdate:
     """What one answer of the upstream said. A window that it did not mention is None.
 
     ``rejected_until``: the answer says that the account is used up, until then (0 = not said to be).
-    ``model_rejections``: model family -> until when its own window is used up.
+    ``model_rejections``: model family -> until when its own window is used up. In ``named``, a window that was not
+    mentioned is empty.
     """
 
     short: Window | None = None
@@ -75,11 +103,13 @@ class LimitsUpdate:
     models: Mapping[str, Window] = field(default_factory=lambda: _NONE)
     rejected_until: float = 0.0
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    named: Mapping[str, NamedLimit] = field(default_factory=lambda: _NONE_NAMED)
+    credits: Credits | None = None
 
     @property
     def has_data(self) -> bool:
         """True if the answer mentioned any window: only then does it put off polling (spec 4.7)."""
-        return self.short is not None or self.weekly is not None or bool(self.models)
+        return self.short is not None or self.weekly is not None or bool(self.models) or bool(self.named)
 
 
 # One window ---------------------------------------------------------------------------------------------------
@@ -155,15 +185,7 @@ def merge_observed(limits: Limits, update: LimitsUpdate, now: float) -> Limits:
     highest utilization is kept with the latest reset. An update that is itself expired is a late answer about a
     window that is over, and ignored, unless nothing is known yet.
     """
-    return _merged(
-        limits,
-        _observed(limits.short, update.short, now),
-        _observed(limits.weekly, update.weekly, now),
-        {
-            family: _observed(limits.models.get(family, EMPTY), window, now)
-            for family, window in update.models.items()
-        },
-    )
+    return _merged(limits, update, lambda known, said: _observed(known, said, now))
 
 
 def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
@@ -171,15 +193,7 @@ def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
 
     Windows that it did not mention stay. The same object if nothing changed.
     """
-    return _merged(
-        limits,
-        _replaced(limits.short, update.short),
-        _replaced(limits.weekly, update.weekly),
-        {
-            family: _replaced(limits.models.get(family, EMPTY), window)
-            for family, window in update.models.items()
-        },
-    )
+    return _merged(limits, update, _replaced)
 
 
 def _replaced(known: Window, said: Window | None) -> Window:
@@ -205,15 +219,50 @@ def _observed(known: Window, said: Window | None, now: float) -> Window:
     return replace(known, utilization=max(known.utilization, said.utilization), resets_at=resets_at)
 
 
-def _merged(limits: Limits, short: Window, weekly: Window, models: dict[str, Window]) -> Limits:
-    if all(limits.models.get(family) == window for family, window in models.items()):
-        if short is limits.short and weekly is limits.weekly:
-            return limits
-        return Limits(short, weekly, limits.models)
-    kept = {**limits.models, **models}
+def _merged(limits: Limits, update: LimitsUpdate, merge: Callable[[Window, Window | None], Window]) -> Limits:
+    """Every window of ``update`` put into ``limits`` by ``merge`` (known, said); the same object if nothing changed."""
+    short, weekly = merge(limits.short, update.short), merge(limits.weekly, update.weekly)
+    models = {
+        family: merge(limits.models.get(family, EMPTY), window) for family, window in update.models.items()
+    }
+    named = {
+        key: _merged_named(limits.named.get(key, _UNKNOWN_LIMIT), said, merge)
+        for key, said in update.named.items()
+    }
+    merged = Limits(
+        short,
+        weekly,
+        _put(limits.models, models, lambda window: window.resets_at),
+        _put(limits.named, named, lambda limit: max(limit.short.resets_at, limit.weekly.resets_at)),
+        update.credits or limits.credits,
+    )
+    return limits if merged == limits else merged
+
+
+_UNKNOWN_LIMIT = NamedLimit()
+
+
+def _merged_named(
+    known: NamedLimit, said: NamedLimit, merge: Callable[[Window, Window | None], Window]
+) -> NamedLimit:
+    return NamedLimit(
+        said.name or known.name, merge(known.short, said.short), merge(known.weekly, said.weekly)
+    )
+
+
+_ValueT = TypeVar("_ValueT")
+
+
+def _put(
+    known: Mapping[str, _ValueT], said: dict[str, _ValueT], resets_at: Callable[[_ValueT], float]
+) -> Mapping[str, _ValueT]:
+    """``known`` with ``said`` put in, bounded: what resets first goes first."""
+    if all(known.get(key) == value for key, value in said.items()):
+        return known
+    kept = {**known, **said}
     while len(kept) > MOST_MODELS:
-        del kept[min(kept, key=lambda family: kept[family].resets_at)]
-    return Limits(short, weekly, MappingProxyType(kept))
+        del kept[min(kept, key=lambda key: resets_at(kept[key]))]
+    return MappingProxyType(kept)
 
 
 # What clients are told of windows -----------------------------------------------------------------------------

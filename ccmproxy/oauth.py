@@ -80,10 +80,18 @@ class ControlRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamURLs:
-    """Where a service's upstream is (spec 2; ``upstream:`` replaces it). ``user_agent``: of our own requests."""
+    """Where a service's upstream is (spec 2; ``upstream:`` replaces it). ``user_agent``: of our own requests.
+
+    ``key_api_url``: where requests go that are authorized with a key of the commercial API; empty = to ``api_url`` too.
+    """
 
     api_url: str
     token_url: str
     usage_url: str
     profile_url: str
     user_agent: str
+    key_api_url: str = ""
+
+    def api_for(self, authorization: Authorization) -> str:
+        """Base URL of the API for requests that are sent with ``authorization``."""
+        return self.key_api_url or self.api_url if isinstance(authorization, ApiKey) else self.api_url

@@ -13,8 +13,9 @@ from typing import Protocol
 class Tokens:
     """Tokens of one answer, as the provider counts them.
 
-    ``input`` excludes cache reads and cache writes where the provider reports them apart (Claude); the two parts
-    of ``cache_creation`` (5-minute and 1-hour life time) sum up to it where they are known.
+    ``input`` excludes cache reads and cache writes: where the provider counts them as part of the input (OpenAI), they
+    are taken out, so that nothing is counted or priced twice (F21). The two parts of ``cache_creation`` (5-minute and
+    1-hour life time) sum up to it where they are known. ``output`` includes ``reasoning``.
     """
 
     input: int = 0

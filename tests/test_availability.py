@@ -37,7 +37,15 @@ from ccmproxy.availability import (
     snapshot,
     transition,
 )
-from ccmproxy.limits import MOST_MODELS, SHORT_WINDOW, WEEKLY_WINDOW, Limits, LimitsUpdate, Window
+from ccmproxy.limits import (
+    MOST_MODELS,
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    Limits,
+    LimitsUpdate,
+    NamedLimit,
+    Window,
+)
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -653,3 +661,28 @@ class AnyHistoryTests(SynchronousTestCase):
             credential.give(PollSucceeded(update) if polled else HeadersObserved(update))
             highest = utilization if polled else max(highest, utilization)
             self.assertEqual(credential.state.limits.short.utilization, highest)
+
+
+class NamedLimitTests(SynchronousTestCase):
+    """A limit beside the account's own closes the model that it is called after, and nothing else."""
+
+    def test_either_of_its_windows_closes_the_model(self) -> None:
+        full, free = Window(100.0, NOW + HOUR, SHORT_WINDOW), Window(5.0, NOW + HOUR, WEEKLY_WINDOW)
+        monthly = Window(99.5, NOW + 9 * HOUR, 30 * 86400.0)
+        for limit, reset in (
+            (NamedLimit("GPT-5.3-Codex-Spark", full, free), NOW + HOUR),
+            (NamedLimit("gpt-5.3-codex-spark", Window(), monthly), NOW + 9 * HOUR),
+        ):
+            credential = Credential()
+            credential.give(HeadersObserved(LimitsUpdate(named={"codex_bengalfox": limit})))
+            self.assertTrue(credential.at().usable)
+            self.assertTrue(credential.at(model="gpt-5.3-codex").usable)
+            closed = credential.at(model="gpt-5.3-codex-spark")
+            self.assertEqual((closed.reason, closed.reset_at), ("model_window", reset))
+        self.assertIn("monthly window at 99.5 %", closed.message)
+
+    def test_one_without_a_name_closes_nothing(self) -> None:
+        credential = Credential()
+        limit = NamedLimit("", Window(100.0, NOW + HOUR, SHORT_WINDOW))
+        credential.give(HeadersObserved(LimitsUpdate(named={"gpt": limit})))
+        self.assertTrue(credential.at(model="gpt-5").usable)

@@ -16,8 +16,10 @@ from ccmproxy.limits import (
     RESET_JITTER,
     SHORT_WINDOW,
     WEEKLY_WINDOW,
+    Credits,
     Limits,
     LimitsUpdate,
+    NamedLimit,
     Window,
     WindowStatus,
     current_reset,
@@ -303,3 +305,32 @@ class UnixTimeTests(SynchronousTestCase):
         self.assertEqual(parse_unix_time(" 1795000000.5 "), 1_795_000_000.5)
         for bad in (None, "", "soon", "nan", "inf", "-5", "0", "1795000000000", "1e400", "\u0661795000000"):
             self.assertEqual(parse_unix_time(bad), 0, bad)
+
+
+class NamedLimitTests(SynchronousTestCase):
+    """Limits beside the account's own, and credits."""
+
+    def test_merged_like_the_accounts_windows(self) -> None:
+        first = LimitsUpdate(named={"spark": NamedLimit("Spark", Window(50, 2000, 300), Window(9, 9000))})
+        limits = merge_observed(Limits(), first, 1000)
+        self.assertEqual(limits.named["spark"].short, Window(50, 2000, 300))
+        late = LimitsUpdate(named={"spark": NamedLimit("", Window(40, 2000, 300))})
+        self.assertIs(merge_observed(limits, late, 1000), limits)
+        polled = merge_polled(limits, late)
+        self.assertEqual(polled.named["spark"], NamedLimit("Spark", Window(40, 2000, 300), Window(9, 9000)))
+        self.assertEqual(polled.short, EMPTY)
+        self.assertTrue(first.has_data)
+
+    def test_bounded(self) -> None:
+        limits = Limits()
+        for number in range(MOST_MODELS + 5):
+            named = {f"limit{number}": NamedLimit("", Window(1, 1000 + number))}
+            limits = merge_observed(limits, LimitsUpdate(named=named), 0)
+        self.assertEqual(len(limits.named), MOST_MODELS)
+        self.assertNotIn("limit0", limits.named)
+
+    def test_credits_stay_until_said_otherwise(self) -> None:
+        limits = merge_polled(Limits(), LimitsUpdate(credits=Credits(True, False, "5.00")))
+        self.assertIs(merge_observed(limits, LimitsUpdate(), 0), limits)
+        self.assertEqual(limits.credits, Credits(True, False, "5.00"))
+        self.assertFalse(LimitsUpdate(credits=limits.credits).has_data)

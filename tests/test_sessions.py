@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.sessions import SESSION_LIFE, SeenSessions
+from ccmproxy.sessions import SESSION_LIFE, IssuedValues, SeenSessions
 
 
 class SeenSessionsTests(SynchronousTestCase):
@@ -30,3 +30,29 @@ class SeenSessionsTests(SynchronousTestCase):
         self.assertEqual(len(seen), 3)
         self.assertFalse(seen.is_new("d", None, 0))
         self.assertTrue(seen.is_new("a", None, 0))
+
+
+class IssuedValuesTests(SynchronousTestCase):
+    """A value means something only to the credential that issued it, in the session that it was issued to."""
+
+    def test_the_issuer_is_remembered(self) -> None:
+        values = IssuedValues()
+        values.issued("s", b"v", "a", 0)
+        self.assertTrue(values.is_from("s", b"v", "a", SESSION_LIFE))
+        for session, value, tag, now in (
+            ("s", b"v", "b", 0.0),
+            ("t", b"v", "a", 0.0),
+            (None, b"v", "a", 0.0),
+            ("s", b"w", "a", 0.0),
+            ("s", b"v", "a", SESSION_LIFE + 1),
+        ):
+            self.assertFalse(values.is_from(session, value, tag, now))
+        values.issued("s", b"v", "b", 1)
+        self.assertFalse(values.is_from("s", b"v", "a", 1))
+
+    def test_bounded(self) -> None:
+        values = IssuedValues(bound=3)
+        for name in (b"a", b"b", b"c", b"d"):
+            values.issued(None, name, "x", 0)
+        self.assertEqual(len(values), 3)
+        self.assertFalse(values.is_from(None, b"a", "x", 0))

@@ -204,7 +204,7 @@ class Account:
         The same object as long as nothing has changed: it is asked for with every request and every answer.
         """
         state = self.state
-        if not (state.limits.models or state.model_rejections):
+        if not (state.limits.models or state.limits.named or state.model_rejections):
             model = None
         known = self._snapshot
         if (

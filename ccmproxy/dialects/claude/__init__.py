@@ -30,4 +30,5 @@ CLAUDE = Dialect(
     traffic=ClaudeTraffic(),
     metering=ClaudeMetering(),
     account=ClaudeAccountFormat(),
+    has_client_lock=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -26,7 +27,7 @@ from ccmproxy.limits import (
     parse_unix_time,
 )
 from ccmproxy.message import Headers, ResponseHead, lower_names
-from ccmproxy.sse import EventScanner
+from ccmproxy.sse import EventRewriter, EventScanner
 from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
 #: The headers in which the upstream tells the state of one account begin so.
@@ -162,6 +163,16 @@ class ClaudeMetering:
         if aggregate is not None:
             kept += aggregate_headers(aggregate, now)
         return kept
+
+    def rewriter(
+        self,
+        head: ResponseHead,
+        observe: Callable[[LimitsUpdate], None],
+        aggregate: Callable[[], Aggregate | None],
+        now: Callable[[], float],
+    ) -> EventRewriter | None:
+        """None: the events of a message say nothing of the account."""
+        return None
 
     def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
         """A meter that fits the answer's media type."""

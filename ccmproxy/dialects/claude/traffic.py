@@ -95,7 +95,9 @@ class ClaudeTraffic:
             billable=head.path.rstrip(b"/").endswith(b"/messages"),
         )
 
-    def check(self, facts: RequestFacts, single_account: bool) -> tuple[str, str] | None:
+    def check(
+        self, facts: RequestFacts, single_account: bool, has_api_key: bool = False
+    ) -> tuple[str, str] | None:
         """Fast mode costs extra, so it is served only where the user has an account to himself (spec 4.1)."""
         if not single_account and any(name.startswith(_FAST_MODE) for name in facts.features):
             return "fast_mode", _FAST_MODE_REFUSED
@@ -144,6 +146,7 @@ class ClaudeTraffic:
         host: bytes,
         base_path: bytes,
         overrides: Mapping[str, Sequence[str]],
+        bound: bool = False,
     ) -> RequestHead:
         """Path and query unchanged; the client's own fields, less what must not pass, plus the account's.
 
