@@ -219,14 +219,10 @@ class Ccmproxy(Peer):
         return None if self._twistd.exists() else f"there is no twistd beside {sys.executable}"
 
     def version(self) -> str:
-        """See the base class."""
-        return _version(
-            [
-                sys.executable,
-                "-c",
-                "import ccmproxy, twisted; print(ccmproxy.__version__, twisted.__version__)",
-            ]
-        )
+        """See the base class; told by the tree that is measured, and with what it leaves out."""
+        code = "import ccmproxy, twisted; print(ccmproxy.__version__, 'on Twisted', twisted.__version__)"
+        recording = "" if _records_usage() else ", usage is not recorded"
+        return _version([sys.executable, "-c", code]) + recording
 
     def prepare(self, directory: Path, port: int, target: Target) -> Start:
         """See the base class."""
