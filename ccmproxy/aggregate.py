@@ -73,8 +73,8 @@ def counts(snapshot: CredentialSnapshot) -> bool:
 def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     """Spec 8.1 over the credentials of one user's provider; which ones may count is the caller's decision.
 
-    Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data: capacity that
-    exists, but is out of reach (0 if there never was any).
+    Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data:
+    capacity that exists, but is out of reach (0 if there never was any).
     """
     everyone = tuple(snapshots)
     counted = tuple(filter(counts, everyone))

@@ -222,6 +222,7 @@ class Outcome:
 
     @property
     def went_well(self) -> bool:
+        """It became what it should."""
         return self.expected == self.observed
 
 

@@ -9,7 +9,6 @@ import os
 import ssl
 import sys
 import textwrap
-import types
 import urllib.error
 import urllib.request
 import urllib.response
@@ -18,7 +17,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy import cli
+from ccmproxy import cli, demo
 from ccmproxy._version import __version__
 from ccmproxy.config import json_schema, load_text
 from ccmproxy.config.reference import markdown
@@ -420,10 +419,8 @@ class MainTests(CommandTestCase):
         self.assertEqual(self.interrupted(BrokenPipeError()), 1)
 
     def test_demo(self) -> None:
-        module = types.ModuleType("ccmproxy.demo")
-        module.add_arguments = lambda parser: parser.add_argument("--speed", type=int)  # type: ignore[attr-defined]
-        module.run = lambda args: args.speed  # type: ignore[attr-defined]
-        self.patch(sys, "modules", {**sys.modules, "ccmproxy.demo": module})
+        self.patch(demo, "add_arguments", lambda parser: parser.add_argument("--speed", type=int))
+        self.patch(demo, "run", lambda args: args.speed)
         self.assertEqual(self.run_command("demo", "--speed", "5"), (5, "", ""))
 
     def test_demo_is_there(self) -> None:

@@ -1,24 +1,21 @@
-"""What is known of a request is fit to be a key and to stand in a log."""
+"""Facts of a request: what is not known is None, and nothing is assumed."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.facts import printable_key
+from ccmproxy.facts import RequestFacts
 
 
-class PrintableKeyTests(SynchronousTestCase):
-    """Short, visible ASCII."""
+class RequestFactsTests(SynchronousTestCase):
+    """The value itself."""
 
-    def test_keys(self) -> None:
-        for value, key in (
-            ("gpt-5.4", "gpt-5.4"),
-            ("", None),
-            (None, None),
-            ("a b", None),
-            ("a\n", None),
-            ("ä", None),
-            ("a" * 200, "a" * 200),
-            ("a" * 201, None),
-        ):
-            self.assertEqual(printable_key(value), key)
+    def test_nothing_is_assumed(self) -> None:
+        facts = RequestFacts()
+        self.assertEqual((facts.model, facts.session, facts.stream, facts.messages), (None, None, None, None))
+        self.assertEqual(facts.features, ())
+        self.assertFalse(facts.client_is_oauth)
+
+    def test_frozen(self) -> None:
+        with self.assertRaises(AttributeError):
+            RequestFacts().model = "other"  # type: ignore[misc]

@@ -41,9 +41,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "config": CORE | {"dialects"},
     "yamux": frozenset(),
     # parts
-    "direct_write": frozenset(),
-    "http": VALUES | {"direct_write"},
-    "net": VALUES | {"direct_write"},
+    "tcp": frozenset(),
+    "http": VALUES | {"tcp"},
+    "net": VALUES | {"tcp"},
     "credentials": VALUES | {"http", "net"},
     "proxy": VALUES | {"http"},
     "reverse": VALUES | {"http", "net", "yamux"},
@@ -245,7 +245,7 @@ class TableTests(SynchronousTestCase):
     """The table itself."""
 
     def test_rings_do_not_reach_outwards(self) -> None:
-        parts = {"direct_write", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
+        parts = {"tcp", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
         surfaces = {"routes", "status", "logs", "simulator", "testing"}
         rings = [PURE, parts, surfaces, {"service", "tap", "demo", "cli", ""}]
         self.assertEqual(set().union(*rings), MAY_IMPORT.keys())

@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.direct_write import direct_writer
 from ccmproxy.errors import (
     RequestNotSent,
     ResponseLost,
@@ -30,6 +29,7 @@ from ccmproxy.http.call import Call, ClientLimits
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
 from ccmproxy.http.upload import WHOLE_REQUEST, StreamTransport, Upload
 from ccmproxy.message import Headers, ResponseHead, list_items
+from ccmproxy.tcp import direct_writer
 
 #: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
 #: without a byte of response later than this many seconds, the upstream may well have been at work.

@@ -12,13 +12,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.direct_write import direct_writer
 from ccmproxy.errors import BodyMalformed, BodyTimeout, BodyTooLarge
 from ccmproxy.http.framing import FramingError, join_head
 from ccmproxy.http.request_body import BodyReader
 from ccmproxy.http.request_head import check_partial, parse_request_head
 from ccmproxy.http.server_request import ServerRequest
 from ccmproxy.message import Body
+from ccmproxy.tcp import direct_writer, set_socket_options
 
 if TYPE_CHECKING:
     from ccmproxy.http.server import HTTPServerFactory
@@ -129,11 +129,7 @@ class HTTPServerProtocol(Protocol):
         self.factory.connection_made(self)
         transport = self.transport
         if ITCPTransport.providedBy(transport):
-            try:
-                transport.setTcpNoDelay(True)
-                transport.setTcpKeepAlive(True)
-            except OSError:
-                pass  # the client is gone already, which connectionLost will say
+            set_socket_options(transport)
         self.send = direct_writer(transport)
         self._peer = transport.getPeer()
         transport.registerProducer(self, True)
@@ -299,6 +295,12 @@ class HTTPServerProtocol(Protocol):
             limits = self.factory.limits
             self.deadline = self._after(limits.head_timeout if self._buffer else limits.keepalive_timeout)
             self._dispatch()
+
+    def close_unfinished(self) -> None:
+        """Close behind what was written of a response that is not complete."""
+        self._request = None
+        self._forget_body()
+        self._close()
 
     def refuse(self, status: int, message: str) -> None:
         """Answer what never became a request, or cannot be answered otherwise, and close."""

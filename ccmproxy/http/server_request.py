@@ -177,11 +177,24 @@ class ServerRequest:
             self._end(_FINISHED)
             self._connection.response_finished(self._close)
 
-    def abort(self) -> None:
-        """Break the connection in a way that the client cannot take for the end of a response."""
-        if self._state < _FINISHED:
-            self._end(_OVER)
-            self._connection.abort()
+    def abort(self, *, reset: bool = False) -> None:
+        """Break the connection in a way that the client cannot take for the end of a response.
+
+        Where the framing tells that something is missing, what was written is still sent before; a reset would also
+        destroy what the client has received and not read yet. ``reset``: drop the connection all the same.
+        """
+        if self._state >= _FINISHED:
+            return
+        connection = self._connection
+        is_framed = self._state == _STREAMING and (self._left == _CHUNKED or self._left > 0)
+        unsent, self._unsent = self._unsent, b""
+        self._end(_OVER)
+        if is_framed and not reset and not connection.is_blocked:
+            if unsent:
+                connection.send(unsent)
+            connection.close_unfinished()
+        else:
+            connection.abort()
 
     def close_after_response(self) -> None:
         """Let this be the last request of its connection."""

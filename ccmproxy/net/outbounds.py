@@ -6,8 +6,7 @@ through :func:`agent`.
 
 from __future__ import annotations
 
-import socket
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
@@ -19,12 +18,7 @@ from zope.interface import implementer
 
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.net.tls import ClientTLS
-
-#: Seconds of silence after which the kernel asks whether the other end is still there, seconds between the questions,
-#: and how many unanswered ones end the connection (F35). NATs and load balancers forget after 60 to 350 seconds.
-KEEPALIVE_IDLE: Final = 30
-KEEPALIVE_INTERVAL: Final = 10
-KEEPALIVE_COUNT: Final = 6
+from ccmproxy.tcp import set_socket_options
 
 
 @implementer(IOutbound)
@@ -78,27 +72,6 @@ class KeepAliveEndpoint:
 def _set_options(protocol: IProtocol) -> IProtocol:
     set_socket_options(getattr(protocol, "transport", None))
     return protocol
-
-
-def set_socket_options(transport: Any) -> None:
-    """TCP_NODELAY, and keep-alive that notices a dead peer within two minutes, on a TCP transport.
-
-    What the system or the transport does not know is left out; a socket that is gone already is no error.
-    """
-    try:
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(True)
-        handle = transport.getHandle()
-        for names, value in (
-            (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), KEEPALIVE_IDLE),  # the second is macOS's name
-            (("TCP_KEEPINTVL",), KEEPALIVE_INTERVAL),
-            (("TCP_KEEPCNT",), KEEPALIVE_COUNT),
-        ):
-            option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
-            if option is not None:
-                handle.setsockopt(socket.IPPROTO_TCP, option, value)
-    except (OSError, AttributeError):
-        pass
 
 
 @implementer(IAgentEndpointFactory)

@@ -30,7 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.direct_write import direct_writer
+from ccmproxy.tcp import direct_writer
 
 KIB: Final = 1024
 

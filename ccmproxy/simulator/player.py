@@ -105,7 +105,7 @@ class Player:
                     self._unregister()
                     request.on_gone(None)
                     self._end("broken")
-                    request.abort()
+                    request.abort(reset=True)
                 case Raw(data):
                     self._past_http().send(data)
                 case Close():

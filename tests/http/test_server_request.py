@@ -178,9 +178,11 @@ class BrokenResponseTests(RequestTestCase):
             request.start_response(body)
             request.write(b"hello")
             self.flush()
+            request.write(b"!")
             request.abort()
             self.flush()
-            self.assertEqual(client.lost, ConnectionLost)
+            self.assertEqual(client.lost, ConnectionDone)
+            self.assertIn(b"!", client.received, "what was written comes before the end")
             with self.assertRaises(IncompleteRead):
                 client.answers("GET")
             request.write(b"more")
@@ -193,6 +195,24 @@ class BrokenResponseTests(RequestTestCase):
         request.start_response(head((b"Content-Length", b"9")))
         request.write(b"hello")
         request.finish()
+        self.flush()
+        self.assertEqual(client.lost, ConnectionDone)
+        with self.assertRaises(IncompleteRead):
+            client.answers("GET")
+
+    def test_reset(self) -> None:
+        """Where only a reset tells that something is missing, where nothing else would get through, and on demand."""
+        client, request = self.ask(OLD_GET)
+        request.start_response(head())
+        request.write(b"hello")
+        self.flush()
+        request.abort()
+        self.flush()
+        self.assertEqual(client.lost, ConnectionLost)
+        client, request = self.ask()
+        request.start_response(head())
+        request.write(b"hello")
+        request.abort(reset=True)
         self.flush()
         self.assertEqual(client.lost, ConnectionLost)
 

@@ -26,14 +26,11 @@ from ccmproxy.http.server import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import RequestHead, ResponseHead
 from ccmproxy.net.outbounds import (
-    KEEPALIVE_COUNT,
-    KEEPALIVE_IDLE,
-    KEEPALIVE_INTERVAL,
     DirectOutbound,
     OutboundEndpoints,
     agent,
-    set_socket_options,
 )
+from ccmproxy.tcp import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, set_socket_options
 from ccmproxy.testing.pump import KIB, MemoryNetwork
 from tests.http.upstream import Receiver
 from tests.net.certificates import make_authority

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from ccmproxy.direct_write import direct_writer
+from ccmproxy.tcp import direct_writer
 from ccmproxy.testing.pump import Pump
 
 
