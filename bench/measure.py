@@ -83,6 +83,11 @@ class Bench:
         with Child(arguments, self.cores.upstream, log, talks=True, nice=self.nice) as child:
             child.read_line(10)
             yield child, Target(port, self.certificates.ca if scenario.tls else None)
+            child.ask_to_end()
+            if leaked := json.loads(child.read_line(5))["unreplaced"]:
+                self.say(
+                    f"{scenario.name}: {leaked} requests reached the upstream with the client's own token"
+                )
 
     def _write_requests(self, scenario: Scenario) -> dict[str, Path]:
         """The files with the requests: to a proxy, and to the upstream directly (there with the upstream's token)."""
