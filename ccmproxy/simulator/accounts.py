@@ -41,7 +41,24 @@ class RefreshTokenReused(Exception):
     """The refresh token was redeemed before; the account has been logged out for it."""
 
 
-class SimulatedAccount:
+class _TurnCounter:
+    """Counts the turns of an account."""
+
+    counters: AccountCounters
+
+    def begin_turn(self) -> None:
+        """A request for a model's answer begins to be answered."""
+        counters = self.counters
+        counters.turns += 1
+        counters.concurrent += 1
+        counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
+
+    def end_turn(self) -> None:
+        """It is over, however it ended."""
+        self.counters.concurrent -= 1
+
+
+class SimulatedAccount(_TurnCounter):
     """One login: current tokens, earlier ones, windows by name, counters.
 
     ``access_tokens_overlap``: a refresh leaves earlier access tokens valid until they expire; by default it ends them,
@@ -189,15 +206,52 @@ class SimulatedAccount:
         for name in windows:
             self.windows[name].consume(units, now)
 
-    # Concurrency ----------------------------------------------------------------------------------------------
 
-    def begin_turn(self) -> None:
-        """A request for a model's answer begins to be answered."""
-        counters = self.counters
-        counters.turns += 1
-        counters.concurrent += 1
-        counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
+class SimulatedKey(_TurnCounter):
+    """A key of a commercial API: no windows, a number of requests per minute instead (spec 3.7).
 
-    def end_turn(self) -> None:
-        """It is over, however it ended."""
-        self.counters.concurrent -= 1
+    ``requests_per_minute`` refills all at once every minute, which is simpler than the real token buckets and shows
+    the same headers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        *,
+        rng: random.Random,
+        time: Callable[[], float],
+        requests_per_minute: int = 4000,
+    ) -> None:
+        self.name = name
+        self.key = key
+        self.counters = AccountCounters()
+        self.organization_uuid = f"{rng.getrandbits(32):08x}-0000-4000-8000-{rng.getrandbits(48):012x}"
+        self.requests_per_minute = requests_per_minute
+        self._time = time
+        self._remaining = requests_per_minute
+        self._refills_at = 0.0
+
+    def take_request(self) -> bool:
+        """Count one request; False if the minute's allowance is gone."""
+        self._refill()
+        if not self._remaining:
+            return False
+        self._remaining -= 1
+        return True
+
+    def exhaust(self) -> None:
+        """Use up the requests of this minute."""
+        self._refill()
+        self._remaining = 0
+
+    def allowance(self) -> tuple[int, float]:
+        """Requests left, and when they are refilled (Unix seconds)."""
+        self._refill()
+        return self._remaining, self._refills_at
+
+    def _refill(self) -> None:
+        now = self._time()
+        if now >= self._refills_at:
+            self._remaining = self.requests_per_minute
+            self._refills_at = now + 60.0

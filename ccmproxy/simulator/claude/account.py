@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW
-from ccmproxy.simulator.accounts import AccountCounters, SimulatedAccount
+from ccmproxy.simulator.accounts import SimulatedAccount, SimulatedKey
 from ccmproxy.simulator.windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
 
 #: Scopes of a login made with the official CLI (spec 3.2 point 5).
@@ -120,12 +120,8 @@ class ClaudeAccount(SimulatedAccount):
         return [name for name in self.windows if (word := MODEL_WINDOWS.get(name)) is None or word in model]
 
 
-class ApiKeyAccount:
-    """A key of the commercial API: no windows, a number of requests per minute instead (spec 3.7).
-
-    ``requests_per_minute`` refills all at once every minute, which is simpler than the real token bucket and shows the
-    same headers.
-    """
+class ApiKeyAccount(SimulatedKey):
+    """A key of the commercial API."""
 
     def __init__(
         self,
@@ -135,44 +131,5 @@ class ApiKeyAccount:
         time: Callable[[], float],
         requests_per_minute: int = 4000,
     ) -> None:
-        self.name = name
-        self.key = f"sk-ant-api03-{rng.randbytes(48).hex()}-AA"
-        self.counters = AccountCounters()
-        self.organization_uuid = f"{rng.getrandbits(32):08x}-0000-4000-8000-{rng.getrandbits(48):012x}"
-        self.requests_per_minute = requests_per_minute
-        self._time = time
-        self._remaining = requests_per_minute
-        self._refills_at = 0.0
-
-    def take_request(self) -> bool:
-        """Count one request; False if the minute's allowance is gone."""
-        self._refill()
-        if not self._remaining:
-            return False
-        self._remaining -= 1
-        return True
-
-    def exhaust(self) -> None:
-        """Use up the requests of this minute."""
-        self._refill()
-        self._remaining = 0
-
-    def allowance(self) -> tuple[int, float]:
-        """Requests left, and when they are refilled (Unix seconds)."""
-        self._refill()
-        return self._remaining, self._refills_at
-
-    def _refill(self) -> None:
-        now = self._time()
-        if now >= self._refills_at:
-            self._remaining = self.requests_per_minute
-            self._refills_at = now + 60.0
-
-    def begin_turn(self) -> None:
-        counters = self.counters
-        counters.turns += 1
-        counters.concurrent += 1
-        counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
-
-    def end_turn(self) -> None:
-        self.counters.concurrent -= 1
+        key = f"sk-ant-api03-{rng.randbytes(48).hex()}-AA"
+        super().__init__(name, key, rng=rng, time=time, requests_per_minute=requests_per_minute)

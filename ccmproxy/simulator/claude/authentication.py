@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount
-from ccmproxy.simulator.claude.errors import EXPIRED, NO_OAUTH_FEATURE, REVOKED, Refusals, Refused
+from ccmproxy.simulator.claude.errors import EXPIRED, NO_OAUTH_FEATURE, REVOKED, Refusals
 from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.replies import Refused
 
 #: The feature that a request with an access token must name in ``anthropic-beta``.
 OAUTH_FEATURE = b"oauth-2025-04-20"

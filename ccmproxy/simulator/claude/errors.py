@@ -8,27 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-import msgspec
-
 from ccmproxy.message import Headers, ResponseHead
 from ccmproxy.simulator.faults import Fault
+from ccmproxy.simulator.replies import json_reply, page_reply
 from ccmproxy.simulator.steps import Reply
-
-REASONS = {
-    200: b"OK",
-    307: b"Temporary Redirect",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    413: b"Request Entity Too Large",
-    429: b"Too Many Requests",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    529: b"Overloaded",
-}
 
 EXPIRED = "OAuth token has expired. Please obtain a new token or refresh your existing token."
 REVOKED = "OAuth token has been revoked. Please obtain a new token."
@@ -65,11 +48,6 @@ _TYPES = {
     529: "overloaded_error",
 }
 
-_PAGE = b"""<!DOCTYPE html>
-<html lang="en-US"><head><title>api.example.com | %d: %s</title></head>
-<body><h1>%s</h1><p>Error code %d</p></body></html>
-"""
-
 
 def request_id(rng: random.Random) -> str:
     """A fresh request id in the provider's form."""
@@ -83,23 +61,6 @@ def object_id(prefix: str, rng: random.Random) -> str:
 
 def _word(rng: random.Random, length: int) -> str:
     return "".join(rng.choices("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", k=length))
-
-
-def json_reply(
-    status: int, document: object, headers: Iterable[tuple[bytes, bytes]] = (), *, raw: bytes | None = None
-) -> Reply:
-    """A JSON answer; ``raw`` is sent instead of ``document`` where it is given."""
-    body = msgspec.json.encode(document) if raw is None else raw
-    head = ResponseHead(status, REASONS.get(status, b""), [(b"content-type", b"application/json"), *headers])
-    return Reply(head, [body])
-
-
-class Refused(Exception):
-    """The request is answered with ``reply`` and nothing else."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__()
-        self.reply = reply
 
 
 class Refusals:
@@ -142,9 +103,9 @@ class Refusals:
             case "exhausted":
                 return self.error(429, "rate_limit_error", RATE_LIMITED, [*limits, *headers], retry=True)
             case "bad_gateway":
-                return self._page(502, b"Bad gateway", headers)
+                return page_reply(502, b"Bad gateway", headers)
             case "html":
-                return self._page(200, b"Sign in to the network", headers)
+                return page_reply(200, b"Sign in to the network", headers)
             case "empty":
                 return json_reply(200, None, headers, raw=b"")
             case "hang":
@@ -172,11 +133,3 @@ class Refusals:
     def oauth_error(self, code: str, description: str) -> Reply:
         """A 400 of the token endpoint."""
         return json_reply(400, {"error": code, "error_description": description})
-
-    def _page(self, status: int, title: bytes, headers: Headers) -> Reply:
-        head = ResponseHead(
-            status,
-            REASONS[status],
-            [(b"content-type", b"text/html; charset=UTF-8"), (b"server", b"cloudflare"), *headers],
-        )
-        return Reply(head, [_PAGE % (status, title, title, status)])

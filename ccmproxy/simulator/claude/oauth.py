@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import parse_qsl
 
-import msgspec
-
-from ccmproxy.message import first_value
 from ccmproxy.simulator.accounts import RefreshTokenReused
 from ccmproxy.simulator.claude.account import ClaudeAccount
-from ccmproxy.simulator.claude.errors import Refusals, json_reply
-from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.claude.errors import Refusals
+from ccmproxy.simulator.replies import json_reply
 from ccmproxy.simulator.steps import Reply
 
 #: Client id of the official client (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
-
-
-def token_request(request: ReceivedRequest) -> dict[str, str]:
-    """The parameters of a token request, JSON or form; values that are not text are left out. Empty if unreadable."""
-    content_type = first_value(request.headers, b"content-type") or b""
-    if content_type.startswith(b"application/x-www-form-urlencoded"):
-        return dict(parse_qsl(request.body.decode("latin-1")))
-    try:
-        document = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    if not isinstance(document, dict):
-        return {}
-    return {key: value for key, value in document.items() if isinstance(value, str)}
 
 
 def refreshing_account(parameters: dict[str, str], accounts: Iterable[ClaudeAccount]) -> ClaudeAccount | None:
