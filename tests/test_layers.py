@@ -29,7 +29,7 @@ CORE = names(
     """
 )
 #: All of the pure ring.
-PURE = CORE | {"config", "dialects", "yamux"}
+PURE = CORE | {"config", "dialects", "websocket", "yamux"}
 #: What the parts may know of it: a dialect reaches them as an object that provides ``ccmproxy.interfaces``.
 VALUES = CORE | {"config"}
 
@@ -39,13 +39,14 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(CORE, CORE),
     "dialects": CORE,
     "config": CORE | {"dialects"},
+    "websocket": frozenset({"message"}),
     "yamux": frozenset(),
     # parts
     "tcp": frozenset(),
     "http": VALUES | {"tcp"},
     "net": VALUES | {"tcp"},
     "credentials": VALUES | {"http", "net"},
-    "proxy": VALUES | {"http"},
+    "proxy": VALUES | {"http", "websocket"},
     "reverse": VALUES | {"http", "net", "yamux"},
     "ledger": VALUES,
     "lag": frozenset(),

@@ -1,0 +1,363 @@
+"""Frames to messages and back, for one side of a connection (RFC 6455 sections 5 to 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ccmproxy.websocket.deflate import Corrupt, DeflateAgreement, Deflater, Inflater, TooMuch
+
+MIB: Final = 1024 * 1024
+#: The longest message (bytes, inflated) that is taken, unless told otherwise (spec 10).
+LONGEST_MESSAGE: Final = 64 * MIB
+
+# Opcodes.
+_CONTINUATION: Final = 0
+_TEXT: Final = 1
+_BINARY: Final = 2
+_CLOSE: Final = 8
+_PING: Final = 9
+_PONG: Final = 10
+
+# Close codes (section 7.4.1).
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
+NO_CODE: Final = 1005
+INVALID_DATA: Final = 1007
+TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
+SERVICE_RESTART: Final = 1012
+
+#: Longest payload of a control frame, and longest reason of a close (bytes).
+_LONGEST_CONTROL: Final = 125
+_LONGEST_REASON: Final = 123
+#: Sizes (bytes) of messages that are worth compressing: small ones gain nothing, large ones keep all others waiting.
+_WORTH_COMPRESSING: Final = range(128, MIB)
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol, or sent more than is taken. ``code``: what to close with; ``str()`` says why."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message; of text, checked UTF-8."""
+
+    data: bytes
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """To be answered with a pong of the same payload."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping, or a sign of life."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The peer closes. ``code`` is ``NO_CODE`` where it said none; ``reason`` is checked UTF-8. Nothing follows."""
+
+    code: int
+    reason: bytes
+
+
+Event = Message | Ping | Pong | Close
+
+
+def is_sendable(code: int) -> bool:
+    """Whether a close frame may carry this code (section 7.4)."""
+    return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
+
+
+class Connection:
+    """One side of an open connection.
+
+    ``receive`` takes what comes; ``next_event`` makes one event of it at a time, so that whoever cannot take more just
+    stops asking. The ``send_…`` methods give bytes for the transport. A client passes ``mask``, which gives four random
+    bytes; a server passes None. ``limit``: of a message, bytes inflated.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_deflater",
+        "_failed",
+        "_fin",
+        "_in_frame",
+        "_in_message",
+        "_inflater",
+        "_limit",
+        "_mask",
+        "_mask_at",
+        "_masking",
+        "_message",
+        "_message_compressed",
+        "_message_opcode",
+        "_message_packed",
+        "_position",
+        "_remaining",
+        "closed",
+    )
+
+    def __init__(
+        self,
+        mask: Callable[[], bytes] | None,
+        agreement: DeflateAgreement | None = None,
+        limit: int = LONGEST_MESSAGE,
+    ) -> None:
+        self._masking = mask
+        self._limit = limit
+        self._deflater = Deflater(agreement) if agreement is not None else None
+        self._inflater = Inflater(agreement) if agreement is not None else None
+        #: What has come, and how much of it is used up already.
+        self._buffer = bytearray()
+        self._position = 0
+        # Of the frame whose payload is coming. ``_mask``: its key, None where it has none; ``_mask_at``: how far
+        # into the payload we are.
+        self._in_frame = False
+        self._fin = False
+        self._remaining = 0
+        self._mask: bytes | None = None
+        self._mask_at = 0
+        # Of the message that is coming.
+        self._in_message = False
+        self._message = bytearray()
+        self._message_opcode = _TEXT
+        self._message_compressed = False
+        self._message_packed = 0
+        self._failed: ProtocolError | None = None
+        #: The peer has closed: nothing that comes behind its close frame counts.
+        self.closed = False
+
+    # Receiving ------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes that came. Nothing is looked at yet."""
+        if not self.closed and self._failed is None:
+            if self._position:
+                del self._buffer[: self._position]
+                self._position = 0
+            self._buffer += data
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that came and are not part of an event, or of a message in the making, yet."""
+        return len(self._buffer) - self._position
+
+    def next_event(self) -> Event | None:
+        """The next event, None where more must come first. Raises ProtocolError, then always the same one."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            while not self.closed:
+                if self._in_frame:
+                    if not self._take_payload():
+                        return None
+                    if self._fin:
+                        return self._finish_message()
+                elif (event := self._take_frame()) is not None:
+                    return event
+                elif not self._in_frame:
+                    return None
+        except ProtocolError as error:
+            self._failed = error
+            self._buffer.clear()
+            self._message.clear()
+            self._position = 0
+            raise
+        return None
+
+    def _take_frame(self) -> Event | None:
+        """Begin the next frame, if its header has come; a control frame is taken whole, and gives its event."""
+        buffer, at = self._buffer, self._position
+        available = len(buffer) - at
+        if available < 2:
+            return None
+        first, second = buffer[at], buffer[at + 1]
+        opcode = first & 0x0F
+        length = second & 0x7F
+        self._check(first, opcode, second)
+        if opcode >= _CLOSE:
+            end = at + (6 if second & 0x80 else 2) + length
+            if len(buffer) < end:
+                return None
+            payload = bytes(buffer[end - length : end])
+            if second & 0x80:
+                payload = _masked(payload, bytes(buffer[end - length - 4 : end - length]), 0)
+            self._position = end
+            return self._control(opcode, payload)
+        head = 2 + (2 if length == 126 else 8 if length == 127 else 0) + (4 if second & 0x80 else 0)
+        if available < head:
+            return None
+        if length >= 126:
+            size = 2 if length == 126 else 8
+            length = int.from_bytes(buffer[at + 2 : at + 2 + size], "big")
+            if length < (126 if size == 2 else 0x10000) or length >= 1 << 63:
+                raise ProtocolError(PROTOCOL_ERROR, "invalid length of a frame")
+        if opcode != _CONTINUATION:
+            self._in_message = True
+            self._message_opcode = opcode
+            self._message_compressed = bool(first & 0x40)
+            self._message_packed = 0
+        self._message_packed += length
+        # Compression may make a message a little longer (stored blocks), never much.
+        allowed = self._limit + (self._limit // 256 + 64 if self._message_compressed else 0)
+        if self._message_packed > allowed:
+            raise ProtocolError(TOO_BIG, "message too big")
+        self._fin = bool(first & 0x80)
+        self._mask = bytes(buffer[at + head - 4 : at + head]) if second & 0x80 else None
+        self._mask_at = 0
+        self._remaining = length
+        self._position = at + head
+        self._in_frame = True
+        return None
+
+    def _check(self, first: int, opcode: int, second: int) -> None:
+        """The first two bytes of a frame (section 5.2)."""
+        if first & 0x30 or (first & 0x40 and (self._inflater is None or opcode not in (_TEXT, _BINARY))):
+            raise ProtocolError(PROTOCOL_ERROR, "reserved bit set")
+        if opcode not in (_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG):
+            raise ProtocolError(PROTOCOL_ERROR, "unknown opcode")
+        if bool(second & 0x80) != (self._masking is None):
+            raise ProtocolError(PROTOCOL_ERROR, "frames of a client are masked, those of a server are not")
+        if opcode >= _CLOSE:
+            if not first & 0x80:
+                raise ProtocolError(PROTOCOL_ERROR, "fragmented control frame")
+            if second & 0x7F > _LONGEST_CONTROL:
+                raise ProtocolError(PROTOCOL_ERROR, "control frame too long")
+        elif (opcode == _CONTINUATION) != self._in_message:
+            raise ProtocolError(PROTOCOL_ERROR, "frame out of place in a fragmented message")
+
+    def _take_payload(self) -> bool:
+        """Add what has come of the frame to its message. Whether that completes the frame."""
+        piece_size = min(self._remaining, len(self._buffer) - self._position)
+        if piece_size:
+            end = self._position + piece_size
+            piece = bytes(self._buffer[self._position : end])
+            self._position = end
+            self._remaining -= piece_size
+            if self._mask is not None:
+                piece = _masked(piece, self._mask, self._mask_at)
+                self._mask_at = (self._mask_at + piece_size) & 3
+            if self._message_compressed:
+                piece = self._inflated(piece)
+            self._message += piece
+            if len(self._message) > self._limit:
+                raise ProtocolError(TOO_BIG, "message too big")
+        if self._remaining:
+            return False
+        self._in_frame = False
+        return True
+
+    def _inflated(self, piece: bytes | None) -> bytes:
+        """A piece of a compressed message; None: its end."""
+        inflater = self._inflater
+        assert inflater is not None
+        room = self._limit - len(self._message)
+        try:
+            return inflater.end(room) if piece is None else inflater.inflate(piece, room)
+        except TooMuch:
+            raise ProtocolError(TOO_BIG, "message too big") from None
+        except Corrupt:
+            raise ProtocolError(INVALID_DATA, "compressed message cannot be inflated") from None
+
+    def _finish_message(self) -> Message:
+        self._in_message = False
+        if self._message_compressed:
+            self._message += self._inflated(None)
+        data = bytes(self._message)
+        # Not cleared but replaced: the memory of a large one is given back.
+        self._message = bytearray()
+        is_text = self._message_opcode == _TEXT
+        if is_text and not _is_utf8(data):
+            raise ProtocolError(INVALID_DATA, "text that is not UTF-8")
+        return Message(data, is_text)
+
+    def _control(self, opcode: int, payload: bytes) -> Event:
+        if opcode == _PING:
+            return Ping(payload)
+        if opcode == _PONG:
+            return Pong(payload)
+        code, reason = NO_CODE, payload[2:]
+        if payload:
+            code = int.from_bytes(payload[:2], "big")
+            if len(payload) == 1 or not is_sendable(code):
+                raise ProtocolError(PROTOCOL_ERROR, "invalid close code")
+            if not _is_utf8(reason):
+                raise ProtocolError(INVALID_DATA, "reason of a close that is not UTF-8")
+        self.closed = True
+        self._buffer.clear()
+        self._position = 0
+        return Close(code, reason)
+
+    # Sending --------------------------------------------------------------------------------------------------
+
+    def send_message(self, data: bytes, is_text: bool) -> bytes:
+        """A message as one frame, compressed where that was agreed and is worth it."""
+        first = 0x80 | (_TEXT if is_text else _BINARY)
+        if self._deflater is not None and len(data) in _WORTH_COMPRESSING:
+            packed = self._deflater.compress(data)
+            if packed is not None:
+                return self._frame(first | 0x40, packed)
+        return self._frame(first, data)
+
+    def send_ping(self, payload: bytes = b"") -> bytes:
+        """A ping; at most 125 bytes of payload."""
+        return self._frame(0x80 | _PING, payload)
+
+    def send_pong(self, payload: bytes) -> bytes:
+        """The answer to a ping."""
+        return self._frame(0x80 | _PONG, payload)
+
+    def send_close(self, code: int = NO_CODE, reason: bytes = b"") -> bytes:
+        """A close. A code that no frame may carry is left out, with its reason; a long reason is cut."""
+        if not is_sendable(code):
+            return self._frame(0x80 | _CLOSE, b"")
+        cut = reason[:_LONGEST_REASON].decode("utf-8", "ignore").encode("utf-8")
+        return self._frame(0x80 | _CLOSE, code.to_bytes(2, "big") + cut)
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        length = len(payload)
+        mask_bit = 0x80 if self._masking is not None else 0
+        if length < 126:
+            head = bytes((first, mask_bit | length))
+        elif length < 0x10000:
+            head = bytes((first, mask_bit | 126)) + length.to_bytes(2, "big")
+        else:
+            head = bytes((first, mask_bit | 127)) + length.to_bytes(8, "big")
+        if self._masking is None:
+            return head + payload
+        key = self._masking()
+        return b"".join((head, key, _masked(payload, key, 0)))
+
+
+def _masked(data: bytes, key: bytes, at: int) -> bytes:
+    """``data`` with the mask put on, or taken off (section 5.3); ``at``: how far into the payload it begins."""
+    size = len(data)
+    key = key[at:] + key[:at]
+    stretched = (key * (size // 4 + 1))[:size]
+    # One operation on two large numbers: a loop over bytes would be a hundred times slower.
+    return (int.from_bytes(data, "little") ^ int.from_bytes(stretched, "little")).to_bytes(size, "little")
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
