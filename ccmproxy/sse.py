@@ -143,6 +143,8 @@ class EventScanner:
         if not self._idle:
             position = self._finish_pending(data, find, events)
         # From here on ``position`` is at the start of an event, unless the data is used up.
+        if find is _find_lf_lf:
+            position = self._skip_unwanted(data, position)
         at_end = len(data)
         while position < at_end:
             if data[position] in b"\r\n":
@@ -159,6 +161,19 @@ class EventScanner:
                 self._complete(data[position:start], events)
             position = end
         return events
+
+    def _skip_unwanted(self, data: bytes, position: int) -> int:
+        """The position after the last whole event if none of those up to there can be wanted, else ``position``.
+
+        A burst arrives as many events in one piece that ends within one: they are looked through once, not one by one.
+        """
+        last = data.rfind(b"\n\n", position)
+        if self._markers is None or last < 0 or last - position > self._max_event:
+            return position
+        for marker in self._markers:
+            if data.find(marker, position, last) >= 0:
+                return position
+        return last + 2
 
     def _may_be_wanted(self, data: bytes) -> bool:
         if self._markers is None:

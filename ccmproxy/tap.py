@@ -16,6 +16,7 @@ from twisted.python.usage import Options as _Options
 from ccmproxy.config import Config, ConfigurationError, default_config, load
 from ccmproxy.logs import daemon_observer
 from ccmproxy.service import ProxyService, Surroundings
+from ccmproxy.tuning import tune_process
 
 
 class Options(_Options):
@@ -107,6 +108,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: TID251  # here, and nowhere else, the process has chosen it
 
     surroundings = Surroundings.of_reactor(reactor, SystemRandom())
+    process: Any = reactor
+    process.callWhenRunning(tune_process)
     path = options["config"]
     try:
         return Daemon(
