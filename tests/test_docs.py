@@ -38,6 +38,13 @@ class DocumentationTests(SynchronousTestCase):
                 if "://" not in target:
                     self.assertTrue((page.parent / target).exists(), f"{page.name} links to {target}")
 
+    def test_files_exist(self) -> None:
+        for page in PAGES:
+            for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+                self.assertTrue(
+                    (ROOT / PACKAGE / name).exists() or (ROOT / name).exists(), f"{page.name}: {name}"
+                )
+
     def test_no_secrets(self) -> None:
         for path in TEXTS:
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
