@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.errors import UpstreamError
+from ccmproxy.http.upgrade import SwitchedConnection
 from ccmproxy.message import ResponseHead
 
 KIB: Final = 1024
@@ -87,6 +88,7 @@ class Call:
         "head",
         "last",
         "method",
+        "on_switch",
         "over",
         "paused",
         "receiver",
@@ -108,6 +110,8 @@ class Call:
         self.over = False
         #: While ``response_started`` runs: bytes of the body, or its end, follow before it is the reactor's turn again.
         self.data_follows = False
+        #: Gets the connection if the upstream switches protocols; None where that was not asked for.
+        self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
         #: Undoes what is going on while there is no connection yet.
         self.abandon: Callable[[Call], None] | None = None
 

@@ -6,7 +6,7 @@ connections (F27, F41, F43). :mod:`.client_protocol` speaks HTTP/1.1 on each of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -25,7 +25,8 @@ from ccmproxy.errors import RequestNotSent
 from ccmproxy.http.call import Call, ClientLimits, ResponseReceiver
 from ccmproxy.http.client_protocol import HTTPClientProtocol, is_persistent
 from ccmproxy.http.framing import FramingError, body_length, join_head
-from ccmproxy.message import RequestHead
+from ccmproxy.http.upgrade import SwitchedConnection
+from ccmproxy.message import RequestHead, ResponseHead
 
 __all__ = ["Call", "ClientLimits", "ConnectionPool", "HTTPClientProtocol", "ResponseReceiver"]
 
@@ -114,6 +115,21 @@ class ConnectionPool:
             self._connect(call)
         return call
 
+    def upgrade(
+        self,
+        head: RequestHead,
+        receiver: ResponseReceiver,
+        on_switch: Callable[[ResponseHead, SwitchedConnection], None],
+    ) -> Call:
+        """Ask the upstream to switch protocols; ``head`` says so in its Connection and Upgrade fields.
+
+        ``on_switch`` gets the head of a 101 and the connection, which leaves the pool; any other answer, and every
+        failure, is told to ``receiver`` as by :meth:`send`, with the same time-outs. Raises FramingError.
+        """
+        call = self.send(head, (), receiver)
+        call.on_switch = on_switch
+        return call
+
     def close(self) -> None:
         """Close the idle connections now, the busy ones after their response; keep none from now on.
 
@@ -184,6 +200,11 @@ class ConnectionPool:
         self._idle.pop(connection, None)
         self._closing[connection] = self._clock.seconds() + _CLOSE_TIMEOUT
         self._tick_on()
+
+    def connection_switched(self, connection: HTTPClientProtocol) -> None:
+        """It is not ours any more."""
+        self._busy.discard(connection)
+        self._stop_ticking_if_empty()
 
     def connection_lost(self, connection: HTTPClientProtocol) -> None:
         """It is gone."""

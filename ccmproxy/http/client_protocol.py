@@ -27,6 +27,7 @@ from ccmproxy.errors import (
 )
 from ccmproxy.http.call import Call, ClientLimits
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
+from ccmproxy.http.upgrade import SwitchedConnection
 from ccmproxy.http.upload import WHOLE_REQUEST, StreamTransport, Upload
 from ccmproxy.message import Headers, ResponseHead, list_items
 from ccmproxy.tcp import direct_writer
@@ -52,6 +53,7 @@ _HEAD: Final = 1
 _CHUNKED: Final = 2
 _SIZED: Final = 3
 _UNTIL_CLOSE: Final = 4
+_SWITCHED: Final = 5
 
 _log = Logger()
 
@@ -69,6 +71,9 @@ class ConnectionOwner(typing.Protocol):
 
     def connection_closing(self, connection: HTTPClientProtocol) -> None:
         """The connection takes no more requests, and will be lost soon."""
+
+    def connection_switched(self, connection: HTTPClientProtocol) -> None:
+        """The connection speaks another protocol from now on, and has another owner."""
 
     def connection_lost(self, connection: HTTPClientProtocol) -> None:
         """The connection is gone."""
@@ -106,6 +111,7 @@ class HTTPClientProtocol:
         "_send",
         "_sent",
         "_started",
+        "_switched",
         "_upload",
         "_used",
         "transport",
@@ -118,6 +124,7 @@ class HTTPClientProtocol:
         self._mode = _IDLE
         self._parser: HttpResponseParser | None = None
         self._upload: Upload | None = None
+        self._switched: SwitchedConnection | None = None
         self._used = False
         self._closing = False
 
@@ -143,6 +150,8 @@ class HTTPClientProtocol:
         elif mode == _UNTIL_CLOSE:
             self._heard = True
             self._deliver(data)
+        elif self._switched is not None:
+            self._switched.data_received(data)
         elif not self._closing:
             # Nobody asked: an answer to nothing, or more than the last length said. What comes next on this
             # connection could be taken for the answer to another request.
@@ -153,6 +162,8 @@ class HTTPClientProtocol:
         call = self._call
         if call is None:
             self._closing = True
+            if self._switched is not None:
+                self._switched.connection_lost(reason)
             return
         if self._mode == _UNTIL_CLOSE and reason.check(ConnectionDone):
             self._closing = True
@@ -307,7 +318,10 @@ class HTTPClientProtocol:
             if status >= 200:
                 break
             if status == 101:
-                self._fail(UpstreamProtocolError("the upstream switched protocols unasked"))
+                if call.on_switch is None:
+                    self._fail(UpstreamProtocolError("the upstream switched protocols unasked"))
+                else:
+                    self._switch(ResponseHead(status, match[3] or b"", headers), data)
                 return
             if not data:
                 return
@@ -349,6 +363,21 @@ class HTTPClientProtocol:
             self._end()
         elif data:
             self.dataReceived(data)
+
+    def _switch(self, head: ResponseHead, early: bytes) -> None:
+        """HTTP is over here: whoever asked for another protocol gets the connection."""
+        call = self._call
+        assert call is not None and call.on_switch is not None
+        self._detach()
+        call.over = True
+        self._mode = _SWITCHED
+        self._switched = switched = SwitchedConnection(self.transport, early)
+        self._owner.connection_switched(self)
+        try:
+            call.on_switch(head, switched)
+        except Exception:
+            _log.failure("whoever asked for another protocol raised when given it")
+            switched.abort()
 
     def _receive_sized(self, data: bytes) -> None:
         extra = len(data) - self._remaining
