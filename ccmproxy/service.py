@@ -214,7 +214,7 @@ class MultiplexerService:
             plan_weight=credential.plan_weight,
             watcher=self._watcher,
             watched_path=path,
-            lock_path=lock_path(os.path.dirname(path)) if path is not None else None,
+            lock_path=lock_path(os.path.dirname(path)) if path and dialect.has_client_lock else None,
             now=surroundings.now,
         )
 
@@ -222,8 +222,12 @@ class MultiplexerService:
         file = FileStore(path)
         if not (self._surroundings.use_keychain and credential.is_default_path and dialect.keychain_service):
             return file
-        directory = self._surroundings.environ.get("CLAUDE_CONFIG_DIR")
-        name = service_name(dialect.keychain_service, directory, str(Path.home() / ".claude"))
+        home = str(Path.home())
+        used, usual = (
+            os.path.dirname(dialect.account.default_path(environ, home))
+            for environ in (self._surroundings.environ, {})
+        )
+        name = service_name(dialect.keychain_service, used, usual)
         return FirstOf(KeyringStore(name, getuser()), file)
 
     # Life -------------------------------------------------------------------------------------------------------

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from getpass import getuser
 from typing import Any
 
+import keyring
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -12,9 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.config import Config, UpstreamConfig, load_text
+from ccmproxy.credentials.keychain import service_name
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.service import ListenFailed, ProxyService
 from tests.conversation import CONFIGURATION, PROXY, TOKEN, UPSTREAM, World
+from tests.credentials.test_keychain import MemoryKeyring
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
 
 
@@ -518,3 +523,45 @@ class OutboundTests(SynchronousTestCase):
         for address, connections in made.items():
             self.assertGreater(len(connections), 0, address)
             self.assertEqual(len(connections), len(world.network.listeners[address].connections), address)
+
+
+class KeychainTests(SynchronousTestCase):
+    """macOS without an explicit path: the login is in the keychain first (spec 3.1)."""
+
+    def test_served_and_refreshed_from_the_keychain(self) -> None:
+        previous = keyring.get_keyring()
+        self.addCleanup(keyring.set_keyring, previous)
+        keychain = MemoryKeyring()
+        keyring.set_keyring(keychain)
+        world = World(self, start=False, with_file=False)
+        directory = self.mktemp()
+        os.mkdir(directory)
+        environ = {"CLAUDE_CONFIG_DIR": os.path.abspath(directory)}
+        item = (
+            service_name("Claude Code-credentials", environ["CLAUDE_CONFIG_DIR"], "/home/.claude"),
+            getuser(),
+        )
+        keychain.items[item] = world.login.credentials_document().decode()
+        text = CONFIGURATION.replace("    credential_path: {path}\n", "")
+        config = load_text(text.format(token=TOKEN, more=""), "test.yaml", environ=environ)
+        surroundings = replace(world.surroundings, environ=environ, use_keychain=True)
+        world.service = ProxyService(config, surroundings)
+        world.start()
+        self.assertEqual(world.answer().status, 200)
+        # A refused token: the refreshed login goes back to where it came from.
+        world.login.expire_access_token()
+        self.assertEqual(world.answer().status, 200)
+        self.assertEqual(world.login.counters.refreshes, 1)
+        self.assertTrue(world.login.access_token in keychain.items[item], "the keychain holds the new login")
+        self.assertEqual(os.listdir(directory), [])
+
+    def test_an_explicit_path_is_that_file(self) -> None:
+        previous = keyring.get_keyring()
+        self.addCleanup(keyring.set_keyring, previous)
+        keychain = MemoryKeyring()
+        keychain.locked = True
+        keyring.set_keyring(keychain)
+        world = World(self, start=False)
+        world.service = ProxyService(world.service.config, replace(world.surroundings, use_keychain=True))
+        world.start()
+        self.assertEqual(world.answer().status, 200)
