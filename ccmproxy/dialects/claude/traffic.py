@@ -24,13 +24,8 @@ from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items, lower_names
 from ccmproxy.oauth import ApiKey, Authorization
-from ccmproxy.retry import AnswerKind, Verdict
+from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.retry_after import retry_after
-
-#: Until when a used-up account is left alone if the answer names no time (spec 4.6; seconds).
-DEFAULT_BLOCK = 300.0
-#: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).
-BURST_BLOCK = 60.0
 
 _OAUTH_BETA = OAUTH_BETA.encode()
 _FAST_MODE = "fast-mode"

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.availability import Availability
-from ccmproxy.dialects.claude.traffic import BURST_BLOCK, DEFAULT_BLOCK, ClaudeTraffic
+from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.facts import RequestFacts
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.oauth import ApiKey, OAuthToken
-from ccmproxy.retry import AnswerKind, Verdict
+from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 
 TRAFFIC = ClaudeTraffic()
 NOW = 1_795_000_000.0

@@ -1,0 +1,35 @@
+"""The Codex dialect: Codex CLI and the OpenAI API (``ocm`` services)."""
+
+from __future__ import annotations
+
+from ccmproxy._version import __version__
+from ccmproxy.dialect import Dialect
+from ccmproxy.dialects.codex.account import CodexAccountFormat
+from ccmproxy.dialects.codex.metering import CodexMetering
+from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
+from ccmproxy.oauth import UpstreamURLs
+
+__all__ = ["CODEX"]
+
+CODEX = Dialect(
+    service_type="ocm",
+    product="OCM",
+    path_prefix=b"/ocm/v1/",
+    urls=UpstreamURLs(
+        api_url="https://chatgpt.com/backend-api/codex",
+        key_api_url="https://api.openai.com",
+        token_url="https://auth.openai.com/oauth/token",
+        usage_url="https://chatgpt.com/backend-api/wham/usage",
+        profile_url="",
+        user_agent=f"ccmproxy/{__version__}",
+    ),
+    keychain_service="",
+    # Not the comment line that F16 has in mind: the client's idle timer goes on through comments, and only an event
+    # with data resets it; it skips one of a type that it does not know (observed).
+    keep_alive=b'data: {"type":"keepalive"}\n\n',
+    probes=((b"GET", b"/"), (b"HEAD", b"/")),
+    traffic=CodexTraffic(),
+    metering=CodexMetering(),
+    account=CodexAccountFormat(),
+    bound_header=TURN_STATE,
+)

@@ -1,0 +1,282 @@
+"""Codex's accounts: the official CLI's ``auth.json``, token refresh, usage (spec 3)."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from zope.interface import implementer
+
+from ccmproxy.dialects.codex.windows import (
+    LONGEST_NAME,
+    OWN_LIMIT,
+    Limit,
+    json_credits,
+    json_window,
+    limit_id,
+    limits_update,
+)
+from ccmproxy.dialects.logins import (
+    DECODE_ERRORS,
+    REFRESH_MARGIN,
+    dump_document,
+    error_code,
+    is_header_safe,
+    load_document,
+    load_for_merge,
+    number,
+    refresh_post,
+    refuse_if_rate_limited,
+    text,
+    token_rejected,
+)
+from ccmproxy.interfaces import IAccountFormat
+from ccmproxy.limits import LATEST_TIME, SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate
+from ccmproxy.oauth import (
+    AnswerMalformed,
+    ApiKey,
+    ControlRequest,
+    CredentialFileError,
+    OAuthToken,
+    RefreshRefused,
+    UpstreamURLs,
+)
+
+#: The public client id of the official CLI: the login in the file was issued to it (spec 2).
+CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
+#: Where a token does not tell its expiry, it is refreshed when the last refresh is so old (seconds).
+REFRESH_INTERVAL = 8 * 86400.0
+#: Refusals that mean that this refresh token will never be accepted again (spec 3.3).
+PERMANENT = frozenset(
+    {"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated", "invalid_grant"}
+)
+#: The claim of its tokens in which the provider tells of the account.
+CLAIM = "https://api.openai.com/auth"
+
+_WEIGHTS = {"pro": 10.0, "prolite": 5.0}
+
+
+@implementer(IAccountFormat)
+class CodexAccountFormat:
+    """Account facet of the Codex dialect. Stateless."""
+
+    def parse(self, document: bytes) -> OAuthToken | ApiKey:
+        """Read the official CLI's ``auth.json`` (spec 3.1): a key where it is in API-key mode, else its tokens.
+
+        ``auth_mode`` decides where it is there; older files are in API-key mode if they hold a key.
+        """
+        loaded = load_document(document)
+        mode, key = text(loaded.get("auth_mode")), text(loaded.get("OPENAI_API_KEY"))
+        if mode == "apikey" or (mode is None and key is not None):
+            if key is None:
+                raise CredentialFileError("OPENAI_API_KEY field not found")
+            if not is_header_safe(key):
+                raise CredentialFileError("OPENAI_API_KEY holds characters that no key has")
+            return ApiKey(key)
+        tokens = loaded.get("tokens")
+        if tokens is None:
+            raise CredentialFileError("tokens field not found")
+        if not isinstance(tokens, dict):
+            raise CredentialFileError("tokens is not a JSON object")
+        access_token = text(tokens.get("access_token"))
+        if access_token is None:
+            raise CredentialFileError("tokens holds no access_token")
+        if not is_header_safe(access_token):
+            raise CredentialFileError("tokens.access_token holds characters that no token has")
+        return _with_claims(
+            OAuthToken(
+                access_token=access_token,
+                refresh_token=text(tokens.get("refresh_token")),
+                account_id=_safe(tokens.get("account_id")),
+                id_token=text(tokens.get("id_token")),
+                last_refresh=_rfc3339(loaded.get("last_refresh")),
+            )
+        )
+
+    def merge(self, document: bytes, token: OAuthToken) -> bytes:
+        """Put ``token`` into the document; other keys, also those within ``tokens``, survive."""
+        loaded = load_for_merge(document) or {"OPENAI_API_KEY": None}
+        tokens = loaded.get("tokens")
+        tokens = dict(tokens) if isinstance(tokens, dict) else {}
+        said = {
+            "id_token": token.id_token,
+            "access_token": token.access_token,
+            "refresh_token": token.refresh_token,
+            "account_id": token.account_id,
+        }
+        # The CLI cannot read a null in their place.
+        tokens.update({name: value for name, value in said.items() if value is not None})
+        loaded["tokens"] = tokens
+        if token.last_refresh is not None:
+            moment = datetime.fromtimestamp(token.last_refresh, UTC)
+            loaded["last_refresh"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return dump_document(loaded)
+
+    def can_refresh(self, token: OAuthToken) -> bool:
+        """A refresh needs a refresh token."""
+        return token.refresh_token is not None
+
+    def refresh_due(self, token: OAuthToken, now: float) -> bool:
+        """Spec 3.3: 300 s before the access token expires; if it does not tell, 8 days after the last refresh."""
+        if not self.can_refresh(token):
+            return False
+        if token.expires_at is not None:
+            return now >= token.expires_at - REFRESH_MARGIN
+        return token.last_refresh is None or now - token.last_refresh >= REFRESH_INTERVAL
+
+    def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
+        """POST to the token URL (spec 3.3)."""
+        body = {
+            "client_id": CLIENT_ID,
+            "grant_type": "refresh_token",
+            "refresh_token": token.refresh_token,
+        }
+        return refresh_post(body, urls)
+
+    def refresh_answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
+    ) -> OAuthToken:
+        """The new login: each token that the answer has replaces the known one."""
+        refuse_if_rate_limited(status, headers, now)
+        if status != 200:
+            permanent = status == 401 or error_code(body) in PERMANENT
+            raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
+        try:
+            answer = msgspec.json.decode(body, type=_RefreshAnswer)
+        except DECODE_ERRORS:
+            raise RefreshRefused("token endpoint answered something that is not a token") from None
+        if not (answer.access_token or answer.refresh_token or answer.id_token):
+            raise RefreshRefused("token endpoint answered without any token")
+        if answer.access_token and not is_header_safe(answer.access_token):
+            raise RefreshRefused("token endpoint answered an access token that cannot be one")
+        return _with_claims(
+            replace(
+                token,
+                access_token=answer.access_token or token.access_token,
+                refresh_token=answer.refresh_token or token.refresh_token,
+                id_token=answer.id_token or token.id_token,
+                last_refresh=now,
+            )
+        )
+
+    def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
+        """GET the usage of all windows (spec 3.5)."""
+        headers = [
+            ("Authorization", f"Bearer {token.access_token}"),
+            ("Accept", "application/json"),
+            ("User-Agent", urls.user_agent),
+        ]
+        if token.account_id is not None:
+            headers.append(("ChatGPT-Account-Id", token.account_id))
+        return ControlRequest("GET", urls.usage_url, tuple(headers))
+
+    def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
+        """``{rate_limit: {primary_window, secondary_window}, additional_rate_limits, credits}``; most may be null."""
+        try:
+            answer = msgspec.json.decode(body)
+        except DECODE_ERRORS:
+            raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
+        if not isinstance(answer, dict):
+            raise AnswerMalformed("usage endpoint answered no JSON object")
+        if "rate_limit" not in answer:
+            raise AnswerMalformed("usage endpoint answered without rate_limit")
+        limits = {}
+        additional = answer.get("additional_rate_limits")
+        for said in additional if isinstance(additional, list) else ():
+            if isinstance(said, dict):
+                name = text(said.get("limit_name")) or ""
+                key = limit_id(said.get("metered_feature")) or limit_id(name)
+                limit = _usage_limit(name[:LONGEST_NAME], said.get("rate_limit"), now)
+                if key is not None and limit.windows:
+                    limits[key] = limit
+        limits[OWN_LIMIT] = _usage_limit("", answer["rate_limit"], now)
+        return limits_update(limits, OWN_LIMIT, json_credits(answer.get("credits")))
+
+    def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        """None: the login's own tokens tell the plan."""
+        return None
+
+    def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
+        """Nothing to learn: no profile is asked for."""
+        return token
+
+    def plan_weight(self, token: OAuthToken | ApiKey) -> float:
+        """How big the plan is, in units of a Plus plan (spec 5.2)."""
+        return 1.0 if isinstance(token, ApiKey) else _WEIGHTS.get(token.plan or "", 1.0)
+
+    def token_rejected(self, status: int, body: bytes) -> bool:
+        """401, or a 403 that names the revocation (spec 3.4)."""
+        return token_rejected(status, body)
+
+    def default_path(self, environ: Mapping[str, str], home: str) -> str:
+        """``$CODEX_HOME/auth.json``, else ``~/.codex/auth.json``."""
+        directory = environ.get("CODEX_HOME") or f"{home}/.codex"
+        return f"{directory.rstrip('/')}/auth.json"
+
+
+class _RefreshAnswer(msgspec.Struct):
+    id_token: str | None = None
+    access_token: str | None = None
+    refresh_token: str | None = None
+
+
+def claims(token: str | None) -> dict[str, Any]:
+    """The claims of a JWT (RFC 7519 section 3), unverified: it is the account's own. Empty if it is none."""
+    parts = token.split(".") if token else []
+    if len(parts) != 3:
+        return {}
+    try:
+        payload = urlsafe_b64decode(parts[1].encode("ascii") + b"=" * (-len(parts[1]) % 4))
+        found = msgspec.json.decode(payload)
+    except (*DECODE_ERRORS, UnicodeEncodeError, binascii.Error, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _with_claims(token: OAuthToken) -> OAuthToken:
+    """``token`` with what its JWTs tell: expiry, plan, account."""
+    access, identity = claims(token.access_token), claims(token.id_token)
+    expires_at = number(access.get("exp"))
+    account: dict[str, Any] = {}
+    for said in (access.get(CLAIM), identity.get(CLAIM)):  # the id token knows better where both tell
+        if isinstance(said, dict):
+            account.update({name: value for name, value in said.items() if text(value)})
+    return replace(
+        token,
+        expires_at=expires_at if expires_at is not None and 0 < expires_at <= LATEST_TIME else None,
+        plan=text(account.get("chatgpt_plan_type")),
+        account_id=token.account_id or _safe(account.get("chatgpt_account_id")),
+    )
+
+
+def _safe(value: object) -> str | None:
+    """An account id goes into a header line."""
+    found = text(value)
+    return found if found is not None and is_header_safe(found) else None
+
+
+def _rfc3339(value: object) -> float | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        # Without an offset the text would be read in the machine's own zone.
+        return moment.timestamp() if moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _usage_limit(name: str, value: object, now: float) -> Limit:
+    if not isinstance(value, dict):
+        return Limit(name)
+    windows = []
+    for place, by_position in (("primary_window", SHORT_WINDOW), ("secondary_window", WEEKLY_WINDOW)):
+        said = value.get(place)
+        length = said.get("limit_window_seconds") if isinstance(said, dict) else None
+        windows.append(json_window(said, length, by_position, now))
+    return Limit(name, *windows)

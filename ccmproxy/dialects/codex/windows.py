@@ -1,0 +1,208 @@
+"""Codex's rate-limit windows in all the forms in which the upstream tells them: headers, events, the usage endpoint.
+
+An account has limits with ids; the one called ``codex`` is the account's own, each other is of a model or feature. A
+limit has two windows, primary and secondary, of any length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ccmproxy.dialects.logins import number, text
+from ccmproxy.facts import printable_key
+from ccmproxy.limits import (
+    EMPTY,
+    MOST_MODELS,
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    Credits,
+    LimitsUpdate,
+    NamedLimit,
+    Window,
+    make_window,
+    parse_unix_time,
+)
+from ccmproxy.message import Headers, first_value, lower_names
+
+#: Id of the account's own limit.
+OWN_LIMIT = "codex"
+ACTIVE_LIMIT = b"x-codex-active-limit"
+CREDITS = b"x-codex-credits-"
+#: A window that is longer is not the short one (seconds).
+LONGEST_SHORT = 86400.0
+#: A limit's name is a model's or a feature's: longer ones are cut (characters).
+LONGEST_NAME = 100
+
+_FIELD = re.compile(
+    r"x-([a-z0-9_-]{1,80}?)-(primary|secondary)-(used-percent|window-minutes|reset-at|reset-after-seconds)"
+)
+_NAME = re.compile(r"x-([a-z0-9_-]{1,80})-limit-name")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit as an answer told it. ``name`` empty where it has none of its own."""
+
+    name: str = ""
+    primary: Window | None = None
+    secondary: Window | None = None
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Those that were told."""
+        return tuple(window for window in (self.primary, self.secondary) if window is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderLimits:
+    """The limits in an answer's header fields, by id. ``active``: the one that the answer names, or ``codex``.
+
+    ``active_name``: the name of its own that it has, if so; then it is of a model or feature.
+    """
+
+    limits: Mapping[str, Limit]
+    active: str = OWN_LIMIT
+    active_name: str = ""
+
+    @property
+    def own(self) -> str:
+        """Id of the limit that is the account's own.
+
+        An answer that does not tell of ``codex``, but names another limit that has no name of its own, means that one.
+        """
+        if OWN_LIMIT in self.limits or self.active not in self.limits or self.active_name:
+            return OWN_LIMIT
+        return self.active
+
+
+def read_headers(headers: Headers, now: float) -> HeaderLimits:
+    """All limits that the answer mentions (spec 4.7); anything malformed is as if it were not there."""
+    fields: dict[str, dict[str, str]] = {}
+    names: dict[str, str] = {}
+    for pair, lower in zip(headers, lower_names(headers), strict=True):
+        if not lower.startswith(b"x-"):
+            continue
+        name = lower.decode("latin-1")
+        value = pair[1].decode("latin-1").strip()
+        if match := _FIELD.fullmatch(name):
+            fields.setdefault(_id(match[1]), {})[f"{match[2]}-{match[3]}"] = value
+        elif match := _NAME.fullmatch(name):
+            names[_id(match[1])] = value[:LONGEST_NAME]
+    limits = {
+        key: Limit(
+            names.get(key, ""),
+            _header_window(said, "primary", SHORT_WINDOW, now),
+            _header_window(said, "secondary", WEEKLY_WINDOW, now),
+        )
+        for key, said in fields.items()
+    }
+    active = first_value(headers, ACTIVE_LIMIT)
+    named = printable_key(active.decode("latin-1").strip()) if active is not None else None
+    key = _id(named) if named else OWN_LIMIT
+    return HeaderLimits(
+        {each: limit for each, limit in limits.items() if limit.windows},
+        key,
+        names.get(key, "") if key != OWN_LIMIT else "",
+    )
+
+
+def read_credits(headers: Headers) -> Credits | None:
+    """The credits in an answer's header fields; None where it says nothing of them."""
+    said = {
+        name[len(CREDITS) :]: pair[1].strip().lower()
+        for pair, name in zip(headers, lower_names(headers), strict=True)
+        if name.startswith(CREDITS)
+    }
+    flags = {b"true": True, b"1": True, b"false": False, b"0": False}
+    has_credits, unlimited = (flags.get(said.get(key, b"")) for key in (b"has-credits", b"unlimited"))
+    if has_credits is None or unlimited is None:
+        return None
+    return Credits(has_credits, unlimited, said.get(b"balance", b"").decode("latin-1")[:LONGEST_NAME])
+
+
+def json_window(value: object, length: object, by_position: float, now: float) -> Window | None:
+    """A window told in JSON: ``used_percent``, ``reset_at`` (Unix seconds) or ``reset_after_seconds``.
+
+    ``length``: its own, in seconds; ``by_position``: what windows in its place usually have.
+    """
+    if not isinstance(value, dict):
+        return None
+    resets_at = number(value.get("reset_at")) or 0.0
+    after = number(value.get("reset_after_seconds")) or 0.0
+    if resets_at <= 0 < after:
+        resets_at = now + after
+    return _window(number(value.get("used_percent")), resets_at, number(length), by_position)
+
+
+def json_credits(value: object) -> Credits | None:
+    """Credits told in JSON: ``has_credits``, ``unlimited``, ``balance``."""
+    if not isinstance(value, dict):
+        return None
+    has_credits, unlimited = value.get("has_credits"), value.get("unlimited")
+    if not isinstance(has_credits, bool) or not isinstance(unlimited, bool):
+        return None
+    return Credits(has_credits, unlimited, (text(value.get("balance")) or "")[:LONGEST_NAME])
+
+
+def limits_update(limits: Mapping[str, Limit], own: str, credits: Credits | None) -> LimitsUpdate:
+    """What was told, as the state of a credential takes it in; ``own``: id of the account's own limit."""
+    short, weekly = place(limits[own]) if own in limits else (None, None)
+    named: dict[str, NamedLimit] = {}
+    for key, limit in limits.items():
+        if key != own and len(named) < MOST_MODELS:
+            its_short, its_weekly = place(limit)
+            named[key] = NamedLimit(limit.name, its_short or EMPTY, its_weekly or EMPTY)
+    return LimitsUpdate(short, weekly, named=named, credits=credits)
+
+
+def place(limit: Limit) -> tuple[Window | None, Window | None]:
+    """The limit's windows as (short, weekly): by their own lengths, not by their places (F34).
+
+    Of two the shorter is the short one. A single one is the short one up to a day; the other is then not told.
+    """
+    primary, secondary = limit.primary, limit.secondary
+    if primary is not None and secondary is not None:
+        return (secondary, primary) if primary.length > secondary.length else (primary, secondary)
+    window = primary or secondary
+    if window is None:
+        return None, None
+    return (window, None) if window.length <= LONGEST_SHORT else (None, window)
+
+
+def limit_id(value: object) -> str | None:
+    """The id of a limit as JSON tells it; None where it tells none."""
+    key = printable_key(value) if isinstance(value, str) else None
+    return _id(key) if key else None
+
+
+def _id(word: str) -> str:
+    """Headers spell ids with hyphens, JSON with underscores."""
+    return word.lower().replace("-", "_")
+
+
+def _header_window(said: dict[str, str], place: str, by_position: float, now: float) -> Window | None:
+    used = _decimal(said.get(f"{place}-used-percent"))
+    minutes = _decimal(said.get(f"{place}-window-minutes"))
+    resets_at = parse_unix_time(said.get(f"{place}-reset-at"))
+    after = _decimal(said.get(f"{place}-reset-after-seconds")) or 0.0
+    if not resets_at and after > 0:
+        resets_at = now + after
+    return _window(used, resets_at, None if minutes is None else minutes * 60, by_position)
+
+
+def _window(used: float | None, resets_at: float, length: float | None, by_position: float) -> Window | None:
+    if not (used or resets_at > 0 or length):
+        return None  # all zero: how the upstream says that there is no such window
+    window = make_window(used, resets_at, length)
+    return replace(window, length=by_position) if window is not None and not window.length else window
+
+
+def _decimal(value: str | None) -> float | None:
+    if value is None or not value.isascii():
+        return None
+    try:
+        return number(float(value))
+    except ValueError:
+        return None
