@@ -4,8 +4,9 @@
 refresh tokens rotate, windows that fill with tokens and empty with time, answers of a model that a prompt can direct
 (:mod:`ccmproxy.simulator.conversation`), and faults (:mod:`ccmproxy.simulator.faults`).
 
-Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`) turns a request into a reply,
-:mod:`ccmproxy.simulator.steps` turns the reply and a fault into steps, and :mod:`ccmproxy.simulator.player` takes them.
+Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`, :mod:`ccmproxy.simulator.codex`) turns a request
+into a reply, :mod:`ccmproxy.simulator.steps` turns the reply and a fault into steps, and
+:mod:`ccmproxy.simulator.player` takes them.
 
 ``python -m ccmproxy.simulator`` runs it on a port of its own.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import upstream_settings
+from ccmproxy.simulator.codex.account import CodexAccount, Credits, NamedLimit, OpenAIKey
 from ccmproxy.simulator.faults import FAULTS, SCENARIOS, Fault, Scenario
 from ccmproxy.simulator.record import ReceivedRequest, Record
 from ccmproxy.simulator.server import Simulator
@@ -24,7 +26,11 @@ __all__ = [
     "SCENARIOS",
     "ApiKeyAccount",
     "ClaudeAccount",
+    "CodexAccount",
+    "Credits",
     "Fault",
+    "NamedLimit",
+    "OpenAIKey",
     "Pace",
     "ReceivedRequest",
     "Record",

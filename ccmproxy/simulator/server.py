@@ -12,6 +12,8 @@ from ccmproxy.message import Body, ResponseHead
 from ccmproxy.simulator.claude.account import SCOPES, ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.errors import Refusals
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
+from ccmproxy.simulator.codex.account import CodexAccount, Credits, NamedLimit, OpenAIKey
+from ccmproxy.simulator.codex.upstream import CodexUpstream
 from ccmproxy.simulator.faults import FaultPlan, Scenario
 from ccmproxy.simulator.player import Ending, Player
 from ccmproxy.simulator.record import ReceivedRequest, Record
@@ -54,7 +56,9 @@ class Simulator:
         self.concurrent = 0
         self.max_concurrent = 0
         self.claude = ClaudeUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
-        self._upstreams: list[Upstream] = [self.claude]
+        self.codex = CodexUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
+        # Of paths that both have, Codex takes what is meant for it, and Claude the rest.
+        self._upstreams: list[Upstream] = [self.codex, self.claude]
         self._refusals = Refusals(self._rng)
         self.factory = HTTPServerFactory(
             self._receive, clock, limits if limits is not None else ServerLimits(), self._malformed
@@ -104,6 +108,49 @@ class Simulator:
         )
         self.claude.keys.append(account)
         return account
+
+    def add_codex_account(
+        self,
+        name: str = "",
+        plan: str = "pro",
+        *,
+        named_limits: tuple[NamedLimit, ...] = (),
+        credits: Credits | None = None,
+        same_workspace_as: CodexAccount | None = None,
+        token_lifetime: float = 864000.0,
+        access_tokens_overlap: bool = False,
+    ) -> CodexAccount:
+        """Add a ChatGPT account that is logged in to Codex.
+
+        ``name`` defaults to ``codex-1``, ``codex-2``, …; ``plan`` is one of the PLANS of Codex; ``token_lifetime`` in
+        seconds, not touched by the speed; the others as :class:`CodexAccount` has them. Raises KeyError for an
+        unknown plan.
+        """
+        account = CodexAccount(
+            name or f"codex-{len(self.codex.accounts) + 1}",
+            plan,
+            rng=self._rng,
+            time=self._clock.seconds,
+            speed=self._speed,
+            named_limits=named_limits,
+            credits=credits,
+            same_workspace_as=same_workspace_as,
+            token_lifetime=token_lifetime,
+            access_tokens_overlap=access_tokens_overlap,
+        )
+        self.codex.accounts.append(account)
+        return account
+
+    def add_openai_key(self, name: str = "", *, requests_per_minute: int = 5000) -> OpenAIKey:
+        """Add a key of the OpenAI API; ``name`` defaults to ``openai-key-1``, ``openai-key-2``, …"""
+        key = OpenAIKey(
+            name or f"openai-key-{len(self.codex.keys) + 1}",
+            rng=self._rng,
+            time=self._clock.seconds,
+            requests_per_minute=requests_per_minute,
+        )
+        self.codex.keys.append(key)
+        return key
 
     # Serving --------------------------------------------------------------------------------------------------
 

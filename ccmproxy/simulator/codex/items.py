@@ -1,0 +1,216 @@
+"""Items of a response: what the model says, thinks and calls, whole and as the events of a stream. Pure.
+
+Shapes as in the published reference of the Responses API, and as the official client reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ccmproxy.simulator.codex.errors import object_id
+from ccmproxy.simulator.conversation import (
+    Block,
+    Text,
+    Thinking,
+    ToolCall,
+    estimate_tokens,
+    split_into_deltas,
+)
+
+#: Characters of arguments in one delta.
+_PIECE = 12
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools on offer. ``custom``: those that take free text; ``namespaces``: of those that stand in one."""
+
+    schemas: Mapping[str, Mapping[str, Any]]
+    custom: frozenset[str] = frozenset()
+    namespaces: Mapping[str, str] = field(default_factory=dict)
+
+
+def seal(account_id: str, text: str) -> str:
+    """What stands for an encrypted thought: its beginning tells the workspace, which alone accepts it back (F12)."""
+    return base64.urlsafe_b64encode(b"\x80" + _digest(account_id) + _digest(text)).decode()
+
+
+def foreign_item(document: Mapping[str, Any], account_id: str) -> str | None:
+    """The id of the first item in ``input`` whose encrypted content another workspace made, or None."""
+    own = b"\x80" + _digest(account_id)
+    for item in dictionaries(document.get("input")):
+        content = item.get("encrypted_content")
+        if not isinstance(content, str):
+            continue
+        try:
+            sealed = base64.urlsafe_b64decode(content.encode())
+        except ValueError:
+            sealed = b""
+        if not hmac.compare_digest(sealed[: len(own)], own):
+            return str(item.get("id", ""))
+    return None
+
+
+def build_items(
+    blocks: Sequence[Block], tools: Tools, account_id: str, limit: int | None, rng: random.Random
+) -> tuple[list[Item], int, int, bool]:
+    """Items that say ``blocks``; their tokens, those of thoughts among them, and whether ``limit`` cut them."""
+    items: list[Item] = []
+    used = reasoning = 0
+    for block in blocks:
+        match block:
+            case Thinking(text):
+                items.append(
+                    {
+                        "id": object_id("rs", rng),
+                        "type": "reasoning",
+                        "summary": [{"type": "summary_text", "text": text}],
+                        "encrypted_content": seal(account_id, text),
+                    }
+                )
+                reasoning += len(text.split())
+                used += len(text.split())
+            case Text(text):
+                words = text.split(" ")
+                if limit is not None and used + len(words) > limit:
+                    words = words[: max(1, limit - used)]
+                items.append(_message(" ".join(words), rng))
+                used += len(words)
+            case ToolCall(name, arguments):
+                items.append(_call(name, arguments, tools, rng))
+                used += estimate_tokens(len(msgspec.json.encode(arguments)))
+        if limit is not None and used >= limit:
+            return items, used, reasoning, True
+    return items, used, reasoning, False
+
+
+def compaction(account_id: str, rng: random.Random) -> Item:
+    """What a conversation is replaced by when the client asks for it with a ``compaction_trigger``."""
+    return {
+        "id": object_id("cmp", rng),
+        "type": "compaction",
+        "encrypted_content": seal(account_id, "a long conversation"),
+    }
+
+
+def item_events(item: Item, index: int, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """The events in which an item comes, without sequence numbers."""
+    place = {"output_index": index, "item_id": item["id"]}
+    begun, within = _STREAMED.get(item["type"], _at_once)(item, place, rng)
+    yield {"type": "response.output_item.added", "output_index": index, "item": begun}
+    yield from within
+    yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def dictionaries(value: object) -> list[dict[str, Any]]:
+    """The objects in a list; nothing for what is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _message(text: str, rng: random.Random) -> Item:
+    return {
+        "id": object_id("msg", rng),
+        "type": "message",
+        "status": "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": text}],
+    }
+
+
+def _call(name: str, arguments: Mapping[str, Any], tools: Tools, rng: random.Random) -> Item:
+    call_id = object_id("call", rng)[:29]
+    if name in tools.custom:
+        return {
+            "id": object_id("ctc", rng),
+            "type": "custom_tool_call",
+            "status": "completed",
+            "call_id": call_id,
+            "input": str(arguments.get("input", "")),
+            "name": name,
+        }
+    item = {
+        "id": object_id("fc", rng),
+        "type": "function_call",
+        "status": "completed",
+        "arguments": msgspec.json.encode(arguments).decode(),
+        "call_id": call_id,
+        "name": name,
+    }
+    if name in tools.namespaces:
+        item["namespace"] = tools.namespaces[name]
+    return item
+
+
+# Streaming ----------------------------------------------------------------------------------------------------
+
+_Streamed = tuple[Item, list[dict[str, Any]]]
+
+
+def _at_once(item: Item, place: dict[str, Any], rng: random.Random) -> _Streamed:
+    return item, []
+
+
+def _stream_message(item: Item, place: dict[str, Any], rng: random.Random) -> _Streamed:
+    part = item["content"][0]
+    text = part["text"]
+    place = {**place, "content_index": 0}
+    events = [{"type": "response.content_part.added", **place, "part": {**part, "text": ""}}]
+    events += [
+        {"type": "response.output_text.delta", **place, "delta": delta, "logprobs": []}
+        for delta in split_into_deltas(text, rng)
+    ]
+    events += [
+        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+        {"type": "response.content_part.done", **place, "part": part},
+    ]
+    return {**item, "status": "in_progress", "content": []}, events
+
+
+def _stream_reasoning(item: Item, place: dict[str, Any], rng: random.Random) -> _Streamed:
+    events: list[dict[str, Any]] = []
+    for index, part in enumerate(item["summary"]):
+        here = {**place, "summary_index": index}
+        name = "response.reasoning_summary"
+        events.append({"type": f"{name}_part.added", **here, "part": {**part, "text": ""}})
+        events += [
+            {"type": f"{name}_text.delta", **here, "delta": delta}
+            for delta in split_into_deltas(part["text"], rng)
+        ]
+        events.append({"type": f"{name}_text.done", **here, "text": part["text"]})
+        events.append({"type": f"{name}_part.done", **here, "part": part})
+    return {**item, "summary": []}, events
+
+
+def _stream_input(field: str, name: str) -> Callable[[Item, dict[str, Any], random.Random], _Streamed]:
+    def stream(item: Item, place: dict[str, Any], rng: random.Random) -> _Streamed:
+        text = item[field]
+        events = [
+            {"type": f"{name}.delta", **place, "delta": text[start : start + _PIECE]}
+            for start in range(0, len(text), _PIECE)
+        ]
+        events.append({"type": f"{name}.done", **place, field: text})
+        return {**item, "status": "in_progress", field: ""}, events
+
+    return stream
+
+
+_STREAMED = {
+    "message": _stream_message,
+    "reasoning": _stream_reasoning,
+    "function_call": _stream_input("arguments", "response.function_call_arguments"),
+    "custom_tool_call": _stream_input("input", "response.custom_tool_call_input"),
+}

@@ -1,0 +1,271 @@
+"""The Responses API: requests to prompts, items to a response in one piece or in events. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ccmproxy.simulator.codex.errors import failure
+from ccmproxy.simulator.codex.items import Item, Tools, dictionaries, item_events
+from ccmproxy.simulator.conversation import Prompt, estimate_tokens
+from ccmproxy.usage import Tokens
+
+#: Prompts shorter than this are not cached; longer ones in steps of the second number (tokens).
+_CACHE_FROM = 1024
+_CACHE_STEP = 128
+_CACHE_LIFETIME = 600.0
+_REMEMBERED_PREFIXES = 2000
+
+#: What a request may say of the response, and is repeated in it.
+_ECHOED: Mapping[str, Any] = {
+    "background": False,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 0.98,
+    "truncation": "disabled",
+    "user": None,
+}
+
+
+class InvalidRequest(Exception):
+    """The request cannot be answered; ``param`` names what is wrong with it, where one thing is."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def check(document: Mapping[str, Any]) -> None:
+    """The checks that a client can trip over by itself. Raises InvalidRequest."""
+    for name, kinds in (("model", (str,)), ("input", (str, list))):
+        if name not in document:
+            raise InvalidRequest(f"Missing required parameter: '{name}'.", name)
+        if not isinstance(document[name], kinds):
+            raise InvalidRequest(f"Invalid type for '{name}'.", name)
+    limit = document.get("max_output_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InvalidRequest("Invalid 'max_output_tokens'.", "max_output_tokens")
+
+
+def check_backend(document: Mapping[str, Any], *, stream: bool = True) -> None:
+    """What ChatGPT's backend insists on besides, as reported of it. Raises InvalidRequest."""
+    if stream and document.get("stream") is not True:
+        raise InvalidRequest("Stream must be set to true")
+    if document.get("store") is not False:
+        raise InvalidRequest("Store must be set to false")
+    if not isinstance(document.get("input"), list):
+        raise InvalidRequest("Input must be a list")
+    for name in ("max_output_tokens", "temperature", "top_p", "metadata"):
+        if name in document:
+            raise InvalidRequest(f"Unsupported parameter: {name}")
+
+
+def read_prompt(document: Mapping[str, Any]) -> Prompt:
+    """What the end of the input says: results of tools, or else the last user message; never fails."""
+    text: list[str] = []
+    results: list[str] = []
+    whole = document.get("input")
+    if isinstance(whole, str):
+        text.append(whole)
+    for item in reversed(dictionaries(whole)):
+        kind = item.get("type", "message")
+        if kind in ("function_call_output", "custom_tool_call_output"):
+            results.append(_plain_text(item.get("output")))
+        elif kind == "message" and item.get("role") == "user":
+            if not results:
+                text.append(_plain_text(item.get("content")))
+            break
+        elif kind == "message" and item.get("role") == "assistant" and not results:
+            break
+    tools = read_tools(document)
+    return Prompt(
+        "\n".join(text),
+        tuple(reversed(results)),
+        frozenset(tools.schemas),
+        _schema(document),
+        _forced_tool(document.get("tool_choice"), tools),
+    )
+
+
+def read_tools(document: Mapping[str, Any]) -> Tools:
+    """The tools of a request: functions, those that take free text, and those within a namespace."""
+    schemas: dict[str, Mapping[str, Any]] = {}
+    custom: set[str] = set()
+    namespaces: dict[str, str] = {}
+    for tool in dictionaries(document.get("tools")):
+        if tool.get("type") == "namespace":
+            for inner in dictionaries(tool.get("tools")):
+                namespaces[str(inner.get("name"))] = str(tool.get("name"))
+                schemas[str(inner.get("name"))] = _object(inner.get("parameters"))
+        elif "name" in tool:
+            name = str(tool["name"])
+            schemas[name] = _object(tool.get("parameters"))
+            if tool.get("type") == "custom":
+                custom.add(name)
+    return Tools(schemas, frozenset(custom), namespaces)
+
+
+def wants_compaction(document: Mapping[str, Any]) -> bool:
+    """Whether the client asks for its conversation to be replaced by one item."""
+    items = dictionaries(document.get("input"))
+    return bool(items) and items[-1].get("type") == "compaction_trigger"
+
+
+def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
+    """What tells conversations apart: the session header, else the cache key of the request."""
+    if session:
+        return session.decode("latin-1")
+    key = document.get("prompt_cache_key")
+    return key if isinstance(key, str) else ""
+
+
+class PromptCache:
+    """Remembers how much of each conversation was seen, so that the next request finds it cached."""
+
+    def __init__(self) -> None:
+        self._prefixes: OrderedDict[tuple[str, ...], tuple[int, float]] = OrderedDict()
+
+    def tokens(self, key: tuple[str, ...], size: int, now: float) -> Tokens:
+        """Input tokens of a prompt of ``size`` bytes, cached ones apart."""
+        total = estimate_tokens(size)
+        seen, expires_at = self._prefixes.pop(key, (0, 0.0))
+        cached = min(seen, total - 1) // _CACHE_STEP * _CACHE_STEP if now < expires_at else 0
+        if cached < _CACHE_FROM:
+            cached = 0
+        self._prefixes[key] = (total, now + _CACHE_LIFETIME)
+        if len(self._prefixes) > _REMEMBERED_PREFIXES:
+            self._prefixes.popitem(last=False)
+        return Tokens(input=total - cached, cache_read=cached)
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer. ``created_at``: Unix seconds. ``tokens``: of all of it. ``is_cut``: ended by max_output_tokens."""
+
+    identity: str
+    created_at: int
+    request: Mapping[str, Any]
+    items: list[Item]
+    tokens: Tokens
+    is_cut: bool = False
+
+    @property
+    def model(self) -> str:
+        """The model that was asked for."""
+        return str(self.request.get("model", ""))
+
+    @property
+    def status(self) -> str:
+        """How it ended."""
+        return "incomplete" if self.is_cut else "completed"
+
+    def document(self) -> dict[str, Any]:
+        """All of it as one object."""
+        return self._envelope(self.status, self.items, _usage(self.tokens))
+
+    def whole(self) -> bytes:
+        """The same as JSON."""
+        return msgspec.json.encode(self.document())
+
+    def events(self, rng: random.Random) -> list[dict[str, Any]]:
+        """The response as a stream of events, numbered."""
+        begun = self._envelope("in_progress", [], None)
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": begun},
+            {"type": "response.in_progress", "response": begun},
+        ]
+        for index, item in enumerate(self.items):
+            events.extend(item_events(item, index, rng))
+        events.append({"type": f"response.{self.status}", "response": self.document()})
+        return [
+            {"type": event["type"], "sequence_number": number, **event} for number, event in enumerate(events)
+        ]
+
+    def failed_event(self, kind: str) -> dict[str, Any]:
+        """How the stream ends if it fails with ``kind``, an error code."""
+        response = {**self._envelope("failed", [], None), "error": failure(kind)}
+        return {"type": "response.failed", "sequence_number": 99, "response": response}
+
+    def _envelope(self, status: str, output: list[Item], usage: dict[str, Any] | None) -> dict[str, Any]:
+        request = self.request
+        reasoning = _object(request.get("reasoning"))
+        return {
+            "id": self.identity,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": status,
+            "completed_at": None if usage is None else self.created_at + 1,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            **{
+                name: default if request.get(name) is None else request[name]
+                for name, default in _ECHOED.items()
+            },
+            "model": self.model,
+            "output": output,
+            "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+            "usage": usage,
+        }
+
+
+def sse(event: Mapping[str, Any]) -> bytes:
+    """One event of a response as it stands in an event stream."""
+    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), msgspec.json.encode(event))
+
+
+def _usage(tokens: Tokens) -> dict[str, Any]:
+    return {
+        "input_tokens": tokens.total_input,
+        "input_tokens_details": {"cached_tokens": tokens.cache_read},
+        "output_tokens": tokens.output,
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        "total_tokens": tokens.total_input + tokens.output,
+    }
+
+
+def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The JSON schema that the text must follow, if the request has one."""
+    wanted = _object(_object(document.get("text")).get("format"))
+    schema = wanted.get("schema")
+    return schema if wanted.get("type") == "json_schema" and isinstance(schema, dict) else None
+
+
+def _forced_tool(choice: object, tools: Tools) -> tuple[str, Mapping[str, Any]] | None:
+    """The tool that ``tool_choice`` demands, with the schema of its arguments; None: the model is free."""
+    if not tools.schemas:
+        return None
+    if choice == "required":
+        name = next(iter(tools.schemas))
+    elif isinstance(choice, dict) and choice.get("type") in ("function", "custom"):
+        name = str(choice.get("name"))
+    else:
+        return None
+    return (name, tools.schemas[name]) if name in tools.schemas else None
+
+
+def _plain_text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(str(part.get("text", "")) for part in dictionaries(content))
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

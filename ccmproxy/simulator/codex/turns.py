@@ -1,0 +1,239 @@
+"""A turn of the model, however it was asked for: what it costs, what it says, why it is refused. No I/O.
+
+The endpoints over HTTP and the sessions over WebSocket both take their turns here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ccmproxy.message import Headers
+from ccmproxy.simulator.codex.account import CodexAccount, model_weight
+from ccmproxy.simulator.codex.authentication import Authenticated
+from ccmproxy.simulator.codex.chat import Completion, build_completion
+from ccmproxy.simulator.codex.errors import Refusals, object_id
+from ccmproxy.simulator.codex.items import build_items, compaction, foreign_item
+from ccmproxy.simulator.codex.limits import key_headers, limit_headers, limits_event
+from ccmproxy.simulator.codex.models import is_served
+from ccmproxy.simulator.codex.responses import (
+    InvalidRequest,
+    PromptCache,
+    Response,
+    read_tools,
+    wants_compaction,
+)
+from ccmproxy.simulator.conversation import Prompt, compose, estimate_tokens
+from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
+from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.steps import Reply
+from ccmproxy.simulator.windows import cost
+from ccmproxy.usage import Tokens
+
+TURN_STATE = b"x-codex-turn-state"
+
+
+class Turns:
+    """Takes turns for accounts and keys."""
+
+    def __init__(
+        self, faults: FaultPlan, rng: random.Random, time: Callable[[], float], refusals: Refusals
+    ) -> None:
+        self.refusals = refusals
+        self.rng = rng
+        self.time = time
+        self._faults = faults
+        self._cache = PromptCache()
+
+    # What goes wrong ------------------------------------------------------------------------------------------
+
+    def fault(
+        self,
+        request: ReceivedRequest,
+        account: Authenticated | None,
+        endpoint: Endpoint,
+        wish: str | None = None,
+        conversation: str = "",
+    ) -> Fault | None:
+        """The fault that is due, noted in ``request``. Raises Refused for a wish that cannot be read."""
+        name = account.name if account is not None else None
+        try:
+            fault = self._faults.choose(endpoint, name, wish, conversation)
+        except ValueError as error:
+            raise Refused(self.invalid(account, InvalidRequest(str(error)))) from None
+        request.fault = fault.name if fault is not None else None
+        return fault
+
+    def replacement(
+        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str = ""
+    ) -> Reply:
+        """What ``fault`` puts in the place of the answer."""
+        if fault.name != "exhausted":
+            return self.refusals.answer(fault, request.target)
+        if isinstance(account, CodexAccount):
+            window = fault.window if fault.window in account.windows else "five_hour"
+            return self._usage_limit(account, model, window, fault.retry_after)
+        message = "You exceeded your current quota, please check your plan and billing details."
+        return self.refusals.error(429, "insufficient_quota", "insufficient_quota", message)
+
+    def invalid(self, account: Authenticated | None, error: InvalidRequest) -> Reply:
+        """The 400 that an account of this kind gets to see."""
+        if isinstance(account, CodexAccount):
+            return self.refusals.detail(400, str(error))
+        return self.refusals.error(400, "invalid_request_error", None, str(error))
+
+    # Turns ----------------------------------------------------------------------------------------------------
+
+    def respond(
+        self,
+        account: Authenticated,
+        document: Mapping[str, Any],
+        prompt: Prompt,
+        key: str,
+        size: int,
+    ) -> Response:
+        """The answer to a request of the Responses API, paid for. ``size``: bytes of prompt, earlier turns included.
+
+        Raises Refused.
+        """
+        self.admit(account, document)
+        tokens = self._input_tokens(account, document, key, size)
+        limit = document.get("max_output_tokens")
+        if wants_compaction(document):
+            items, used, reasoning, is_cut = [compaction(_owner(account), self.rng)], 1, 0, False
+        else:
+            blocks = compose(prompt, self.rng)
+            items, used, reasoning, is_cut = build_items(
+                blocks, read_tools(document), _owner(account), limit, self.rng
+            )
+        tokens = replace(tokens, output=used, reasoning=reasoning)
+        self._consume(account, str(document["model"]), tokens)
+        return self._response(document, items, tokens, is_cut)
+
+    def warm_up(self, account: Authenticated, document: Mapping[str, Any], size: int) -> Response:
+        """The answer to a request that is to generate nothing; it costs nothing. Raises Refused."""
+        self.admit(account, document, free=True)
+        return self._response(document, [], Tokens(input=estimate_tokens(size)), False)
+
+    def complete(
+        self, account: Authenticated, document: Mapping[str, Any], prompt: Prompt, key: str, size: int
+    ) -> Completion:
+        """The answer to a request for a chat completion. Raises Refused."""
+        self.admit(account, document)
+        tokens = self._input_tokens(account, document, key, size)
+        return build_completion(document, compose(prompt, self.rng), tokens, self.time(), self.rng)
+
+    def admit(self, account: Authenticated, document: Mapping[str, Any], *, free: bool = False) -> None:
+        """Refuse what cannot be answered: an unknown model, a thought of somebody else's, a used-up account.
+
+        ``free``: it costs nothing, so it does not matter what is left. Raises Refused.
+        """
+        model = str(document["model"])
+        if not is_served(model):
+            raise Refused(self._no_model(account, model))
+        if (item := foreign_item(document, _owner(account))) is not None:
+            message = (
+                f"The encrypted content for item {item} could not be verified."
+                " Reason: Encrypted content organization_id did not match the target organization."
+            )
+            raise Refused(
+                self.refusals.error(400, "invalid_request_error", "invalid_encrypted_content", message)
+            )
+        if not free and (refusal := self._used_up(account, model)) is not None:
+            raise Refused(refusal)
+
+    # What is told of an account -------------------------------------------------------------------------------
+
+    def limit_headers(self, account: Authenticated, model: str = "") -> Headers:
+        """The rate-limit headers of an answer."""
+        if isinstance(account, CodexAccount):
+            return limit_headers(account, model, self.time())
+        return key_headers(account, self.time())
+
+    def limits_event(self, account: Authenticated, model: str) -> list[dict[str, Any]]:
+        """The event about limits, for accounts that have one."""
+        return [limits_event(account, model, self.time())] if isinstance(account, CodexAccount) else []
+
+    def turn_state(self, account: Authenticated, brought: str | None) -> str | None:
+        """The ``x-codex-turn-state`` of a turn: the one it ``brought``, or a new one; None for keys.
+
+        One that another account issued is replaced and counted.
+        """
+        if not isinstance(account, CodexAccount):
+            return None
+        own = "ts-" + hashlib.sha256(account.uuid.encode()).hexdigest()[:16] + "-"
+        if brought is not None:
+            if hmac.compare_digest(brought[: len(own)].encode(), own.encode()):
+                return brought
+            account.foreign_turn_states += 1
+        return own + self.rng.randbytes(8).hex()
+
+    # Inside ---------------------------------------------------------------------------------------------------
+
+    def _response(
+        self, document: Mapping[str, Any], items: list[dict[str, Any]], tokens: Tokens, is_cut: bool
+    ) -> Response:
+        identity = object_id("resp", self.rng)
+        return Response(identity, int(self.time()), document, items, tokens, is_cut)
+
+    def _input_tokens(
+        self, account: Authenticated, document: Mapping[str, Any], key: str, size: int
+    ) -> Tokens:
+        if not key:
+            return Tokens(input=estimate_tokens(size))
+        return self._cache.tokens((_owner(account), key, str(document["model"])), size, self.time())
+
+    def _consume(self, account: Authenticated, model: str, tokens: Tokens) -> None:
+        if not isinstance(account, CodexAccount):
+            return
+        names = account.windows_of(account.limit_for(model))
+        if account.full_until(names) is not None:
+            account.pay(cost(tokens, model_weight(model)))
+        else:
+            account.consume(tokens, model_weight(model), list(names))
+
+    def _used_up(self, account: Authenticated, model: str) -> Reply | None:
+        """The 429 of an account without any allowance left, else None."""
+        if isinstance(account, CodexAccount):
+            names = account.windows_of(account.limit_for(model))
+            if account.full_until(names) is None or account.credits.usable:
+                return None
+            return self._usage_limit(account, model)
+        if account.take_request():
+            return None
+        wait = max(1, round(account.allowance()[1] - self.time()))
+        message = f"Rate limit reached for {model} on requests per min. Please try again in {wait}s."
+        headers = [(b"retry-after", b"%d" % wait), *key_headers(account, self.time())]
+        return self.refusals.error(429, "requests", "rate_limit_exceeded", message, headers)
+
+    def _usage_limit(
+        self, account: CodexAccount, model: str, window: str | None = None, retry_after: int | None = None
+    ) -> Reply:
+        now = self.time()
+        names = account.windows_of(account.limit_for(model))
+        resets_at = account.full_until(names)
+        if window is not None:
+            account.windows[window].begin(now)
+            resets_at = account.windows[window].resets_at
+        headers = limit_headers(account, model, now, window)
+        if retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after))
+        headers.append((b"x-codex-rate-limit-reached-type", b"rate_limit_reached"))
+        return self.refusals.usage_limit(account.plan, resets_at or now, now, headers)
+
+    def _no_model(self, account: Authenticated, model: str) -> Reply:
+        if isinstance(account, CodexAccount):
+            message = f"The '{model}' model is not supported when using Codex with a ChatGPT account."
+            return self.refusals.detail(400, message)
+        message = f"The model `{model}` does not exist or you do not have access to it."
+        return self.refusals.error(404, "invalid_request_error", "model_not_found", message)
+
+
+def _owner(account: Authenticated) -> str:
+    """Whose encrypted content and prompt cache this is."""
+    return account.account_id if isinstance(account, CodexAccount) else account.organization_uuid
