@@ -39,6 +39,13 @@ class DocumentTests(SynchronousTestCase):
     def test_written_as_read(self) -> None:
         self.assertEqual(load_document(dump_document({"a": "ä", "b": [1]})), {"a": "ä", "b": [1]})
 
+    def test_half_a_surrogate_pair_is_written_as_read(self) -> None:
+        """It belongs to somebody else, and must not cost a login that is to be saved beside it."""
+        loaded = load_document(b'{"mine": "a", "theirs": "\\ud83d\xc3\xa4"}')
+        written = dump_document(loaded)
+        self.assertEqual(load_document(written), loaded)
+        written.decode("utf-8")
+
     def test_values(self) -> None:
         kinds: list[object] = ["", None, 5, [], {}, True]
         self.assertEqual([text(value) for value in kinds], [None] * 6)

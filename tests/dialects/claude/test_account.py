@@ -161,6 +161,14 @@ class RefreshTests(SynchronousTestCase):
     def test_an_absent_refresh_token_stays(self) -> None:
         self.assertEqual(self.answer(200, {"access_token": "a2"}).refresh_token, "rt-secret")
 
+    def test_odd_values_beside_a_new_token(self) -> None:
+        """The old refresh token is used up by now: refusing the answer would lose the login."""
+        for odd in ("3600", 1e308, -5, 0, True, [], None):
+            fresh = self.answer(200, {"access_token": "a2", "refresh_token": "r2", "expires_in": odd, "scope": [1]})
+            self.assertEqual((fresh.access_token, fresh.refresh_token), ("a2", "r2"))
+            self.assertEqual((fresh.expires_at, fresh.scopes), (None, token().scopes))
+            self.assertEqual(FORMAT.parse(FORMAT.merge(b"{}", fresh)), fresh)
+
     def refused(self, status: int, body: object, **headers: str) -> RefreshRefused:
         error = self.assertRaises(RefreshRefused, self.answer, status, body, **headers)
         assert isinstance(error, RefreshRefused)
