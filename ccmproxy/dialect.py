@@ -1,10 +1,10 @@
-"""What a dialect consists of: a few names, the official addresses, and three facets."""
+"""What a dialect consists of: a few names, the official addresses, and its facets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ccmproxy.interfaces import IAccountFormat, IMetering, ITraffic
+from ccmproxy.interfaces import IAccountFormat, IFrames, IMetering, ITraffic
 from ccmproxy.oauth import UpstreamURLs
 
 
@@ -17,6 +17,7 @@ class Dialect:
     ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name in
     lower case of a response field that clients send back, and that means something only to the credential that issued
     it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
+    ``frames``: None where the upstream speaks no WebSocket.
     """
 
     service_type: str
@@ -31,6 +32,7 @@ class Dialect:
     account: IAccountFormat
     bound_header: bytes = b""
     has_client_lock: bool = False
+    frames: IFrames | None = None
 
     @property
     def request_id_header(self) -> bytes:

@@ -2,7 +2,8 @@
 
 * :class:`IOutbound`: a way out to the network.
 * :class:`ICredential`, :class:`ILease`, :class:`IProvider`: accounts and what selects among them.
-* :class:`ITraffic`, :class:`IMetering`, :class:`IAccountFormat`: the three facets of a dialect.
+* :class:`ITraffic`, :class:`IMetering`, :class:`IAccountFormat`: the three facets of a dialect; :class:`IFrames`: a
+  fourth one, of those whose upstream speaks WebSocket.
 * :class:`ICredentialStore`: where an account's login is kept.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ccmproxy.availability import Availability, CredentialSnapshot
     from ccmproxy.balancing import Selection
     from ccmproxy.facts import RequestFacts
+    from ccmproxy.frames import ClientFrame, UpstreamFrame
     from ccmproxy.http.client import ConnectionPool
     from ccmproxy.limits import LimitsUpdate
     from ccmproxy.message import Body, Headers, RequestHead, ResponseHead
@@ -85,6 +87,9 @@ class ILease(Interface):
         ``explicit``: the upstream named that time; otherwise it is a default of ours (F46). A model's own window
         comes through :meth:`observe`.
         """
+
+    def block(reason: str, until: float) -> None:
+        """The credential is not to be used until then (Unix seconds); ``reason``: the word for it (spec 5.1)."""
 
     def poll_if_stale() -> None:
         """Ask for the usage if what is known is old. Returns at once."""
@@ -200,6 +205,31 @@ class IMetering(Interface):
 
     def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter:
         """What observes the body of this answer: counts tokens, knows its proper end (spec 9)."""
+
+
+class IFrames(Interface):
+    """Facet of a dialect for WebSocket: what its messages and handshakes mean (spec 10). No I/O, no state."""
+
+    def serves(path: bytes) -> bool:
+        """Whether clients may ask for a WebSocket at this path."""
+
+    def speaks(credential: ICredential) -> bool:
+        """Whether this credential's upstream speaks WebSocket."""
+
+    def request_headers(headers: Headers) -> Headers:
+        """The fields of a handshake with what the upstream needs besides."""
+
+    def answer_headers(headers: Headers) -> Headers:
+        """Of the upstream's 101, the fields that go on to the client."""
+
+    def client_frame(data: bytes) -> ClientFrame:
+        """What a text message of the client means. Never raises."""
+
+    def upstream_frame(data: bytes, now: float) -> UpstreamFrame:
+        """What a text message of the upstream means. Never raises. ``now``: Unix seconds."""
+
+    def aggregate(aggregate: Aggregate) -> bytes:
+        """The message that tells a client the state of the whole (spec 8.1), as one account's would be told."""
 
 
 class IAccountFormat(Interface):

@@ -24,7 +24,7 @@ def names(text: str) -> frozenset[str]:
 #: Pure: values and decisions that both dialects share.
 CORE = names(
     """
-    _version aggregate authentication availability balancing dialect durations errors facts headers
+    _version aggregate authentication availability balancing dialect durations errors facts frames headers
     interfaces limits message oauth retry retry_after sessions sse usage
     """
 )
@@ -46,7 +46,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "http": VALUES | {"tcp"},
     "net": VALUES | {"tcp"},
     "credentials": VALUES | {"http", "net"},
-    "proxy": VALUES | {"http", "websocket"},
+    "proxy": VALUES | {"http", "tcp", "websocket"},
     "reverse": VALUES | {"http", "net", "yamux"},
     "ledger": VALUES,
     "lag": frozenset(),

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from ccmproxy.availability import (
     Availability,
+    Blocked,
     Caps,
     CredentialSnapshot,
     CredentialState,
@@ -286,6 +287,10 @@ class Account:
     def rate_limited(self, until: float, explicit: bool) -> None:
         """The upstream answered 429 on account of the whole credential."""
         self._apply(RateLimited(until, explicit))
+
+    def block(self, reason: str, until: float) -> None:
+        """Not to be used until then (Unix seconds)."""
+        self._apply(Blocked(reason, until))
 
     def is_usable(self) -> bool:
         """Can it take a request now?"""

@@ -60,6 +60,10 @@ class AccountLease:
         """The upstream answered 429 on account of the whole credential."""
         self._account.rate_limited(until, explicit)
 
+    def block(self, reason: str, until: float) -> None:
+        """The account is not to be used until then (Unix seconds)."""
+        self._account.block(reason, until)
+
     def poll_if_stale(self) -> None:
         """Ask for the usage if what is known is old. Returns at once."""
         self._account.poll_if_stale()

@@ -76,6 +76,11 @@ class ServerRequest:
         """Whether there is nothing left to answer: finished, aborted, or the client is gone."""
         return self._state >= _FINISHED
 
+    @property
+    def can_switch(self) -> bool:
+        """Whether the client may ask for another protocol on this connection (RFC 9110 section 7.8)."""
+        return self._incoming.is_http11
+
     # The request
     # ----------------------------------------------------------------------------------------------
 

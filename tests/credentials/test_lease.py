@@ -126,3 +126,13 @@ class LeaseTests(CredentialTestCase):
         self.lease.close(LeaseOutcome.CANCELLED)
         self.lease.observe(FULL)
         self.assertFalse(self.account.is_usable())
+
+    def test_block(self) -> None:
+        """For a while, and whoever waits is told."""
+        self.lease.on_interrupt(self.interrupts.append)
+        now = self.clock.seconds()
+        self.lease.block("connection_limit", now + 60)
+        self.assertEqual([each.reason for each in self.interrupts], ["connection_limit"])
+        self.assertFalse(self.account.is_usable())
+        self.clock.advance(60)
+        self.assertTrue(self.account.is_usable())
