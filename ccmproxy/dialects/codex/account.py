@@ -147,19 +147,21 @@ class CodexAccountFormat:
             permanent = status == 401 or error_code(body) in PERMANENT
             raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
         try:
-            answer = msgspec.json.decode(body, type=_RefreshAnswer)
+            answer = msgspec.json.decode(body)
         except DECODE_ERRORS:
-            raise RefreshRefused("token endpoint answered something that is not a token") from None
-        if not (answer.access_token or answer.refresh_token or answer.id_token):
+            raise RefreshRefused("token endpoint answered something that is not JSON") from None
+        # Each is looked at by itself: an odd one beside a new refresh token must not lose that.
+        said = answer if isinstance(answer, dict) else {}
+        access_token, refresh_token = _safe(said.get("access_token")), text(said.get("refresh_token"))
+        id_token = text(said.get("id_token"))
+        if not (access_token or refresh_token or id_token):
             raise RefreshRefused("token endpoint answered without any token")
-        if answer.access_token and not is_header_safe(answer.access_token):
-            raise RefreshRefused("token endpoint answered an access token that cannot be one")
         return _with_claims(
             replace(
                 token,
-                access_token=answer.access_token or token.access_token,
-                refresh_token=answer.refresh_token or token.refresh_token,
-                id_token=answer.id_token or token.id_token,
+                access_token=access_token or token.access_token,
+                refresh_token=refresh_token or token.refresh_token,
+                id_token=id_token or token.id_token,
                 last_refresh=now,
             )
         )
@@ -219,12 +221,6 @@ class CodexAccountFormat:
         return f"{directory.rstrip('/')}/auth.json"
 
 
-class _RefreshAnswer(msgspec.Struct):
-    id_token: str | None = None
-    access_token: str | None = None
-    refresh_token: str | None = None
-
-
 def claims(token: str | None) -> dict[str, Any]:
     """The claims of a JWT (RFC 7519 section 3), unverified: it is the account's own. Empty if it is none."""
     parts = token.split(".") if token else []
@@ -255,7 +251,7 @@ def _with_claims(token: OAuthToken) -> OAuthToken:
 
 
 def _safe(value: object) -> str | None:
-    """An account id goes into a header line."""
+    """What goes into a header line: an account id, an access token."""
     found = text(value)
     return found if found is not None and is_header_safe(found) else None
 

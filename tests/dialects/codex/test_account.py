@@ -197,6 +197,14 @@ class RefreshTests(SynchronousTestCase):
         rotated = self.answer(200, {"refresh_token": "rt2"})
         self.assertEqual((rotated.access_token, rotated.refresh_token), (token().access_token, "rt2"))
 
+    def test_odd_values_beside_a_new_refresh_token_do_not_lose_it(self) -> None:
+        """The old one is used up by now."""
+        kinds: list[object] = [None, 5, "", [], "SE CRET"]
+        for odd in kinds:
+            fresh = self.answer(200, {"access_token": odd, "id_token": odd, "refresh_token": "rt2"})
+            self.assertEqual((fresh.access_token, fresh.refresh_token), (token().access_token, "rt2"))
+            self.assertEqual(FORMAT.parse(FORMAT.merge(document(), fresh)), fresh)
+
     def refused(self, status: int, body: object, **headers: str) -> RefreshRefused:
         error = self.assertRaises(RefreshRefused, self.answer, status, body, **headers)
         assert isinstance(error, RefreshRefused)

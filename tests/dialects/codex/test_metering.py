@@ -1,0 +1,463 @@
+"""Limits and usage of the Codex dialect, read from what passes and written for who may see it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.aggregate import Aggregate
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.codex.metering import (
+    CHAT,
+    ChatMeter,
+    CodexMetering,
+    ResponsesMeter,
+    aggregate_event,
+    aggregate_headers,
+    limits_from_event,
+)
+from ccmproxy.dialects.meters import JSONMeter, OpaqueMeter
+from ccmproxy.facts import RequestFacts
+from ccmproxy.interfaces import IMetering
+from ccmproxy.limits import Credits, LimitsUpdate, NamedLimit, Window
+from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.sse import EventRewriter
+from ccmproxy.usage import Tokens, UsageMeter
+
+METERING = CodexMetering()
+NOW = 1_795_000_000.0
+SHORT_RESET = int(NOW) + 3600
+WEEKLY_RESET = int(NOW) + 3 * 86400
+OWN = {
+    "x-codex-primary-used-percent": "13.5",
+    "x-codex-primary-window-minutes": "300",
+    "x-codex-primary-reset-at": str(SHORT_RESET),
+    "X-Codex-Secondary-Used-Percent": "35",
+    "x-codex-secondary-window-minutes": "10080",
+    "x-codex-secondary-reset-at": str(WEEKLY_RESET),
+}
+OWN_UPDATE = LimitsUpdate(Window(13.5, SHORT_RESET, 18000), Window(35, WEEKLY_RESET, 604800))
+
+
+def observed(fields: dict[str, str]) -> LimitsUpdate:
+    """What an answer with these header fields says."""
+    return METERING.limits_from_headers(
+        [(name.encode(), value.encode("latin-1", "replace")) for name, value in fields.items()], NOW
+    )
+
+
+class LimitsFromHeadersTests(SynchronousTestCase):
+    """Spec 4.7."""
+
+    def test_facet(self) -> None:
+        self.assertTrue(verifyObject(IMetering, METERING))
+
+    def test_both_windows(self) -> None:
+        self.assertEqual(observed(OWN), OWN_UPDATE)
+
+    def test_another_limit_has_windows_of_its_own(self) -> None:
+        spark = {
+            "x-codex-active-limit": "codex-bengalfox",
+            "x-codex-bengalfox-primary-used-percent": "100",
+            "x-codex-bengalfox-primary-window-minutes": "60",
+            "x-codex-bengalfox-limit-name": "GPT-5.3-Codex-Spark",
+        }
+        named = {"codex_bengalfox": NamedLimit("GPT-5.3-Codex-Spark", Window(100, 0, 3600))}
+        self.assertEqual(observed(spark), LimitsUpdate(named=named))
+        update = observed({**OWN, **spark})
+        self.assertEqual((update.short, update.weekly), (OWN_UPDATE.short, OWN_UPDATE.weekly))
+        self.assertEqual(update.named, named)
+
+    def test_an_active_limit_without_a_name_is_the_accounts(self) -> None:
+        update = observed({"x-codex-active-limit": "premium", "x-premium-primary-used-percent": "5"})
+        self.assertEqual(update, LimitsUpdate(Window(5, 0, 18000)))
+        update = observed({**OWN, "x-codex-active-limit": "premium"})
+        self.assertEqual(update, OWN_UPDATE)
+
+    def test_windows_are_placed_by_their_own_lengths(self) -> None:
+        """F34: a primary window of 10,080 minutes is a week's."""
+        update = observed(
+            {"x-codex-primary-used-percent": "5", "x-codex-primary-window-minutes": "10080"}
+            | {"x-codex-secondary-used-percent": "0", "x-codex-secondary-window-minutes": "0"}
+        )
+        self.assertEqual(update, LimitsUpdate(weekly=Window(5, 0, 604800)))
+
+    def test_older_resets_are_relative(self) -> None:
+        update = observed({"x-codex-primary-used-percent": "5", "x-codex-primary-reset-after-seconds": "90"})
+        self.assertEqual(update, LimitsUpdate(Window(5, NOW + 90, 18000)))
+
+    def test_credits(self) -> None:
+        fields = {"x-codex-credits-has-credits": "True", "x-codex-credits-unlimited": "0"}
+        self.assertEqual(
+            observed({**fields, "x-codex-credits-balance": "5.00"}).credits, Credits(True, False, "5.00")
+        )
+        self.assertEqual(observed(fields).credits, Credits(True, False))
+        self.assertIsNone(observed({**fields, "x-codex-credits-unlimited": "maybe"}).credits)
+        self.assertFalse(observed(fields).has_data)
+
+    def test_malformed_values_are_ignored(self) -> None:
+        for bad in ("", "x", "nan", "inf", "-1", "1e999", "0x10", "\u0661"):
+            self.assertFalse(
+                observed({"x-codex-primary-used-percent": bad, "x-codex-primary-reset-at": "9"}).has_data, bad
+            )
+        update = observed({**OWN, "x-codex-primary-reset-at": "soon", "x-codex-primary-window-minutes": "x"})
+        self.assertEqual(update.short, Window(13.5, 0, 18000))
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*OWN, "x-codex-active-limit", "x--primary-used-percent", "x-a-limit-name"])
+            | st.from_regex(r"x-[a-z-]{0,9}-(primary|secondary)-(used-percent|reset-at)", fullmatch=True),
+            st.text(max_size=12) | st.floats().map(str) | st.integers().map(str),
+        )
+    )
+    def test_never_raises(self, fields: dict[str, str]) -> None:
+        observed(fields)
+
+
+def aggregate(short_reset: int = SHORT_RESET) -> Aggregate:
+    """A pool in this state."""
+    return Aggregate(100 / 3, short_reset, 20, WEEKLY_RESET, 11, Availability("usable"))
+
+
+def rate_limits(**changes: object) -> dict[str, object]:
+    """The upstream's event (client-observed shape)."""
+    return {
+        "type": "codex.rate_limits",
+        "plan_type": "team",
+        "metered_limit_name": "codex",
+        "limit_name": None,
+        "rate_limits": {
+            "primary": {"used_percent": 13.5, "window_minutes": 300, "reset_at": SHORT_RESET},
+            "secondary": {"used_percent": 35.0, "window_minutes": 10080, "reset_at": WEEKLY_RESET},
+        },
+        "credits": {"has_credits": True, "unlimited": False, "balance": "5.00"},
+        **changes,
+    }
+
+
+class EventTests(SynchronousTestCase):
+    """F36 and F37: the state in an event."""
+
+    def read(self, **changes: object) -> LimitsUpdate | None:
+        return limits_from_event(json.dumps(rate_limits(**changes)).encode(), NOW)
+
+    def test_the_accounts_limit(self) -> None:
+        expected = LimitsUpdate(OWN_UPDATE.short, OWN_UPDATE.weekly, credits=Credits(True, False, "5.00"))
+        self.assertEqual(self.read(), expected)
+        self.assertEqual(self.read(metered_limit_name=None), expected)
+
+    def test_another_limit(self) -> None:
+        update = self.read(metered_limit_name="codex_bengalfox", limit_name="Spark")
+        assert update is not None
+        self.assertIsNone(update.short)
+        self.assertEqual(update.named["codex_bengalfox"].name, "Spark")
+        self.assertEqual(update.named["codex_bengalfox"].short, OWN_UPDATE.short)
+        self.assertIn("spark", (self.read(metered_limit_name=None, limit_name="Spark") or update).named)
+
+    def test_others(self) -> None:
+        self.assertIsNone(self.read(type="response.created"))
+        for data in (b"", b"[]", b"{", b'"codex.rate_limits"', b"[" * 100_000):
+            self.assertIsNone(limits_from_event(data, NOW))
+        kinds: list[object] = [None, [], 5, {"primary": []}, {"primary": {"used_percent": "x"}}]
+        for odd in kinds:
+            update = self.read(rate_limits=odd, credits=odd)
+            assert update is not None
+            self.assertFalse(update.has_data)
+
+    def test_what_we_send_is_read_back(self) -> None:
+        update = limits_from_event(aggregate_event(aggregate()), NOW)
+        self.assertEqual(
+            update,
+            LimitsUpdate(Window(33.33, SHORT_RESET, 18000), Window(20, WEEKLY_RESET, 604800)),
+        )
+        self.assertEqual(json.loads(aggregate_event(aggregate()))["plan_weight"], 11)
+        self.assertNotIn("reset_at", json.loads(aggregate_event(aggregate(0)))["rate_limits"]["primary"])
+
+    @given(st.binary(max_size=60))
+    def test_never_raises(self, data: bytes) -> None:
+        limits_from_event(data, NOW)
+        limits_from_event(b'{"type":"codex.rate_limits","rate_limits":' + data + b"}", NOW)
+
+
+class PublicHeadersTests(SynchronousTestCase):
+    """Spec 8.3: nobody sees one account's state."""
+
+    def test_the_accounts_own_are_removed(self) -> None:
+        kept: Headers = [
+            (b"Content-Type", b"text/event-stream"),
+            (b"x-request-id", b"req_up"),
+            (b"openai-model", b"gpt-5.4"),
+            (b"x-models-etag", b"e"),
+            (b"x-codex-turn-state", b"ts-1"),
+            (b"x-reasoning-included", b"true"),
+        ]
+        removed: Headers = [
+            *((name.encode(), value.encode()) for name, value in OWN.items()),
+            (b"x-codex-bengalfox-primary-used-percent", b"1"),
+            (b"x-codex-bengalfox-limit-name", b"Spark"),
+            (b"X-Codex-Active-Limit", b"codex"),
+            (b"x-codex-credits-balance", b"5"),
+            (b"x-codex-plan-type", b"team"),
+            (b"x-codex-primary-over-secondary-limit-percent", b"5"),
+            (b"cf-ray", b"1"),
+        ]
+        self.assertEqual(METERING.public_headers(removed + kept, None, NOW), kept)
+        added = METERING.public_headers(removed + kept, aggregate(), NOW)
+        self.assertEqual(added[: len(kept)], kept)
+        self.assertEqual(added[len(kept) :], aggregate_headers(aggregate()))
+
+    def test_the_aggregate_as_headers(self) -> None:
+        self.assertEqual(
+            dict(aggregate_headers(aggregate(short_reset=0))),
+            {
+                b"x-codex-primary-used-percent": b"33.33",
+                b"x-codex-primary-window-minutes": b"300",
+                b"x-codex-secondary-used-percent": b"20.00",
+                b"x-codex-secondary-window-minutes": b"10080",
+                b"x-codex-secondary-reset-at": str(WEEKLY_RESET).encode(),
+                b"X-OCM-Plan-Weight": b"11",
+            },
+        )
+
+
+def event(kind: str, named: bool = True, **data: object) -> bytes:
+    """One event as the upstream writes it; ``named``: with an ``event`` field."""
+    line = f"event: {kind}\n" if named else ""
+    return f"{line}data: {json.dumps({'type': kind, **data}, ensure_ascii=False)}\n\n".encode()
+
+
+USAGE = {
+    "input_tokens": 1000,
+    "input_tokens_details": {"cached_tokens": 900},
+    "output_tokens": 55,
+    "output_tokens_details": {"reasoning_tokens": 30},
+    "total_tokens": 1055,
+}
+CREATED = event("response.created", response={"id": "r", "model": "gpt-5.4", "usage": None, "error": None})
+TEXT = event("response.output_text.delta", delta="»error« response.completed ✓\n\nevent: error")
+LIMITS = b"event: codex.rate_limits\ndata: " + json.dumps(rate_limits()).encode() + b"\n\n"
+COMPLETED = event(
+    "response.completed",
+    response={"model": "gpt-5.4-2026", "service_tier": "default", "usage": USAGE, "status": "completed"},
+)
+STREAM = CREATED + LIMITS + TEXT + COMPLETED
+TOKENS = Tokens(input=100, output=55, cache_read=900, reasoning=30)
+
+
+class RewriterTests(SynchronousTestCase):
+    """F36: the pool's state stands in the stream, and the account's own is learnt."""
+
+    def make(
+        self, pool: Aggregate | None, content_type: bytes = b"text/event-stream"
+    ) -> EventRewriter | None:
+        self.observed: list[LimitsUpdate] = []
+        head = ResponseHead(200, b"", [(b"content-type", content_type)])
+        return METERING.rewriter(head, self.observed.append, lambda: pool, lambda: NOW)
+
+    def rewrite(self, chunks: list[bytes], pool: Aggregate | None) -> bytes:
+        rewriter = self.make(pool)
+        assert rewriter is not None
+        return b"".join([*map(rewriter.feed, chunks), rewriter.end()])
+
+    def test_replaced(self) -> None:
+        ours = b"event: codex.rate_limits\ndata: " + aggregate_event(aggregate()) + b"\n\n"
+        for stream in (STREAM, STREAM.replace(LIMITS, LIMITS.partition(b"\n")[2])):
+            for chunks in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
+                self.assertEqual(self.rewrite(chunks, aggregate()), CREATED + ours + TEXT + COMPLETED)
+                self.assertEqual([update.short for update in self.observed], [OWN_UPDATE.short])
+
+    def test_dropped_where_nothing_is_known(self) -> None:
+        self.assertEqual(self.rewrite([STREAM], None), CREATED + TEXT + COMPLETED)
+
+    def test_text_about_it_is_left_alone(self) -> None:
+        text = event("response.output_text.delta", named=False, delta='"type":"codex.rate_limits"')
+        self.assertEqual(self.rewrite([text], aggregate()), text)
+        self.assertEqual(self.observed, [])
+
+    def test_other_answers_pass_as_they_come(self) -> None:
+        self.assertIsNone(self.make(None, b"application/json"))
+        fields = [(b"content-type", b"text/event-stream"), (b"content-encoding", b"zstd")]
+        head = ResponseHead(200, b"", fields)
+        self.assertIsNone(METERING.rewriter(head, self.observed.append, lambda: None, lambda: NOW))
+
+
+class ResponsesMeterTests(SynchronousTestCase):
+    """Usage of an event stream (spec 9)."""
+
+    def fed(self, *chunks: bytes) -> ResponsesMeter:
+        meter = ResponsesMeter()
+        for chunk in chunks:
+            meter.feed(chunk)
+        meter.end()
+        return meter
+
+    def test_whole(self) -> None:
+        reading = self.fed(STREAM).reading()
+        self.assertEqual(reading.tokens, TOKENS)
+        self.assertEqual(reading.tokens.total_input, 1000)
+        self.assertEqual((reading.model, reading.service_tier), ("gpt-5.4-2026", "default"))
+        self.assertEqual((reading.complete, reading.error, reading.reported), (True, "", True))
+
+    def test_byte_by_byte(self) -> None:
+        """F19."""
+        unnamed = CREATED + event("response.completed", named=False, response={"usage": USAGE})
+        for stream in (STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM.replace(b"\n", b"\r"), unnamed):
+            meter = self.fed(*(stream[at : at + 1] for at in range(len(stream))))
+            self.assertEqual(meter.reading().tokens, TOKENS)
+            self.assertTrue(meter.reading().complete)
+
+    def test_every_proper_end(self) -> None:
+        incomplete = self.fed(CREATED, event("response.incomplete", response={"usage": USAGE})).reading()
+        self.assertEqual((incomplete.complete, incomplete.error, incomplete.tokens), (True, "", TOKENS))
+        failed = self.fed(event("response.failed", response={"error": {"code": "server_error"}})).reading()
+        self.assertEqual((failed.complete, failed.error, failed.reported), (True, "server_error", False))
+
+    def test_what_broke_off_is_not_complete(self) -> None:
+        """F22: nothing but a last event ends a stream."""
+        reading = self.fed(CREATED, TEXT, COMPLETED[:-1]).reading()
+        self.assertEqual((reading.complete, reading.reported), (False, False))
+
+    def test_an_error_event_is_kept(self) -> None:
+        """F13."""
+        for data, word in (
+            ({"error": {"type": "t", "code": "c"}}, "c"),
+            ({"error": {"type": "t"}}, "t"),
+            ({"code": "rate_limit_exceeded", "message": "m"}, "rate_limit_exceeded"),
+            ({}, "unknown"),
+            ({"error": []}, "unknown"),
+        ):
+            fields: dict[str, Any] = data
+            reading = self.fed(event("error", **fields)).reading()
+            self.assertEqual((reading.error, reading.complete), (word, False))
+        self.assertEqual(self.fed(b"event: error\ndata: no json\n\n").reading().error, "unknown")
+        self.assertEqual(self.fed(event("response.failed")).reading().error, "unknown")
+
+    def test_where_a_keep_alive_may_stand(self) -> None:
+        """F44: only between two events, and not after the last one."""
+        meter = self.fed(CREATED)
+        self.assertTrue(meter.at_boundary)
+        meter.feed(TEXT[:-1])
+        self.assertFalse(meter.at_boundary)
+        meter.feed(TEXT[-1:] + COMPLETED)
+        self.assertFalse(meter.at_boundary)
+
+    def test_wrong_types_count_nothing(self) -> None:
+        usages: list[object] = [
+            [],
+            "x",
+            5,
+            {"input_tokens": "many"},
+            {"input_tokens": -5},
+            {"input_tokens": 10**30},
+        ]
+        for usage in usages:
+            reading = self.fed(event("response.completed", response={"usage": usage})).reading()
+            self.assertEqual((reading.tokens, reading.complete), (Tokens(), True))
+        absurd = {"input_tokens": 5, "input_tokens_details": {"cached_tokens": 9}}
+        reading = self.fed(event("response.completed", response={"usage": absurd})).reading()
+        self.assertEqual(reading.tokens, Tokens(cache_read=5))
+        self.fed(b"event: response.completed\ndata: " + b"[" * 100_000 + b"\n\n")
+
+    @given(st.lists(st.binary(max_size=60) | st.sampled_from([CREATED, TEXT, COMPLETED]), max_size=8))
+    def test_never_raises(self, chunks: list[bytes]) -> None:
+        self.fed(*chunks).reading()
+
+
+CHAT_USAGE = {
+    "prompt_tokens": 1000,
+    "completion_tokens": 55,
+    "prompt_tokens_details": {"cached_tokens": 900},
+    "completion_tokens_details": {"reasoning_tokens": 30},
+}
+
+
+def chunk(**data: object) -> bytes:
+    """One chunk of a chat completion."""
+    return f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': 'gpt-5', **data})}\n\n".encode()
+
+
+FIRST = chunk(choices=[{"delta": {"content": "hi"}, "finish_reason": None}], usage=None)
+LAST = chunk(choices=[{"delta": {}, "finish_reason": "stop"}], usage=None)
+SUMS = chunk(choices=[], usage=CHAT_USAGE, service_tier="flex")
+DONE = b"data: [DONE]\n\n"
+
+
+class ChatMeterTests(SynchronousTestCase):
+    """Usage of chat completions."""
+
+    def test_the_last_chunk_reports(self) -> None:
+        stream = FIRST + LAST + SUMS + DONE
+        for chunks in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
+            meter = ChatMeter()
+            for each in chunks:
+                meter.feed(each)
+            reading = meter.reading()
+            self.assertEqual((reading.tokens, reading.model, reading.service_tier), (TOKENS, "gpt-5", "flex"))
+            self.assertTrue(reading.complete)
+
+    def test_complete_at_done_or_after_the_finish_reason(self) -> None:
+        for stream, complete in ((FIRST + DONE, True), (FIRST + LAST, True), (FIRST, False)):
+            meter = ChatMeter()
+            meter.feed(stream)
+            meter.end()
+            self.assertEqual((meter.reading().complete, meter.reading().reported), (complete, False))
+
+    def test_no_keep_alive_that_would_be_taken_for_a_chunk(self) -> None:
+        """F18."""
+        meter = ChatMeter()
+        meter.feed(FIRST)
+        self.assertFalse(meter.at_boundary)
+
+    def test_errors(self) -> None:
+        meter = ChatMeter()
+        meter.feed(b'data: {"error": {"code": "c"}}\n\ndata: no json\n\n')
+        self.assertEqual(meter.reading().error, "c")
+
+    @given(st.lists(st.binary(max_size=60) | st.sampled_from([FIRST, LAST, SUMS, DONE]), max_size=8))
+    def test_never_raises(self, chunks: list[bytes]) -> None:
+        meter = ChatMeter()
+        for each in chunks:
+            meter.feed(each)
+        meter.end()
+        meter.reading()
+
+
+class ChoiceTests(SynchronousTestCase):
+    """The meter fits the answer."""
+
+    def meter(self, content_type: bytes, operation: str = "responses", billable: bool = True) -> UsageMeter:
+        facts = RequestFacts(operation=operation, billable=billable)
+        return METERING.meter(facts, ResponseHead(200, b"", [(b"content-type", content_type)]))
+
+    def test_by_operation_and_media_type(self) -> None:
+        self.assertIsInstance(self.meter(b"text/event-stream"), ResponsesMeter)
+        self.assertIsInstance(self.meter(b"text/event-stream", CHAT), ChatMeter)
+        self.assertIsInstance(self.meter(b"application/json"), JSONMeter)
+        self.assertIsInstance(self.meter(b"application/json", billable=False), OpaqueMeter)
+
+    def test_json(self) -> None:
+        for operation, body, error in (
+            ("responses", {"model": "m", "usage": USAGE, "status": "completed", "error": None}, ""),
+            ("responses", {"model": "m", "usage": USAGE, "error": {"code": "c"}}, "c"),
+            ("responses", {"model": "m", "usage": USAGE, "status": "failed"}, "unknown"),
+            (CHAT, {"model": "m", "usage": CHAT_USAGE, "choices": []}, ""),
+        ):
+            meter = self.meter(b"application/json", operation)
+            meter.feed(json.dumps(body).encode())
+            meter.end()
+            reading = meter.reading()
+            self.assertEqual((reading.tokens, reading.model, reading.error), (TOKENS, "m", error))
+            self.assertTrue(reading.complete)
+
+    def test_json_that_is_none(self) -> None:
+        for operation in ("responses", CHAT):
+            for body in (b"", b"<html>", b"[]", b'{"usage": 5}', b"[" * 100_000):
+                meter = self.meter(b"application/json", operation)
+                meter.feed(body)
+                meter.end()
+                self.assertEqual((meter.reading().complete, meter.reading().reported), (True, False))

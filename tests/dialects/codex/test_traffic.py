@@ -1,0 +1,337 @@
+"""What requests and answers of the Codex dialect mean."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.availability import Availability
+from ccmproxy.dialects.codex.traffic import TOLD_PLAN, CodexTraffic, key_reset
+from ccmproxy.facts import RequestFacts
+from ccmproxy.interfaces import ITraffic
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.oauth import ApiKey, OAuthToken
+from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+
+TRAFFIC = CodexTraffic()
+NOW = 1_795_000_000.0
+LATER = int(NOW) + 3600
+
+
+def inspect(
+    body: object, *headers: tuple[bytes, bytes], path: bytes = b"/v1/responses", method: bytes = b"POST"
+) -> RequestFacts:
+    """Facts of a request with this body (JSON unless bytes)."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return TRAFFIC.inspect(RequestHead(method, path, list(headers)), Body([raw[:7], raw[7:]]))
+
+
+class InspectTests(SynchronousTestCase):
+    """Spec 4.1 and what the real clients send."""
+
+    def test_a_turn_of_the_cli(self) -> None:
+        facts = inspect(
+            {
+                "model": "gpt-5.4",
+                "stream": True,
+                "input": [{"type": "message"}, {"type": "message"}],
+                "prompt_cache_key": "body-session",
+            },
+            (b"session-id", b"s-1"),
+            (b"thread-id", b"s-1"),
+            (b"x-codex-beta-features", b"remote_compaction_v2"),
+        )
+        self.assertEqual((facts.model, facts.stream, facts.messages), ("gpt-5.4", True, 2))
+        self.assertEqual((facts.session, facts.agent), ("s-1", None))
+        self.assertEqual((facts.features, facts.client_is_oauth), (("remote_compaction_v2",), False))
+        self.assertEqual((facts.operation, facts.billable), ("responses", True))
+
+    def test_session_sources_in_order(self) -> None:
+        """F10: proxies in between drop names with underscores; the body still has it."""
+        body = {"prompt_cache_key": "b"}
+        fields = [(b"session-id", b"1"), (b"Session_Id", b"2"), (b"conversation_id", b"3")]
+        self.assertEqual([inspect(body, *fields[at:]).session for at in range(4)], ["1", "2", "3", "b"])
+        self.assertEqual(inspect(body, (b"session-id", b" "), *fields[1:]).session, "2")
+        self.assertIsNone(inspect({"prompt_cache_key": "a b"}).session)
+        self.assertIsNone(inspect({"prompt_cache_key": 5}).session)
+
+    def test_a_thread_of_its_own_is_an_agent(self) -> None:
+        self.assertEqual(inspect({}, (b"session-id", b"s"), (b"thread-id", b"t")).agent, "t")
+
+    def test_operations(self) -> None:
+        for method, path, operation, billable in (
+            (b"POST", b"/v1/responses?x=1", "responses", True),
+            (b"POST", b"/v1/responses/", "responses", True),
+            (b"GET", b"/v1/responses", "responses", False),
+            (b"POST", b"/v1/responses/compact", "responses/compact", True),
+            (b"POST", b"/v1/chat/completions", "chat/completions", True),
+            (b"GET", b"/v1/models?client_version=0.169.0", None, False),
+            (b"GET", b"/v1/responses/resp_1", None, False),
+        ):
+            facts = inspect(b"", path=path, method=method)
+            self.assertEqual((facts.operation, facts.billable), (operation, billable), path)
+
+    def test_chat_completions_have_messages(self) -> None:
+        facts = inspect({"model": "m", "messages": [1, 2, 3], "input": [1]}, path=b"/v1/chat/completions")
+        self.assertEqual(facts.messages, 3)
+
+    def test_compressed_bodies_are_looked_into(self) -> None:
+        """F31."""
+        body = b'{"model": "m", "prompt_cache_key": "k"}'
+        for coding, data in ((b"zstd", zstandard.compress(body)), (b"gzip", gzip.compress(body))):
+            facts = inspect(data, (b"Content-Encoding", coding))
+            self.assertEqual((facts.model, facts.session), ("m", "k"))
+        self.assertIsNone(inspect(zstandard.compress(body), (b"content-encoding", b"br")).model)
+
+    def test_wrong_types_hide_only_themselves(self) -> None:
+        facts = inspect({"model": 5, "stream": 1, "input": "hi", "prompt_cache_key": "k"})
+        self.assertEqual((facts.model, facts.stream, facts.messages, facts.session), (None, None, None, "k"))
+
+    def test_bodies_that_are_not_understood(self) -> None:
+        deep = b'{"input": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+        for body in (b"", b"no json", b"[]", b"5", b"\xff", b'{"model":', deep, b"[" * 200_000):
+            self.assertEqual(inspect(body), RequestFacts(operation="responses"), body[:20])
+        self.assertIsNone(inspect({"model": "m"}, (b"content-type", b"multipart/form-data")).model)
+
+    @given(st.binary(max_size=200), st.sampled_from([b"zstd", b"gzip", b"identity"]), st.binary(max_size=20))
+    def test_never_raises(self, body: bytes, coding: bytes, header: bytes) -> None:
+        inspect(body, (b"content-encoding", coding), (b"session-id", header), path=b"/v1/" + header)
+
+    def test_chat_completions_need_a_key(self) -> None:
+        chat = RequestFacts(operation="chat/completions")
+        refused = TRAFFIC.check(chat, True)
+        assert refused is not None
+        self.assertEqual(refused[0], "api_key_only")
+        self.assertIsNone(TRAFFIC.check(chat, True, True))
+        self.assertIsNone(TRAFFIC.check(RequestFacts(operation="responses"), False))
+
+
+class UpstreamHeadTests(SynchronousTestCase):
+    """Spec 3.6 and 4.3."""
+
+    def head(
+        self,
+        *headers: tuple[bytes, bytes],
+        key: bool = False,
+        bound: bool = False,
+        overrides: dict[str, tuple[str, ...]] | None = None,
+    ) -> RequestHead:
+        head = RequestHead(b"POST", b"/v1/responses?x=%41", [(b"Host", b"proxy"), *headers])
+        authorization = ApiKey("sk-key") if key else OAuthToken("at", account_id="acc-1")
+        return TRAFFIC.upstream_head(head, authorization, b"up", b"/base", overrides or {}, bound)
+
+    def test_the_account_replaces_the_client(self) -> None:
+        client = (
+            (b"Authorization", b"Bearer user"),
+            (b"ChatGPT-Account-ID", b"own"),
+            (b"x-api-key", b"user"),
+        )
+        upstream = self.head(*client, (b"originator", b"codex_exec"), (b"Content-Encoding", b"zstd"))
+        self.assertEqual((upstream.method, upstream.target), (b"POST", b"/base/responses?x=%41"))
+        self.assertEqual(
+            upstream.headers,
+            [
+                (b"Host", b"up"),
+                (b"originator", b"codex_exec"),
+                (b"Content-Encoding", b"zstd"),
+                (b"ChatGPT-Account-Id", b"acc-1"),
+                (b"Authorization", b"Bearer at"),
+            ],
+        )
+
+    def test_an_api_key_keeps_the_path(self) -> None:
+        upstream = self.head((b"chatgpt-account-id", b"own"), key=True)
+        self.assertEqual(upstream.target, b"/base/v1/responses?x=%41")
+        self.assertEqual(upstream.headers, [(b"Host", b"up"), (b"Authorization", b"Bearer sk-key")])
+
+    def test_an_account_without_an_id(self) -> None:
+        upstream = TRAFFIC.upstream_head(RequestHead(b"GET", b"/v1/models"), OAuthToken("at"), b"h", b"", {})
+        self.assertEqual(upstream.target, b"/models")
+        self.assertEqual(upstream.headers, [(b"Host", b"h"), (b"Authorization", b"Bearer at")])
+
+    def test_the_turn_state_passes_only_to_its_issuer(self) -> None:
+        state = (b"X-Codex-Turn-State", b"ts-1")
+        self.assertNotIn(state, self.head(state).headers)
+        self.assertIn(state, self.head(state, bound=True).headers)
+
+    def test_accept_encoding_passes_only_if_the_operator_sets_it(self) -> None:
+        self.assertIsNone(first_value(self.head((b"Accept-Encoding", b"gzip")).headers, b"accept-encoding"))
+        headers = self.head(overrides={"accept-encoding": ("br",), "User-Agent": ("team",)}).headers
+        self.assertEqual(first_value(headers, b"accept-encoding"), b"br")
+        self.assertEqual(first_value(headers, b"user-agent"), b"team")
+
+
+def verdict(status: int, body: object = None, **headers: object) -> Verdict:
+    """Class of an answer; a body that is neither None nor bytes is JSON."""
+    fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
+    raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    return TRAFFIC.classify(ResponseHead(status, b"", fields), raw, NOW)
+
+
+def usage_limit(**fields: object) -> dict[str, object]:
+    """The body of a used-up account."""
+    return {"error": {"type": "usage_limit_reached", "message": "m", "plan_type": "team", **fields}}
+
+
+BURST = {"error": {"type": "requests", "code": "rate_limit_exceeded", "message": "m"}}
+LIMITED = AnswerKind.RATE_LIMITED
+
+
+class ClassifyTests(SynchronousTestCase):
+    """Spec 4.4 and 4.6."""
+
+    def test_facet(self) -> None:
+        self.assertTrue(verifyObject(ITraffic, TRAFFIC))
+
+    def test_plain_classes(self) -> None:
+        for status, kind in (
+            (200, AnswerKind.OK),
+            (400, AnswerKind.CLIENT_ERROR),
+            (401, AnswerKind.AUTH_FAILED),
+            (403, AnswerKind.NEEDS_BODY),
+            (404, AnswerKind.OTHER),
+            (429, AnswerKind.NEEDS_BODY),
+            (503, AnswerKind.OTHER),
+        ):
+            self.assertIs(verdict(status).kind, kind, status)
+        self.assertIs(verdict(403, b"OAuth token has been revoked").kind, AnswerKind.AUTH_FAILED)
+        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.OTHER)
+
+    def test_the_header_comes_first(self) -> None:
+        body = usage_limit(resets_at=LATER + 5, resets_in_seconds=7)
+        own = {"x_codex_primary_reset_at": LATER}
+        self.assertEqual(verdict(429, body, **own, retry_after=9), Verdict(LIMITED, LATER))
+        self.assertEqual(verdict(429, b"", **own), Verdict(LIMITED, LATER))
+        other = {"x_codex_active_limit": "codex_other", "x_codex_other_primary_reset_at": LATER + 1}
+        self.assertEqual(verdict(429, body, **own, **other), Verdict(LIMITED, LATER + 1))
+        self.assertEqual(verdict(429, body, **own, x_codex_active_limit="premium"), Verdict(LIMITED, LATER))
+
+    def test_the_used_up_window_counts(self) -> None:
+        windows = {
+            "x_codex_primary_used_percent": 40,
+            "x_codex_primary_reset_at": LATER,
+            "x_codex_secondary_used_percent": 100,
+            "x_codex_secondary_reset_at": LATER + 9,
+        }
+        self.assertEqual(verdict(429, usage_limit(), **windows), Verdict(LIMITED, LATER + 9))
+
+    def test_then_the_body(self) -> None:
+        for fields, until in (
+            ({"resets_at": LATER, "resets_in_seconds": 7}, LATER),
+            ({"resets_in_seconds": 7}, NOW + 7),
+            ({"resets_at": "soon", "resets_in_seconds": 7}, NOW + 7),
+            ({"resets_at": NOW - 10, "resets_in_seconds": 7.5}, NOW + 7.5),
+        ):
+            body: dict[str, Any] = fields
+            self.assertEqual(verdict(429, usage_limit(**body), retry_after=9), Verdict(LIMITED, until))
+        found = verdict(429, usage_limit(resets_at=LATER), x_codex_primary_reset_at="soon")
+        self.assertEqual(found, Verdict(LIMITED, LATER))
+
+    def test_then_retry_after_then_a_default(self) -> None:
+        """F46: what the upstream names itself is explicit, what we assume is not."""
+        self.assertEqual(verdict(429, usage_limit(), retry_after=9), Verdict(LIMITED, NOW + 9))
+        kinds: list[object] = ["soon", True, -5, 1e300, None, [], LATER * 1000]
+        for bad in kinds:
+            found = verdict(429, usage_limit(resets_at=bad, resets_in_seconds=None))
+            self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False), bad)
+        for code in ("usage_not_included", "insufficient_quota"):
+            found = verdict(429, {"error": {"type": code}})
+            self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
+
+    def test_a_burst_is_no_quota(self) -> None:
+        """F5: windows with room have nothing to do with it."""
+        room = {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}
+        for headers in ({}, room):
+            fields: dict[str, Any] = headers
+            self.assertEqual(verdict(429, BURST, **fields), Verdict(LIMITED, NOW + BURST_BLOCK, False))
+            self.assertEqual(verdict(429, BURST, **fields, retry_after=3), Verdict(LIMITED, NOW + 3))
+        self.assertEqual(verdict(429, usage_limit(), **room), Verdict(LIMITED, LATER))
+
+    def test_another_limit_is_its_models(self) -> None:
+        found = verdict(
+            429,
+            usage_limit(resets_at=LATER),
+            x_codex_active_limit="codex_bengalfox",
+            x_codex_bengalfox_limit_name="GPT-5.3-Codex-Spark",
+        )
+        self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER))
+
+    def test_an_api_keys_own_reset(self) -> None:
+        fields = {"x_ratelimit_remaining_tokens": 0, "x_ratelimit_reset_tokens": "1m30.5s"}
+        self.assertEqual(verdict(429, BURST, **fields), Verdict(LIMITED, NOW + 90.5))
+        for value, seconds in (
+            ("20ms", 0.02),
+            ("6m0s", 360),
+            ("1h2m3s", 3723),
+            ("", 0),
+            ("soon", 0),
+            ("5", 0),
+        ):
+            headers = [(b"X-RateLimit-Remaining-Requests", b"0")]
+            headers.append((b"x-ratelimit-reset-requests", value.encode()))
+            self.assertEqual(key_reset(headers), seconds, value)
+            self.assertEqual(key_reset(headers[1:]), 0)
+
+    @given(
+        st.binary(max_size=40) | st.dictionaries(st.text(max_size=5), st.integers() | st.floats()),
+        st.dictionaries(
+            st.sampled_from(["x_codex_primary_reset_at", "x_codex_active_limit", "retry_after"])
+            | st.just("x_codex_secondary_used_percent"),
+            st.text(max_size=9).filter(lambda text: text.isprintable()) | st.floats() | st.integers(),
+        ),
+    )
+    def test_never_raises(self, body: object, headers: dict[str, object]) -> None:
+        raw = body if isinstance(body, bytes) else {"error": {**dict(body), "resets_at": 1e400}}  # type: ignore[call-overload]
+        self.assertIs(verdict(429, raw, **headers).kind, LIMITED)
+
+
+class ErrorTests(SynchronousTestCase):
+    """Spec 4.2, in the shape that the CLI shows."""
+
+    def decode(self, answer: tuple[ResponseHead, bytes]) -> tuple[dict[bytes, bytes], dict[str, Any]]:
+        return dict(answer[0].headers), json.loads(answer[1])
+
+    def test_shape(self) -> None:
+        headers, body = self.decode(TRAFFIC.error(502, "upstream_unreachable", "m", "req_1"))
+        error = {"type": "api_error", "code": "upstream_unreachable", "message": "m", "param": None}
+        self.assertEqual(body, {"error": error})
+        self.assertEqual(headers[b"Content-Type"], b"application/json")
+        self.assertEqual(headers[b"X-CCM-Error"], b"upstream_unreachable")
+        self.assertEqual((headers[b"X-OCM-Request-Id"], headers[b"x-request-id"]), (b"req_1", b"req_1"))
+
+    def test_types_and_extra_fields(self) -> None:
+        headers, body = self.decode(TRAFFIC.error(401, "unauthenticated", "m", "i", [(b"a", b"b")]))
+        self.assertEqual(body["error"]["type"], "authentication_error")
+        self.assertEqual((headers[b"x-should-retry"], headers[b"a"]), (b"false", b"b"))
+
+    def test_exhausted(self) -> None:
+        """Seen by the client as one final sentence (observed)."""
+        availability = Availability("rate_limited", "rate_limited", "", NOW + 7979.5)
+        answer = TRAFFIC.exhausted(RequestFacts(), availability, None, "i", NOW)
+        headers, body = self.decode(answer)
+        self.assertEqual(answer[0].status, 429)
+        self.assertEqual(
+            body["error"],
+            {
+                "type": "usage_limit_reached",
+                "message": "all credentials rate-limited, earliest reset in 2h13m",
+                "plan_type": TOLD_PLAN,
+                "resets_at": int(NOW) + 7980,
+                "resets_in_seconds": 7980,
+            },
+        )
+        self.assertEqual((headers[b"X-CCM-Error"], headers[b"x-should-retry"]), (b"rate_limited", b"false"))
+        names: Headers = answer[0].headers
+        self.assertFalse([name for name, _ in names if name.startswith(b"x-codex")])
+
+    def test_exhausted_without_an_end(self) -> None:
+        _, body = self.decode(TRAFFIC.exhausted(RequestFacts(), Availability("rate_limited"), None, "i", NOW))
+        self.assertNotIn("resets_at", body["error"])
+        self.assertEqual(body["error"]["message"], "all credentials rate-limited")
