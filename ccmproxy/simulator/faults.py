@@ -14,7 +14,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 #: What is asked of an upstream. ``turn``: an answer of the model, whatever the provider calls its endpoint.
-Endpoint = Literal["turn", "count_tokens", "models", "token", "usage", "profile", "other"]
+#: ``websocket``: to become a WebSocket; ``warm_up``: a turn that generates nothing.
+Endpoint = Literal[
+    "turn", "count_tokens", "models", "token", "usage", "profile", "websocket", "warm_up", "other"
+]
 
 #: Answers that replace the real one; what they look like is up to the dialect.
 ANSWERS = {
@@ -62,8 +65,18 @@ DELIVERIES = {
     "no_last_chunk": "a chunked body without its last chunk, then the end",
 }
 
+#: What only a WebSocket can get wrong; no other connection meets it.
+MESSAGES = {
+    "close": "the closing handshake with code=1011, at=before_head|mid|before_stop of a turn",
+    "binary_frame": "one event as a binary message",
+    "invalid_event": "an event that is not JSON",
+    "huge_message": "a message of size=16777216 bytes before the others",
+    "early_text": "a message together with the end of the opening handshake",
+    "connection_limit": "an error event: the connection has lived for too long",
+}
+
 #: All faults: name -> what it does.
-FAULTS: Mapping[str, str] = {**ANSWERS, **DELIVERIES}
+FAULTS: Mapping[str, str] = {**ANSWERS, **DELIVERIES, **MESSAGES}
 
 _STATUS_NAMES = {
     401: "unauthorized",

@@ -176,9 +176,8 @@ class Simulator:
         return reply.head, reply.body
 
     def _answer(self, request: ServerRequest, body: Body) -> None:
-        self.received += 1
         received = ReceivedRequest(
-            number=self.received,
+            number=0,
             at=self._clock.seconds(),
             method=request.head.method,
             target=request.head.target,
@@ -186,7 +185,7 @@ class Simulator:
             body=body.joined(),
             peer=str(request.peer),
         )
-        self.requests.append(received)
+        self._note(received)
         answer = self._ask(received)
         received.status = answer.reply.head.status
         self.concurrent += 1
@@ -200,8 +199,16 @@ class Simulator:
             if answer.turn is not None:
                 answer.turn.end_turn()
 
+        if answer.switch is not None:
+            request.take_over(answer.switch(self._clock, self._note, ended))
+            return
         steps = perform(answer.reply, answer.fault, self._rng)
         Player(request, steps, self._clock, ended).play()
+
+    def _note(self, received: ReceivedRequest) -> None:
+        self.received += 1
+        received.number = self.received
+        self.requests.append(received)
 
     def _ask(self, received: ReceivedRequest) -> Answer:
         for upstream in self._upstreams:

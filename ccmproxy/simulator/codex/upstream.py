@@ -9,17 +9,21 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ccmproxy.http.framing import join_head
 from ccmproxy.message import Headers, ResponseHead
 from ccmproxy.simulator.codex import chat, responses
 from ccmproxy.simulator.codex.account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.authentication import Authenticated, Authenticator
 from ccmproxy.simulator.codex.errors import Refusals
+from ccmproxy.simulator.codex.frames import perform_opening
 from ccmproxy.simulator.codex.limits import usage_document
 from ccmproxy.simulator.codex.models import MODELS, catalog, model_document
 from ccmproxy.simulator.codex.oauth import refresh, refreshing_account
 from ccmproxy.simulator.codex.request_body import BadBody, read_document
 from ccmproxy.simulator.codex.responses import InvalidRequest, conversation_key, sse
+from ccmproxy.simulator.codex.session import Session
 from ccmproxy.simulator.codex.turns import TURN_STATE, Turns
+from ccmproxy.simulator.codex.websocket import WebSocketServer, accept_handshake, wants_websocket
 from ccmproxy.simulator.conversation import Prompt, simulate_marker
 from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
@@ -76,6 +80,10 @@ class CodexUpstream:
                 request, account(request)
             ),
             (b"POST", b"/v1/responses"): lambda request: self._responses(request, key(request)),
+            (b"GET", b"/backend-api/codex/responses"): lambda request: self._websocket(
+                request, account(request)
+            ),
+            (b"GET", b"/v1/responses"): lambda request: self._websocket(request, key(request)),
             (b"POST", b"/v1/chat/completions"): lambda request: self._chat(request, key(request)),
             (b"GET", b"/backend-api/codex/models"): lambda request: self._models(request, account(request)),
             (b"GET", b"/v1/models"): lambda request: self._models(request, key(request)),
@@ -140,6 +148,38 @@ class CodexUpstream:
             self._pace(),
         )
         return Answer(reply, fault, account)
+
+    def _websocket(self, request: ReceivedRequest, account: Authenticated) -> Answer:
+        if not wants_websocket(request):
+            return Answer(
+                self._refusals.error(405, "invalid_request_error", None, "Upgrade to websocket required")
+            )
+        request.endpoint = "websocket"
+        fault = self._turns.fault(request, account, "websocket", _wish(request))
+        if fault is not None and fault.is_answer:
+            return Answer(self._turns.replacement(request, account, fault), fault)
+        if (accepted := accept_handshake(request)) is None:
+            raise self._invalid(account, InvalidRequest("Invalid WebSocket handshake"))
+        fields, extensions = accepted
+        headers = [
+            *fields,
+            *self._refusals.identity(),
+            *self._turns.limit_headers(account),
+            *_EDGE_HEADERS,
+            (b"x-models-etag", self._etag),
+        ]
+        session = Session(self._turns, account, request, self._pace)
+        head = ResponseHead(101, b"Switching Protocols", headers)
+        opening = perform_opening(
+            join_head(b"HTTP/1.1 101 Switching Protocols", headers), fault, session.early_message(), self._rng
+        )
+        return Answer(
+            Reply(head, []),
+            fault,
+            switch=lambda clock, on_request, on_end: WebSocketServer(
+                session, opening, extensions, clock, on_request, on_end
+            ),
+        )
 
     def _chat(self, request: ReceivedRequest, account: Authenticated) -> Answer:
         document = self._begin(request, account)
