@@ -356,7 +356,7 @@ def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) ->
             return Availability("rate_limited", "model_window", message, window.resets_at)
     for limit in state.limits.named.values():
         # Of the model that it is called after; one without a name, or of a feature, closes nothing.
-        if not limit.name or not _is_of_family(words, limit.name):
+        if not _is_of_family(words, limit.name):
             continue
         closed = _full_window(Limits(limit.short, limit.weekly), caps, now)
         if closed is not None:

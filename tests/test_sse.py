@@ -276,6 +276,7 @@ REWRITTEN = (
     (b"\n\n", None),
     (b'event: state\ndata: {"type":"state","half', None),
     (b'\xef\xbb\xbfevent: state\ndata: {"type":"state"}\n\n', b"\xef\xbb\xbf"),
+    (b'\xef\xbb\xbfevent: other\nevent: state\ndata: {"type":"state"}\n\n', None),
 )
 
 
@@ -288,7 +289,7 @@ class EventRewriterTests(SynchronousTestCase):
 
     def test_between_others_and_byte_by_byte(self) -> None:
         before, after = b"event: a\ndata: 1\n\n", b": c\n\nevent: b\ndata: 2\n\n"
-        for original, expected in REWRITTEN[:-2]:
+        for original, expected in REWRITTEN[:-3]:
             for end in (b"\n", b"\r\n", b"\r"):
                 stream = (before + original + after).replace(b"\n", end)
                 replaced = original.replace(b"\n", end) if expected is None else expected
@@ -302,6 +303,13 @@ class EventRewriterTests(SynchronousTestCase):
         self.assertEqual(rewriter.feed(b"event: delta\nda"), b"event: delta\nda")
         self.assertEqual(rewriter.feed(b"ta: 2\n\neve"), b"ta: 2\n\n")
         self.assertEqual(rewriter.feed(b"nt: delta\n"), b"event: delta\n")
+
+    def test_an_end_that_is_cut_in_two(self) -> None:
+        state = b'event: state\ndata: {"type":"state"}\n\n'
+        for end in (b"\n", b"\r\n", b"\r"):
+            other = b"event: other\ndata: 1\n\n".replace(b"\n", end)
+            for cut in range(1, len(other) + 1):
+                self.assertEqual(rewrite([other[:cut], other[cut:] + state]), other, (end, cut))
 
     def test_what_is_too_large_is_passed_on(self) -> None:
         large = b'data: {"type":"state"' + b" " * 100 + b"}\n\n"
