@@ -65,7 +65,8 @@ class ILease(Interface):
 
     tag: str = Attribute("Tag of the credential.")
     host: bytes = Attribute(
-        "Host header field of its upstream, with the port where it is not the scheme's own."
+        "Host header field of its upstream, with the port where it is not the scheme's own. This, base_path and"
+        " connections() are those for what authorize() or recover() gave last."
     )
     base_path: bytes = Attribute("Path of the upstream's base URL, without a slash at its end; mostly empty.")
 

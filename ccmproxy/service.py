@@ -184,17 +184,19 @@ class MultiplexerService:
             usage_url=upstream.usage_url or dialect.urls.usage_url,
             profile_url=upstream.profile_url or dialect.urls.profile_url,
             user_agent=upstream.user_agent or dialect.urls.user_agent,
+            # Whoever names an address means it for keys as well.
+            key_api_url="" if upstream.api_url else dialect.urls.key_api_url,
         )
         outbound = surroundings.outbound(upstream)
-        connections = ConnectionPool(
-            outbound.endpoint(*origin(urls.api_url)),
-            self._clock,
-            ClientLimits(
-                connect_timeout=upstream.connect_timeout,
-                first_byte_timeout=upstream.first_byte_timeout,
-                idle_timeout=upstream.idle_timeout,
-            ),
+        limits = ClientLimits(
+            connect_timeout=upstream.connect_timeout,
+            first_byte_timeout=upstream.first_byte_timeout,
+            idle_timeout=upstream.idle_timeout,
         )
+
+        def connections(url: str) -> ConnectionPool:
+            return ConnectionPool(outbound.endpoint(*origin(url)), self._clock, limits)
+
         path = credential.credential_path
         if credential.api_key is not None:
             source: ICredentialStore | ApiKey = ApiKey(credential.api_key.get_secret_value())
@@ -207,7 +209,7 @@ class MultiplexerService:
             dialect.account,
             urls,
             outbound,
-            connections,
+            connections(urls.api_url),
             self._clock,
             surroundings.random.random,
             caps=credential.caps,
@@ -216,6 +218,7 @@ class MultiplexerService:
             watched_path=path,
             lock_path=lock_path(os.path.dirname(path)) if path and dialect.has_client_lock else None,
             now=surroundings.now,
+            key_connections=connections(urls.key_api_url) if urls.key_api_url else None,
         )
 
     def _store(self, credential: CredentialConfig, path: str, dialect: Dialect) -> ICredentialStore:
@@ -282,16 +285,18 @@ class MultiplexerService:
         await self.stop_listening()
         self.routes.closing = True
         self.status.close()
+        self.forwarder.close_websockets(grace)
         self.factory.stop_accepting()
-        if await self._gone_within(grace):
-            return
-        self.log.warn(
-            "{name}: {count} requests did not end in time",
-            name=self.config.name,
-            count=len(self.forwarder.active),
-        )
-        self.factory.abort_all()
-        await self._gone_within(ABORT_TIME)
+        if not await self._gone_within(grace):
+            self.log.warn(
+                "{name}: {count} requests did not end in time",
+                name=self.config.name,
+                count=len(self.forwarder.active),
+            )
+            self.factory.abort_all()
+            await self._gone_within(ABORT_TIME)
+        # Of a WebSocket the upstream's side may still be there.
+        self.forwarder.abort_websockets()
 
     async def _gone_within(self, seconds: float) -> bool:
         drained = self.factory.drained()
@@ -319,7 +324,7 @@ def _login(credential: CredentialConfig) -> CredentialConfig:
 
 async def end(account: Account) -> None:
     """Stop an account for good; what it still serves goes on to its end."""
-    account.connections.close()
+    account.close_connections()
     await account.stop()
 
 

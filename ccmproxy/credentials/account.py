@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred, succeed
@@ -53,6 +54,14 @@ OBSERVED_TWICE = 10.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class Upstream(NamedTuple):
+    """Where requests go. ``host``: for the Host header field; ``base_path``: without a slash at its end."""
+
+    host: bytes
+    base_path: bytes
+    connections: ConnectionPool
+
+
 @implementer(ICredential)
 class Account:
     """A default credential: an OAuth login in a store, or a key of the commercial API.
@@ -82,6 +91,7 @@ class Account:
         lock_path: str | None = None,
         fetch: Fetch | None = None,
         now: Callable[[], float] | None = None,
+        key_connections: ConnectionPool | None = None,
     ) -> None:
         """``source``: the store that holds the login, or the key itself.
 
@@ -89,12 +99,13 @@ class Account:
         too (F30), unless ``fetch`` replaces them. ``random``: numbers in [0, 1). ``plan_weight``: replaces what the
         plan says. ``watched_path``: the file whose changes ``watcher`` is to tell; ``lock_path``: of the official
         client's lock (:func:`ccmproxy.credentials.lock.lock_path`), None where there is no such custom. ``now``:
-        Unix seconds; left out, ``clock`` tells them.
+        Unix seconds; left out, ``clock`` tells them. ``key_connections``: to the API for keys, where ``urls`` has one.
         """
         self.tag = tag
-        self.host = _host(urls.api_url)
-        self.base_path = urlsplit(urls.api_url).path.rstrip("/").encode("ascii")
-        self.connections = connections
+        self.upstream = _upstream(urls.api_url, connections)
+        self.key_upstream = self.upstream
+        if urls.key_api_url and key_connections is not None:
+            self.key_upstream = _upstream(urls.key_api_url, key_connections)
         self.caps = caps or Caps()
         self.state = CredentialState()
         self.leases: set[AccountLease] = set()
@@ -271,6 +282,15 @@ class Account:
             raise CredentialUnavailable("the upstream refused the API key")
         return await self._keeper.recover(rejected)
 
+    def upstream_for(self, authorization: Authorization) -> Upstream:
+        """Where requests go that are sent with ``authorization``."""
+        return self.key_upstream if isinstance(authorization, ApiKey) else self.upstream
+
+    def close_connections(self) -> None:
+        """Close the connections that nobody uses, and the others when they are done."""
+        self.upstream.connections.close()
+        self.key_upstream.connections.close()
+
     def observe(self, update: LimitsUpdate) -> None:
         """State learnt from an answer."""
         if not (update.has_data or update.rejected_until or update.model_rejections):
@@ -381,6 +401,10 @@ class Account:
     def _token_failed(self, message: str) -> None:
         assert self._poller is not None
         self._poller.token_failed(message)
+
+
+def _upstream(api_url: str, connections: ConnectionPool) -> Upstream:
+    return Upstream(_host(api_url), urlsplit(api_url).path.rstrip("/").encode("ascii"), connections)
 
 
 def _host(api_url: str) -> bytes:

@@ -26,15 +26,14 @@ class AccountLease:
     account, whenever it comes.
     """
 
-    __slots__ = ("_account", "_interrupt", "_interrupted_by", "base_path", "host", "outcome", "tag")
+    __slots__ = ("_account", "_interrupt", "_interrupted_by", "_upstream", "outcome", "tag")
 
     def __init__(self, account: Account) -> None:
         self._account = account
         self._interrupt: Callable[[Availability], None] | None = None
         self._interrupted_by: Availability | None = None
+        self._upstream = account.upstream
         self.tag = account.tag
-        self.host = account.host
-        self.base_path = account.base_path
         self.outcome: LeaseOutcome | None = None
 
     def __repr__(self) -> str:
@@ -42,15 +41,30 @@ class AccountLease:
 
     async def authorize(self) -> Authorization:
         """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
-        return await self._account.authorize()
+        return self._sent_with(await self._account.authorize())
 
     async def recover(self, rejected: Authorization) -> Authorization:
         """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable."""
-        return await self._account.recover(rejected)
+        return self._sent_with(await self._account.recover(rejected))
+
+    def _sent_with(self, authorization: Authorization) -> Authorization:
+        """A login may have become a key, or the reverse: they may go to different addresses."""
+        self._upstream = self._account.upstream_for(authorization)
+        return authorization
+
+    @property
+    def host(self) -> bytes:
+        """Host header field of the upstream for what :meth:`authorize` gave last."""
+        return self._upstream.host
+
+    @property
+    def base_path(self) -> bytes:
+        """Path of its base URL, without a slash at its end."""
+        return self._upstream.base_path
 
     def connections(self) -> ConnectionPool:
-        """The pool of connections to the account's upstream."""
-        return self._account.connections
+        """The pool of connections to it."""
+        return self._upstream.connections
 
     def observe(self, update: LimitsUpdate) -> None:
         """State learnt from this request's answer."""

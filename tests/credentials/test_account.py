@@ -373,7 +373,7 @@ class RequestTests(AccountTestCase):
             ("http://[::1]:8080/path", b"[::1]:8080"),
         ):
             urls = UpstreamURLs(url, TOKEN, USAGE, "", "")
-            self.assertEqual(self.make(urls=urls).host, host)
+            self.assertEqual(self.make(urls=urls).upstream.host, host)
 
 
 class KeyTests(AccountTestCase):

@@ -526,7 +526,7 @@ class LeavingTests(StreamTestCase):
         world.upstream.hanging = True
         client = world.ask()
         self.leave(world, client)
-        self.assertEqual(world.account.connections.connecting, 0)
+        self.assertEqual(world.account.upstream.connections.connecting, 0)
         self.assertEqual(world.results(), ["client_gone"])
 
     def test_while_its_body_goes_out(self) -> None:
@@ -546,9 +546,9 @@ class LeavingTests(StreamTestCase):
 
         upstream.buildProtocol = deaf  # type: ignore[method-assign]
         world.send(b"}", client)
-        self.assertEqual(world.account.connections.busy, 1)
+        self.assertEqual(world.account.upstream.connections.busy, 1)
         self.leave(world, client)
-        self.assertEqual(world.account.connections.busy, 0)
+        self.assertEqual(world.account.upstream.connections.busy, 0)
         upstream.last.transport.resumeProducing()
         world.network.flush()
         self.assertIsNotNone(upstream.last.lost)
@@ -629,7 +629,7 @@ class ConnectionTests(StreamTestCase):
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START)
-        limits = world.account.connections.limits
+        limits = world.account.upstream.connections.limits
         self.assertLess(limits.keepalive_timeout, 100)
         for _ in range(3):
             for _ in range(100):
@@ -683,8 +683,8 @@ class ConnectionTests(StreamTestCase):
         self.assertEqual(entry.forwarder.active, set())
         self.assertEqual(entry.forwarder._relays, set())
         self.assertEqual(entry.factory.connections, set())
-        self.assertEqual((world.account.connections.busy, world.account.connections.connecting), (0, 0))
-        self.assertLessEqual(world.account.connections.idle, 1)
+        self.assertEqual((world.account.upstream.connections.busy, world.account.connections.connecting), (0, 0))
+        self.assertLessEqual(world.account.upstream.connections.idle, 1)
         # What was logged names who logged it.
         world.events.clear()
         self.assertEqual(_alive() - before, set())
