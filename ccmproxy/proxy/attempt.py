@@ -13,9 +13,10 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from ccmproxy.availability import Availability
-from ccmproxy.errors import UpstreamError
+from ccmproxy.errors import UpstreamError, UpstreamTimeout
 from ccmproxy.http.client import Call, ConnectionPool
 from ccmproxy.http.server import ServerRequest
+from ccmproxy.http.upgrade import SwitchedConnection
 from ccmproxy.message import RequestHead, ResponseHead
 from ccmproxy.usage import UsageMeter
 
@@ -77,6 +78,7 @@ class Attempt:
         "paused_ticks",
         "quiet_ticks",
         "relayed_bytes",
+        "switched",
     )
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -92,6 +94,8 @@ class Attempt:
         self._request: ServerRequest | None = None
         self._meter: UsageMeter | None = None
         self._on_end: Callable[[RelayEnd], None] | None = None
+        #: The connection, where the upstream has switched protocols; whoever takes it puts None here.
+        self.switched: SwitchedConnection | None = None
         self.relayed_bytes = 0
         #: Ticks of the forwarder's wheel since the last byte of the upstream, and since the client stopped reading.
         self.quiet_ticks = 0
@@ -101,6 +105,11 @@ class Attempt:
         """Begin. Must be called once; sends nothing if the attempt was interrupted before."""
         if self._state is _State.WAITING:
             self._call = connections.send(head, body, self)
+
+    def upgrade(self, connections: ConnectionPool, head: RequestHead) -> None:
+        """The same, asking the upstream to switch protocols: a 101 comes with the connection as ``switched``."""
+        if self._state is _State.WAITING:
+            self._call = connections.upgrade(head, self, self._switch)
 
     # What the client protocol calls ---------------------------------------------------------------------------
 
@@ -115,6 +124,11 @@ class Attempt:
         # mypy does not see that the callback may have changed the state.
         if self._state is _State.HOLDING and self._call is not None and self._collected is None:
             self._call.pauseProducing()
+
+    def _switch(self, head: ResponseHead, connection: SwitchedConnection) -> None:
+        self._state = _State.OVER
+        self.switched = connection
+        self.answered.callback(head)
 
     def response_data(self, data: bytes) -> None:
         """A piece of the body; passed on at once while relaying."""
@@ -209,6 +223,13 @@ class Attempt:
         self._held.clear()
         if self._call is not None and not self._ended:
             self._call.cancel()
+        if self.switched is not None:
+            self.switched.abort()
+            self.switched = None
+
+    def time_out(self, message: str) -> None:
+        """Give up waiting for the head, after less time than any answer may take."""
+        self._fail(UpstreamTimeout(message))
 
     def interrupt(self, availability: Availability) -> None:
         """Give up waiting for the head."""

@@ -24,7 +24,7 @@ from ccmproxy.errors import (
 from ccmproxy.facts import RequestFacts
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import ILease
-from ccmproxy.message import Body, Headers, ResponseHead, first_value
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.oauth import Authorization
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
 from ccmproxy.retry import (
@@ -42,6 +42,8 @@ from ccmproxy.usage import MeterReading
 if TYPE_CHECKING:
     from ccmproxy.proxy.forwarder import Caller, Forwarder
 
+#: As much of a path goes into the log (bytes).
+LOGGED_PATH = 200
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
     ResponseLost: Failure.LOST,
@@ -93,6 +95,7 @@ class Exchange:
         "_first_byte",
         "_forwarder",
         "_gone",
+        "_lease",
         "_no_token",
         "_over",
         "_request",
@@ -107,6 +110,7 @@ class Exchange:
         self._request_id = request_id
         self._facts = RequestFacts()
         self._attempt: Attempt | None = None
+        self._lease: ILease | None = None
         self._began = forwarder.clock.seconds()
         self._first_byte = 0.0
         self._credential = ""
@@ -152,6 +156,9 @@ class Exchange:
         )
         if self._attempt is not None:
             self._attempt.discard()
+            self._forwarder.relay_ended(self._attempt)
+        if self._lease is not None:
+            self._lease.close(LeaseOutcome.BROKEN)
         if self._over:
             return
         if self._first_byte:
@@ -164,7 +171,7 @@ class Exchange:
 
     async def _serve(self, body: Body) -> None:
         """Try credentials until one answers, or none is left."""
-        excluded: set[str] = set()
+        excluded = self._unfit()
         outcome: Failure | Verdict | None = None
         held: tuple[ILease, ResponseHead] | None = None
         while True:
@@ -185,6 +192,7 @@ class Exchange:
             if held is not None:
                 self._drop(held[0], LeaseOutcome.REFUSED)
                 held = None
+            self._lease = lease
             step, outcome, head = await self._use(lease, body)
             if self._gone:
                 if head is not None:
@@ -207,6 +215,10 @@ class Exchange:
             elif head is not None:
                 self._drop(lease, LeaseOutcome.REFUSED)
             excluded.add(lease.tag)
+
+    def _unfit(self) -> set[str]:
+        """Tags of the credentials that cannot serve such a request at all."""
+        return set()
 
     async def _use(self, lease: ILease, body: Body) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
         """Try on one credential, repeated as far as that makes sense.
@@ -283,7 +295,7 @@ class Exchange:
         )
         attempt = self._attempt = Attempt(forwarder.clock)
         lease.on_interrupt(attempt.interrupt)
-        attempt.send(lease.connections(), head, body.chunks)
+        self._send(attempt, lease, head, body)
         try:
             response = await attempt.answered
         finally:
@@ -298,6 +310,9 @@ class Exchange:
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
         return response, verdict
+
+    def _send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
+        attempt.send(lease.connections(), head, body.chunks)
 
     def _drop(self, lease: ILease, outcome: LeaseOutcome) -> None:
         if self._attempt is not None:
@@ -400,7 +415,7 @@ class Exchange:
             request_id=self._request_id,
             user=self._caller.name or "-",
             method=self._request.head.method.decode("latin-1"),
-            path=self._request.head.path.decode("latin-1"),
+            path=self._request.head.path[:LOGGED_PATH].decode("latin-1"),
             status=status,
             result=result,
             credential=self._credential or "-",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
+from os import urandom
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -17,6 +18,9 @@ from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import IProvider
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
+from ccmproxy.proxy.websocket import WebSocketExchange
+from ccmproxy.proxy.websocket_relay import WebSocketRelay
+from ccmproxy.websocket.handshake import wants_websocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,21 @@ class Forwarder:
         clock: IReactorTime,
         now: Callable[[], float],
         options: ForwarderOptions = ForwarderOptions(),
+        entropy: Callable[[int], bytes] = urandom,
     ) -> None:
+        """``now``: Unix seconds. ``entropy``: as many random bytes as asked for, which nobody can foresee."""
         self.dialect = dialect
         self.clock = clock
         self.now = now
         self.options = options
+        self.entropy = entropy
         #: Exchanges that have not been answered in full.
         self.active: set[Exchange] = set()
         self._relays: set[Attempt] = set()
+        #: Open WebSockets, until both of their sides are gone.
+        self.websockets: set[WebSocketRelay] = set()
+        #: No WebSocket is opened any more.
+        self.is_closing = False
         #: What was summed up last, in which second, and the sum: answers come faster than states change.
         self._last_aggregate: tuple[list[CredentialSnapshot], int, Aggregate | None] = ([], 0, None)
         self._wheel = LoopingCall(self._tick)
@@ -76,7 +87,11 @@ class Forwarder:
 
     def forward(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
         """Answer ``request``. Returns at once."""
-        exchange = Exchange(self, request, caller, request_id)
+        frames = self.dialect.frames
+        if frames is not None and wants_websocket(request.head) and frames.serves(request.head.path):
+            exchange: Exchange = WebSocketExchange(self, request, caller, request_id, frames)
+        else:
+            exchange = Exchange(self, request, caller, request_id)
         self.active.add(exchange)
         exchange.start()
 
@@ -94,6 +109,17 @@ class Forwarder:
         found = aggregate(snapshots, now) if any(map(counts, snapshots)) else None
         self._last_aggregate = (snapshots, int(now), found)
         return found
+
+    def close_websockets(self, grace: float) -> None:
+        """Open no more; close the open ones, those in the middle of a turn at its end or after ``grace`` seconds."""
+        self.is_closing = True
+        for websocket in tuple(self.websockets):
+            websocket.shut_down(grace)
+
+    def abort_websockets(self) -> None:
+        """Drop what is left of them."""
+        for websocket in tuple(self.websockets):
+            websocket.abort("shutdown")
 
     def relay_began(self, attempt: Attempt) -> None:
         """``attempt`` passes a body on from now."""
@@ -115,3 +141,5 @@ class Forwarder:
             elif keep_alive and attempt.quiet_ticks >= keep_alive:
                 attempt.quiet_ticks = 0
                 attempt.keep_alive(self.dialect.keep_alive)
+        for websocket in tuple(self.websockets):
+            websocket.tick(keep_alive, self.options.stalled_client)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ccmproxy._version import __version__
 from ccmproxy.dialect import Dialect
 from ccmproxy.dialects.codex.account import CodexAccountFormat
+from ccmproxy.dialects.codex.frames import CodexFrames
 from ccmproxy.dialects.codex.metering import CodexMetering
 from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
 from ccmproxy.oauth import UpstreamURLs
@@ -32,4 +33,5 @@ CODEX = Dialect(
     metering=CodexMetering(),
     account=CodexAccountFormat(),
     bound_header=TURN_STATE,
+    frames=CodexFrames(),
 )
