@@ -358,9 +358,12 @@ class TokenKeeper:
         try:
             merged = self._format.merge(document, refreshed)
             self._store.write(merged)
-        except (OSError, CredentialFileError) as error:
+        except Exception as error:
+            # Whatever it is: the only copy of the login must not go with it.
             self._unsaved = (old, refreshed)
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else ""
+            if isinstance(error, CredentialFileError):
+                reason = str(error)
             message = f"the refreshed token could not be saved: {reason or type(error).__name__}"
             self.log.critical(
                 "{tag}: {problem}; saving it is tried again, but if the process ends before that succeeds, the"

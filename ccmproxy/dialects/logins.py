@@ -44,7 +44,11 @@ def load_for_merge(document: bytes) -> dict[str, Any]:
 
 def dump_document(loaded: dict[str, Any]) -> bytes:
     """The credential file that holds ``loaded``, laid out as the official clients do."""
-    return json.dumps(loaded, indent=2, ensure_ascii=False).encode("utf-8")
+    try:
+        return json.dumps(loaded, indent=2, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        # Half a surrogate pair in what belongs to others: JSON can escape it, UTF-8 cannot hold it.
+        return json.dumps(loaded, indent=2).encode("ascii")
 
 
 def text(value: object) -> str | None:

@@ -354,6 +354,21 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(self.redeemed(), ["r1"])
         self.settled()
 
+    def test_f3_whatever_goes_wrong_at_the_save(self) -> None:
+        """Also what nobody thought of must not cost the login, nor be quoted."""
+        write = self.store.write
+
+        def fail(document: bytes) -> None:
+            raise RuntimeError(document)
+
+        self.store.write = fail  # type: ignore[method-assign]
+        self.assertIn("could not be saved: RuntimeError", self.refused(hard=True))
+        self.store.write = write  # type: ignore[method-assign]
+        self.clock.advance(3)
+        self.assertEqual(self.authorized(), "a2")
+        self.assertEqual(self.redeemed(), ["r1"])
+        self.settled()
+
     def test_f3_unsaved_login_gives_way_to_a_new_one(self) -> None:
         self.store.full = True
         self.refused(hard=True)

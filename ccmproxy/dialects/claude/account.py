@@ -42,6 +42,9 @@ INFERENCE_SCOPE = "user:inference"
 #: What the official CLI asks for at a refresh (spec 3.2 point 5).
 REFRESH_SCOPES = "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload"
 
+#: No token lives longer (seconds): what is said beyond is not known.
+LONGEST_LIFETIME = 10 * 366 * 86400.0
+
 _KEY = "claudeAiOauth"
 _PLANS = {
     "claude_pro": "pro",
@@ -122,7 +125,10 @@ class ClaudeAccountFormat:
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
-        """The new login; a missing ``refresh_token`` means that the old one goes on being valid."""
+        """The new login; a missing ``refresh_token`` means that the old one goes on being valid.
+
+        A lifetime or scope that cannot be understood counts as not said. Raises RefreshRefused.
+        """
         refuse_if_rate_limited(status, headers, now)
         if status != 200:
             permanent = status in (400, 401, 403) and error_code(body) in ("invalid_grant", "invalid_client")
@@ -133,12 +139,14 @@ class ClaudeAccountFormat:
             raise RefreshRefused("token endpoint answered something that is not a token") from None
         if not answer.access_token or not is_header_safe(answer.access_token):
             raise RefreshRefused("token endpoint answered without an access token")
+        # The old refresh token is used up: a new login is not thrown away for an odd value beside it.
+        lifetime, scope = number(answer.expires_in) or 0.0, text(answer.scope)
         return replace(
             token,
             access_token=answer.access_token,
             refresh_token=answer.refresh_token or token.refresh_token,
-            expires_at=now + answer.expires_in if answer.expires_in else None,
-            scopes=tuple(answer.scope.split()) if answer.scope else token.scopes,
+            expires_at=now + lifetime if 0 < lifetime <= LONGEST_LIFETIME else None,
+            scopes=tuple(scope.split()) if scope else token.scopes,
         )
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
@@ -208,8 +216,8 @@ class ClaudeAccountFormat:
 class _RefreshAnswer(msgspec.Struct):
     access_token: str
     refresh_token: str | None = None
-    expires_in: float | None = None
-    scope: str | None = None
+    expires_in: object = None
+    scope: object = None
 
 
 class _Organization(msgspec.Struct):

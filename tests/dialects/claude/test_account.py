@@ -163,8 +163,11 @@ class RefreshTests(SynchronousTestCase):
 
     def test_odd_values_beside_a_new_token(self) -> None:
         """The old refresh token is used up by now: refusing the answer would lose the login."""
-        for odd in ("3600", 1e308, -5, 0, True, [], None):
-            fresh = self.answer(200, {"access_token": "a2", "refresh_token": "r2", "expires_in": odd, "scope": [1]})
+        values: tuple[object, ...] = ("3600", 1e308, -5, 0, True, [], None)
+        for odd in values:
+            fresh = self.answer(
+                200, {"access_token": "a2", "refresh_token": "r2", "expires_in": odd, "scope": [1]}
+            )
             self.assertEqual((fresh.access_token, fresh.refresh_token), ("a2", "r2"))
             self.assertEqual((fresh.expires_at, fresh.scopes), (None, token().scopes))
             self.assertEqual(FORMAT.parse(FORMAT.merge(b"{}", fresh)), fresh)
