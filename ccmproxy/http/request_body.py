@@ -46,8 +46,9 @@ class BodyReader:
         if self._decoder is not None:
             pieces = self._decoder.feed(data)
             self.complete = self._decoder.finished
-            for piece in pieces:
-                self._take(piece)
+            if pieces:
+                # Joined, or the overhead of tiny chunks would be many times the body itself.
+                self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             if self.complete:
                 return self._decoder.rest
             return b""

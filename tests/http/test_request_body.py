@@ -46,6 +46,13 @@ class BodyReaderTests(SynchronousTestCase):
             reader.feed(piece)
         self.assertIs(reader.chunks[0], pieces[0])
 
+    def test_tiny_chunks_do_not_multiply(self) -> None:
+        reader = BodyReader(CHUNKED)
+        reader.keep(10_000)
+        for _ in range(3):
+            reader.feed(chunk(b"a") * 1000)
+        self.assertEqual([len(piece) for piece in reader.chunks], [1000] * 3)
+
     def test_announced_too_large(self) -> None:
         with self.assertRaises(BodyTooLarge) as caught:
             BodyReader(11).keep(10)
