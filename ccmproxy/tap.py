@@ -100,6 +100,8 @@ class Daemon(ProxyService):
         except ConfigurationError as error:
             self.log.error("configuration not reloaded, it has errors:\n{error}", error=str(error))
             return
+        if config.log != self.config.log:
+            self.log.warn('what "log" says takes effect at the next start only')
         self.reload(config)
 
 

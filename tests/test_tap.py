@@ -229,6 +229,7 @@ class DaemonTests(TestCase):
         self.configure(port, token="another-token-0815", more="log: {level: debug, format: json}")
         self._signal(process, signal.SIGHUP)
         await self.until(lambda: "configuration reloaded" in process.output, process)
+        self.assertIn("takes effect at the next start", process.output)
         self.assertIn(b"event: message_stop", await stream.content())
         self.assertEqual((await self.post(port)).code, 401)
 
