@@ -164,7 +164,6 @@ def parse_url(url: str) -> SplitResult:
 
 def is_host(host: str) -> bool:
     """Is this the form of a host name or of an IP address?"""
-    """Is this the form of a host name or an IP address?"""
     try:
         ipaddress.ip_address(host)
     except ValueError:
