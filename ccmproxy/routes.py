@@ -12,11 +12,9 @@ from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_ke
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import ResponseHead
+from ccmproxy.proxy.exchange import LOGGED_PATH
 from ccmproxy.proxy.forwarder import Caller, Forwarder
 from ccmproxy.status import StatusEndpoint
-
-#: As much of a path that is none goes into the log (bytes).
-_LOGGED_PATH = 200
 
 
 class Routes:
@@ -75,7 +73,7 @@ class Routes:
                 request_id=request_id,
                 address=_address(request.peer),
                 method=request.head.method.decode("latin-1"),
-                path=path[:_LOGGED_PATH].decode("latin-1"),
+                path=path[:LOGGED_PATH].decode("latin-1"),
             )
             self._refuse(request, request_id, 404, "not_found", "no such path")
 

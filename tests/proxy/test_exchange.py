@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.message import first_value, values
-from ccmproxy.usage import Tokens
-from tests.conversation import TOKEN, World, message_request
+from ccmproxy.dialects.claude.metering import ClaudeMetering
+from ccmproxy.dialects.claude.traffic import ClaudeTraffic
+from ccmproxy.facts import RequestFacts
+from ccmproxy.message import ResponseHead, first_value, values
+from ccmproxy.retry import Verdict
+from ccmproxy.usage import Tokens, UsageMeter
+from tests.conversation import TOKEN, Client, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
 
 FAMILY = b"anthropic-ratelimit-unified-"
@@ -29,6 +34,11 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(response.status, 200)
         self.assertEqual(response.json()["content"][0]["text"], "It works.")
         self.assertEqual(world.results(), ["served"])
+
+    def test_a_long_path_does_not_fill_the_log(self) -> None:
+        world = World(self)
+        world.get("/v1/" + "a" * 5000)
+        self.assertNotIn("a" * 200, world.logged())
 
     def test_a_streamed_turn(self) -> None:
         world = World(self)
@@ -555,3 +565,41 @@ class ErrorTests(SynchronousTestCase):
         response = world.answer("[[simulate:html]]")
         self.assertIn(b"<!DOCTYPE html>", response.body)
         self.assertEqual(world.results(), ["unrecognised"])
+
+
+class _BrokenTraffic(ClaudeTraffic):
+    """Has a defect that shows when an answer comes."""
+
+    def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
+        raise RuntimeError("defect")
+
+
+class _BrokenMetering(ClaudeMetering):
+    """Has a defect that shows when an answer is passed on."""
+
+    def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
+        raise RuntimeError("defect")
+
+
+class DefectTests(SynchronousTestCase):
+    """A defect of ours costs its own request, and leaves nothing behind."""
+
+    def check(self, **defect: object) -> Client:
+        world = World(self)
+        forwarder = world.entry.forwarder
+        sound = forwarder.dialect
+        forwarder.dialect = replace(sound, **defect)  # type: ignore[arg-type]
+        client = world.ask()
+        forwarder.dialect = sound
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(world.account.leases, set())
+        self.assertEqual(world.results(), ["internal_error"])
+        self.assertEqual(world.answer().status, 200)
+        return client
+
+    def test_before_the_answer(self) -> None:
+        client = self.check(traffic=_BrokenTraffic())
+        self.assertEqual(client.responses()[0].header("x-ccm-error"), "internal_error")
+
+    def test_at_the_answer(self) -> None:
+        self.assertTrue(self.check(metering=_BrokenMetering()).broken)
