@@ -25,7 +25,6 @@ class Feature:
 
 
 NOT_SUPPORTED: tuple[Feature, ...] = (
-    Feature("services[].type", "ocm"),
     Feature("services[].credentials[].type", "external"),
     Feature("services[].credentials[].type", "balancer"),
     Feature("services[].users[].external_credential"),

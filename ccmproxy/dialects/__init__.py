@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ccmproxy.dialect import Dialect
 from ccmproxy.dialects.claude import CLAUDE
+from ccmproxy.dialects.codex import CODEX
 
 __all__ = ["DIALECTS"]
 
-DIALECTS: dict[str, Dialect] = {dialect.service_type: dialect for dialect in (CLAUDE,)}
+DIALECTS: dict[str, Dialect] = {dialect.service_type: dialect for dialect in (CLAUDE, CODEX)}

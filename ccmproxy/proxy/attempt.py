@@ -18,6 +18,7 @@ from ccmproxy.http.client import Call, ConnectionPool
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.http.upgrade import SwitchedConnection
 from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.sse import EventRewriter
 from ccmproxy.usage import UsageMeter
 
 #: As much of a refusal's body is read to understand it (bytes), and for as long (seconds).
@@ -73,6 +74,7 @@ class Attempt:
         "_meter",
         "_on_end",
         "_request",
+        "_rewriter",
         "_state",
         "answered",
         "paused_ticks",
@@ -94,6 +96,7 @@ class Attempt:
         self._request: ServerRequest | None = None
         self._meter: UsageMeter | None = None
         self._on_end: Callable[[RelayEnd], None] | None = None
+        self._rewriter: EventRewriter | None = None
         #: The connection, where the upstream has switched protocols; whoever takes it puts None here.
         self.switched: SwitchedConnection | None = None
         self.relayed_bytes = 0
@@ -136,6 +139,8 @@ class Attempt:
             self.quiet_ticks = 0
             self.relayed_bytes += len(data)
             self._meter.feed(data)  # type: ignore[union-attr]  # set whenever relaying
+            if self._rewriter is not None:
+                data = self._rewriter.feed(data)
             self._request.write(data)  # type: ignore[union-attr]
         elif self._state is _State.HOLDING:
             self._held.append(data)
@@ -195,13 +200,18 @@ class Attempt:
         head: ResponseHead,
         meter: UsageMeter,
         on_end: Callable[[RelayEnd], None],
+        rewriter: EventRewriter | None = None,
     ) -> None:
-        """Pass the answer on under ``head``: what is held at once, the rest as it comes; ``on_end`` once."""
+        """Pass the answer on under ``head``: what is held at once, the rest as it comes; ``on_end`` once.
+
+        ``meter`` sees the upstream's bytes; the client gets what ``rewriter`` makes of them, where there is one.
+        """
         self._state = _State.RELAYING
         self._request, self._meter, self._on_end = request, meter, on_end
-        request.start_response(
-            head, more=bool(self._held) or (self._call is not None and self._call.data_follows)
-        )
+        self._rewriter = rewriter
+        # A rewriter may hold back the first piece, and the head must not wait for it.
+        follows = bool(self._held) or (self._call is not None and self._call.data_follows)
+        request.start_response(head, more=follows and rewriter is None)
         held, self._held = self._held, []
         for data in held:
             self.response_data(data)
@@ -294,6 +304,8 @@ class Attempt:
         request, meter = self._request, self._meter
         assert request is not None and meter is not None
         meter.end()
+        if self._rewriter is not None:
+            request.write(self._rewriter.end())
         reading = meter.reading()
         request.unregister_producer()
         if reading.complete or reading.error:
@@ -309,6 +321,8 @@ class Attempt:
         self._state = _State.OVER
         assert self._request is not None
         self._request.unregister_producer()
+        if self._rewriter is not None:
+            self._request.write(self._rewriter.end())
         self._request.abort()
         self._end(RelayEnd.BROKEN)
 

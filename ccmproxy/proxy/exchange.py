@@ -24,7 +24,7 @@ from ccmproxy.errors import (
 from ccmproxy.facts import RequestFacts
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import ILease
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.oauth import Authorization
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
 from ccmproxy.retry import (
@@ -141,11 +141,14 @@ class Exchange:
     def _body_received(self, body: Body) -> None:
         traffic = self._forwarder.dialect.traffic
         self._facts = traffic.inspect(self._request.head, body)
-        refusal = traffic.check(self._facts, self._caller.provider.is_single_account)
+        provider = self._caller.provider
+        credentials = provider.credentials(self._caller.allow_external)
+        has_api_key = any(credential.is_api_key for credential in credentials)
+        refusal = traffic.check(self._facts, provider.is_single_account, has_api_key)
         if refusal is not None:
             self._refuse(400, *refusal)
             return
-        for credential in self._caller.provider.credentials(self._caller.allow_external):
+        for credential in credentials:
             credential.poll_if_stale()
         Deferred.fromCoroutine(self._serve(body)).addErrback(self._crashed)
 
@@ -291,7 +294,12 @@ class Exchange:
         forwarder = self._forwarder
         dialect = forwarder.dialect
         head = dialect.traffic.upstream_head(
-            self._request.head, authorization, lease.host, lease.base_path, forwarder.options.overrides or {}
+            self._request.head,
+            authorization,
+            lease.host,
+            lease.base_path,
+            forwarder.options.overrides or {},
+            forwarder.is_bound(self._request.head, self._facts.session, lease.tag),
         )
         attempt = self._attempt = Attempt(forwarder.clock)
         lease.on_interrupt(attempt.interrupt)
@@ -304,6 +312,7 @@ class Exchange:
         verdict = dialect.traffic.classify(response, None, now)
         if verdict.kind is AnswerKind.NEEDS_BODY:
             verdict = dialect.traffic.classify(response, await attempt.collect(), now)
+        forwarder.bind(response, self._facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if verdict.kind is AnswerKind.RATE_LIMITED:
             lease.rate_limited(verdict.until, verdict.explicit)
@@ -336,6 +345,11 @@ class Exchange:
             # nginx in front would otherwise gather events until a buffer is full (F17).
             headers.append((b"X-Accel-Buffering", b"no"))
         meter = dialect.metering.meter(self._facts, response)
+        rewriter = dialect.metering.rewriter(
+            response, lease.observe, lambda: forwarder.aggregate_for(self._caller), forwarder.now
+        )
+        if rewriter is not None:
+            headers = without(headers, (b"content-length",))
         forwarder.relay_began(attempt)
 
         def ended(end: RelayEnd) -> None:
@@ -346,7 +360,8 @@ class Exchange:
             lease.close(_LEASE_OUTCOMES[end])
             self._finished(response.status, self._result(end, response, reading), reading)
 
-        attempt.relay(self._request, ResponseHead(response.status, response.reason, headers), meter, ended)
+        head = ResponseHead(response.status, response.reason, headers)
+        attempt.relay(self._request, head, meter, ended, rewriter)
 
     def _result(self, end: RelayEnd, response: ResponseHead, reading: MeterReading) -> str:
         """One word for the log: was the answer whole, and what did it say of itself (F13, F20, F22)?"""

@@ -16,10 +16,12 @@ from ccmproxy.availability import CredentialSnapshot
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import IProvider
+from ccmproxy.message import RequestHead, ResponseHead, first_value
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
 from ccmproxy.proxy.websocket import WebSocketExchange
 from ccmproxy.proxy.websocket_relay import WebSocketRelay
+from ccmproxy.sessions import IssuedValues
 from ccmproxy.websocket.handshake import wants_websocket
 
 
@@ -67,6 +69,7 @@ class Forwarder:
         #: Exchanges that have not been answered in full.
         self.active: set[Exchange] = set()
         self._relays: set[Attempt] = set()
+        self._issued = IssuedValues()
         #: Open WebSockets, until both of their sides are gone.
         self.websockets: set[WebSocketRelay] = set()
         #: No WebSocket is opened any more.
@@ -120,6 +123,19 @@ class Forwarder:
         """Drop what is left of them."""
         for websocket in tuple(self.websockets):
             websocket.abort("shutdown")
+
+    def is_bound(self, head: RequestHead, session: str | None, tag: str) -> bool:
+        """Does the request carry a value that the credential ``tag`` has issued to this session (spec 3.6)?"""
+        name = self.dialect.bound_header
+        value = first_value(head.headers, name) if name else None
+        return value is not None and self._issued.is_from(session, value, tag, self.now())
+
+    def bind(self, head: ResponseHead, session: str | None, tag: str) -> None:
+        """Remember who issued such a value, if the answer has one."""
+        name = self.dialect.bound_header
+        value = first_value(head.headers, name) if name else None
+        if value is not None:
+            self._issued.issued(session, value, tag, self.now())
 
     def relay_began(self, attempt: Attempt) -> None:
         """``attempt`` passes a body on from now."""

@@ -9,7 +9,6 @@ from tests.config.checking import found
 
 #: Path in the table (and value) → a use of it, → uses that mean nothing. A feature that gets built loses its line.
 USES: dict[tuple[str, str | bool | None], tuple[str, list[str]]] = {
-    ("services[].type", "ocm"): ("services: [{type: ocm}]", []),
     ("services[].credentials[].type", "external"): (
         "services: [{type: ccm, credentials: [{tag: a, type: external, token: t}]}]",
         [],
@@ -89,8 +88,8 @@ class NotSupportedTests(SynchronousTestCase):
                 self.assertEqual(found(use), ())
 
     def test_after_the_checks(self) -> None:
-        messages = {problem.message for problem in found("services: [{type: ocm, listen_port: -1}]")}
-        self.assertEqual(messages, {"ocm is not supported yet", "must be at least 0, is -1"})
+        messages = {problem.message for problem in found("services: [{type: ccm, usages_path: u, listen_port: -1}]")}
+        self.assertEqual(messages, {"is not supported yet", "must be at least 0, is -1"})
 
     def test_is_supported(self) -> None:
         self.assertTrue(is_supported("services[].type", "ccm"))
