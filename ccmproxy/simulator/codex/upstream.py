@@ -72,7 +72,7 @@ class CodexUpstream:
         self._pace = pace
         self._refusals = Refusals(rng)
         self._authenticator = Authenticator(self.accounts, self.keys, self._refusals)
-        self._turns = Turns(faults, rng, time, self._refusals)
+        self.turns = Turns(faults, rng, time, self._refusals)
         self._catalog, self._etag = catalog()
         account, key = self._authenticator.account, self._authenticator.key
         self._routes: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Answer]] = {
@@ -129,7 +129,7 @@ class CodexUpstream:
         except InvalidRequest as error:
             raise self._invalid(account, error) from None
         try:
-            response = self._turns.respond(account, document, prompt, key, len(request.body))
+            response = self.turns.respond(account, document, prompt, key, len(request.body))
         except Refused as refused:
             account.counters.refused_turns += 1
             return Answer(refused.reply, fault, account)
@@ -138,7 +138,7 @@ class CodexUpstream:
             head.headers.insert(0, (b"content-type", b"application/json"))
             return Answer(Reply(head, [response.whole()]), fault, account)
         head.headers[:0] = _STREAM_HEADERS
-        events = [*self._turns.limits_event(account, response.model), *response.events(self._rng)]
+        events = [*self.turns.limits_event(account, response.model), *response.events(self._rng)]
         reply = Reply(
             head,
             [sse(event) for event in events],
@@ -155,20 +155,20 @@ class CodexUpstream:
                 self._refusals.error(405, "invalid_request_error", None, "Upgrade to websocket required")
             )
         request.endpoint = "websocket"
-        fault = self._turns.fault(request, account, "websocket", _wish(request))
+        fault = self.turns.fault(request, account, "websocket", _wish(request))
         if fault is not None and fault.is_answer:
-            return Answer(self._turns.replacement(request, account, fault), fault)
+            return Answer(self.turns.replacement(request, account, fault), fault)
         if (accepted := accept_handshake(request)) is None:
             raise self._invalid(account, InvalidRequest("Invalid WebSocket handshake"))
         fields, extensions = accepted
         headers = [
             *fields,
             *self._refusals.identity(),
-            *self._turns.limit_headers(account),
+            *self.turns.limit_headers(account),
             *_EDGE_HEADERS,
             (b"x-models-etag", self._etag),
         ]
-        session = Session(self._turns, account, request, self._pace)
+        session = Session(self.turns, account, request, self._pace)
         head = ResponseHead(101, b"Switching Protocols", headers)
         opening = perform_opening(
             join_head(b"HTTP/1.1 101 Switching Protocols", headers), fault, session.early_message(), self._rng
@@ -193,7 +193,7 @@ class CodexUpstream:
         except InvalidRequest as error:
             raise self._invalid(account, error) from None
         try:
-            completion = self._turns.complete(account, document, prompt, key, len(request.body))
+            completion = self.turns.complete(account, document, prompt, key, len(request.body))
         except Refused as refused:
             account.counters.refused_turns += 1
             return Answer(refused.reply, fault, account)
@@ -270,11 +270,11 @@ class CodexUpstream:
     ) -> tuple[Fault | None, Answer | None]:
         """The fault of a turn, and the answer that it puts in the place of the real one, if it does."""
         wish = _wish(request) or simulate_marker(prompt.text)
-        fault = self._turns.fault(request, account, "turn", wish, conversation)
+        fault = self.turns.fault(request, account, "turn", wish, conversation)
         if fault is None or not fault.is_answer:
             return fault, None
         account.counters.refused_turns += 1
-        reply = self._turns.replacement(request, account, fault, str(document.get("model", "")))
+        reply = self.turns.replacement(request, account, fault, str(document.get("model", "")))
         return fault, Answer(reply, fault, account)
 
     def _unless_faulty(
@@ -286,25 +286,25 @@ class CodexUpstream:
     ) -> Answer:
         """The fault that is due at ``endpoint``, or else ``reply``, which has no effects before it is called."""
         request.endpoint = endpoint
-        fault = self._turns.fault(request, account, endpoint, _wish(request))
+        fault = self.turns.fault(request, account, endpoint, _wish(request))
         if fault is not None and fault.is_answer:
-            return Answer(self._turns.replacement(request, account, fault), fault)
+            return Answer(self.turns.replacement(request, account, fault), fault)
         return Answer(reply(), fault)
 
     def _head(self, request: ReceivedRequest, account: Authenticated, model: str) -> ResponseHead:
-        headers = [*self._refusals.identity(), *self._turns.limit_headers(account, model), *_EDGE_HEADERS]
+        headers = [*self._refusals.identity(), *self.turns.limit_headers(account, model), *_EDGE_HEADERS]
         headers.append((b"openai-model", model.encode()))
         if isinstance(account, CodexAccount):
             headers.append((b"x-models-etag", self._etag))
             headers.append((b"x-reasoning-included", b"true"))
         brought = request.header(TURN_STATE)
-        state = self._turns.turn_state(account, None if brought is None else brought.decode("latin-1"))
+        state = self.turns.turn_state(account, None if brought is None else brought.decode("latin-1"))
         if state is not None:
             headers.append((TURN_STATE, state.encode()))
         return ResponseHead(200, b"OK", headers)
 
     def _invalid(self, account: Authenticated, error: InvalidRequest) -> Refused:
-        return Refused(self._turns.invalid(account, error))
+        return Refused(self.turns.invalid(account, error))
 
 
 def _wish(request: ReceivedRequest) -> str | None:

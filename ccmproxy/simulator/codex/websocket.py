@@ -101,6 +101,7 @@ class WebSocketServer(Protocol):
         self._size = 0
         self._paused = False
         self._closing = False
+        self._hanging = False
         self._call: IDelayedCall | None = None
 
     # The connection
@@ -174,7 +175,7 @@ class WebSocketServer(Protocol):
     # What it gets
 
     def _go_on(self) -> None:
-        while not (self._paused or self._closing or self._call is not None):
+        while not (self._paused or self._closing or self._hanging or self._call is not None):
             if self._steps is None:
                 if not self._waiting:
                     return
@@ -184,8 +185,6 @@ class WebSocketServer(Protocol):
             if step is None:
                 self._steps = None
                 self._end_exchange("finished")
-            elif isinstance(step, Hang):
-                return
             else:
                 self._take(step)
 
@@ -216,7 +215,7 @@ class WebSocketServer(Protocol):
                 self._ending = "broken"
                 self.transport.abortConnection()
             case Hang():
-                pass
+                self._hanging = True
             case _:
                 assert_never(step)
 
