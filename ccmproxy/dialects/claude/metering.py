@@ -229,7 +229,9 @@ def _window(name: str, fields: dict[str, str]) -> Window | None:
 
 def _rfc3339(text: str) -> float:
     try:
-        return datetime.fromisoformat(text.strip()).timestamp()
+        moment = datetime.fromisoformat(text.strip())
+        # Without an offset the text would be read in the machine's own zone.
+        return moment.timestamp() if moment.tzinfo else 0.0
     except (ValueError, OverflowError):
         return 0.0
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.aggregate import Aggregate
 from ccmproxy.availability import Availability
-from ccmproxy.dialects.claude.metering import ClaudeMetering, StreamMeter, aggregate_headers
+from ccmproxy.dialects.claude.metering import ClaudeMetering, StreamMeter, aggregate_headers, api_key_reset
 from ccmproxy.dialects.meters import LARGEST_JSON, JSONMeter, OpaqueMeter
 from ccmproxy.facts import RequestFacts
 from ccmproxy.limits import LimitsUpdate
@@ -336,3 +336,24 @@ class OtherMeterTests(SynchronousTestCase):
             meter.end()
             self.assertTrue(meter.reading().complete)
             self.assertFalse(meter.reading().reported)
+
+
+class ApiKeyResetTests(SynchronousTestCase):
+    """When the used-up limit of an API key renews."""
+
+    def test_the_limit_that_is_used_up_counts(self) -> None:
+        headers = [
+            (b"Anthropic-Ratelimit-Requests-Remaining", b"5"),
+            (b"Anthropic-Ratelimit-Requests-Reset", b"2026-11-23T16:00:00Z"),
+            (b"anthropic-ratelimit-tokens-remaining", b"0"),
+            (b"anthropic-ratelimit-tokens-reset", b"2026-11-23T15:00:00+00:00"),
+        ]
+        self.assertEqual(api_key_reset(headers), 1_795_446_000.0)
+
+    def test_a_time_without_a_zone_or_none_at_all_is_unknown(self) -> None:
+        for text in (b"2026-11-23T15:00:00", b"soon", b"", b"9" * 400):
+            headers = [
+                (b"anthropic-ratelimit-tokens-remaining", b"0"),
+                (b"anthropic-ratelimit-tokens-reset", text),
+            ]
+            self.assertEqual(api_key_reset(headers), 0.0)
