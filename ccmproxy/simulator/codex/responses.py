@@ -79,7 +79,10 @@ def check_backend(document: Mapping[str, Any], *, stream: bool = True) -> None:
 
 
 def read_prompt(document: Mapping[str, Any]) -> Prompt:
-    """What the end of the input says: results of tools, or else the last user message; never fails."""
+    """What the end of the input says: results of tools since the last user message, or else that message.
+
+    Answers that stand behind it are what a client kept of a stream that broke, and do not matter. Never fails.
+    """
     text: list[str] = []
     results: list[str] = []
     whole = document.get("input")
@@ -92,8 +95,6 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
         elif kind == "message" and item.get("role") == "user":
             if not results:
                 text.append(_plain_text(item.get("content")))
-            break
-        elif kind == "message" and item.get("role") == "assistant" and not results:
             break
     tools = read_tools(document)
     return Prompt(

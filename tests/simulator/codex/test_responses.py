@@ -41,6 +41,10 @@ class PromptTests(SynchronousTestCase):
         self.assertEqual(read_prompt({"input": "plain"}).text, "plain")
         self.assertEqual(read_prompt({"input": [{"role": "user", "content": "short"}]}).text, "short")
 
+    def test_half_an_answer(self) -> None:
+        kept = {"type": "message", "role": "assistant", "content": "so far"}
+        self.assertEqual(read_prompt(turn(input=[user("question"), kept])).text, "question")
+
     def test_results_of_tools(self) -> None:
         outputs = [
             {"type": "function_call_output", "call_id": "1", "output": "one"},
