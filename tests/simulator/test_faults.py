@@ -119,6 +119,12 @@ class PlanTests(SynchronousTestCase):
             self.choose(wish="529;times=1", conversation=str(number))
         self.assertLessEqual(len(self.plan._met), 1000)
 
+    def test_scenarios_are_for_turns(self) -> None:
+        plan = FaultPlan(random.Random(0), Scenario(((1.0, Fault("close")),)))
+        for endpoint in ("websocket", "warm_up", "token", "usage"):
+            self.assertIsNone(plan.choose(endpoint, None))
+        self.assertEqual(plan.choose("turn", None), Fault("close"))
+
     def test_scenario(self) -> None:
         faults = Scenario(((0.25, Fault("overloaded")), (0.25, Fault("cut"))))
         first = FaultPlan(random.Random(7), faults)

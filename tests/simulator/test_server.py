@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.simulator.faults import Fault, Scenario
 from ccmproxy.simulator.record import Record
 from ccmproxy.simulator.steps import Pace
-from tests.simulator.client import Conversation
+from tests.simulator.client import Conversation, Response
 
 
 class AnswerTests(SynchronousTestCase):
@@ -175,3 +175,44 @@ class OptionTests(SynchronousTestCase):
         conversation.ask(client, "x")
         self.assertEqual(len(conversation.simulator.requests), 0)
         self.assertEqual(conversation.simulator.received, 1)
+
+
+class ProvidersTests(SynchronousTestCase):
+    """Both providers on one port."""
+
+    def setUp(self) -> None:
+        self.conversation = Conversation()
+        self.simulator = self.conversation.simulator
+        self.client = self.conversation.connect()
+
+    def get(self, target: str, token: str) -> Response:
+        """A request of a client that sends nothing but a token."""
+        assert self.client.transport is not None
+        head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        self.client.transport.write(head.encode())
+        self.conversation.flush()
+        return self.client.take()
+
+    def test_names(self) -> None:
+        names = [self.simulator.add_codex_account().name, self.simulator.add_codex_account().name]
+        self.assertEqual(names, ["codex-1", "codex-2"])
+        self.assertEqual(self.simulator.add_openai_key().name, "openai-key-1")
+        self.assertEqual(len(self.simulator.codex.accounts), 2)
+        self.assertRaises(KeyError, self.simulator.add_codex_account, plan="diamond")
+
+    def test_shared_path(self) -> None:
+        key = self.simulator.add_openai_key()
+        self.assertIn("gpt-5.4", [model["id"] for model in self.get("/v1/models", key.key).json()["data"]])
+        self.conversation.send(self.client, "GET", "/v1/models")
+        self.assertIn("claude-opus-5", [model["id"] for model in self.client.take().json()["data"]])
+        self.assertEqual(self.get("/v1/models", "nobody").json()["error"]["code"], "invalid_api_key")
+        self.assertEqual([request.account for request in self.simulator.requests], [key.name, "a", None])
+
+    def test_usage(self) -> None:
+        account = self.simulator.add_codex_account(plan="plus")
+        account.exhaust("five_hour", 60)
+        usage = self.get("/backend-api/wham/usage", account.access_token).json()
+        self.assertEqual((usage["plan_type"], usage["rate_limit"]["limit_reached"]), ("plus", True))
+        self.conversation.advance(60)
+        usage = self.get("/backend-api/wham/usage", account.access_token).json()
+        self.assertEqual(usage["rate_limit"]["primary_window"]["used_percent"], 0)
