@@ -16,6 +16,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from ccmproxy.simulator.claude.account import PLANS
 from ccmproxy.simulator.claude.upstream import upstream_settings
+from ccmproxy.simulator.codex.account import PLANS as CODEX_PLANS
+from ccmproxy.simulator.codex.upstream import upstream_settings as codex_upstream_settings
 from ccmproxy.simulator.faults import SCENARIOS
 from ccmproxy.simulator.record import Record
 from ccmproxy.simulator.server import Simulator
@@ -34,13 +36,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--credentials-dir",
         type=Path,
         required=True,
-        help="where to put each account's files: DIR/NAME/.credentials.json, DIR/NAME/api-key",
+        help="where to put each account's files: DIR/NAME/.credentials.json (Claude), DIR/NAME/auth.json (Codex),"
+        " DIR/NAME/api-key",
     )
     parser.add_argument("--accounts", type=int, default=1, help="how many subscription accounts (default 1)")
     parser.add_argument(
         "--api-keys", type=int, default=0, help="how many keys of the commercial API (default 0)"
     )
     parser.add_argument("--plan", choices=sorted(PLANS), default="max_20x", help="plan of the accounts")
+    parser.add_argument(
+        "--codex-accounts", type=int, default=0, help="how many ChatGPT accounts for Codex (default 0)"
+    )
+    parser.add_argument(
+        "--codex-plan", choices=sorted(CODEX_PLANS), default="pro", help="plan of the ChatGPT accounts"
+    )
+    parser.add_argument(
+        "--openai-keys", type=int, default=0, help="how many keys of the OpenAI API (default 0)"
+    )
     parser.add_argument(
         "--scenario", choices=sorted(SCENARIOS), default="calm", help="what goes wrong by itself"
     )
@@ -72,6 +84,10 @@ def build(options: argparse.Namespace, reactor: Any) -> Simulator:
         simulator.add_account(plan=options.plan, token_lifetime=options.token_lifetime)
     for _ in range(options.api_keys):
         simulator.add_api_key()
+    for _ in range(options.codex_accounts):
+        simulator.add_codex_account(plan=options.codex_plan, token_lifetime=options.token_lifetime)
+    for _ in range(options.openai_keys):
+        simulator.add_openai_key()
     return simulator
 
 
@@ -82,6 +98,10 @@ def write_credentials(simulator: Simulator, directory: Path) -> dict[str, str]:
         path = directory / account.name / ".credentials.json"
         _write_secret(path, account.credentials_document())
         paths[account.name] = str(path)
+    for login in (*simulator.codex.accounts, *simulator.codex.keys):
+        path = directory / login.name / "auth.json"
+        _write_secret(path, login.auth_document())
+        paths[login.name] = str(path)
     for key in simulator.claude.keys:
         path = directory / key.name / "api-key"
         _write_secret(path, key.key.encode())
@@ -105,6 +125,12 @@ async def run(reactor: Any, *arguments: str) -> None:
     endpoint = TCP4ServerEndpoint(reactor, options.port, interface=options.interface)
     port = await endpoint.listen(simulator.factory)
     url = f"http://{port.getHost().host}:{port.getHost().port}"
-    print(json.dumps({"url": url, "upstream": upstream_settings(url), "credentials": paths}))
+    told = {
+        "url": url,
+        "upstream": upstream_settings(url),
+        "codex_upstream": codex_upstream_settings(url),
+        "credentials": paths,
+    }
+    print(json.dumps(told))
     sys.stdout.flush()
     await Deferred()

@@ -63,6 +63,7 @@ class RunTests(SynchronousTestCase):
         told = json.loads(line)
         self.assertTrue(told["url"].startswith("http://"))
         self.assertEqual(told["upstream"]["usage_url"], told["url"] + "/api/oauth/usage")
+        self.assertEqual(told["codex_upstream"]["token_url"], told["url"] + "/oauth/token")
         self.assertTrue(Path(told["credentials"]["account-1"]).is_file())
         ((port, factory, _, interface),) = reactor.tcpServers
         self.assertEqual((port, interface), (4321, "127.0.0.1"))
@@ -71,6 +72,18 @@ class RunTests(SynchronousTestCase):
 
 class CredentialTests(SynchronousTestCase):
     """Files."""
+
+    def test_codex_files(self) -> None:
+        line = "--accounts 0 --codex-accounts 1 --codex-plan team --openai-keys 1 --credentials-dir"
+        options = parse_arguments([*line.split(), self.mktemp()])
+        simulator = build(options, Clock())
+        paths = write_credentials(simulator, options.credentials_dir)
+        account = json.loads(Path(paths["codex-1"]).read_bytes())
+        self.assertEqual(account["tokens"]["refresh_token"], simulator.codex.accounts[0].refresh_token)
+        self.assertEqual(simulator.codex.accounts[0].plan, "team")
+        key = json.loads(Path(paths["openai-key-1"]).read_bytes())
+        self.assertEqual(key["OPENAI_API_KEY"], simulator.codex.keys[0].key)
+        self.assertEqual(stat.S_IMODE(os.stat(paths["codex-1"]).st_mode), 0o600)
 
     def test_files(self) -> None:
         options = parse_arguments(["--credentials-dir", self.mktemp(), "--accounts", "2", "--api-keys", "1"])
