@@ -17,6 +17,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from ccmproxy.simulator.claude.account import PLANS
 from ccmproxy.simulator.claude.upstream import upstream_settings
 from ccmproxy.simulator.codex.account import PLANS as CODEX_PLANS
+from ccmproxy.simulator.codex.account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.upstream import upstream_settings as codex_upstream_settings
 from ccmproxy.simulator.faults import SCENARIOS
 from ccmproxy.simulator.record import Record
@@ -98,7 +99,8 @@ def write_credentials(simulator: Simulator, directory: Path) -> dict[str, str]:
         path = directory / account.name / ".credentials.json"
         _write_secret(path, account.credentials_document())
         paths[account.name] = str(path)
-    for login in (*simulator.codex.accounts, *simulator.codex.keys):
+    logins: list[CodexAccount | OpenAIKey] = [*simulator.codex.accounts, *simulator.codex.keys]
+    for login in logins:
         path = directory / login.name / "auth.json"
         _write_secret(path, login.auth_document())
         paths[login.name] = str(path)
