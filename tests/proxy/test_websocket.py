@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,8 +16,10 @@ from ccmproxy.retry import LeaseOutcome
 from tests.proxy.websocket_scene import (
     CREATE,
     START,
+    ClientSocket,
     Scene,
     UpstreamSocket,
+    event,
     upgrade_request,
 )
 
@@ -282,3 +285,58 @@ class RefusalTests(SynchronousTestCase):
         scene.settle()
         self.assertIsNotNone(scene.upstream.lost)
         self.assertEqual(scene.results(), ["client_gone"])
+
+
+class SimulatorTests(SynchronousTestCase):
+    """Whole conversations with the simulator, whose frames are wsproto's."""
+
+    def say(self, scene: Scene, client: ClientSocket, **fields: object) -> list[dict[str, Any]]:
+        """One request and its events; the client's own messages are forgotten then."""
+        client.events.clear()
+        client.say(event("response.create", model="gpt-5.4", store=False, stream=True, **fields))
+        scene.pass_time(3)
+        return [json.loads(data) for data in client.messages]
+
+    def test_a_session(self) -> None:
+        """A warm-up and two turns that build on each other, on one connection, compressed on both sides."""
+        scene = Scene(self, plans=["pro"])
+        client = scene.open(("session-id", "s1"), compress=True)
+        self.assertEqual(client.status, 101, client.received)
+        warm = self.say(scene, client, input=[], generate=False)
+        self.assertEqual([each["type"] for each in warm][-1], "response.completed")
+        self.assertEqual(scene.results(), [])
+        previous = warm[-1]["response"]["id"]
+        for _ in range(2):
+            events = self.say(
+                scene,
+                client,
+                previous_response_id=previous,
+                input=[
+                    {
+                        "type": "message",
+                        "role": "user",
+                        "content": [{"type": "input_text", "text": "größer?"}],
+                    }
+                ],
+            )
+            kinds = [each["type"] for each in events]
+            self.assertEqual(kinds[-1], "response.completed", events[-1])
+            self.assertIn("response.output_text.delta", kinds)
+            previous = events[-1]["response"]["id"]
+        self.assertEqual(scene.results(), ["served", "served"])
+        entry = next(entry for entry in scene.log if entry.get("result") == "served")
+        self.assertGreater(entry["tokens"].output, 0)
+        request = scene.simulator.requests[-1]
+        self.assertEqual(request.header(b"chatgpt-account-id"), scene.logins[0].account_id.encode())
+
+    def test_a_used_up_account(self) -> None:
+        """The next turn lands on the other account, and the client has seen nothing of it."""
+        scene = Scene(self, plans=["plus", "pro"])
+        client = scene.open()
+        scene.logins[0].exhaust()
+        events = self.say(scene, client, input=[])
+        self.assertEqual([each for each in events if each["type"] == "error"], [])
+        self.assertEqual(client.code, 1012)
+        again = scene.open()
+        events = self.say(scene, again, input=[])
+        self.assertEqual(events[-1]["type"], "response.completed", events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -23,11 +24,12 @@ from ccmproxy.dialect import Dialect
 from ccmproxy.dialects.codex import CODEX
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces import ICredential, ILease, IOutbound, IProvider
+from ccmproxy.interfaces import ICredential, ICredentialStore, ILease, IOutbound, IProvider
 from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.message import ResponseHead
 from ccmproxy.oauth import ApiKey
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.simulator.server import Simulator
 from ccmproxy.testing.pump import MemoryNetwork, MemoryTransport, Pump
 from ccmproxy.websocket.connection import Close, Connection, Event, Message, ProtocolError
 from ccmproxy.websocket.deflate import DeflateAgreement, server_agreement
@@ -242,9 +244,31 @@ class Several:
 
 
 @implementer(IOutbound)
-class _NoOutbound:
+class _MemoryOutbound:
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
     def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
-        raise AssertionError("keys are neither refreshed nor polled")
+        return self._network.endpoint(host, port)
+
+
+@implementer(ICredentialStore)
+class _Login:
+    """A login that is kept in memory."""
+
+    description = "a test's login"
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+
+    def read(self) -> bytes:
+        return self._document
+
+    def write(self, document: bytes) -> None:
+        self._document = document
+
+    def check_writable(self) -> None:
+        pass
 
 
 class Scene:
@@ -260,34 +284,50 @@ class Scene:
         options: ForwarderOptions = ForwarderOptions(),  # noqa: B008 - frozen
         dialect: Dialect = CODEX,
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
+        plans: Sequence[str] = (),
     ) -> None:
+        """``plans``: in place of keys at an upstream of the test's, ChatGPT logins of these plans at the simulator."""
         self.case = case
         self.clock = Clock()
         self.clock.advance(START)
         self.network = MemoryNetwork(self.clock)
         self.upstreams: list[UpstreamSocket] = []
         self.on_asked: Callable[[UpstreamSocket], None] = lambda socket: socket.accept()
-        self.upstream_listener = self.network.listen(*UPSTREAM, _Upstreams(self))
+        self.simulator = Simulator(self.clock, random.Random(1))
+        factory = self.simulator.factory if plans else _Upstreams(self)
+        self.upstream_listener = self.network.listen(*UPSTREAM, factory)
+        self.logins = [self.simulator.add_codex_account(plan=plan) for plan in plans]
+        sources: list[ApiKey | ICredentialStore] = [ApiKey(f"{SECRET}{tag}") for tag in "abcdefgh"[:accounts]]
+        if plans:
+            sources = [_Login(login.credentials_document()) for login in self.logins]
         self.pools = [
             ConnectionPool(self.network.endpoint(*UPSTREAM, timeout=None), self.clock, limits)
-            for _ in range(accounts)
+            for _ in sources
         ]
-        urls = replace(dialect.urls, api_url="http://127.0.0.1:9000", key_api_url="")
+        origin = "http://127.0.0.1:9000"
+        urls = replace(
+            dialect.urls,
+            api_url=f"{origin}/backend-api/codex" if plans else origin,
+            key_api_url="",
+            token_url=f"{origin}/oauth/token",
+            usage_url=f"{origin}/backend-api/wham/usage",
+        )
         self.accounts = [
             Account(
                 tag,
-                ApiKey(f"{SECRET}{tag}"),
+                source,
                 dialect.account,
                 urls,
-                _NoOutbound(),
+                _MemoryOutbound(self.network),
                 pool,
                 self.clock,
                 lambda: 0.5,
             )
-            for tag, pool in zip("abcdefgh", self.pools, strict=False)
+            for tag, source, pool in zip("abcdefgh", sources, self.pools, strict=False)
         ]
         for account in self.accounts:
             account.start()
+        self.settle()
         self.provider = Several(self.accounts, self.clock.seconds)
         self.caller = Caller("alice", self.provider)
         # Many different keys, so that whoever forgets to unmask is found out.
@@ -337,6 +377,8 @@ class Scene:
         told = repr(self.log)
         self.case.assertNotIn(SECRET, told)
         self.case.assertNotIn("größer", told)
+        for login in self.logins:
+            self.case.assertFalse(login.access_token in told, "a token was logged")
 
     def check_nothing_left(self) -> None:
         """No lease, exchange, relay, subscription or upgraded connection."""
