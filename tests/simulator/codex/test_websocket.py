@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -32,6 +34,13 @@ from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.testing.pump import Pump
 from tests.simulator.client import Conversation
 from tests.simulator.codex.service import turn
+
+#: Frames with a mask of zeros: any first byte, a length that is true, a payload.
+FRAMES = st.builds(
+    lambda first, payload: bytes([first, 0x80 | len(payload), 0, 0, 0, 0]) + payload,
+    st.integers(0, 255),
+    st.binary(max_size=60),
+)
 
 
 class WebSocketClient(Protocol):
@@ -304,3 +313,29 @@ class HandshakeTests(SynchronousTestCase):
             (self.KEY, (b"Sec-WebSocket-Version", b"8")),
         ):
             self.assertIsNone(accept_handshake(self.request(*headers)))
+
+
+class GarbageTests(SynchronousTestCase):
+    """Bytes of any kind."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.one_of(st.binary(max_size=40), FRAMES), max_size=6), st.booleans())
+    def test_nothing_is_raised(self, pieces: list[bytes], deflate: bool) -> None:
+        conversation = Conversation()
+        account = conversation.simulator.add_codex_account("c")
+        headers = [(b"Authorization", b"Bearer " + account.access_token.encode())]
+        client = WebSocketClient("/backend-api/codex/responses", headers, deflate=deflate)
+        server = conversation.simulator.factory.buildProtocol(None)
+        assert server is not None
+        conversation.pumps.append(Pump(client, server))
+        conversation.flush()
+        client.dataReceived = client.raw.extend  # type: ignore[method-assign,assignment]
+        for piece in pieces:
+            if client.lost is None:
+                client.transport.write(piece)
+                conversation.flush()
+        conversation.advance(CLOSE_TIMEOUT)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        client.transport.abortConnection()
+        conversation.flush()
+        self.assertEqual(conversation.simulator.concurrent, 0)
