@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -20,18 +19,13 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import react
-from twisted.logger import (
-    FilteringLogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogBeginner,
-    textFileLogObserver,
-)
+from twisted.logger import globalLogBeginner
 from twisted.web.client import Agent, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from ccmproxy.config import load_text
+from ccmproxy.logs import daemon_observer
 from ccmproxy.service import ProxyService, Surroundings
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
@@ -86,24 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.once:
                     verdict.append(report([await step(demo) for step in SCRIPT]))
                 else:
+                    # Ctrl-C stops the reactor, which waits for this.
+                    reactor.addSystemEventTrigger("before", "shutdown", demo.end)
                     print(demo.invitation(), flush=True)
                     await Deferred()
             finally:
                 await demo.stop()
 
     if not arguments.once:
-        _log_to(sys.stdout)
+        globalLogBeginner.beginLoggingTo([daemon_observer(None, "info", "text")], redirectStandardIO=False)
     try:
         react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
     except SystemExit as ending:
         if ending.code:
             return 1
     return 0 if not arguments.once or verdict == [True] else 1
-
-
-def _log_to(file: Any) -> None:
-    observer = FilteringLogObserver(textFileLogObserver(file), [LogLevelFilterPredicate(LogLevel.info)])
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 
 
 class Demo:
@@ -145,15 +136,19 @@ class Demo:
         path.touch(mode=0o600)
         path.write_bytes(account.credentials_document())
 
+    def end(self) -> Deferred[None]:
+        """:meth:`stop`, for whoever waits for a Deferred."""
+        return Deferred.fromCoroutine(self.stop())
+
     async def stop(self) -> None:
-        """End both; open streams are not waited for."""
-        if self._simulator_port is not None:
+        """End both; open streams are not waited for. Idempotent."""
+        port, self._simulator_port = self._simulator_port, None
+        if port is not None:
             self.simulator.factory.abort_all()
-            stopping = self._simulator_port.stopListening()
-            if stopping is not None:
-                await stopping
-        if self._service is not None:
-            await self._service.stopService()
+            await (port.stopListening() or _done())
+        service, self._service = self._service, None
+        if service is not None:
+            await service.stopService()
 
     @property
     def url(self) -> str:
@@ -207,6 +202,10 @@ class Demo:
         except ResponseFailed:
             whole = False
         return response, b"".join(received), whole
+
+
+async def _done() -> None:
+    """Nothing to wait for."""
 
 
 # The script -------------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_BUT_LAYOUT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+_TWISTED_CLIENT = "twisted.web.client"
+
+
 def daemon_observer(path: str | None, level: str, form: str) -> ILogObserver:
     """An observer that writes events of ``level`` and above to ``path``, or to standard output for None or ``-``.
 
@@ -39,7 +42,11 @@ def daemon_observer(path: str | None, level: str, form: str) -> ILogObserver:
     """
     out: IO[Any] = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
     observer = _FileLogObserver(out, _as_json if form == "json" else _as_line)
-    return FilteringLogObserver(observer, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
+    predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
+    if level == "info":
+        # Twisted's client tells of every factory that it starts and stops: twice for each usage poll.
+        predicate.setLogLevelForNamespace(_TWISTED_CLIENT, LogLevel.warn)
+    return FilteringLogObserver(observer, [predicate])
 
 
 def _as_line(event: LogEvent) -> str | None:

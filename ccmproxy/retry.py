@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-
 #: Until when a used-up account is left alone if the answer names no time (spec 4.6; seconds).
 DEFAULT_BLOCK = 300.0
 #: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).

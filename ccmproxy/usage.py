@@ -26,6 +26,9 @@ class Tokens:
     cache_creation_1h: int = 0
     reasoning: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.total_input} in ({self.cache_read} from cache), {self.output} out"
+
     @property
     def total_input(self) -> int:
         """Everything that was read, from the cache or not: decides about context tiers."""

@@ -59,7 +59,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
     "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "lag", "routes", "status"},
-    "demo": PURE | {"service", "simulator"},
+    "demo": PURE | {"logs", "service", "simulator"},
     "tuning": frozenset(),
     "tap": PURE | {"service", "net", "logs", "tuning"},
     "": PURE | {"service", "tap"},

@@ -50,7 +50,7 @@ class LogTests(SynchronousTestCase):
         )
         found = self.objects(path)[0]
         self.assertRegex(found.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00$")
-        self.assertTrue(found.pop("message").startswith("req_1 Tokens(input=3"))
+        self.assertTrue(found.pop("message").startswith("req_1 3 in (0 from cache), 4 out"))
         self.assertEqual(found["tokens"]["input"], 3)
         self.assertEqual(found["tokens"]["output"], 4)
         found.pop("tokens")

@@ -121,6 +121,7 @@ class Account:
         self._running = False
         self._listeners: dict[object, Callable[[], None]] = {}
         self._key: ApiKey | None = None
+        self._lock: DirectoryLock | None = None
         self._keeper: TokenKeeper | None = None
         self._poller: UsagePoller | None = None
         self._access_token: str | None = None
@@ -134,7 +135,8 @@ class Account:
             return
         if fetch is None:
             fetch = ControlClient(clock, outbound).fetch
-        lock = DirectoryLock(lock_path, clock, random, self._now) if lock_path is not None else None
+        if lock_path is not None:
+            self._lock = DirectoryLock(lock_path, clock, random, self._now)
         self._keeper = TokenKeeper(
             tag,
             source,
@@ -144,7 +146,7 @@ class Account:
             clock,
             changed=self._login_changed,
             failed=self._token_failed,
-            lock=lock,
+            lock=self._lock,
             now=self._now,
         )
         self._poller = UsagePoller(
@@ -179,6 +181,10 @@ class Account:
                 exposure = FileStore(self._watched_path).exposure()
                 if exposure is not None:
                     self.log.warn("{tag}: {problem}", tag=self.tag, problem=exposure)
+            obstacle = self._lock.obstacle() if self._lock is not None else None
+            if obstacle is not None:
+                # Known now, and not hours later, when the token expires.
+                self.log.warn("{tag}: {problem}", tag=self.tag, problem=obstacle)
             self._keeper.load()
             self._poller.start()
 

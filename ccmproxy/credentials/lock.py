@@ -50,6 +50,15 @@ class DirectoryLock:
         self._mark: tuple[int, int] | None = None
         self._toucher: IDelayedCall | None = None
 
+    def obstacle(self) -> str | None:
+        """Why the lock can never be taken as things are, in a sentence; None if nothing speaks against it."""
+        parent = os.path.dirname(self.path)
+        if os.path.isdir(parent) and not os.access(parent, os.W_OK | os.X_OK):
+            return (
+                f"no refresh will be possible: {parent}, where the lock {self.path} is taken, is not writable"
+            )
+        return None
+
     async def __aenter__(self) -> None:
         """Take the lock: up to 6 tries, 1 to 2 s apart. Raises LockUnavailable. May be cancelled."""
         for attempt in range(ATTEMPTS):

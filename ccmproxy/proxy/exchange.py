@@ -339,6 +339,8 @@ class Exchange:
         # Not on errors: the CLI reads any rate-limit header there as the error's cause (observed).
         aggregate = forwarder.aggregate_for(self._caller) if response.status < 400 else None
         headers: Headers = dialect.metering.public_headers(response.headers, aggregate, forwarder.now())
+        # A remote instance may have set these two itself; here they are about this request.
+        headers = without(headers, (dialect.request_id_header.lower(), b"x-accel-buffering"))
         headers.append((dialect.request_id_header, self._request_id.encode("ascii")))
         content_type = first_value(response.headers, b"content-type") or b""
         if content_type.lstrip().lower().startswith(b"text/event-stream"):

@@ -47,6 +47,14 @@ class LockTests(CredentialTestCase):
         self.assertEqual(lock_path(link), self.config + ".lock")
         self.assertEqual(lock_path(self.config + "/"), self.config + ".lock")
 
+    def test_obstacle(self) -> None:
+        """A directory in which nothing can be made is noticed before the lock is needed (as root nothing is such)."""
+        self.assertIsNone(self.lock.obstacle())
+        self.patch(os, "access", lambda path, mode: path != self.directory)
+        self.assertIn(f"{self.directory}, where the lock", self.lock.obstacle() or "")
+        self.lock_path = "/nonexistent/folder/config.lock"
+        self.assertIsNone(self.make().obstacle())
+
     def test_held_while_inside(self) -> None:
         inside: Deferred[None] = Deferred()
 

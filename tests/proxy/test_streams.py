@@ -683,8 +683,9 @@ class ConnectionTests(StreamTestCase):
         self.assertEqual(entry.forwarder.active, set())
         self.assertEqual(entry.forwarder._relays, set())
         self.assertEqual(entry.factory.connections, set())
-        self.assertEqual((world.account.upstream.connections.busy, world.account.upstream.connections.connecting), (0, 0))
-        self.assertLessEqual(world.account.upstream.connections.idle, 1)
+        connections = world.account.upstream.connections
+        self.assertEqual((connections.busy, connections.connecting), (0, 0))
+        self.assertLessEqual(connections.idle, 1)
         # What was logged names who logged it.
         world.events.clear()
         self.assertEqual(_alive() - before, set())

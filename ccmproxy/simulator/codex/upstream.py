@@ -250,6 +250,8 @@ class CodexUpstream:
         """Whether a request that either provider could get is meant for this one."""
         if self._authenticator.knows(request):
             return True
+        if not (self.accounts or self.keys):
+            return False
         return request.header(b"anthropic-version") is None and request.header(b"x-api-key") is None
 
     def _begin(self, request: ReceivedRequest, account: Authenticated) -> dict[str, Any]:
