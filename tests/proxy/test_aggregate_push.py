@@ -55,6 +55,8 @@ class PushTests(SynchronousTestCase):
         scene.observe(1, 30.0)
         scene.settle()
         scene.observe(1, 30.0)
+        for account in scene.accounts:
+            account._notify()
         scene.settle()
         self.assertEqual(self.told(client), [11.0, 31.0])
 

@@ -209,6 +209,17 @@ class RefusalTests(SynchronousTestCase):
             self.assertIsNone(client.field("x-codex-primary-used-percent"))
             self.assertIsNone(client.field("upgrade"))
 
+    def test_a_refusal_that_takes_its_time(self) -> None:
+        """Its head has come in time: that is all that is asked for."""
+        scene = Scene(self)
+        head = b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
+        scene.on_asked = lambda socket: socket.transport.write(head + b"no")
+        client = scene.open()
+        scene.pass_time(30)
+        scene.upstream.transport.write(b"pe")
+        scene.settle()
+        self.assertEqual((client.status, client.received), (500, b"nope"))
+
     def test_refused_token(self) -> None:
         """Never 401: the client's own token is fine."""
         scene = Scene(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.proxy.forwarder import ForwarderOptions
@@ -83,6 +84,26 @@ class BackPressureTests(SynchronousTestCase):
             self.assertEqual(len(client.messages), 50)
             self.assertEqual(client.code, 4000 if polite else None)
             client.transport.loseConnection()
+
+    def test_the_rest_of_who_broke_off(self) -> None:
+        """The connection is found broken while the client does not read; what had come is its all the same."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(compress=True)
+        client, upstream = scene.connected()
+        self.stop(client)
+        for _ in range(20):
+            upstream.say(bytes(200 * KIB), False)
+        scene.settle()
+        upstream.transport.abortConnection()
+        scene.settle()
+        # As a failing write would tell: the pump tells nothing to an end that does not read.
+        scene.upstream_listener.connections[-1].client._disconnect(ConnectionLost())
+        scene.settle()
+        self.assertIsNone(client.lost)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual(len(client.messages), 20)
+        self.assertIsNotNone(client.lost)
 
     def test_who_never_reads_is_dropped(self) -> None:
         scene = Scene(self, options=ForwarderOptions(stalled_client=60))

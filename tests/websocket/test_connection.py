@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zlib
 
 from hypothesis import given, settings
@@ -205,6 +206,17 @@ class ReceivingTests(SynchronousTestCase):
         self.received(frame(0xC2, bomb[:-4]), TOO_BIG, deflate=True)
         half = len(bomb) // 2
         self.received(frame(0x42, bomb[:half]) + frame(0x80, bomb[half:-4]), TOO_BIG, deflate=True)
+
+    def test_bomb_is_not_inflated(self) -> None:
+        """Refusing it costs no more memory than a message may have."""
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        data = frame(0xC2, packer.compress(bytes(20_000_000)) + packer.flush(zlib.Z_SYNC_FLUSH))
+        connection = Connection(mask, DEFLATE, 1000)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        connection.receive(data)
+        self.assertRaises(ProtocolError, connection.next_event)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 1_000_000)
 
     def test_incompressible_at_the_limit(self) -> None:
         """Packing makes it longer than the limit; what counts is what is inside."""
