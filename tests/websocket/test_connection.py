@@ -211,7 +211,7 @@ class ReceivingTests(SynchronousTestCase):
         """Refusing it costs no more memory than a message may have."""
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         data = frame(0xC2, packer.compress(bytes(20_000_000)) + packer.flush(zlib.Z_SYNC_FLUSH))
-        connection = Connection(mask, DEFLATE, 1000)
+        connection = Connection(mask, DEFLATE, 100_000)  # more than there is on the wire
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         connection.receive(data)
