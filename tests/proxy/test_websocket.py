@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.codex import CODEX
@@ -13,6 +14,7 @@ from ccmproxy.dialects.codex.frames import CodexFrames
 from ccmproxy.interfaces import ICredential
 from ccmproxy.proxy.forwarder import ForwarderOptions
 from ccmproxy.retry import LeaseOutcome
+from tests.conversation import PROXY, TOKEN, World
 from tests.proxy.websocket_scene import (
     CREATE,
     START,
@@ -351,3 +353,44 @@ class SimulatorTests(SynchronousTestCase):
         again = scene.open()
         events = self.say(scene, again, input=[])
         self.assertEqual(events[-1]["type"], "response.completed", events)
+
+
+OCM = """
+services:
+  - type: ocm
+    listen_port: 8080
+    credential_path: {path}
+    users:
+      - {{name: alice, token: {token}}}
+    upstream:
+      api_url: http://127.0.0.1:9000/backend-api/codex
+      token_url: http://127.0.0.1:9000/oauth/token
+      usage_url: http://127.0.0.1:9000/backend-api/wham/usage
+{more}
+"""
+
+
+class ServiceTests(SynchronousTestCase):
+    """The whole service, from its configuration to its end."""
+
+    def test_a_service_that_stops(self) -> None:
+        """Its open WebSockets are told, and nothing of them is left."""
+        world = World(self, configuration=OCM, start=False, with_file=False)
+        login = world.simulator.add_codex_account()
+        with open(world.path, "wb") as file:
+            file.write(login.credentials_document())
+        world.start()
+        client = ClientSocket(False)
+        world.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
+        world.network.flush()
+        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKEN}")))
+        world.network.flush()
+        self.assertEqual(client.status, 101, client.received)
+        stopped = world.service.stopService()
+        world.network.flush()
+        self.assertEqual(client.code, 1001)
+        for _ in range(10):
+            world.network.advance(1)
+        self.successResultOf(stopped)
+        self.assertIsNotNone(client.lost)
+        self.assertEqual(world.upstream.open_connections, [])
