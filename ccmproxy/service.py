@@ -270,6 +270,8 @@ class MultiplexerService:
         dropped = self._adopt(config, accounts)
         # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
         self.status.close()
+        # Before others of the same name are used.
+        self.forwarder.leave_credentials({account.tag for account in dropped})
         for account in self.accounts.values():
             account.start()
         return dropped

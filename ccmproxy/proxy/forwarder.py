@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from os import urandom
@@ -118,6 +118,12 @@ class Forwarder:
         self.is_closing = True
         for websocket in tuple(self.websockets):
             websocket.shut_down(grace)
+
+    def leave_credentials(self, tags: Collection[str]) -> None:
+        """These credentials are no longer there: WebSockets on them are to end, which may be after a turn."""
+        for websocket in tuple(self.websockets):
+            if websocket.credential in tags:
+                websocket.leave()
 
     def abort_websockets(self) -> None:
         """Drop what is left of them."""

@@ -118,6 +118,15 @@ class WebSocketRelay:
         for leg in (self.client, self.upstream):
             leg.pump()
 
+    @property
+    def credential(self) -> str:
+        """Tag of the credential that it is on."""
+        return self._lease.tag
+
+    def leave(self) -> None:
+        """The credential was taken away: close with 1012, at the end of a turn, so that the client connects again."""
+        self._leave(SERVICE_RESTART, b"connect again", "moved")
+
     def shut_down(self, grace: float) -> None:
         """The service stops: close with 1001, at the end of a turn, or shortly before ``grace`` seconds are over."""
         self._leave(GOING_AWAY, b"shutting down", "shutdown")

@@ -411,6 +411,27 @@ class CredentialTests(SynchronousTestCase):
         scene.settle()
         self.assertEqual((client.code, upstream.messages), (1012, []))
 
+    def test_an_account_that_is_taken_away(self) -> None:
+        """By a reload: after the turn, and only on that account."""
+        scene = Scene(self, 2)
+        client, upstream = scene.connected()
+        client.say(CREATE)
+        scene.settle()
+        scene.forwarder.leave_credentials({"b"})
+        scene.forwarder.leave_credentials({"a"})
+        scene.settle()
+        self.assertIsNone(client.closed)
+        upstream.say(COMPLETED)
+        scene.settle()
+        self.assertEqual((client.messages, client.code), ([COMPLETED], 1012))
+        idle, _ = scene.connected()
+        scene.forwarder.leave_credentials({"b"})
+        scene.settle()
+        self.assertIsNone(idle.closed)
+        scene.forwarder.leave_credentials({"a"})
+        scene.settle()
+        self.assertEqual(idle.code, 1012)
+
     def test_interrupted_between_turns(self) -> None:
         """At once."""
         scene = Scene(self)
