@@ -1,7 +1,7 @@
 """``ccmproxy demo``: the proxy in front of a simulated upstream, to try by hand, or through a scripted set of requests.
 
-Everything is real but the upstream: two accounts with credential files in a temporary directory, two users, one
-service made from a configuration. Nothing leaves the loopback address.
+Everything is real but the upstream: accounts with credential files in a temporary directory, users, and a service for
+each dialect, made from a configuration. Nothing leaves the loopback address.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import socket
 import tempfile
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from ccmproxy.config import load_text
+from ccmproxy.demo_codex import a_codex_turn, two_codex_turns_on_a_websocket
+from ccmproxy.demo_outcome import Outcome, report
 from ccmproxy.logs import daemon_observer
 from ccmproxy.service import ProxyService, Surroundings
-from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
 
 ALICE = "demo-token-of-alice"
@@ -50,6 +52,16 @@ services:
       token_url: {upstream}/v1/oauth/token
       usage_url: {upstream}/api/oauth/usage
       profile_url: {upstream}/api/oauth/profile
+  - type: ocm
+    listen: 127.0.0.1
+    listen_port: {codex_port}
+    credential_path: {directory}/codex.json
+    users:
+      - {{name: alice, token: {alice}}}
+    upstream:
+      api_url: {upstream}/backend-api/codex
+      token_url: {upstream}/oauth/token
+      usage_url: {upstream}/backend-api/wham/usage
 """
 
 
@@ -63,13 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="where the proxy listens (8080; with --once any free port)",
+        help="where the proxy listens, for Codex on the next port (8080; with --once on free ports)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo. The exit status: 0, or 1 if a scripted request did not go as it should."""
-    port = arguments.port if arguments.port is not None else (0 if arguments.once else 8080)
+    port = arguments.port if arguments.port is not None else (None if arguments.once else 8080)
     verdict: list[bool] = []
 
     async def main(reactor: Any) -> None:
@@ -100,41 +112,46 @@ def run(arguments: argparse.Namespace) -> int:
 class Demo:
     """Simulator and service, on ports of the loopback address. ``directory`` gets the accounts' credential files."""
 
-    def __init__(self, reactor: Any, directory: Path, port: int) -> None:
-        self._reactor = reactor
+    def __init__(self, reactor: Any, directory: Path, port: int | None) -> None:
+        """``port``: of the Claude side, and Codex on the next one; None: two free ones."""
+        self.reactor = reactor
+        self.token = ALICE
         self._directory = directory
-        self._wanted_port = port
+        self.port, self.codex_port = _free_ports() if port is None else (port, port + 1)
         self.simulator = Simulator(reactor, random.Random(1))
         self.main = self.simulator.add_account("main", "max_20x")
         self.spent = self.simulator.add_account("spent", "pro")
         self.spent.exhaust("five_hour", resets_in=7980)
+        self.codex = self.simulator.add_codex_account("codex")
         self.client = HTTPClient(Agent(reactor))
-        self.port = 0
         self._simulator_port: Any = None
         self._service: ProxyService | None = None
 
     async def start(self) -> None:
         """Listen. Raises CannotListenError or ListenFailed where a port is taken."""
-        endpoint = TCP4ServerEndpoint(self._reactor, 0, interface="127.0.0.1")
+        endpoint = TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1")
         self._simulator_port = await endpoint.listen(self.simulator.factory)
         upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"
         for account in (self.main, self.spent):
-            self.write_login(account)
+            self._write(account.name, account.credentials_document())
+        self._write("codex", self.codex.auth_document())
         text = CONFIGURATION.format(
-            port=self._wanted_port, directory=self._directory, alice=ALICE, bob=BOB, upstream=upstream
+            port=self.port,
+            codex_port=self.codex_port,
+            directory=self._directory,
+            alice=ALICE,
+            bob=BOB,
+            upstream=upstream,
         )
         config = load_text(text, "demo")
-        self._service = ProxyService(config, Surroundings.of_reactor(self._reactor, random.SystemRandom()))
+        self._service = ProxyService(config, Surroundings.of_reactor(self.reactor, random.SystemRandom()))
         self._service.startService()
-        (entry,) = self._service.services.values()
-        assert entry.port is not None
-        self.port = entry.port.getHost().port  # type: ignore[attr-defined]
 
-    def write_login(self, account: ClaudeAccount) -> None:
+    def _write(self, name: str, document: bytes) -> None:
         """Write an account's credential file as the official CLI would."""
-        path = self._directory / f"{account.name}.json"
+        path = self._directory / f"{name}.json"
         path.touch(mode=0o600)
-        path.write_bytes(account.credentials_document())
+        path.write_bytes(document)
 
     def end(self) -> Deferred[None]:
         """:meth:`stop`, for whoever waits for a Deferred."""
@@ -170,10 +187,22 @@ class Demo:
                 f"  curl '{self.url}/ccm/v1/status?watch=true' -H 'Authorization: Bearer {ALICE}'",
                 f"  ANTHROPIC_BASE_URL={self.url} ANTHROPIC_AUTH_TOKEN={ALICE} claude -p 'Say hello'",
                 "",
+                f"Codex is at http://127.0.0.1:{self.codex_port}/v1, with the same token: see docs/clients.md.",
                 f"With {BOB} in place of {ALICE} you meet an account that is used up. Ctrl-C ends it.",
                 "",
             )
         )
+
+    async def post(self, path: str, body: dict[str, Any]) -> tuple[IResponse, bytes, bool]:
+        """A request to the Codex side: the answer, its body as far as it came, and whether it came whole."""
+        headers = Headers({"Authorization": [f"Bearer {self.token}"], "Content-Type": ["application/json"]})
+        response = await self.client.post(
+            f"http://127.0.0.1:{self.codex_port}{path}",
+            headers=headers,
+            data=json.dumps(body).encode(),
+            unbuffered=True,
+        )
+        return response, *await _collect(response)
 
     async def ask(
         self, prompt: str, *, stream: bool = False, token: str = ALICE, simulate: str | None = None
@@ -195,13 +224,25 @@ class Demo:
         response = await self.client.post(
             f"{self.url}/v1/messages", headers=headers, data=json.dumps(body).encode(), unbuffered=True
         )
-        received: list[bytes] = []
-        whole = True
-        try:
-            await response.collect(received.append)
-        except ResponseFailed:
-            whole = False
-        return response, b"".join(received), whole
+        return response, *await _collect(response)
+
+
+async def _collect(response: Any) -> tuple[bytes, bool]:
+    """The body as far as it came, and whether it came whole."""
+    received: list[bytes] = []
+    try:
+        await response.collect(received.append)
+    except ResponseFailed:
+        return b"".join(received), False
+    return b"".join(received), True
+
+
+def _free_ports() -> tuple[int, int]:
+    """Two ports of the loopback address that nobody listens on."""
+    with closing(socket.socket()) as one, closing(socket.socket()) as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 async def _done() -> None:
@@ -209,20 +250,6 @@ async def _done() -> None:
 
 
 # The script -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One scripted request: what it was, what should become of it, what became of it."""
-
-    name: str
-    expected: str
-    observed: str
-
-    @property
-    def went_well(self) -> bool:
-        """It became what it should."""
-        return self.expected == self.observed
 
 
 Step = Callable[[Demo], Coroutine[Deferred[Any], Any, Outcome]]
@@ -321,16 +348,6 @@ SCRIPT: tuple[Step, ...] = (
     a_used_up_account,
     an_unknown_token,
     the_status,
+    a_codex_turn,
+    two_codex_turns_on_a_websocket,
 )
-
-
-def report(outcomes: list[Outcome]) -> bool:
-    """Print a table; True if every request went as it should."""
-    width = max(len(outcome.name) for outcome in outcomes)
-    for outcome in outcomes:
-        print(f"{'ok  ' if outcome.went_well else 'FAIL'}  {outcome.name:<{width}}  {outcome.observed}")
-        if not outcome.went_well:
-            print(f"      {'':<{width}}  should have been: {outcome.expected}")
-    failed = sum(not outcome.went_well for outcome in outcomes)
-    print(f"{len(outcomes)} requests, {failed} not as they should be")
-    return not failed

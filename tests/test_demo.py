@@ -1,30 +1,21 @@
-"""The demo's own judgement; the whole of it runs as a program, see tests of the Makefile and .ci/run."""
+"""The whole demo, as a program: its script is an end-to-end test of both dialects over real sockets."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from io import StringIO
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy import demo
+from ccmproxy.demo import SCRIPT
+
+PROGRAM = "import sys; from ccmproxy.cli import main; sys.exit(main(['demo', '--once']))"
 
 
-class ReportTests(SynchronousTestCase):
-    """One line a request, and a verdict."""
+class DemoTests(SynchronousTestCase):
+    """``ccmproxy demo --once``."""
 
-    def report(self, *outcomes: demo.Outcome) -> tuple[bool, str]:
-        out = StringIO()
-        self.patch(sys, "stdout", out)
-        return demo.report(list(outcomes)), out.getvalue()
-
-    def test_all_went_well(self) -> None:
-        well, text = self.report(demo.Outcome("a turn", "200", "200"), demo.Outcome("b", "1", "1"))
-        self.assertTrue(well)
-        self.assertEqual(text, "ok    a turn  200\nok    b       1\n2 requests, 0 not as they should be\n")
-
-    def test_one_did_not(self) -> None:
-        well, text = self.report(demo.Outcome("a turn", "200", "500"))
-        self.assertFalse(well)
-        self.assertIn("FAIL  a turn  500\n", text)
-        self.assertIn("should have been: 200\n", text)
+    def test_everything_goes_as_it_should(self) -> None:
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn(f"{len(SCRIPT)} requests, 0 not as they should be", done.stdout)

@@ -59,7 +59,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
     "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "lag", "routes", "status"},
-    "demo": PURE | {"logs", "service", "simulator"},
+    "demo_outcome": frozenset(),
+    "demo_codex": frozenset({"demo_outcome"}),
+    "demo": PURE | {"logs", "service", "simulator", "demo_codex", "demo_outcome"},
     "tuning": frozenset(),
     "tap": PURE | {"service", "net", "logs", "tuning"},
     "": PURE | {"service", "tap"},
@@ -249,7 +251,12 @@ class TableTests(SynchronousTestCase):
     def test_rings_do_not_reach_outwards(self) -> None:
         parts = {"tcp", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
         surfaces = {"routes", "status", "logs", "simulator", "testing"}
-        rings = [PURE, parts, surfaces, {"service", "tuning", "tap", "demo", "cli", ""}]
+        rings = [
+            PURE,
+            parts,
+            surfaces,
+            {"service", "tuning", "tap", "demo_outcome", "demo_codex", "demo", "cli", ""},
+        ]
         self.assertEqual(set().union(*rings), MAY_IMPORT.keys())
         for depth, ring in enumerate(rings):
             outer: set[str] = set().union(*rings[depth + 1 :])

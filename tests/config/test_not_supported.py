@@ -88,7 +88,9 @@ class NotSupportedTests(SynchronousTestCase):
                 self.assertEqual(found(use), ())
 
     def test_after_the_checks(self) -> None:
-        messages = {problem.message for problem in found("services: [{type: ccm, usages_path: u, listen_port: -1}]")}
+        messages = {
+            problem.message for problem in found("services: [{type: ccm, usages_path: u, listen_port: -1}]")
+        }
         self.assertEqual(messages, {"is not supported yet", "must be at least 0, is -1"})
 
     def test_is_supported(self) -> None:
