@@ -24,6 +24,7 @@ from tests.interop.codex_cli import (
     sdk_environment,
     write_configuration,
 )
+from tests.source import ROOT
 
 ALICE = "interop-token-of-alice"
 BOB = "interop-token-of-bob"
@@ -33,6 +34,9 @@ TOKENS = (ALICE, BOB, CAROL, GUESS)
 
 #: What a client that is logged in by itself says of its own account; it must not pass.
 FOREIGN_ACCOUNT = "account-of-the-client"
+
+#: The address in the example of docs/clients.md.
+DOCUMENTED_URL = "http://ccmproxy.example.org:8081/v1"
 
 #: Settings of one run: nobody waits for the last of many tries.
 IMPATIENT = (
@@ -262,13 +266,24 @@ class StreamTests(ThroughProxy):
         base = f"{self.url}/v1"
         write_configuration(self.home, base, websockets=self.websockets)
         file = self.home / ".codex" / "config.toml"
-        in_file = file.read_text().replace('env_key = "MUX_TOKEN"', f'experimental_bearer_token = "{ALICE}"')
-        file.write_text(in_file)
+        ours = file.read_text(encoding="utf-8").partition("[model_providers.mux]")[0]
+        ours = ours.replace('model_provider = "mux"\n', "")
+        page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+        documented = page.partition("```toml\n")[2].partition("```")[0]
+        documented = documented.replace(DOCUMENTED_URL, base)
+        if not self.websockets:
+            documented = documented.replace("supports_websockets = true\n", "")
+        selection, section, provider = documented.partition("[model_providers")
+        file.write_text(selection + ours + section + provider, encoding="utf-8")
+        run = Run(await self.execute("", "[[say:by variable]]", CCMPROXY_TOKEN=ALICE))
+        self.answered(run, "by variable")
+        in_file = provider.replace('env_key = "CCMPROXY_TOKEN"', f'experimental_bearer_token = "{ALICE}"')
+        file.write_text(selection + ours + section + in_file, encoding="utf-8")
         self.answered(Run(await self.execute("", "[[say:by file]]")), "by file")
         built_in = ("-c", "model_provider=openai", "-c", f"openai_base_url={base}")
         run = Run(await self.execute("", *built_in, "[[say:built in]]", CODEX_API_KEY=ALICE))
         self.answered(run, "built in")
-        self.assertEqual(self.turns(), [200, 200])
+        self.assertEqual(self.turns(), [200] * 3)
 
     async def test_catalog(self) -> None:
         run = await self.ask("[[say:listed]]", catalog=True)
