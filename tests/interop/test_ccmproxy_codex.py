@@ -230,17 +230,22 @@ class StreamTests(ThroughProxy):
         self.assertEqual(self.turns("k"), [200])
 
     async def test_used_up(self) -> None:
-        self.account.set_utilization("five_hour", 50, resets_in=7980)
-        message = self.failed(await self.ask("[[simulate:exhausted]]"))
+        # a personal plan, whose owner would be shown a shop; whoever uses the proxy is sent to its operator
+        admin = "send a request to your admin or try again at"
+        self.other.set_utilization("five_hour", 50, resets_in=7980)
+        message = self.failed(await self.ask("[[simulate:exhausted]]", token=BOB))
         self.assertIn("hit your usage limit", message)
-        self.assertIn("send a request to your admin or try again at", message)
-        self.assertEqual(self.turns(), [429])
+        # what an open WebSocket's upstream says of an error passes as it is
+        self.assertIn("try again at" if self.websockets else admin, message)
+        self.assertEqual(self.turns("b"), [429])
         # and now that it is known, the upstream is left alone
         asked = len(self.simulator.requests.of("websocket"))
-        self.assertEqual(self.failed(await self.ask("[[say:no]]")), message)
-        self.assertEqual(self.turns(), [429])
+        self.assertIn(admin, self.failed(await self.ask("[[say:no]]", token=BOB)))
+        self.assertEqual(self.turns("b"), [429])
         self.assertEqual(len(self.simulator.requests.of("websocket")), asked)
-        self.assertEqual(self.answers()[-1], (429, "rate_limited"))
+        self.assertEqual(self.answers("bob")[-1], (429, "rate_limited"))
+        # which is no concern of others
+        self.answered(await self.ask("[[say:yes]]"), "yes")
 
     async def test_expired_token(self) -> None:
         # once before, so that it is a turn that finds out, and not the first poll of the usage
@@ -300,6 +305,7 @@ class StreamTests(ThroughProxy):
     async def test_unknown_token(self) -> None:
         message = self.failed(await self.ask(*IMPATIENT, "[[say:no]]", token=GUESS))
         self.assertIn("401", message)
+        self.assertIn("invalid api key", message)
         self.assertEqual(self.turns(), [])
 
 
@@ -339,15 +345,15 @@ class SDKTests(ThroughProxy):
     def find_command(self) -> list[str] | str:
         return sdk_command()
 
-    async def converse(self, *conversations: str, token: str = CAROL) -> dict[str, Any]:
-        """Results of some of the conversations in ``openai_client.py``, by name."""
+    async def execute(self, token: str, *conversations: str) -> Outcome:
+        """Some of the conversations in ``openai_client.py``."""
         base = f"{self.key_url if token == CAROL else self.url}/v1"
-        outcome = await run_program(
-            self.reactor,
-            [*self.command, str(direct.SDK_CLIENT), *conversations],
-            sdk_environment(self.home, base, token),
-            self.home,
-        )
+        command = [*self.command, str(direct.SDK_CLIENT), *conversations]
+        return await run_program(self.reactor, command, sdk_environment(self.home, base, token), self.home)
+
+    async def converse(self, *conversations: str, token: str = CAROL) -> dict[str, Any]:
+        """Their results, by name."""
+        outcome = await self.execute(token, *conversations)
         self.assertEqual(outcome.code, 0, outcome.errors)
         return outcome.json()
 
@@ -373,6 +379,13 @@ class SDKTests(ThroughProxy):
         self.assertEqual((found["finish"], found["arguments"]), ("tool_calls", '{"what":"hello"}'))
         self.assertEqual(self.turns("k"), [200] * 3)
         self.assertEqual(self.answers("carol"), [(200, "served")] * 3)
+
+    async def test_chat_with_an_account(self) -> None:
+        outcome = await self.execute(ALICE, "chat")
+        self.assertEqual(outcome.code, 1)
+        self.assertIn("BadRequestError", outcome.errors)
+        self.assertIn("api_key_only", outcome.errors)
+        self.assertEqual(self.simulator.requests.of("turn"), [])
 
     async def test_websocket(self) -> None:
         found = (await self.converse("websocket"))["websocket"]
