@@ -384,7 +384,7 @@ class SDKTests(ThroughProxy):
         outcome = await self.execute(ALICE, "chat")
         self.assertEqual(outcome.code, 1)
         self.assertIn("BadRequestError", outcome.errors)
-        self.assertIn("api_key_only", outcome.errors)
+        self.assertIn("chat completions need an API key", outcome.errors)
         self.assertEqual(self.simulator.requests.of("turn"), [])
 
     async def test_websocket(self) -> None:
