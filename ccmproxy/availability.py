@@ -60,6 +60,15 @@ class Availability:
     reset_at: float = 0.0
 
     @property
+    def worth_trying(self) -> bool:
+        """Usable, or not to be preferred for a reason that need not concern the next request (spec 5.1).
+
+        Failed polls are the usage endpoint's trouble (compare F6), and a connection limit is that of the connections
+        that there are. Who has another credential takes that one; who has none is served all the same.
+        """
+        return self.state == "usable" or self.reason in ("poll_failed", "connection_limit")
+
+    @property
     def usable(self) -> bool:
         """True if a request may be sent."""
         return self.state == "usable"
@@ -258,11 +267,6 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     """
     if state.unavailable is not None:
         return Availability("unavailable", "unavailable", state.unavailable)
-    if state.blocked_until > now:
-        reason = state.blocked_reason or "connection_limit"
-        wait = format_duration(state.blocked_until - now)
-        message = f"{reason.replace('_', ' ')}, free again in {wait}"
-        return Availability("temporarily_blocked", reason, message, state.blocked_until)
     full = _full_window(state.limits, caps, now)
     if state.rate_limited_until > now:
         # A window that is full beyond the end of the limit goes on closing the credential: tell the truth at once.
@@ -277,8 +281,13 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # Last, though spec 5.1 has it before the windows: whoever has no other credential uses this one all the same
-    # (spec 6.1), and must not pass over a reserve that is known to be reached.
+    # These two last, though spec 5.1 has them before the windows: whoever has no other credential uses this one all
+    # the same (worth_trying), and must not pass over a reserve that is known to be reached.
+    if state.blocked_until > now:
+        reason = state.blocked_reason or "connection_limit"
+        wait = format_duration(state.blocked_until - now)
+        message = f"{reason.replace('_', ' ')}, free again in {wait}"
+        return Availability("temporarily_blocked", reason, message, state.blocked_until)
     if state.poll_failures > 0:
         count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
         return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")

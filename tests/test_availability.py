@@ -113,12 +113,12 @@ class AvailabilityTests(SynchronousTestCase):
         )
         usable_again = (
             ("unavailable", "unavailable", {"unavailable": None}),
-            ("temporarily_blocked", "connection_limit", {"blocked_until": 0.0}),
             ("rate_limited", "rate_limited", {"rate_limited_until": 0.0}),
             ("temporarily_blocked", "rejected", {"rejected_until": 0.0}),
             ("rate_limited", "weekly_window", {"limits": replace(state.limits, weekly=Window(98.9))}),
             ("rate_limited", "short_window", {"limits": Limits(models=state.limits.models)}),
             ("rate_limited", "model_window", {"limits": Limits()}),
+            ("temporarily_blocked", "connection_limit", {"blocked_until": 0.0}),
             ("temporarily_blocked", "poll_failed", {"poll_failures": 0}),
         )
         for word, reason, cure in usable_again:
@@ -138,6 +138,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertEqual(credential.at().message, "5-hour window at 99 % (cap 99 %), resets in 2h13m")
         credential.give(RateLimited(NOW + 5 * HOUR, explicit=True))
         self.assertEqual(credential.at().message, "rate-limited until 2027-01-15 13:00 UTC (in 5h)")
+        credential = Credential()
         credential.give(Blocked("connection_limit", NOW + 45))
         self.assertEqual(credential.at().message, "connection limit, free again in 45s")
 

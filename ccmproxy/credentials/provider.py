@@ -32,14 +32,13 @@ class SingleProvider:
     def select(self, selection: Selection) -> ILease:
         """The credential, if it is usable.
 
-        A failed usage poll alone does not make it unusable here: there is nothing else to prefer, and the usage
-        endpoint's trouble is not the account's (compare F6).
+        Or worth trying: there is nothing else to prefer.
         """
         now = self._now()
         credential = self._credential
         availability = credential.snapshot(now, selection.model).availability
         tried = credential.tag in selection.excluded
-        if tried or not (availability.usable or availability.reason == "poll_failed"):
+        if tried or not availability.worth_trying:
             if availability.state == "unavailable":
                 message = f"credential {credential.tag} is unavailable: {availability.message}"
                 availability = replace(availability, message=message)

@@ -387,7 +387,7 @@ class Exchange:
                 # Never 401: the client's own token is fine.
                 self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
                 return
-            if availability.usable or availability.reason == "poll_failed":
+            if availability.worth_trying:
                 # Refused for a window that closes nothing known here: of another name, or without an end.
                 availability = Availability("rate_limited", "model_window", reset_at=outcome.until)
         if availability.state == "rate_limited":

@@ -72,6 +72,12 @@ class SingleProviderTests(CredentialTestCase):
         self.account.rate_limited(NOW + 600, True)
         self.assertEqual(self.reason(Selection()), "rate_limited")
 
+    def test_a_connection_limit_keeps_nobody_out(self) -> None:
+        """It is the limit of a connection that there was: the next one is another."""
+        self.account.block("connection_limit", self.clock.seconds() + 60)
+        self.assertFalse(self.account.is_usable())
+        self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+
     def test_each_session_is_logged_once(self) -> None:
         events: list[LogEvent] = []
         observer = cast(ILogObserver, events.append)
