@@ -20,12 +20,12 @@ from bench import machine
 from bench.certificates import make_certificates
 from bench.compile import CannotBuild, Programs, build_programs
 from bench.measure import DIRECT, Bench
-from bench.peers import Ccmproxy, Go, Haproxy, Nginx, Peer
+from bench.peers import Ccmproxy, Go, Haproxy, Nginx, Peer, Relay
 from bench.report import Measurement, as_document, memory_table, summarize, work_table
 from bench.scenarios import SCENARIOS, Scenario, named, shortened
 
 _RESULTS = Path(__file__).parent / "results"
-_PEERS = (DIRECT, Nginx.name, Haproxy.name, Go.name, Ccmproxy.name)
+_PEERS = (DIRECT, Nginx.name, Haproxy.name, Go.name, Relay.name, Ccmproxy.name)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -87,6 +87,7 @@ def _select(options: argparse.Namespace, programs: Programs) -> _Selection:
         Nginx(),
         Haproxy(),
         Go(programs.go_proxy),
+        Relay(programs.relay),
         Ccmproxy(shlex.split(options.twistd_options), options.profile),
     ]
     peers, skipped = [], []

@@ -61,6 +61,52 @@ def request(body: bytes, token: str = CLIENT_TOKEN) -> bytes:
     return head.encode() + body
 
 
+def websocket_request(message: bytes, token: str = CLIENT_TOKEN) -> bytes:
+    """The handshake of a Codex client, without compression, and after it the message to be sent once it is answered."""
+    head = (
+        "GET /v1/responses HTTP/1.1\r\n"
+        "Host: 127.0.0.1\r\n"
+        "Connection: Upgrade\r\n"
+        "Upgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {token}\r\n"
+        "OpenAI-Beta: responses_websockets=2026-02-06\r\n"
+        "originator: codex_cli_rs\r\n"
+        f"session_id: {_SESSION}\r\n\r\n"
+    )
+    return head.encode() + message
+
+
+def turn_message(size: int) -> bytes:
+    """The message that begins a turn on a Codex client's WebSocket, of some 300 bytes, or of about ``size``."""
+    source = random.Random(size)
+    items: list[dict[str, object]] = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "quota"}]}
+    ]
+    document = {
+        "type": "response.create",
+        "model": "gpt-5.1-codex",
+        "instructions": "Answer shortly.",
+        "input": items,
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "store": False,
+        "stream": True,
+        "prompt_cache_key": _SESSION,
+    }
+    missing = size - len(_encode(document))
+    while missing > 0:
+        item: dict[str, object] = {
+            "type": "function_call_output",
+            "call_id": f"call_{len(items):024d}",
+            "output": _text(source, min(missing, 24_000)),
+        }
+        items.append(item)
+        missing -= len(_encode(item)) + 1
+    return _encode(document)
+
+
 def small_body() -> bytes:
     """The client's quota probe: some 300 bytes, answered without a stream."""
     return _encode(

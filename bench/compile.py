@@ -23,6 +23,7 @@ class Programs:
 
     upstream: Path
     load: Path
+    relay: Path
     without_tls: str | None
     go_proxy: Path | str
 
@@ -37,12 +38,12 @@ def build_programs() -> Programs:
     flags = (*_FLAGS, *(() if without_tls else ("-DBENCH_TLS",)))
     libraries = () if without_tls else ("-lssl", "-lcrypto")
     built = {}
-    for name in ("upstream", "load"):
-        sources = [_SOURCES / f"{name}.c", _SOURCES / "wire.h"]
+    for name in ("upstream", "load", "relay"):
+        sources = [_SOURCES / f"{name}.c", *sorted(_SOURCES.glob("*.h"))]
         built[name] = _TARGET / (name if without_tls is None else f"{name}-without-tls")
         if _outdated(built[name], sources):
             _run([compiler, *flags, "-o", str(built[name]), str(sources[0]), *libraries])
-    return Programs(built["upstream"], built["load"], without_tls, _build_go())
+    return Programs(built["upstream"], built["load"], built["relay"], without_tls, _build_go())
 
 
 def _check_tls(compiler: str) -> str | None:

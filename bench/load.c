@@ -1,4 +1,4 @@
-/* The load generator of the benchmarks: an HTTP/1.1 client of many connections that checks and times every answer.
+/* The load generator of the benchmarks: an HTTP/1.1 and WebSocket client of many connections that checks and times every answer.
  *
  *   load --port N --mode requests|streams|churn|hold --request FILE --connections N
  *        [--seconds S] [--warmup-ms N] [--count N --warmup-count N] [--tls-ca FILE --tls-name NAME]
@@ -12,11 +12,15 @@
  * --request names a file with the whole request, head and body. The answer must be 200, complete and always of one size
  * (bytes of the body, chunked framing removed); anything else counts as an error.
  *
+ * A request that asks for a WebSocket is sent once per connection; what follows its head in the file is the message that is sent
+ * instead, masked, as soon as the upgrade is answered rightly, and again for each further answer. An answer is what comes until
+ * response.completed. Compression is not offered.
+ *
  * The driver decides when a measurement begins: a line is printed ("ready"; "open" in the middle of hold and churn) and one is
  * awaited on standard input. In between nothing is in flight, except the streams of `streams`. Last comes a JSON object, and
  * once more a line is awaited before the connections are closed.
  */
-#include "wire.h"
+#include "frames.h"
 #include <poll.h>
 
 #define HEAD_LIMIT 32768
@@ -25,13 +29,15 @@
 #define STALL_NS 30000000000ull
 
 enum mode { REQUESTS, STREAMS, CHURN, HOLD };
-enum part { HEAD, SIZED, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, LAST_CHUNK, UNTIL_CLOSE };
+enum part { HEAD, SIZED, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, LAST_CHUNK, UNTIL_CLOSE, FRAMES };
 
 struct connection {
     struct stream stream;
     bool connected, busy, begun, break_off;
-    size_t sent;
+    const char *out;                 /* what is to be sent, and how much of it was */
+    size_t out_size, sent;
     uint64_t started;
+    struct frames frames;
     enum part part;
     int status;
     size_t left, line_size;
@@ -43,8 +49,9 @@ struct connection {
 
 static enum mode mode;
 static int epoll, port;
-static char *request;
-static size_t request_size;
+static char *request, *message;      /* message: a frame; NULL: no WebSocket */
+static size_t request_size, message_size;
+static char accept_expected[ACCEPT_SIZE + 1];
 static char buffer[1 << 18];
 static struct connection *connections;
 static long connection_count, opening, begun_count, busy_count;
@@ -105,10 +112,15 @@ static void open_connection(struct connection *connection)
 
 static void begin(struct connection *connection)
 {
+    bool switched = message != NULL && connection->connected;
     connection->busy = true;
     connection->begun = false;
+    connection->out = switched ? message : request;
+    connection->out_size = switched ? message_size : request_size;
     connection->sent = 0;
-    connection->part = HEAD;
+    connection->part = switched ? FRAMES : HEAD;
+    if (!switched)
+        memset(&connection->frames, 0, sizeof connection->frames);
     connection->head_size = connection->pending_size = connection->line_size = 0;
     connection->body_size = 0;
     connection->started = now_ns();
@@ -155,7 +167,7 @@ static void take_events(struct connection *connection, const char *data, size_t 
     memmove(connection->pending, at, connection->pending_size);
 }
 
-static void take_body(struct connection *connection, const char *data, size_t size)
+static void count_body(struct connection *connection, size_t size)
 {
     connection->body_size += size;
     payload += size;
@@ -164,6 +176,11 @@ static void take_body(struct connection *connection, const char *data, size_t si
         begun_count++;
         opening--;
     }
+}
+
+static void take_body(struct connection *connection, const char *data, size_t size)
+{
+    count_body(connection, size);
     if (mode == STREAMS)
         for (size_t at = 0; at < size; at += 1024)
             take_events(connection, data + at, size - at < 1024 ? size - at : 1024);
@@ -180,8 +197,8 @@ static void complete(struct connection *connection)
         begun_count--;
     else
         opening--;
-    if (connection->status != 200)
-        fail("status is not 200");
+    if (connection->status != (message == NULL ? 200 : 101))
+        fail(message == NULL ? "status is not 200" : "status is not 101");
     else if (answer_size != 0 && connection->body_size != answer_size)
         fail("answers differ in size");
     else if (mode == STREAMS || mode == HOLD)
@@ -201,11 +218,47 @@ static bool take_head(struct connection *connection, size_t size)
     connection->part = coding != NULL ? CHUNK_SIZE : length != NULL ? SIZED : UNTIL_CLOSE;
     if (length != NULL)
         connection->left = strtoul(length + 17, NULL, 10);
+    if (message != NULL && connection->status == 101) {
+        const char *accept = strcasestr(connection->head, "\r\nsec-websocket-accept: ");
+        if (accept == NULL || strncmp(accept + 24, accept_expected, ACCEPT_SIZE) != 0)
+            return false;
+        connection->part = FRAMES;
+        connection->out = message;
+        connection->out_size = message_size;
+        connection->sent = 0;
+        return true;
+    }
     return connection->status >= 200;
 }
 
+static bool starts_with(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+/* A message of a WebSocket is complete; false where it is none that may come now. */
+static bool take_message(struct connection *connection)
+{
+    struct frames *frames = &connection->frames;
+    if (frames->last != '}')
+        return false;
+    if (starts_with(frames->start, "{\"type\":\"codex.rate_limits\""))
+        return true;                         /* a proxy's own, at any time */
+    if (!connection->busy || !starts_with(frames->start, "{\"type\":\"response."))
+        return false;
+    count_body(connection, frames->message_size);
+    char *stamp = mode == STREAMS ? strstr(frames->start, "\"@") : NULL;
+    if (stamp != NULL && measuring) {
+        events++;
+        record_latency(now_ns() - strtoull(stamp + 2, NULL, 10));
+    }
+    if (mode != HOLD && starts_with(frames->start, "{\"type\":\"response.completed\""))
+        complete(connection);
+    return true;
+}
+
 /* Feed received bytes; false where the framing is broken. Stops at the end of the answer. */
-static bool take(struct connection *connection, const char *data, size_t size)
+static bool take(struct connection *connection, char *data, size_t size)
 {
     while (size > 0) {
         size_t step;
@@ -281,6 +334,15 @@ static bool take(struct connection *connection, const char *data, size_t size)
             step = size;
             take_body(connection, data, step);
             break;
+        case FRAMES:
+            if (take_frames(&connection->frames, data, size, &step)) {
+                if (!take_message(connection))
+                    return false;
+                next_message(&connection->frames);
+            }
+            if (connection->frames.closed)
+                return false;
+            break;
         default:
             return false;
         }
@@ -292,8 +354,8 @@ static bool take(struct connection *connection, const char *data, size_t size)
 
 static bool send_request(struct connection *connection)
 {
-    while (connection->busy && connection->sent < request_size) {
-        ssize_t count = stream_write(&connection->stream, request + connection->sent, request_size - connection->sent);
+    while (connection->busy && connection->sent < connection->out_size) {
+        ssize_t count = stream_write(&connection->stream, connection->out + connection->sent, connection->out_size - connection->sent);
         if (count == WOULD_BLOCK)
             return true;
         if (count < 0)
@@ -337,7 +399,7 @@ static void progress(struct connection *connection)
             return;
         }
         last_progress = now_ns();
-        if (!connection->busy || !take(connection, buffer, (size_t)count)) {
+        if ((!connection->busy && message == NULL) || !take(connection, buffer, (size_t)count)) {
             fail("the framing is broken");
             disconnect(connection);
             return;
@@ -480,6 +542,18 @@ static void read_request(const char *path)
     if (fread(request, 1, request_size, file) != request_size)
         die("cannot read %s", path);
     fclose(file);
+    char *text = memmem(request, request_size, "\r\n\r\n", 4);
+    if (text == NULL || strcasestr(request, "\r\nupgrade: websocket\r\n") == NULL)
+        return;
+    if (!accept_value(request, accept_expected))
+        die("%s has no Sec-WebSocket-Key", path);
+    /* Real clients draw a mask per frame; what it is makes no difference to those who read it. */
+    static const uint8_t mask[4] = {0x37, 0xfa, 0x21, 0x3d};
+    text += 4;
+    size_t text_size = request_size - (size_t)(text - request);
+    message = allocate(text_size + FRAME_HEAD_LIMIT);
+    message_size = text_frame(message, text, text_size, mask);
+    request_size -= text_size;
 }
 
 int main(int argc, char **argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,8 +22,6 @@ from bench.scenarios import Scenario
 
 #: Name of the connection without a proxy.
 DIRECT = "direct"
-#: Seconds to let memory settle before it is read.
-_SETTLE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class Bench:
             upstream, target = stack.enter_context(self._upstream(scenario))
             requests = self._write_requests(scenario)
             running: dict[str, tuple[Child, int] | str] = {}
+            peers = [each for each in peers if (each.websocket if scenario.websocket else each.http)]
             for number in range(1, rounds + 1):
                 if direct and not scenario.memory:
                     yield self._attempt(scenario, number, DIRECT, target, requests[DIRECT], None, upstream)
@@ -66,7 +66,7 @@ class Bench:
                                 number,
                                 peer.name,
                                 Target(port, None),
-                                requests["proxy"],
+                                requests["proxy" if peer.replaces_token else DIRECT],
                                 child,
                                 upstream,
                             )
@@ -82,7 +82,7 @@ class Bench:
         log = self.directory / f"upstream-{scenario.name}.log"
         with Child(arguments, self.cores.upstream, log, talks=True, nice=self.nice) as child:
             child.read_line(10)
-            yield child, Target(port, self.certificates.ca if scenario.tls else None)
+            yield child, Target(port, self.certificates.ca if scenario.tls else None, scenario.websocket)
             child.ask_to_end()
             if leaked := json.loads(child.read_line(5))["unreplaced"]:
                 self.say(
@@ -91,7 +91,9 @@ class Bench:
 
     def _write_requests(self, scenario: Scenario) -> dict[str, Path]:
         """The files with the requests: to a proxy, and to the upstream directly (there with the upstream's token)."""
-        if scenario.body == "small":
+        if scenario.websocket:
+            body = bodies.turn_message(1_000_000 if scenario.body == "large" else 300)
+        elif scenario.body == "small":
             body = bodies.small_body()
         else:
             streamed = scenario.upstream[1] != "json"
@@ -99,7 +101,8 @@ class Bench:
         files = {}
         for name, token in (("proxy", bodies.CLIENT_TOKEN), (DIRECT, bodies.UPSTREAM_TOKEN)):
             files[name] = self.directory / f"request-{scenario.name}-{name}"
-            files[name].write_bytes(bodies.request(body, token))
+            whole = bodies.websocket_request if scenario.websocket else bodies.request
+            files[name].write_bytes(whole(body, token))
         return files
 
     def _start(
@@ -116,7 +119,9 @@ class Bench:
         )
         try:
             child.await_port(port)
-            if scenario.upstream[1] != "hold":
+            if scenario.websocket:
+                _check_websocket(port, bodies.CLIENT_TOKEN if peer.replaces_token else bodies.UPSTREAM_TOKEN)
+            elif scenario.upstream[1] != "hold":
                 _check(port)
         except (ChildFailed, OSError, http.client.HTTPException, ValueError) as error:
             child.stop()
@@ -165,7 +170,7 @@ class Bench:
             load.read_line()  # "ready", or for churn "open": the warm-up is over
             before_kib = None
             if scenario.memory and proxy is not None:
-                pause(_SETTLE)
+                pause(scenario.settle)
                 before_kib = resident_kib(proxy.pid)
             readings = _Readings(watched, self.cores)
             load.proceed()
@@ -175,7 +180,7 @@ class Bench:
                 result = json.loads(load.read_line(120))
             readings.finish()
             if scenario.memory:
-                pause(_SETTLE)
+                pause(scenario.settle)
             after_kib = resident_kib(proxy.pid) if proxy else None
             if scenario.load == "hold":
                 load.proceed()
@@ -262,6 +267,17 @@ def _check(port: int) -> None:
         response.read(1000)
     finally:
         connection.close()
+
+
+def _check_websocket(port: int, token: str) -> None:
+    """The same for a handshake."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(bodies.websocket_request(b"", token))
+        answer = b""
+        while b"\r\n" not in answer and (data := connection.recv(1000)):
+            answer += data
+    if not answer.startswith(b"HTTP/1.1 101 "):
+        raise ValueError(f"the first handshake was answered {answer[:300].decode(errors='replace')}")
 
 
 def _one_line(error: Exception) -> str:

@@ -22,12 +22,24 @@ from bench.certificates import HOST
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+_LOGIN = {
+    "accessToken": UPSTREAM_TOKEN,
+    "refreshToken": "sk-ant-ort01-bench",
+    "expiresAt": 4_102_444_800_000,  # Unix ms: the year 2100
+    "scopes": ["user:inference", "user:profile"],
+    "subscriptionType": "max",
+    "rateLimitTier": "default_claude_max_20x",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a peer forwards to: a port of the loopback address, and with TLS the authority to verify it by."""
 
     port: int
     ca: Path | None
+    #: WebSockets will be asked for.
+    websocket: bool = False
 
     @property
     def url(self) -> str:
@@ -44,9 +56,13 @@ class Start:
 
 
 class Peer(ABC):
-    """A proxy to measure."""
+    """A proxy to measure. ``http``, ``websocket``: which scenarios it takes part in; ``replaces_token``: whether it
+    puts the upstream's token in place of the client's."""
 
     name: ClassVar[str]
+    http: ClassVar[bool] = True
+    websocket: ClassVar[bool] = False
+    replaces_token: ClassVar[bool] = True
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -65,6 +81,7 @@ class Nginx(Peer):
     """nginx with one worker."""
 
     name = "nginx"
+    websocket = True
     _program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
     def missing(self) -> str | None:
@@ -85,6 +102,13 @@ class Nginx(Peer):
       proxy_ssl_server_name on;
       proxy_ssl_name {HOST};
       proxy_ssl_protocols TLSv1.2 TLSv1.3;"""
+        connection = 'Connection ""'
+        if target.websocket:
+            # What is relayed passes through these two buffers; by default they have 1 and 4 KiB.
+            connection = (
+                "Upgrade $http_upgrade;\n      proxy_set_header Connection $http_connection;\n"
+                "      proxy_buffer_size 64k;\n      proxy_buffers 4 64k"
+            )
         user = "user root;" if os.geteuid() == 0 else ""
         configuration = f"""{user}
 daemon off;
@@ -102,6 +126,7 @@ http {{
   keepalive_requests 1000000000;
   keepalive_timeout 300;
   tcp_nodelay on;
+  {"client_header_buffer_size 64k;" if target.websocket else ""}
   client_max_body_size 0;
   upstream messages {{
     server 127.0.0.1:{target.port};
@@ -113,7 +138,7 @@ http {{
     location / {{
       proxy_pass {"https" if target.ca else "http"}://messages;
       proxy_http_version 1.1;
-      proxy_set_header Connection "";
+      proxy_set_header {connection};
       proxy_set_header Authorization "Bearer {UPSTREAM_TOKEN}";
       proxy_buffering off;
       proxy_request_buffering off;
@@ -201,10 +226,36 @@ class Go(Peer):
         return Start(arguments)
 
 
+class Relay(Peer):
+    """Our own relay of bytes (``bench/relay.c``), which knows no protocol: the floor for WebSockets."""
+
+    name = "relay"
+    http = False
+    websocket = True
+    replaces_token = False
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+
+    def missing(self) -> str | None:
+        """See the base class."""
+        return None
+
+    def version(self) -> str:
+        """See the base class."""
+        return "ours, of this tree"
+
+    def prepare(self, directory: Path, port: int, target: Target) -> Start:
+        """See the base class; without TLS."""
+        return Start([self._program, "--listen", str(port), "--port", str(target.port)])
+
+
 class Ccmproxy(Peer):
-    """ccmproxy as people run it: one OAuth account, one user, usage recorded if it can."""
+    """ccmproxy as people run it: one OAuth account (for WebSockets: one API key of Codex), one user, usage recorded if
+    it can."""
 
     name = "ccmproxy"
+    websocket = True
 
     def __init__(self, twistd_options: Sequence[str] = (), profiles: Path | None = None) -> None:
         """``twistd_options`` come before the service's name. ``profiles``: where to write cProfile statistics."""
@@ -227,26 +278,22 @@ class Ccmproxy(Peer):
     def prepare(self, directory: Path, port: int, target: Target) -> Start:
         """See the base class."""
         credentials = directory / "credentials.json"
-        login = {
-            "accessToken": UPSTREAM_TOKEN,
-            "refreshToken": "sk-ant-ort01-bench",
-            "expiresAt": 4_102_444_800_000,  # Unix ms: the year 2100
-            "scopes": ["user:inference", "user:profile"],
-            "subscriptionType": "max",
-            "rateLimitTier": "default_claude_max_20x",
-        }
         credentials.touch(mode=0o600)
-        credentials.write_text(json.dumps({"claudeAiOauth": login}))
-        upstream: dict[str, object] = {
-            "api_url": target.url,
-            "token_url": f"{target.url}/v1/oauth/token",
-            "usage_url": f"{target.url}/api/oauth/usage",
-            "profile_url": f"{target.url}/api/oauth/profile",
-        }
+        if target.websocket:
+            credentials.write_text(json.dumps({"OPENAI_API_KEY": UPSTREAM_TOKEN}))
+            upstream: dict[str, object] = {"api_url": target.url}
+        else:
+            credentials.write_text(json.dumps({"claudeAiOauth": _LOGIN}))
+            upstream = {
+                "api_url": target.url,
+                "token_url": f"{target.url}/v1/oauth/token",
+                "usage_url": f"{target.url}/api/oauth/usage",
+                "profile_url": f"{target.url}/api/oauth/profile",
+            }
         if target.ca:
             upstream["ca_path"] = str(target.ca)
-        service = {
-            "type": "ccm",
+        service: dict[str, object] = {
+            "type": "ocm" if target.websocket else "ccm",
             "listen": "127.0.0.1",
             "listen_port": port,
             "credential_path": str(credentials),

@@ -33,8 +33,12 @@ class Scenario:
     count: int = 0
     warmup_count: int = 0
     tls: bool = False
+    #: The requests ask for a WebSocket, and the bodies are messages on it.
+    websocket: bool = False
     #: Memory is measured: the peer is started anew for each round, and there is no direct connection to compare.
     memory: bool = False
+    #: Seconds to let memory settle before it is read.
+    settle: float = 1.0
 
 
 _EVENTS = ("1,000 events", "thousand events")
@@ -91,6 +95,55 @@ _PLAIN = (
     ),
 )
 
+_TURN = ("turn", "turns")
+
+_WEBSOCKET = (
+    Scenario(
+        "ws-small",
+        "WebSocket turns: 300-byte message, answered by an event and the end of the turn, 32 connections",
+        "requests",
+        ("--mode", "json"),
+        "small",
+        connections=32,
+        unit=_TURN,
+        websocket=True,
+    ),
+    Scenario(
+        "ws-body",
+        "WebSocket turns with messages of 1 MB both ways, 8 connections",
+        "requests",
+        ("--mode", "json", "--answer-bytes", "1000000"),
+        "large",
+        connections=8,
+        unit=_TURN,
+        websocket=True,
+    ),
+    Scenario(
+        "ws-paced",
+        "500 WebSockets, 10 events per second each",
+        "streams",
+        ("--mode", "paced", "--interval-us", "100000"),
+        "small",
+        connections=500,
+        unit=_EVENTS,
+        units_per_count=0.001,
+        seconds=5.0,
+        warmup_ms=1000,
+        websocket=True,
+    ),
+    Scenario(
+        "ws-idle",
+        "Memory of 500 open WebSockets that are silent after one turn",
+        "hold",
+        ("--mode", "json"),
+        "small",
+        connections=500,
+        unit=("WebSocket", "WebSockets"),
+        memory=True,
+        websocket=True,
+    ),
+)
+
 SCENARIOS: tuple[Scenario, ...] = (
     *_PLAIN,
     Scenario(
@@ -110,6 +163,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         replace(each, name=f"{each.name}-tls", title=f"{each.title}; TLS to the upstream", tls=True)
         for each in _PLAIN
     ),
+    *_WEBSOCKET,
 )
 
 
@@ -120,6 +174,7 @@ def shortened(scenario: Scenario) -> Scenario:
         connections=min(scenario.connections, 200) if scenario.memory else scenario.connections,
         seconds=scenario.seconds / 5,
         warmup_ms=scenario.warmup_ms // 3,
+        settle=scenario.settle / 2,
         count=scenario.count // 10,
         warmup_count=scenario.warmup_count // 10,
     )

@@ -1,6 +1,6 @@
 /* The upstream of the benchmarks: answers POST with what the Messages API would send, as cheaply as a C program can.
  *
- *   upstream --port N --mode json|paced|burst|hold [--interval-us N] [--events N] [--blocks N]
+ *   upstream --port N --mode json|paced|burst|hold [--interval-us N] [--events N] [--blocks N] [--answer-bytes N]
  *            [--tls-certificate FILE --tls-key FILE]
  *
  * json   one JSON answer
@@ -9,10 +9,12 @@
  * hold   a stream that begins and then says nothing until the peer goes away
  *
  * GET is answered with the account's usage, for a proxy that polls it. Every event is an HTTP chunk of its own, as the real
- * service sends it. Text events carry the monotonic clock in ns ("@0123456789012345678"), taken just before they are written.
+ * service sends it. GET with an Upgrade becomes a WebSocket as of the Responses API: each message from the client begins a turn,
+ * which with json is answered by an event with a text of --answer-bytes and the end of the turn, and with paced by an event and
+ * then another one every --interval-us, without end. Text events carry the monotonic clock in ns ("@0123456789012345678"), taken just before they are written.
  * On SIGTERM it prints what it counted, as JSON, and leaves.
  */
-#include "wire.h"
+#include "frames.h"
 
 #define HEAD_LIMIT 16384
 #define BLOCK_EVENTS 64
@@ -23,7 +25,8 @@ struct connection {
     char head[HEAD_LIMIT];
     size_t head_size;
     size_t body_left;
-    bool answering, closed, scheduled;
+    bool answering, closed, scheduled, websocket;
+    struct frames frames;          /* websocket: what the client sends */
     const char *out;               /* what is being written, and how much of it is left */
     size_t out_left;
     long blocks_left;              /* burst: blocks after this one; -1: the end is being written */
@@ -41,7 +44,8 @@ static uint64_t interval_ns;
 static long events_per_stream, blocks_per_stream;
 static char scratch[1 << 18];
 static char *answer_json, *answer_usage, *stream_begin, *stream_end, *block, *answer_refused;
-static size_t block_size;
+static char *turn, *turn_begin;    /* frames: a whole turn, and only its beginning */
+static size_t block_size, turn_size, turn_begin_size;
 static struct connection *queue_first, *queue_last;
 static uint64_t requests, unreplaced, streams_begun;
 static volatile sig_atomic_t stopping;
@@ -78,6 +82,37 @@ static size_t text_event(char *target, uint64_t stamp)
              "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"@%019llu of the answer\"}}",
              (unsigned long long)stamp);
     return chunk_event(target, "content_block_delta", data);
+}
+
+/* The same as a message of a WebSocket. */
+static size_t text_message(char *target, uint64_t stamp)
+{
+    char data[EVENT_LIMIT];
+    int size = snprintf(data, sizeof data,
+                        "{\"type\":\"response.output_text.delta\",\"delta\":\"@%019llu of the answer\",\"item_id\":\"msg_bench\","
+                        "\"output_index\":0,\"content_index\":0,\"sequence_number\":4}",
+                        (unsigned long long)stamp);
+    return text_frame(target, data, (size_t)size, NULL);
+}
+
+/* `text_size`: bytes of text in the answer. */
+static void prepare_turns(size_t text_size)
+{
+    char *text = allocate(text_size + EVENT_LIMIT);
+    size_t size = (size_t)sprintf(text, "{\"type\":\"response.output_text.delta\",\"delta\":\"");
+    for (size_t i = 0; i < text_size; i++)
+        text[size++] = "The answer is as long as was asked for. "[i % 40];
+    size += (size_t)sprintf(text + size, "\",\"item_id\":\"msg_bench\",\"output_index\":0,\"content_index\":0,\"sequence_number\":4}");
+    const char *end = "{\"type\":\"response.completed\",\"response\":{\"id\":\"resp_bench\",\"object\":\"response\",\"model\":\"gpt-5.1-codex\","
+                      "\"status\":\"completed\",\"usage\":{\"input_tokens\":18540,\"input_tokens_details\":{\"cached_tokens\":18200},"
+                      "\"output_tokens\":9,\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":18549}},\"sequence_number\":5}";
+    turn = allocate(size + strlen(end) + 2 * FRAME_HEAD_LIMIT);
+    turn_size = text_frame(turn, text, size, NULL);
+    turn_size += text_frame(turn + turn_size, end, strlen(end), NULL);
+    free(text);
+    const char *created = "{\"type\":\"response.created\",\"response\":{\"id\":\"resp_bench\",\"status\":\"in_progress\"},\"sequence_number\":0}";
+    turn_begin = allocate(strlen(created) + FRAME_HEAD_LIMIT);
+    turn_begin_size = text_frame(turn_begin, created, strlen(created), NULL);
 }
 
 static void prepare_answers(void)
@@ -180,27 +215,62 @@ static uint64_t first_due(void)
     return earliest + (phase % interval_ns + interval_ns - earliest % interval_ns) % interval_ns;
 }
 
-static void begin(struct connection *connection, const char *answer)
+static void begin(struct connection *connection, const char *answer, size_t size)
 {
     connection->answering = true;
     connection->out = answer;
-    connection->out_left = strlen(answer);
+    connection->out_left = size;
+}
+
+/* From now on the connection is a WebSocket. False where the handshake is none. */
+static bool switch_protocols(struct connection *connection)
+{
+    char accept[ACCEPT_SIZE + 1];
+    connection->head[connection->head_size] = 0;
+    if (strcasestr(connection->head, "\r\nupgrade: websocket") == NULL || !accept_value(connection->head, accept))
+        return false;
+    int size = snprintf(connection->head, HEAD_LIMIT,
+                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+                        accept);
+    connection->websocket = true;
+    connection->blocks_left = -1;
+    begin(connection, connection->head, (size_t)size);
+    return true;
 }
 
 /* A request is complete: decide what to write. */
 static void answer(struct connection *connection)
 {
+    if (switch_protocols(connection))
+        return;
     if (memcmp(connection->head, "POST", 4) != 0) {
-        begin(connection, answer_usage);
+        begin(connection, answer_usage, strlen(answer_usage));
         connection->blocks_left = -1;
         return;
     }
     requests++;
-    begin(connection, mode == JSON ? answer_json : stream_begin);
+    const char *text = mode == JSON ? answer_json : stream_begin;
+    begin(connection, text, strlen(text));
     connection->blocks_left = mode == BURST ? blocks_per_stream : -1;
     connection->events_left = events_per_stream > 0 ? events_per_stream : -1;
     if (mode == PACED)
         schedule(connection, first_due());
+}
+
+/* The same for a message of a WebSocket. False where it is not one that begins a turn, or begins one within another. */
+static bool answer_message(struct connection *connection)
+{
+    static const char type[] = "{\"type\":\"response.create\",";
+    if (connection->answering || strncmp(connection->frames.start, type, sizeof type - 1) != 0 || connection->frames.last != '}')
+        return false;
+    requests++;
+    connection->events_left = -1;
+    if (mode == PACED) {
+        begin(connection, turn_begin, turn_begin_size);
+        schedule(connection, first_due());
+    } else
+        begin(connection, turn, turn_size);
+    return true;
 }
 
 /* What follows when `out` is written. False: nothing, the answer is complete or waits for its time. */
@@ -220,6 +290,8 @@ static bool next_part(struct connection *connection)
         connection->out_left = strlen(stream_end);
         return true;
     }
+    if (connection->scheduled && connection->websocket)
+        return false;
     if (memcmp(connection->head, "POST", 4) == 0) {
         if (mode == HOLD || (mode == PACED && connection->events_left != 0))
             return false;
@@ -278,9 +350,31 @@ static bool take_head(struct connection *connection, size_t head_end, size_t *af
     return !chunked;
 }
 
+/* Bytes that the client of a WebSocket has sent; false where it closes, or breaks the rules. */
+static bool take_messages(struct connection *connection, char *data, size_t size)
+{
+    size_t used;
+    while (take_frames(&connection->frames, data, size, &used)) {
+        if (!answer_message(connection) || !write_pending(connection))
+            return false;
+        next_message(&connection->frames);
+        data += used;
+        size -= used;
+    }
+    return !connection->frames.closed;
+}
+
 static bool read_pending(struct connection *connection)
 {
     for (;;) {
+        if (connection->websocket) {
+            ssize_t count = stream_read(&connection->stream, scratch, sizeof scratch);
+            if (count == WOULD_BLOCK)
+                return true;
+            if (count <= 0 || !take_messages(connection, scratch, (size_t)count))
+                return false;
+            continue;
+        }
         if (connection->body_left > 0) {
             ssize_t count = stream_discard(&connection->stream, scratch, sizeof scratch, connection->body_left);
             if (count == WOULD_BLOCK)
@@ -330,7 +424,7 @@ static bool read_pending(struct connection *connection)
 static bool write_event(struct connection *connection)
 {
     char event[EVENT_LIMIT * 4];
-    size_t size = text_event(event, now_ns());
+    size_t size = connection->websocket ? text_message(event, now_ns()) : text_event(event, now_ns());
     if (connection->events_left > 0 && --connection->events_left == 0) {
         strcpy(event + size, stream_end);
         size += strlen(stream_end);
@@ -406,6 +500,7 @@ int main(int argc, char **argv)
     events_per_stream = number_argument(argc, argv, "--events", 0);
     blocks_per_stream = number_argument(argc, argv, "--blocks", 64);
     prepare_answers();
+    prepare_turns((size_t)number_argument(argc, argv, "--answer-bytes", 20));
     const char *certificate = argument(argc, argv, "--tls-certificate", NULL);
 #ifdef BENCH_TLS
     SSL_CTX *context = NULL;

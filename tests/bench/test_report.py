@@ -167,6 +167,10 @@ class ScenarioTests(SynchronousTestCase):
             self.assertGreater(scenario.connections, 0)
             self.assertEqual(scenario.count > 0, scenario.load == "churn")
 
+    def test_no_tls_with_websockets(self) -> None:
+        """The relay, which is their floor, has none."""
+        self.assertEqual([each.name for each in SCENARIOS if each.websocket and each.tls], [])
+
 
 class BodyTests(SynchronousTestCase):
     """What is sent looks like a coding client's request."""
@@ -192,3 +196,18 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(body, b"{}")
         self.assertIn(b"\r\nContent-Length: 2", head)
         self.assertIn(b"\r\nAuthorization: Bearer a-token\r\n", head)
+
+    def test_websocket(self) -> None:
+        head, _, message = bodies.websocket_request(bodies.turn_message(300), "a-token").partition(
+            b"\r\n\r\n"
+        )
+        self.assertTrue(head.startswith(b"GET /v1/responses HTTP/1.1\r\n"))
+        self.assertIn(b"\r\nAuthorization: Bearer a-token\r\n", head)
+        self.assertNotIn(b"Extensions", head)
+        # So begins what the upstream takes for a turn (upstream.c).
+        self.assertTrue(message.startswith(b'{"type":"response.create",'))
+        self.assertEqual(json.loads(message)["stream"], True)
+
+    def test_sizes_of_turns(self) -> None:
+        self.assertLess(len(bodies.turn_message(300)), 400)
+        self.assertLess(abs(len(bodies.turn_message(1_000_000)) - 1_000_000), 30_000)
