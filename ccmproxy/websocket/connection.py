@@ -291,6 +291,8 @@ class Connection:
             return Ping(payload)
         if opcode == _PONG:
             return Pong(payload)
+        # Also where what it says is wrong: the peer waits for the end of the connection, and sends no other close.
+        self.closed = True
         code, reason = NO_CODE, payload[2:]
         if payload:
             code = int.from_bytes(payload[:2], "big")
@@ -298,7 +300,6 @@ class Connection:
                 raise ProtocolError(PROTOCOL_ERROR, "invalid close code")
             if not _is_utf8(reason):
                 raise ProtocolError(INVALID_DATA, "reason of a close that is not UTF-8")
-        self.closed = True
         self._buffer.clear()
         self._position = 0
         return Close(code, reason)

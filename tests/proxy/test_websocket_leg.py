@@ -176,6 +176,16 @@ class CloseTests(SynchronousTestCase):
         self.assertIsNotNone(client.lost)
         self.assertEqual(upstream.messages, [])
 
+    def test_a_close_that_says_nonsense(self) -> None:
+        """It is told so, and the connection ends: there is no other close to wait for."""
+        for payload, code in ((b"\x03", 1002), (b"\x03\xed", 1002), (b"\x03\xe8\xff", 1007)):
+            scene = Scene(self)
+            client, upstream = scene.connected()
+            client.transport.write(bytes((0x88, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+            scene.settle()
+            self.assertEqual((client.code, upstream.code), (code, 1001))
+            self.assertIsNotNone(client.lost)
+
     def test_garbage_in_place_of_an_answer(self) -> None:
         scene = Scene(self)
         client, upstream = scene.connected()
