@@ -43,7 +43,7 @@ class AutobahnTests(TestCase):
         except LookupError as error:
             raise SkipTest(str(error)) from None
         results = await run_cases(reactor, wstest, CASES, self.directory)
-        self.assertGreater(len(results), 290)
+        self.assertGreaterEqual(len(results), 250)
         self.assertEqual([str(result) for result in results if not result.is_good], [])
 
 
