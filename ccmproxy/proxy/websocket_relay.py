@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ccmproxy.availability import Availability, CredentialSnapshot
+from ccmproxy.availability import Availability
 from ccmproxy.frames import PASSING, ClientFrame, Refusal
 from ccmproxy.interfaces import ICredential, IFrames, ILease
 from ccmproxy.proxy.aggregate_push import AggregatePush
@@ -299,17 +299,18 @@ class WebSocketRelay:
         """Looked at again for every turn: may this credential still serve it (F39)?"""
         now = self._forwarder.now()
         ours = [c for c in self._credentials() if c.tag == self._lease.tag]
-        if not ours or not _is_usable(ours[0].snapshot(now)):
+        if not ours or not ours[0].snapshot(now).availability.worth_trying:
             return True
         # For a model that is closed here, another connection helps only where another account has it open.
-        return not _is_usable(ours[0].snapshot(now, frame.model)) and self._another_can(frame.model)
+        served = ours[0].snapshot(now, frame.model).availability.worth_trying
+        return not served and self._another_can(frame.model)
 
     def _another_can(self, model: str | None) -> bool:
         now = self._forwarder.now()
         return any(
             credential.tag != self._lease.tag
             and self._frames.speaks(credential)
-            and _is_usable(credential.snapshot(now, model))
+            and credential.snapshot(now, model).availability.usable
             for credential in self._credentials()
         )
 
@@ -376,8 +377,3 @@ class WebSocketRelay:
             model=(reading.model if reading is not None else None) or turn.model or "-",
             tokens=tokens,
         )
-
-
-def _is_usable(snapshot: CredentialSnapshot) -> bool:
-    """Failed polls alone close nothing: the usage endpoint's trouble is not the account's (compare F6)."""
-    return snapshot.availability.usable or snapshot.availability.reason == "poll_failed"

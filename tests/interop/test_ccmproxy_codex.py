@@ -317,6 +317,7 @@ class WebSocketTests(StreamTests):
         "cut;at=mid",
         "close;code=1011",
         "close;code=1012",
+        "connection_limit",
         "error_mid;type=server_error",
     )
     deliveries = ("pieces;size=5", "pings", "invalid_event", "huge_message;size=2000000")
