@@ -171,7 +171,7 @@ def shortened(scenario: Scenario) -> Scenario:
     """The same for a first impression: seconds become fractions, streams become hundreds."""
     return replace(
         scenario,
-        connections=min(scenario.connections, 200) if scenario.memory else scenario.connections,
+        connections=min(scenario.connections, 200 if scenario.memory else 400),
         seconds=scenario.seconds / 5,
         warmup_ms=scenario.warmup_ms // 3,
         settle=scenario.settle / 2,
