@@ -79,7 +79,6 @@ class Attempt:
         "answered",
         "paused_ticks",
         "quiet_ticks",
-        "relayed_bytes",
         "switched",
     )
 
@@ -99,7 +98,6 @@ class Attempt:
         self._rewriter: EventRewriter | None = None
         #: The connection, where the upstream has switched protocols; whoever takes it puts None here.
         self.switched: SwitchedConnection | None = None
-        self.relayed_bytes = 0
         #: Ticks of the forwarder's wheel since the last byte of the upstream, and since the client stopped reading.
         self.quiet_ticks = 0
         self.paused_ticks = 0
@@ -137,7 +135,6 @@ class Attempt:
         """A piece of the body; passed on at once while relaying."""
         if self._state is _State.RELAYING:
             self.quiet_ticks = 0
-            self.relayed_bytes += len(data)
             self._meter.feed(data)  # type: ignore[union-attr]  # set whenever relaying
             if self._rewriter is not None:
                 data = self._rewriter.feed(data)
@@ -279,11 +276,6 @@ class Attempt:
         """The client's connection is gone; its request says so by itself."""
 
     # Ends -----------------------------------------------------------------------------------------------------
-
-    @property
-    def meter(self) -> UsageMeter | None:
-        """What observed the body; None before relaying."""
-        return self._meter
 
     def keep_alive(self, data: bytes) -> None:
         """Write a sign of life, if the stream stands between two events (F44)."""

@@ -16,7 +16,7 @@ from ccmproxy.availability import CredentialSnapshot
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.interfaces import IProvider
-from ccmproxy.message import RequestHead, ResponseHead, first_value
+from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
 from ccmproxy.proxy.websocket import WebSocketExchange
@@ -132,16 +132,18 @@ class Forwarder:
 
     def is_bound(self, head: RequestHead, session: str | None, tag: str) -> bool:
         """Does the request carry a value that the credential ``tag`` has issued to this session (spec 3.6)?"""
-        name = self.dialect.bound_header
-        value = first_value(head.headers, name) if name else None
+        value = self._bound_value(head.headers)
         return value is not None and self._issued.is_from(session, value, tag, self.now())
 
     def bind(self, head: ResponseHead, session: str | None, tag: str) -> None:
         """Remember who issued such a value, if the answer has one."""
-        name = self.dialect.bound_header
-        value = first_value(head.headers, name) if name else None
+        value = self._bound_value(head.headers)
         if value is not None:
             self._issued.issued(session, value, tag, self.now())
+
+    def _bound_value(self, headers: Headers) -> bytes | None:
+        name = self.dialect.bound_header
+        return first_value(headers, name) if name else None
 
     def relay_began(self, attempt: Attempt) -> None:
         """``attempt`` passes a body on from now."""
