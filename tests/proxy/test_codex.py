@@ -114,6 +114,21 @@ class TurnTests(SynchronousTestCase):
             self.assertAlmostEqual(window["used_percent"], float(headers or 0), places=1)
         self.assertIsNotNone(response.header("x-ocm-plan-weight"))
 
+    def test_the_turn_state_goes_back_to_its_issuer_only(self) -> None:
+        """Spec 3.6: a value that this account has not issued, to this session, does not pass."""
+        world = CodexWorld(self)
+        first = only(world.send(request("hello", "session-id: s-1")))
+        state = first.header("x-codex-turn-state")
+        assert state is not None
+        for session, value, passes in (
+            ("s-1", state, True),
+            ("s-1", "foreign", False),
+            ("s-2", state, False),
+        ):
+            only(world.send(request("more", f"session-id: {session}", f"x-codex-turn-state: {value}")))
+            received = world.simulator.requests.of("turn")[-1].items(b"x-codex-turn-state")
+            self.assertEqual(received, [value.encode()] if passes else [], (session, value))
+
     def test_the_status(self) -> None:
         world = CodexWorld(self)
         world.codex.set_utilization("five_hour", 30)
