@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ccmproxy.availability import Availability, AvailabilityState, CredentialSnapshot
 from ccmproxy.durations import format_duration
 from ccmproxy.limits import (
+    RESET_JITTER,
     OverallStatus,
     Window,
     WindowKind,
@@ -70,15 +71,56 @@ def counts(snapshot: CredentialSnapshot) -> bool:
     return snapshot.has_data and in_reach
 
 
+def share_windows(one: CredentialSnapshot, other: CredentialSnapshot) -> bool:
+    """Whether two accounts draw on the same windows (F33): the same login twice, or an allowance of an organization.
+
+    Belonging to one organization is not enough, as most give each member windows of his own: their resets, which
+    begin with somebody's first request, must agree as well, as far as both are known, and one at least must be.
+    """
+    if not one.organization or one.organization != other.organization:
+        return False
+    agree = False
+    for ours, theirs in ((one.limits.short, other.limits.short), (one.limits.weekly, other.limits.weekly)):
+        if ours.resets_at and theirs.resets_at:
+            if abs(ours.resets_at - theirs.resets_at) > RESET_JITTER:
+                return False
+            agree = True
+    return agree
+
+
+def distinct(snapshots: Iterable[CredentialSnapshot]) -> list[CredentialSnapshot]:
+    """The credentials, each set of windows once (F33): of those that share, the one that knows it fuller.
+
+    Utilization only grows within a window, so the higher figure is the later one. Of equals, the earlier in the list.
+    """
+    found: list[CredentialSnapshot] = []
+    for snapshot in snapshots:
+        for index, known in enumerate(found):
+            if share_windows(known, snapshot):
+                if _used(snapshot) > _used(known):
+                    found[index] = snapshot
+                break
+        else:
+            found.append(snapshot)
+    return found
+
+
+def _used(snapshot: CredentialSnapshot) -> tuple[float, float]:
+    weekly, short = snapshot.limits.weekly.utilization, snapshot.limits.short.utilization
+    return weekly or 0.0, short or 0.0
+
+
 def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     """Spec 8.1 over the credentials of one user's provider; which ones may count is the caller's decision.
+
+    Accounts that share their windows count once.
 
     Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data:
     capacity that exists, but is out of reach (0 if there never was any).
     """
     everyone = tuple(snapshots)
-    counted = tuple(filter(counts, everyone))
-    availability = _availability(everyone, now)
+    counted = distinct(filter(counts, everyone))
+    availability = overall_availability(everyone, now)
     if not counted:
         weight = sum(s.plan_weight for s in everyone if s.ever_had_data)
         return Aggregate(100.0, 0, 100.0, 0, _rounded(weight), availability)
@@ -140,7 +182,7 @@ def _reset(windows: Sequence[_Weighted], now: float) -> int:
     return math.ceil(_rounded(sum(reset * weight for reset, weight in known) / total))
 
 
-def _availability(snapshots: Sequence[CredentialSnapshot], now: float) -> Availability:
+def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) -> Availability:
     """Of the whole: the best state that any credential has (spec 8.1)."""
     states: dict[AvailabilityState, list[CredentialSnapshot]] = {}
     for snapshot in snapshots:

@@ -109,6 +109,7 @@ class CredentialState:
     """Everything remembered of one credential. Starts unavailable: nothing has been read yet.
 
     Times in Unix seconds, 0 = none. ``model_rejections``: model family -> until when its window is used up.
+    ``organization``: id of the one that the account belongs to, empty = unknown.
     ``armed``: it was usable since the last interrupt, so requests may be waiting that the next one has to cancel.
     ``shown``: what was last told to subscribers and to the log.
     """
@@ -124,6 +125,7 @@ class CredentialState:
     last_update: float = 0.0
     plan_weight: float = 1.0
     ever_had_data: bool = False
+    organization: str = ""
     armed: bool = False
     shown: Shown = Shown()
 
@@ -133,9 +135,10 @@ class CredentialState:
 
 @dataclass(frozen=True, slots=True)
 class TokenAvailable:
-    """A valid credential file (or key) was read, or a refresh succeeded."""
+    """A valid credential file (or key) was read, or a refresh succeeded. ``organization`` empty = not said."""
 
     plan_weight: float
+    organization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,8 @@ Effect = Interrupt | Notify | Log
 class CredentialSnapshot:
     """A frozen view of one credential for balancing, aggregation and status.
 
-    ``has_data``: there is something to aggregate. ``ever_had_data`` outlives a change of account.
+    ``has_data``: there is something to aggregate. ``ever_had_data`` outlives a change of account. ``organization``: id
+    of the one that the account belongs to, empty = unknown.
     """
 
     tag: str
@@ -255,6 +259,7 @@ class CredentialSnapshot:
     plan_weight: float
     has_data: bool
     ever_had_data: bool
+    organization: str = ""
 
 
 # Usable? ------------------------------------------------------------------------------------------------------
@@ -313,6 +318,7 @@ def snapshot(
         plan_weight=state.plan_weight,
         has_data=state.ever_had_data,
         ever_had_data=state.ever_had_data,
+        organization=state.organization,
     )
 
 
@@ -447,8 +453,13 @@ def transition(
 
 def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
     match event:
-        case TokenAvailable(plan_weight):
-            return replace(state, unavailable=None, plan_weight=_weight(plan_weight, state))
+        case TokenAvailable(plan_weight, organization):
+            return replace(
+                state,
+                unavailable=None,
+                plan_weight=_weight(plan_weight, state),
+                organization=organization or state.organization,
+            )
         case TokenUnavailable(message):
             return replace(state, unavailable=message)
         case HeadersObserved(update, is_aggregate, plan_weight):
@@ -509,6 +520,7 @@ def _learn(
         plan_weight=state.plan_weight if plan_weight is None else _weight(plan_weight, state),
         last_update=now if has_data else state.last_update,
         ever_had_data=state.ever_had_data or has_data,
+        organization=update.organization or state.organization,
     )
 
 

@@ -17,7 +17,9 @@ class Dialect:
     ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name in
     lower case of a response field that clients send back, and that means something only to the credential that issued
     it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
-    ``frames``: None where the upstream speaks no WebSocket.
+    ``frames``: None where the upstream speaks no WebSocket. ``keys_in_pools``: keys of the commercial API can stand in
+    for accounts, as their requests are the same. ``retry_status``: of an answer that makes every version of the client
+    send the request again after its Retry-After.
     """
 
     service_type: str
@@ -33,6 +35,8 @@ class Dialect:
     bound_header: bytes = b""
     has_client_lock: bool = False
     frames: IFrames | None = None
+    keys_in_pools: bool = True
+    retry_status: int = 429
 
     @property
     def request_id_header(self) -> bytes:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import Attribute, Interface
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ccmproxy.message import Body, Headers, RequestHead, ResponseHead
     from ccmproxy.oauth import ApiKey, Authorization, ControlRequest, OAuthToken, UpstreamURLs
     from ccmproxy.retry import LeaseOutcome, Verdict
+    from ccmproxy.sessions import Assignment, SessionKey
     from ccmproxy.sse import EventRewriter
     from ccmproxy.usage import UsageMeter
 
@@ -112,8 +113,11 @@ class ICredential(Interface):
     def snapshot(now: float, model: str | None = None) -> CredentialSnapshot:
         """A frozen view; ``model`` takes windows of one model into account."""
 
-    def lease() -> ILease:
-        """Begin a use. Never fails: usability is the provider's business."""
+    def lease(holder: Hashable = None) -> ILease:
+        """Begin a use. Never fails: usability is the provider's business. ``holder``: who may interrupt it."""
+
+    def interrupt(holder: Hashable, cause: Availability) -> None:
+        """Interrupt the leases of ``holder`` as if the credential had stopped being usable (spec 6.5)."""
 
     def subscribe(listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
@@ -128,8 +132,21 @@ class IProvider(Interface):
     def select(selection: Selection) -> ILease:
         """A lease on the credential that should serve. Raises :class:`ccmproxy.balancing.NoCredential`."""
 
+    def keeps(selection: Selection, tag: str) -> bool:
+        """Whether a turn may begin on a connection of this session that is open on the credential ``tag``.
+
+        Looked at for every turn (F39); counts as a use of the session. If not, the client is to connect again, and
+        :meth:`select` gives it another one, or says why there is none.
+        """
+
     def credentials(allow_external: bool) -> Sequence[ICredential]:
         """All that may serve a user of that permission, usable or not, in order."""
+
+    def subscribe(listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+
+    def sessions(user: str) -> Sequence[tuple[SessionKey, Assignment]]:
+        """Where the sessions of one user are (by name, empty without users); the most recently used first."""
 
     is_single_account: bool = Attribute("True for exactly one default credential (fast mode, spec 4.1).")
 
@@ -181,6 +198,9 @@ class ITraffic(Interface):
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """What an answer means. ``body`` is None before it was read; the verdict may ask for it (spec 4.4)."""
+
+    def classify_stream(head: ResponseHead, data: bytes, now: float) -> Verdict | None:
+        """What an event stream means that begins with ``data`` (F13); None: its first event has not come whole."""
 
 
 class IMetering(Interface):

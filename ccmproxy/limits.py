@@ -95,7 +95,7 @@ class LimitsUpdate:
 
     ``rejected_until``: the answer says that the account is used up, until then (0 = not said to be).
     ``model_rejections``: model family -> until when its own window is used up. In ``named``, a window that was not
-    mentioned is empty.
+    mentioned is empty. ``organization``: id of the organization that these limits are of; empty = not said.
     """
 
     short: Window | None = None
@@ -105,6 +105,7 @@ class LimitsUpdate:
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     named: Mapping[str, NamedLimit] = field(default_factory=lambda: _NONE_NAMED)
     credits: Credits | None = None
+    organization: str = ""
 
     @property
     def has_data(self) -> bool:

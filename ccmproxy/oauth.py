@@ -11,6 +11,7 @@ class OAuthToken:
 
     ``expires_at``: Unix seconds, None = unknown or never. ``scopes`` in the file's order. ``plan`` and ``tier`` are the
     provider's words (Claude: ``max`` / ``default_claude_max_20x``; Codex: the plan type), None where unknown.
+    ``account_id``: of the organization or workspace that the login belongs to, None where unknown.
     ``last_refresh``: Unix seconds, where the file tells.
     """
 

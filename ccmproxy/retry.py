@@ -12,6 +12,8 @@ from enum import Enum, auto
 DEFAULT_BLOCK = 300.0
 #: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).
 BURST_BLOCK = 60.0
+#: Where none can be reached, no further credential is tried after so long (seconds): clients give up.
+UNREACHABLE_TIME = 30.0
 
 
 class AnswerKind(Enum):
@@ -24,6 +26,8 @@ class AnswerKind(Enum):
     MODEL_RATE_LIMITED = auto()
     #: 429 that concerns this request alone; nothing is marked.
     REQUEST_RATE_LIMITED = auto()
+    #: A stream that begins with the news that nothing will come (F13); nothing is marked.
+    STREAM_FAILED = auto()
     #: 401, or 403 that says the token was revoked.
     AUTH_FAILED = auto()
     #: 400: relayed unchanged, the client acts on it.
@@ -105,17 +109,24 @@ def after_answer(kind: AnswerKind, progress: Progress) -> Step:
             return Step.RELAY
         case AnswerKind.AUTH_FAILED:
             return Step.NEXT if progress.recovered else Step.RECOVER
-        case AnswerKind.RATE_LIMITED | AnswerKind.MODEL_RATE_LIMITED | AnswerKind.REQUEST_RATE_LIMITED:
+        case (
+            AnswerKind.RATE_LIMITED
+            | AnswerKind.MODEL_RATE_LIMITED
+            | AnswerKind.REQUEST_RATE_LIMITED
+            | AnswerKind.STREAM_FAILED
+        ):
             return Step.NEXT
 
 
-def after_failure(failure: Failure, progress: Progress) -> Step:
-    """What to do when no answer came.
+def after_failure(failure: Failure, progress: Progress, elapsed: float = 0.0) -> Step:
+    """What to do when no answer came, ``elapsed`` seconds after the request did.
 
     A request that the upstream may have acted on is not sent a second time: the client knows best whether it may be.
     """
     match failure:
         case Failure.NOT_SENT:
+            if elapsed >= UNREACHABLE_TIME:
+                return Step.GIVE_UP
             return Step.NEXT if progress.reconnected else Step.AGAIN
         case Failure.NO_TOKEN | Failure.INTERRUPTED:
             return Step.NEXT

@@ -12,6 +12,7 @@ from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_ke
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import ResponseHead
+from ccmproxy.own_endpoints import SessionsEndpoint
 from ccmproxy.proxy.exchange import LOGGED_PATH
 from ccmproxy.proxy.forwarder import Caller, Forwarder
 from ccmproxy.status import StatusEndpoint
@@ -36,6 +37,7 @@ class Routes:
         self._dialect = dialect
         self._forwarder = forwarder
         self._status = status
+        self._sessions = SessionsEndpoint(dialect)
         self._now = now
         self._request_id = request_id
         self._users: UserTokens[Caller] | None = None
@@ -63,6 +65,10 @@ class Routes:
             caller = self._authenticate(request, request_id)
             if caller is not None:
                 self._status.handle(request, caller, request_id)
+        elif path == prefix + b"sessions":
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._sessions.handle(request, caller, request_id)
         elif path.startswith(b"/v1/") and not _leaves_its_folder(path):
             caller = self._authenticate(request, request_id)
             if caller is not None:

@@ -34,6 +34,7 @@ from ccmproxy.config import (
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.keychain import FirstOf, KeyringStore, service_name
 from ccmproxy.credentials.lock import lock_path
+from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.credentials.provider import SingleProvider
 from ccmproxy.credentials.store import FileStore
 from ccmproxy.credentials.watch import FileWatcher
@@ -41,7 +42,7 @@ from ccmproxy.dialect import Dialect
 from ccmproxy.dialects import DIALECTS
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerLimits
-from ccmproxy.interfaces import ICredentialStore, IOutbound
+from ccmproxy.interfaces import ICredentialStore, IOutbound, IProvider
 from ccmproxy.lag import LagMeter
 from ccmproxy.net.outbounds import DirectOutbound
 from ccmproxy.oauth import ApiKey, UpstreamURLs
@@ -115,7 +116,8 @@ class MultiplexerService:
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
         self.accounts: dict[CredentialConfig, Account] = {}
-        self._providers: dict[Account, SingleProvider] = {}
+        self._singles: dict[Account, SingleProvider] = {}
+        self._pools: dict[str, Pool] = {}
         self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
         self.routes = Routes(dialect, self.forwarder, self.status, surroundings.now, self._request_id)
@@ -153,6 +155,7 @@ class MultiplexerService:
             overrides=config.headers,
             keep_alive=limits.ping_interval or 0.0,
             stalled_client=config.upstream.idle_timeout,
+            max_per_user=limits.max_connections_per_user,
         )
         self.factory.limits = ServerLimits(
             head_size=limits.max_request_head,
@@ -160,21 +163,50 @@ class MultiplexerService:
             body_idle_timeout=limits.body_timeout,
             keepalive_timeout=limits.keepalive_timeout,
         )
-        known = self._providers
-        self._providers = {
-            account: known.get(account) or SingleProvider(account, self._surroundings.now)
-            for account in accounts.values()
-        }
-        providers = {each.tag: self._providers[account] for each, account in accounts.items()}
+        providers = self._provide(config, accounts)
         if config.users:
             users = [
-                (user.token.get_secret_value(), Caller(user.name, providers[user.credential]))
+                (
+                    user.token.get_secret_value(),
+                    Caller(user.name, providers[user.credential], user.allow_external_usage),
+                )
                 for user in config.users
             ]
             self.routes.set_callers(UserTokens(users, self._dialect.product), None)
         else:
-            self.routes.set_callers(None, Caller("", providers[config.credentials[0].tag]))
+            self.routes.set_callers(None, Caller("", providers[config.first]))
         return dropped
+
+    def _provide(
+        self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]
+    ) -> Mapping[str, IProvider]:
+        """What users can be routed to, by tag. What was there before and is the same one keeps its sessions."""
+        known = self._singles
+        self._singles = {
+            account: known.get(account) or SingleProvider(account, self._surroundings.now)
+            for account in accounts.values()
+        }
+        by_tag = {each.tag: account for each, account in accounts.items()}
+        pools: dict[str, Pool] = {}
+        for each in config.pools:
+            members = [by_tag[tag] for tag in each.credentials]
+            rules = PoolRules(each.strategy, each.rebalance_threshold, each.spread_subagents)
+            pool = self._pools.pop(each.tag, None)
+            if pool is None:
+                surroundings = self._surroundings
+                pool = Pool(
+                    each.tag,
+                    members,
+                    rules,
+                    surroundings.now,
+                    surroundings.random.random,
+                    takes_keys=self._dialect.keys_in_pools,
+                )
+            else:
+                pool.reconfigure(members, rules)
+            pools[each.tag] = pool
+        self._pools = pools
+        return {**{tag: self._singles[account] for tag, account in by_tag.items()}, **pools}
 
     def _account(self, credential: CredentialConfig, config: ServiceConfig) -> Account:
         surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream

@@ -1,12 +1,21 @@
-"""Which conversations have been seen: bounded memory of sessions (spec 6)."""
+"""Where conversations are: bounded memory of sessions, and of values that only their issuer knows (spec 6). Pure."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 #: After so long without a request a session is forgotten (seconds).
 SESSION_LIFE = 24 * 3600.0
+#: Sessions, or issued values, that are remembered at most; beyond that the least recently used go first.
+MOST_SESSIONS = 10_000
+#: Models of one session that are remembered; names come from clients, so they are bounded.
+MOST_SESSION_MODELS = 8
+#: For so long a session that was assigned counts as use that does not show yet (seconds, F8).
+JUST_ASSIGNED = 60.0
 
 
 class IssuedValues:
@@ -16,7 +25,7 @@ class IssuedValues:
     ``bound`` the oldest go first. Values are kept as digests: they may be long, and are nobody's business.
     """
 
-    def __init__(self, bound: int = 10_000) -> None:
+    def __init__(self, bound: int = MOST_SESSIONS) -> None:
         self._bound = bound
         self._issuers: OrderedDict[tuple[str | None, bytes], tuple[str, float]] = OrderedDict()
 
@@ -41,24 +50,115 @@ def _digest(value: bytes) -> bytes:
     return sha256(value).digest()
 
 
-class SeenSessions:
-    """Remembers (session, model) pairs, so that each is logged once (spec 6.1).
+class SessionKey(NamedTuple):
+    """What a session is known by: whose it is, its id, and its selection scope (spec 6.2).
 
-    Entries expire after :data:`SESSION_LIFE` without use; of more than ``bound`` the least recently used go first.
+    ``allow_external``: whether its requests may go to external credentials; those that may and those that may not
+    share no entry. ``agent``: a subagent that is a session of its own; empty otherwise.
     """
 
-    def __init__(self, bound: int = 10_000) -> None:
+    user: str
+    session: str
+    allow_external: bool = False
+    agent: str = ""
+
+
+@dataclass(slots=True)
+class Assignment:
+    """Where a session is. ``since``, ``last_use``: Unix seconds. ``models``: those it asked for, the last one last."""
+
+    credential: str
+    since: float
+    last_use: float
+    models: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> str | None:
+        """The model that was asked for last."""
+        return self.models[-1] if self.models else None
+
+    def asked_for(self, model: str | None) -> bool:
+        """A request for ``model`` comes. True the first time."""
+        if model is None or self.model == model:
+            return False
+        is_new = model not in self.models
+        if not is_new:
+            self.models.remove(model)
+        self.models.append(model)
+        del self.models[:-MOST_SESSION_MODELS]
+        return is_new
+
+
+class SessionTable:
+    """Session → credential. Entries expire :data:`SESSION_LIFE` after their last use."""
+
+    def __init__(self, bound: int = MOST_SESSIONS) -> None:
         self._bound = bound
-        self._last_use: OrderedDict[tuple[str, str | None], float] = OrderedDict()
+        self._assignments: OrderedDict[SessionKey, Assignment] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._last_use)
+        return len(self._assignments)
 
-    def is_new(self, session: str, model: str | None, now: float) -> bool:
-        """True the first time; every call counts as a use at ``now`` (Unix seconds)."""
-        key = (session, model)
-        last_use = self._last_use.pop(key, None)
-        self._last_use[key] = now
-        if len(self._last_use) > self._bound:
-            self._last_use.popitem(last=False)
-        return last_use is None or now - last_use > SESSION_LIFE
+    def find(self, key: SessionKey, now: float) -> Assignment | None:
+        """Where the session is; None if it is not known, or not any more. Counts as a use."""
+        assignment = self._assignments.get(key)
+        if assignment is None:
+            return None
+        if now - assignment.last_use > SESSION_LIFE:
+            del self._assignments[key]
+            return None
+        assignment.last_use = now
+        self._assignments.move_to_end(key)
+        return assignment
+
+    def assign(self, key: SessionKey, credential: str, now: float) -> Assignment:
+        """Put the session on the credential with this tag, wherever it was before; the models it uses stay known."""
+        before = self._assignments.pop(key, None)
+        models = before.models if before is not None else []
+        assignment = self._assignments[key] = Assignment(credential, now, now, models)
+        if len(self._assignments) > self._bound:
+            self._assignments.popitem(last=False)
+        return assignment
+
+    def forget_all(self, credentials: Iterable[str], allow_external: bool | None = None) -> int:
+        """Forget the sessions on these credentials, of one scope or (None) of both; returns how many there were."""
+        tags = frozenset(credentials)
+        forgotten = [
+            key
+            for key, assignment in self._assignments.items()
+            if assignment.credential in tags and allow_external in (None, key.allow_external)
+        ]
+        for key in forgotten:
+            del self._assignments[key]
+        return len(forgotten)
+
+    def of_user(self, user: str, now: float) -> list[tuple[SessionKey, Assignment]]:
+        """The sessions of one user, the most recently used first."""
+        return [
+            (key, assignment)
+            for key, assignment in reversed(self._assignments.items())
+            if key.user == user and now - assignment.last_use <= SESSION_LIFE
+        ]
+
+
+class RecentAssignments:
+    """How many sessions each credential was given within the last :data:`JUST_ASSIGNED` seconds."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, str]] = deque()
+        self._counts: dict[str, int] = {}
+
+    def add(self, credential: str, now: float) -> None:
+        """A session was given to the credential with this tag."""
+        self._recent.append((now, credential))
+        self._counts[credential] = self._counts.get(credential, 0) + 1
+
+    def count(self, credential: str, now: float) -> int:
+        """Sessions that this credential was given in the last moments."""
+        # A clock that was set back must not keep them for ever.
+        while self._recent and not 0 <= now - self._recent[0][0] < JUST_ASSIGNED:
+            tag = self._recent.popleft()[1]
+            self._counts[tag] -= 1
+            if not self._counts[tag]:
+                del self._counts[tag]
+        return self._counts.get(credential, 0)

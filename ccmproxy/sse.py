@@ -46,6 +46,18 @@ def parse_event(raw: bytes) -> Event | None:
     return Event(name or DEFAULT_NAME, b"\n".join(lines)) if lines else None
 
 
+def first_event(data: bytes, passed_over: Collection[bytes] = ()) -> Event | None:
+    """The first event of a stream that begins with ``data``, but for those with these names; None: not whole yet."""
+    position = 0
+    data = data.removeprefix(_BOM)
+    while (match := _BLANK_LINE.search(data, position)) is not None:
+        event = parse_event(data[position : match.start()])
+        if event is not None and event.name not in passed_over:
+            return event
+        position = match.end()
+    return None
+
+
 class EventScanner:
     """Finds the events of one stream.
 

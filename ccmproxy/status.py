@@ -13,14 +13,12 @@ from zope.interface import implementer
 from ccmproxy.aggregate import aggregate, status_object
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
-from ccmproxy.message import Body, Headers, ResponseHead
-from ccmproxy.proxy.exchange import body_refusal
+from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.own_endpoints import answer_get
 from ccmproxy.proxy.forwarder import Caller
 
 #: A watcher that reads nothing for so long is dropped (seconds).
 STALLED_WATCHER = 60.0
-#: Nobody sends a body here; one that comes all the same may be so long (bytes).
-LARGEST_BODY = 64 * 1024
 #: How often a window's reset passing is looked for (seconds).
 LOOK_AGAIN = 30.0
 
@@ -38,29 +36,14 @@ class StatusEndpoint:
 
     def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
         """Answer an authenticated request."""
-        if request.head.method != b"GET":
-            head, body = self._dialect.traffic.error(
-                405, "method_not_allowed", "use GET", request_id, ((b"Allow", b"GET"),)
-            )
-            request.respond(head, body)
-            return
 
-        def body_received(body: Body) -> None:
-            headers = [
-                (b"Content-Type", b"application/json"),
-                (b"Cache-Control", b"no-store"),
-                (self._dialect.request_id_header, request_id.encode("ascii")),
-            ]
+        def answer(headers: Headers) -> None:
             if _wants_stream(request.head.query):
                 Watcher(self, request, caller, self._clock).start(headers)
             else:
                 request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
 
-        def body_failed(error: Exception) -> None:
-            head, answer = self._dialect.traffic.error(*body_refusal(error), request_id)
-            request.respond(head, answer)
-
-        request.receive_body(LARGEST_BODY, body_received, body_failed)
+        answer_get(self._dialect, request, request_id, answer)
 
     def render(self, caller: Caller) -> bytes:
         """The state as one line of JSON."""
@@ -90,7 +73,7 @@ class Watcher:
         self._stalled: IDelayedCall | None = None
         self._soon: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
-        self._unsubscribe: list[Callable[[], None]] = []
+        self._unsubscribe: Callable[[], None] | None = None
 
     def start(self, headers: Headers) -> None:
         """Send the head and the first state; subscribe."""
@@ -100,8 +83,7 @@ class Watcher:
         head = ResponseHead(200, b"OK", [*headers, (b"X-Accel-Buffering", b"no")])
         self._request.start_response(head)
         self._request.register_producer(self)
-        for credential in self._caller.provider.credentials(self._caller.allow_external):
-            self._unsubscribe.append(credential.subscribe(self._changed))
+        self._unsubscribe = self._caller.provider.subscribe(self._changed)
         self._send()
         self._look_again()
 
@@ -138,9 +120,9 @@ class Watcher:
             if timer is not None and timer.active():
                 timer.cancel()
         self._stalled = self._soon = self._look = None
-        unsubscribe, self._unsubscribe = self._unsubscribe, []
-        for end in unsubscribe:
-            end()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     # The client's side pauses us ------------------------------------------------------------------------------
 

@@ -54,8 +54,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "testing": PURE | {"http", "net", "credentials", "proxy"},
     "simulator": PURE | {"http", "net", "testing"},
     "logs": frozenset(),
-    "status": VALUES | {"http", "proxy"},
-    "routes": VALUES | {"http", "proxy", "status"},
+    "own_endpoints": VALUES | {"http", "proxy"},
+    "status": VALUES | {"http", "proxy", "own_endpoints"},
+    "routes": VALUES | {"http", "proxy", "status", "own_endpoints"},
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
     "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "lag", "routes", "status"},
@@ -250,7 +251,7 @@ class TableTests(SynchronousTestCase):
 
     def test_rings_do_not_reach_outwards(self) -> None:
         parts = {"tcp", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
-        surfaces = {"routes", "status", "logs", "simulator", "testing"}
+        surfaces = {"routes", "status", "own_endpoints", "logs", "simulator", "testing"}
         rings = [
             PURE,
             parts,

@@ -24,6 +24,7 @@ from ccmproxy.config.values import (
     Config,
     CredentialConfig,
     LogConfig,
+    PoolConfig,
     ServiceConfig,
     ServiceLimits,
     UpstreamConfig,
@@ -245,11 +246,13 @@ def _service(
         endpoint = addresses.tcp_endpoint(listen, port)
         address = addresses.tcp_address(listen, port).text
     credentials = tuple(_credentials(options, path, secrets, surroundings))
+    first = options.credentials[0].tag if options.credentials else credentials[0].tag
     users = tuple(
         UserConfig(
             user.name,
             _required(secrets, (*path, "users", index, "token")),
-            user.credential or credentials[0].tag,
+            user.credential or first,
+            user.allow_external_usage,
         )
         for index, user in enumerate(options.users)
     )
@@ -259,6 +262,18 @@ def _service(
         endpoint=endpoint,
         address=address,
         credentials=credentials,
+        first=first,
+        pools=tuple(
+            PoolConfig(
+                pool.tag,
+                tuple(pool.credentials),
+                pool.strategy,
+                pool.rebalance_threshold,
+                pool.spread_subagents,
+            )
+            for pool in options.credentials
+            if isinstance(pool, schema.BalancerCredential)
+        ),
         listen=listen,
         listen_port=port,
         users=users,

@@ -26,9 +26,7 @@ class Feature:
 
 NOT_SUPPORTED: tuple[Feature, ...] = (
     Feature("services[].credentials[].type", "external"),
-    Feature("services[].credentials[].type", "balancer"),
     Feature("services[].users[].external_credential"),
-    Feature("services[].users[].allow_external_usage"),
     Feature("outbounds"),
     Feature("services[].detour"),
     Feature("services[].credentials[].detour"),
@@ -37,7 +35,6 @@ NOT_SUPPORTED: tuple[Feature, ...] = (
     Feature("services[].credentials[].usages_path"),
     Feature("prices"),
     Feature("services[].trusted_proxies"),
-    Feature("services[].max_connections_per_user"),
 )
 
 

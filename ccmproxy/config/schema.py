@@ -304,6 +304,13 @@ class BalancerCredential(Options):
             " percent, divided by the plan weight. 0: off."
         ),
     )
+    spread_subagents: bool = Field(
+        default=False,
+        description=(
+            "Treat each subagent of a session as a session of its own, so that one conversation with many of them uses"
+            " several accounts. Each then pays for its own prompt cache."
+        ),
+    )
 
 
 class UserOptions(Options):

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from ccmproxy.availability import Caps
+from ccmproxy.balancing import StrategyName
 from ccmproxy.config.units import KIB, MIB
 
 ServiceType = Literal["ccm", "ocm"]
@@ -85,12 +86,24 @@ class CredentialConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A pool. ``credentials``: tags of its members, in order; ``rebalance_threshold`` in percent, 0 = off."""
+
+    tag: str
+    credentials: tuple[str, ...]
+    strategy: StrategyName = "least-used"
+    rebalance_threshold: float = 0.0
+    spread_subagents: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UserConfig:
-    """Who may use a service: ``token`` authenticates, ``credential`` is the tag that serves the requests."""
+    """Who may use a service: ``token`` authenticates, ``credential`` is the tag of what serves the requests."""
 
     name: str
     token: SecretStr
     credential: str
+    allow_external_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,8 @@ class ServiceConfig:
 
     ``endpoint``: always a Twisted server endpoint description, made from ``listen`` and ``listen_port`` where those
     were given or meant; then these two are set, else None. ``address``: the same for people. ``credentials``: at least
-    one; in single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the first.
+    one; in single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the credential
+    or pool with the tag ``first``.
     ``headers``: as they are to be sent to the upstream, in place of the client's.
     """
 
@@ -108,6 +122,8 @@ class ServiceConfig:
     endpoint: str
     address: str
     credentials: tuple[CredentialConfig, ...]
+    first: str
+    pools: tuple[PoolConfig, ...] = ()
     listen: str | None = None
     listen_port: int | None = None
     users: tuple[UserConfig, ...] = ()

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.availability import (
-    Availability,
-    Blocked,
     Caps,
-    CredentialSnapshot,
     CredentialState,
     HeadersObserved,
-    Input,
-    Interrupt,
-    Log,
-    Notify,
-    RateLimited,
     TimePassed,
     TokenAvailable,
     TokenUnavailable,
-    availability,
-    next_change,
-    snapshot,
-    transition,
 )
 from ccmproxy.credentials.control import ControlClient, Fetch
-from ccmproxy.credentials.lease import AccountLease
+from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.credentials.lock import DirectoryLock
 from ccmproxy.credentials.poll import UsagePoller
 from ccmproxy.credentials.store import FileStore
@@ -42,36 +26,22 @@ from ccmproxy.credentials.token import TokenKeeper
 from ccmproxy.credentials.watch import FileWatch, FileWatcher
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import IAccountFormat, ICredential, ICredentialStore, ILease, IOutbound
+from ccmproxy.interfaces import IAccountFormat, ICredential, ICredentialStore, IOutbound
 from ccmproxy.limits import LimitsUpdate
 from ccmproxy.oauth import ApiKey, Authorization, OAuthToken, UpstreamURLs
-from ccmproxy.retry import LeaseOutcome
 
-#: The timer for changes that time makes by itself looks again at least this often (seconds): the wall clock may be set.
-LONGEST_TIMER = 3600.0
 #: An answer that says the same as the one before, within so long of it, is not looked at again (seconds).
 OBSERVED_TWICE = 10.0
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class Upstream(NamedTuple):
-    """Where requests go. ``host``: for the Host header field; ``base_path``: without a slash at its end."""
-
-    host: bytes
-    base_path: bytes
-    connections: ConnectionPool
 
 
 @implementer(ICredential)
-class Account:
+class Account(Credential):
     """A default credential: an OAuth login in a store, or a key of the commercial API.
 
-    ``leases``: those that are not closed yet; ``outcomes``: how many were closed with each outcome. Does nothing
-    before :meth:`start`; nothing is left after :meth:`stop` has fired.
+    Does nothing before :meth:`start`; nothing is left after :meth:`stop` has fired.
     """
 
     log = Logger()
-    is_external = False
 
     def __init__(
         self,
@@ -101,33 +71,21 @@ class Account:
         client's lock (:func:`ccmproxy.credentials.lock.lock_path`), None where there is no such custom. ``now``:
         Unix seconds; left out, ``clock`` tells them. ``key_connections``: to the API for keys, where ``urls`` has one.
         """
-        self.tag = tag
-        self.upstream = _upstream(urls.api_url, connections)
-        self.key_upstream = self.upstream
+        super().__init__(tag, caps or Caps(), clock, now)
+        self._upstream = upstream_of(urls.api_url, connections)
+        self.key_upstream = self._upstream
         if urls.key_api_url and key_connections is not None:
-            self.key_upstream = _upstream(urls.key_api_url, key_connections)
-        self.caps = caps or Caps()
-        self.state = CredentialState()
-        self.leases: set[AccountLease] = set()
-        self.outcomes: Counter[LeaseOutcome] = Counter()
+            self.key_upstream = upstream_of(urls.key_api_url, key_connections)
         self._format = account_format
         self._plan_weight = plan_weight
-        self._clock = clock
-        self._now: Callable[[], float] = now or clock.seconds
         self._watcher = watcher
         self._watched_path = watched_path
         self._watch: FileWatch | None = None
-        self._timer: IDelayedCall | None = None
-        self._running = False
-        self._listeners: dict[object, Callable[[], None]] = {}
         self._key: ApiKey | None = None
         self._lock: DirectoryLock | None = None
         self._keeper: TokenKeeper | None = None
         self._poller: UsagePoller | None = None
         self._access_token: str | None = None
-        self._snapshot: CredentialSnapshot | None = None
-        self._snapshot_state = self.state
-        self._snapshot_at = self._snapshot_until = 0.0
         self._observed: LimitsUpdate | None = None
         self._observed_state: CredentialState | None = None
         if isinstance(source, ApiKey):
@@ -162,9 +120,6 @@ class Account:
             now=self._now,
         )
 
-    def __repr__(self) -> str:
-        return f"<Account {self.tag} {self._availability().state} in_flight={self.in_flight}>"
-
     # Life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -197,9 +152,7 @@ class Account:
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         if self._poller is not None:
             self._poller.stop()
         return succeed(None) if self._keeper is None else self._keeper.stop()
@@ -210,51 +163,6 @@ class Account:
     def is_api_key(self) -> bool:
         """True where requests are authorized with a key: one of the configuration, or in the credential's file."""
         return isinstance(self._authorization(), ApiKey)
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests hold the account."""
-        return len(self.leases)
-
-    def snapshot(self, now: float, model: str | None = None) -> CredentialSnapshot:
-        """A frozen view; ``model`` takes windows of one model into account.
-
-        The same object as long as nothing has changed: it is asked for with every request and every answer.
-        """
-        state = self.state
-        if not (state.limits.models or state.limits.named or state.model_rejections):
-            model = None
-        known = self._snapshot
-        if (
-            known is not None
-            and model is None
-            and state is self._snapshot_state
-            and self._snapshot_at <= now < self._snapshot_until
-        ):
-            return known
-        view = snapshot(state, self.caps, now, tag=self.tag, model=model)
-        if model is None:
-            # The words for an unusable one tell how long it still takes: they are made anew each time.
-            self._snapshot = view if view.availability.usable else None
-            self._snapshot_state, self._snapshot_at = state, now
-            self._snapshot_until = next_change(state, self.caps, now) or math.inf
-        return view
-
-    def lease(self) -> ILease:
-        """Begin a use."""
-        lease = AccountLease(self)
-        self.leases.add(lease)
-        return lease
-
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
-        key = object()
-        self._listeners[key] = listener
-
-        def unsubscribe() -> None:
-            self._listeners.pop(key, None)
-
-        return unsubscribe
 
     def poll_if_stale(self) -> None:
         """Start a poll if what is known is old; look for a missing login again (at most every 2 s)."""
@@ -288,9 +196,14 @@ class Account:
             raise CredentialUnavailable("the upstream refused the API key")
         return await self._keeper.recover(rejected)
 
+    @property
+    def upstream(self) -> Upstream:
+        """Where requests go that are sent with a login."""
+        return self._upstream
+
     def upstream_for(self, authorization: Authorization) -> Upstream:
         """Where requests go that are sent with ``authorization``."""
-        return self.key_upstream if isinstance(authorization, ApiKey) else self.upstream
+        return self.key_upstream if isinstance(authorization, ApiKey) else self._upstream
 
     def close_connections(self) -> None:
         """Close the connections that nobody uses, and the others when they are done."""
@@ -309,66 +222,6 @@ class Account:
             return
         self._apply(HeadersObserved(update))
         self._observed, self._observed_state = update, self.state
-
-    def rate_limited(self, until: float, explicit: bool) -> None:
-        """The upstream answered 429 on account of the whole credential."""
-        self._apply(RateLimited(until, explicit))
-
-    def block(self, reason: str, until: float) -> None:
-        """Not to be used until then (Unix seconds)."""
-        self._apply(Blocked(reason, until))
-
-    def is_usable(self) -> bool:
-        """Can it take a request now?"""
-        return self._availability().usable
-
-    def release(self, lease: AccountLease) -> None:
-        """Called by a lease that was closed."""
-        self.leases.discard(lease)
-        if lease.outcome is not None:
-            self.outcomes[lease.outcome] += 1
-
-    # State ------------------------------------------------------------------------------------------------
-
-    def _availability(self) -> Availability:
-        return availability(self.state, self.caps, self._now())
-
-    def _apply(self, event: Input) -> None:
-        """Move the state, and carry out what follows from it."""
-        self.state, effects = transition(self.state, event, self._now(), self.caps)
-        self._arm()
-        for effect in effects:
-            match effect:
-                case Log(message):
-                    self.log.info("{tag}: {change}", tag=self.tag, change=message)
-                case Interrupt(cause):
-                    for lease in list(self.leases):
-                        lease.interrupt(cause)
-                case Notify():
-                    self._notify()
-
-    def _notify(self) -> None:
-        for listener in list(self._listeners.values()):
-            try:
-                listener()
-            except Exception:
-                self.log.failure("{tag}: telling a change failed", tag=self.tag)
-
-    def _arm(self) -> None:
-        """A timer for what time changes by itself: resets that pass, blocks that end."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._running:
-            return
-        now = self._now()
-        moment = next_change(self.state, self.caps, now)
-        if moment is not None:
-            self._timer = self._clock.callLater(min(moment - now, LONGEST_TIMER), self._time_passed)
-
-    def _time_passed(self) -> None:
-        self._timer = None
-        self._apply(TimePassed())
 
     # Login ------------------------------------------------------------------------------------------------
 
@@ -397,7 +250,8 @@ class Account:
         if authorization is None:
             self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
             return
-        self._apply(TokenAvailable(self._weight(authorization)))
+        organization = authorization.account_id if isinstance(authorization, OAuthToken) else None
+        self._apply(TokenAvailable(self._weight(authorization), organization or ""))
         if isinstance(authorization, OAuthToken) and authorization.access_token != self._access_token:
             self._access_token = authorization.access_token
             if self._poller.failures:
@@ -407,18 +261,3 @@ class Account:
     def _token_failed(self, message: str) -> None:
         assert self._poller is not None
         self._poller.token_failed(message)
-
-
-def _upstream(api_url: str, connections: ConnectionPool) -> Upstream:
-    return Upstream(_host(api_url), urlsplit(api_url).path.rstrip("/").encode("ascii"), connections)
-
-
-def _host(api_url: str) -> bytes:
-    """The Host header field for a URL (RFC 9110 section 7.2): no default port."""
-    parts = urlsplit(api_url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    if parts.port is not None and parts.port != _DEFAULT_PORTS.get(parts.scheme):
-        host = f"{host}:{parts.port}"
-    return host.encode("ascii")

@@ -1,8 +1,8 @@
-"""One request's hold on an account (design: selection returns a lease that must be closed with an outcome)."""
+"""One request's hold on a credential (design: selection returns a lease that must be closed with an outcome)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
@@ -14,42 +14,43 @@ from ccmproxy.oauth import Authorization
 from ccmproxy.retry import LeaseOutcome
 
 if TYPE_CHECKING:
-    from ccmproxy.credentials.account import Account
+    from ccmproxy.credentials.credential import Credential
     from ccmproxy.http.client import ConnectionPool
 
 
 @implementer(ILease)
-class AccountLease:
-    """A lease on an :class:`~ccmproxy.credentials.account.Account`; made by its ``lease``.
+class Lease:
+    """A lease on an :class:`~ccmproxy.credentials.credential.Credential`; made by its ``lease``.
 
     ``outcome`` is None until it is closed. What an answer says is taken over also after that (F38): it is about this
-    account, whenever it comes.
+    credential, whenever it comes.
     """
 
-    __slots__ = ("_account", "_interrupt", "_interrupted_by", "_upstream", "outcome", "tag")
+    __slots__ = ("_credential", "_interrupt", "_interrupted_by", "_upstream", "holder", "outcome", "tag")
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, credential: Credential, holder: Hashable = None) -> None:
+        self._credential = credential
+        self.holder = holder
         self._interrupt: Callable[[Availability], None] | None = None
         self._interrupted_by: Availability | None = None
-        self._upstream = account.upstream
-        self.tag = account.tag
+        self._upstream = credential.upstream
+        self.tag = credential.tag
         self.outcome: LeaseOutcome | None = None
 
     def __repr__(self) -> str:
-        return f"<AccountLease {self.tag} {self.outcome.name if self.outcome else 'open'}>"
+        return f"<Lease {self.tag} {self.outcome.name if self.outcome else 'open'}>"
 
     async def authorize(self) -> Authorization:
         """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
-        return self._sent_with(await self._account.authorize())
+        return self._sent_with(await self._credential.authorize())
 
     async def recover(self, rejected: Authorization) -> Authorization:
         """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable."""
-        return self._sent_with(await self._account.recover(rejected))
+        return self._sent_with(await self._credential.recover(rejected))
 
     def _sent_with(self, authorization: Authorization) -> Authorization:
         """A login may have become a key, or the reverse: they may go to different addresses."""
-        self._upstream = self._account.upstream_for(authorization)
+        self._upstream = self._credential.upstream_for(authorization)
         return authorization
 
     @property
@@ -68,33 +69,33 @@ class AccountLease:
 
     def observe(self, update: LimitsUpdate) -> None:
         """State learnt from this request's answer."""
-        self._account.observe(update)
+        self._credential.observe(update)
 
     def rate_limited(self, until: float, explicit: bool) -> None:
         """The upstream answered 429 on account of the whole credential."""
-        self._account.rate_limited(until, explicit)
+        self._credential.rate_limited(until, explicit)
 
     def block(self, reason: str, until: float) -> None:
-        """The account is not to be used until then (Unix seconds)."""
-        self._account.block(reason, until)
+        """The credential is not to be used until then (Unix seconds)."""
+        self._credential.block(reason, until)
 
     def poll_if_stale(self) -> None:
         """Ask for the usage if what is known is old. Returns at once."""
-        self._account.poll_if_stale()
+        self._credential.poll_if_stale()
 
     def on_interrupt(self, callback: Callable[[Availability], None] | None) -> None:
-        """Call ``callback`` once if the account stops being usable; None disarms it.
+        """Call ``callback`` once if the credential stops being usable; None disarms it.
 
         If that happened since the lease was taken, and still holds, ``callback`` is called at once: an interrupt is
         not lost for having come early.
         """
         self._interrupt = callback
         missed, self._interrupted_by = self._interrupted_by, None
-        if callback is not None and missed is not None and not self._account.is_usable():
+        if callback is not None and missed is not None and not self._credential.is_usable():
             self.interrupt(missed)
 
     def interrupt(self, availability: Availability) -> None:
-        """Called by the account, once per transition to unusable. Never raises."""
+        """Called by the credential, once per transition to unusable. Never raises."""
         callback, self._interrupt = self._interrupt, None
         if self.outcome is not None:
             return
@@ -104,12 +105,12 @@ class AccountLease:
         try:
             callback(availability)
         except Exception:
-            self._account.log.failure("{tag}: interrupting a request failed", tag=self.tag)
+            self._credential.log.failure("{tag}: interrupting a request failed", tag=self.tag)
 
     def close(self, outcome: LeaseOutcome) -> None:
-        """Give the account back. Idempotent; the first outcome counts."""
+        """Give the credential back. Idempotent; the first outcome counts."""
         if self.outcome is not None:
             return
         self.outcome = outcome
         self._interrupt = None
-        self._account.release(self)
+        self._credential.release(self)

@@ -1,4 +1,4 @@
-"""What users are routed to. Today: one credential each (spec 6.1)."""
+"""Users that are routed to one credential (spec 6.1); those of many are in :mod:`ccmproxy.credentials.pool`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,37 @@ from dataclasses import replace
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.availability import Availability
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.interfaces import ICredential, ILease, IProvider
-from ccmproxy.sessions import SeenSessions
+from ccmproxy.sessions import Assignment, SessionKey, SessionTable
+
+NOT_ALLOWED = "this user may not use external credentials"
 
 
 @implementer(IProvider)
 class SingleProvider:
-    """One credential serves everything. Sessions are only remembered to log each once."""
+    """One credential serves everything. Sessions are only remembered to log each once, and to be shown."""
 
     log = Logger()
 
     def __init__(self, credential: ICredential, now: Callable[[], float]) -> None:
         self._credential = credential
         self._now = now
-        self._sessions = SeenSessions()
+        self._sessions = SessionTable()
         self.is_single_account = not credential.is_external
 
     def credentials(self, allow_external: bool) -> Sequence[ICredential]:
         """The one, if this user may use it."""
         return (self._credential,) if allow_external or not self._credential.is_external else ()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+        return self._credential.subscribe(listener)
+
+    def sessions(self, user: str) -> Sequence[tuple[SessionKey, Assignment]]:
+        """The sessions of one user."""
+        return self._sessions.of_user(user, self._now())
 
     def select(self, selection: Selection) -> ILease:
         """The credential, if it is usable.
@@ -38,16 +49,37 @@ class SingleProvider:
         credential = self._credential
         availability = credential.snapshot(now, selection.model).availability
         tried = credential.tag in selection.excluded
-        if tried or not availability.worth_trying:
+        allowed = selection.allow_external or not credential.is_external
+        if tried or not allowed or not availability.worth_trying:
             if availability.state == "unavailable":
                 message = f"credential {credential.tag} is unavailable: {availability.message}"
                 availability = replace(availability, message=message)
+            elif not allowed:
+                raise NoCredential(Availability("unavailable", "unavailable", NOT_ALLOWED))
             raise NoCredential(availability)
-        if selection.session is not None and self._sessions.is_new(selection.session, selection.model, now):
+        self._remember(selection, now)
+        return credential.lease()
+
+    def keeps(self, selection: Selection, tag: str) -> bool:
+        """For a model that is closed here another connection is of no help."""
+        now = self._now()
+        if tag != self._credential.tag or not self._credential.snapshot(now).availability.worth_trying:
+            return False
+        self._remember(selection, now)
+        return True
+
+    def _remember(self, selection: Selection, now: float) -> None:
+        if selection.session is None:
+            return
+        key = SessionKey(selection.user, selection.session, selection.allow_external)
+        assignment = self._sessions.find(key, now)
+        is_new = assignment is None
+        if assignment is None:
+            assignment = self._sessions.assign(key, self._credential.tag, now)
+        if assignment.asked_for(selection.model) or is_new:
             self.log.info(
                 "session {session} ({model}) is served by {credential}",
                 session=selection.session,
                 model=selection.model or "-",
-                credential=credential.tag,
+                credential=self._credential.tag,
             )
-        return credential.lease()

@@ -42,15 +42,14 @@ class AggregatePush:
         self._is_waiting = False
         self._told = b""
         self._soon: IDelayedCall | None = None
-        self._unsubscribe: list[Callable[[], None]] = []
+        self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Tell the state now, and subscribe to its changes. Does nothing the second time."""
         if self._is_running:
             return
         self._is_running = True
-        for credential in self._caller.provider.credentials(self._caller.allow_external):
-            self._unsubscribe.append(credential.subscribe(self._changed))
+        self._unsubscribe = self._caller.provider.subscribe(self._changed)
         self._tell()
 
     def stop(self) -> None:
@@ -59,9 +58,9 @@ class AggregatePush:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        unsubscribe, self._unsubscribe = self._unsubscribe, []
-        for end in unsubscribe:
-            end()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     def drained(self) -> None:
         """The client reads again."""

@@ -68,6 +68,7 @@ class Attempt:
         "_clock",
         "_collected",
         "_ended",
+        "_enough",
         "_error",
         "_held",
         "_held_size",
@@ -92,6 +93,7 @@ class Attempt:
         self._ended = False
         self._error: UpstreamError | None = None
         self._collected: Deferred[None] | None = None
+        self._enough: Callable[[bytes], bool] | None = None
         self._request: ServerRequest | None = None
         self._meter: UsageMeter | None = None
         self._on_end: Callable[[RelayEnd], None] | None = None
@@ -142,7 +144,7 @@ class Attempt:
         elif self._state is _State.HOLDING:
             self._held.append(data)
             self._held_size += len(data)
-            if self._collected is not None and self._held_size >= COLLECT_SIZE:
+            if self._collected is not None and self._has_enough():
                 self._finish_collecting()
 
     def response_ended(self) -> None:
@@ -167,14 +169,18 @@ class Attempt:
 
     # What the exchange calls ----------------------------------------------------------------------------------
 
-    async def collect(self) -> bytes:
-        """The body as far as it is needed to understand a refusal: whole, or its first 64 KiB or 10 s.
+    async def collect(
+        self, enough: Callable[[bytes], bool] | None = None, seconds: float = COLLECT_TIME
+    ) -> bytes:
+        """The body as far as it is needed to understand it: until ``enough`` says so of what has come, or else whole;
+        at most its first 64 KiB, and what comes within ``seconds``.
 
         It stays held, so that it can be relayed afterwards.
         """
-        if not self._ended and self._error is None and self._held_size < COLLECT_SIZE:
+        self._enough = enough
+        if not self._ended and self._error is None and not self._has_enough():
             self._collected = Deferred()
-            timer = self._clock.callLater(COLLECT_TIME, self._finish_collecting)
+            timer = self._clock.callLater(seconds, self._finish_collecting)
             if self._call is not None:
                 self._call.resumeProducing()
             try:
@@ -183,6 +189,11 @@ class Attempt:
                 if timer.active():
                     timer.cancel()
         return b"".join(self._held)
+
+    def _has_enough(self) -> bool:
+        if self._held_size >= COLLECT_SIZE:
+            return True
+        return self._enough is not None and self._enough(b"".join(self._held))
 
     def _finish_collecting(self) -> None:
         collected, self._collected = self._collected, None

@@ -42,6 +42,10 @@ from ccmproxy.usage import MeterReading
 if TYPE_CHECKING:
     from ccmproxy.proxy.forwarder import Caller, Forwarder
 
+#: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
+FIRST_EVENT_TIME = 3.0
+#: What a client is told that has to send its request again itself (spec 4.2).
+SEND_AGAIN = "current credential reached its usage limit; retry the request to use another credential"
 #: As much of a path goes into the log (bytes).
 LOGGED_PATH = 200
 _FAILURES = {
@@ -91,6 +95,7 @@ class Exchange:
         "_began",
         "_caller",
         "_credential",
+        "_excluded",
         "_facts",
         "_first_byte",
         "_forwarder",
@@ -101,6 +106,7 @@ class Exchange:
         "_request",
         "_request_id",
         "_tries",
+        "_was_interrupted",
     )
 
     def __init__(self, forwarder: Forwarder, request: ServerRequest, caller: Caller, request_id: str) -> None:
@@ -114,10 +120,13 @@ class Exchange:
         self._began = forwarder.clock.seconds()
         self._first_byte = 0.0
         self._credential = ""
+        #: Tags of the credentials that cannot serve this request, or did not.
+        self._excluded: set[str] = set()
         #: Why there was no token to send the request with.
         self._no_token = ""
         self._tries = 0
         self._gone = False
+        self._was_interrupted = False
         self._over = False
 
     def start(self) -> None:
@@ -174,21 +183,22 @@ class Exchange:
 
     async def _serve(self, body: Body) -> None:
         """Try credentials until one answers, or none is left."""
-        excluded = self._unfit()
+        excluded = self._excluded = self._unfit()
         outcome: Failure | Verdict | None = None
         held: tuple[ILease, ResponseHead] | None = None
+        interrupted: set[str] = set()
         while True:
-            selection = Selection(
-                session=self._facts.session,
-                model=self._facts.model,
-                allow_external=self._caller.allow_external,
-                excluded=frozenset(excluded),
-            )
             try:
-                lease = self._caller.provider.select(selection)
+                lease = self._caller.provider.select(self._selection())
             except NoCredential as refusal:
                 if held is not None:
                     self._relay(held[0], held[1])
+                elif outcome is Failure.INTERRUPTED and interrupted and refusal.availability.worth_trying:
+                    # Rebalanced away from one that could have served, or usable again: once more, not for ever.
+                    excluded -= interrupted
+                    interrupted.clear()
+                    outcome = None
+                    continue
                 else:
                     self._nobody(refusal, outcome)
                 return
@@ -211,13 +221,37 @@ class Exchange:
             if (
                 head is not None
                 and isinstance(outcome, Verdict)
-                and outcome.kind is AnswerKind.REQUEST_RATE_LIMITED
+                and outcome.kind in (AnswerKind.REQUEST_RATE_LIMITED, AnswerKind.STREAM_FAILED)
             ):
                 # Concerns this request alone: if nobody else can serve it, the client should see it as it came.
                 held = (lease, head)
             elif head is not None:
                 self._drop(lease, LeaseOutcome.REFUSED)
+            if outcome is Failure.INTERRUPTED and not self._was_interrupted:
+                self._was_interrupted = True
+                interrupted.add(lease.tag)
             excluded.add(lease.tag)
+
+    def _selection(self) -> Selection:
+        facts = self._facts
+        return Selection(
+            session=facts.session,
+            model=facts.model,
+            allow_external=self._caller.allow_external,
+            excluded=frozenset(self._excluded),
+            user=self._caller.name,
+            agent=facts.agent,
+        )
+
+    def _another_can(self, tag: str) -> bool:
+        """Is there a credential besides ``tag`` that could serve this request?"""
+        now = self._forwarder.now()
+        return any(
+            credential.tag != tag
+            and credential.tag not in self._excluded
+            and credential.snapshot(now, self._facts.model).availability.usable
+            for credential in self._caller.provider.credentials(self._caller.allow_external)
+        )
 
     def _unfit(self) -> set[str]:
         """Tags of the credentials that cannot serve such a request at all."""
@@ -267,7 +301,7 @@ class Exchange:
                 return after_failure(Failure.INTERRUPTED, progress), Failure.INTERRUPTED, None
             except UpstreamError as error:
                 failure = _FAILURES[type(error)]
-                step = after_failure(failure, progress)
+                step = after_failure(failure, progress, self._forwarder.clock.seconds() - self._began)
                 self.log.info(
                     "request {request_id} on {credential}: {error}",
                     request_id=self._request_id,
@@ -312,6 +346,9 @@ class Exchange:
         verdict = dialect.traffic.classify(response, None, now)
         if verdict.kind is AnswerKind.NEEDS_BODY:
             verdict = dialect.traffic.classify(response, await attempt.collect(), now)
+        elif verdict.kind is AnswerKind.OK and self._facts.billable and _is_event_stream(response):
+            if self._another_can(lease.tag):
+                verdict = await self._look_at_beginning(attempt, response, verdict)
         forwarder.bind(response, self._facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if verdict.kind is AnswerKind.RATE_LIMITED:
@@ -319,6 +356,17 @@ class Exchange:
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
         return response, verdict
+
+    async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
+        """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""
+        forwarder = self._forwarder
+        classify = forwarder.dialect.traffic.classify_stream
+
+        def enough(data: bytes) -> bool:
+            return classify(response, data, forwarder.now()) is not None
+
+        data = await attempt.collect(enough, FIRST_EVENT_TIME)
+        return classify(response, data, forwarder.now()) or verdict
 
     def _send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
         attempt.send(lease.connections(), head, body.chunks)
@@ -342,8 +390,7 @@ class Exchange:
         # A remote instance may have set these two itself; here they are about this request.
         headers = without(headers, (dialect.request_id_header.lower(), b"x-accel-buffering"))
         headers.append((dialect.request_id_header, self._request_id.encode("ascii")))
-        content_type = first_value(response.headers, b"content-type") or b""
-        if content_type.lstrip().lower().startswith(b"text/event-stream"):
+        if _is_event_stream(response):
             # nginx in front would otherwise gather events until a buffer is full (F17).
             headers.append((b"X-Accel-Buffering", b"no"))
         meter = dialect.metering.meter(self._facts, response)
@@ -381,6 +428,16 @@ class Exchange:
         availability = refusal.availability
         if isinstance(outcome, Failure) and outcome in _FAILURE_ANSWERS:
             self._failed(outcome)
+            return
+        if outcome is Failure.INTERRUPTED and availability.worth_trying:
+            head, body = self._forwarder.dialect.traffic.error(
+                self._forwarder.dialect.retry_status,
+                "interrupted",
+                SEND_AGAIN,
+                self._request_id,
+                ((b"Retry-After", b"1"),),
+            )
+            self._respond(head, body, "interrupted")
             return
         if isinstance(outcome, Verdict):
             if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
@@ -423,7 +480,7 @@ class Exchange:
         self._over = True
         self._request.on_gone(None)
         forwarder = self._forwarder
-        forwarder.active.discard(self)
+        forwarder.finished(self, self._caller)
         now = forwarder.clock.seconds()
         tokens = reading.tokens if reading is not None and reading.reported else None
         self.log.info(
@@ -443,3 +500,8 @@ class Exchange:
             tries=self._tries,
             tokens=tokens,
         )
+
+
+def _is_event_stream(head: ResponseHead) -> bool:
+    content_type = first_value(head.headers, b"content-type") or b""
+    return content_type.lstrip().lower().startswith(b"text/event-stream")

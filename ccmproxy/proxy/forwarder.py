@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
@@ -38,13 +39,15 @@ class Caller:
 class ForwarderOptions:
     """``max_body``: bytes. ``overrides``: the service's ``headers``. Times in seconds; ``keep_alive`` 0 = off.
 
-    ``stalled_client``: a client that has not read a byte for so long is disconnected.
+    ``stalled_client``: a client that has not read a byte for so long is disconnected. ``max_per_user``: requests of
+    one user that may be under way at a time, an open WebSocket being one; None = no limit.
     """
 
     max_body: int = 64 * 1024 * 1024
     overrides: Mapping[str, Sequence[str]] | None = None
     keep_alive: float = 0.0
     stalled_client: float = 600.0
+    max_per_user: int | None = None
 
 
 class Forwarder:
@@ -68,6 +71,8 @@ class Forwarder:
         self.entropy = entropy
         #: Exchanges that have not been answered in full.
         self.active: set[Exchange] = set()
+        #: The number of them by user.
+        self.under_way: Counter[str] = Counter()
         self._relays: set[Attempt] = set()
         self._issued = IssuedValues()
         #: Open WebSockets, until both of their sides are gone.
@@ -90,13 +95,42 @@ class Forwarder:
 
     def forward(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
         """Answer ``request``. Returns at once."""
+        limit = self.options.max_per_user
+        if limit is not None and self.under_way[caller.name] >= limit:
+            self._refuse_one_more(request, caller, limit, request_id)
+            return
         frames = self.dialect.frames
         if frames is not None and wants_websocket(request.head) and frames.serves(request.head.path):
             exchange: Exchange = WebSocketExchange(self, request, caller, request_id, frames)
         else:
             exchange = Exchange(self, request, caller, request_id)
         self.active.add(exchange)
+        self.under_way[caller.name] += 1
         exchange.start()
+
+    def _refuse_one_more(self, request: ServerRequest, caller: Caller, limit: int, request_id: str) -> None:
+        """Never silently (F41): the client is told when to try again, the operator reads why."""
+        self.log.info(
+            "{request_id} {user} refused: {limit} requests are under way already",
+            request_id=request_id,
+            user=caller.name or "-",
+            limit=limit,
+        )
+        head, body = self.dialect.traffic.error(
+            429,
+            "too_many_requests",
+            f"{limit} requests of this user are under way already; try again when one has ended",
+            request_id,
+            ((b"Retry-After", b"1"),),
+        )
+        request.respond(head, body)
+
+    def finished(self, exchange: Exchange, caller: Caller) -> None:
+        """``exchange``, which was ``caller``'s, has been answered in full, or will never be. Once for each."""
+        self.active.discard(exchange)
+        self.under_way[caller.name] -= 1
+        if not self.under_way[caller.name]:
+            del self.under_way[caller.name]
 
     def aggregate_for(self, caller: Caller) -> Aggregate | None:
         """The state that this caller may see, or None while no credential's figures count.

@@ -160,6 +160,7 @@ class WebSocketExchange(Exchange):
             self._frames,
             self._caller,
             lease,
+            self._selection(),
             self._request_id,
             Connection(None, acceptance.agreement),
             Connection(partial(forwarder.entropy, 4), self._agreement),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ccmproxy.availability import Availability
+from ccmproxy.balancing import Selection
 from ccmproxy.frames import PASSING, ClientFrame, Refusal
 from ccmproxy.interfaces import ICredential, IFrames, ILease
 from ccmproxy.proxy.aggregate_push import AggregatePush
@@ -71,6 +72,7 @@ class WebSocketRelay:
         "_over",
         "_push",
         "_request_id",
+        "_selection",
         "_shutdown",
         "_turns",
         "client",
@@ -84,16 +86,19 @@ class WebSocketRelay:
         frames: IFrames,
         caller: Caller,
         lease: ILease,
+        selection: Selection,
         request_id: str,
         client: Connection,
         upstream: Connection,
         on_end: Callable[[str], None],
     ) -> None:
-        """``on_end``: called once both sides are gone, with a word for what ended it."""
+        """``selection``: what the lease was asked for with. ``on_end``: called once both sides are gone, with a word
+        for what ended it."""
         self._forwarder = forwarder
         self._frames = frames
         self._caller = caller
         self._lease = lease
+        self._selection = selection
         self._request_id = request_id
         self._on_end = on_end
         self.client = Leg(self, client, forwarder.clock)
@@ -297,13 +302,9 @@ class WebSocketRelay:
 
     def _must_leave(self, frame: ClientFrame) -> bool:
         """Looked at again for every turn: may this credential still serve it (F39)?"""
-        now = self._forwarder.now()
-        ours = [c for c in self._credentials() if c.tag == self._lease.tag]
-        if not ours or not ours[0].snapshot(now).availability.worth_trying:
-            return True
-        # For a model that is closed here, another connection helps only where another account has it open.
-        served = ours[0].snapshot(now, frame.model).availability.worth_trying
-        return not served and self._another_can(frame.model)
+        unfit = (c.tag for c in self._credentials() if not self._frames.speaks(c))
+        selection = replace(self._selection, model=frame.model, excluded=frozenset(unfit))
+        return not self._caller.provider.keeps(selection, self._lease.tag)
 
     def _another_can(self, model: str | None) -> bool:
         now = self._forwarder.now()

@@ -6,7 +6,7 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.availability import Availability
 from ccmproxy.credentials.account import Account
-from ccmproxy.credentials.lease import AccountLease
+from ccmproxy.credentials.lease import Lease
 from ccmproxy.http.client import ConnectionPool
 from ccmproxy.interfaces import ILease
 from ccmproxy.limits import LimitsUpdate, Window
@@ -29,7 +29,7 @@ class LeaseTests(CredentialTestCase):
         self.account.start()
         self.addCleanup(self.account.stop)
         lease = self.account.lease()
-        assert isinstance(lease, AccountLease)
+        assert isinstance(lease, Lease)
         self.lease = lease
         self.interrupts: list[Availability] = []
 
@@ -115,7 +115,7 @@ class LeaseTests(CredentialTestCase):
         self.assertEqual(self.account.leases, set())
 
     def test_callback_that_fails(self) -> None:
-        self.lease.on_interrupt(lambda _: 1 / 0)  # type: ignore[arg-type]
+        self.lease.on_interrupt(lambda _: 1 / 0)
         other = self.account.lease()
         other.on_interrupt(self.interrupts.append)
         self.fill()

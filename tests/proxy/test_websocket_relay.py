@@ -7,6 +7,7 @@ import zlib
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.pool import PoolRules
 from ccmproxy.http.client import ClientLimits
 from ccmproxy.proxy.forwarder import ForwarderOptions
 from ccmproxy.proxy.websocket_relay import SILENT_TURN
@@ -378,7 +379,7 @@ class CredentialTests(SynchronousTestCase):
         client, upstream = scene.connected()
         client.say(CREATE)
         scene.settle()
-        scene.provider.accounts.reverse()
+        scene.provider.reconfigure(scene.accounts[::-1], PoolRules("fallback"))
         upstream.say(rate_limits(77.0))
         scene.settle()
         used = [account.state.limits.short.utilization for account in scene.accounts]
@@ -406,7 +407,7 @@ class CredentialTests(SynchronousTestCase):
         """An account that was taken away from the user is not used for one turn more."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
-        del scene.provider.accounts[0]
+        scene.provider.reconfigure(scene.accounts[1:], PoolRules("fallback"))
         client.say(CREATE)
         scene.settle()
         self.assertEqual((client.code, upstream.messages), (1012, []))

@@ -17,14 +17,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.aggregate import aggregate
-from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.dialect import Dialect
 from ccmproxy.dialects.codex import CODEX
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces import ICredential, ICredentialStore, ILease, IOutbound, IProvider
+from ccmproxy.interfaces import ICredentialStore, IOutbound
 from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.message import ResponseHead
 from ccmproxy.oauth import ApiKey
@@ -222,27 +221,6 @@ class UpstreamSocket(Socket):
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
-@implementer(IProvider)
-class Several:
-    """Gives the first of several accounts that is usable."""
-
-    is_single_account = False
-
-    def __init__(self, accounts: Sequence[Account], now: Callable[[], float]) -> None:
-        self.accounts = list(accounts)
-        self._now = now
-
-    def credentials(self, allow_external: bool) -> Sequence[ICredential]:
-        return self.accounts
-
-    def select(self, selection: Selection) -> ILease:
-        now = self._now()
-        for account in self.accounts:
-            if account.tag not in selection.excluded and account.snapshot(now).availability.usable:
-                return account.lease()
-        raise NoCredential(aggregate([a.snapshot(now) for a in self.accounts], now).availability)
-
-
 @implementer(IOutbound)
 class _MemoryOutbound:
     def __init__(self, network: MemoryNetwork) -> None:
@@ -328,7 +306,7 @@ class Scene:
         for account in self.accounts:
             account.start()
         self.settle()
-        self.provider = Several(self.accounts, self.clock.seconds)
+        self.provider = Pool("pool", self.accounts, PoolRules("fallback"), self.clock.seconds, lambda: 0.5)
         self.caller = Caller("alice", self.provider)
         # Many different keys, so that whoever forgets to unmask is found out.
         numbers = itertools.count(1)

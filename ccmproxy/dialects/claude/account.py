@@ -147,6 +147,7 @@ class ClaudeAccountFormat:
             refresh_token=answer.refresh_token or token.refresh_token,
             expires_at=now + lifetime if 0 < lifetime <= LONGEST_LIFETIME else None,
             scopes=tuple(scope.split()) if scope else token.scopes,
+            account_id=_organization_id(answer.organization) or token.account_id,
         )
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
@@ -191,6 +192,7 @@ class ClaudeAccountFormat:
             token,
             plan=token.plan or _PLANS.get(organization.organization_type or ""),
             tier=token.tier or organization.rate_limit_tier,
+            account_id=organization.uuid or token.account_id,
         )
 
     def plan_weight(self, token: OAuthToken | ApiKey) -> float:
@@ -218,15 +220,21 @@ class _RefreshAnswer(msgspec.Struct):
     refresh_token: str | None = None
     expires_in: object = None
     scope: object = None
+    organization: object = None
 
 
 class _Organization(msgspec.Struct):
+    uuid: str | None = None
     organization_type: str | None = None
     rate_limit_tier: str | None = None
 
 
 class _ProfileAnswer(msgspec.Struct):
     organization: _Organization
+
+
+def _organization_id(value: object) -> str | None:
+    return text(value.get("uuid")) if isinstance(value, dict) else None
 
 
 def _own_headers(token: OAuthToken, urls: UpstreamURLs) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from ccmproxy.aggregate import Aggregate
 from ccmproxy.dialects.logins import DECODE_ERRORS
 from ccmproxy.dialects.meters import count, fitting_meter
-from ccmproxy.facts import RequestFacts
+from ccmproxy.facts import RequestFacts, printable_key
 from ccmproxy.headers import response_headers
 from ccmproxy.interfaces import IMetering
 from ccmproxy.limits import (
@@ -26,12 +26,14 @@ from ccmproxy.limits import (
     make_window,
     parse_unix_time,
 )
-from ccmproxy.message import Headers, ResponseHead, lower_names
+from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
 from ccmproxy.sse import EventRewriter, EventScanner
 from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
 #: The headers in which the upstream tells the state of one account begin so.
 FAMILY = b"anthropic-ratelimit-unified-"
+#: And here it tells whose account that is.
+ORGANIZATION = b"anthropic-organization-id"
 
 _KEY_RESET = re.compile(
     rb"anthropic-ratelimit-(?:requests|tokens|input-tokens|output-tokens)-(reset|remaining)"
@@ -137,9 +139,11 @@ class ClaudeMetering:
     def limits_from_headers(self, headers: Headers, now: float) -> LimitsUpdate:
         """All windows of the family that the answer mentions; anything malformed is as if it were not there."""
         said = tuple(
-            pair for pair, name in zip(headers, lower_names(headers), strict=True) if name.startswith(FAMILY)
+            pair
+            for pair, name in zip(headers, lower_names(headers), strict=True)
+            if name.startswith(FAMILY) or name == ORGANIZATION
         )
-        if not said:
+        if not said or (len(said) == 1 and said[0][0].lower() == ORGANIZATION):
             return _NOTHING_SAID
         update = _read_family(said)
         if not (update.rejected_until or update.model_rejections):
@@ -207,7 +211,13 @@ def _read_family(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
         models={key[1]: window for key, window in windows.items() if key[1] and window is not None},
         rejected_until=max(rejected_until, default=0.0),
         model_rejections=model_rejections,
+        organization=_organization(said),
     )
+
+
+def _organization(headers: tuple[tuple[bytes, bytes], ...]) -> str:
+    value = first_value(list(headers), ORGANIZATION)
+    return printable_key(value.decode("latin-1").strip()) or "" if value is not None else ""
 
 
 def _window(name: str, fields: dict[str, str]) -> Window | None:
@@ -292,6 +302,14 @@ def read_message(body: bytes) -> MeterReading:
     return counts.reading(message.model, complete=True)
 
 
+def error_event_type(payload: bytes) -> str:
+    """The type of the error that an ``error`` event tells; ``unknown`` where it cannot be understood."""
+    try:
+        return _error_decoder.decode(payload).error.type
+    except DECODE_ERRORS:
+        return "unknown"
+
+
 class StreamMeter:
     """Usage of an event stream: ``message_start`` begins it, ``message_delta`` carries cumulative figures.
 
@@ -326,8 +344,7 @@ class StreamMeter:
                 elif name == b"message_stop":
                     self._complete = True
                 elif not self._error:
-                    self._error = "unknown"
-                    self._error = _error_decoder.decode(payload).error.type
+                    self._error = error_event_type(payload)
             except DECODE_ERRORS:
                 continue
 

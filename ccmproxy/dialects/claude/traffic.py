@@ -14,6 +14,7 @@ from ccmproxy.dialects.claude.account import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import (
     aggregate_headers,
     api_key_reset,
+    error_event_type,
     family_claims,
     parse_family,
 )
@@ -26,11 +27,15 @@ from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_val
 from ccmproxy.oauth import ApiKey, Authorization
 from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.retry_after import retry_after
+from ccmproxy.sse import first_event
 
 _OAUTH_BETA = OAUTH_BETA.encode()
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
+
+#: Types of errors that another account may not meet. The others are the request's own fault.
+_FAILURES = frozenset({"api_error", "overloaded_error", "timeout_error"})
 
 #: A field that is not there. (Raw cannot be one of several types.)
 _NO_JSON = msgspec.Raw()
@@ -184,6 +189,20 @@ class ClaudeTraffic:
                 return Verdict(AnswerKind.NEEDS_BODY)
             return Verdict(AnswerKind.AUTH_FAILED if REVOKED in body else AnswerKind.OTHER)
         return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+
+    def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
+        """An ``error`` event in the place of ``message_start``: what its type would mean as a status."""
+        event = first_event(data)
+        if event is None:
+            return None
+        if event.name != b"error":
+            return Verdict(AnswerKind.OK)
+        kind = error_event_type(event.data)
+        if kind == "rate_limit_error":
+            if parse_family(head.headers).get("status", "").lower() == "rejected":
+                return _classify_429(head.headers, now)
+            return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+        return Verdict(AnswerKind.STREAM_FAILED if kind in _FAILURES else AnswerKind.OK)
 
 
 def _classify_429(headers: Headers, now: float) -> Verdict:

@@ -33,5 +33,7 @@ CODEX = Dialect(
     metering=CodexMetering(),
     account=CodexAccountFormat(),
     bound_header=TURN_STATE,
+    keys_in_pools=False,
+    retry_status=503,
     frames=CodexFrames(),
 )

@@ -270,6 +270,18 @@ def read_completion(body: bytes) -> MeterReading:
     return _reading(completion, True, _word(completion.error) if completion.error else "")
 
 
+def event_failure(name: bytes, payload: bytes) -> str | None:
+    """What an event that reports a failure calls it; None for any other event."""
+    kind = _type(payload) or name.decode("latin-1")
+    if kind == "response.failed":
+        event = _decode_event(payload)
+        return _word(event.response.error if event.response else None)
+    if kind == "error":
+        event = _decode_event(payload)
+        return _word(event.error or _Error(event.code))
+    return None
+
+
 class ResponsesMeter:
     """Usage of a response's event stream, which its last event reports.
 
@@ -298,11 +310,8 @@ class ResponsesMeter:
                 self._complete = True
                 event = _decode_event(payload)
                 self._response = event.response or self._response
-                if kind == "response.failed" and not self._error:
-                    self._error = _word(event.response.error if event.response else None)
-            elif kind == "error" and not self._error:
-                event = _decode_event(payload)
-                self._error = _word(event.error or _Error(event.code))
+            if not self._error:
+                self._error = event_failure(name, payload) or ""
 
     def end(self) -> None:
         """A stream's end says nothing: only its last event makes it complete (F22)."""

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from ccmproxy.aggregate import Aggregate
 from ccmproxy.availability import Availability
 from ccmproxy.dialects.codex.decompression import decompressed
-from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RESPONSES
+from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES, event_failure
 from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
 from ccmproxy.dialects.logins import DECODE_ERRORS, number, token_rejected
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
@@ -35,6 +35,7 @@ from ccmproxy.message import (
 from ccmproxy.oauth import ApiKey, Authorization
 from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.retry_after import retry_after
+from ccmproxy.sse import first_event
 
 ACCOUNT_ID = b"chatgpt-account-id"
 #: A response's value for it is sent back during the same turn; only the account that issued it knows it.
@@ -51,6 +52,8 @@ _SESSION_HEADERS = (b"session-id", b"session_id", b"conversation_id")
 _THREAD_HEADERS = (b"thread-id", b"thread_id")
 #: Refusals that no window's reset lifts, but that no burst explains either.
 _NOT_INCLUDED = frozenset({"usage_not_included", "insufficient_quota"})
+#: Failures that another account may not meet. The others are the request's own fault.
+_FAILURES = frozenset({"server_error", "server_is_overloaded", "slow_down", "unknown"})
 _KEY_RESET = re.compile(rb"x-ratelimit-(reset|remaining)-(requests|tokens)")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
 
@@ -195,6 +198,16 @@ class CodexTraffic:
         if token_rejected(status, body or b""):
             return Verdict(AnswerKind.AUTH_FAILED)
         return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+
+    def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
+        """A stream that begins with its failure, but for reports of the account's state, which come when they like."""
+        event = first_event(data, (RATE_LIMITS,))
+        if event is None:
+            return None
+        failure = event_failure(event.name, event.data)
+        if failure in (USAGE_LIMIT, "rate_limit_exceeded"):
+            return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+        return Verdict(AnswerKind.STREAM_FAILED if failure in _FAILURES else AnswerKind.OK)
 
 
 def _own_head(
