@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.config import Config, UpstreamConfig, load_text
+from ccmproxy.config import Config, OutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.keychain import service_name
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.service import ListenFailed, ProxyService
@@ -419,7 +419,7 @@ class ReloadTests(SynchronousTestCase):
         """Nothing changes, whichever of the services it is for."""
         world = World(self)
 
-        def unreadable(upstream: UpstreamConfig) -> IOutbound:
+        def unreadable(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
             raise OSError("cannot read ca.pem")
 
         object.__setattr__(world.surroundings, "outbound", unreadable)
@@ -507,7 +507,7 @@ class OutboundTests(SynchronousTestCase):
         made: dict[tuple[str, int], list[Any]] = {}
         outbound = world.surroundings.outbound
         object.__setattr__(
-            world.surroundings, "outbound", lambda upstream: RecordingOutbound(outbound(upstream), made)
+            world.surroundings, "outbound", lambda *way: RecordingOutbound(outbound(*way), made)
         )
         world.service = ProxyService(configuration(world, text=text), world.surroundings)
         for port in ports.values():

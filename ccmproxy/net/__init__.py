@@ -1,1 +1,2 @@
-"""Ways out to the network: :mod:`.outbounds` make endpoints, :mod:`.tls` puts TLS on any of them."""
+"""Ways out to the network: :mod:`.outbounds` make endpoints; :mod:`.tls` and :mod:`.tunnel` put TLS and a proxy's tunnel
+on any of them."""
