@@ -349,8 +349,11 @@ class OutboundTests(SynchronousTestCase):
     def test_the_name_of_an_outbound_makes_no_difference(self) -> None:
         """And what it is does."""
         before = loaded(self.TEXT).services
-        renamed = self.TEXT.replace("tag: s,", "tag: z,").replace("detour: s}", "detour: z}")
-        self.assertNotEqual(renamed, self.TEXT)
+        renamed = self.TEXT
+        for name in "ds":
+            self.assertIn(f"detour: {name}}}", renamed)
+            renamed = renamed.replace(f"tag: {name},", f"tag: {name}{name},")
+            renamed = renamed.replace(f"detour: {name}}}", f"detour: {name}{name}}}")
         self.assertEqual(loaded(renamed).services, before)
         for old, new in (("::0001", "::2"), ("1080", "1081"), ("s3cr3t", "other"), ("true", "false")):
             self.assertNotEqual(loaded(self.TEXT.replace(old, new)).services, before)

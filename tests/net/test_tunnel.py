@@ -210,7 +210,14 @@ class FailureTests(SynchronousTestCase):
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         scene.clean()
-        self.assertEqual(scene.network.listeners[PROXY].connections, [])
+        listener = scene.network.listeners[PROXY]
+        self.assertEqual(listener.connections, [])
+        listener.hanging = True
+        waiting = scene.connect()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        scene.clean()
+        listener.hanging = False
         waiting = scene.connect()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
