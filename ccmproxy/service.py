@@ -27,6 +27,7 @@ from ccmproxy.authentication import UserTokens
 from ccmproxy.config import (
     Config,
     CredentialConfig,
+    OutboundConfig,
     ServiceConfig,
     UpstreamConfig,
     readable_by_others,
@@ -44,7 +45,7 @@ from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces import ICredentialStore, IOutbound, IProvider
 from ccmproxy.lag import LagMeter
-from ccmproxy.net.outbounds import DirectOutbound
+from ccmproxy.net.outbounds import make_outbound
 from ccmproxy.oauth import ApiKey, UpstreamURLs
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
 from ccmproxy.routes import Routes
@@ -58,15 +59,15 @@ ABORT_TIME = 2.0
 class Surroundings:
     """What a service takes from the process around it; tests give their own.
 
-    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream; raises OSError where a
-    file that it needs cannot be used. ``listen``: a server endpoint for a description. ``use_keychain``: macOS keeps
-    the official CLI's login in its keychain (spec 3.1).
+    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream, by what a credential's
+    detour names (None = straight); raises OSError where a file that it needs cannot be used. ``listen``: a server
+    endpoint for a description. ``use_keychain``: macOS keeps the official CLI's login in its keychain (spec 3.1).
     """
 
     reactor: Any
     now: Callable[[], float]
     random: Random
-    outbound: Callable[[UpstreamConfig], IOutbound]
+    outbound: Callable[[UpstreamConfig, OutboundConfig | None], IOutbound]
     listen: Callable[[str], IStreamServerEndpoint]
     environ: Mapping[str, str]
     use_keychain: bool = False
@@ -75,9 +76,9 @@ class Surroundings:
     def of_reactor(cls, reactor: Any, random: Random) -> Surroundings:
         """The real ones: this reactor's clock and network, this process's environment."""
 
-        def outbound(upstream: UpstreamConfig) -> IOutbound:
+        def outbound(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
             try:
-                return DirectOutbound(reactor, upstream.ca_path, connect_timeout=upstream.connect_timeout)
+                return make_outbound(detour, reactor, upstream.ca_path, upstream.connect_timeout)
             except OSError as error:  # also what is wrong with a certificate
                 raise OSError(f"cannot use the certificates in {upstream.ca_path}: {error}") from None
 
@@ -219,7 +220,7 @@ class MultiplexerService:
             # Whoever names an address means it for keys as well.
             key_api_url="" if upstream.api_url else dialect.urls.key_api_url,
         )
-        outbound = surroundings.outbound(upstream)
+        outbound = surroundings.outbound(upstream, credential.outbound)
         limits = ClientLimits(
             connect_timeout=upstream.connect_timeout,
             first_byte_timeout=upstream.first_byte_timeout,

@@ -22,11 +22,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.config import UpstreamConfig, load_text
+from ccmproxy.config import OutboundConfig, ProxyOutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import Headers, first_value
+from ccmproxy.net.outbounds import ProxyOutbound
+from ccmproxy.net.tls import ClientTLS
 from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
@@ -241,8 +243,11 @@ class World:
         if start:
             self.start()
 
-    def _outbound(self, upstream: UpstreamConfig) -> IOutbound:
-        return _MemoryOutbound(self.network)
+    def _outbound(self, upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
+        way = _MemoryOutbound(self.network)
+        if isinstance(detour, ProxyOutboundConfig):
+            return ProxyOutbound(detour, way, ClientTLS(), self.clock, upstream.connect_timeout)
+        return way
 
     def write_login(self) -> None:
         """Write the account's credential file as the official CLI would now."""

@@ -14,12 +14,13 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.config import Config, UpstreamConfig, load_text
+from ccmproxy.config import Config, OutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.keychain import service_name
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.service import ListenFailed, ProxyService
 from tests.conversation import CONFIGURATION, PROXY, TOKEN, UPSTREAM, World
 from tests.credentials.test_keychain import MemoryKeyring
+from tests.net.proxies import ConnectProxy, Proxy, SocksProxy
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
 
 
@@ -419,7 +420,7 @@ class ReloadTests(SynchronousTestCase):
         """Nothing changes, whichever of the services it is for."""
         world = World(self)
 
-        def unreadable(upstream: UpstreamConfig) -> IOutbound:
+        def unreadable(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
             raise OSError("cannot read ca.pem")
 
         object.__setattr__(world.surroundings, "outbound", unreadable)
@@ -494,8 +495,19 @@ class RecordingOutbound:
         return _Recording(self._outbound.endpoint(host, port, tls), made)
 
 
+DETOUR = (
+    CONFIGURATION.replace("    users:\n", "    detour: tunnel\n    users:\n")
+    + """
+outbounds:
+  - {{tag: tunnel, type: {kind}, server: 127.0.0.1, server_port: 1080, username: me, password: {password}}}
+"""
+)
+
+
 class OutboundTests(SynchronousTestCase):
     """Which way connections go."""
+
+    proxy: Proxy
 
     def test_every_connection_of_a_credential_goes_through_its_outbound(self) -> None:
         """F30: turns, refreshes, usage and profile, each to an address of its own; none goes any other way."""
@@ -507,7 +519,7 @@ class OutboundTests(SynchronousTestCase):
         made: dict[tuple[str, int], list[Any]] = {}
         outbound = world.surroundings.outbound
         object.__setattr__(
-            world.surroundings, "outbound", lambda upstream: RecordingOutbound(outbound(upstream), made)
+            world.surroundings, "outbound", lambda *way: RecordingOutbound(outbound(*way), made)
         )
         world.service = ProxyService(configuration(world, text=text), world.surroundings)
         for port in ports.values():
@@ -523,6 +535,64 @@ class OutboundTests(SynchronousTestCase):
         for address, connections in made.items():
             self.assertGreater(len(connections), 0, address)
             self.assertEqual(len(connections), len(world.network.listeners[address].connections), address)
+
+    def tunnelled(self, kind: str, login: tuple[str, str] | None = None, password: str = "s3cr3t") -> World:
+        """A world with a proxy at 127.0.0.1:1080, through which the one account goes; not started."""
+        text = DETOUR.replace("{kind}", kind).replace("{password}", password)
+        world = World(self, configuration=text, start=False)
+        make = {"socks": SocksProxy, "http": ConnectProxy}[kind]
+        self.proxy = make(lambda host, port: world.network.endpoint(host, port), login)
+        world.network.listen("127.0.0.1", 1080, self.proxy)
+        return world
+
+    def test_every_connection_of_a_credential_goes_through_its_detour(self) -> None:
+        """F30, through real proxies: what reaches the upstream is what the proxy has let through."""
+        for kind in ("socks", "http"):
+            world = self.tunnelled(kind, ("me", "s3cr3t"))
+            world.start()
+            self.assertEqual(world.answer().status, 200)
+            world.clock.advance(8 * 3600)  # the token expires
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual(world.login.counters.refreshes, 1)
+            self.assertGreater(len(world.upstream.connections), 2)
+            self.assertEqual(self.proxy.asked, [UPSTREAM] * len(world.upstream.connections))
+            self.assertEqual(set(self.proxy.logins), {("me", "s3cr3t")})
+            self.assertFalse("s3cr3t" in world.logged(), "the password was logged")
+
+    def test_a_proxy_that_refuses(self) -> None:
+        """The log says so, of requests and of polls, and repeats no password."""
+        world = self.tunnelled("http", ("me", "s3cr3t"), password="another-5ecret")
+        world.start()
+        client = world.ask()
+        world.until(lambda: bool(client.responses()), 30)
+        self.assertGreaterEqual(client.responses()[0].status, 500)
+        self.assertIn("the proxy refuses the tunnel: 407", world.logged())
+        self.assertEqual(world.upstream.connections, [])
+        for secret in ("another-5ecret", "bWU6"):
+            self.assertFalse(secret in world.logged(), "the login was logged")
+
+    def test_another_detour_makes_another_credential(self) -> None:
+        """Reload: one with the same outbound stays what it is, whatever the outbound is called."""
+        world = self.tunnelled("http")
+        world.start()
+        account = world.account
+
+        def over(*changes: tuple[str, str]) -> None:
+            text = DETOUR.replace("{kind}", "http").replace("{password}", "s3cr3t")
+            for old, new in changes:
+                self.assertIn(old, text)
+                text = text.replace(old, new)
+            reload(world, configuration(world, text=text))
+
+        over(("tunnel", "office"))
+        self.assertIs(world.account, account)
+        over(("s3cr3t", "s3cr3t-2"))
+        self.assertIsNot(world.account, account)
+        self.assertEqual(world.answer().status, 200)
+        asked = len(self.proxy.asked)
+        over(("    detour: tunnel\n", ""))
+        self.assertEqual(world.answer().status, 200)
+        self.assertEqual(len(self.proxy.asked), asked)
 
 
 class KeychainTests(SynchronousTestCase):

@@ -48,7 +48,7 @@ class SessionTableTests(SynchronousTestCase):
 
     def credential(self, table: SessionTable, key: SessionKey, now: float) -> str | None:
         found = table.find(key, now)
-        return found and found.credential
+        return found.credential if found is not None else None
 
     def test_put_and_found(self) -> None:
         table = SessionTable()

@@ -25,6 +25,9 @@ FRAMING_HEADERS = frozenset(
     """.split()
 )
 
+#: Bytes of a user name or password for SOCKS (RFC 1929 section 2).
+_LONGEST_SOCKS_LOGIN = 255
+
 #: Where an account comes from: one of these.
 _SOURCES = ("credential_path", "claude_directory", "api_key", "api_key_file", "api_key_env")
 _API_KEY = ("api_key", "api_key_file", "api_key_env")
@@ -189,7 +192,22 @@ def _check_outbounds(document: Options, report: Report) -> dict[str, Path]:
         _unique(outbound.get("tag"), (*path, "tag"), tags, "tag", report)
         if outbound.get("password") is not None and not outbound.get("username"):
             report.add((*path, "password"), 'needs "username"')
+        _check_login(path, outbound, report)
     return tags
+
+
+def _check_login(path: Path, outbound: Options, report: Report) -> None:
+    """What a protocol cannot carry: lengths are one byte in RFC 1929, a colon separates the two in RFC 7617."""
+    for name in ("username", "password"):
+        value = outbound.get(name)
+        if not isinstance(value, str):
+            continue
+        if any(character < " " or character == "\x7f" for character in value):
+            report.add((*path, name), "must not contain control characters")
+        elif outbound.get("type") == "socks" and len(value.encode()) > _LONGEST_SOCKS_LOGIN:
+            report.add((*path, name), f"must be at most {_LONGEST_SOCKS_LOGIN} bytes")
+        elif outbound.get("type") == "http" and name == "username" and ":" in value:
+            report.add((*path, name), "must not contain a colon: it ends the user name")
 
 
 def _check_detour(path: Path, options: Options, outbounds: Mapping[str, Path], report: Report) -> None:

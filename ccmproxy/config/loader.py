@@ -23,8 +23,11 @@ from ccmproxy.config.shape import check_shape
 from ccmproxy.config.values import (
     Config,
     CredentialConfig,
+    DirectOutboundConfig,
     LogConfig,
+    OutboundConfig,
     PoolConfig,
+    ProxyOutboundConfig,
     ServiceConfig,
     ServiceLimits,
     UpstreamConfig,
@@ -207,8 +210,9 @@ def _build(
     options: schema.FileOptions, secrets: Secrets, surroundings: _Surroundings, path: str | None
 ) -> Config:
     """The values of options without a problem."""
+    outbounds = {each.tag: _outbound(each) for each in options.outbounds}
     services = tuple(
-        _service(service, ("services", index), secrets, surroundings)
+        _service(service, ("services", index), secrets, surroundings, outbounds)
         for index, service in enumerate(options.services)
     )
     files = [path] if path else []
@@ -233,8 +237,28 @@ def _secret_files(service: schema.ServiceOptions) -> Iterator[str]:
             yield user.token_file
 
 
+def _outbound(options: schema.OutboundOptions) -> OutboundConfig:
+    match options:
+        case schema.DirectOutbound():
+            return DirectOutboundConfig(options.tag, options.bind_address)
+        case schema.SocksOutbound() | schema.HTTPOutbound():
+            return ProxyOutboundConfig(
+                tag=options.tag,
+                type=options.type,
+                server=options.server,
+                server_port=options.server_port,
+                username=options.username or None,
+                password=options.password,
+                tls=isinstance(options, schema.HTTPOutbound) and options.tls,
+            )
+
+
 def _service(
-    options: schema.ServiceOptions, path: Path, secrets: Secrets, surroundings: _Surroundings
+    options: schema.ServiceOptions,
+    path: Path,
+    secrets: Secrets,
+    surroundings: _Surroundings,
+    outbounds: Mapping[str, OutboundConfig],
 ) -> ServiceConfig:
     listen: str | None = None
     port: int | None = None
@@ -245,7 +269,7 @@ def _service(
         port = DEFAULT_PORTS[options.type] if options.listen_port is None else options.listen_port
         endpoint = addresses.tcp_endpoint(listen, port)
         address = addresses.tcp_address(listen, port).text
-    credentials = tuple(_credentials(options, path, secrets, surroundings))
+    credentials = tuple(_credentials(options, path, secrets, surroundings, outbounds))
     first = options.credentials[0].tag if options.credentials else credentials[0].tag
     users = tuple(
         UserConfig(
@@ -286,21 +310,31 @@ def _service(
 
 
 def _credentials(
-    service: schema.ServiceOptions, path: Path, secrets: Secrets, surroundings: _Surroundings
+    service: schema.ServiceOptions,
+    path: Path,
+    secrets: Secrets,
+    surroundings: _Surroundings,
+    outbounds: Mapping[str, OutboundConfig],
 ) -> Iterator[CredentialConfig]:
     if not service.credentials:
-        single = schema.DefaultCredential(tag="default", credential_path=service.credential_path)
-        yield _credential(single, service.type, None, surroundings)
+        single = schema.DefaultCredential(
+            tag="default", credential_path=service.credential_path, detour=service.detour
+        )
+        yield _credential(single, service.type, None, surroundings, outbounds)
     for index, credential in enumerate(service.credentials):
         if isinstance(
             credential, schema.DefaultCredential
         ):  # the other types are refused: they are not supported yet
             key = secrets.get((*path, "credentials", index, "api_key"))
-            yield _credential(credential, service.type, key, surroundings)
+            yield _credential(credential, service.type, key, surroundings, outbounds)
 
 
 def _credential(
-    options: schema.DefaultCredential, kind: str, api_key: SecretStr | None, surroundings: _Surroundings
+    options: schema.DefaultCredential,
+    kind: str,
+    api_key: SecretStr | None,
+    surroundings: _Surroundings,
+    outbounds: Mapping[str, OutboundConfig],
 ) -> CredentialConfig:
     path: str | None = None
     is_default_path = False
@@ -322,6 +356,7 @@ def _credential(
         short_cap=_cap(options.reserve_5h, options.limit_5h),
         weekly_cap=_cap(options.reserve_weekly, options.limit_weekly),
         plan_weight=options.plan_weight,
+        outbound=outbounds[options.detour] if options.detour else None,
     )
 
 

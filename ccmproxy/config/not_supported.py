@@ -27,9 +27,6 @@ class Feature:
 NOT_SUPPORTED: tuple[Feature, ...] = (
     Feature("services[].credentials[].type", "external"),
     Feature("services[].users[].external_credential"),
-    Feature("outbounds"),
-    Feature("services[].detour"),
-    Feature("services[].credentials[].detour"),
     Feature("services[].tls"),
     Feature("services[].usages_path"),
     Feature("services[].credentials[].usages_path"),

@@ -63,12 +63,43 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectOutboundConfig:
+    """A way out straight to the destination. ``bind_address``: local IP address; None = the system's choice.
+
+    The ``tag`` of an outbound is a name only: with another one it is the same way.
+    """
+
+    tag: str = field(compare=False)
+    bind_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOutboundConfig:
+    """A way out through a SOCKS5 proxy, or an HTTP proxy with CONNECT.
+
+    ``username``: None = no login. ``tls``: the proxy itself is reached over TLS (``http`` only).
+    """
+
+    tag: str = field(compare=False)
+    type: Literal["socks", "http"]
+    server: str
+    server_port: int
+    username: str | None = None
+    password: SecretStr | None = None
+    tls: bool = False
+
+
+OutboundConfig = DirectOutboundConfig | ProxyOutboundConfig
+
+
+@dataclass(frozen=True, slots=True)
 class CredentialConfig:
     """A default credential: an account's file, or an API key.
 
     ``credential_path``: absolute; None with an API key. ``is_default_path``: no path was given, so this is where the
     official CLI keeps it, and on macOS the keychain comes first (spec 3.1). ``short_cap`` and ``weekly_cap``: percent
-    of the window at which the credential pauses. ``plan_weight``: of an API key, None where not given.
+    of the window at which the credential pauses. ``plan_weight``: of an API key, None where not given. ``outbound``:
+    the way that all of its connections take, from its detour; None = straight.
     """
 
     tag: str
@@ -78,6 +109,7 @@ class CredentialConfig:
     short_cap: float = 99.0
     weekly_cap: float = 99.0
     plan_weight: float | None = None
+    outbound: OutboundConfig | None = None
 
     @property
     def caps(self) -> Caps:

@@ -19,6 +19,7 @@ from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ccmproxy.interfaces import IOutbound
+from ccmproxy.net.handshake import ProxyError
 from ccmproxy.net.outbounds import agent
 from ccmproxy.oauth import ControlRequest
 
@@ -193,7 +194,9 @@ def _lower_case(headers: Headers) -> dict[str, str]:
 
 
 def _phrase(error: Exception) -> str:
-    """What went wrong, by its type: messages of errors may quote what was sent."""
+    """What went wrong, by its type: messages of errors may quote what was sent. A proxy's do not."""
+    if isinstance(error, ProxyError):
+        return str(error)
     reasons = getattr(error, "reasons", None)
     if reasons and isinstance(reasons[0], Failure):
         return f"{type(error).__name__} ({type(reasons[0].value).__name__})"

@@ -1,1 +1,4 @@
-"""Ways out to the network: :mod:`.outbounds` make endpoints, :mod:`.tls` puts TLS on any of them."""
+"""Ways out to the network.
+
+:mod:`.outbounds` make endpoints; :mod:`.tls` and :mod:`.tunnel` put TLS, and the tunnel of a proxy, on any of them.
+"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.config.checking import complaints, found
@@ -244,6 +246,32 @@ class CheckTests(SynchronousTestCase):
                 "outbounds[0].server_port: is required",
                 'outbounds[0].password: needs "username"',
             ],
+        )
+
+    def test_logins_that_a_proxy_cannot_be_told(self) -> None:
+        def login(kind: str, username: str, password: str) -> list[str]:
+            entry = {"tag": "a", "type": kind, "server": "h", "server_port": 1}
+            outbound = {**entry, "username": username, "password": password}
+            return complaints(json.dumps({"services": [{"type": "ccm"}], "outbounds": [outbound]}))
+
+        long = "x" * 256
+        for kind in ("socks", "http"):
+            self.assertEqual(
+                login(kind, "me", "p\tq"), ["outbounds[0].password: must not contain control characters"]
+            )
+            self.assertEqual(login(kind, "x" * 255, "p:" + "x" * 253), [])
+        self.assertEqual(login("http", long, long), [])
+        self.assertEqual(
+            login("socks", "ä" * 128, long),
+            [
+                "outbounds[0].username: must be at most 255 bytes",
+                "outbounds[0].password: must be at most 255 bytes",
+            ],
+        )
+        self.assertEqual(login("socks", "a:b", "p"), [])
+        self.assertEqual(
+            login("http", "a:b", "p"),
+            ["outbounds[0].username: must not contain a colon: it ends the user name"],
         )
 
     def test_addresses(self) -> None:

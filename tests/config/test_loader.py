@@ -9,13 +9,16 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config import (
     Config,
     ConfigurationError,
+    DirectOutboundConfig,
     LogConfig,
     Problem,
+    ProxyOutboundConfig,
     ServiceLimits,
     UpstreamConfig,
     default_config,
@@ -315,6 +318,45 @@ class ValueTests(SynchronousTestCase):
         if is_supported("services[].trusted_proxies", ""):
             config = loaded("services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]")
             self.assertEqual(config.services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
+
+
+class OutboundTests(SynchronousTestCase):
+    """What a detour comes to."""
+
+    TEXT = """
+        outbounds:
+          - {tag: d, type: direct, bind_address: "::0001"}
+          - {tag: s, type: socks, server: 127.0.0.1, server_port: 1080, username: me, password: s3cr3t}
+          - {tag: h, type: http, server: proxy.test, server_port: 3128, tls: true, username: ""}
+        services:
+          - type: ccm
+            credentials: [{tag: a, detour: d}, {tag: b, detour: s}, {tag: c, detour: h}, {tag: e}]
+          - {type: ocm, detour: h}
+    """
+
+    def test_outbounds(self) -> None:
+        several, single = loaded(self.TEXT).services
+        direct, socks, http, none = [each.outbound for each in several.credentials]
+        self.assertEqual(direct, DirectOutboundConfig("d", "::1"))
+        self.assertEqual(
+            socks, ProxyOutboundConfig("s", "socks", "127.0.0.1", 1080, "me", SecretStr("s3cr3t"))
+        )
+        self.assertEqual(http, ProxyOutboundConfig("h", "http", "proxy.test", 3128, tls=True))
+        self.assertIsNone(none)
+        self.assertEqual(single.credentials[0].outbound, http)
+        self.assertNotIn("s3cr3t", repr(several))
+
+    def test_the_name_of_an_outbound_makes_no_difference(self) -> None:
+        """And what it is does."""
+        before = loaded(self.TEXT).services
+        renamed = self.TEXT
+        for name in "ds":
+            self.assertIn(f"detour: {name}}}", renamed)
+            renamed = renamed.replace(f"tag: {name},", f"tag: {name}{name},")
+            renamed = renamed.replace(f"detour: {name}}}", f"detour: {name}{name}}}")
+        self.assertEqual(loaded(renamed).services, before)
+        for old, new in (("::0001", "::2"), ("1080", "1081"), ("s3cr3t", "other"), ("true", "false")):
+            self.assertNotEqual(loaded(self.TEXT.replace(old, new)).services, before)
 
 
 class SurroundingsTests(SynchronousTestCase):

@@ -26,18 +26,6 @@ USES: dict[tuple[str, str | bool | None], tuple[str, list[str]]] = {
         "services: [{type: ccm, users: [{name: u, token: t, allow_external_usage: true}]}]",
         ["services: [{type: ccm, users: [{name: u, token: t, allow_external_usage: false}]}]"],
     ),
-    ("outbounds", None): (
-        "{services: [{type: ccm}], outbounds: [{tag: a, type: direct}]}",
-        ["{services: [{type: ccm}], outbounds: []}"],
-    ),
-    ("services[].detour", None): (
-        "{services: [{type: ccm, detour: a}], outbounds: [{tag: a, type: direct}]}",
-        ["services: [{type: ccm, detour: ''}]"],
-    ),
-    ("services[].credentials[].detour", None): (
-        "{services: [{type: ccm, credentials: [{tag: c, detour: a}]}], outbounds: [{tag: a, type: direct}]}",
-        ["services: [{type: ccm, credentials: [{tag: c, detour: ''}]}]"],
-    ),
     ("services[].tls", None): (
         "services: [{type: ccm, tls: {certificate_path: a, key_path: b}}]",
         ["services: [{type: ccm, tls: {}}]", "services: [{type: ccm, tls: {enabled: false, key_path: a}}]"],

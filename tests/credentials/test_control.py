@@ -12,10 +12,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from ccmproxy.config import ProxyOutboundConfig
 from ccmproxy.credentials.control import MAX_ANSWER, Answer, ControlClient, ControlError, fetch_within
 from ccmproxy.interfaces import IOutbound
+from ccmproxy.net.outbounds import ProxyOutbound
+from ccmproxy.net.tls import ClientTLS
 from ccmproxy.oauth import ControlRequest
 from ccmproxy.testing.pump import MemoryNetwork
+from tests.net.proxies import ConnectProxy
 
 REQUEST = ControlRequest(
     "POST", "https://token.example/v1/token?x=1", (("Content-Type", "application/json"),), b'{"a": 1}'
@@ -145,6 +149,17 @@ class ControlTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         self.assertEqual(self.failed(self.fetch()), "ConnectionRefusedError")
+
+    def test_refused_by_a_proxy(self) -> None:
+        """Of other errors only the type is told; a proxy's says what is wrong, and quotes nothing."""
+        proxy = ConnectProxy(self.network.endpoint, ("me", "s3cr3t"))
+        self.network.listen("proxy.test", 3128, proxy)
+        config = ProxyOutboundConfig("p", "http", "proxy.test", 3128)
+        outbound = ProxyOutbound(config, self.outbound, ClientTLS(), self.clock)
+        self.client = ControlClient(self.clock, outbound)
+        self.assertEqual(
+            self.failed(self.fetch()), "the proxy refuses the tunnel: 407 Proxy Authentication Required"
+        )
 
     def test_closed_without_an_answer(self) -> None:
         self.serve(lambda peer: peer.say(b"", close=True))

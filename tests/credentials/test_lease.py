@@ -115,7 +115,7 @@ class LeaseTests(CredentialTestCase):
         self.assertEqual(self.account.leases, set())
 
     def test_callback_that_fails(self) -> None:
-        self.lease.on_interrupt(lambda _: 1 / 0)
+        self.lease.on_interrupt(lambda _: 1 / 0)  # type: ignore[arg-type]
         other = self.account.lease()
         other.on_interrupt(self.interrupts.append)
         self.fill()

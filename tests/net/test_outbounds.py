@@ -7,33 +7,35 @@ import ssl
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import SecretStr
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectBindError, ConnectionRefusedError
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import URI, readBody
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from zope.interface.verify import verifyObject
 
+from ccmproxy.config import DirectOutboundConfig, ProxyOutboundConfig
 from ccmproxy.errors import RequestNotSent
 from ccmproxy.http.client import Call, ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import RequestHead, ResponseHead
-from ccmproxy.net.outbounds import (
-    DirectOutbound,
-    OutboundEndpoints,
-    agent,
-)
+from ccmproxy.net.handshake import ProxyError
+from ccmproxy.net.outbounds import DirectOutbound, OutboundEndpoints, agent, make_outbound
 from ccmproxy.tcp import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, set_socket_options
 from ccmproxy.testing.pump import KIB, MemoryNetwork
 from tests.http.upstream import Receiver
 from tests.net.certificates import make_authority
+from tests.net.proxies import ConnectProxy, Proxy, SocksProxy
 
 
 class Greeter(Protocol):
@@ -55,6 +57,21 @@ class Listener(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
+
+
+class Echo(Protocol):
+    """Sends everything back."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.transport.unregisterProducer()
 
 
 class DirectOutboundTests(TestCase):
@@ -168,6 +185,141 @@ class DirectOutboundTests(TestCase):
         outbound = DirectOutbound(self.reactor, self.ca_file, "127.0.0.6")
         response = await agent(outbound, self.reactor).request(b"GET", b"https://127.0.0.1:%d/" % port)
         self.assertEqual(await readBody(response), b"from 127.0.0.6")
+
+
+class ProxiedTests(TestCase):
+    """Through small proxies, on loopback addresses: names, addresses, TLS at each end, and what is refused."""
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor  # noqa: TID251 - the real thing
+
+        self.reactor: Any = reactor
+        self.authority = make_authority()
+        self.ca_file = self.authority.write(Path(self.mktemp()))
+        self.accepted = 0
+
+    def listen(self, factory: IProtocolFactory) -> int:
+        """Serve until the end of the test; the port."""
+        port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        number: int = port.getHost().port
+        return number
+
+    def behind_tls(self, factory: IProtocolFactory, name: str) -> IProtocolFactory:
+        """``factory`` with a certificate for ``name``."""
+        return TLSMemoryBIOFactory(self.authority.server_options(name), False, factory)
+
+    def proxy(self, kind: str, login: tuple[str, str] | None = None, tls: bool = False) -> Proxy:
+        """A proxy that takes every name for this machine; and ``self.outbound`` through it."""
+        proxy = {"socks": SocksProxy, "http": ConnectProxy}[kind](
+            lambda host, port: TCP4ClientEndpoint(self.reactor, "127.0.0.1", port), login
+        )
+        port = self.listen(self.behind_tls(proxy, "127.0.0.1") if tls else proxy)
+        config = ProxyOutboundConfig(
+            "p", "socks" if kind == "socks" else "http", "127.0.0.1", port, "me", SecretStr("s3cr3t"), tls
+        )
+        self.outbound = make_outbound(config, self.reactor, self.ca_file)
+        verifyObject(IOutbound, self.outbound)
+        return proxy
+
+    async def echo(self, host: str, port: int, tls: bool) -> None:
+        """A megabyte there and back."""
+        protocol = await self.outbound.endpoint(host, port, tls).connect(Factory.forProtocol(Listener))
+        assert isinstance(protocol, Listener)
+        sent = bytes(range(256)) * 4096
+        protocol.transport.write(sent)
+        while len(protocol.received) < len(sent):
+            await deferLater(self.reactor, 0.002)
+        self.assertTrue(protocol.received == sent, "what came back is not what was sent")
+        protocol.transport.loseConnection()
+
+    async def gone(self, proxy: Proxy) -> None:
+        """Wait until the proxy has no connection left."""
+        while proxy.open:
+            await deferLater(self.reactor, 0.002)
+        await deferLater(self.reactor, 0.02)
+
+    async def test_every_way(self) -> None:
+        """TLS to the proxy, and to the destination inside that; the name is the proxy's to resolve."""
+        name = "upstream.test"
+        plain = self.listen(Factory.forProtocol(Echo))
+        encrypted = self.listen(self.behind_tls(Factory.forProtocol(Echo), name))
+        for kind, tls in (("socks", False), ("http", False), ("http", True)):
+            for login in (None, ("me", "s3cr3t")):
+                proxy = self.proxy(kind, login, tls)
+                await self.echo("192.0.2.1", plain, False)
+                await self.echo(name, encrypted, True)
+                self.assertEqual(proxy.asked, [("192.0.2.1", plain), (name, encrypted)])
+                if login:
+                    self.assertEqual(proxy.logins, [login, login])
+                await self.gone(proxy)
+
+    async def test_another_certificate_inside(self) -> None:
+        """The proxy may lead us anywhere: it is not believed."""
+        port = self.listen(self.behind_tls(Factory.forProtocol(Echo), "elsewhere.test"))
+        for kind in ("socks", "http"):
+            proxy = self.proxy(kind)
+            with self.assertRaises(ssl.SSLCertVerificationError):
+                await self.echo("upstream.test", port, True)
+            await self.gone(proxy)
+
+    async def test_refusals(self) -> None:
+        unused = socket.socket()
+        self.addCleanup(unused.close)
+        unused.bind(("127.0.0.1", 0))
+        for kind, words in (
+            ("socks", ("does not accept the user name", "not allowed", "host unreachable")),
+            ("http", ("407 Proxy Authentication", "403 Forbidden", "502 Bad Gateway")),
+        ):
+            for number, expected in enumerate(words):
+                proxy = self.proxy(kind, ("me", "other") if number == 0 else None)
+                proxy.forbidden = {"forbidden.test"}
+                with self.assertRaises(ProxyError) as raised:
+                    await self.echo(
+                        "forbidden.test" if number == 1 else "h.test", unused.getsockname()[1], True
+                    )
+                self.assertIn(expected, str(raised.exception))
+                self.assertFalse("s3cr3t" in str(raised.exception), "the password is repeated")
+                await self.gone(proxy)
+
+    async def test_no_proxy_there(self) -> None:
+        unused = socket.socket()
+        self.addCleanup(unused.close)
+        unused.bind(("127.0.0.1", 0))
+        config = ProxyOutboundConfig("p", "socks", "127.0.0.1", unused.getsockname()[1])
+        outbound = make_outbound(config, self.reactor)
+        with self.assertRaisesRegex(ProxyError, "^cannot connect to the proxy: .*refused"):
+            await outbound.endpoint("h.test", 443, True).connect(Factory.forProtocol(Listener))
+
+    async def test_the_control_plane(self) -> None:
+        """F30: what an Agent asks for goes through the proxy too."""
+
+        class Hello(Resource):
+            isLeaf = True
+
+            def render_GET(self, request: Request) -> bytes:
+                return b"hello"
+
+        port = self.listen(self.behind_tls(Site(Hello()), "upstream.test"))
+        proxy = self.proxy("http", tls=True)
+        response = await agent(self.outbound, self.reactor).request(
+            b"GET", b"https://upstream.test:%d/" % port
+        )
+        self.assertEqual(await readBody(response), b"hello")
+        self.assertEqual(proxy.asked, [("upstream.test", port)])
+        await self.gone(proxy)
+
+    async def test_one_connection_each(self) -> None:
+        """F43."""
+        port = self.listen(Factory.forProtocol(Greeter))
+        proxy = self.proxy("socks")
+        endpoint = self.outbound.endpoint("h.test", port, False)
+        first, second = [await endpoint.connect(Factory.forProtocol(Listener)) for _ in range(2)]
+        self.assertEqual(proxy.open, 2)
+        for protocol in (first, second):
+            assert isinstance(protocol, Listener)
+            protocol.transport.loseConnection()
+        await self.gone(proxy)
 
 
 class UpstreamTests(TestCase):
@@ -284,6 +436,33 @@ class UpstreamTests(TestCase):
 
 class EndpointTests(SynchronousTestCase):
     """Which endpoint is made of what."""
+
+    def test_what_the_configuration_asks_for(self) -> None:
+        reactor = MemoryReactorClock()
+        for config, expected in (
+            (None, ("192.0.2.9", 443, None)),
+            (DirectOutboundConfig("d"), ("192.0.2.9", 443, None)),
+            (DirectOutboundConfig("d", "192.0.2.1"), ("192.0.2.9", 443, ("192.0.2.1", 0))),
+            (ProxyOutboundConfig("p", "socks", "192.0.2.2", 1080), ("192.0.2.2", 1080, None)),
+            (ProxyOutboundConfig("p", "http", "192.0.2.3", 3128), ("192.0.2.3", 3128, None)),
+        ):
+            waiting = (
+                make_outbound(config, reactor, connect_timeout=7.0)
+                .endpoint("192.0.2.9", 443, True)
+                .connect(Factory.forProtocol(Listener))
+            )
+            host, port, _, timeout, bind_address = reactor.tcpClients[-1]
+            self.assertEqual((host, port, bind_address, timeout), (*expected, 7.0))
+            waiting.addErrback(lambda reason: None).cancel()
+
+    def test_a_host_that_is_none(self) -> None:
+        config = ProxyOutboundConfig("p", "socks", "192.0.2.2", 1080)
+        outbound = make_outbound(config, MemoryReactorClock())
+        self.assertRaises(ValueError, outbound.endpoint, "x" * 256, 443, False)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        for config in (None, ProxyOutboundConfig("p", "socks", "192.0.2.2", 1080)):
+            self.assertRaises(OSError, make_outbound, config, MemoryReactorClock(), "/does/not/exist")
 
     def test_addresses_need_no_resolver(self) -> None:
         for host in ("192.0.2.1", "2001:db8::1"):
