@@ -29,8 +29,9 @@ from ccmproxy.config import load_text
 from ccmproxy.demo_codex import a_codex_turn, two_codex_turns_on_a_websocket
 from ccmproxy.demo_outcome import Outcome, report
 from ccmproxy.logs import daemon_observer
-from ccmproxy.service import ProxyService, Surroundings
+from ccmproxy.service import ProxyService
 from ccmproxy.simulator.server import Simulator
+from ccmproxy.surroundings import Surroundings
 
 ALICE = "demo-token-of-alice"
 BOB = "demo-token-of-bob"

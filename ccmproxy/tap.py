@@ -15,7 +15,8 @@ from twisted.python.usage import Options as _Options
 
 from ccmproxy.config import Config, ConfigurationError, default_config, load
 from ccmproxy.logs import daemon_observer
-from ccmproxy.service import ProxyService, Surroundings
+from ccmproxy.service import ProxyService
+from ccmproxy.surroundings import Surroundings
 from ccmproxy.tuning import tune_process
 
 

@@ -27,11 +27,13 @@ from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.message import Headers, first_value
+from ccmproxy.multiplexer import MultiplexerService
 from ccmproxy.net.outbounds import ProxyOutbound
 from ccmproxy.net.tls import ClientTLS
-from ccmproxy.service import MultiplexerService, ProxyService, Surroundings
+from ccmproxy.service import ProxyService
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
+from ccmproxy.surroundings import Surroundings
 from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, MemoryTransport, Pump
 
 #: When every conversation begins (Unix seconds).

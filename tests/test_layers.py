@@ -59,13 +59,17 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "routes": VALUES | {"http", "proxy", "status", "own_endpoints"},
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
-    "service": PURE | {"http", "net", "credentials", "proxy", "reverse", "ledger", "lag", "routes", "status"},
+    "surroundings": VALUES | {"net"},
+    "assembly": VALUES | {"http", "credentials", "surroundings"},
+    "multiplexer": PURE
+    | {"http", "credentials", "proxy", "reverse", "assembly", "routes", "status", "surroundings"},
+    "service": VALUES | {"credentials", "ledger", "lag", "multiplexer", "surroundings"},
     "demo_outcome": frozenset(),
     "demo_codex": frozenset({"demo_outcome"}),
-    "demo": PURE | {"logs", "service", "simulator", "demo_codex", "demo_outcome"},
+    "demo": PURE | {"logs", "service", "surroundings", "simulator", "demo_codex", "demo_outcome"},
     "tuning": frozenset(),
-    "tap": PURE | {"service", "net", "logs", "tuning"},
-    "": PURE | {"service", "tap"},
+    "tap": PURE | {"service", "surroundings", "logs", "tuning"},
+    "": PURE | {"service", "surroundings", "tap"},
 }
 
 #: Libraries that do no I/O and read no clock.
@@ -256,7 +260,19 @@ class TableTests(SynchronousTestCase):
             PURE,
             parts,
             surfaces,
-            {"service", "tuning", "tap", "demo_outcome", "demo_codex", "demo", "cli", ""},
+            {
+                "surroundings",
+                "assembly",
+                "multiplexer",
+                "service",
+                "tuning",
+                "tap",
+                "demo_outcome",
+                "demo_codex",
+                "demo",
+                "cli",
+                "",
+            },
         ]
         self.assertEqual(set().union(*rings), MAY_IMPORT.keys())
         for depth, ring in enumerate(rings):
