@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -202,10 +202,11 @@ class _MemoryPort:
 
 
 class World:
-    """One service in front of one simulated account, with as many clients as a test wants.
+    """One service in front of simulated accounts, with as many clients as a test wants; one account unless told else.
 
     ``more``: further lines of the service's configuration. ``configuration``: instead of the usual one; ``{path}``
-    stands for the credential file.
+    stands for the credential file, ``{credentials}`` for entries of all accounts, tagged ``a1``, ``a2``, …
+    ``plan``: the account's, or those of several.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class World:
         case: SynchronousTestCase,
         more: str = "",
         configuration: str = CONFIGURATION,
-        plan: str = "max_20x",
+        plan: str | Sequence[str] = "max_20x",
         start: bool = True,
         with_file: bool = True,
     ) -> None:
@@ -224,15 +225,26 @@ class World:
         self.random = random.Random(7)
         self.simulator = Simulator(self.clock, random.Random(1))
         self.upstream = self.network.listen(*UPSTREAM, self.simulator.factory)
-        self.login: ClaudeAccount = self.simulator.add_account(plan=plan)
-        self.path = f"{case.mktemp()}.json"
+        plans = [plan] if isinstance(plan, str) else plan
+        self.logins = [self.simulator.add_account(plan=each) for each in plans]
+        self.login: ClaudeAccount = self.logins[0]
+        self.paths = [f"{case.mktemp()}.json" for _ in plans]
+        self.path = self.paths[0]
         if with_file:
-            self.write_login()
+            for login in self.logins:
+                self.write_login(login)
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)
         case.addCleanup(globalLogPublisher.removeObserver, observer)
-        text = configuration.format(path=self.path, token=TOKEN, more=more)
+        credentials = "\n".join(
+            f"      - {{tag: a{number}, credential_path: {path}}}"
+            for number, path in enumerate(self.paths, 1)
+        )
+        #: The text of the configuration that it began with.
+        self.configuration = text = configuration.format(
+            path=self.path, token=TOKEN, more=more, credentials=credentials
+        )
         self.surroundings = Surroundings(
             reactor=self.clock,
             now=self.clock.seconds,
@@ -251,10 +263,11 @@ class World:
             return ProxyOutbound(detour, way, ClientTLS(), self.clock, upstream.connect_timeout)
         return way
 
-    def write_login(self) -> None:
-        """Write the account's credential file as the official CLI would now."""
-        with open(self.path, "wb") as file:
-            file.write(self.login.credentials_document())
+    def write_login(self, login: ClaudeAccount | None = None) -> None:
+        """Write an account's credential file (the first one's) as the official CLI would now."""
+        login = login or self.login
+        with open(self.paths[self.logins.index(login)], "wb") as file:
+            file.write(login.credentials_document())
 
     def expire_login(self) -> None:
         """The access token expires now, and the credential file says so; the service has seen it."""
@@ -273,6 +286,12 @@ class World:
         self.network.flush()
         self.case.addCleanup(self.close)
 
+    def reload(self, text: str) -> None:
+        """Go over to another configuration, to the end."""
+        done = self.service.reload(load_text(text, "test.yaml"))
+        self.network.flush()
+        self.case.successResultOf(done)
+
     @property
     def entry(self) -> MultiplexerService:
         """The one service of the configuration."""
@@ -280,8 +299,13 @@ class World:
 
     @property
     def account(self) -> Account:
-        """Its one account."""
+        """Its first account."""
         return next(iter(self.entry.accounts.values()))
+
+    @property
+    def accounts(self) -> list[Account]:
+        """All of its accounts, in order."""
+        return list(self.entry.accounts.values())
 
     def close(self) -> None:
         """Stop everything, and check what must hold whatever was said."""

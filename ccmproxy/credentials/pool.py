@@ -44,6 +44,13 @@ class PoolScope(NamedTuple):
     allow_external: bool
 
 
+class _Leaving(NamedTuple):
+    """Why a session leaves its credential, in words for the log; empty if it stays. ``choice``: for where, if known."""
+
+    why: str = ""
+    choice: Choice | None = None
+
+
 @implementer(IProvider)
 class Pool:
     """Chooses among ``members``, in the order of the configuration.
@@ -139,19 +146,21 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         # A WebSocket's handshake names no model: it goes to where the last one asked for is served.
         model = selection.model or (assignment.model if assignment is not None else None)
-        why = ""
+        leaving = _Leaving()
         if assignment is not None:
-            why = self._why_leave(selection, assignment.credential, model, now)
-            if not why:
+            leaving = self._why_leave(selection, assignment.credential, model, now)
+            if not leaving.why:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
-        candidates = self._candidates(selection, model, now)
-        if not candidates:
-            raise NoCredential(self._availability(selection, model, now))
-        choice = self._choose(candidates, now)
+        choice = leaving.choice
+        if choice is None:
+            candidates = self._candidates(selection, model, now)
+            if not candidates:
+                raise NoCredential(self._availability(selection, model, now))
+            choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)
         if key is not None:
-            self._assign(key, selection, choice, assignment, why, now)
+            self._assign(key, selection, choice, assignment, leaving.why, now)
         return self._lease(choice.tag, selection)
 
     def keeps(self, selection: Selection, tag: str) -> bool:
@@ -164,7 +173,7 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        why = self._why_leave(selection, tag, selection.model, now)
+        why = self._why_leave(selection, tag, selection.model, now).why
         # Where no other can serve either, this connection is as good as any.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
@@ -180,30 +189,32 @@ class Pool:
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
 
-    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
-        """Why a session on ``tag`` does not go on there, in words for the log; empty if it does.
+    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> _Leaving:
+        """Whether a session on ``tag`` has to leave it.
 
         Failed polls of the usage endpoint move nobody: they say nothing of the account (compare F6), and a
         conversation that moves loses its prompt cache.
         """
         if tag in selection.excluded:
-            return f"{tag} did not serve it"
+            return _Leaving(f"{tag} did not serve it")
         member = self._allowed(selection, tag)
         if member is None:
-            return f"{tag} may not serve it any more"
+            return _Leaving(f"{tag} may not serve it any more")
         view = member.snapshot(now, model)
         availability = view.availability
         if not availability.usable and availability.reason != "poll_failed":
-            return f"{tag}: {availability.message}"
+            return _Leaving(f"{tag}: {availability.message}")
         if self._rules.strategy == "fallback":
             candidates = self._candidates(selection, model, now)
-            if candidates and fallback(candidates).tag != tag:
-                return "one before it in the list can serve"
+            if candidates and (first := fallback(candidates)).tag != tag:
+                return _Leaving(f"{first.tag}, before it in the list, can serve", first)
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
             candidates = self._candidates(selection, model, now)
-            if candidates and self._rebalance(view, least_used(candidates, now), selection, now):
-                return f"{tag} is much more used than others"
-        return ""
+            if candidates:
+                better = least_used(candidates, now)
+                if self._rebalance(view, better, selection, now):
+                    return _Leaving(f"{tag} is more used than {better.tag}", better)
+        return _Leaving()
 
     def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
         """Spec 6.5: if another is much less used, everything of this scope leaves the held one."""
