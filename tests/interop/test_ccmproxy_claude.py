@@ -19,6 +19,7 @@ from tests.interop.cases import CLICase, ClientCase, SDKCase
 
 ALICE = "interop-token-of-alice"
 BOB = "interop-token-of-bob"
+CAROL = "interop-token-of-carol"
 GUESS = "interop-token-of-nobody"
 
 #: The feature that makes the upstream accept a subscription's token.
@@ -29,7 +30,7 @@ PATIENT = {"CLAUDE_CODE_MAX_RETRIES": "10"}
 
 
 class ThroughProxy(ClientCase):
-    """The proxy between client and simulator: two users with an account each, ``account`` and ``other``."""
+    """The proxy between client and simulator: Alice has ``account``, Bob ``other``, and Carol a pool of both."""
 
     other: ClaudeAccount
     log_events: list[LogEvent]
@@ -53,12 +54,14 @@ class ThroughProxy(ClientCase):
             "listen": "127.0.0.1",
             "listen_port": 0,
             "credentials": [
-                {"tag": tag, "credential_path": str(folder / f"{tag}.json")} for tag in ("a", "b")
+                *({"tag": tag, "credential_path": str(folder / f"{tag}.json")} for tag in ("a", "b")),
+                {"tag": "pool", "type": "balancer", "credentials": ["a", "b"], "strategy": "fallback"},
             ],
             "ping_interval": "1s",
             "users": [
                 {"name": "alice", "token": ALICE, "credential": "a"},
                 {"name": "bob", "token": BOB, "credential": "b"},
+                {"name": "carol", "token": CAROL, "credential": "pool"},
             ],
             "upstream": upstream_settings(self.url),
         }
@@ -74,14 +77,14 @@ class ThroughProxy(ClientCase):
         """What holds for every conversation."""
         for request in self.simulator.requests:
             sent = b"\n".join([request.target, request.body, *(b": ".join(pair) for pair in request.headers)])
-            for token in (ALICE, BOB, GUESS):
+            for token in (ALICE, BOB, CAROL, GUESS):
                 self.assertNotIn(token.encode(), sent)
             self.assertEqual(request.items(b"anthropic-beta").count(OAUTH), request.endpoint != "token")
             self.assertIsNone(request.header(b"x-api-key"))
         log = "\n".join(formatEvent(event) for event in self.log_events)
         accounts = (self.account, self.other)
         secrets = [token for account in accounts for token in (account.access_token, account.refresh_token)]
-        for secret in (ALICE, BOB, GUESS, *secrets):
+        for secret in (ALICE, BOB, CAROL, GUESS, *secrets):
             self.assertNotIn(secret, log)
 
     def login(self) -> dict[str, str]:
@@ -136,6 +139,19 @@ class NodeTests(ThroughProxy, CLICase):
         self.assertEqual(self.sessions(), {first["session_id"].encode()})
         self.assertIn(b"[[say:first]]", self.simulator.requests.of("turn")[-1].body)
 
+    async def test_an_account_runs_out_in_a_conversation(self) -> None:
+        """The client goes on with its conversation, and never learns that it moved."""
+        way = {"ANTHROPIC_AUTH_TOKEN": CAROL, **PATIENT}
+        first = (await self.ask("--output-format", "json", "[[say:first]]", **way)).json()
+        self.account.exhaust("five_hour")
+        resume = ("--output-format", "json", "--resume", first["session_id"])
+        second = (await self.ask(*resume, "[[say:second]]", **way)).json()
+        third = (await self.ask(*resume, "[[say:third]]", **way)).json()
+        self.assertEqual([each["result"] for each in (first, second, third)], ["first", "second", "third"])
+        self.assertEqual((self.turns("a"), self.turns("b")), ([200, 429], [200, 200]))
+        self.assertEqual(self.sessions(), {first["session_id"].encode()})
+        self.assertEqual(self.answers("carol"), [(200, "served")] * 3)
+
     async def test_used_up(self) -> None:
         self.account.set_utilization("five_hour", 50, resets_in=7980)
         self.other.set_utilization("five_hour", 50, resets_in=7980)
@@ -182,6 +198,16 @@ class LatestTests(NodeTests):
 
     version = "latest"
     breaks = (*NodeTests.breaks, "cut;at=before_head;how=fin", "error_first", "error_mid")
+
+    async def test_thoughts_of_an_account_that_ran_out(self) -> None:
+        """F12: the other account's upstream refuses what the first one has signed; the client drops it by itself."""
+        way = {"ANTHROPIC_AUTH_TOKEN": CAROL, **PATIENT}
+        first = (await self.ask("--output-format", "json", "[[think]] [[say:first]]", **way)).json()
+        self.account.exhaust("five_hour")
+        resume = ("--output-format", "json", "--resume", first["session_id"])
+        second = (await self.ask(*resume, "[[say:second]]", **way)).json()
+        self.assertEqual(second["result"], "second")
+        self.assertEqual((self.turns("a"), self.turns("b")), ([200, 429], [400, 200]))
 
     async def test_expired_token(self) -> None:
         # once before, so that it is a turn that finds out, and not the first poll of the usage

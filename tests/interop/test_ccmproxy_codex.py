@@ -30,8 +30,9 @@ from tests.source import ROOT
 ALICE = "interop-token-of-alice"
 BOB = "interop-token-of-bob"
 CAROL = "interop-token-of-carol"
+DAVE = "interop-token-of-dave"
 GUESS = "interop-token-of-nobody"
-TOKENS = (ALICE, BOB, CAROL, GUESS)
+TOKENS = (ALICE, BOB, CAROL, DAVE, GUESS)
 
 #: What a client that is logged in by itself says of its own account; it must not pass.
 FOREIGN_ACCOUNT = "account-of-the-client"
@@ -49,8 +50,8 @@ IMPATIENT = (
 
 
 class ThroughProxy(direct.CodexCase):
-    """The proxy between client and simulator. Alice has ``account``, Bob ``other``; Carol has the key, in a service of
-    its own, as it has another upstream. ``url`` and ``key_url``: the two services.
+    """The proxy between client and simulator. Alice has ``account``, Bob ``other``, Dave a pool of both; Carol has the
+    key, in a service of its own, as it has another upstream. ``url`` and ``key_url``: the two services.
     """
 
     other: CodexAccount
@@ -74,12 +75,16 @@ class ThroughProxy(direct.CodexCase):
         self.url = self.serve(
             {
                 "credentials": [
-                    {"tag": tag, "credential_path": str(self.logins / tag / "auth.json")}
-                    for tag in ("a", "b")
+                    *(
+                        {"tag": tag, "credential_path": str(self.logins / tag / "auth.json")}
+                        for tag in ("a", "b")
+                    ),
+                    {"tag": "pool", "type": "balancer", "credentials": ["a", "b"], "strategy": "fallback"},
                 ],
                 "users": [
                     {"name": "alice", "token": ALICE, "credential": "a"},
                     {"name": "bob", "token": BOB, "credential": "b"},
+                    {"name": "dave", "token": DAVE, "credential": "pool"},
                 ],
                 "upstream": {
                     "api_url": f"{upstream}/backend-api/codex",
@@ -225,6 +230,23 @@ class StreamTests(ThroughProxy):
         self.answered(second, "second")
         self.assertEqual(len(self.sessions()), 1)
         self.assertIn(b"[[say:first]]", self.simulator.requests.of("turn")[-1].body)
+
+    async def test_an_account_runs_out_in_a_conversation(self) -> None:
+        """Between two runs, and between two turns of one: the client goes on, and says nothing of it."""
+        first = await self.ask("[[say:first]]", token=DAVE)
+        self.answered(first, "first")
+        self.simulator.faults.next("none", account="a")
+        self.simulator.faults.next("exhausted", account="a")
+        second = await self.ask(
+            "resume", first.thread, '[[tool:exec_command:{"cmd":"echo result-$((40 + 2))"}]]', token=DAVE
+        )
+        self.assertEqual(second.outcome.code, 0, second.outcome.output)
+        self.assertIn("result-42", second.text)
+        self.assertEqual((self.turns("a"), self.turns("b")), ([200, 200, 429], [200]))
+        third = await self.ask("resume", first.thread, "[[say:third]]", token=DAVE)
+        self.answered(third, "third")
+        self.assertEqual(self.turns("b"), [200, 200])
+        self.assertEqual(len(self.sessions()), 1)
 
     async def test_with_a_key(self) -> None:
         self.answered(await self.ask("[[say:by key]]", token=CAROL), "by key")
