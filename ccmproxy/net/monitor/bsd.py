@@ -37,8 +37,8 @@ class Layout:
     ``route_size``, ``address_size``: of rt_msghdr and ifa_msghdr, behind which the socket addresses begin; None where
     the message says it itself (at offset 4). ``route_addresses``, ``route_flags``: in rt_msghdr. ``addresses``,
     ``flags``, ``index``: in if_msghdr and ifa_msghdr. ``link_state``: in if_msghdr; None where there is none.
-    ``alignment`` of socket addresses. ``ipv6``: value of AF_INET6. ``announcement``, ``lost``: types of messages for a link that comes or goes, and
-    for messages that were lost; 0 where there are none.
+    ``alignment`` of socket addresses. ``ipv6``: value of AF_INET6. ``announcement``, ``lost``: types of messages for a
+    link that comes or goes, and for messages that were lost; 0 where there are none.
     """
 
     route_size: int | None

@@ -114,9 +114,9 @@ class Rtnetlink:
         self._sequence += 1
         if self._questions:
             size = _HEADER.size + _LINK.size  # the kernel takes this length for all of them
-            self._request = _HEADER.pack(size, self._questions.pop(), _REQUEST_DUMP, self._sequence, 0) + bytes(
-                _LINK.size
-            )
+            self._request = _HEADER.pack(
+                size, self._questions.pop(), _REQUEST_DUMP, self._sequence, 0
+            ) + bytes(_LINK.size)
 
     def receive(self, data: bytes, sender: Any) -> bool:
         """See Notifications. ``sender``: port (0 is the kernel) and groups."""
@@ -160,7 +160,7 @@ class Rtnetlink:
         if kind == _DEL_LINK:
             self._addresses = {address for address in self._addresses if address[0] != index}
             return self._links.pop(index, None) is not None
-        state = flags & (_UP | _RUNNING)
+        state: int = flags & (_UP | _RUNNING)
         before = self._links.get(index)
         self._links[index] = state
         return state != before
@@ -181,7 +181,7 @@ class Rtnetlink:
         return not known
 
     def _take_route(self, kind: int, payload: bytes) -> bool:
-        family, destination, _, _, _, _, _, route_type, flags = _ROUTE.unpack_from(payload)
+        family, destination, *_, route_type, flags = _ROUTE.unpack_from(payload)
         if destination or route_type != _UNICAST or flags & _CLONED:
             return False
         found = attributes(payload, _ROUTE.size)

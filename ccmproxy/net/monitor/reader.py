@@ -37,10 +37,9 @@ class Notifications(Protocol):
 
 @implementer(INetworkMonitor, IReadDescriptor)
 class SocketMonitor:
-    """Calls ``changed`` whenever ``notifications`` find a change in what comes on the socket that ``make_socket`` makes.
+    """Calls ``changed`` whenever ``notifications`` find a change in what comes on a socket, or some were lost.
 
-    ``changed`` is also called where notifications were lost. ``make_socket``: a datagram socket that does not block; may
-    raise OSError.
+    ``make_socket`` makes the socket: for datagrams, one that does not block. It may raise OSError.
     """
 
     log = Logger()

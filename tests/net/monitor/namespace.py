@@ -20,7 +20,9 @@ from ccmproxy.net.monitor.linux import linux_monitor
 STEPS: list[tuple[str, bool]] = [
     ("link set lo up", False),
     ("addr add 10.0.0.1/32 dev lo", False),
-    ("link add veth0 addrgenmode none type veth peer name veth1 addrgenmode none", True),
+    ("link add veth0 type veth peer name veth1", True),
+    ("link set veth0 addrgenmode none", False),
+    ("link set veth1 addrgenmode none", False),
     ("link set veth0 up", True),
     ("link set veth1 up", True),
     ("link set veth0 mtu 1400", False),
@@ -39,6 +41,12 @@ STEPS: list[tuple[str, bool]] = [
 ]
 
 
+def ip(command: str) -> str:
+    """Run it, in a moment; what it complains of."""
+    done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
+    return done.stderr.strip() or ("" if done.returncode == 0 else "failed")
+
+
 async def run(reactor: Any) -> None:
     """Take the steps."""
     told = 0
@@ -53,9 +61,9 @@ async def run(reactor: Any) -> None:
     await deferLater(reactor, 0.1)
     for command, _ in STEPS:
         told = 0
-        done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"ip {command}: {done.stderr.strip()}")
+        problem = ip(command)
+        if problem:
+            print(f"ip {command}: {problem}")
             return
         await deferLater(reactor, 0.05)
         results.append((command, told))
@@ -63,8 +71,8 @@ async def run(reactor: Any) -> None:
     told = 0
     together = network_monitor(reactor, tell)
     together.start()
-    for state in ("down", "up", "down"):
-        subprocess.run(["ip", "link", "add", f"dummy-{state}", "type", "veth"], check=False, capture_output=True)
+    for command in ("link add veth2 type veth peer name veth3", "link set veth2 up", "link del veth2"):
+        ip(command)
     await deferLater(reactor, 1.3)
     together.stop()
     results.append(("together", told))
