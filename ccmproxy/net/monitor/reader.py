@@ -74,6 +74,7 @@ class SocketMonitor:
     # IReadDescriptor
 
     def fileno(self) -> int:
+        """See IReadDescriptor; -1 while there is none."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def logPrefix(self) -> str:
