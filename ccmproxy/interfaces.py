@@ -43,6 +43,16 @@ class IOutbound(Interface):
         """
 
 
+class INetworkMonitor(Interface):
+    """Tells when the machine's network changes: an address or a link comes or goes, or a default route (spec 7.4)."""
+
+    def start() -> None:
+        """Begin to watch. Raises OSError where the system has not got what this one rests on."""
+
+    def stop() -> None:
+        """End; nothing is told any more, and nothing stays open. Harmless where it does not watch."""
+
+
 class ICredentialStore(Interface):
     """Where the login of one account is kept: a file, or the system's keychain. Blocking calls, short."""
 
