@@ -201,7 +201,7 @@ class Pool:
                 return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
             candidates = self._candidates(selection, model, now)
-            if candidates and self._rebalance(view, least_used(candidates, now), selection, now):
+            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
                 return f"{tag} is much more used than others"
         return ""
 
@@ -292,7 +292,7 @@ class Pool:
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
             case "least-used":
-                return least_used(candidates, now)
+                return least_used(self._lasting(candidates, now), now)
             case "round-robin":
                 order = [member.tag for member in self._members]
                 choice = round_robin(candidates, order, self._last)
@@ -303,6 +303,14 @@ class Pool:
             case "fallback":
                 return fallback(candidates)
 
+    def _lasting(self, candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
+        """Those that rebalancing would not take a session away from at its next request."""
+        threshold = self._rules.rebalance_threshold
+        if threshold <= 0:
+            return candidates
+        best = _best(candidates, now).candidate.snapshot
+        return [each for each in candidates if not should_rebalance(each.snapshot, best, threshold, now)]
+
     def _availability(self, selection: Selection, model: str | None, now: float) -> Availability:
         members = self.credentials(selection.allow_external)
         return overall_availability([member.snapshot(now, model) for member in members], now)
@@ -311,3 +319,12 @@ class Pool:
         member = self._allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
+
+
+def _best(candidates: Sequence[Candidate], now: float) -> Choice:
+    """What least-used would choose if nothing had just been assigned.
+
+    Rebalancing compares with that: shares of sessions that come together change with every one of them, and sessions
+    would be moved to and fro while nothing has changed.
+    """
+    return least_used([Candidate(each.snapshot) for each in candidates], now)
