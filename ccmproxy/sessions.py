@@ -65,12 +65,16 @@ class SessionKey(NamedTuple):
 
 @dataclass(slots=True)
 class Assignment:
-    """Where a session is. ``since``, ``last_use``: Unix seconds. ``models``: those it asked for, the last one last."""
+    """Where a session is. ``since``, ``last_use``: Unix seconds. ``models``: those it asked for, the last one last.
+
+    ``came_from``: tag of the credential that a request tried before this one; empty where none was.
+    """
 
     credential: str
     since: float
     last_use: float
     models: list[str] = field(default_factory=list)
+    came_from: str = ""
 
     @property
     def model(self) -> str | None:

@@ -44,13 +44,6 @@ class PoolScope(NamedTuple):
     allow_external: bool
 
 
-class _Leaving(NamedTuple):
-    """Why a session leaves its credential, in words for the log; empty if it stays. ``choice``: for where, if known."""
-
-    why: str = ""
-    choice: Choice | None = None
-
-
 @implementer(IProvider)
 class Pool:
     """Chooses among ``members``, in the order of the configuration.
@@ -146,21 +139,21 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         # A WebSocket's handshake names no model: it goes to where the last one asked for is served.
         model = selection.model or (assignment.model if assignment is not None else None)
-        leaving = _Leaving()
+        why = ""
         if assignment is not None:
-            leaving = self._why_leave(selection, assignment.credential, model, now)
-            if not leaving.why:
+            why = self._why_leave(selection, assignment.credential, model, now)
+            if not why:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
-        choice = leaving.choice
-        if choice is None:
-            candidates = self._candidates(selection, model, now)
-            if not candidates:
-                raise NoCredential(self._availability(selection, model, now))
-            choice = self._choose(candidates, now)
+        candidates = self._candidates(selection, model, now)
+        if not candidates:
+            if key is not None and assignment is not None:
+                self._return(key, selection, assignment, now)
+            raise NoCredential(self._availability(selection, model, now))
+        choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)
         if key is not None:
-            self._assign(key, selection, choice, assignment, leaving.why, now)
+            self._assign(key, selection, choice, assignment, why, now)
         return self._lease(choice.tag, selection)
 
     def keeps(self, selection: Selection, tag: str) -> bool:
@@ -173,7 +166,7 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        why = self._why_leave(selection, tag, selection.model, now).why
+        why = self._why_leave(selection, tag, selection.model, now)
         # Where no other can serve either, this connection is as good as any.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
@@ -189,32 +182,30 @@ class Pool:
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
 
-    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> _Leaving:
-        """Whether a session on ``tag`` has to leave it.
+    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
+        """Why a session on ``tag`` does not go on there, in words for the log; empty if it does.
 
         Failed polls of the usage endpoint move nobody: they say nothing of the account (compare F6), and a
         conversation that moves loses its prompt cache.
         """
         if tag in selection.excluded:
-            return _Leaving(f"{tag} did not serve it")
+            return f"{tag} did not serve it"
         member = self._allowed(selection, tag)
         if member is None:
-            return _Leaving(f"{tag} may not serve it any more")
+            return f"{tag} may not serve it any more"
         view = member.snapshot(now, model)
         availability = view.availability
         if not availability.usable and availability.reason != "poll_failed":
-            return _Leaving(f"{tag}: {availability.message}")
+            return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
             candidates = self._candidates(selection, model, now)
-            if candidates and (first := fallback(candidates)).tag != tag:
-                return _Leaving(f"{first.tag}, before it in the list, can serve", first)
+            if candidates and fallback(candidates).tag != tag:
+                return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
             candidates = self._candidates(selection, model, now)
-            if candidates:
-                better = least_used(candidates, now)
-                if self._rebalance(view, better, selection, now):
-                    return _Leaving(f"{tag} is more used than {better.tag}", better)
-        return _Leaving()
+            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
+                return f"{tag} is much more used than others"
+        return ""
 
     def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
         """Spec 6.5: if another is much less used, everything of this scope leaves the held one."""
@@ -249,6 +240,9 @@ class Pool:
     ) -> None:
         assignment = self._sessions.assign(key, choice.tag, now)
         assignment.asked_for(selection.model)
+        if before is not None and before.credential in selection.excluded:
+            first = before.came_from if before.came_from in selection.excluded else before.credential
+            assignment.came_from = first
         if before is not None and before.credential != choice.tag:
             self.log.info(
                 "session {session} of {user} ({model}) moves from {before} to {credential} in pool {pool}:"
@@ -264,6 +258,14 @@ class Pool:
             )
         elif before is None:
             self._log_assignment(selection, choice.tag, choice.reason)
+
+    def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
+        """Nobody could serve the request: if that was not the fault of the credential that the session was on, as when
+        the network is down, the session is there still, and so is its prompt cache."""
+        first = assignment.came_from
+        member = self._allowed(selection, first)
+        if first in selection.excluded and member is not None and member.snapshot(now).availability.usable:
+            self._sessions.assign(key, first, now)
 
     def _note_model(self, selection: Selection, assignment: Assignment) -> None:
         if assignment.asked_for(selection.model):
@@ -303,7 +305,7 @@ class Pool:
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
             case "least-used":
-                return least_used(candidates, now)
+                return least_used(self._lasting(candidates, now), now)
             case "round-robin":
                 order = [member.tag for member in self._members]
                 choice = round_robin(candidates, order, self._last)
@@ -314,6 +316,14 @@ class Pool:
             case "fallback":
                 return fallback(candidates)
 
+    def _lasting(self, candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
+        """Those that rebalancing would not take a session away from at its next request."""
+        threshold = self._rules.rebalance_threshold
+        if threshold <= 0:
+            return candidates
+        best = _best(candidates, now).candidate.snapshot
+        return [each for each in candidates if not should_rebalance(each.snapshot, best, threshold, now)]
+
     def _availability(self, selection: Selection, model: str | None, now: float) -> Availability:
         members = self.credentials(selection.allow_external)
         return overall_availability([member.snapshot(now, model) for member in members], now)
@@ -322,3 +332,12 @@ class Pool:
         member = self._allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
+
+
+def _best(candidates: Sequence[Candidate], now: float) -> Choice:
+    """What least-used would choose if nothing had just been assigned.
+
+    Rebalancing compares with that: shares of sessions that come together change with every one of them, and sessions
+    would be moved to and fro while nothing has changed.
+    """
+    return least_used([Candidate(each.snapshot) for each in candidates], now)

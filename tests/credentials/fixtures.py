@@ -14,18 +14,33 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from ccmproxy.availability import (
+    EXTERNAL_CAPS,
+    Caps,
+    HeadersObserved,
+    PollFailed,
+    PollSucceeded,
+    TokenAvailable,
+    TokenUnavailable,
+)
 from ccmproxy.credentials.control import Answer
-from ccmproxy.interfaces import IAccountFormat, IOutbound
+from ccmproxy.credentials.credential import Credential, upstream_of
+from ccmproxy.credentials.credential import Upstream as Origin
+from ccmproxy.errors import CredentialUnavailable
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import IAccountFormat, ICredential, IOutbound
 from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.oauth import (
     AnswerMalformed,
     ApiKey,
+    Authorization,
     ControlRequest,
     CredentialFileError,
     OAuthToken,
     RefreshRefused,
     UpstreamURLs,
 )
+from ccmproxy.testing.pump import MemoryNetwork
 
 T = TypeVar("T")
 
@@ -185,6 +200,74 @@ class NoOutbound:
 
     def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
         raise AssertionError(f"connects to {host}:{port}")
+
+
+@implementer(ICredential)
+class PlainCredential(Credential):
+    """The base alone, with a key that needs no login: a test says what becomes of it. ``external``: a remote's."""
+
+    def __init__(
+        self,
+        tag: str,
+        clock: Clock,
+        *,
+        weight: float = 1.0,
+        caps: Caps = EXTERNAL_CAPS,
+        external: bool = False,
+        key: bool = False,
+    ) -> None:
+        super().__init__(tag, caps, clock)
+        self.is_external = external
+        self.is_api_key = key
+        self.polled = 0
+        self._weight = weight
+        network = MemoryNetwork(clock)
+        self._origin = upstream_of(
+            f"https://{tag}.example", ConnectionPool(network.endpoint(f"{tag}.example", 443), clock)
+        )
+        self._running = True
+        self.gain_token()
+
+    @property
+    def upstream(self) -> Origin:
+        return self._origin
+
+    async def authorize(self) -> Authorization:
+        return ApiKey(f"key of {self.tag}")
+
+    async def recover(self, rejected: Authorization) -> Authorization:
+        raise CredentialUnavailable("there is but one key")
+
+    def observe(self, update: LimitsUpdate) -> None:
+        self._apply(HeadersObserved(update))
+
+    def poll_if_stale(self) -> None:
+        self.polled += 1
+
+    def stop(self) -> None:
+        """Nothing is scheduled any more."""
+        self._running = False
+        self._disarm()
+
+    # What a test lets happen ------------------------------------------------------------------------------
+
+    def gain_token(self) -> None:
+        self._apply(TokenAvailable(self._weight))
+
+    def lose_token(self) -> None:
+        self._apply(TokenUnavailable("its file does not exist"))
+
+    def fail_poll(self) -> None:
+        self._apply(PollFailed())
+
+    def use(self, weekly: float, hours: float = 168.0) -> None:
+        """A poll says: so much of the week is used (percent), which ends in so many hours."""
+        window = Window(weekly, self._now() + hours * 3600.0, 604800.0)
+        self._apply(PollSucceeded(LimitsUpdate(weekly=window)))
+
+    def close_model(self, family: str, seconds: float) -> None:
+        """The window of one model family is used up for so long."""
+        self.observe(LimitsUpdate(model_rejections={family: self._now() + seconds}))
 
 
 class CredentialTestCase(SynchronousTestCase):

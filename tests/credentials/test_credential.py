@@ -1,0 +1,269 @@
+"""Tests of :mod:`ccmproxy.credentials.credential`: what all credentials have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.availability import Availability, Caps
+from ccmproxy.credentials.credential import (
+    LONGEST_TIMER,
+    MOST_VIEWS,
+    Credential,
+    host_field,
+    upstream_of,
+)
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import ICredential
+from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.retry import LeaseOutcome
+from ccmproxy.testing.pump import MemoryNetwork
+from tests.credentials.fixtures import NOW, PlainCredential
+
+HOUR = 3600.0
+CAUSE = Availability("temporarily_blocked", "rebalanced", "its sessions move")
+
+
+class CredentialTestCase(SynchronousTestCase):
+    """A credential with a key, usable since NOW."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.credential = PlainCredential("key", self.clock, caps=Caps(90, 95))
+        self.addCleanup(self.finish)
+
+    def finish(self) -> None:
+        """Nothing is scheduled, nothing is held."""
+        self.credential.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.credential.leases, set())
+
+    def used(self, short: float, seconds: float = HOUR) -> LimitsUpdate:
+        """An answer about the short window."""
+        return LimitsUpdate(short=Window(short, self.clock.seconds() + seconds, 18000.0))
+
+
+class ViewTests(CredentialTestCase):
+    """A snapshot is asked for with every request and every answer, and made when something has changed."""
+
+    def test_the_same_object_as_long_as_nothing_changes(self) -> None:
+        self.credential.observe(self.used(50.0))
+        first = self.credential.snapshot(NOW)
+        self.assertIs(self.credential.snapshot(NOW + 1), first)
+        self.assertIs(self.credential.snapshot(NOW + HOUR - 1), first)
+
+    def test_a_change_of_state_makes_another(self) -> None:
+        first = self.credential.snapshot(NOW)
+        self.credential.observe(self.used(50.0))
+        second = self.credential.snapshot(NOW)
+        self.assertIsNot(second, first)
+        self.assertEqual(second.limits.short.utilization, 50.0)
+
+    def test_a_change_of_caps_makes_another(self) -> None:
+        self.credential.observe(self.used(50.0))
+        self.assertTrue(self.credential.snapshot(NOW).availability.usable)
+        self.credential.caps = Caps(50, 95)
+        after = self.credential.snapshot(NOW)
+        self.assertEqual((after.caps, after.availability.reason), (Caps(50, 95), "short_window"))
+
+    def test_a_reset_that_passes_makes_another(self) -> None:
+        """Also without the timer, which may come a moment later."""
+        self.credential.stop()
+        self.credential.observe(self.used(95.0, 600.0))
+        self.assertEqual(self.credential.snapshot(NOW + 599.9).availability.reason, "short_window")
+        self.assertTrue(self.credential.snapshot(NOW + 600).availability.usable)
+
+    def test_a_usable_view_ends_with_the_next_reset(self) -> None:
+        self.credential.observe(self.used(50.0, 600.0))
+        first = self.credential.snapshot(NOW)
+        self.assertIs(self.credential.snapshot(NOW + 599.9), first)
+        self.assertIsNot(self.credential.snapshot(NOW + 600.0), first)
+
+    def test_an_unusable_view_lasts_a_second(self) -> None:
+        """Its words tell how long it still takes."""
+        self.credential.rate_limited(NOW + 3 * HOUR, explicit=True)
+        first = self.credential.snapshot(NOW + 0.1)
+        self.assertIs(self.credential.snapshot(NOW + 0.9), first)
+        later = self.credential.snapshot(NOW + HOUR)
+        self.assertIsNot(later, first)
+        self.assertIn("(in 3h", first.availability.message)
+        self.assertIn("(in 2h", later.availability.message)
+
+    def test_a_clock_that_is_set_back_makes_another(self) -> None:
+        """A window that had passed is not empty any more."""
+        self.credential.stop()
+        self.credential.observe(self.used(95.0, 600.0))
+        self.assertTrue(self.credential.snapshot(NOW + 600).availability.usable)
+        self.assertFalse(self.credential.snapshot(NOW + 1).availability.usable)
+
+    def test_models_have_views_of_their_own(self) -> None:
+        self.credential.close_model("opus", 600)
+        opus = self.credential.snapshot(NOW, "claude-opus-4-5")
+        self.assertEqual(opus.availability.reason, "model_window")
+        self.assertTrue(self.credential.snapshot(NOW).availability.usable)
+        self.assertTrue(self.credential.snapshot(NOW, "claude-haiku-4-5").availability.usable)
+        self.assertIs(self.credential.snapshot(NOW, "claude-opus-4-5"), opus)
+        # No timer looks after it.
+        self.assertTrue(self.credential.snapshot(NOW + 600, "claude-opus-4-5").availability.usable)
+
+    def test_models_share_one_where_no_window_is_a_models(self) -> None:
+        whole = self.credential.snapshot(NOW)
+        self.assertIs(self.credential.snapshot(NOW, "claude-opus-4-5"), whole)
+
+    def test_views_are_bounded(self) -> None:
+        """The names of models come from clients."""
+        self.credential.close_model("opus", 600)
+        for number in range(5 * MOST_VIEWS):
+            self.credential.snapshot(NOW, f"claude-{number}")
+        self.assertLessEqual(len(self.credential._views), MOST_VIEWS)
+        self.assertFalse(self.credential.snapshot(NOW, "claude-opus-4-5").availability.usable)
+
+
+class LeaseTests(CredentialTestCase):
+    """Who holds the credential, and who may make him let go."""
+
+    def test_provides_its_interface(self) -> None:
+        self.assertTrue(verifyObject(ICredential, self.credential))
+
+    def test_counted_until_released(self) -> None:
+        first, second = self.credential.lease(), self.credential.lease("pool")
+        self.assertEqual(self.credential.in_flight, 2)
+        first.close(LeaseOutcome.SERVED)
+        first.close(LeaseOutcome.BROKEN)
+        second.close(LeaseOutcome.REFUSED)
+        self.assertEqual(self.credential.in_flight, 0)
+        self.assertEqual(dict(self.credential.outcomes), {LeaseOutcome.SERVED: 1, LeaseOutcome.REFUSED: 1})
+
+    def test_interrupted_by_holder(self) -> None:
+        told: list[str] = []
+        leases = []
+        for holder in ("one", "one", "other", None):
+            lease = self.credential.lease(holder)
+
+            def interrupted(availability: Availability, holder: str | None = holder) -> None:
+                told.append(f"{holder} {availability.reason}")
+
+            lease.on_interrupt(interrupted)
+            leases.append(lease)
+        self.credential.interrupt("one", CAUSE)
+        self.assertEqual(told, ["one rebalanced"] * 2)
+        self.credential.interrupt("one", CAUSE)
+        self.credential.interrupt("nobody", CAUSE)
+        self.assertEqual(len(told), 2)
+        self.assertTrue(self.credential.is_usable(), "the others go on with it")
+        self.credential.rate_limited(NOW + HOUR, explicit=True)
+        self.assertEqual(sorted(told[2:]), ["None rate_limited", "other rate_limited"])
+        for lease in leases:
+            lease.close(LeaseOutcome.INTERRUPTED)
+
+    def test_an_interrupt_may_close_and_take_leases(self) -> None:
+        leases = [self.credential.lease("one") for _ in range(3)]
+
+        def interrupted(availability: Availability) -> None:
+            for lease in leases:
+                lease.close(LeaseOutcome.INTERRUPTED)
+            self.credential.lease("one").close(LeaseOutcome.SERVED)
+
+        for lease in leases:
+            lease.on_interrupt(interrupted)
+        self.credential.interrupt("one", CAUSE)
+        self.assertEqual(self.credential.in_flight, 0)
+
+
+class ListenerTests(CredentialTestCase):
+    """Whoever shows state is told of its changes (spec 5.4)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told = 0
+
+    def tell(self) -> None:
+        self.told += 1
+
+    def test_told_of_changes_only(self) -> None:
+        self.credential.subscribe(self.tell)
+        self.credential.observe(self.used(50.0))
+        self.credential.observe(self.used(50.0))
+        self.assertEqual(self.told, 1)
+
+    def test_one_that_fails_harms_nobody(self) -> None:
+        self.credential.subscribe(lambda: 1 / 0)  # type: ignore[arg-type]
+        self.credential.subscribe(self.tell)
+        self.credential.observe(self.used(50.0))
+        self.assertEqual(self.told, 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_subscribed_twice_ended_twice(self) -> None:
+        """Each subscription is one of its own, also of the same function."""
+        first, _second = self.credential.subscribe(self.tell), self.credential.subscribe(self.tell)
+        self.credential.observe(self.used(50.0))
+        self.assertEqual(self.told, 2)
+        first()
+        first()
+        self.credential.observe(self.used(60.0))
+        self.assertEqual(self.told, 3)
+
+    def test_one_that_ends_another(self) -> None:
+        ends: list[Callable[[], None]] = []
+
+        def end_all() -> None:
+            for end in ends:
+                end()
+
+        ends += [self.credential.subscribe(end_all) for _ in range(2)]
+        self.credential.observe(self.used(50.0))
+        self.assertEqual(self.credential._listeners, {})
+
+    def test_time_is_a_change(self) -> None:
+        """A reset, and the end of a limit, are told at their moment."""
+        self.credential.observe(self.used(50.0, 600.0))
+        self.credential.rate_limited(NOW + 300, explicit=True)
+        self.credential.subscribe(self.tell)
+        self.clock.advance(299)
+        self.assertEqual(self.told, 0)
+        self.clock.advance(1)
+        self.assertEqual(self.told, 1)
+        self.clock.advance(300)
+        self.assertEqual(self.told, 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_moment_far_away_is_looked_at_again_before(self) -> None:
+        self.credential.use(50.0, hours=24 * 7)
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime(), NOW + LONGEST_TIMER)
+        self.clock.advance(LONGEST_TIMER)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+
+class UpstreamTests(SynchronousTestCase):
+    """Where requests go."""
+
+    def test_host_field(self) -> None:
+        for url, host in (
+            ("https://api.example", b"api.example"),
+            ("https://api.example:443/x", b"api.example"),
+            ("http://api.example:443", b"api.example:443"),
+            ("http://127.0.0.1:8080", b"127.0.0.1:8080"),
+            ("http://[::1]:80", b"[::1]"),
+            ("http://[::1]:8080/path", b"[::1]:8080"),
+        ):
+            self.assertEqual(host_field(url), host)
+
+    def test_base_path(self) -> None:
+        clock = Clock()
+        connections = ConnectionPool(MemoryNetwork(clock).endpoint("api.example", 443), clock)
+        for url, path in (
+            ("https://api.example", b""),
+            ("https://api.example/", b""),
+            ("https://api.example/a/b/", b"/a/b"),
+        ):
+            upstream = upstream_of(url, connections)
+            self.assertEqual((upstream.host, upstream.base_path), (b"api.example", path))
+            self.assertIs(upstream.connections, connections)
+
+    def test_the_base_is_no_credential(self) -> None:
+        self.assertRaises(TypeError, Credential, "key", Caps(), Clock())
