@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.simulator.steps import Pace
-from tests.conversation import TOKEN, UPSTREAM, Client
+from tests.conversation import TOKEN, Client
 from tests.pooled import BOB, PoolWorld
 
 MIXED = ("pro", "max_5x", "max_20x", "team", "max_20x")
@@ -262,14 +262,14 @@ class MovingTests(SynchronousTestCase):
         """Every account is tried, none can be reached; afterwards each session is where its prompt cache is."""
         world = PoolWorld(self, MIXED, strategy="round-robin")
         before = {session: world.served(session) for session in ("s", "t", "u")}
-        listener = world.network.listeners.pop(UPSTREAM)
-        for pump in listener.connections:
+        world.upstream.refusing = True
+        for pump in world.upstream.connections:
             pump.server.abortConnection()
         world.network.flush()
         for session in before:
             self.assertEqual(world.answer(session=session).status, 502)
         self.assertEqual(world.where(), before)
-        world.network.listeners[UPSTREAM] = listener
+        world.upstream.refusing = False
         self.assertEqual({session: world.served(session) for session in before}, before)
 
     def test_a_prompt_that_is_too_long_goes_nowhere_else(self) -> None:
