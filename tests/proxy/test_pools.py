@@ -267,7 +267,9 @@ class MovingTests(SynchronousTestCase):
             pump.server.abortConnection()
         world.network.flush()
         for session in before:
-            self.assertEqual(world.answer(session=session).status, 502)
+            client = world.ask(session=session)
+            world.until(lambda client=client: bool(client.responses()), 3)  # type: ignore[misc]
+            self.assertEqual(world.last(client).status, 502)
         self.assertEqual(world.where(), before)
         world.upstream.refusing = False
         self.assertEqual({session: world.served(session) for session in before}, before)
