@@ -108,6 +108,11 @@ class Session:
         """How many streams are open, in at least one direction."""
         return len(self._streams)
 
+    @property
+    def can_open(self) -> bool:
+        """Whether the peer takes streams at all; that it has too many to acknowledge passes."""
+        return self.error is None and not self._peer_going_away
+
     # Receiving ------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> None:
@@ -209,7 +214,6 @@ class Session:
         """
         self._now = now
         self._release(stream)
-        stream.is_discarding = True
         if stream.is_closed:
             return
         self.accept(stream)
@@ -221,7 +225,6 @@ class Session:
     def reset(self, stream: Stream) -> None:
         """Close the stream at once in both directions: RST. What is queued is lost, and what the peer has not read."""
         self._release(stream)
-        stream.is_discarding = True
         if not stream.is_closed:
             self._output.add_control(WINDOW_UPDATE, RST, stream.id, 0)
             self._forget(stream)
@@ -406,9 +409,10 @@ class Session:
         self._events.append(StreamReset(stream, False, reason))
 
     def _release(self, stream: Stream) -> None:
-        """Its owner will consume nothing more."""
+        """What it was given counts no more, whether it is consumed or not; what still comes is thrown away."""
         self.unread -= stream.held
         stream.held = 0
+        stream.is_discarding = True
 
     def _forget(self, stream: Stream) -> None:
         """The stream is closed. What it was given and did not consume still counts."""
@@ -428,6 +432,7 @@ class Session:
         if code is not None:
             self._output.add_control(GO_AWAY, 0, 0, code)
         for stream in self._streams.values():
+            self._release(stream)
             stream.is_closed = True
             stream.queue.clear()
         self._streams.clear()

@@ -345,6 +345,8 @@ class EndTests(SessionCase):
             [StreamReset(stream, True, "the peer reset the stream")],
         )
         self.assertEqual((side.says(), side.session.unread, stream.queue.size), ([], 0, 0))
+        side.read(stream)  # what it was given before still is its own
+        self.assertEqual((side.says(), side.session.unread), ([], 0))
 
     def test_number_used_again(self) -> None:
         """The object stands for the stream: what the old owner still does is not done to the new one."""
@@ -487,7 +489,7 @@ class SessionTests(SessionCase):
         side = self.server()
         stream = self.opened(side)
         side.session.send(stream, b"unsent")
-        side.receive(b"\1" + bytes(11))
+        side.receive(frame(DATA, 0, 1, payload=b"hello") + b"\1" + bytes(11))
         self.assertEqual(self.last_error(side), "version 1 of the protocol is not known")
         side.session.send(stream, b"x")
         side.session.go_away()
@@ -495,6 +497,8 @@ class SessionTests(SessionCase):
         self.assertEqual(
             (side.receive(frame(WINDOW_UPDATE, SYN, 3)), side.wait(1000), side.says()), ([], [], [])
         )
+        side.session.consumed(stream, 5)
+        self.assertEqual(side.session.unread, 0)
         error = self.assertRaises(CannotOpen, side.open)
         self.assertTrue(error.for_good)
         self.assertEqual(repr(side.session), f"<Session ended: {side.session.error}, 0 streams>")
