@@ -47,11 +47,16 @@ class ClientEndpointTests(SynchronousTestCase):
         self.assertEqual(pair.client.streams, 4)
 
     def test_peer_goes_away_meanwhile(self) -> None:
-        pair = SessionPair(config=SessionConfig(open_backlog=0))
+        pair = SessionPair(config=SessionConfig(open_backlog=1))
+        pair.client.acceptor = Building()
+        pair.server.open(Building())
+        pair.flush()
+        pair.open()
         waiting = StreamClientEndpoint(pair.client).connect(Building())
         pair.server.close()
         pair.flush()
         self.failureResultOf(waiting, StreamNotOpened)
+        self.assertFalse(pair.pump.closed)
 
     def test_session_is_lost_meanwhile(self) -> None:
         pair = SessionPair(config=SessionConfig(open_backlog=0))

@@ -79,12 +79,15 @@ class StreamTests(SynchronousTestCase):
     def test_only_bytes(self) -> None:
         near, far = (pair := SessionPair()).stream()
         self.assertRaises(TypeError, near.transport.write, "text")
+        far.transport.pauseProducing()
+        near.transport.write(bytes(512 * KIB))
         changed = bytearray(b"before")
         near.transport.write(changed)
         changed[:] = b"after!"
         near.transport.write(memoryview(b" view"))
+        far.transport.resumeProducing()
         pair.flush()
-        self.assertEqual(far.received, b"before view")
+        self.assertEqual(far.received[512 * KIB :], b"before view")
 
     def test_close_is_told_later(self) -> None:
         """In a turn of its own, with nothing in between."""
@@ -246,6 +249,7 @@ class StreamTests(SynchronousTestCase):
         far.transport.pauseProducing()
         near.transport.write(b"kept")
         near.transport.loseWriteConnection()
+        pair.flush()
         far.transport.loseWriteConnection()
         pair.flush()
         self.assertEqual((far.received, far.lost, near.lost), (b"", [], [ConnectionDone]))
