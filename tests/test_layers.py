@@ -47,7 +47,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "net": VALUES | {"tcp"},
     "credentials": VALUES | {"http", "net"},
     "proxy": VALUES | {"http", "tcp", "websocket"},
-    "reverse": VALUES | {"http", "net", "yamux"},
+    "reverse": VALUES | {"http", "net", "tcp", "yamux"},
     "ledger": VALUES,
     "lag": frozenset(),
     # surfaces

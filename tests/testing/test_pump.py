@@ -117,7 +117,9 @@ class PullSource:
 
 
 class TransportContract:
-    """Conversations that go the same way over any transport."""
+    """Conversations that go the same way over any transport. ``enough_to_pause``: more bytes than it takes at once."""
+
+    enough_to_pause = 300 * KIB
 
     async def connect(self, client: Recorder, server: Recorder) -> None:
         """Connect both."""
@@ -196,13 +198,13 @@ class TransportContract:
 
     async def test_close_waits_for_a_paused_producer(self) -> None:
         client, server = await self.pair()
-        source = Source(client, 300 * KIB)
+        source = Source(client, self.enough_to_pause)
         client.transport.registerProducer(source, True)  # type: ignore[attr-defined]
         source.run()
         assert source.paused
         client.transport.loseConnection()
         await self.until(lambda: client.lost and server.lost)
-        assert len(server.received) == 300 * KIB
+        assert len(server.received) == self.enough_to_pause
 
     async def test_abort(self) -> None:
         client, server = await self.pair()

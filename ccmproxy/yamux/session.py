@@ -1,0 +1,446 @@
+"""One side of a session: bytes in, events and bytes out. No socket, no clock: ``now`` is passed in, in seconds.
+
+What it does where the protocol leaves room, and why, is written down in docs/yamux.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ccmproxy.yamux.admission import Admission
+from ccmproxy.yamux.errors import (
+    NORMAL,
+    PROTOCOL_ERROR,
+    CannotOpen,
+    CarrierClosed,
+    PeerFailed,
+    ProtocolError,
+    SessionError,
+    SessionTimeout,
+)
+from ccmproxy.yamux.events import (
+    DataReceived,
+    DataSent,
+    EndReceived,
+    EndSent,
+    Event,
+    PeerGoesAway,
+    PingAnswered,
+    SessionEnded,
+    StreamAcknowledged,
+    StreamOpened,
+    StreamReset,
+)
+from ccmproxy.yamux.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, FrameReader, Header
+from ccmproxy.yamux.keepalive import KeepAlive
+from ccmproxy.yamux.limits import RateLimit, SessionConfig
+from ccmproxy.yamux.output import Output
+from ccmproxy.yamux.stream import Direction, Stream
+from ccmproxy.yamux.timeouts import Timeouts
+
+_NEVER: Final = float("inf")
+_LAST_NUMBER: Final = 2**32 - 1
+
+
+class Session:
+    """Many streams on one carrier; what travels is compatible with hashicorp/yamux.
+
+    After each call of ``receive``, ``tick``, ``data_to_send`` and of any method that acts on streams, ``events`` may
+    have something to tell, and ``data_to_send`` something to send. Nothing a peer sends raises here: the session ends,
+    with an event that says why. ``is_client``: opens odd ids; the other side opens even ones.
+
+    The owner must read the carrier at all times, and hold a slow consumer back by not consuming: only that keeps one
+    stream from holding up the others. It tells with ``blocked`` and ``unblocked`` when the carrier is full.
+
+    ``error``: why the session is over, None while it is not.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_blocked_since",
+        "_config",
+        "_current",
+        "_end_follows",
+        "_events",
+        "_keepalive",
+        "_lingering",
+        "_next_id",
+        "_now",
+        "_output",
+        "_peer_going_away",
+        "_ping_requests",
+        "_reader",
+        "_streams",
+        "_unacknowledged",
+        "error",
+        "unread",
+    )
+
+    def __init__(self, config: SessionConfig, is_client: bool, now: float) -> None:
+        self._config = config
+        self._now = now  # when the call came that is being handled
+        self._reader = FrameReader()
+        self._output = Output(config, self._data_sent, self._end_sent)
+        self._events: list[Event] = []
+        self.error: SessionError | None = None
+        self._streams: dict[int, Stream] = {}
+        #: The stream whose payload is coming, None where it is thrown away; and whether its end stands behind it.
+        self._current: Stream | None = None
+        self._end_follows = False
+        self._next_id = 1 if is_client else 2
+        self._peer_going_away = False
+        self._admission = Admission(config, now)
+        #: Bytes that were given out and not consumed, over all streams.
+        self.unread = 0
+        #: Streams of ours that the peer is to acknowledge; and those that we closed, where it is to do the same.
+        self._unacknowledged = Timeouts(config.open_timeout)
+        self._lingering = Timeouts(config.linger)
+        self._keepalive = KeepAlive(config.keepalive_interval, config.ping_timeout, now)
+        self._ping_requests = RateLimit(config.pings, now)
+        self._blocked_since = _NEVER
+
+    def __repr__(self) -> str:
+        state = "open" if self.error is None else f"ended: {self.error}"
+        return f"<Session {state}, {len(self._streams)} streams>"
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open, in at least one direction."""
+        return len(self._streams)
+
+    @property
+    def can_open(self) -> bool:
+        """Whether the peer takes streams at all; that it has too many to acknowledge passes."""
+        return self.error is None and not self._peer_going_away
+
+    # Receiving ------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take bytes from the carrier."""
+        if self.error is not None:
+            return
+        self._now = now
+        try:
+            for item in self._reader.feed(data):
+                if isinstance(item, Header):
+                    self._frame(item)
+                elif self._current is not None:
+                    self._payload(self._current, item)
+        except ProtocolError as error:
+            self._end(error, PROTOCOL_ERROR)
+        except PeerFailed as error:
+            self._end(error)
+
+    def receive_end(self) -> None:
+        """The carrier brings nothing more."""
+        if self.error is None:
+            where = "" if self._reader.is_between_frames else " in the middle of a frame"
+            self._end(CarrierClosed(f"the connection ended{where}"))
+
+    def events(self) -> list[Event]:
+        """What has happened since this was last called, in its order."""
+        events, self._events = self._events, []
+        return events
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        """``size`` bytes of what the stream was given are used up, and the peer may send more.
+
+        Raises ValueError if so many had not been given.
+        """
+        if stream.is_discarding:
+            return
+        if size > stream.held:
+            raise ValueError(f"{size} bytes consumed of {stream.held}")
+        stream.held -= size
+        self.unread -= size
+        window = stream.receive_window
+        window.consumed(size)
+        if stream.inbound is Direction.OPEN and not stream.is_closed:
+            credit = window.credit()
+            if credit:
+                self._output.add_control(WINDOW_UPDATE, 0, stream.id, credit)
+
+    # Streams --------------------------------------------------------------------------------------------------
+
+    def open_stream(self, now: float) -> Stream:
+        """Open a stream, to be used at once. Raises CannotOpen."""
+        self._now = now
+        if self.error is not None:
+            raise CannotOpen(f"the session is over: {self.error}", for_good=True)
+        if self._peer_going_away:
+            raise CannotOpen("the peer takes no more streams", for_good=True)
+        if len(self._unacknowledged) >= self._config.open_backlog:
+            raise CannotOpen("too many streams that the peer has not acknowledged", for_good=False)
+        while self._next_id in self._streams:  # a peer may open ids that are ours
+            self._next_id += 2
+        if self._next_id > _LAST_NUMBER:
+            raise CannotOpen("no stream id is left", for_good=True)
+        stream = Stream(self._next_id, False, self._config.max_window)
+        self._next_id += 2
+        self._streams[stream.id] = stream
+        self._unacknowledged.start(stream, now)
+        credit = stream.receive_window.credit(at_once=True)
+        self._output.add_control(WINDOW_UPDATE, SYN, stream.id, credit)
+        return stream
+
+    def accept(self, stream: Stream) -> None:
+        """Take a stream that the peer opened. Only makes room for the next one: it was acknowledged when it came."""
+        self._admission.accepted(stream)
+
+    def send(self, stream: Stream, data: bytes) -> None:
+        """Queue ``data``, which must not be changed afterwards. Dropped where the stream is closed.
+
+        Raises ValueError where its end has been given already.
+        """
+        if stream.is_closed or not data:
+            return
+        if stream.outbound is not Direction.OPEN:
+            raise ValueError("data behind the end of a stream")
+        stream.queue.add(data)
+        self._output.add_data(stream)
+
+    def close_write(self, stream: Stream) -> None:
+        """Nothing more will be sent: FIN, behind what is queued. The other direction goes on."""
+        if stream.is_closed or stream.outbound is not Direction.OPEN:
+            return
+        stream.outbound = Direction.ENDING
+        if not stream.queue.size:
+            self._output.add_control(WINDOW_UPDATE, FIN, stream.id, 0)
+            self._end_sent(stream)
+
+    def close(self, stream: Stream, now: float) -> None:
+        """Nothing more will be sent, and what comes is thrown away. What is queued still goes out; then the peer has
+        ``linger`` to end its direction. It is not reset at once: a reset destroys what the peer has not read yet.
+        """
+        self._now = now
+        self._release(stream)
+        if stream.is_closed:
+            return
+        self.accept(stream)
+        if stream.outbound is Direction.ENDED:
+            self._lingering.start(stream, self._now)
+        else:
+            self.close_write(stream)
+
+    def reset(self, stream: Stream) -> None:
+        """Close the stream at once in both directions: RST. What is queued is lost, and what the peer has not read."""
+        self._release(stream)
+        if not stream.is_closed:
+            self._output.add_control(WINDOW_UPDATE, RST, stream.id, 0)
+            self._forget(stream)
+
+    # Session --------------------------------------------------------------------------------------------------
+
+    def ping(self, now: float) -> int:
+        """Ask the peer for a sign of life; returns the number that PingAnswered will have."""
+        number = self._keepalive.ping(now)
+        if self.error is None:
+            self._output.add_control(PING, SYN, 0, number)
+        return number
+
+    def go_away(self) -> None:
+        """Take no more streams of the peer: they are reset. Those that are open go on, and we may still open some."""
+        if self.error is None and not self._admission.is_closed:
+            self._admission.is_closed = True
+            self._output.add_control(GO_AWAY, 0, 0, NORMAL)
+
+    def blocked(self, now: float) -> None:
+        """The carrier takes no more for now; if that lasts for ``write_timeout``, the session ends."""
+        self._blocked_since = min(self._blocked_since, now)
+
+    def unblocked(self) -> None:
+        """The carrier takes something again."""
+        self._blocked_since = _NEVER
+
+    @property
+    def has_control_to_send(self) -> bool:
+        """Whether ``data_to_send`` has something even for a carrier that is full."""
+        return self._output.has_control
+
+    def data_to_send(self, max_bytes: int, now: float) -> bytes:
+        """All frames that carry no data, then data, a frame of each stream in turn, until there are ``max_bytes`` of
+        it or little more (one frame). 0 is for a carrier that is full: the rest is small, and bounded by the limits.
+        """
+        return self._output.take(max_bytes, now)
+
+    # Time -----------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When ``tick`` has to be called; infinity for never. Calls of other methods may bring it forward."""
+        if self.error is not None:
+            return _NEVER
+        return min(
+            self._keepalive.deadline,
+            self._blocked_since + self._config.write_timeout,
+            self._unacknowledged.deadline,
+            self._output.waiting.deadline,
+            self._lingering.deadline,
+        )
+
+    def tick(self, now: float) -> None:
+        """Act on what has lasted too long, and keep the session alive."""
+        if self.error is not None:
+            return
+        self._now = now
+        config = self._config
+        if now >= self._blocked_since + config.write_timeout:
+            self._end(SessionTimeout(f"the peer took nothing for {config.write_timeout:g} seconds"))
+            return
+        if now >= self._keepalive.deadline:
+            if self._keepalive.is_asking:
+                self._end(SessionTimeout(f"no answer to a ping within {config.ping_timeout:g} seconds"))
+                return
+            self._output.add_control(PING, SYN, 0, self._keepalive.ask(now))
+        for stream in self._unacknowledged.over(now):
+            self._give_up(stream, f"not acknowledged within {config.open_timeout:g} seconds")
+        for stream in self._output.waiting.over(now):
+            self._give_up(stream, f"the peer read nothing for {config.window_timeout:g} seconds")
+        for stream in self._lingering.over(now):
+            self._give_up(stream, f"the peer did not close it within {config.linger:g} seconds")
+
+    # Inside ---------------------------------------------------------------------------------------------------
+
+    def _frame(self, header: Header) -> None:
+        """A header has come; of a DATA frame, the payload follows. Raises ProtocolError and PeerFailed."""
+        kind, flags, stream_id, length = header
+        if kind == PING:
+            self._ping_received(flags, length)
+            return
+        if kind == GO_AWAY:
+            self._go_away_received(length)
+            return
+        # One frame may say several things. They count in this order: SYN, ACK, RST, payload or window, FIN.
+        stream = self._opened_by_peer(stream_id) if flags & SYN else self._streams.get(stream_id)
+        self._current = stream
+        self._end_follows = False
+        if stream is None:
+            return  # closed, reset or refused while the frame was on its way: what it carries is thrown away
+        if not stream.is_acknowledged:
+            # Go's first frame carries no ACK if our end has come before the stream was accepted: any frame will do.
+            stream.is_acknowledged = True
+            self._unacknowledged.stop(stream)
+            self._events.append(StreamAcknowledged(stream))
+        if flags & RST:
+            self._reset_by_peer(stream)
+            return
+        if flags & FIN and stream.inbound is Direction.ENDED:
+            raise ProtocolError(f"second end of stream {stream_id}")
+        if stream in self._lingering:
+            self._lingering.start(stream, self._now)
+        if kind == DATA:
+            try:
+                stream.receive_window.received(length)
+            except ProtocolError as error:
+                raise ProtocolError(f"stream {stream_id}: {error}") from None
+            self._end_follows = bool(flags & FIN and length)
+        elif length:
+            stream.send_window.granted(length)
+            if stream.queue.size:
+                self._output.add_data(stream)
+        if flags & FIN and not self._end_follows:
+            self._end_received(stream)
+
+    def _payload(self, stream: Stream, data: bytes) -> None:
+        if stream.inbound is Direction.OPEN and not stream.is_discarding:
+            stream.held += len(data)
+            self.unread += len(data)
+            self._events.append(DataReceived(stream, data))
+            if self.unread > self._config.max_unread:
+                self._give_up(max(self._streams.values(), key=_held), "too much of what came was not read")
+        if self._end_follows and not self._reader.remaining and self._current is not None:
+            self._end_follows = False
+            self._end_received(stream)
+
+    def _opened_by_peer(self, stream_id: int) -> Stream | None:
+        """A SYN has come. The new stream, None where it was refused."""
+        if stream_id in self._streams:
+            raise ProtocolError(f"stream {stream_id} was opened twice")
+        if not self._admission.admit(self._now):
+            self._output.add_control(WINDOW_UPDATE, RST, stream_id, 0)
+            return None
+        stream = self._streams[stream_id] = Stream(stream_id, True, self._config.max_window)
+        # At once, not when it is accepted: Go ends the whole session for a stream that was never acknowledged.
+        self._output.add_control(WINDOW_UPDATE, ACK, stream_id, stream.receive_window.credit(at_once=True))
+        self._events.append(StreamOpened(stream))
+        return stream
+
+    def _reset_by_peer(self, stream: Stream) -> None:
+        self._release(stream)
+        self._forget(stream)
+        self._events.append(StreamReset(stream, True, "the peer reset the stream"))
+        self._admission.reset_by_peer(stream, self._now)
+
+    def _ping_received(self, flags: int, number: int) -> None:
+        if flags & SYN:
+            if not self._ping_requests.allows(self._now):
+                raise ProtocolError("too many pings")
+            self._output.add_control(PING, ACK, 0, number)
+            return
+        seconds = self._keepalive.answered(number, self._now)
+        if seconds is not None:
+            self._events.append(PingAnswered(number, seconds))
+
+    def _go_away_received(self, code: int) -> None:
+        if code != NORMAL:
+            raise PeerFailed(code)
+        if not self._peer_going_away:
+            self._peer_going_away = True
+            self._events.append(PeerGoesAway())
+
+    def _end_received(self, stream: Stream) -> None:
+        stream.inbound = Direction.ENDED
+        self._events.append(EndReceived(stream))
+        if stream.outbound is Direction.ENDED:
+            self._forget(stream)
+
+    def _data_sent(self, stream: Stream) -> None:
+        self._events.append(DataSent(stream))
+
+    def _end_sent(self, stream: Stream) -> None:
+        stream.outbound = Direction.ENDED
+        self._events.append(EndSent(stream))
+        if stream.inbound is Direction.ENDED:
+            self._forget(stream)
+        elif stream.is_discarding:
+            self._lingering.start(stream, self._now)
+
+    def _give_up(self, stream: Stream, reason: str) -> None:
+        self.reset(stream)
+        self._events.append(StreamReset(stream, False, reason))
+
+    def _release(self, stream: Stream) -> None:
+        """What it was given counts no more, whether it is consumed or not; what still comes is thrown away."""
+        self.unread -= stream.held
+        stream.held = 0
+        stream.is_discarding = True
+
+    def _forget(self, stream: Stream) -> None:
+        """The stream is closed. What it was given and did not consume still counts."""
+        stream.is_closed = True
+        del self._streams[stream.id]
+        self._output.forget(stream)
+        self._unacknowledged.stop(stream)
+        self._lingering.stop(stream)
+        self._admission.closed(stream)
+        if self._current is stream:
+            self._current = None
+
+    def _end(self, error: SessionError, code: int | None = None) -> None:
+        """The session is over. ``code``: what the peer is told, None: nothing."""
+        self.error = error
+        self._output.clear_data()
+        if code is not None:
+            self._output.add_control(GO_AWAY, 0, 0, code)
+        for stream in self._streams.values():
+            self._release(stream)
+            stream.is_closed = True
+            stream.queue.clear()
+        self._streams.clear()
+        self._unacknowledged.clear()
+        self._lingering.clear()
+        self._keepalive.stop()
+        self._events.append(SessionEnded(error))
+
+
+def _held(stream: Stream) -> int:
+    return stream.held

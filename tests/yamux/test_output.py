@@ -1,0 +1,127 @@
+"""Tests for :mod:`ccmproxy.yamux.output`."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.yamux.frames import PING, SYN, WINDOW_UPDATE
+from ccmproxy.yamux.limits import SessionConfig
+from ccmproxy.yamux.output import Output
+from ccmproxy.yamux.stream import Direction, Stream
+from tests.yamux.sides import ALL, described
+
+
+class OutputTests(SynchronousTestCase):
+    """Frames of at most 4 bytes."""
+
+    def setUp(self) -> None:
+        self.sent: list[int] = []
+        self.ended: list[int] = []
+        self.output = Output(
+            SessionConfig(max_frame=4),
+            lambda stream: self.sent.append(stream.id),
+            lambda stream: self.ended.append(stream.id),
+        )
+
+    def stream(self, number: int, data: bytes = b"", window: int = 100) -> Stream:
+        """One with something to send."""
+        stream = Stream(number, False, 2**18)
+        stream.send_window.available = window
+        if data:
+            self.add(stream, data)
+        return stream
+
+    def add(self, stream: Stream, data: bytes) -> None:
+        """More to send."""
+        stream.queue.add(data)
+        self.output.add_data(stream)
+
+    def says(self, max_bytes: int = ALL, now: float = 0.0) -> list[str]:
+        """The frames that are taken."""
+        return described(self.output.take(max_bytes, now))
+
+    def test_control_first(self) -> None:
+        self.stream(1, b"ab")
+        self.output.add_control(WINDOW_UPDATE, SYN, 1, 0)
+        self.output.add_control(PING, SYN, 0, 5)
+        self.assertTrue(self.output.has_control and self.output.has_data)
+        self.assertEqual(self.says(0), ["WUPD|SYN id=1 len=0", "PING|SYN id=0 len=5"])
+        self.assertFalse(self.output.has_control)
+        self.assertEqual(self.says(), ["DATA id=1 len=2 b'ab'"])
+        self.assertFalse(self.output.has_data)
+
+    def test_in_turn(self) -> None:
+        self.stream(1, b"aaaabbbbcc")
+        self.stream(3, b"ddddee")
+        self.stream(5, b"f")
+        words = [said.split()[1:] for said in self.says()]
+        self.assertEqual(
+            words,
+            [
+                ["id=1", "len=4", "b'aaaa'"],
+                ["id=3", "len=4", "b'dddd'"],
+                ["id=5", "len=1", "b'f'"],
+                ["id=1", "len=4", "b'bbbb'"],
+                ["id=3", "len=2", "b'ee'"],
+                ["id=1", "len=2", "b'cc'"],
+            ],
+        )
+        self.assertEqual(self.sent, [1, 3, 5, 1, 3, 1])
+
+    def test_turn_is_kept(self) -> None:
+        """Who was not asked this time is first next time; new data does not change that."""
+        first = self.stream(1, b"aaaabbbb")
+        self.stream(3, b"cccc")
+        self.assertEqual(self.says(1), ["DATA id=1 len=4 b'aaaa'"])
+        self.add(first, b"dddd")
+        self.assertEqual(self.says(1), ["DATA id=3 len=4 b'cccc'"])
+        self.assertEqual(self.says(1), ["DATA id=1 len=4 b'bbbb'"])
+
+    def test_small_writes_share_a_frame(self) -> None:
+        stream = self.stream(1, b"a")
+        self.add(stream, b"b")
+        self.assertEqual(self.says(), ["DATA id=1 len=2 b'ab'"])
+
+    def test_window(self) -> None:
+        stream = self.stream(1, b"abcdef", window=5)
+        other = self.stream(3, b"x")
+        self.assertEqual(len(self.says()), 3)
+        self.assertIn(stream, self.output.waiting)
+        self.assertNotIn(other, self.output.waiting)
+        self.assertEqual(self.says(), [])
+        stream.send_window.granted(1)
+        self.output.add_data(stream)
+        self.assertNotIn(stream, self.output.waiting)
+        self.assertEqual(self.says(), ["DATA id=1 len=1 b'f'"])
+
+    def test_waits_since_the_window_was_used_up(self) -> None:
+        self.stream(1, b"abc", window=2)
+        self.says(now=50.0)
+        self.assertEqual(self.output.waiting.deadline, 650.0)
+
+    def test_end_behind_the_data(self) -> None:
+        stream = self.stream(1, b"abcdef", window=5)
+        stream.outbound = Direction.ENDING
+        self.assertEqual(self.says(), ["DATA id=1 len=4 b'abcd'", "DATA id=1 len=1 b'e'"])
+        self.assertEqual(self.ended, [])
+        stream.send_window.granted(1)
+        self.output.add_data(stream)
+        self.assertEqual(self.says(), ["DATA id=1 len=1 b'f'", "WUPD|FIN id=1 len=0"])
+        self.assertEqual(self.ended, [1])
+
+    def test_forget(self) -> None:
+        ready = self.stream(1, b"ab")
+        waiting = self.stream(3, b"ab", window=1)
+        self.stream(5, b"x")
+        self.says(1)
+        self.output.forget(ready)
+        self.says()
+        self.output.forget(waiting)
+        self.assertEqual((ready.queue.size, waiting.queue.size, len(self.output.waiting)), (0, 0, 0))
+        self.assertEqual(self.says(), [])
+
+    def test_clear_data(self) -> None:
+        self.stream(1, b"ab")
+        self.output.add_control(PING, SYN, 0, 5)
+        self.output.clear_data()
+        self.assertEqual(self.says(), ["PING|SYN id=0 len=5"])
