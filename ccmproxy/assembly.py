@@ -8,10 +8,12 @@ from getpass import getuser
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 
-from ccmproxy.config import CredentialConfig, ServiceConfig
+from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
 from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.credential import host_field
+from ccmproxy.credentials.external import External, RemoteSide
 from ccmproxy.credentials.keychain import FirstOf, KeyringStore, service_name
 from ccmproxy.credentials.lock import lock_path
 from ccmproxy.credentials.store import FileStore
@@ -20,14 +22,27 @@ from ccmproxy.dialect import Dialect
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.interfaces import ICredentialStore
 from ccmproxy.oauth import ApiKey, UpstreamURLs
+from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.handshake import asking
 from ccmproxy.surroundings import Surroundings
+
+#: How long a remote may take to answer the handshake of a reverse connection (seconds).
+HANDSHAKE_TIMEOUT = 20.0
 
 
 class Assembly:
-    """Builds the credentials of one service. ``watcher``: tells when a credential's file changes."""
+    """Builds the credentials of one service. ``watcher``: tells when a credential's file changes. ``factory``: serves
+    what comes in on connections that we open to remotes."""
 
-    def __init__(self, dialect: Dialect, surroundings: Surroundings, watcher: FileWatcher) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        surroundings: Surroundings,
+        watcher: FileWatcher,
+        factory: IProtocolFactory,
+    ) -> None:
         self._dialect = dialect
+        self._factory = factory
         self._surroundings = surroundings
         self._watcher = watcher
 
@@ -81,6 +96,56 @@ class Assembly:
             key_connections=connections(urls.key_api_url) if urls.key_api_url else None,
         )
 
+    def external(self, remote: ExternalConfig, config: ServiceConfig) -> tuple[External, Connector | None]:
+        """The remote instance that ``remote`` describes, and what keeps the connection to it open where we are to;
+        neither is started.
+
+        Raises OSError as :meth:`account` does.
+        """
+        surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
+        clock: IReactorTime = surroundings.reactor
+        limits = ClientLimits(
+            connect_timeout=upstream.connect_timeout,
+            first_byte_timeout=upstream.first_byte_timeout,
+            idle_timeout=upstream.idle_timeout,
+        )
+        agent = upstream.user_agent or dialect.urls.user_agent
+        prefix = dialect.path_prefix.decode("ascii")
+        token = remote.token.get_secret_value()
+        endpoint: IStreamClientEndpoint | None = None
+        connector: Connector | None = None
+        if remote.url is not None:
+            host, port, tls = origin(remote.url)
+            endpoint = surroundings.outbound(upstream, remote.outbound).endpoint(
+                remote.server or host, remote.server_port or port, tls, host
+            )
+            if remote.is_connector:
+                base_path = urlsplit(remote.url).path.rstrip("/")
+                connector = Connector(
+                    remote.tag,
+                    ConnectionPool(endpoint, clock, replace(limits, first_byte_timeout=HANDSHAKE_TIMEOUT)),
+                    asking(
+                        host_field(remote.url), f"{base_path}{prefix}reverse".encode("ascii"), token, agent
+                    ),
+                    self._factory,
+                    clock,
+                    surroundings.random.random,
+                )
+        external = External(
+            remote.tag,
+            token,
+            RemoteSide(f"{prefix}status", agent),
+            clock,
+            surroundings.random.random,
+            url=remote.url,
+            endpoint=endpoint,
+            limits=limits,
+            plan_weight=remote.plan_weight,
+            is_connector=remote.is_connector,
+            now=surroundings.now,
+        )
+        return external, connector
+
     def _store(self, credential: CredentialConfig, path: str) -> ICredentialStore:
         file, dialect = FileStore(path), self._dialect
         if not (self._surroundings.use_keychain and credential.is_default_path and dialect.keychain_service):
@@ -97,6 +162,11 @@ class Assembly:
 def same_login(credential: CredentialConfig) -> CredentialConfig:
     """What makes a credential the same one after a reload: everything but its caps and weight."""
     return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
+
+
+def same_remote(remote: ExternalConfig) -> ExternalConfig:
+    """What makes a remote the same one after a reload: everything but its weight."""
+    return replace(remote, plan_weight=None)
 
 
 def origin(url: str) -> tuple[str, int, bool]:

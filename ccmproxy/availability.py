@@ -15,6 +15,7 @@ from typing import Literal, assert_never
 
 from ccmproxy.durations import format_duration
 from ccmproxy.limits import (
+    LARGEST_WEIGHT,
     LATEST_TIME,
     MOST_MODELS,
     SHORT_WINDOW,
@@ -38,8 +39,6 @@ SHORTEST_RATE_LIMIT = 10.0
 LONGEST_RATE_LIMIT = 32 * 86400.0
 #: How long a block counts whose end is nonsense (seconds).
 DEFAULT_BLOCK = 60.0
-#: No plan is this many times a Pro plan.
-LARGEST_WEIGHT = 1e6
 
 #: The states that the status endpoint names (spec 8.1).
 AvailabilityState = Literal["usable", "rate_limited", "temporarily_blocked", "unavailable"]
@@ -163,10 +162,14 @@ class HeadersObserved:
 
 @dataclass(frozen=True, slots=True)
 class PollSucceeded:
-    """The usage endpoint answered: replaces the windows, also downwards (spec 3.5)."""
+    """The usage endpoint answered: replaces the windows, also downwards (spec 3.5).
+
+    ``usable``: a remote instance's own word on whether it can serve; None where there is none.
+    """
 
     update: LimitsUpdate
     plan_weight: float | None = None
+    usable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,9 +472,12 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
                 else merge_observed(state.limits, update, now)
             )
             return _learn(state, update, merged, plan_weight, now, has_data=update.has_data)
-        case PollSucceeded(update, plan_weight):
-            # A hard rate limit that has not passed stays: the endpoint may lag behind the 429.
+        case PollSucceeded(update, plan_weight, usable):
+            # A hard rate limit that has not passed stays: the endpoint may lag behind the 429. A remote instance that
+            # says it is usable knows better.
             state = replace(state, poll_failures=0, rejected_until=0.0)
+            if usable:
+                state = replace(state, rate_limited_until=0.0)
             merged = merge_polled(state.limits, update)
             return _learn(state, update, merged, plan_weight, now, has_data=True)
         case PollFailed():

@@ -38,6 +38,13 @@ class ResponseLost(UpstreamError):
     """The connection ended before the response was complete, after the request had been sent."""
 
 
+class CarrierLost(ResponseLost):
+    """The same, because the connection beneath, which carried many, is gone (a reverse connection).
+
+    Whoever was served over it is to be served otherwise if no byte of a response has come.
+    """
+
+
 class UpstreamProtocolError(UpstreamError):
     """What the upstream sent is not HTTP, or contradicts its own framing."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ccmproxy.message import Headers, ParsedHeaders, list_items, lower_names
+from ccmproxy.message import Headers, ParsedHeaders, first_value, list_items, lower_names
 
 #: Fields of one connection, never forwarded (RFC 9110 section 7.6.1, plus Host, which each side sets for itself).
 HOP_BY_HOP = frozenset(
@@ -45,8 +45,13 @@ KEYS = frozenset({b"x-api-key", b"api-key", b"authorization"})
 #: a body that is already on its way.
 EXPECT = frozenset({b"expect"})
 
+#: How many instances of ours a request has passed; set by each that sends it on to another one.
+HOPS = b"x-ccm-hops"
+#: A request that has passed more goes round in a ring.
+MOST_HOPS = 4
+
 _BOTH_WAYS = HOP_BY_HOP | REVERSE_PROXY
-_TO_UPSTREAM = _BOTH_WAYS | KEYS | EXPECT
+_TO_UPSTREAM = _BOTH_WAYS | KEYS | EXPECT | {HOPS}
 
 
 def _forward(headers: Headers, dropped: frozenset[bytes]) -> Headers:
@@ -70,6 +75,15 @@ def request_headers(headers: Headers) -> Headers:
 def response_headers(headers: Headers) -> Headers:
     """The upstream's fields that go on to the client, in wire order, spelt as they came."""
     return _forward(headers, _BOTH_WAYS)
+
+
+def hops(headers: Headers) -> int:
+    """How many instances of ours the request has passed; one too many if the field makes no sense."""
+    value = first_value(headers, HOPS)
+    if value is None:
+        return 0
+    value = value.strip()
+    return int(value) if value.isdigit() and len(value) < 4 else MOST_HOPS + 1
 
 
 def override(headers: Headers, overrides: Mapping[str, Sequence[str]]) -> Headers:

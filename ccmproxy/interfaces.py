@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 class IOutbound(Interface):
     """A way out: directly, or through a proxy. Every connection of a credential goes through its outbound."""
 
-    def endpoint(host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(host: str, port: int, tls: bool, server_name: str | None = None) -> IStreamClientEndpoint:
         """An endpoint that connects to ``host``:``port``, with TLS (SNI, verified) if ``tls``.
+
+        ``server_name``: the name that TLS asks for and verifies, where that is not ``host``.
 
         Connecting fails with Twisted's connect errors, or with an SSL error where verification fails. Each
         ``connect`` makes a connection of its own.
@@ -75,6 +77,7 @@ class ILease(Interface):
     """
 
     tag: str = Attribute("Tag of the credential.")
+    is_external: bool = Attribute("True where the credential is a remote instance.")
     host: bytes = Attribute(
         "Host header field of its upstream, with the port where it is not the scheme's own. This, base_path and"
         " connections() are those for what authorize() or recover() gave last."
@@ -102,6 +105,9 @@ class ILease(Interface):
 
     def block(reason: str, until: float) -> None:
         """The credential is not to be used until then (Unix seconds); ``reason``: the word for it (spec 5.1)."""
+
+    def reject() -> None:
+        """A remote instance refused the request for reasons of its own (spec 4.4)."""
 
     def poll_if_stale() -> None:
         """Ask for the usage if what is known is old. Returns at once."""
@@ -134,6 +140,9 @@ class ICredential(Interface):
 
     def poll_if_stale() -> None:
         """Start a poll if what is known is older than the poll interval; never waits (spec 3.5)."""
+
+    def poll_if_unusable() -> None:
+        """Start a poll if the credential cannot be used, to see whether it has recovered; never waits (spec 5.5)."""
 
 
 class IProvider(Interface):

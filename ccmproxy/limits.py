@@ -26,6 +26,8 @@ EARLIEST_TIME = 946_684_800.0
 LATEST_TIME = 4_102_444_800.0
 #: No window is longer (seconds): a year and a bit.
 LONGEST_WINDOW = 400 * 86400.0
+#: No plan is this many times a Pro plan.
+LARGEST_WEIGHT = 1e6
 #: Windows of models, and named limits, that are kept per account; names come from the upstream, so they are bounded.
 MOST_MODELS = 32
 
@@ -96,6 +98,7 @@ class LimitsUpdate:
     ``rejected_until``: the answer says that the account is used up, until then (0 = not said to be).
     ``model_rejections``: model family -> until when its own window is used up. In ``named``, a window that was not
     mentioned is empty. ``organization``: id of the organization that these limits are of; empty = not said.
+    ``plan_weight``: of a remote instance, None = not said.
     """
 
     short: Window | None = None
@@ -106,6 +109,7 @@ class LimitsUpdate:
     named: Mapping[str, NamedLimit] = field(default_factory=lambda: _NONE_NAMED)
     credits: Credits | None = None
     organization: str = ""
+    plan_weight: float | None = None
 
     @property
     def has_data(self) -> bool:
@@ -133,6 +137,15 @@ def parse_unix_time(text: str | None) -> float:
     except ValueError:
         return 0.0
     return at if EARLIEST_TIME <= at <= LATEST_TIME else 0.0
+
+
+def parse_weight(value: bytes | None) -> float | None:
+    """The plan weight in a header's value; None for anything that is no positive number."""
+    try:
+        weight = float(value or b"")
+    except ValueError:
+        return None
+    return weight if 0 < weight <= LARGEST_WEIGHT else None
 
 
 def make_window(utilization: object, resets_at: object = None, length: object = None) -> Window | None:

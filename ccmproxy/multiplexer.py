@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ccmproxy.assembly import Assembly, same_login
+from ccmproxy.assembly import Assembly, same_login, same_remote
 from ccmproxy.authentication import UserTokens
-from ccmproxy.config import CredentialConfig, ServiceConfig
+from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
 from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.external import External
 from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.credentials.provider import SingleProvider
 from ccmproxy.credentials.watch import FileWatcher
@@ -20,16 +22,39 @@ from ccmproxy.dialects import DIALECTS
 from ccmproxy.http.server import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces import IProvider
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.receiver import Receiver
 from ccmproxy.routes import Routes
 from ccmproxy.status import StatusEndpoint
 from ccmproxy.surroundings import Surroundings
 
+#: How long requests on a reverse connection may go on that a reload has taken away (seconds).
+RETIRED_GRACE = 30.0
 #: How long what is left after the grace time may take to be gone (seconds).
 ABORT_TIME = 2.0
 
 
 class ListenFailed(Exception):
     """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
+
+
+class Remote(NamedTuple):
+    """A remote instance, and what keeps a connection open to it, where we are its connector."""
+
+    external: External
+    connector: Connector | None = None
+
+    @property
+    def tag(self) -> str:
+        """Of the credential."""
+        return self.external.tag
+
+
+class Prepared(NamedTuple):
+    """Credentials for a configuration, by what it says of them."""
+
+    accounts: dict[CredentialConfig, Account]
+    externals: dict[ExternalConfig, Remote]
 
 
 class MultiplexerService:
@@ -46,14 +71,18 @@ class MultiplexerService:
         self._surroundings = surroundings
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
-        self._assembly = Assembly(dialect, surroundings, watcher)
         self.accounts: dict[CredentialConfig, Account] = {}
-        self._singles: dict[Account, SingleProvider] = {}
+        self.externals: dict[ExternalConfig, Remote] = {}
+        self._singles: dict[Account | External, SingleProvider] = {}
         self._pools: dict[str, Pool] = {}
         self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
-        self.routes = Routes(dialect, self.forwarder, self.status, surroundings.now, self._request_id)
+        self.receiver = Receiver(self._clock)
+        self.routes = Routes(
+            dialect, self.forwarder, self.status, self.receiver, surroundings.now, self._request_id
+        )
         self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
+        self._assembly = Assembly(dialect, surroundings, watcher, self.factory)
         self._port: IListeningPort | None = None
         self._adopt(config, self.prepare(config))
 
@@ -62,27 +91,42 @@ class MultiplexerService:
 
     # Configuration ----------------------------------------------------------------------------------------------
 
-    def prepare(self, config: ServiceConfig) -> dict[CredentialConfig, Account]:
-        """The accounts for ``config``, of which the new ones are not started; nothing changes yet.
+    def prepare(self, config: ServiceConfig) -> Prepared:
+        """The credentials for ``config``, of which the new ones are not started; nothing changes yet.
 
-        An account that is the same one, by tag and login, is kept with all it knows, if the way to the upstream is
+        One that is the same, by tag and login or remote, is kept with all it knows, if the way to the upstream is
         unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
         """
-        known: dict[CredentialConfig, Account] = {}
+        accounts: dict[CredentialConfig, Account] = {}
+        externals: dict[ExternalConfig, Remote] = {}
         if config.upstream == self.config.upstream:
-            known = {same_login(each): account for each, account in self.accounts.items()}
-        return {
-            each: known.get(same_login(each)) or self._assembly.account(each, config)
-            for each in config.credentials
-        }
+            accounts = {same_login(each): account for each, account in self.accounts.items()}
+            externals = {same_remote(each): remote for each, remote in self.externals.items()}
+        return Prepared(
+            {
+                each: accounts.get(same_login(each)) or self._assembly.account(each, config)
+                for each in config.credentials
+            },
+            {
+                each: externals.get(same_remote(each)) or Remote(*self._assembly.external(each, config))
+                for each in config.externals
+            },
+        )
 
-    def _adopt(self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]) -> list[Account]:
-        """Bring accounts, callers and rules to ``config``; returns the accounts that are no longer wanted."""
-        dropped = [account for account in self.accounts.values() if account not in accounts.values()]
+    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+        """Bring credentials, callers and rules to ``config``; returns the credentials that are no longer wanted."""
+        accounts, externals = prepared
+        dropped: list[Account | Remote] = [
+            *(account for account in self.accounts.values() if account not in accounts.values()),
+            *(remote for remote in self.externals.values() if remote not in externals.values()),
+        ]
         for credential, account in accounts.items():
             if account in self.accounts.values() and credential not in self.accounts:
                 account.reconfigure(credential.caps, credential.plan_weight)
-        self.accounts = accounts
+        for each, remote in externals.items():
+            if remote in self.externals.values() and each not in self.externals:
+                remote.external.reconfigure(each.plan_weight)
+        self.accounts, self.externals = accounts, externals
         self.config = config
         limits = config.limits
         self.forwarder.options = ForwarderOptions(
@@ -98,30 +142,43 @@ class MultiplexerService:
             body_idle_timeout=limits.body_timeout,
             keepalive_timeout=limits.keepalive_timeout,
         )
-        providers = self._provide(config, accounts)
+        by_tag: dict[str, Account | External] = {each.tag: account for each, account in accounts.items()}
+        by_tag |= {each.tag: remote.external for each, remote in externals.items()}
+        providers = self._provide(config, by_tag)
+        product = self._dialect.product
         if config.users:
             users = [
                 (
                     user.token.get_secret_value(),
-                    Caller(user.name, providers[user.credential], user.allow_external_usage),
+                    Caller(
+                        user.name,
+                        providers[user.credential],
+                        user.allow_external_usage,
+                        by_tag.get(user.external_credential or ""),
+                    ),
                 )
                 for user in config.users
             ]
-            self.routes.set_callers(UserTokens(users, self._dialect.product), None)
+            self.routes.set_callers(UserTokens(users, product), None)
         else:
-            self.routes.set_callers(None, Caller("", providers[config.first]))
+            self.routes.set_callers(None, Caller("", providers[config.first], allow_external=True))
+        remotes = [
+            (each.token.get_secret_value(), remote.external)
+            for each, remote in externals.items()
+            if remote.connector is None
+        ]
+        self.routes.set_remotes(UserTokens(remotes, product))
         return dropped
 
     def _provide(
-        self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]
+        self, config: ServiceConfig, by_tag: Mapping[str, Account | External]
     ) -> Mapping[str, IProvider]:
         """What users can be routed to, by tag. What was there before and is the same one keeps its sessions."""
         known = self._singles
         self._singles = {
-            account: known.get(account) or SingleProvider(account, self._surroundings.now)
-            for account in accounts.values()
+            credential: known.get(credential) or SingleProvider(credential, self._surroundings.now)
+            for credential in by_tag.values()
         }
-        by_tag = {each.tag: account for each, account in accounts.items()}
         pools: dict[str, Pool] = {}
         for each in config.pools:
             members = [by_tag[tag] for tag in each.credentials]
@@ -141,18 +198,31 @@ class MultiplexerService:
                 pool.reconfigure(members, rules)
             pools[each.tag] = pool
         self._pools = pools
-        return {**{tag: self._singles[account] for tag, account in by_tag.items()}, **pools}
+        singles = {tag: self._singles[credential] for tag, credential in by_tag.items()}
+        return {**singles, **pools}
 
     # Life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Read the credentials and begin to look after them."""
-        for account in self.accounts.values():
-            account.start()
+        self._start_credentials()
         self.forwarder.start()
 
+    def _start_credentials(self) -> None:
+        """Those that are not started yet."""
+        for account in self.accounts.values():
+            account.start()
+        for remote in self.externals.values():
+            remote.external.start()
+
+    def _start_connectors(self) -> None:
+        """After everything else: what is asked over their connections is served at once."""
+        for remote in self.externals.values():
+            if remote.connector is not None:
+                remote.connector.start()
+
     def listen(self) -> None:
-        """Accept clients. Raises ListenFailed."""
+        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed."""
         problem: list[Failure] = []
 
         def listening(port: IListeningPort) -> None:
@@ -166,24 +236,32 @@ class MultiplexerService:
         if problem:
             reason = problem[0].getErrorMessage()
             raise ListenFailed(f"{self.config.name}: cannot listen on {self.config.address}: {reason}")
+        self._start_connectors()
 
     @property
     def port(self) -> IListeningPort | None:
         """What listens, while it does."""
         return self._port
 
-    def reload(self, config: ServiceConfig, accounts: dict[CredentialConfig, Account]) -> list[Account]:
-        """Go over to ``config``, and to what :meth:`prepare` gave for it; returns the accounts to be stopped.
+    def interface_updated(self) -> None:
+        """The machine's network has changed: dial anew (spec 7.4)."""
+        for remote in self.externals.values():
+            if remote.connector is not None:
+                remote.connector.interface_updated()
+
+    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+        """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
 
         New requests go by the new rules, those under way end as they began.
         """
-        dropped = self._adopt(config, accounts)
+        dropped = self._adopt(config, prepared)
         # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
         self.status.close()
         # Before others of the same name are used.
-        self.forwarder.leave_credentials({account.tag for account in dropped})
-        for account in self.accounts.values():
-            account.start()
+        self.forwarder.leave_credentials({credential.tag for credential in dropped})
+        self._start_credentials()
+        if self._port is not None:
+            self._start_connectors()
         return dropped
 
     async def stop_listening(self) -> None:
@@ -198,6 +276,11 @@ class MultiplexerService:
         self.routes.closing = True
         self.status.close()
         self.forwarder.close_websockets(grace)
+        for remote in self.externals.values():
+            remote.external.ask_no_more()
+            if remote.connector is not None:
+                remote.connector.stop(grace)
+        self.receiver.close(grace)
         self.factory.stop_accepting()
         if not await self._gone_within(grace):
             self.log.warn(
@@ -227,12 +310,21 @@ class MultiplexerService:
         self.forwarder.stop()
         for account in self.accounts.values():
             await end(account)
+        for remote in self.externals.values():
+            await end(remote, 0)
+        await self.receiver.close(0)
 
 
-async def end(account: Account) -> None:
-    """Stop an account for good; what it still serves goes on to its end."""
-    account.close_connections()
-    await account.stop()
+async def end(credential: Account | Remote, grace: float = RETIRED_GRACE) -> None:
+    """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
+    seconds."""
+    if isinstance(credential, Account):
+        credential.close_connections()
+        await credential.stop()
+        return
+    credential.external.stop()
+    if credential.connector is not None:
+        await credential.connector.stop(grace)
 
 
 async def _done() -> None:

@@ -33,8 +33,17 @@ class ApiKey:
     key: str = field(repr=False)
 
 
-#: What a credential authorizes its requests with.
-Authorization = OAuthToken | ApiKey
+@dataclass(frozen=True, slots=True)
+class RemoteToken:
+    """The token by which another instance of ours knows us as one of its users (spec 7.1)."""
+
+    token: str = field(repr=False)
+
+
+#: What an account authorizes its requests with.
+Login = OAuthToken | ApiKey
+#: What any credential does.
+Authorization = Login | RemoteToken
 
 
 class CredentialFileError(Exception):

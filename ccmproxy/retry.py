@@ -30,6 +30,10 @@ class AnswerKind(Enum):
     STREAM_FAILED = auto()
     #: 401, or 403 that says the token was revoked.
     AUTH_FAILED = auto()
+    #: A remote instance has no credential to serve us with (spec 4.4): it is left alone for a while.
+    REMOTE_REJECTED = auto()
+    #: A remote instance cannot serve this request for now, and nothing else is known of it; nothing is marked.
+    REMOTE_BUSY = auto()
     #: 400: relayed unchanged, the client acts on it.
     CLIENT_ERROR = auto()
     #: Everything else: relayed.
@@ -70,6 +74,8 @@ class Failure(Enum):
     NOT_SENT = auto()
     #: Sent, then lost before a first byte of an answer.
     LOST = auto()
+    #: The same, with the reverse connection that carried it (spec 7.4).
+    CARRIER_LOST = auto()
     #: Sent, and no first byte within the time allowed.
     TIMED_OUT = auto()
     #: What came was not HTTP.
@@ -114,6 +120,8 @@ def after_answer(kind: AnswerKind, progress: Progress) -> Step:
             | AnswerKind.MODEL_RATE_LIMITED
             | AnswerKind.REQUEST_RATE_LIMITED
             | AnswerKind.STREAM_FAILED
+            | AnswerKind.REMOTE_REJECTED
+            | AnswerKind.REMOTE_BUSY
         ):
             return Step.NEXT
 
@@ -127,6 +135,9 @@ def after_failure(failure: Failure, progress: Progress, elapsed: float = 0.0) ->
         case Failure.NOT_SENT:
             if elapsed >= UNREACHABLE_TIME:
                 return Step.GIVE_UP
+            return Step.NEXT if progress.reconnected else Step.AGAIN
+        case Failure.CARRIER_LOST:
+            # Once more where the remote can be reached otherwise. It may have been at work, and may still be.
             return Step.NEXT if progress.reconnected else Step.AGAIN
         case Failure.NO_TOKEN | Failure.INTERRUPTED:
             return Step.NEXT

@@ -10,12 +10,17 @@ from twisted.logger import Logger
 
 from ccmproxy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
 from ccmproxy.dialect import Dialect
+from ccmproxy.headers import MOST_HOPS, hops
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import ResponseHead
 from ccmproxy.own_endpoints import SessionsEndpoint
 from ccmproxy.proxy.exchange import LOGGED_PATH
 from ccmproxy.proxy.forwarder import Caller, Forwarder
+from ccmproxy.reverse.handshake import problem_of_asking
+from ccmproxy.reverse.receiver import Receiver, Remote
 from ccmproxy.status import StatusEndpoint
+
+TOO_MANY_HOPS = "the request has passed too many instances of ccmproxy; do they form a ring?"
 
 
 class Routes:
@@ -31,6 +36,7 @@ class Routes:
         dialect: Dialect,
         forwarder: Forwarder,
         status: StatusEndpoint,
+        receiver: Receiver,
         now: Callable[[], float],
         request_id: Callable[[], str],
     ) -> None:
@@ -38,6 +44,8 @@ class Routes:
         self._forwarder = forwarder
         self._status = status
         self._sessions = SessionsEndpoint(dialect)
+        self._receiver = receiver
+        self._remotes: UserTokens[Remote] = UserTokens((), dialect.product)
         self._now = now
         self._request_id = request_id
         self._users: UserTokens[Caller] | None = None
@@ -50,6 +58,10 @@ class Routes:
         """Who is let in from now on; requests under way are not touched."""
         self._users = users
         self._anonymous = anonymous
+
+    def set_remotes(self, remotes: UserTokens[Remote]) -> None:
+        """Which remote instances may open connections to us from now on, by the tokens that they were given."""
+        self._remotes = remotes
 
     def handle(self, request: ServerRequest) -> None:
         """Called by the HTTP server with every request head."""
@@ -69,9 +81,16 @@ class Routes:
             caller = self._authenticate(request, request_id)
             if caller is not None:
                 self._sessions.handle(request, caller, request_id)
+        elif path == prefix + b"reverse":
+            self._reverse(request, request_id)
         elif path.startswith(b"/v1/") and not _leaves_its_folder(path):
             caller = self._authenticate(request, request_id)
-            if caller is not None:
+            if caller is None:
+                return
+            if hops(request.head.headers) > MOST_HOPS:
+                self.log.warn("{request_id} has passed too many instances: a ring?", request_id=request_id)
+                self._refuse(request, request_id, 508, "too_many_hops", TOO_MANY_HOPS)
+            else:
                 self._forwarder.forward(request, caller, request_id)
         else:
             self.log.info(
@@ -96,12 +115,37 @@ class Routes:
         else:
             found = self._users.identify(headers)
             if not isinstance(found, Refused):
+                if found.own_remote is not None:
+                    found.own_remote.poll_if_unusable()
                 return found
             refused = found
+        self._refuse_caller(request, request_id, refused, is_guess=self._users is not None)
+        return None
+
+    def _reverse(self, request: ServerRequest, request_id: str) -> None:
+        """A remote's connector (spec 7.2)."""
+        problem = problem_of_asking(request.head, request.can_switch)
+        if problem is not None:
+            self._refuse(request, request_id, 400, "bad_handshake", problem)
+            return
+        found: Remote | Refused | None = api_key_refusal(request.head.headers, self._dialect.product)
+        if found is None:
+            found = self._remotes.identify(request.head.headers)
+        if isinstance(found, Refused):
+            self._refuse_caller(request, request_id, found, is_guess=True)
+            return
+        try:
+            self._receiver.accept(request, found, request_id)
+        except RuntimeError:
+            self._refuse(request, request_id, 400, "bad_handshake", "a handshake has no body")
+
+    def _refuse_caller(
+        self, request: ServerRequest, request_id: str, refused: Refused, *, is_guess: bool
+    ) -> None:
         address = _address(request.peer)
         now = self._now()
         wait = self._throttle.retry_after(address, now)
-        if self._users is not None:
+        if is_guess:
             # Whoever guesses by another header guesses as well.
             self._throttle.failed(address, now)
         self.log.info(
@@ -122,7 +166,6 @@ class Routes:
             request.respond(head, body)
         else:
             self._refuse(request, request_id, refused.status, refused.reason, refused.message)
-        return None
 
     def _refuse(
         self, request: ServerRequest, request_id: str, status: int, reason: str, message: str

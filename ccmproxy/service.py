@@ -13,11 +13,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.logger import Logger
 
-from ccmproxy.config import Config, CredentialConfig, ServiceConfig, readable_by_others
-from ccmproxy.credentials.account import Account
+from ccmproxy.config import Config, ServiceConfig, readable_by_others
 from ccmproxy.credentials.watch import FileWatcher
 from ccmproxy.lag import LagMeter
-from ccmproxy.multiplexer import ListenFailed, MultiplexerService, end
+from ccmproxy.multiplexer import ListenFailed, MultiplexerService, Prepared, end
 from ccmproxy.surroundings import Surroundings
 
 
@@ -89,6 +88,15 @@ class ProxyService(Service):
             await entry.stop()
         self.lag.stop()
 
+    def interfaceUpdated(self) -> None:
+        """The machine's network has changed: every reverse connection that we have dialled is dialled anew, at once.
+
+        For whoever embeds the service, and knows of such changes (spec 7.4). Does nothing while it is not running.
+        """
+        if self.running:
+            for entry in self.services.values():
+                entry.interface_updated()
+
     def reload(self, config: Config) -> Deferred[None]:
         """Go over to ``config`` without dropping a connection (spec 1, Reload).
 
@@ -114,25 +122,23 @@ class ProxyService(Service):
             self.log.error("configuration not reloaded: {error}", error=str(error))
             return
         self.config = config
-        kept = {entry for _, entry, accounts in prepared if accounts is not None}
+        kept = {entry for _, entry, credentials in prepared if credentials is not None}
         for endpoint, entry in list(self.services.items()):
             if entry not in kept:
                 # Its address may be the new one of another service.
                 await entry.stop_listening()
                 del self.services[endpoint]
                 self._retire(self._end(entry))
-        for new, entry, accounts in prepared:
-            if accounts is not None:
-                for account in entry.reload(new, accounts):
-                    self._retire(end(account))
+        for new, entry, credentials in prepared:
+            if credentials is not None:
+                for credential in entry.reload(new, credentials):
+                    self._retire(end(credential))
             elif self.running:
                 self._begin(entry)
         self.log.info("configuration reloaded")
 
-    def _prepare(
-        self, new: ServiceConfig
-    ) -> tuple[MultiplexerService, dict[CredentialConfig, Account] | None]:
-        """Who is to serve ``new``: one that runs, with its accounts to be, or a new one."""
+    def _prepare(self, new: ServiceConfig) -> tuple[MultiplexerService, Prepared | None]:
+        """Who is to serve ``new``: one that runs, with its credentials to be, or a new one."""
         known = self.services.get(new.endpoint)
         if known is not None and known.config.type == new.type:
             return known, known.prepare(new)

@@ -48,7 +48,7 @@ class StatusEndpoint:
     def render(self, caller: Caller) -> bytes:
         """The state as one line of JSON."""
         now = self._now()
-        snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
+        snapshots = [credential.snapshot(now) for credential in caller.shown()]
         return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
 
     def close(self) -> None:

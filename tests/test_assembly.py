@@ -60,7 +60,9 @@ class RecordingOutbound:
         self._outbound = outbound
         self._made = made
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
         """See IOutbound."""
         made = self._made.setdefault((host, port), [])
         return _Recording(self._outbound.endpoint(host, port, tls), made)

@@ -24,8 +24,8 @@ def names(text: str) -> frozenset[str]:
 #: Pure: values and decisions that both dialects share.
 CORE = names(
     """
-    _version aggregate authentication availability balancing dialect durations errors facts frames headers
-    interfaces limits message oauth retry retry_after sessions sse usage
+    _version aggregate authentication availability backoff balancing dialect durations errors facts frames headers
+    interfaces limits message oauth remote retry retry_after sessions sse usage
     """
 )
 #: All of the pure ring.
@@ -56,11 +56,11 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "logs": frozenset(),
     "own_endpoints": VALUES | {"http", "proxy"},
     "status": VALUES | {"http", "proxy", "own_endpoints"},
-    "routes": VALUES | {"http", "proxy", "status", "own_endpoints"},
+    "routes": VALUES | {"http", "proxy", "reverse", "status", "own_endpoints"},
     "cli": PURE | {"http", "net", "credentials", "demo"},
     # root
     "surroundings": VALUES | {"net"},
-    "assembly": VALUES | {"http", "credentials", "surroundings"},
+    "assembly": VALUES | {"http", "credentials", "reverse", "surroundings"},
     "multiplexer": PURE
     | {"http", "credentials", "proxy", "reverse", "assembly", "routes", "status", "surroundings"},
     "service": VALUES | {"credentials", "ledger", "lag", "multiplexer", "surroundings"},

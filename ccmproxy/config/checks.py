@@ -315,6 +315,15 @@ def _check_users(path: Path, service: Options, types: Mapping[str, object], repo
                 (*user_path, "credential"),
                 f"there is no credential {report.shown(tag)}{report.nearest(tag, types)}",
             )
+        elif (
+            isinstance(tag, str)
+            and types.get(tag) == "external"
+            and user.get("allow_external_usage") is not True
+        ):
+            report.add(
+                (*user_path, "credential"),
+                'is an external credential: the user needs "allow_external_usage: true"',
+            )
         external = user.get("external_credential")
         if external and isinstance(external, str) and types:
             below = (*user_path, "external_credential")

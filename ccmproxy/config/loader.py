@@ -24,6 +24,7 @@ from ccmproxy.config.values import (
     Config,
     CredentialConfig,
     DirectOutboundConfig,
+    ExternalConfig,
     LogConfig,
     OutboundConfig,
     PoolConfig,
@@ -232,6 +233,8 @@ def _secret_files(service: schema.ServiceOptions) -> Iterator[str]:
     for credential in service.credentials:
         if isinstance(credential, schema.DefaultCredential) and credential.api_key_file:
             yield credential.api_key_file
+        if isinstance(credential, schema.ExternalCredential) and credential.token_file:
+            yield credential.token_file
     for user in service.users:
         if user.token_file:
             yield user.token_file
@@ -277,6 +280,7 @@ def _service(
             _required(secrets, (*path, "users", index, "token")),
             user.credential or first,
             user.allow_external_usage,
+            user.external_credential or None,
         )
         for index, user in enumerate(options.users)
     )
@@ -287,6 +291,7 @@ def _service(
         address=address,
         credentials=credentials,
         first=first,
+        externals=tuple(_externals(options, path, secrets, outbounds)),
         pools=tuple(
             PoolConfig(
                 pool.tag,
@@ -322,11 +327,26 @@ def _credentials(
         )
         yield _credential(single, service.type, None, surroundings, outbounds)
     for index, credential in enumerate(service.credentials):
-        if isinstance(
-            credential, schema.DefaultCredential
-        ):  # the other types are refused: they are not supported yet
+        if isinstance(credential, schema.DefaultCredential):
             key = secrets.get((*path, "credentials", index, "api_key"))
             yield _credential(credential, service.type, key, surroundings, outbounds)
+
+
+def _externals(
+    service: schema.ServiceOptions, path: Path, secrets: Secrets, outbounds: Mapping[str, OutboundConfig]
+) -> Iterator[ExternalConfig]:
+    for index, options in enumerate(service.credentials):
+        if isinstance(options, schema.ExternalCredential):
+            yield ExternalConfig(
+                tag=options.tag,
+                token=_required(secrets, (*path, "credentials", index, "token")),
+                url=options.url,
+                server=options.server,
+                server_port=options.server_port,
+                is_connector=options.reverse,
+                plan_weight=options.plan_weight,
+                outbound=outbounds[options.detour] if options.detour else None,
+            )
 
 
 def _credential(
@@ -393,5 +413,5 @@ def _limits(options: schema.ServiceOptions) -> ServiceLimits:
 
 def _required(secrets: Secrets, path: Path) -> SecretStr:
     secret = secrets.get(path)
-    assert secret is not None, "a user without a token is a problem"
+    assert secret is not None, "a user or remote without a token is a problem"
     return secret

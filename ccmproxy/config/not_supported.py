@@ -25,8 +25,6 @@ class Feature:
 
 
 NOT_SUPPORTED: tuple[Feature, ...] = (
-    Feature("services[].credentials[].type", "external"),
-    Feature("services[].users[].external_credential"),
     Feature("services[].tls"),
     Feature("services[].usages_path"),
     Feature("services[].credentials[].usages_path"),

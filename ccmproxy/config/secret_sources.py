@@ -47,23 +47,27 @@ def read_secrets(
             values[(*path, name)] = SecretStr(text)
         return text
 
+    def find_token(options: Mapping[str, Any], path: Path, owners: dict[str, str] | None) -> None:
+        """``owners``: token → where else it stands; None: it may be another's too."""
+        token = find(options, path, "token", required=True)
+        if token is None or owners is None:
+            return
+        if token in owners:
+            at = next(each for each in ("token", "token_file", "token_env") if options.get(each) is not None)
+            report.add((*path, at), f"is the same token as that of {owners[token]}")
+        owners.setdefault(token, f"{path[-2]}[{path[-1]}]")
+
     for path, service in entries(document, (), "services"):
+        # By its token a remote that connects to us is known; two of them must not have the same.
+        remotes: dict[str, str] = {}
         for entry_path, credential in entries(service, path, "credentials"):
             if credential_type(credential) == "external":
-                find(credential, entry_path, "token", required=True)
+                find_token(credential, entry_path, None if credential.get("reverse") is True else remotes)
             elif credential_type(credential) == "default":
                 find(credential, entry_path, "api_key", required=False)
-        owners: dict[str, str] = {}
+        users: dict[str, str] = {}
         for user_path, user in entries(service, path, "users"):
-            token = find(user, user_path, "token", required=True)
-            if token is not None:
-                owner = f"users[{user_path[-1]}]"
-                if token in owners:
-                    at = next(
-                        each for each in ("token", "token_file", "token_env") if user.get(each) is not None
-                    )
-                    report.add((*user_path, at), f"is the same token as that of {owners[token]}")
-                owners.setdefault(token, owner)
+            find_token(user, user_path, users)
     return Secrets(values)
 
 

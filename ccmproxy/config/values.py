@@ -118,6 +118,24 @@ class CredentialConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalConfig:
+    """A remote instance. ``url`` None: a receiver, reached only by a connection that it opens to us.
+
+    ``server``, ``server_port``: dialled in place of the URL's. ``is_connector``: we open such a connection to it.
+    ``plan_weight``: None = what the remote says. ``outbound``: as for an account.
+    """
+
+    tag: str
+    token: SecretStr
+    url: str | None = None
+    server: str | None = None
+    server_port: int | None = None
+    is_connector: bool = False
+    plan_weight: float | None = None
+    outbound: OutboundConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """A pool. ``credentials``: tags of its members, in order; ``rebalance_threshold`` in percent, 0 = off."""
 
@@ -130,12 +148,16 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class UserConfig:
-    """Who may use a service: ``token`` authenticates, ``credential`` is the tag of what serves the requests."""
+    """Who may use a service: ``token`` authenticates, ``credential`` is the tag of what serves the requests.
+
+    ``external_credential``: tag of the remote that this user is, and of which he is told nothing; None = none.
+    """
 
     name: str
     token: SecretStr
     credential: str
     allow_external_usage: bool = False
+    external_credential: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +165,9 @@ class ServiceConfig:
     """One listening address of one provider.
 
     ``endpoint``: always a Twisted server endpoint description, made from ``listen`` and ``listen_port`` where those
-    were given or meant; then these two are set, else None. ``address``: the same for people. ``credentials``: at least
-    one; in single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the credential
-    or pool with the tag ``first``.
+    were given or meant; then these two are set, else None. ``address``: the same for people. ``credentials``: in
+    single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the credential or pool
+    with the tag ``first``.
     ``headers``: as they are to be sent to the upstream, in place of the client's.
     """
 
@@ -155,6 +177,7 @@ class ServiceConfig:
     address: str
     credentials: tuple[CredentialConfig, ...]
     first: str
+    externals: tuple[ExternalConfig, ...] = ()
     pools: tuple[PoolConfig, ...] = ()
     listen: str | None = None
     listen_port: int | None = None

@@ -11,8 +11,6 @@ from zope.interface import implementer
 
 from ccmproxy.availability import (
     Caps,
-    CredentialState,
-    HeadersObserved,
     TimePassed,
     TokenAvailable,
     TokenUnavailable,
@@ -27,11 +25,7 @@ from ccmproxy.credentials.watch import FileWatch, FileWatcher
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.http.client import ConnectionPool
 from ccmproxy.interfaces import IAccountFormat, ICredential, ICredentialStore, IOutbound
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.oauth import ApiKey, Authorization, OAuthToken, UpstreamURLs
-
-#: An answer that says the same as the one before, within so long of it, is not looked at again (seconds).
-OBSERVED_TWICE = 10.0
+from ccmproxy.oauth import ApiKey, Authorization, Login, OAuthToken, RemoteToken, UpstreamURLs
 
 
 @implementer(ICredential)
@@ -86,8 +80,6 @@ class Account(Credential):
         self._keeper: TokenKeeper | None = None
         self._poller: UsagePoller | None = None
         self._access_token: str | None = None
-        self._observed: LimitsUpdate | None = None
-        self._observed_state: CredentialState | None = None
         if isinstance(source, ApiKey):
             self._key = source
             return
@@ -171,6 +163,9 @@ class Account(Credential):
         self._keeper.reload_on_demand()
         self._poller.poll_if_stale()
 
+    def poll_if_unusable(self) -> None:
+        """Nothing: only remote instances are asked out of turn."""
+
     def reconfigure(self, caps: Caps, plan_weight: float | None) -> None:
         """Take over what a reloaded configuration says; nothing in flight is touched unless a cap was reached."""
         self.caps = caps
@@ -192,7 +187,7 @@ class Account(Credential):
 
     async def recover(self, rejected: Authorization) -> Authorization:
         """Another token than ``rejected`` (spec 3.4). Raises CredentialUnavailable."""
-        if self._keeper is None:
+        if self._keeper is None or isinstance(rejected, RemoteToken):
             raise CredentialUnavailable("the upstream refused the API key")
         return await self._keeper.recover(rejected)
 
@@ -210,25 +205,12 @@ class Account(Credential):
         self.upstream.connections.close()
         self.key_upstream.connections.close()
 
-    def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from an answer."""
-        if not (update.has_data or update.rejected_until or update.model_rejections):
-            return
-        if (
-            update == self._observed
-            and self.state is self._observed_state
-            and 0 <= self._now() - self.state.last_update < OBSERVED_TWICE
-        ):
-            return
-        self._apply(HeadersObserved(update))
-        self._observed, self._observed_state = update, self.state
-
     # Login ------------------------------------------------------------------------------------------------
 
-    def _authorization(self) -> Authorization | None:
+    def _authorization(self) -> Login | None:
         return self._key if self._keeper is None else self._keeper.authorization
 
-    def _weight(self, authorization: Authorization) -> float:
+    def _weight(self, authorization: Login) -> float:
         if self._plan_weight is not None:
             return self._plan_weight
         return self._format.plan_weight(authorization)

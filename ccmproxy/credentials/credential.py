@@ -21,11 +21,13 @@ from ccmproxy.availability import (
     Caps,
     CredentialSnapshot,
     CredentialState,
+    HeadersObserved,
     Input,
     Interrupt,
     Log,
     Notify,
     RateLimited,
+    Rejected,
     TimePassed,
     availability,
     next_change,
@@ -41,6 +43,10 @@ from ccmproxy.retry import LeaseOutcome
 
 #: The timer for changes that time makes by itself looks again at least this often (seconds): the wall clock may be set.
 LONGEST_TIMER = 3600.0
+#: An answer that says the same as the one before, within so long of it, is not looked at again (seconds).
+OBSERVED_TWICE = 10.0
+#: How long a remote that refuses us is left alone (seconds): one poll interval (spec 4.4).
+REJECTION = 3600.0
 #: Views for so many models are kept; their names come from clients.
 MOST_VIEWS = 16
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -86,6 +92,8 @@ class Credential(ABC):
         self._timer: IDelayedCall | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
         self._views: dict[str | None, _View] = {}
+        self._observed: LimitsUpdate | None = None
+        self._observed_state: CredentialState | None = None
         self._views_of: tuple[CredentialState, Caps] = (self.state, caps)
 
     def __repr__(self) -> str:
@@ -109,10 +117,6 @@ class Credential(ABC):
     def upstream_for(self, authorization: Authorization) -> Upstream:
         """Where requests go that are sent with ``authorization``."""
         return self.upstream
-
-    @abstractmethod
-    def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from an answer."""
 
     @abstractmethod
     def poll_if_stale(self) -> None:
@@ -172,6 +176,22 @@ class Credential(ABC):
 
     # What leases ask for ----------------------------------------------------------------------------------
 
+    def observe(self, update: LimitsUpdate) -> None:
+        """State learnt from an answer."""
+        if not (update.has_data or update.rejected_until or update.model_rejections):
+            return
+        if (
+            update == self._observed
+            and self.state is self._observed_state
+            and 0 <= self._now() - self.state.last_update < OBSERVED_TWICE
+        ):
+            return
+        self._apply(self._observation(update))
+        self._observed, self._observed_state = update, self.state
+
+    def _observation(self, update: LimitsUpdate) -> Input:
+        return HeadersObserved(update)
+
     def rate_limited(self, until: float, explicit: bool) -> None:
         """The upstream answered 429 on account of the whole credential."""
         self._apply(RateLimited(until, explicit))
@@ -179,6 +199,10 @@ class Credential(ABC):
     def block(self, reason: str, until: float) -> None:
         """Not to be used until then (Unix seconds)."""
         self._apply(Blocked(reason, until))
+
+    def reject(self) -> None:
+        """Not to be used for one poll interval, or until a poll succeeds (spec 4.4)."""
+        self._apply(Rejected(self._now() + REJECTION))
 
     def is_usable(self) -> bool:
         """Can it take a request now?"""

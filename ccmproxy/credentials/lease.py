@@ -26,7 +26,16 @@ class Lease:
     credential, whenever it comes.
     """
 
-    __slots__ = ("_credential", "_interrupt", "_interrupted_by", "_upstream", "holder", "outcome", "tag")
+    __slots__ = (
+        "_credential",
+        "_interrupt",
+        "_interrupted_by",
+        "_upstream",
+        "holder",
+        "is_external",
+        "outcome",
+        "tag",
+    )
 
     def __init__(self, credential: Credential, holder: Hashable = None) -> None:
         self._credential = credential
@@ -35,6 +44,7 @@ class Lease:
         self._interrupted_by: Availability | None = None
         self._upstream = credential.upstream
         self.tag = credential.tag
+        self.is_external = credential.is_external
         self.outcome: LeaseOutcome | None = None
 
     def __repr__(self) -> str:
@@ -78,6 +88,10 @@ class Lease:
     def block(self, reason: str, until: float) -> None:
         """The credential is not to be used until then (Unix seconds)."""
         self._credential.block(reason, until)
+
+    def reject(self) -> None:
+        """A remote instance refused the request for reasons of its own: it is left alone for a while (spec 4.4)."""
+        self._credential.reject()
 
     def poll_if_stale(self) -> None:
         """Ask for the usage if what is known is old. Returns at once."""

@@ -19,8 +19,8 @@ from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.interfaces import IAccountFormat, ICredentialStore
 from ccmproxy.oauth import (
     ApiKey,
-    Authorization,
     CredentialFileError,
+    Login,
     OAuthToken,
     RefreshRefused,
     UpstreamURLs,
@@ -70,7 +70,7 @@ class TokenKeeper:
         lock: DirectoryLock | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
-        self.authorization: Authorization | None = None
+        self.authorization: Login | None = None
         self.problem: str | None = "credential not loaded yet"
         self._tag = tag
         self._store = store
@@ -95,7 +95,7 @@ class TokenKeeper:
         #: A login that was refreshed and could not be saved, after the one that it replaces.
         self._unsaved: tuple[OAuthToken, OAuthToken] | None = None
         self._forced: deque[float] = deque(maxlen=FORCED_LIMIT)
-        self._flight: SingleFlight[Authorization] = SingleFlight(self._attempt_failed)
+        self._flight: SingleFlight[Login] = SingleFlight(self._attempt_failed)
         #: A refresh token is being redeemed: giving up now would lose its successor (F3).
         self._redeeming = False
         self._stopped = False
@@ -135,11 +135,11 @@ class TokenKeeper:
             # Whatever kept it from being saved, a full disk perhaps, may be over.
             self._share(None).addErrback(lambda _: None)
 
-    def _read(self) -> tuple[bytes, Authorization]:
+    def _read(self) -> tuple[bytes, Login]:
         document = self._store.read()
         return document, self._format.parse(document)
 
-    def _is_dead(self, authorization: Authorization) -> bool:
+    def _is_dead(self, authorization: Login) -> bool:
         """Is this a login that is due, and whose refresh token was refused for good?"""
         return (
             isinstance(authorization, OAuthToken)
@@ -148,7 +148,7 @@ class TokenKeeper:
             and self._format.refresh_due(authorization, self._now())
         )
 
-    def _set(self, authorization: Authorization | None, problem: str | None) -> None:
+    def _set(self, authorization: Login | None, problem: str | None) -> None:
         if (authorization, problem) == (self.authorization, self.problem):
             return
         self.authorization = authorization
@@ -157,7 +157,7 @@ class TokenKeeper:
 
     # What requests ask for --------------------------------------------------------------------------------
 
-    async def authorize(self) -> Authorization:
+    async def authorize(self) -> Login:
         """The token or key to send, refreshed first if that is due. Raises CredentialUnavailable."""
         self.reload_on_demand()
         present = self._present()
@@ -165,7 +165,7 @@ class TokenKeeper:
             return present
         return await self._share(None)
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Login) -> Login:
         """Another token than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable.
 
         What is present is compared first: a late caller must not replace what an earlier one got (F4).
@@ -190,7 +190,7 @@ class TokenKeeper:
                 return shared
         raise self._soft("the upstream refused the credential, and no other was to be had")
 
-    def _present(self) -> Authorization:
+    def _present(self) -> Login:
         if self.authorization is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=self._hard is not None)
         return self.authorization
@@ -199,13 +199,13 @@ class TokenKeeper:
         self._failed(message)
         return CredentialUnavailable(message)
 
-    def _share(self, rejected: str | None) -> Deferred[Authorization]:
+    def _share(self, rejected: str | None) -> Deferred[Login]:
         """The outcome of the attempt in flight, or of a new one. A caller that gives up does not end it."""
         return self._flight.join(lambda: self._attempt(rejected))
 
     # The attempt ------------------------------------------------------------------------------------------
 
-    async def _attempt(self, rejected: str | None) -> Authorization:
+    async def _attempt(self, rejected: str | None) -> Login:
         """Spec 3.2. ``rejected``: an access token that will not do, however long it may be valid.
 
         Raises CredentialUnavailable only.
@@ -224,7 +224,7 @@ class TokenKeeper:
         if isinstance(error, CredentialUnavailable) and not error.hard and not self._stopped:
             self._failed(str(error))
 
-    async def _refresh(self, rejected: str | None) -> Authorization:
+    async def _refresh(self, rejected: str | None) -> Login:
         token = self._reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -244,7 +244,7 @@ class TokenKeeper:
                 return token
             raise self._fail_hard(str(error)) from None
 
-    async def _refresh_locked(self, rejected: str | None) -> Authorization:
+    async def _refresh_locked(self, rejected: str | None) -> Login:
         token = self._reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -269,14 +269,14 @@ class TokenKeeper:
         finally:
             self._redeeming = False
 
-    def _reread(self) -> Authorization:
+    def _reread(self) -> Login:
         """The store's login as it is now; also one that a hard failure keeps from being used."""
         self.load()
         if self._document is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=True)
         return self._format.parse(self._document)
 
-    def _needs_refresh(self, authorization: Authorization, rejected: str | None) -> bool:
+    def _needs_refresh(self, authorization: Login, rejected: str | None) -> bool:
         if isinstance(authorization, ApiKey):
             return False
         if self._unsaved is not None:
@@ -287,7 +287,7 @@ class TokenKeeper:
             return True
         return self._format.refresh_due(authorization, self._now())
 
-    def _blocked(self, authorization: Authorization) -> str | None:
+    def _blocked(self, authorization: Login) -> str | None:
         """Why no refresh may be tried now, if so. Raises CredentialUnavailable where none ever will."""
         assert isinstance(authorization, OAuthToken)
         if authorization.refresh_token is not None and authorization.refresh_token == self._dead_token:
@@ -305,7 +305,7 @@ class TokenKeeper:
             raise RefreshRefused(f"token endpoint: {error}") from None
         return self._format.refresh_answer(answer.status, answer.headers, answer.body, token, self._now())
 
-    def _refused(self, token: OAuthToken, rejected: str | None, refusal: RefreshRefused) -> Authorization:
+    def _refused(self, token: OAuthToken, rejected: str | None, refusal: RefreshRefused) -> Login:
         """No new token. Another process may have got one meanwhile (F2); else remember what that means."""
         present = self._reread()
         if not _is_login(present, token):
@@ -324,7 +324,7 @@ class TokenKeeper:
         self._blocked_by = message
         return self._fall_back(token, rejected, message)
 
-    def _fall_back(self, token: Authorization, rejected: str | None, message: str) -> Authorization:
+    def _fall_back(self, token: Login, rejected: str | None, message: str) -> Login:
         """``token`` as long as it has not expired. Raises CredentialUnavailable with ``message``, softly."""
         assert isinstance(token, OAuthToken)
         if token.access_token == rejected or (
@@ -335,9 +335,9 @@ class TokenKeeper:
 
     async def _save(
         self, document: bytes, old: OAuthToken, refreshed: OAuthToken, rejected: str | None
-    ) -> Authorization:
+    ) -> Login:
         """Put the refreshed login into the store; only then is it used (F3). ``document`` held the old one."""
-        present: Authorization = old
+        present: Login = old
         for attempt in range(_SETTLE_ATTEMPTS):
             if attempt:
                 await deferLater(self._clock, _SETTLE_DELAY)
@@ -431,14 +431,14 @@ class TokenKeeper:
         return self._share(None).addTimeout(STOP_GRACE, self._clock).addBoth(over)
 
 
-def _same_secret(one: Authorization, other: Authorization) -> bool:
+def _same_secret(one: Login, other: Login) -> bool:
     """Would the upstream see the same token or key?"""
     if isinstance(one, ApiKey) or isinstance(other, ApiKey):
         return one == other
     return one.access_token == other.access_token
 
 
-def _is_login(authorization: Authorization, token: OAuthToken) -> bool:
+def _is_login(authorization: Login, token: OAuthToken) -> bool:
     """Are these the same access and refresh token, whatever else is known of them?"""
     return (
         isinstance(authorization, OAuthToken)

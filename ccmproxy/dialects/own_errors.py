@@ -43,7 +43,7 @@ def error_head(
         (b"X-CCM-Error", reason.encode("ascii")),
         (f"X-{product}-Request-Id".encode("ascii"), request_id.encode("ascii")),
     ]
-    if status == 401 or reason == "user_limit":
+    if status in (401, 508) or reason == "user_limit":
         headers.append((b"x-should-retry", b"false"))
     headers.extend(extra)
     return ResponseHead(status, _phrase(status), headers)

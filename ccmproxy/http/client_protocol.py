@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ccmproxy.errors import (
+    CarrierLost,
     RequestNotSent,
     ResponseLost,
     UpstreamError,
@@ -26,6 +27,7 @@ from ccmproxy.errors import (
     UpstreamTimeout,
 )
 from ccmproxy.http.call import Call, ClientLimits
+from ccmproxy.http.carried import CarrierConnectionLost
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
 from ccmproxy.http.upgrade import SwitchedConnection
 from ccmproxy.http.upload import WHOLE_REQUEST, StreamTransport, Upload
@@ -182,6 +184,8 @@ class HTTPClientProtocol:
             call.failed(RequestNotSent(f"the upstream had closed a kept-alive connection: {why}"))
         elif not self._sent:
             call.failed(RequestNotSent(f"the connection was lost while the request was being sent: {why}"))
+        elif reason.check(CarrierConnectionLost):
+            call.failed(CarrierLost(f"the connection beneath was lost: {why}"))
         else:
             call.failed(ResponseLost(f"the upstream closed the connection without a response: {why}"))
 

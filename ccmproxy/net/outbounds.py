@@ -49,8 +49,10 @@ class DirectOutbound:
         self._bind_address = None if bind_address is None else (bind_address, 0)
         self._connect_timeout = connect_timeout
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
-        """See IOutbound. Raises ValueError where ``tls`` is asked for and ``host`` is no name."""
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
+        """See IOutbound. Raises ValueError where ``tls`` is asked for and the name is none."""
         arguments = self._reactor, host, port, self._connect_timeout, self._bind_address
         endpoint: IStreamClientEndpoint
         # Addresses do not need the resolver's threads.
@@ -61,7 +63,7 @@ class DirectOutbound:
         else:
             endpoint = HostnameEndpoint(*arguments)
         endpoint = KeepAliveEndpoint(endpoint)
-        return self.tls.wrap(endpoint, host, port, self._reactor) if tls else endpoint
+        return self.tls.wrap(endpoint, server_name or host, port, self._reactor) if tls else endpoint
 
 
 @implementer(IOutbound)
@@ -91,7 +93,9 @@ class ProxyOutbound:
         self._clock = clock
         self._handshake_timeout = handshake_timeout
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
         """See IOutbound; connecting fails with ProxyError for what happens before the tunnel stands.
 
         Raises ValueError where ``host`` is no name.
@@ -100,7 +104,7 @@ class ProxyOutbound:
         tunnel = TunnelEndpoint(
             self._proxy, lambda: self._handshake(host, port), self._clock, self._handshake_timeout
         )
-        return self._tls.wrap(tunnel, host, port, self._clock) if tls else tunnel
+        return self._tls.wrap(tunnel, server_name or host, port, self._clock) if tls else tunnel
 
     def _handshake(self, host: str, port: int) -> Handshake:
         return self._kind(host, port, self._login)

@@ -14,6 +14,7 @@ from ccmproxy.errors import (
     BodyMalformed,
     BodyTimeout,
     BodyTooLarge,
+    CarrierLost,
     CredentialUnavailable,
     RequestNotSent,
     ResponseLost,
@@ -27,6 +28,7 @@ from ccmproxy.interfaces import ILease
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.oauth import Authorization
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
+from ccmproxy.remote import remote_verdict
 from ccmproxy.retry import (
     AnswerKind,
     Failure,
@@ -50,6 +52,7 @@ SEND_AGAIN = "current credential reached its usage limit; retry the request to u
 LOGGED_PATH = 200
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
+    CarrierLost: Failure.CARRIER_LOST,
     ResponseLost: Failure.LOST,
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
@@ -58,9 +61,14 @@ _FAILURES = {
 _FAILURE_ANSWERS = {
     Failure.NOT_SENT: (502, "upstream_unreachable", "the upstream cannot be reached"),
     Failure.LOST: (502, "upstream_lost", "the upstream closed the connection without an answer"),
+    Failure.CARRIER_LOST: (502, "upstream_lost", "the reverse connection to the upstream was lost"),
     Failure.TIMED_OUT: (504, "upstream_timeout", "the upstream did not answer in time"),
     Failure.GARBLED: (502, "upstream_malformed", "the upstream's answer cannot be understood"),
 }
+#: Answers that say nothing of the credential: if nobody else can serve, the client should see them as they came.
+_CONCERN_ONE_REQUEST = frozenset(
+    {AnswerKind.REQUEST_RATE_LIMITED, AnswerKind.STREAM_FAILED, AnswerKind.REMOTE_BUSY}
+)
 _LEASE_OUTCOMES = {
     RelayEnd.WHOLE: LeaseOutcome.SERVED,
     RelayEnd.BROKEN: LeaseOutcome.BROKEN,
@@ -218,11 +226,7 @@ class Exchange:
             if step is Step.GIVE_UP:
                 self._failed(outcome)
                 return
-            if (
-                head is not None
-                and isinstance(outcome, Verdict)
-                and outcome.kind in (AnswerKind.REQUEST_RATE_LIMITED, AnswerKind.STREAM_FAILED)
-            ):
+            if head is not None and isinstance(outcome, Verdict) and outcome.kind in _CONCERN_ONE_REQUEST:
                 # Concerns this request alone: if nobody else can serve it, the client should see it as it came.
                 held = (lease, head)
             elif head is not None:
@@ -332,7 +336,7 @@ class Exchange:
             authorization,
             lease.host,
             lease.base_path,
-            forwarder.options.overrides or {},
+            {} if lease.is_external else forwarder.options.overrides or {},
             forwarder.is_bound(self._request.head, self._facts.session, lease.tag),
         )
         attempt = self._attempt = Attempt(forwarder.clock)
@@ -349,10 +353,14 @@ class Exchange:
         elif verdict.kind is AnswerKind.OK and self._facts.billable and _is_event_stream(response):
             if self._another_can(lease.tag):
                 verdict = await self._look_at_beginning(attempt, response, verdict)
+        if lease.is_external:
+            verdict = remote_verdict(response, verdict)
         forwarder.bind(response, self._facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if verdict.kind is AnswerKind.RATE_LIMITED:
             lease.rate_limited(verdict.until, verdict.explicit)
+        elif verdict.kind is AnswerKind.REMOTE_REJECTED:
+            lease.reject()
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
         return response, verdict

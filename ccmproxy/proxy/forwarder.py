@@ -16,7 +16,7 @@ from ccmproxy.aggregate import Aggregate, aggregate, counts
 from ccmproxy.availability import CredentialSnapshot
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
-from ccmproxy.interfaces import IProvider
+from ccmproxy.interfaces import ICredential, IProvider
 from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
@@ -28,11 +28,19 @@ from ccmproxy.websocket.handshake import wants_websocket
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the user's name (empty without users), what they are routed to, and what they may use."""
+    """Who asks: the user's name (empty without users), what they are routed to, and what they may use.
+
+    ``own_remote``: the credential that this user is, being another instance of ours: it is not told of its own share.
+    """
 
     name: str
     provider: IProvider
     allow_external: bool = False
+    own_remote: ICredential | None = None
+
+    def shown(self) -> list[ICredential]:
+        """The credentials whose state this user is shown (spec 8.1)."""
+        return [c for c in self.provider.credentials(self.allow_external) if c is not self.own_remote]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,7 @@ class Forwarder:
         API key say, clients would take them for its state.
         """
         now = self.now()
-        snapshots = [c.snapshot(now) for c in caller.provider.credentials(caller.allow_external)]
+        snapshots = [credential.snapshot(now) for credential in caller.shown()]
         known, second, found = self._last_aggregate
         if second == int(now) and len(known) == len(snapshots) and all(map(is_, known, snapshots)):
             return found

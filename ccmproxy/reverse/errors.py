@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectionAborted
+
+from ccmproxy.http.carried import CarrierConnectionLost
 
 
-class SessionLost(ConnectionLost):
+class SessionLost(CarrierConnectionLost):
     """The session that carried the stream is over: what came is not all that the peer wanted to say."""
 
     def __str__(self) -> str:

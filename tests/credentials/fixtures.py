@@ -198,7 +198,9 @@ class Upstream:
 class NoOutbound:
     """For tests in which nothing may connect."""
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
         raise AssertionError(f"connects to {host}:{port}")
 
 

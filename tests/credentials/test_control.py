@@ -34,7 +34,9 @@ class MemoryOutbound:
         self.network = network
         self.asked: list[tuple[str, int, bool]] = []
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
         self.asked.append((host, port, tls))
         return self.network.endpoint(host, port)
 

@@ -19,7 +19,7 @@ from ccmproxy.credentials.token import TokenKeeper
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.interfaces import IAccountFormat
-from ccmproxy.oauth import ApiKey, Authorization, ControlRequest, OAuthToken
+from ccmproxy.oauth import ApiKey, ControlRequest, Login, OAuthToken
 from tests.credentials.fixtures import (
     NOW,
     PROFILE,
@@ -90,10 +90,10 @@ class TokenTestCase(CredentialTestCase):
         self.put(document)
         self.keeper.load(changed=True)
 
-    def authorize(self) -> Deferred[Authorization]:
+    def authorize(self) -> Deferred[Login]:
         return Deferred.fromCoroutine(self.keeper.authorize())
 
-    def access(self, authorization: Authorization) -> str:
+    def access(self, authorization: Login) -> str:
         assert isinstance(authorization, OAuthToken)
         return authorization.access_token
 
@@ -603,7 +603,7 @@ class RecoveryTests(TokenTestCase):
         self.load(login(expires=NOW + 3600))
         self.old = OAuthToken("a1", "r1", NOW + 3600)
 
-    def recover(self, rejected: Authorization | None = None) -> Deferred[Authorization]:
+    def recover(self, rejected: Login | None = None) -> Deferred[Login]:
         return Deferred.fromCoroutine(self.keeper.recover(rejected or self.old))
 
     def test_another_token_in_the_file(self) -> None:
@@ -667,7 +667,7 @@ class RecoveryTests(TokenTestCase):
 
     def test_every_token_is_refused(self) -> None:
         """A banned account does not become a refresh per request."""
-        rejected: Authorization = self.old
+        rejected: Login = self.old
         self.upstream.answer("token", *(tokens(f"n{n}", f"s{n}") for n in range(9)))
         for _ in range(3):
             rejected = self.successResultOf(self.recover(rejected))

@@ -474,7 +474,7 @@ class EndpointTests(SynchronousTestCase):
         asked = []
 
         class Outbound(DirectOutbound):
-            def endpoint(self, host: str, port: int, tls: bool) -> Any:
+            def endpoint(self, host: str, port: int, tls: bool, server_name: str | None = None) -> Any:
                 asked.append((host, port, tls))
 
         endpoints = OutboundEndpoints(Outbound(Clock()))

@@ -226,7 +226,9 @@ class _MemoryOutbound:
     def __init__(self, network: MemoryNetwork) -> None:
         self._network = network
 
-    def endpoint(self, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
         return self._network.endpoint(host, port)
 
 

@@ -25,6 +25,7 @@ from ccmproxy.limits import (
     Window,
     make_window,
     parse_unix_time,
+    parse_weight,
 )
 from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
 from ccmproxy.sse import EventRewriter, EventScanner
@@ -34,6 +35,9 @@ from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 FAMILY = b"anthropic-ratelimit-unified-"
 #: And here it tells whose account that is.
 ORGANIZATION = b"anthropic-organization-id"
+#: And here another instance tells how big it is.
+PLAN_WEIGHT = b"x-ccm-plan-weight"
+_BESIDE = frozenset({ORGANIZATION, PLAN_WEIGHT})
 
 _KEY_RESET = re.compile(
     rb"anthropic-ratelimit-(?:requests|tokens|input-tokens|output-tokens)-(reset|remaining)"
@@ -141,9 +145,9 @@ class ClaudeMetering:
         said = tuple(
             pair
             for pair, name in zip(headers, lower_names(headers), strict=True)
-            if name.startswith(FAMILY) or name == ORGANIZATION
+            if name.startswith(FAMILY) or name in _BESIDE
         )
-        if not said or (len(said) == 1 and said[0][0].lower() == ORGANIZATION):
+        if all(pair[0].lower() in _BESIDE for pair in said):
             return _NOTHING_SAID
         update = _read_family(said)
         if not (update.rejected_until or update.model_rejections):
@@ -162,7 +166,7 @@ class ClaudeMetering:
         kept = [
             pair
             for pair, name in zip(forwarded, lower_names(forwarded), strict=True)
-            if not name.startswith(FAMILY)
+            if not name.startswith(FAMILY) and name != PLAN_WEIGHT
         ]
         if aggregate is not None:
             kept += aggregate_headers(aggregate, now)
@@ -212,6 +216,7 @@ def _read_family(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
         rejected_until=max(rejected_until, default=0.0),
         model_rejections=model_rejections,
         organization=_organization(said),
+        plan_weight=parse_weight(first_value(list(said), PLAN_WEIGHT)),
     )
 
 

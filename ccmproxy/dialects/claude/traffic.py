@@ -24,7 +24,8 @@ from ccmproxy.facts import RequestFacts, printable_key
 from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items, lower_names
-from ccmproxy.oauth import ApiKey, Authorization
+from ccmproxy.oauth import ApiKey, Authorization, RemoteToken
+from ccmproxy.remote import remote_head
 from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.retry_after import retry_after
 from ccmproxy.sse import first_event
@@ -152,6 +153,8 @@ class ClaudeTraffic:
 
         Accept-Encoding does not pass: usage and the proper end of an answer are read from its body (spec 4.3).
         """
+        if isinstance(authorization, RemoteToken):
+            return remote_head(head, authorization, host, base_path, (b"accept-encoding",))
         headers: Headers = [(b"Host", host)]
         forwarded = request_headers(head.headers)
         has_beta = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 from zope.interface import implementer
@@ -26,7 +27,14 @@ from ccmproxy.dialects.meters import count, fitting_meter, media_type
 from ccmproxy.facts import RequestFacts
 from ccmproxy.headers import response_headers
 from ccmproxy.interfaces import IMetering
-from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate
+from ccmproxy.limits import (
+    LARGEST_WEIGHT,
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    LimitsUpdate,
+    finite_number,
+    parse_weight,
+)
 from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
 from ccmproxy.sse import EventRewriter, EventScanner
 from ccmproxy.usage import MeterReading, Tokens, UsageMeter
@@ -43,8 +51,10 @@ LARGEST_EVENT = 16 * 1024 * 1024
 #: What tells of one account (spec 8.3), its plan and the reason of its refusals included.
 _ACCOUNT_FIELD = re.compile(
     rb"x-codex-(?:active-limit|plan-type|promo-message|rate-limit-reached-type|credits-.*)"
-    rb"|x-.*-(?:primary|secondary)-.*|x-.*-limit-name"
+    rb"|x-.*-(?:primary|secondary)-.*|x-.*-limit-name|x-ocm-plan-weight"
 )
+#: Where another instance tells how big it is.
+PLAN_WEIGHT = b"x-ocm-plan-weight"
 
 
 def aggregate_headers(aggregate: Aggregate) -> Headers:
@@ -107,7 +117,9 @@ def limits_from_event(data: bytes, now: float) -> LimitsUpdate | None:
         limit = Limit(name[:LONGEST_NAME], *windows)
         if limit.windows:
             limits[key] = limit
-    return limits_update(limits, OWN_LIMIT, json_credits(event.get("credits")))
+    update = limits_update(limits, OWN_LIMIT, json_credits(event.get("credits")))
+    weight = finite_number(event.get("plan_weight"), LARGEST_WEIGHT)
+    return replace(update, plan_weight=weight) if weight else update
 
 
 def _seconds(window: object) -> float | None:
@@ -125,7 +137,9 @@ class CodexMetering:
         credits = read_credits(headers)
         if not found.limits and credits is None:
             return _NOTHING_SAID
-        return limits_update(found.limits, found.own, credits)
+        update = limits_update(found.limits, found.own, credits)
+        weight = parse_weight(first_value(headers, PLAN_WEIGHT))
+        return update if weight is None else replace(update, plan_weight=weight)
 
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""

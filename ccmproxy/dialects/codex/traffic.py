@@ -32,7 +32,8 @@ from ccmproxy.message import (
     lower_names,
     without,
 )
-from ccmproxy.oauth import ApiKey, Authorization
+from ccmproxy.oauth import ApiKey, Authorization, RemoteToken
+from ccmproxy.remote import remote_head
 from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.retry_after import retry_after
 from ccmproxy.sse import first_event
@@ -174,6 +175,8 @@ class CodexTraffic:
         dropped = {ACCOUNT_ID, b"accept-encoding"}
         if not bound:
             dropped.add(TURN_STATE)
+        if isinstance(authorization, RemoteToken):
+            return remote_head(head, authorization, host, base_path, dropped)
         headers: Headers = [(b"Host", host), *without(request_headers(head.headers), dropped)]
         target = head.target
         if isinstance(authorization, ApiKey):

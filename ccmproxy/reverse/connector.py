@@ -1,0 +1,153 @@
+"""The side that dials: we open a connection to a remote, and serve its requests over that (spec 7.1, 7.2, 7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
+from twisted.logger import Logger
+
+from ccmproxy.backoff import Backoff
+from ccmproxy.errors import UpstreamError
+from ccmproxy.http.client import Call, ConnectionPool
+from ccmproxy.http.upgrade import SwitchedConnection
+from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.reverse.handshake import problem_of_answer
+from ccmproxy.reverse.protocol import YamuxProtocol
+
+
+class Connector:
+    """Keeps one connection open to a remote, for ever: lost or refused, it is made again after a delay.
+
+    ``connections`` and ``request``: how the remote is reached, and the handshake. ``factory``: serves what comes in,
+    exactly as on a listening port. Nothing is dialled before :meth:`start`, nor after :meth:`stop`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        tag: str,
+        connections: ConnectionPool,
+        request: RequestHead,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        random: Callable[[], float],
+    ) -> None:
+        """``random``: numbers in [0, 1)."""
+        self.tag = tag
+        self._connections = connections
+        self._request = request
+        self._factory = factory
+        self._clock = clock
+        self._backoff = Backoff(random)
+        self._running = False
+        self._call: Call | None = None
+        self._timer: IDelayedCall | None = None
+        self._session: YamuxProtocol | None = None
+        self._since = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the remote can send requests at the moment."""
+        return self._session is not None
+
+    def start(self) -> None:
+        """Dial."""
+        if not self._running:
+            self._running = True
+            self._dial()
+
+    def stop(self, grace: float) -> Deferred[None]:
+        """Close the connection with a go-away: requests that are being served may finish for ``grace`` seconds.
+
+        Fires when it is gone. Nothing is dialled any more.
+        """
+        self._running = False
+        self._give_up()
+        session, self._session = self._session, None
+        self._connections.close()
+        if session is None:
+            return succeed(None)
+        return session.close(grace).addCallback(lambda _: None)
+
+    def interface_updated(self) -> None:
+        """The machine's network has changed: what is open may be dead without knowing, so dial anew at once."""
+        if not self._running:
+            return
+        self._give_up()
+        self._backoff.reset()
+        session, self._session = self._session, None
+        if session is not None:
+            self.log.info("{tag}: the network changed, reverse connection is made anew", tag=self.tag)
+            session.abort()
+        self._dial()
+
+    def _give_up(self) -> None:
+        """On a connection that is being made, or waited for."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    def _dial(self) -> None:
+        self._since = self._clock.seconds()
+        self._call = self._connections.upgrade(self._request, self, self._switched)
+
+    def _again(self, problem: str, lived: float = 0.0) -> None:
+        if not self._running:
+            return
+        delay = self._backoff.failed(lived)
+        self.log.warn(
+            "{tag}: no reverse connection ({problem}), again in {delay:.1f} s",
+            tag=self.tag,
+            problem=problem,
+            delay=delay,
+        )
+        self._timer = self._clock.callLater(delay, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._dial()
+
+    # The handshake's answer -------------------------------------------------------------------------------
+
+    def _switched(self, head: ResponseHead, connection: SwitchedConnection) -> None:
+        self._call = None
+        problem = problem_of_answer(head)
+        if problem is not None or not self._running:
+            connection.abort()
+            self._again(problem or "stopped")
+            return
+        session = self._session = YamuxProtocol(self._clock, is_client=False, acceptor=self._factory)
+        began = self._clock.seconds()
+
+        def lost(reason: Exception) -> None:
+            if self._session is session:
+                self._session = None
+                self._again(str(reason), self._clock.seconds() - began)
+
+        connection.hand_over(session)
+        self.log.info("{tag}: reverse connection is up", tag=self.tag)
+        session.when_lost().addCallback(lost)
+
+    def response_started(self, head: ResponseHead) -> None:
+        """Anything but a 101 is a refusal."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        self._again(f"refused with {head.status}")
+
+    def response_data(self, data: bytes) -> None:
+        """Never called: a refusal's body is not read."""
+
+    def response_ended(self) -> None:
+        """Never called, likewise."""
+
+    def response_failed(self, error: UpstreamError) -> None:
+        """No connection, or no answer."""
+        self._call = None
+        self._again(str(error))

@@ -1,0 +1,84 @@
+"""The side that is dialled: a remote opens a connection to us, and we send it requests over that (spec 7.2, 7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from ccmproxy.http.server import ServerRequest
+from ccmproxy.reverse.endpoints import StreamClientEndpoint
+from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS
+from ccmproxy.reverse.protocol import YamuxProtocol
+
+#: So long a connection that was replaced may take to finish what is in flight on it (seconds).
+REPLACED_GRACE = 10.0
+
+
+class Remote(Protocol):
+    """A credential whose remote may open connections to us."""
+
+    tag: str
+
+    def attach(
+        self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
+    ) -> Callable[[], None]:
+        """Use the connection from now on; the result is to be called when it is lost."""
+
+
+class _ReceivedSession(YamuxProtocol):
+    """Our side of a connection that was dialled from the other one. We open the streams: the session's client."""
+
+    def connectionMade(self) -> None:
+        self.transport.write(SWITCHING_PROTOCOLS)
+        super().connectionMade()
+
+
+class Receiver:
+    """Takes reverse connections over from the HTTP server, and gives them to the credentials that they are for."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self.sessions: set[YamuxProtocol] = set()
+
+    def accept(self, request: ServerRequest, remote: Remote, request_id: str) -> None:
+        """Answer the handshake of ``remote``'s connector, who has been identified. Newer connections replace older
+        ones."""
+        session = _ReceivedSession(self._clock, is_client=True)
+        self.sessions.add(session)
+        peer = request.peer
+        request.take_over(session)
+        self.log.info(
+            "{request_id} reverse connection of {tag} from {peer} is up",
+            request_id=request_id,
+            tag=remote.tag,
+            peer=str(peer),
+        )
+        detach = remote.attach(
+            StreamClientEndpoint(session),
+            lambda: session.is_usable,
+            lambda: session.close(REPLACED_GRACE),
+        )
+
+        def lost(reason: Exception) -> None:
+            self.sessions.discard(session)
+            self.log.info(
+                "{request_id} reverse connection of {tag} is down: {reason}",
+                request_id=request_id,
+                tag=remote.tag,
+                reason=str(reason),
+            )
+            detach()
+
+        session.when_lost().addCallback(lost)
+
+    def close(self, grace: float) -> Deferred[None]:
+        """End every connection with a go-away: what is in flight may finish for ``grace`` seconds. Fires when all are
+        gone."""
+        gone = DeferredList([session.close(grace) for session in self.sessions])
+        return gone.addCallback(lambda _: None)
