@@ -307,6 +307,12 @@ class ClassifyStreamTests(SynchronousTestCase):
             self.assertEqual(self.verdict(stream_event(name)), Verdict(AnswerKind.OK))
             self.assertEqual(self.verdict(stream_event(name) + failed), Verdict(AnswerKind.OK))
 
+    def test_the_name_of_an_event_counts(self) -> None:
+        """As it does for the clients: another one is no error, whatever it holds."""
+        for name in (b"", b"event: ping\n", b"event: message_start\n"):
+            data = name + b'data: {"type": "error", "error": {"type": "overloaded_error"}}\n\n'
+            self.assertEqual(self.verdict(data), Verdict(AnswerKind.OK))
+
     def test_failures_that_another_account_may_not_meet(self) -> None:
         for kind in ("api_error", "overloaded_error", "timeout_error"):
             self.assertEqual(self.error(kind), Verdict(AnswerKind.STREAM_FAILED))
