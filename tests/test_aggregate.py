@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.aggregate import Aggregate, aggregate, status_object
+from ccmproxy.aggregate import (
+    Aggregate,
+    aggregate,
+    distinct,
+    overall_availability,
+    share_windows,
+    status_object,
+)
 from ccmproxy.availability import EXTERNAL_CAPS, Availability, Caps, CredentialSnapshot
-from ccmproxy.limits import Limits, Window
+from ccmproxy.limits import RESET_JITTER, Limits, Window
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -31,10 +39,11 @@ def member(
     weight: float = 1.0,
     caps: Caps = EXTERNAL_CAPS,
     has_data: bool = True,
+    organization: str = "",
 ) -> CredentialSnapshot:
     """One credential's snapshot."""
     return CredentialSnapshot(
-        tag, False, availability, Limits(short, weekly), caps, weight, has_data, ever_had_data=has_data
+        tag, False, availability, Limits(short, weekly), caps, weight, has_data, has_data, organization
     )
 
 
@@ -59,6 +68,29 @@ class AggregateTests(SynchronousTestCase):
         self.assertAlmostEqual(total.short_utilization, 100 - (80 * 10 + 20 * 5 + 50) / 16, places=5)
         self.assertEqual(total.short_reset, int(NOW + (1 * 10 + 5 * 5) / 15 * HOUR))
         self.assertEqual(total.plan_weight, 16)
+
+    def test_passed_resets_are_left_out_of_the_mean(self) -> None:
+        """Their windows are empty, and nobody waits for them."""
+        total = aggregate(
+            [
+                member("a", Window(20.0, NOW + 3 * HOUR), Window(40.0, NOW - HOUR), weight=10.0),
+                member("b", Window(80.0, NOW - HOUR), Window(60.0, NOW + 30 * HOUR), weight=5.0),
+            ],
+            NOW,
+        )
+        self.assertEqual((total.short_reset, total.weekly_reset), (int(NOW + 3 * HOUR), int(NOW + 30 * HOUR)))
+        self.assertAlmostEqual(total.short_utilization, 20 * 10 / 15, places=5)
+        self.assertAlmostEqual(total.weekly_utilization, 60 * 5 / 15, places=5)
+
+    def test_caps_of_each_are_its_own(self) -> None:
+        total = aggregate(
+            [
+                member("a", Window(20.0), caps=Caps(50.0, 99.0), weight=10.0),
+                member("b", Window(20.0), caps=Caps(10.0, 99.0), weight=5.0),
+            ],
+            NOW,
+        )
+        self.assertAlmostEqual(total.short_utilization, 100 - (30 * 10 + 0 * 5) / 15, places=5)
 
     def test_reserves_count_as_used(self) -> None:
         self.assertEqual(aggregate([member(caps=Caps(90.0, 50.0))], NOW).short_utilization, 30)
@@ -126,6 +158,94 @@ class AggregateTests(SynchronousTestCase):
         total.view(NOW)
 
 
+class SharedWindowTests(SynchronousTestCase):
+    """F33: accounts of one organization may draw on the same windows, and are counted once then."""
+
+    def one(
+        self,
+        tag: str,
+        used: float = 40.0,
+        short_reset: float = NOW + HOUR,
+        weekly_reset: float = NOW + 150 * HOUR,
+        *,
+        organization: str = "org",
+        short_used: float = 20.0,
+        weight: float = 5.0,
+    ) -> CredentialSnapshot:
+        """An account of an organization."""
+        return member(
+            tag,
+            Window(short_used, short_reset),
+            Window(used, weekly_reset),
+            organization=organization,
+            weight=weight,
+        )
+
+    def test_the_same_resets(self) -> None:
+        twins = [self.one("a"), self.one("b")]
+        self.assertEqual(aggregate(twins, NOW), aggregate(twins[:1], NOW))
+        self.assertEqual(aggregate([*twins, self.one("c", organization="other")], NOW).plan_weight, 10)
+
+    def test_nobody_knows_of_an_organization(self) -> None:
+        self.assertEqual(
+            aggregate([self.one("a", organization=""), self.one("b", organization="")], NOW).plan_weight, 10
+        )
+
+    def test_each_member_may_have_windows_of_its_own(self) -> None:
+        one = self.one("a")
+        for other in (
+            self.one("b", short_reset=NOW + 2 * HOUR),
+            self.one("b", weekly_reset=NOW + 100 * HOUR),
+            self.one("b", organization="other"),
+            self.one("b", short_reset=NOW + HOUR + RESET_JITTER + 1),
+            self.one("b", short_reset=NOW + HOUR - RESET_JITTER - 1),
+        ):
+            self.assertFalse(share_windows(one, other))
+            self.assertEqual(aggregate([one, other], NOW).plan_weight, 10)
+
+    def test_resets_that_flicker_are_the_same(self) -> None:
+        one = self.one("a")
+        for difference in (RESET_JITTER, -RESET_JITTER, 0.5):
+            other = self.one("b", short_reset=NOW + HOUR + difference)
+            self.assertTrue(share_windows(one, other) and share_windows(other, one))
+
+    def test_one_known_reset_that_agrees_is_enough(self) -> None:
+        self.assertTrue(share_windows(self.one("a"), self.one("b", short_reset=0)))
+        self.assertTrue(share_windows(self.one("a"), self.one("b", weekly_reset=0)))
+        self.assertFalse(share_windows(self.one("a"), self.one("b", weekly_reset=0, short_reset=NOW)))
+
+    def test_unknown_resets_say_nothing(self) -> None:
+        one, other = self.one("a", short_reset=0), self.one("b", weekly_reset=0)
+        self.assertFalse(share_windows(one, other))
+        unknown = self.one("a", short_reset=0, weekly_reset=0)
+        self.assertFalse(share_windows(unknown, unknown))
+
+    def test_the_fuller_one_counts(self) -> None:
+        """It is the later word; the week decides, then the short window, then the list."""
+        for members, tag in (
+            ([self.one("a", 40.0), self.one("b", 50.0)], "b"),
+            ([self.one("a", 50.0), self.one("b", 40.0, short_used=90.0)], "a"),
+            ([self.one("a", short_used=20.0), self.one("b", short_used=21.0)], "b"),
+            ([self.one("a"), self.one("b")], "a"),
+        ):
+            self.assertEqual([each.tag for each in distinct(members)], [tag])
+
+    def test_one_that_does_not_count_hides_nobody(self) -> None:
+        gone = replace(self.one("a", 90.0), availability=UNAVAILABLE)
+        total = aggregate([gone, self.one("b")], NOW)
+        self.assertEqual((total.weekly_utilization, total.plan_weight), (40.0, 5))
+
+    def test_order_and_all_the_others_are_kept(self) -> None:
+        members = [
+            self.one("a", organization="x"),
+            self.one("b", organization=""),
+            self.one("c", 50.0, organization="x"),
+            self.one("d", organization="y"),
+            self.one("e", organization=""),
+        ]
+        self.assertEqual([each.tag for each in distinct(members)], ["c", "b", "d", "e"])
+
+
 class AvailabilityTests(SynchronousTestCase):
     """Availability of the whole: the best that any credential has."""
 
@@ -140,6 +260,18 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertEqual(self.of(UNAVAILABLE, REJECTED).state, "temporarily_blocked")
         self.assertEqual(self.of(UNAVAILABLE).state, "unavailable")
         self.assertEqual(self.of().state, "unavailable")
+
+    def test_whether_it_has_figures_does_not_matter(self) -> None:
+        """An API key says nothing of windows, and serves all the same."""
+        self.assertEqual(overall_availability([member(has_data=False)], NOW), USABLE)
+        self.assertEqual(overall_availability([], NOW).message, "no credential may serve this user")
+
+    def test_a_block_ends_with_the_first(self) -> None:
+        later = Availability("temporarily_blocked", "connection_limit", "connection limit", NOW + 2 * HOUR)
+        failed = Availability("temporarily_blocked", "poll_failed", "asking failed")
+        self.assertEqual(self.of(failed, later, REJECTED).reset_at, NOW + HOUR)
+        self.assertEqual(self.of(failed, later).reason, "poll_failed")
+        self.assertEqual(self.of(failed).reset_at, 0)
 
     def test_earliest_reset(self) -> None:
         week = Availability("rate_limited", "weekly_window", "…", NOW + 90 * HOUR)

@@ -6,7 +6,15 @@ from itertools import product
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.retry import AnswerKind, Failure, Progress, Step, after_answer, after_failure
+from ccmproxy.retry import (
+    UNREACHABLE_TIME,
+    AnswerKind,
+    Failure,
+    Progress,
+    Step,
+    after_answer,
+    after_failure,
+)
 
 ALL_PROGRESS = [Progress(a, b) for a, b in product((False, True), repeat=2)]
 
@@ -25,6 +33,10 @@ class RetryTests(SynchronousTestCase):
         for kind, progress in product(kinds, ALL_PROGRESS):
             self.assertIs(after_answer(kind, progress), Step.NEXT)
 
+    def test_f13_a_stream_that_begins_with_its_failure_moves_on(self) -> None:
+        for progress in ALL_PROGRESS:
+            self.assertIs(after_answer(AnswerKind.STREAM_FAILED, progress), Step.NEXT)
+
     def test_a_refused_token_is_recovered_once(self) -> None:
         self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress()), Step.RECOVER)
         self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress(recovered=True)), Step.NEXT)
@@ -32,6 +44,18 @@ class RetryTests(SynchronousTestCase):
     def test_an_unsent_request_gets_one_fresh_connection(self) -> None:
         self.assertIs(after_failure(Failure.NOT_SENT, Progress()), Step.AGAIN)
         self.assertIs(after_failure(Failure.NOT_SENT, Progress(reconnected=True)), Step.NEXT)
+
+    def test_nobody_waits_for_ever_for_a_connection(self) -> None:
+        """Each credential may take as long as connecting may take: clients give up before the last of many."""
+        for progress in ALL_PROGRESS:
+            before = after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME - 0.001)
+            self.assertIn(before, (Step.AGAIN, Step.NEXT))
+            self.assertIs(after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME), Step.GIVE_UP)
+
+    def test_without_a_token_or_interrupted_it_moves_on_at_any_time(self) -> None:
+        """Nothing was sent, or what was sent was cancelled before anything came of it."""
+        for failure, progress in product((Failure.NO_TOKEN, Failure.INTERRUPTED), ALL_PROGRESS):
+            self.assertIs(after_failure(failure, progress, 10 * UNREACHABLE_TIME), Step.NEXT)
 
     def test_what_may_have_been_acted_on_is_never_repeated(self) -> None:
         """F14: a second run of the same turn could run a tool twice."""

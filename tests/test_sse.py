@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.sse import Event, EventRewriter, EventScanner, parse_event
+from ccmproxy.sse import Event, EventRewriter, EventScanner, first_event, parse_event
 
 NAMES = frozenset({b"usage", b"stop"})
 
@@ -56,6 +56,69 @@ def scan(scanner: EventScanner, chunks: list[bytes]) -> list[Event]:
 def single_bytes(data: bytes) -> list[bytes]:
     """The smallest chunks there are."""
     return [data[at : at + 1] for at in range(len(data))]
+
+
+class FirstEventTests(SynchronousTestCase):
+    """What a stream begins with: known as soon as it is whole, and not a byte earlier (F13)."""
+
+    def check(self, stream: bytes, expected: Event, passed_over: frozenset[bytes] = frozenset()) -> None:
+        """Of every beginning of ``stream``: nothing, until its first event is whole; from then on that event."""
+        found = [first_event(stream[:size], passed_over) for size in range(len(stream) + 1)]
+        known = found.index(expected)
+        self.assertEqual(found[:known], [None] * known)
+        self.assertEqual(set(found[known:]), {expected}, stream)
+
+    def test_whole_or_in_pieces(self) -> None:
+        expected = Event(b"start", b'{"type": "start"}')
+        for line_end in (b"\n", b"\r\n", b"\r"):
+            self.check(STREAM.replace(b"\n", line_end), expected)
+
+    def test_what_is_no_event_is_passed_over(self) -> None:
+        expected = Event(b"error", b"x\ny")
+        for before in (
+            b": a comment\n\n",
+            b":\r\n\r\n",
+            b"\n\n\n",
+            b"\r\n",
+            b"event: nothing\n\n",
+            b"retry: 3\nid: 7\n\n",
+            b"\xef\xbb\xbf",
+            b"\xef\xbb\xbf: c\r\n\r\n",
+        ):
+            self.check(before + b"event: error\ndata: x\ndata: y\n\nevent: later\ndata:\n\n", expected)
+
+    def test_names_that_are_passed_over(self) -> None:
+        stream = b"event: a\ndata: 1\n\nevent: b\ndata: 2\r\n\r\ndata: 3\n\n"
+        for passed_over, expected in (
+            ({b"x"}, Event(b"a", b"1")),
+            ({b"a"}, Event(b"b", b"2")),
+            ({b"a", b"b"}, Event(b"message", b"3")),
+        ):
+            self.check(stream, expected, frozenset(passed_over))
+        self.assertIsNone(first_event(stream, {b"a", b"b", b"message"}))
+
+    def test_between_cr_and_lf(self) -> None:
+        """An LF that may belong to the CR before it changes nothing of the event."""
+        for size in range(len(stream := b"data: 1\r\n\r\n")):
+            self.assertIn(first_event(stream[:size]), (None, Event(b"message", b"1")))
+        self.assertIsNone(first_event(b"data: 1\r\n"))
+
+    @given(
+        st.lists(
+            st.sampled_from(
+                [b"\n", b"\r", b"\r\n", b"event: a", b"event: b", b"data: 1", b"data", b":c", b"\xef\xbb\xbf"]
+            ),
+            max_size=14,
+        ).map(b"".join)
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_the_first_of_what_the_scanner_finds(self, stream: bytes) -> None:
+        """And once it is known, what follows does not change it."""
+        events = [event for event in EventScanner(lambda name: True).feed(stream) if event.name != b"b"]
+        known = first_event(stream, {b"b"})
+        self.assertEqual(known, events[0] if events else None)
+        if known is not None:
+            self.assertEqual(first_event(stream + b"data: more\n\n", {b"b"}), known)
 
 
 class EventTests(SynchronousTestCase):

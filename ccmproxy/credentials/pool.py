@@ -196,7 +196,10 @@ class Pool:
         view = member.snapshot(now, model)
         availability = view.availability
         if not availability.usable and availability.reason != "poll_failed":
-            return f"{tag}: {availability.message}"
+            candidates = self._candidates(selection, model, now)
+            # Where all that are left are only worth trying, going from one to another is of no help.
+            if not availability.worth_trying or any(each.snapshot.availability.usable for each in candidates):
+                return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
             candidates = self._candidates(selection, model, now)
             if candidates and fallback(candidates).tag != tag:

@@ -211,6 +211,20 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool), "a")
         self.assertEqual(self.ask(pool, "new"), "b")
 
+    def test_where_all_are_as_bad_it_stays(self) -> None:
+        """A connection limit keeps nobody out who has no other; going to and fro would cost a cache each time."""
+        for strategy in ("least-used", "round-robin", "random", "fallback"):
+            a, b = self.credential("a"), self.credential("b")
+            pool = Pool(
+                "pool", [a, b], PoolRules(strategy), self.clock.seconds, iter([0.1, 0.6] * 9).__next__
+            )
+            first = self.ask(pool)
+            for credential in (a, b):
+                credential.block("connection_limit", self.clock.seconds() + 60)
+            self.assertEqual([self.ask(pool) for _ in range(4)], [first] * 4, strategy)
+            other = "b" if first == "a" else "a"
+            self.assertEqual(self.ask(pool, excluded=[first]), other)
+
     def test_what_did_not_serve_the_request_is_left(self) -> None:
         """Spec 6.4: the next pick is where the session stays."""
         pool = self.pool([self.credential(tag, used) for tag, used in (("a", 0), ("b", 50), ("c", 60))])

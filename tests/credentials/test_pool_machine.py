@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,8 +24,6 @@ from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.interfaces import ILease
 from ccmproxy.retry import LeaseOutcome
 from tests.credentials.fixtures import NOW, PlainCredential
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 TAGS = "abcde"
 MODELS = ("claude-opus-4-5", "claude-haiku-4-5", None)
@@ -52,6 +50,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.all: list[PlainCredential] = []
         self.members = [self.make(place) for place in range(size)]
         self.pool_rules = rules
+        self.last = Selection()
         self.numbers = iter(range(10**9))
         self.pool = Pool(
             "pool", self.members, rules, self.clock.seconds, lambda: next(self.numbers) * 0.618 % 1
@@ -122,7 +121,7 @@ class PoolMachine(RuleBasedStateMachine):
     # What clients do --------------------------------------------------------------------------------------
 
     @rule(
-        session=st.sampled_from(["s", "t", "x", None]),
+        session=st.sampled_from(["s", "t", None]),
         user=st.sampled_from("uv"),
         model=st.sampled_from(MODELS),
         external=st.booleans(),
@@ -138,9 +137,23 @@ class PoolMachine(RuleBasedStateMachine):
         excluded: frozenset[str],
         agent: str | None,
     ) -> None:
+        self.last = Selection(session, model, external, excluded, user, agent)
+        self.ask_for(self.last)
+
+    @precondition(lambda self: self.last.session is not None)
+    @rule(model=st.sampled_from(MODELS), spoilt=st.none() | durations)
+    def ask_again(self, model: str | None, spoilt: float | None) -> None:
+        """The session goes on, perhaps after its credential was used up."""
+        found = self.assignment(self.last)
+        for member in self.members:
+            if spoilt is not None and found is not None and member.tag == found.credential:
+                member.rate_limited(self.clock.seconds() + spoilt, explicit=True)
+        self.ask_for(replace(self.last, model=model, excluded=frozenset()))
+
+    def ask_for(self, selection: Selection) -> None:
         """One request, and whether it may have gone where it went."""
         now = self.clock.seconds()
-        selection = Selection(session, model, external, excluded, user, agent)
+        model, external, excluded = selection.model, selection.allow_external, selection.excluded
         assignment = self.assignment(selection)
         before = assignment.credential if assignment is not None else None
         judged = model or (assignment.model if assignment is not None else None)
@@ -167,7 +180,9 @@ class PoolMachine(RuleBasedStateMachine):
         elif before in usable and tag != before:
             self.check_rebalanced(views[before], [views[tag] for tag in usable], now)
         after = self.assignment(selection)
-        assert (after.credential if after is not None else None) == (None if session is None else tag)
+        assert (after.credential if after is not None else None) == (
+            None if selection.session is None else tag
+        )
 
     def check_rebalanced(self, held: CredentialSnapshot, views: list[CredentialSnapshot], now: float) -> None:
         """A session has left what could serve it: only this rule allows that."""
@@ -192,7 +207,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         lease.on_interrupt(interrupted)
 
-    @rule(session=st.sampled_from("stx"), place=places, model=st.sampled_from(MODELS), external=st.booleans())
+    @rule(session=st.sampled_from("st"), place=places, model=st.sampled_from(MODELS), external=st.booleans())
     def begin_turn(self, session: str, place: int, model: str | None, external: bool) -> None:
         """On a connection that is there."""
         tag = TAGS[place]
@@ -239,7 +254,7 @@ class PoolMachineTests(SynchronousTestCase):
         run_state_machine_as_test(
             PoolMachine,
             settings=settings(
-                max_examples=60,
+                max_examples=120,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],

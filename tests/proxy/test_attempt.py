@@ -127,6 +127,67 @@ class CollectingTests(AttemptTestCase):
         self.assertFalse(self.listener.connections[0].client.reading)
         self.attempt.discard()
 
+    def test_until_it_is_enough(self) -> None:
+        """As soon as that is so, though more is to come; what has come stays held."""
+        self.send()
+        self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01")
+        self.successResultOf(self.attempt.answered)
+        seen: list[bytes] = []
+
+        def enough(data: bytes) -> bool:
+            seen.append(data)
+            return len(data) >= 4
+
+        collected = Deferred.fromCoroutine(self.attempt.collect(enough, 3.0))
+        self.network.flush()
+        self.answer(b"2")
+        self.assertNoResult(collected)
+        self.answer(b"345")
+        self.assertEqual(self.successResultOf(collected), b"012345")
+        self.assertEqual((seen[-2], seen[-1]), (b"012", b"012345"))
+        self.assertFalse(self.listener.connections[0].client.reading)
+        self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() == 3.0], [])
+        # Asked again, what is there may be enough at once.
+        again = Deferred.fromCoroutine(self.attempt.collect(enough, 3.0))
+        self.assertEqual(self.successResultOf(again), b"012345")
+        self.attempt.discard()
+
+    def test_enough_was_there_with_the_head(self) -> None:
+        self.send()
+        self.attempt.answered.addCallback(
+            lambda head: Deferred.fromCoroutine(self.attempt.collect(lambda data: data == b"0", 3.0))
+        )
+        self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0")
+        self.assertEqual(self.successResultOf(self.attempt.answered), b"0")
+        self.attempt.discard()
+
+    def test_an_end_is_enough(self) -> None:
+        """Whole, or broken off: nothing more will come."""
+        for rest in (b"0123456789", b"0123"):
+            self.setUp()
+            self.send()
+            self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+            self.successResultOf(self.attempt.answered)
+            collected = Deferred.fromCoroutine(self.attempt.collect(lambda data: False, 3.0))
+            self.network.flush()
+            self.answer(rest)
+            self.connections[-1].transport.abortConnection()
+            self.network.flush()
+            self.assertEqual(self.successResultOf(collected), rest)
+
+    def test_a_time_of_its_own(self) -> None:
+        self.send()
+        self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01")
+        self.successResultOf(self.attempt.answered)
+        collected = Deferred.fromCoroutine(self.attempt.collect(lambda data: False, 3.0))
+        self.network.flush()
+        self.clock.advance(2.9)
+        self.assertNoResult(collected)
+        self.clock.advance(0.2)
+        self.assertEqual(self.successResultOf(collected), b"01")
+        self.assertFalse(self.listener.connections[0].client.reading)
+        self.attempt.discard()
+
     def test_no_longer_than_a_client_can_wait(self) -> None:
         self.send()
         self.answer(b"HTTP/1.1 403 X\r\nContent-Length: 10\r\n\r\n01234")

@@ -183,7 +183,7 @@ class ModelWindowTests(RateLimitCase):
     def world(self) -> World:
         world = World(self, start=False)
         login = world.simulator.add_account("bob", model_windows=("seven_day_opus",))
-        world.login = login
+        world.login = world.logins[0] = login
         world.write_login()
         world.start()
         return world

@@ -190,9 +190,9 @@ class ClaudeAccountFormat:
         organization = answer.organization
         return replace(
             token,
-            plan=token.plan or _PLANS.get(organization.organization_type or ""),
-            tier=token.tier or organization.rate_limit_tier,
-            account_id=organization.uuid or token.account_id,
+            plan=token.plan or _PLANS.get(text(organization.organization_type) or ""),
+            tier=token.tier or text(organization.rate_limit_tier),
+            account_id=text(organization.uuid) or token.account_id,
         )
 
     def plan_weight(self, token: OAuthToken | ApiKey) -> float:
@@ -224,9 +224,9 @@ class _RefreshAnswer(msgspec.Struct):
 
 
 class _Organization(msgspec.Struct):
-    uuid: str | None = None
-    organization_type: str | None = None
-    rate_limit_tier: str | None = None
+    uuid: object = None
+    organization_type: object = None
+    rate_limit_tier: object = None
 
 
 class _ProfileAnswer(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -172,6 +173,19 @@ class RefreshTests(SynchronousTestCase):
             self.assertEqual((fresh.expires_at, fresh.scopes), (None, token().scopes))
             self.assertEqual(FORMAT.parse(FORMAT.merge(b"{}", fresh)), fresh)
 
+    def test_whose_account_it_is(self) -> None:
+        """F33: the organization, where it is said; an odd value is as if it were not said."""
+        said = {"access_token": "a2", "organization": {"uuid": "org-1", "name": "n"}}
+        self.assertEqual(self.answer(200, said).account_id, "org-1")
+        odd: tuple[object, ...] = (None, 5, "org-1", [], {}, {"uuid": None}, {"uuid": 7}, {"uuid": ""})
+        for organization in odd:
+            fresh = self.answer(200, {"access_token": "a2", "organization": organization})
+            self.assertEqual((fresh.access_token, fresh.account_id), ("a2", None))
+        known = replace(token(), account_id="org-0")
+        for body, expected in ((said, "org-1"), ({"access_token": "a2"}, "org-0")):
+            fresh = FORMAT.refresh_answer(200, {}, json.dumps(body).encode(), known, NOW)
+            self.assertEqual(fresh.account_id, expected)
+
     def refused(self, status: int, body: object, **headers: str) -> RefreshRefused:
         error = self.assertRaises(RefreshRefused, self.answer, status, body, **headers)
         assert isinstance(error, RefreshRefused)
@@ -255,6 +269,26 @@ class UsageAndProfileTests(SynchronousTestCase):
         self.assertEqual((filled.plan, filled.tier), ("team", "t"))
         for nonsense in (b"", b"[]", b"{}", b'{"organization": 3}'):
             self.assertRaises(AnswerMalformed, FORMAT.profile_answer, nonsense, token())
+
+    def test_a_profile_says_whose_account_it_is(self) -> None:
+        body = json.dumps({"organization": {"uuid": "org-1", "organization_type": "claude_max"}}).encode()
+        self.assertEqual(FORMAT.profile_answer(body, token()).account_id, "org-1")
+        known = replace(token(), account_id="org-0")
+        self.assertEqual(FORMAT.profile_answer(b'{"organization": {}}', known).account_id, "org-0")
+
+    def test_odd_values_in_a_profile_hide_only_themselves(self) -> None:
+        asked = token(subscriptionType=None, rateLimitTier=None)
+        usual = {"uuid": "org-1", "organization_type": "claude_max", "rate_limit_tier": "t"}
+        for name, expected in (
+            ("uuid", ("max", "t", None)),
+            ("organization_type", (None, "t", "org-1")),
+            ("rate_limit_tier", ("max", None, "org-1")),
+        ):
+            values: tuple[object, ...] = (5, [], {}, "", None, True)
+            for odd in values:
+                body = json.dumps({"organization": {**usual, name: odd}}).encode()
+                filled = FORMAT.profile_answer(body, asked)
+                self.assertEqual((filled.plan, filled.tier, filled.account_id), expected, (name, odd))
 
     def test_plan_weight(self) -> None:
         for plan, tier, weight in (

@@ -56,6 +56,30 @@ class LimitsFromHeadersTests(SynchronousTestCase):
         )
         self.assertFalse(observed({"status": "allowed"}).has_data)
 
+    def organization(self, *values: bytes, family: Headers | None = None) -> str:
+        """The organization that an answer with limits names so."""
+        usual = [(UNIFIED + b"5h-utilization", b"0.1")]
+        headers = [(b"Anthropic-Organization-Id", value) for value in values]
+        return METERING.limits_from_headers(headers + (usual if family is None else family), NOW).organization
+
+    def test_whose_account_it_is(self) -> None:
+        """F33."""
+        self.assertEqual(self.organization(b"4f5a-org"), "4f5a-org")
+        self.assertEqual(self.organization(b" 4f5a-org "), "4f5a-org")
+        self.assertEqual(self.organization(b"first", b"second"), "first")
+        for odd in (b"", b" ", b"a\tb", b"\xff\xfe", b"two words", b"x" * 5000):
+            self.assertEqual(self.organization(odd), "", odd)
+        self.assertEqual(self.organization(), "")
+
+    def test_an_organization_alone_is_no_news(self) -> None:
+        """Every answer names it, also those that say nothing of limits."""
+        headers: Headers = [(b"anthropic-organization-id", b"org")]
+        self.assertEqual(METERING.limits_from_headers(headers, NOW), LimitsUpdate())
+
+    def test_of_two_accounts_with_the_same_figures_each_keeps_its_own(self) -> None:
+        """What was read is remembered by all that it was read from."""
+        self.assertEqual([self.organization(value) for value in (b"a", b"b", b"a")], ["a", "b", "a"])
+
     def test_a_rejected_window_counts_like_the_overall_status(self) -> None:
         self.assertEqual(
             observed({"5h-status": "rejected", "5h-reset": int(SHORT_RESET)}).rejected_until, SHORT_RESET

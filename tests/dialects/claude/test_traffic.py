@@ -277,6 +277,82 @@ class ClassifyTests(SynchronousTestCase):
         self.assertIn(found.kind, (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED))
 
 
+def stream_event(name: str, **data: object) -> bytes:
+    """One event, as the upstream writes it."""
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
+
+
+class ClassifyStreamTests(SynchronousTestCase):
+    """What a stream begins with (F13)."""
+
+    def verdict(self, data: bytes, **family: object) -> Verdict | None:
+        headers = [
+            (UNIFIED + name.replace("_", "-").encode(), str(value).encode()) for name, value in family.items()
+        ]
+        return TRAFFIC.classify_stream(ResponseHead(200, b"OK", headers), data, NOW)
+
+    def error(self, kind: object, **family: object) -> Verdict | None:
+        return self.verdict(stream_event("error", error={"type": kind, "message": "m"}), **family)
+
+    def test_nothing_is_known_before_the_first_event_is_whole(self) -> None:
+        stream = stream_event("error", error={"type": "overloaded_error", "message": "größer"})
+        for size in range(len(stream)):
+            self.assertIsNone(self.verdict(stream[:size]), size)
+        self.assertEqual(self.verdict(stream), Verdict(AnswerKind.STREAM_FAILED))
+
+    def test_a_message_begins(self) -> None:
+        """Whatever follows."""
+        failed = stream_event("error", error={"type": "overloaded_error"})
+        for name in ("message_start", "ping", "message", "error_of_another_kind"):
+            self.assertEqual(self.verdict(stream_event(name)), Verdict(AnswerKind.OK))
+            self.assertEqual(self.verdict(stream_event(name) + failed), Verdict(AnswerKind.OK))
+
+    def test_the_name_of_an_event_counts(self) -> None:
+        """As it does for the clients: another one is no error, whatever it holds."""
+        for name in (b"", b"event: ping\n", b"event: message_start\n"):
+            data = name + b'data: {"type": "error", "error": {"type": "overloaded_error"}}\n\n'
+            self.assertEqual(self.verdict(data), Verdict(AnswerKind.OK))
+
+    def test_failures_that_another_account_may_not_meet(self) -> None:
+        for kind in ("api_error", "overloaded_error", "timeout_error"):
+            self.assertEqual(self.error(kind), Verdict(AnswerKind.STREAM_FAILED))
+
+    def test_the_requests_own_fault(self) -> None:
+        for kind in ("invalid_request_error", "not_found_error", "something_new", "", 5, None):
+            self.assertEqual(self.error(kind), Verdict(AnswerKind.OK), kind)
+        for data in (b"event: error\ndata: {\n\n", b"event: error\ndata:\n\n", b"event: error\ndata: []\n\n"):
+            self.assertEqual(self.verdict(data), Verdict(AnswerKind.OK))
+
+    def test_a_rate_limit_without_figures_is_a_burst(self) -> None:
+        """F5: a short block, which is ours and not the upstream's."""
+        burst = Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, explicit=False)
+        self.assertEqual(self.error("rate_limit_error"), burst)
+        self.assertEqual(self.error("rate_limit_error", status="allowed", reset=LATER), burst)
+
+    def test_a_rate_limit_with_the_heads_figures(self) -> None:
+        """As they would be read beside a 429."""
+        self.assertEqual(
+            self.error("rate_limit_error", status="rejected", reset=LATER),
+            Verdict(AnswerKind.RATE_LIMITED, LATER),
+        )
+        self.assertEqual(
+            self.error(
+                "rate_limit_error",
+                status="rejected",
+                representative_claim="seven_day_opus",
+                reset=LATER,
+            ),
+            Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER),
+        )
+
+    @given(
+        st.binary(max_size=60)
+        | st.text(max_size=40).map(lambda text: b"event: error\ndata: " + text.encode() + b"\n\n")
+    )
+    def test_never_raises(self, data: bytes) -> None:
+        self.verdict(data, status="rejected", reset="soon")
+
+
 class ErrorTests(SynchronousTestCase):
     """Spec 4.2, in the shape that the CLI shows."""
 

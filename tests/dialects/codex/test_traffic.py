@@ -292,6 +292,80 @@ class ClassifyTests(SynchronousTestCase):
         self.assertIs(verdict(429, raw, **headers).kind, LIMITED)
 
 
+def stream_event(kind: str, name: str | None = None, **data: object) -> bytes:
+    """One event, as the upstream writes it."""
+    return f"event: {name or kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
+
+
+def failed(code: object) -> bytes:
+    """A response that fails at once."""
+    return stream_event(
+        "response.failed", response={"status": "failed", "error": {"code": code, "message": "m"}}
+    )
+
+
+class ClassifyStreamTests(SynchronousTestCase):
+    """What a stream begins with (F13)."""
+
+    def verdict(self, data: bytes) -> Verdict | None:
+        return TRAFFIC.classify_stream(ResponseHead(200, b"OK", []), data, NOW)
+
+    def test_nothing_is_known_before_the_first_event_is_whole(self) -> None:
+        stream = failed("server_is_overloaded")
+        for size in range(len(stream)):
+            self.assertIsNone(self.verdict(stream[:size]), size)
+        self.assertEqual(self.verdict(stream), Verdict(AnswerKind.STREAM_FAILED))
+
+    def test_a_response_begins(self) -> None:
+        """Whatever follows."""
+        for kind in ("response.created", "response.completed", "response.incomplete", "something.new"):
+            for stream in (stream_event(kind), stream_event(kind) + failed("server_error")):
+                self.assertEqual(self.verdict(stream), Verdict(AnswerKind.OK), kind)
+
+    def test_reports_of_the_accounts_state_are_passed_over(self) -> None:
+        report = stream_event("codex.rate_limits", rate_limits={})
+        self.assertIsNone(self.verdict(report * 3))
+        self.assertEqual(self.verdict(report + failed("server_error")), Verdict(AnswerKind.STREAM_FAILED))
+        self.assertEqual(self.verdict(report + stream_event("response.created")), Verdict(AnswerKind.OK))
+
+    def test_failures_that_another_account_may_not_meet(self) -> None:
+        for code in ("server_error", "server_is_overloaded", "slow_down", None):
+            self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.STREAM_FAILED), code)
+        for data in (
+            stream_event("error", code="server_error"),
+            stream_event("error", error={"type": "server_error"}),
+            stream_event("response.failed"),
+            b"event: response.failed\ndata: {\n\n",
+        ):
+            self.assertEqual(self.verdict(data), Verdict(AnswerKind.STREAM_FAILED), data)
+
+    def test_the_type_in_the_data_counts(self) -> None:
+        """As it does for the clients."""
+        self.assertEqual(self.verdict(stream_event("response.created", name="error")), Verdict(AnswerKind.OK))
+        self.assertEqual(
+            self.verdict(stream_event("error", name="message", code="slow_down")),
+            Verdict(AnswerKind.STREAM_FAILED),
+        )
+
+    def test_the_requests_own_fault(self) -> None:
+        for code in ("context_length_exceeded", "invalid_prompt", "something_new"):
+            self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.OK), code)
+
+    def test_a_limit_blocks_shortly(self) -> None:
+        """It comes without a reset: the next poll, or the next 429, knows more."""
+        for code in ("usage_limit_reached", "rate_limit_exceeded"):
+            self.assertEqual(
+                self.verdict(failed(code)), Verdict(LIMITED, NOW + BURST_BLOCK, explicit=False), code
+            )
+
+    @given(
+        st.binary(max_size=60)
+        | st.text(max_size=40).map(lambda text: b"event: error\ndata: " + text.encode() + b"\n\n")
+    )
+    def test_never_raises(self, data: bytes) -> None:
+        self.verdict(data)
+
+
 class ErrorTests(SynchronousTestCase):
     """Spec 4.2, in the shape that the CLI shows."""
 
