@@ -14,6 +14,7 @@ from ccmproxy.limits import (
     Window,
     WindowKind,
     current_reset,
+    current_utilization,
     overall_status,
     remaining,
     representative_claim,
@@ -71,24 +72,26 @@ def counts(snapshot: CredentialSnapshot) -> bool:
     return snapshot.has_data and in_reach
 
 
-def share_windows(one: CredentialSnapshot, other: CredentialSnapshot) -> bool:
+def share_windows(one: CredentialSnapshot, other: CredentialSnapshot, now: float) -> bool:
     """Whether two accounts draw on the same windows (F33): the same login twice, or an allowance of an organization.
 
     Belonging to one organization is not enough, as most give each member windows of his own: their resets, which
-    begin with somebody's first request, must agree as well, as far as both are known, and one at least must be.
+    begin with somebody's first request, must agree as well, as far as both are known, and one at least must be. A
+    reset that has passed tells nothing any more.
     """
     if not one.organization or one.organization != other.organization:
         return False
     agree = False
     for ours, theirs in ((one.limits.short, other.limits.short), (one.limits.weekly, other.limits.weekly)):
-        if ours.resets_at and theirs.resets_at:
-            if abs(ours.resets_at - theirs.resets_at) > RESET_JITTER:
+        reset, other_reset = current_reset(ours, now), current_reset(theirs, now)
+        if reset and other_reset:
+            if abs(reset - other_reset) > RESET_JITTER:
                 return False
             agree = True
     return agree
 
 
-def distinct(snapshots: Iterable[CredentialSnapshot]) -> list[CredentialSnapshot]:
+def distinct(snapshots: Iterable[CredentialSnapshot], now: float) -> list[CredentialSnapshot]:
     """The credentials, each set of windows once (F33): of those that share, the one that knows it fuller.
 
     Utilization only grows within a window, so the higher figure is the later one. Of equals, the earlier in the list.
@@ -96,8 +99,8 @@ def distinct(snapshots: Iterable[CredentialSnapshot]) -> list[CredentialSnapshot
     found: list[CredentialSnapshot] = []
     for snapshot in snapshots:
         for index, known in enumerate(found):
-            if share_windows(known, snapshot):
-                if _used(snapshot) > _used(known):
+            if share_windows(known, snapshot, now):
+                if _used(snapshot, now) > _used(known, now):
                     found[index] = snapshot
                 break
         else:
@@ -105,9 +108,9 @@ def distinct(snapshots: Iterable[CredentialSnapshot]) -> list[CredentialSnapshot
     return found
 
 
-def _used(snapshot: CredentialSnapshot) -> tuple[float, float]:
-    weekly, short = snapshot.limits.weekly.utilization, snapshot.limits.short.utilization
-    return weekly or 0.0, short or 0.0
+def _used(snapshot: CredentialSnapshot, now: float) -> tuple[float, float]:
+    limits = snapshot.limits
+    return current_utilization(limits.weekly, now), current_utilization(limits.short, now)
 
 
 def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
@@ -119,7 +122,7 @@ def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     capacity that exists, but is out of reach (0 if there never was any).
     """
     everyone = tuple(snapshots)
-    counted = distinct(filter(counts, everyone))
+    counted = distinct(filter(counts, everyone), now)
     availability = overall_availability(everyone, now)
     if not counted:
         weight = sum(s.plan_weight for s in everyone if s.ever_had_data)

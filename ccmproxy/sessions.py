@@ -67,7 +67,8 @@ class SessionKey(NamedTuple):
 class Assignment:
     """Where a session is. ``since``, ``last_use``: Unix seconds. ``models``: those it asked for, the last one last.
 
-    ``came_from``: tag of the credential that a request tried before this one; empty where none was.
+    ``came_from``: tag of the credential that a request tried before this one, or that was taken away from the session;
+    empty where there is none. ``credential`` is empty after the latter, until the next request.
     """
 
     credential: str
@@ -124,6 +125,15 @@ class SessionTable:
             self._assignments.popitem(last=False)
         return assignment
 
+    def release_all(self, credential: str, allow_external: bool) -> int:
+        """Let go of the sessions of one scope on a credential: each gets another one with its next request."""
+        released = 0
+        for key, assignment in self._assignments.items():
+            if assignment.credential == credential and key.allow_external == allow_external:
+                assignment.came_from, assignment.credential = credential, ""
+                released += 1
+        return released
+
     def forget_all(self, credentials: Iterable[str], allow_external: bool | None = None) -> int:
         """Forget the sessions on these credentials, of one scope or (None) of both; returns how many there were."""
         tags = frozenset(credentials)
@@ -141,7 +151,7 @@ class SessionTable:
         return [
             (key, assignment)
             for key, assignment in reversed(self._assignments.items())
-            if key.user == user and now - assignment.last_use <= SESSION_LIFE
+            if key.user == user and assignment.credential and now - assignment.last_use <= SESSION_LIFE
         ]
 
 

@@ -200,25 +200,31 @@ class SharedWindowTests(SynchronousTestCase):
             self.one("b", short_reset=NOW + HOUR + RESET_JITTER + 1),
             self.one("b", short_reset=NOW + HOUR - RESET_JITTER - 1),
         ):
-            self.assertFalse(share_windows(one, other))
+            self.assertFalse(share_windows(one, other, NOW))
             self.assertEqual(aggregate([one, other], NOW).plan_weight, 10)
 
     def test_resets_that_flicker_are_the_same(self) -> None:
         one = self.one("a")
         for difference in (RESET_JITTER, -RESET_JITTER, 0.5):
             other = self.one("b", short_reset=NOW + HOUR + difference)
-            self.assertTrue(share_windows(one, other) and share_windows(other, one))
+            self.assertTrue(share_windows(one, other, NOW) and share_windows(other, one, NOW))
 
     def test_one_known_reset_that_agrees_is_enough(self) -> None:
-        self.assertTrue(share_windows(self.one("a"), self.one("b", short_reset=0)))
-        self.assertTrue(share_windows(self.one("a"), self.one("b", weekly_reset=0)))
-        self.assertFalse(share_windows(self.one("a"), self.one("b", weekly_reset=0, short_reset=NOW)))
+        self.assertTrue(share_windows(self.one("a"), self.one("b", short_reset=0), NOW))
+        self.assertTrue(share_windows(self.one("a"), self.one("b", weekly_reset=0), NOW))
+        self.assertFalse(share_windows(self.one("a"), self.one("b", weekly_reset=0, short_reset=NOW), NOW))
 
     def test_unknown_resets_say_nothing(self) -> None:
         one, other = self.one("a", short_reset=0), self.one("b", weekly_reset=0)
-        self.assertFalse(share_windows(one, other))
+        self.assertFalse(share_windows(one, other, NOW))
         unknown = self.one("a", short_reset=0, weekly_reset=0)
-        self.assertFalse(share_windows(unknown, unknown))
+        self.assertFalse(share_windows(unknown, unknown, NOW))
+
+    def test_a_reset_that_has_passed_says_nothing(self) -> None:
+        """One of the two has heard of the window that began after it, the other has not."""
+        late = self.one("b", 40.0, short_reset=NOW - 5)
+        self.assertTrue(share_windows(self.one("a"), late, NOW))
+        self.assertEqual(aggregate([self.one("a"), late], NOW).plan_weight, 5)
 
     def test_the_fuller_one_counts(self) -> None:
         """It is the later word; the week decides, then the short window, then the list."""
@@ -228,7 +234,7 @@ class SharedWindowTests(SynchronousTestCase):
             ([self.one("a", short_used=20.0), self.one("b", short_used=21.0)], "b"),
             ([self.one("a"), self.one("b")], "a"),
         ):
-            self.assertEqual([each.tag for each in distinct(members)], [tag])
+            self.assertEqual([each.tag for each in distinct(members, NOW)], [tag])
 
     def test_one_that_does_not_count_hides_nobody(self) -> None:
         gone = replace(self.one("a", 90.0), availability=UNAVAILABLE)
@@ -243,7 +249,7 @@ class SharedWindowTests(SynchronousTestCase):
             self.one("d", organization="y"),
             self.one("e", organization=""),
         ]
-        self.assertEqual([each.tag for each in distinct(members)], ["c", "b", "d", "e"])
+        self.assertEqual([each.tag for each in distinct(members, NOW)], ["c", "b", "d", "e"])
 
 
 class AvailabilityTests(SynchronousTestCase):

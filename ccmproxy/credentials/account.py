@@ -163,9 +163,6 @@ class Account(Credential):
         self._keeper.reload_on_demand()
         self._poller.poll_if_stale()
 
-    def poll_if_unusable(self) -> None:
-        """Nothing: only remote instances are asked out of turn."""
-
     def reconfigure(self, caps: Caps, plan_weight: float | None) -> None:
         """Take over what a reloaded configuration says; nothing in flight is touched unless a cap was reached."""
         self.caps = caps

@@ -122,6 +122,9 @@ class Credential(ABC):
     def poll_if_stale(self) -> None:
         """Start a poll if what is known is old. Returns at once."""
 
+    def poll_if_unusable(self) -> None:  # noqa: B027 - most kinds are not asked out of turn
+        """Start a poll if the credential cannot be used, where that may tell anything (spec 5.5)."""
+
     # ICredential ------------------------------------------------------------------------------------------
 
     @property

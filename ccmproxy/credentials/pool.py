@@ -103,7 +103,10 @@ class Pool:
 
     def _changed(self) -> None:
         for listener in list(self._listeners.values()):
-            listener()
+            try:
+                listener()
+            except Exception:
+                self.log.failure("pool {pool}: telling a change failed", pool=self.tag)
 
     # IProvider ------------------------------------------------------------------------------------------------
 
@@ -141,7 +144,10 @@ class Pool:
         model = selection.model or (assignment.model if assignment is not None else None)
         why = ""
         if assignment is not None:
-            why = self._why_leave(selection, assignment.credential, model, now)
+            if assignment.credential:
+                why = self._why_leave(selection, assignment.credential, model, now)
+            else:
+                why = f"all sessions leave {assignment.came_from}"
             if not why:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
@@ -216,7 +222,7 @@ class Pool:
         if not should_rebalance(held, snapshot, self._rules.rebalance_threshold, now):
             return False
         allow_external = selection.allow_external
-        count = self._sessions.forget_all((held.tag,), allow_external)
+        count = self._sessions.release_all(held.tag, allow_external)
         self.log.info(
             "pool {pool} rebalances: {count} sessions leave {credential}, {better} is less used ({reason})",
             pool=self.tag,
@@ -243,17 +249,17 @@ class Pool:
     ) -> None:
         assignment = self._sessions.assign(key, choice.tag, now)
         assignment.asked_for(selection.model)
-        if before is not None and before.credential in selection.excluded:
-            first = before.came_from if before.came_from in selection.excluded else before.credential
-            assignment.came_from = first
-        if before is not None and before.credential != choice.tag:
+        origin = (before.credential or before.came_from) if before is not None else ""
+        if before is not None and origin in selection.excluded:
+            assignment.came_from = before.came_from if before.came_from in selection.excluded else origin
+        if origin and origin != choice.tag:
             self.log.info(
                 "session {session} of {user} ({model}) moves from {before} to {credential} in pool {pool}:"
                 " {why}; {reason}",
                 session=selection.session,
                 user=selection.user or "-",
                 model=selection.model or "-",
-                before=before.credential,
+                before=origin,
                 credential=choice.tag,
                 pool=self.tag,
                 why=why,

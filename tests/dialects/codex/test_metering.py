@@ -173,7 +173,9 @@ class EventTests(SynchronousTestCase):
         update = limits_from_event(aggregate_event(aggregate()), NOW)
         self.assertEqual(
             update,
-            LimitsUpdate(Window(33.33, SHORT_RESET, 18000), Window(20, WEEKLY_RESET, 604800)),
+            LimitsUpdate(
+                Window(33.33, SHORT_RESET, 18000), Window(20, WEEKLY_RESET, 604800), plan_weight=11.0
+            ),
         )
         self.assertEqual(json.loads(aggregate_event(aggregate()))["plan_weight"], 11)
         self.assertNotIn("reset_at", json.loads(aggregate_event(aggregate(0)))["rate_limits"]["primary"])
