@@ -172,7 +172,7 @@ class _MemoryOutbound:
 
 
 @implementer(IStreamServerEndpoint)
-class _MemoryServerEndpoint:
+class MemoryServerEndpoint:
     def __init__(self, network: MemoryNetwork, port: int) -> None:
         self._network = network
         self._port = port
@@ -252,7 +252,7 @@ class World:
             now=self.clock.seconds,
             random=self.random,
             outbound=self._outbound,
-            listen=lambda description: _MemoryServerEndpoint(self.network, _port(description)),
+            listen=lambda description: MemoryServerEndpoint(self.network, _port(description)),
             environ={},
         )
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
