@@ -20,6 +20,7 @@ from ccmproxy.limits import (
     LimitsUpdate,
     Window,
     finite_number,
+    parse_unix_time,
 )
 from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.oauth import AnswerMalformed, RemoteToken
@@ -27,6 +28,8 @@ from ccmproxy.retry import AnswerKind, Verdict
 
 #: Name of the field by which our own errors are told from the upstream's, in lower case.
 ERROR_FIELD = b"x-ccm-error"
+#: When what an instance of ours may use is free again (Unix seconds), in lower case; beside its own ``rate_limited``.
+RESET_FIELD = b"x-ccm-reset-at"
 #: What an instance of ours puts on every answer that it relays: one that has neither is sing-box's.
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
 #: Errors of a remote that are about its credentials, as the spec's 400 is.
@@ -64,6 +67,11 @@ def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
             return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason in _PASSING:
         return Verdict(AnswerKind.REMOTE_BUSY)
+    elif reason == b"rate_limited":
+        value = first_value(head.headers, RESET_FIELD)
+        until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
+        if until:
+            return Verdict(AnswerKind.RATE_LIMITED, until)
     return verdict
 
 

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.federated import Federation, external, user
+from ccmproxy.headers import MOST_HOPS
+from ccmproxy.limits import LimitsUpdate
+from ccmproxy.message import first_value, values
+from ccmproxy.remote import RemoteStatus
+from ccmproxy.simulator.steps import Pace
+from tests.conversation import Client, message_request
+from tests.federated import TOKENS, Federation, Instance, external, user
+
+A, B, C = 8081, 8082, 8083
+URL_A, URL_B, URL_C = (f"http://127.0.0.1:{port}" for port in (A, B, C))
+
+
+def states(instance: Instance, tag: str) -> tuple[str, str]:
+    """State and reason of a remote, as its neighbour knows it."""
+    found = instance.external(tag)._availability()
+    return found.state, found.reason
 
 
 class NormalTests(SynchronousTestCase):
-    """B borrows from A, whom it can dial."""
+    """B borrows from A, whom it can dial: A is what B has a URL of, B is a user of A."""
 
     def setUp(self) -> None:
-        self.federation = Federation(self)
-        self.a = self.federation.add(8081, [self.federation.account("a1")], [user("b", "a1")])
-        self.b = self.federation.add(
-            8082,
-            [external("friend", "b", url="http://127.0.0.1:8081")],
-            [user("alice", "friend", allow_external_usage=True)],
+        self.federation = federation = Federation(self)
+        self.a = federation.add(A, [federation.account("a1")], [user("b", "a1"), user("carol", "a1")])
+        self.b = federation.add(
+            B,
+            [
+                federation.account("b1", "pro"),
+                external("friend", "b", url=URL_A),
+                "{tag: both, type: balancer, credentials: [b1, friend], strategy: fallback}",
+            ],
+            [
+                user("alice", "friend", allow_external_usage=True),
+                user("bob", "both", allow_external_usage=True),
+                user("carol", "both"),
+            ],
             more="    headers: {X-Team: ours}",
         )
 
@@ -26,26 +49,484 @@ class NormalTests(SynchronousTestCase):
         self.assertEqual(response.json()["content"][0]["text"], "lent")
         self.assertEqual(self.federation.served_by(), "a1")
 
+    def test_a_stream(self) -> None:
+        response = self.b.answer("[[tokens:50]]", stream=True)
+        self.assertTrue(response.body.startswith(b"event: message_start"))
+        self.assertIn(b"event: message_stop", response.body)
+
+    def test_what_the_upstream_sees(self) -> None:
+        """Path, query and body as the client sent them; nothing of us, nothing of B's own headers."""
+        self.b.answer(path="/v1/messages?beta=true&x=%41", headers=(("X-App", "cli"),))
+        turn = self.federation.turns()[-1]
+        self.assertEqual(turn.target, b"/v1/messages?beta=true&x=%41")
+        self.assertEqual(values(turn.headers, b"x-app"), [b"cli"])
+        self.assertEqual(values(turn.headers, b"x-team"), [])
+        self.assertEqual(values(turn.headers, b"x-ccm-hops"), [])
+        for token in TOKENS.values():
+            self.assertFalse(token.encode() in repr(turn.headers).encode(), "a token of ours passed")
+
+    def test_the_answer_tells_of_one_request_and_one_pool(self) -> None:
+        """B's own request id and B's aggregate, once each."""
+        response = self.b.answer()
+        for name in (b"x-ccm-request-id", b"x-ccm-plan-weight", b"anthropic-ratelimit-unified-status"):
+            self.assertEqual(len(values(response.headers, name)), 1, name)
+
+    def test_who_may_not_use_externals_never_does(self) -> None:
+        """Spec 6.6: not even when everything else is used up."""
+        self.federation.logins["b1"].exhaust("five_hour", 3600.0)
+        self.assertEqual(self.b.answer(user="carol").status, 429)
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+
+    def test_the_state_comes_with_the_stream(self) -> None:
+        """Spec 5.5, 7.5: at once, and at every change."""
+        friend = self.b.external("friend")
+        self.assertTrue(friend.state.ever_had_data)
+        self.assertEqual(friend.state.plan_weight, 10)
+        self.federation.logins["a1"].set_utilization("seven_day", 40.0, 86400.0)
+        self.a.answer(user="carol")
+        self.federation.settle()
+        self.assertAlmostEqual(friend.state.limits.weekly.utilization or 0, 41.0, delta=1)
+        self.assertTrue(any("friend: " in line for line in self.federation.lines("weekly window 41 %")))
+
+    def test_the_remote_is_used_up(self) -> None:
+        """B knows at once, and takes another; when A has room again, B knows that too."""
+        login = self.federation.logins["a1"]
+        login.exhaust("five_hour", 600.0)
+        self.assertEqual(self.b.answer().status, 429)
+        self.federation.settle()
+        self.assertEqual(states(self.b, "friend")[0], "rate_limited")
+        self.federation.pass_time(602, 30)
+        self.assertEqual(self.b.answer().status, 200)
+
+    def test_a_reset_is_told_as_it_is(self) -> None:
+        self.federation.logins["a1"].exhaust("five_hour", 7200.0)
+        response = self.b.answer()
+        self.assertIn("earliest reset in 2h", response.error["message"])
+
+    def test_the_remote_loses_its_account(self) -> None:
+        """400 with the remote's own word for it: rejected, and somebody else serves (spec 4.4)."""
+        login = self.federation.logins["b1"]
+        login.exhaust("five_hour", 60.0)
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+        self.federation.logins["a1"].log_out()
+        response = self.b.answer(user="alice")
+        self.assertIn(response.status, (400, 502))
+        self.federation.pass_time(61, 5)
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "b1")
+
+    def test_a_400_of_the_upstream_is_the_clients(self) -> None:
+        self.federation.simulator.faults.next("too_long")
+        self.assertEqual(self.b.answer().status, 400)
+        self.assertEqual(states(self.b, "friend")[0], "usable")
+        self.assertEqual(self.b.answer().status, 200)
+
+    def test_fast_mode_is_refused(self) -> None:
+        headers = (("anthropic-beta", "fast-mode-2026-02-01"),)
+        self.assertEqual(self.b.answer(headers=headers).status, 400)
+
+    def test_the_remote_stops(self) -> None:
+        """Its streams end in order, and are asked for again when it is back."""
+        stopped = self.a.service.stopService()
+        self.federation.pass_time(35)
+        self.successResultOf(stopped)
+        self.assertIn(self.b.answer().status, (502, 503))
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        again = Instance(self.federation, A, self.a.text)
+        self.federation.instances.append(again)
+        again.service.startService()
+        self.federation.pass_time(60)
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(states(self.b, "friend")[0], "usable")
+
+    def test_a_token_that_is_not_known_there(self) -> None:
+        """The remote is left alone, and the client is told that it is not its own token."""
+        self.a.reload(self.a.text.replace(TOKENS["b"], TOKENS["wrong"]))
+        response = self.b.answer()
+        self.assertNotIn(response.status, (200, 401))
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+
+    def test_who_lends_is_not_told_of_its_own(self) -> None:
+        """A is a user of B as well, and borrows there: what B says of itself to A leaves out what A lends to B."""
+        text = self.b.text.replace(
+            "    upstream:",
+            f"      - {user('a', 'both', allow_external_usage=True, external_credential='friend')}\n    upstream:",
+        )
+        self.b.reload(text)
+        told = self.b.get("/ccm/v1/status", "a").json()
+        self.assertEqual(told["plan_weight"], 1)
+        self.assertEqual(self.b.get("/ccm/v1/status", "bob").json()["plan_weight"], 11)
+
+
+class PrefixTests(SynchronousTestCase):
+    """A URL with a path, as behind a reverse proxy that takes it off."""
+
+    def test_the_prefix_is_put_before_everything(self) -> None:
+        federation = Federation(self)
+        seen: list[bytes] = []
+        from ccmproxy.http.server import HTTPServerFactory, ServerRequest
+        from ccmproxy.message import ResponseHead
+
+        def answer(request: ServerRequest) -> None:
+            seen.append(request.head.target)
+            request.receive_body(
+                1 << 20,
+                lambda body: request.respond(ResponseHead(404, b"Not Found", []), b""),
+                lambda error: None,
+            )
+
+        factory = HTTPServerFactory(answer, federation.clock)
+        federation.network.listen("127.0.0.1", 9999, factory)
+        b = federation.add(
+            B,
+            [
+                external("friend", "b", url="http://127.0.0.1:9999/team/a/"),
+                external("served", "c", url="http://127.0.0.1:9999/x", reverse=True),
+            ],
+            [user("alice", "friend", allow_external_usage=True)],
+        )
+        b.answer(path="/v1/messages?beta=true")
+        self.assertEqual(
+            set(seen),
+            {
+                b"/team/a/ccm/v1/status",
+                b"/team/a/ccm/v1/status?watch=true",
+                b"/team/a/v1/messages?beta=true",
+                b"/x/ccm/v1/reverse",
+                b"/x/ccm/v1/status",
+            },
+        )
+
 
 class ReverseTests(SynchronousTestCase):
     """B borrows from A, which cannot be dialled: A dials B, and serves it over that."""
 
+    url: str | None = None
+
     def setUp(self) -> None:
         self.federation = federation = Federation(self)
+        options = {} if self.url is None else {"url": self.url}
         self.b = federation.add(
-            8082, [external("friend", "b")], [user("alice", "friend", allow_external_usage=True)]
+            B,
+            [
+                federation.account("b1", "pro"),
+                external("friend", "b", **options),
+                "{tag: both, type: balancer, credentials: [friend, b1], strategy: fallback}",
+            ],
+            [
+                user("alice", "friend", allow_external_usage=True),
+                user("bob", "both", allow_external_usage=True),
+            ],
         )
         self.a = federation.add(
-            8081,
-            [
-                federation.account("a1"),
-                external("b", "b", url="http://127.0.0.1:8082", reverse=True),
-            ],
-            [user("b", "a1")],
+            A,
+            [federation.account("a1"), external("b", "b", url=URL_B, reverse=True)],
+            [user("b", "a1"), user("carol", "a1")],
         )
+
+    def carrier(self) -> Client:
+        """B's end of A's connection."""
+        (session,) = self.b.entry.receiver.sessions
+        return session  # type: ignore[return-value]
+
+    def cut(self) -> None:
+        """The connection between them breaks."""
+        (session,) = self.b.entry.receiver.sessions
+        session.transport.abortConnection()
+        self.federation.settle()
+
+
+class ReceiverTests(ReverseTests):
+    """B has no URL of A: the connection is the only way."""
 
     def test_a_turn(self) -> None:
         response = self.b.answer("[[say:lent]]")
         self.assertEqual(response.status, 200, response.body)
         self.assertEqual(response.json()["content"][0]["text"], "lent")
         self.assertEqual(self.federation.served_by(), "a1")
+
+    def test_the_users_of_the_lender_are_users_there_too(self) -> None:
+        """What comes in on the connection is authenticated as on a listening port."""
+        self.a.reload(
+            self.a.text.replace(f"{{name: b, token: {TOKENS['b']}", f"{{name: b, token: {TOKENS['wrong']}")
+        )
+        self.assertNotEqual(self.b.answer().status, 200)
+
+    def test_state_comes_over_it(self) -> None:
+        friend = self.b.external("friend")
+        self.assertEqual(friend.state.plan_weight, 10)
+        self.federation.logins["a1"].set_utilization("seven_day", 40.0, 86400.0)
+        self.a.answer(user="carol")
+        self.federation.settle()
+        self.assertAlmostEqual(friend.state.limits.weekly.utilization or 0, 41.0, delta=1)
+
+    def test_before_it_is_there(self) -> None:
+        """Unavailable, with the reason."""
+        federation = self.federation
+        c = federation.add(C, [external("late", "c")], [user("alice", "late", allow_external_usage=True)])
+        response = c.answer()
+        self.assertEqual((response.status, response.header("x-ccm-error")), (400, "credential_unavailable"))
+        self.assertIn("reverse connection not established", response.error["message"])
+        told = c.get("/ccm/v1/status").json()["availability"]
+        self.assertEqual(told["state"], "unavailable")
+
+    def test_lost_and_made_again(self) -> None:
+        """After two seconds and up to half of that more, which both sides log."""
+        self.cut()
+        self.assertEqual(states(self.b, "friend"), ("unavailable", "unavailable"))
+        self.assertEqual(self.b.answer().status, 400)
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "b1")
+        self.federation.pass_time(3.1)
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+        lost = self.federation.lines("no reverse connection")
+        self.assertEqual(len(lost), 1)
+        self.assertRegex(lost[0], r"again in [23]\.\d s")
+        self.assertEqual(len(self.federation.lines("is down")), 1)
+
+    def test_many_streams_at_once(self) -> None:
+        """Each is whole, and none waits for another."""
+        self.federation.simulator.pace = Pace(each=1.0)
+        clients = [self.b.ask(f"[[say:{n}]]", stream=True, session=f"s{n}") for n in range(100)]
+        self.federation.pass_time(12)
+        for number, client in enumerate(clients):
+            response = client.responses()[0]
+            self.assertTrue(response.complete)
+            self.assertIn(f'"text":"{number}"'.encode(), response.body.replace(b'": "', b'":"'))
+        self.assertEqual(len(self.b.entry.receiver.sessions), 1)
+
+    def test_a_client_that_reads_nothing_stops_its_own_stream_only(self) -> None:
+        slow = self.b.send(b"")
+        assert slow.transport is not None
+        slow.transport.pauseProducing()
+        self.b.send(message_request("[[tokens:200000]]", token=TOKENS["alice"], stream=True), slow)
+        for _ in range(3):
+            self.assertEqual(self.b.answer(stream=True).status, 200)
+        (session,) = self.b.entry.receiver.sessions
+        self.assertLess(session.session.unread, 1024 * 1024)
+        slow.transport.resumeProducing()
+        self.federation.settle()
+        self.assertIn(b"message_stop", slow.responses()[0].body)
+
+    def test_in_flight_when_the_tunnel_dies(self) -> None:
+        """Before a byte of the answer: another one serves, where there is one."""
+        self.federation.simulator.faults.next("hang", times=2)
+        alone, pooled = self.b.ask(user="alice"), self.b.ask(user="bob")
+        self.assertEqual((alone.received, pooled.received), (b"", b""))
+        self.cut()
+        self.assertEqual(pooled.responses()[0].status, 200)
+        self.assertEqual(self.federation.served_by(), "b1")
+        self.assertNotEqual(alone.responses()[0].status, 200)
+        self.assertTrue(alone.responses()[0].complete)
+
+    def test_in_mid_stream_when_the_tunnel_dies(self) -> None:
+        """The client sees a break, never a clean end; and A lets the upstream go."""
+        self.federation.simulator.faults.next("stall;at=mid;seconds=0")
+        client = self.b.ask(user="bob", stream=True)
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 200"))
+        self.cut()
+        self.assertTrue(client.broken)
+        self.assertFalse(client.responses()[0].complete)
+        self.assertEqual(self.a.entry.forwarder.active, set())
+        self.assertEqual(self.federation.simulator.concurrent, 0)
+
+    def test_a_client_that_leaves(self) -> None:
+        """Is noticed at the far end."""
+        self.federation.simulator.faults.next("hang")
+        client = self.b.ask()
+        self.assertEqual(len(self.a.entry.forwarder.active), 1)
+        assert client.transport is not None
+        client.transport.loseConnection()
+        self.federation.settle()
+        self.assertEqual(self.a.entry.forwarder.active, set())
+
+    def test_the_newest_wins(self) -> None:
+        """And the one before is closed, when what is in flight on it has ended."""
+        (first,) = self.b.entry.receiver.sessions
+        self.federation.simulator.faults.next("slow;seconds=3")
+        client = self.b.ask()
+        second_a = self.federation.add(
+            C,
+            [self.federation.account("c1"), external("b", "b", url=URL_B, reverse=True)],
+            [user("b", "c1")],
+        )
+        self.assertTrue(second_a.connector("b").is_up)
+        self.assertFalse(first.is_usable)
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(self.federation.served_by(), "c1")
+        self.federation.pass_time(4)
+        self.assertEqual(client.responses()[0].status, 200)
+
+    def test_a_silent_peer_is_found_out(self) -> None:
+        """F35: half-open, as after a NAT's time-out; 15 s to the ping and 10 s for its answer."""
+        (pump,) = [p for p in self.b.connections if p.server._protocol is not None and self.is_carrier(p)]
+        pump.client.held = pump.server.held = True
+        self.federation.pass_time(27)
+        self.assertEqual(states(self.b, "friend")[0], "unavailable")
+        self.assertFalse(self.b.entry.receiver.sessions)
+        self.federation.pass_time(5)
+        self.assertEqual(self.b.answer().status, 200)
+
+    def is_carrier(self, pump: object) -> bool:
+        sessions = self.b.entry.receiver.sessions
+        return any(session.transport is pump.server for session in sessions)  # type: ignore[attr-defined]
+
+    def test_the_network_changes(self) -> None:
+        """Dropped and dialled anew, at once."""
+        (before,) = self.b.entry.receiver.sessions
+        self.a.service.interfaceUpdated()
+        self.federation.settle()
+        (after,) = self.b.entry.receiver.sessions
+        self.assertIsNot(after, before)
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(len(self.federation.lines("network changed")), 1)
+
+    def test_the_lender_stops(self) -> None:
+        """With a go-away: what it serves goes on to its end, nothing new comes, and nothing is dialled again."""
+        self.federation.simulator.faults.next("slow;seconds=5")
+        client = self.b.ask()
+        stopped = self.a.service.stopService()
+        self.federation.settle()
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "b1")
+        self.federation.pass_time(6)
+        self.assertEqual(client.responses()[0].status, 200)
+        self.successResultOf(stopped)
+        self.federation.pass_time(60)
+        self.assertEqual(self.b.entry.receiver.sessions, set())
+        self.assertEqual(states(self.b, "friend")[0], "unavailable")
+
+    def test_the_borrower_stops(self) -> None:
+        """Likewise; and the lender goes on asking for it."""
+        self.federation.simulator.faults.next("slow;seconds=5")
+        client = self.b.ask()
+        stopped = self.b.service.stopService()
+        self.federation.settle()
+        self.assertNoResult(stopped)
+        self.federation.pass_time(6)
+        self.assertEqual(client.responses()[0].status, 200)
+        self.successResultOf(stopped)
+        self.assertFalse(self.a.connector("b").is_up)
+        again = Instance(self.federation, B, self.b.text)
+        self.federation.instances.append(again)
+        again.service.startService()
+        self.federation.pass_time(60)
+        self.assertEqual(again.answer().status, 200)
+
+    def test_a_reload_keeps_it(self) -> None:
+        (before,) = self.b.entry.receiver.sessions
+        self.b.reload(self.b.text + "log: {level: info}\n")
+        self.a.reload(self.a.text + "log: {level: info}\n")
+        self.federation.settle()
+        self.assertEqual(self.b.entry.receiver.sessions, {before})
+        self.assertEqual(self.b.answer().status, 200)
+
+    def test_a_reload_takes_it_away(self) -> None:
+        """On the lender's side: it closes the connection. On the borrower's: it lets no other one in."""
+        entry = f"      - {external('b', 'b', url=URL_B, reverse=True)}\n"
+        self.a.reload(self.a.text.replace(entry, ""))
+        self.federation.pass_time(5)
+        self.assertEqual(self.b.entry.receiver.sessions, set())
+        self.a.reload(self.a.text)
+        self.federation.settle()
+        self.assertEqual(self.b.answer().status, 200)
+        self.b.reload(self.b.text.replace(TOKENS["b"], TOKENS["wrong"]))
+        self.federation.pass_time(15)
+        self.assertEqual(self.b.entry.receiver.sessions, set())
+        self.assertIn("refused with 401", self.federation.logged())
+
+
+class EitherWayTests(ReverseTests):
+    """B has a URL of A as well, and A has dialled B."""
+
+    url = URL_A
+
+    def test_the_connection_is_preferred(self) -> None:
+        before = len(self.a.connections)
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(len(self.a.connections), before)
+
+    def test_the_url_is_the_fallback(self) -> None:
+        """At once, also for what was in flight."""
+        self.federation.simulator.faults.next("hang")
+        client = self.b.ask()
+        self.cut()
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertEqual(states(self.b, "friend")[0], "usable")
+        self.assertEqual(self.b.answer().status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+
+
+class ConnectorTests(SynchronousTestCase):
+    """A connector serves the remote, and borrows from it as well, through the URL."""
+
+    def test_both_ways(self) -> None:
+        federation = Federation(self)
+        b = federation.add(
+            B,
+            [federation.account("b1"), external("a", "a")],
+            [user("alice", "a", allow_external_usage=True), user("b", "b1")],
+        )
+        a = federation.add(
+            A,
+            [federation.account("a1"), external("b", "a", url=URL_B, reverse=True)],
+            [user("bob", "b", allow_external_usage=True), user("a", "a1")],
+        )
+        # B's token for A, as a user, is another than the one that A presents as a connector.
+        b.reload(b.text.replace(user("b", "b1"), user("a", "b1")))
+        self.assertEqual(b.answer().status, 200)
+        self.assertEqual(federation.served_by(), "a1")
+        self.assertEqual(a.answer(user="bob").status, 200)
+        self.assertEqual(federation.served_by(), "b1")
+
+
+class ChainTests(SynchronousTestCase):
+    """Requests that pass more than one instance."""
+
+    def test_three_in_a_row(self) -> None:
+        federation = Federation(self)
+        federation.add(A, [federation.account("a1")], [user("b", "a1")])
+        federation.add(B, [external("a", "b", url=URL_A)], [user("c", "a", allow_external_usage=True)])
+        c = federation.add(
+            C, [external("b", "c", url=URL_B)], [user("alice", "b", allow_external_usage=True)]
+        )
+        self.assertEqual(c.answer("[[say:far]]").json()["content"][0]["text"], "far")
+        told = c.get("/ccm/v1/status").json()
+        self.assertEqual((told["plan_weight"], told["availability"]["state"]), (10, "usable"))
+
+    def test_a_ring_does_not_turn_for_ever(self) -> None:
+        """Each has nothing but the next one."""
+        federation = Federation(self)
+        ring = [
+            federation.add(
+                port,
+                [external("next", token, url=url, plan_weight=1)],
+                [user(name, "next", allow_external_usage=True), *alice],
+            )
+            for port, token, url, name, alice in (
+                (A, "b", URL_B, "a", [user("alice", "next", allow_external_usage=True)]),
+                (B, "c", URL_C, "b", []),
+                (C, "a", URL_A, "c", []),
+            )
+        ]
+        for instance in ring:
+            instance.external("next").take_status(RemoteStatus(LimitsUpdate(), 1, True))
+        response = ring[0].answer()
+        self.assertNotEqual(response.status, 200)
+        self.assertEqual(len(federation.lines("has passed too many instances")), 1)
+        self.assertEqual(federation.turns(), [])
+        requests = [event for event in federation.events if "tries" in event]
+        self.assertLessEqual(len(requests), MOST_HOPS + 2)
+
+    def test_the_count_is_not_the_clients_to_reset(self) -> None:
+        federation = Federation(self)
+        a = federation.add(A, [federation.account("a1")], [user("b", "a1")])
+        self.assertEqual(a.answer(user="b", headers=(("X-CCM-Hops", "4"),)).status, 200)
+        self.assertIsNone(first_value(federation.turns()[-1].headers, b"x-ccm-hops"))
+        for hops in ("5", "99999999", "-1", "x"):
+            response = a.answer(user="b", headers=(("X-CCM-Hops", hops),))
+            self.assertEqual((response.status, response.header("x-ccm-error")), (508, "too_many_hops"))
+            self.assertEqual(response.header("x-should-retry"), "false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from math import ceil
 
 from ccmproxy.availability import Availability
 from ccmproxy.durations import format_duration
@@ -47,6 +48,11 @@ def error_head(
         headers.append((b"x-should-retry", b"false"))
     headers.extend(extra)
     return ResponseHead(status, _phrase(status), headers)
+
+
+def reset_field(availability: Availability) -> Headers:
+    """When that ends, for another instance of ours: a client is told in its own words; empty where it is unknown."""
+    return [(b"X-CCM-Reset-At", b"%d" % ceil(availability.reset_at))] if availability.reset_at > 0 else []
 
 
 def exhausted_message(availability: Availability, now: float) -> str:

@@ -19,7 +19,7 @@ from ccmproxy.dialects.claude.metering import (
     parse_family,
 )
 from ccmproxy.dialects.logins import DECODE_ERRORS, REVOKED
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
 from ccmproxy.facts import RequestFacts, printable_key
 from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
@@ -135,7 +135,7 @@ class ClaudeTraffic:
         A client that speaks OAuth itself stops on the unified headers instead, and shows their reset.
         """
         message = exhausted_message(availability, now)
-        extra: Headers = [(b"x-should-retry", b"false")]
+        extra: Headers = [(b"x-should-retry", b"false"), *reset_field(availability)]
         if facts.client_is_oauth and aggregate is not None:
             extra += aggregate_headers(aggregate, now)
         return self.error(429, "rate_limited", message, request_id, extra)

@@ -17,7 +17,7 @@ from ccmproxy.dialects.codex.decompression import decompressed
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES, event_failure
 from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
 from ccmproxy.dialects.logins import DECODE_ERRORS, number, token_rejected
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
 from ccmproxy.facts import RequestFacts, printable_key
 from ccmproxy.headers import override, request_headers
 from ccmproxy.interfaces import ITraffic
@@ -155,7 +155,8 @@ class CodexTraffic:
         if availability.reset_at > now:
             error["resets_at"] = math.ceil(availability.reset_at)
             error["resets_in_seconds"] = math.ceil(availability.reset_at - now)
-        head = _own_head(429, "rate_limited", request_id, ((b"x-should-retry", b"false"),))
+        extra = ((b"x-should-retry", b"false"), *reset_field(availability))
+        head = _own_head(429, "rate_limited", request_id, extra)
         return head, json.dumps({"error": error}).encode()
 
     def upstream_head(
