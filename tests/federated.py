@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any, cast
@@ -24,6 +25,8 @@ from ccmproxy.multiplexer import MultiplexerService
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.service import ProxyService
 from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.simulator.claude.upstream import upstream_settings as claude_settings
+from ccmproxy.simulator.codex.upstream import upstream_settings as codex_settings
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.surroundings import Surroundings
@@ -43,19 +46,21 @@ TOKENS = {name: f"{name}-token-4711" for name in ("alice", "bob", "carol", "a", 
 
 SERVICE = """
 services:
-  - type: ccm
+  - type: {kind}
     listen_port: {port}
     credentials:
 {credentials}
     users:
 {users}
-    upstream:
-      api_url: http://127.0.0.1:9000
-      token_url: http://127.0.0.1:9000/v1/oauth/token
-      usage_url: http://127.0.0.1:9000/api/oauth/usage
-      profile_url: http://127.0.0.1:9000/api/oauth/profile
+    upstream: {upstream}
 {more}
 """
+
+#: Where the simulator is, by type of service.
+UPSTREAMS = {
+    "ccm": claude_settings("http://127.0.0.1:9000"),
+    "ocm": codex_settings("http://127.0.0.1:9000"),
+}
 
 
 @implementer(IOutbound)
@@ -155,10 +160,11 @@ class Instance:
 
 
 class Federation:
-    """A network of instances, and a simulator with accounts for them."""
+    """A network of instances, and a simulator with accounts for them. ``kind``: type of their services."""
 
-    def __init__(self, case: SynchronousTestCase) -> None:
+    def __init__(self, case: SynchronousTestCase, kind: str = "ccm") -> None:
         self.case = case
+        self.kind = kind
         self.clock = Clock()
         self.clock.advance(START)
         self.network = MemoryNetwork(self.clock)
@@ -180,6 +186,14 @@ class Federation:
             file.write(login.credentials_document())
         return f"{{tag: {tag}, credential_path: {path}}}"
 
+    def codex_account(self, tag: str) -> str:
+        """The same for a ChatGPT account."""
+        login = self.simulator.add_codex_account(tag)
+        path = f"{self.case.mktemp()}.json"
+        with open(path, "wb") as file:
+            file.write(login.auth_document())
+        return f"{{tag: {tag}, credential_path: {path}}}"
+
     def add(
         self,
         port: int,
@@ -190,6 +204,8 @@ class Federation:
     ) -> Instance:
         """An instance with these entries; see :func:`user`."""
         text = SERVICE.format(
+            kind=self.kind,
+            upstream=json.dumps(UPSTREAMS[self.kind]),
             port=port,
             credentials="\n".join(f"      - {each}" for each in credentials),
             users="\n".join(f"      - {each}" for each in users),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.headers import MOST_HOPS
@@ -11,6 +14,7 @@ from ccmproxy.remote import RemoteStatus
 from ccmproxy.simulator.steps import Pace
 from tests.conversation import Client, message_request
 from tests.federated import TOKENS, Federation, Instance, external, user
+from tests.proxy.websocket_scene import ClientSocket, event, upgrade_request
 
 A, B, C = 8081, 8082, 8083
 URL_A, URL_B, URL_C = (f"http://127.0.0.1:{port}" for port in (A, B, C))
@@ -458,6 +462,91 @@ class EitherWayTests(ReverseTests):
         self.assertEqual(states(self.b, "friend")[0], "usable")
         self.assertEqual(self.b.answer().status, 200)
         self.assertEqual(self.federation.served_by(), "a1")
+
+
+class WebSocketTests(SynchronousTestCase):
+    """Codex's WebSocket, through another instance: over the reverse connection, and a second time by URL."""
+
+    def setUp(self) -> None:
+        self.federation = federation = Federation(self, "ocm")
+        self.b = federation.add(
+            B,
+            [external("friend", "b")],
+            [
+                user("alice", "friend", allow_external_usage=True),
+                user("c", "friend", allow_external_usage=True),
+            ],
+        )
+        self.a = federation.add(
+            A,
+            [federation.codex_account("a1"), external("b", "b", url=URL_B, reverse=True)],
+            [user("b", "a1")],
+        )
+        self.c = federation.add(
+            C,
+            [external("b", "c", url=URL_B)],
+            [user("alice", "b", allow_external_usage=True)],
+        )
+
+    def open(self, instance: Instance) -> ClientSocket:
+        """A WebSocket of alice at this instance."""
+        client = ClientSocket(False)
+        self.federation.network.endpoint("127.0.0.1", instance.port).connect(
+            Factory.forProtocol(lambda: client)
+        )
+        self.federation.settle()
+        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKENS['alice']}")))
+        self.federation.settle()
+        self.assertEqual(client.status, 101, client.head + client.received)
+        self.addCleanup(self.leave, client)
+        return client
+
+    def leave(self, client: ClientSocket) -> None:
+        if client.lost is None:
+            client.transport.abortConnection()
+            self.federation.settle()
+
+    def turn(self, client: ClientSocket, prompt: str) -> str:
+        """Say something; the text of the answer."""
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": prompt}]}
+        client.say(
+            event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
+        )
+        self.federation.settle()
+        said = [json.loads(data) for data in client.without_limits()]
+        self.assertEqual(said[-1]["type"], "response.completed", said[-1])
+        return "".join(each["delta"] for each in said if each["type"] == "response.output_text.delta")
+
+    def test_turns(self) -> None:
+        for instance in (self.b, self.c):
+            client = self.open(instance)
+            self.assertIn("lent", self.turn(client, "[[say:lent]]"))
+            self.assertTrue(client.limits())
+            self.assertEqual(client.limits()[-1]["plan_weight"], 10)
+
+    def test_the_tunnel_dies(self) -> None:
+        """The client's connection ends without a close, which it takes for a reason to connect again."""
+        client = self.open(self.b)
+        self.turn(client, "[[say:lent]]")
+        (session,) = self.b.entry.receiver.sessions
+        session.transport.abortConnection()
+        self.federation.settle()
+        self.assertTrue(client.lost is not None or client.closed is not None)
+        self.federation.pass_time(4)
+        self.assertIn("again", self.turn(self.open(self.b), "[[say:again]]"))
+
+    def test_the_account_runs_out(self) -> None:
+        """What A tells B's client reaches it, and B leaves A alone."""
+        client = self.open(self.b)
+        self.turn(client, "[[say:lent]]")
+        (login,) = self.federation.simulator.codex.accounts
+        login.exhaust("five_hour")
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "more"}]}
+        client.say(
+            event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
+        )
+        self.federation.settle()
+        self.assertEqual(states(self.b, "friend")[0], "rate_limited")
 
 
 class ConnectorTests(SynchronousTestCase):
