@@ -12,14 +12,14 @@ import random
 import socket
 import tempfile
 from collections.abc import Callable, Coroutine
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 from twisted.logger import globalLogBeginner
 from twisted.web.client import Agent, ResponseFailed
 from twisted.web.http_headers import Headers
@@ -35,6 +35,9 @@ from ccmproxy.surroundings import Surroundings
 
 ALICE = "demo-token-of-alice"
 BOB = "demo-token-of-bob"
+CAROL = "demo-token-of-carol"
+DAVE = "demo-token-of-dave"
+LENT = "demo-token-between-instances"
 MODEL = "claude-sonnet-4-5"
 
 CONFIGURATION = """\
@@ -45,14 +48,26 @@ services:
     credentials:
       - {{tag: main, credential_path: {directory}/main.json}}
       - {{tag: spent, credential_path: {directory}/spent.json}}
+      - {{tag: small, credential_path: {directory}/small.json}}
+      - {{tag: pool, type: balancer, credentials: [small, main], strategy: fallback}}
+      - {{tag: neighbour, type: external, url: "http://127.0.0.1:{neighbour_port}", reverse: true, token: {lent}}}
     users:
       - {{name: alice, token: {alice}, credential: main}}
       - {{name: bob, token: {bob}, credential: spent}}
+      - {{name: carol, token: {carol}, credential: pool}}
+      - {{name: neighbour, token: {lent}, credential: main}}
     upstream:
       api_url: {upstream}
       token_url: {upstream}/v1/oauth/token
       usage_url: {upstream}/api/oauth/usage
       profile_url: {upstream}/api/oauth/profile
+  - type: ccm
+    listen: 127.0.0.1
+    listen_port: {neighbour_port}
+    credentials:
+      - {{tag: lender, type: external, token: {lent}}}
+    users:
+      - {{name: dave, token: {dave}, credential: lender, allow_external_usage: true}}
   - type: ocm
     listen: 127.0.0.1
     listen_port: {codex_port}
@@ -76,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="where the proxy listens, for Codex on the next port (8080; with --once on free ports)",
+        help="where the proxy listens, for Codex on the next port, as somebody else's instance on the one after that"
+        " (8080; with --once on free ports)",
     )
 
 
@@ -114,15 +130,17 @@ class Demo:
     """Simulator and service, on ports of the loopback address. ``directory`` gets the accounts' credential files."""
 
     def __init__(self, reactor: Any, directory: Path, port: int | None) -> None:
-        """``port``: of the Claude side, and Codex on the next one; None: two free ones."""
+        """``port``: of the Claude side, Codex on the next one, the neighbour on the one after; None: free ones."""
         self.reactor = reactor
         self.token = ALICE
         self._directory = directory
-        self.port, self.codex_port = _free_ports() if port is None else (port, port + 1)
+        ports = _free_ports() if port is None else (port, port + 1, port + 2)
+        self.port, self.codex_port, self.neighbour_port = ports
         self.simulator = Simulator(reactor, random.Random(1))
         self.main = self.simulator.add_account("main", "max_20x")
         self.spent = self.simulator.add_account("spent", "pro")
         self.spent.exhaust("five_hour", resets_in=7980)
+        self.small = self.simulator.add_account("small", "max_5x")
         self.codex = self.simulator.add_codex_account("codex")
         self.client = HTTPClient(Agent(reactor))
         self._simulator_port: Any = None
@@ -133,15 +151,19 @@ class Demo:
         endpoint = TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1")
         self._simulator_port = await endpoint.listen(self.simulator.factory)
         upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"
-        for account in (self.main, self.spent):
+        for account in (self.main, self.spent, self.small):
             self._write(account.name, account.credentials_document())
         self._write("codex", self.codex.auth_document())
         text = CONFIGURATION.format(
             port=self.port,
             codex_port=self.codex_port,
+            neighbour_port=self.neighbour_port,
             directory=self._directory,
             alice=ALICE,
             bob=BOB,
+            carol=CAROL,
+            dave=DAVE,
+            lent=LENT,
             upstream=upstream,
         )
         config = load_text(text, "demo")
@@ -189,7 +211,9 @@ class Demo:
                 f"  ANTHROPIC_BASE_URL={self.url} ANTHROPIC_AUTH_TOKEN={ALICE} claude -p 'Say hello'",
                 "",
                 f"Codex is at http://127.0.0.1:{self.codex_port}/v1, with the same token: see docs/clients.md.",
-                f"With {BOB} in place of {ALICE} you meet an account that is used up. Ctrl-C ends it.",
+                f"With {BOB} in place of {ALICE} you meet an account that is used up, with {CAROL} a pool of two.",
+                f"{DAVE}, on port {self.neighbour_port}, is a user of another instance, which borrows from this one.",
+                "Ctrl-C ends it.",
                 "",
             )
         )
@@ -206,7 +230,14 @@ class Demo:
         return response, *await _collect(response)
 
     async def ask(
-        self, prompt: str, *, stream: bool = False, token: str = ALICE, simulate: str | None = None
+        self,
+        prompt: str,
+        *,
+        stream: bool = False,
+        token: str = ALICE,
+        simulate: str | None = None,
+        session: str | None = None,
+        port: int | None = None,
     ) -> tuple[IResponse, bytes, bool]:
         """One message request: the answer, its body as far as it came, and whether it came whole."""
         headers: dict[bytes | str, bytes | str] = {
@@ -216,6 +247,8 @@ class Demo:
         }
         if simulate is not None:
             headers["x-simulate"] = simulate
+        if session is not None:
+            headers["X-Claude-Code-Session-Id"] = session
         body = {
             "model": MODEL,
             "max_tokens": 200,
@@ -223,7 +256,10 @@ class Demo:
             "messages": [{"role": "user", "content": prompt}],
         }
         response = await self.client.post(
-            f"{self.url}/v1/messages", headers=headers, data=json.dumps(body).encode(), unbuffered=True
+            f"http://127.0.0.1:{port or self.port}/v1/messages",
+            headers=headers,
+            data=json.dumps(body).encode(),
+            unbuffered=True,
         )
         return response, *await _collect(response)
 
@@ -238,12 +274,13 @@ async def _collect(response: Any) -> tuple[bytes, bool]:
     return b"".join(received), True
 
 
-def _free_ports() -> tuple[int, int]:
-    """Two ports of the loopback address that nobody listens on."""
-    with closing(socket.socket()) as one, closing(socket.socket()) as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports() -> list[int]:
+    """Three ports of the loopback address that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(3)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 async def _done() -> None:
@@ -321,6 +358,37 @@ async def a_used_up_account(demo: Demo) -> Outcome:
     )
 
 
+async def an_account_that_runs_out(demo: Demo) -> Outcome:
+    """In the middle of a conversation; the pool's other account goes on with it, and the client never learns."""
+    answers = []
+    for prompt in ("[[say:one]]", "[[say:two]]", "[[say:three]]"):
+        response, body, _ = await demo.ask(prompt, token=CAROL, session="demo-conversation")
+        said = json.loads(body)["content"][0]["text"] if response.code == 200 else _error(body)[0]
+        answers.append(said)
+        demo.small.exhaust("five_hour")
+    refused = demo.small.counters.refused_turns
+    return Outcome(
+        "an account that runs out",
+        "one two three, 1 refusal behind the scenes",
+        f"{' '.join(answers)}, {refused} refusal behind the scenes",
+    )
+
+
+async def a_borrowed_turn(demo: Demo) -> Outcome:
+    """Another instance, which cannot dial this one, is served over a connection that this one has made to it."""
+    for _ in range(50):
+        state = await demo.client.get(
+            f"http://127.0.0.1:{demo.neighbour_port}/ccm/v1/status",
+            headers=Headers({"Authorization": [f"Bearer {DAVE}"]}),
+        )
+        if (await state.json())["availability"]["state"] == "usable":
+            break
+        await deferLater(demo.reactor, 0.1)
+    response, body, _ = await demo.ask("[[say:lent]]", token=DAVE, port=demo.neighbour_port)
+    text = json.loads(body)["content"][0]["text"] if response.code == 200 else _error(body)[1]
+    return Outcome("a borrowed turn", "200: lent", f"{response.code}: {text}")
+
+
 async def an_unknown_token(demo: Demo) -> Outcome:
     """Nobody is let in without a token of the operator's."""
     response, body, _ = await demo.ask("hello", token="guessed")
@@ -347,6 +415,8 @@ SCRIPT: tuple[Step, ...] = (
     an_overloaded_upstream,
     a_cut,
     a_used_up_account,
+    an_account_that_runs_out,
+    a_borrowed_turn,
     an_unknown_token,
     the_status,
     a_codex_turn,

@@ -53,6 +53,9 @@ class Receiver:
         self.sessions.add(session)
         peer = request.peer
         request.take_over(session)
+        if session.transport is None:
+            self.sessions.discard(session)  # the connector has left in the meantime
+            return
         self.log.info(
             "{request_id} reverse connection of {tag} from {peer} is up",
             request_id=request_id,
