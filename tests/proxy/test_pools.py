@@ -8,7 +8,10 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.credential import upstream_of
 from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
 from tests.conversation import TOKEN, Client
 from tests.pooled import BOB, PoolWorld
@@ -257,6 +260,20 @@ class MovingTests(SynchronousTestCase):
             world.simulator.faults.next(fault)
             self.assertEqual(world.answer(session="s").status, int(fault))
         self.assertEqual(world.served("s"), first)
+
+    def test_an_account_whose_way_is_down(self) -> None:
+        """It is tried twice, then another serves; the session stays with that one, which is not left at once again."""
+        world = PoolWorld(self, strategy="fallback")
+        account = world.accounts[0]
+        dead = ConnectionPool(world.network.endpoint("127.0.0.1", 9), world.clock)
+        account._upstream = upstream_of("http://127.0.0.1:9", dead)
+        client = world.ask(session="s")
+        world.until(lambda: bool(client.responses()), 3)
+        self.assertEqual(world.last(client).status, 200)
+        self.assertEqual(world.by(world.turns()[-1]), "a2")
+        self.assertEqual(world.where(), {"s": "a2"})
+        self.assertEqual(account.outcomes[LeaseOutcome.UNREACHABLE], 1)
+        self.assertTrue(account.is_usable())
 
     def test_a_network_that_is_down_moves_nobody(self) -> None:
         """Every account is tried, none can be reached; afterwards each session is where its prompt cache is."""
