@@ -203,7 +203,8 @@ class YamuxProtocol(Protocol):
 
     def abort(self) -> None:
         """Drop the connection, and with it all streams, at once."""
-        self.transport.abortConnection()
+        if not self._gone:  # TLS fails otherwise
+            self.transport.abortConnection()
 
     def when_lost(self) -> Deferred[Exception]:
         """Fires, with the reason, when the connection is gone and all streams have been told. Never fails."""

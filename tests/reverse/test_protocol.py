@@ -373,6 +373,7 @@ class EndTests(SynchronousTestCase):
         near, far = pair.stream()
         pair.client.abort()
         pair.flush()
+        pair.client.abort()
         self.assertEqual((near.lost, far.lost), ([SessionLost], [SessionLost]))
 
     def test_early_bytes(self) -> None:
