@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from ccmproxy.reverse import StreamTransport, YamuxProtocol
+from ccmproxy.tuning import tune_process
 from ccmproxy.yamux import Rate, SessionConfig
 
 _PIECE = bytes(64 * 1024)
@@ -75,6 +76,7 @@ def main(port: int) -> None:
         def buildProtocol(self, addr: object) -> Protocol:
             return YamuxProtocol(reactor, False, streams, _CONFIG)
 
+    tune_process()  # as the daemon does
     TCP4ServerEndpoint(reactor, port, interface="127.0.0.1").listen(Sessions())
     reactor.run()
 

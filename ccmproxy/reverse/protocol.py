@@ -55,8 +55,8 @@ _PIECE: Final = 64 * KIB
 _UNSENT: Final = 128 * KIB
 #: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
 _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
-#: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be taken
-#: for too late because of that, and set anew each time.
+#: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
+#: taken for too late because of that, and set anew each time.
 _LATE: Final = 0.05
 #: Seconds in which a session that is drained may end, unless told otherwise.
 _DRAIN_TIMEOUT: Final = 30.0

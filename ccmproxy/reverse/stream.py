@@ -245,8 +245,11 @@ class StreamTransport:
         producer, self.producer = self.producer, None
         if producer is not None:
             self._call(producer.stopProducing)
+        # The two hold each other: without this, each stream would wait for the garbage collector.
+        protocol = self.protocol
+        del self.protocol
         try:
-            self.protocol.connectionLost(reason)
+            protocol.connectionLost(reason)
         except Exception:
             _log.failure("a protocol on a stream let an exception out when it was lost")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -277,6 +279,20 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((near.lost, pair.server.streams), ([ConnectionDone], 0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_leaves_no_garbage(self) -> None:
+        """A stream that is over is freed at once."""
+        pair = SessionPair()
+        near, far = pair.stream()
+        gone = [weakref.ref(end) for end in (near, far, near.transport, far.transport)]
+        near.transport.write(b"x")
+        near.transport.loseConnection()
+        pair.flush()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        pair.accepted.clear()
+        del near, far
+        self.assertEqual([end() for end in gone], [None] * 4)
 
     def test_waits_for_window_too_long(self) -> None:
         pair = SessionPair(config=SessionConfig(window_timeout=50.0))
