@@ -57,16 +57,25 @@ def _check_tls(compiler: str) -> str | None:
 
 
 def _build_go() -> Path | str:
+    # The proxy needs nothing but Go's own library: no download, whatever the environment says.
+    return _build_with_go("go_proxy", {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"})
+
+
+def build_go_yamux() -> Path | str:
+    """The load and the Go server of ``bench.yamux``, or why there is none. Downloads hashicorp/yamux when it is new."""
+    return _build_with_go("go_yamux", {"GOTOOLCHAIN": "local"})
+
+
+def _build_with_go(name: str, environment: dict[str, str]) -> Path | str:
     go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-    target, sources = _TARGET / "go_proxy", _SOURCES / "go_proxy"
+    _TARGET.mkdir(exist_ok=True)
+    target, sources = _TARGET / name, _SOURCES / name
     if not _outdated(target, sorted(sources.iterdir())):
         return target
     if go is None:
         return "go is missing: install golang"
     try:
-        # The proxy needs nothing but Go's own library: no download, whatever the environment says.
-        offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
-        _run([go, "build", "-o", str(target), "."], sources, offline)
+        _run([go, "build", "-o", str(target), "."], sources, environment)
     except CannotBuild as error:
         return str(error)
     return target

@@ -55,6 +55,9 @@ _PIECE: Final = 64 * KIB
 _UNSENT: Final = 128 * KIB
 #: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
 _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
+#: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
+#: taken for too late because of that, and set anew each time.
+_LATE: Final = 0.05
 #: Seconds in which a session that is drained may end, unless told otherwise.
 _DRAIN_TIMEOUT: Final = 30.0
 
@@ -203,7 +206,8 @@ class YamuxProtocol(Protocol):
 
     def abort(self) -> None:
         """Drop the connection, and with it all streams, at once."""
-        self.transport.abortConnection()
+        if not self._gone:  # TLS fails otherwise
+            self.transport.abortConnection()
 
     def when_lost(self) -> Deferred[Exception]:
         """Fires, with the reason, when the connection is gone and all streams have been told. Never fails."""
@@ -379,7 +383,7 @@ class YamuxProtocol(Protocol):
         due = self.session.next_deadline()
         timer = self._timer
         if timer is not None and timer.active():
-            if timer.getTime() <= due:
+            if timer.getTime() <= due + _LATE:
                 return
             timer.cancel()
         self._timer = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._tick)

@@ -33,6 +33,10 @@ KIB: Final = 1024
 #: a producer is resumed well before the peer has read what it has room for.
 HIGH_MARK: Final = 256 * KIB
 LOW_MARK: Final = 64 * KIB
+#: Pieces below this size (bytes) are joined while they are kept, up to the other one: a peer that sends two bytes at a
+#: time would otherwise use twenty times the memory that its window says.
+_SMALL: Final = 4 * KIB
+_JOINED: Final = 64 * KIB
 
 
 class Carrier(typing.Protocol):
@@ -91,7 +95,7 @@ class StreamTransport:
         self._paused = False
         #: What came while the protocol was paused; whether the peer's end stands behind it; whether it is about to be
         #: given.
-        self._input: deque[bytes] = deque()
+        self._input: deque[bytes | bytearray] = deque()
         self._end_waits = False
         self._delivering = False
         #: The protocol will be told that it is over, and of nothing else.
@@ -198,7 +202,7 @@ class StreamTransport:
         """A piece has come."""
         if self._paused or self._input:
             if not self._finishing:
-                self._input.append(data)
+                self._keep(data)
         else:
             self._deliver(data)
 
@@ -245,8 +249,11 @@ class StreamTransport:
         producer, self.producer = self.producer, None
         if producer is not None:
             self._call(producer.stopProducing)
+        # The two hold each other: without this, each stream would wait for the garbage collector.
+        protocol = self.protocol
+        del self.protocol
         try:
-            self.protocol.connectionLost(reason)
+            protocol.connectionLost(reason)
         except Exception:
             _log.failure("a protocol on a stream let an exception out when it was lost")
 
@@ -257,10 +264,18 @@ class StreamTransport:
             self._carrier.session.consumed(self.stream, len(data))
             self._call(self.protocol.dataReceived, data)
 
+    def _keep(self, data: bytes) -> None:
+        """Until the protocol is resumed."""
+        last = self._input[-1] if self._input else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= _JOINED:
+            last += data
+        else:
+            self._input.append(bytearray(data) if len(data) < _SMALL else data)
+
     def _deliver_kept(self) -> None:
         self._delivering = False
         while self._input and not self._paused and not self._finishing:
-            self._deliver(self._input.popleft())
+            self._deliver(bytes(self._input.popleft()))
         if self._end_waits and not self._input and not self._paused and not self._finishing:
             self._end_waits = False
             self._end()

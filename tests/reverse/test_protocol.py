@@ -203,6 +203,15 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual(scene.wait(1), ["PING|SYN id=0 len=1"])
         self.assertTrue(scene.session.is_usable)
 
+    def test_timer_is_left_alone(self) -> None:
+        """It is not set with every frame."""
+        scene = Scene()
+        (timer,) = scene.clock.getDelayedCalls()
+        for _ in range(10):
+            scene.clock.advance(0.7)
+            scene.answers(frame(PING, SYN, 0, 1))
+            self.assertEqual(scene.clock.getDelayedCalls(), [timer])
+
     def test_two_of_ours_live_on(self) -> None:
         pair = SessionPair()
         near, far = pair.stream()
@@ -373,6 +382,7 @@ class EndTests(SynchronousTestCase):
         near, far = pair.stream()
         pair.client.abort()
         pair.flush()
+        pair.client.abort()
         self.assertEqual((near.lost, far.lost), ([SessionLost], [SessionLost]))
 
     def test_early_bytes(self) -> None:

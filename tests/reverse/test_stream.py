@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -143,19 +146,20 @@ class StreamTests(SynchronousTestCase):
                 super().dataReceived(data)
                 self.transport.pauseProducing()
 
-        pair = SessionPair(Building(Pausing), chunk_size=100)
+        pair = SessionPair(Building(Pausing), chunk_size=5000)
         near, far = pair.stream()
         far.transport.pauseProducing()
-        near.transport.write(b"x" * 1000)
+        near.transport.write(b"x" * 50_000)
         near.transport.loseConnection()
         pair.flush()
         while not far.lost:
-            before = len(far.received)
+            before = len(far.pieces)
             far.transport.resumeProducing()
             far.transport.resumeProducing()
             pair.flush()
-            self.assertLessEqual(len(far.received), before + 100)
-        self.assertEqual(len(far.received), 1000)
+            self.assertLessEqual(len(far.pieces), before + 1)
+        self.assertEqual(len(far.received), 50_000)
+        self.assertGreater(len(far.pieces), 5)
 
     def test_marks_of_the_producer(self) -> None:
         near, far = (pair := SessionPair(wire_size=KIB, chunk_size=KIB)).stream()
@@ -277,6 +281,40 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((near.lost, pair.server.streams), ([ConnectionDone], 0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_small_pieces_are_kept_together(self) -> None:
+        """What a paused stream holds is what its window says, however it came."""
+        pair = SessionPair(chunk_size=50)
+        near, far = pair.stream()
+        far.transport.pauseProducing()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        said = b""
+        for number in range(5000):
+            near.transport.write(b"%04d" % number)
+            said += b"%04d" % number
+            pair.pump.advance(2)
+        near.transport.write(bytes(10 * KIB))
+        pair.flush()
+        kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*reverse/stream.py")])
+        self.assertLess(sum(trace.size for trace in kept.traces), 2 * (20 + 10) * KIB)
+        far.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual(far.received, said + bytes(10 * KIB))
+
+    def test_leaves_no_garbage(self) -> None:
+        """A stream that is over is freed at once."""
+        pair = SessionPair()
+        near, far = pair.stream()
+        gone = [weakref.ref(end) for end in (near, far, near.transport, far.transport)]
+        near.transport.write(b"x")
+        near.transport.loseConnection()
+        pair.flush()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        pair.accepted.clear()
+        del near, far
+        self.assertEqual([end() for end in gone], [None] * 4)
 
     def test_waits_for_window_too_long(self) -> None:
         pair = SessionPair(config=SessionConfig(window_timeout=50.0))
