@@ -20,12 +20,14 @@ from bench import machine
 from bench.certificates import make_certificates
 from bench.compile import CannotBuild, Programs, build_programs
 from bench.measure import DIRECT, Bench
-from bench.peers import Ccmproxy, Go, Haproxy, Nginx, Peer, Relay
+from bench.peers import Ccmproxy, CcmproxyByURL, CcmproxyReverse, Go, Haproxy, Nginx, Peer, Relay
 from bench.report import Measurement, as_document, memory_table, summarize, work_table
 from bench.scenarios import SCENARIOS, Scenario, named, shortened
 
 _RESULTS = Path(__file__).parent / "results"
 _PEERS = (DIRECT, Nginx.name, Haproxy.name, Go.name, Relay.name, Ccmproxy.name)
+#: Not measured unless asked for: they tell what it costs to borrow.
+_MORE_PEERS = (CcmproxyByURL.name, CcmproxyReverse.name)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -43,7 +45,10 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"only this one; may be repeated: {', '.join(each.name for each in SCENARIOS)}",
     )
     parser.add_argument(
-        "--peers", default=",".join(_PEERS), metavar="LIST", help=f"separated by commas: {', '.join(_PEERS)}"
+        "--peers",
+        default=",".join(_PEERS),
+        metavar="LIST",
+        help=f"separated by commas: {', '.join((*_PEERS, *_MORE_PEERS))}",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where to write the result (bench/results/…)"
@@ -68,8 +73,8 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     parsed.peers = [name.strip() for name in parsed.peers.split(",") if name.strip()]
     for name in parsed.peers:
-        if name not in _PEERS:
-            parser.error(f"unknown peer {name!r}: known are {', '.join(_PEERS)}")
+        if name not in (*_PEERS, *_MORE_PEERS):
+            parser.error(f"unknown peer {name!r}: known are {', '.join((*_PEERS, *_MORE_PEERS))}")
     return parsed
 
 
@@ -88,7 +93,10 @@ def _select(options: argparse.Namespace, programs: Programs) -> _Selection:
         Haproxy(),
         Go(programs.go_proxy),
         Relay(programs.relay),
-        Ccmproxy(shlex.split(options.twistd_options), options.profile),
+        *(
+            kind(shlex.split(options.twistd_options), options.profile)
+            for kind in (Ccmproxy, CcmproxyByURL, CcmproxyReverse)
+        ),
     ]
     peers, skipped = [], []
     for peer in known:

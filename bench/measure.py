@@ -122,7 +122,7 @@ class Bench:
             if scenario.websocket:
                 _check_websocket(port, bodies.CLIENT_TOKEN if peer.replaces_token else bodies.UPSTREAM_TOKEN)
             elif scenario.upstream[1] != "hold":
-                _check(port)
+                _check_until(port, peer.warm_up)
         except (ChildFailed, OSError, http.client.HTTPException, ValueError) as error:
             child.stop()
             return _one_line(error)
@@ -267,6 +267,19 @@ def _check(port: int) -> None:
         response.read(1000)
     finally:
         connection.close()
+
+
+def _check_until(port: int, seconds: float) -> None:
+    """The same, repeated while it fails, for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            _check(port)
+            return
+        except (OSError, http.client.HTTPException, ValueError):
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)  # noqa: TID251 - no reactor here
 
 
 def _check_websocket(port: int, token: str) -> None:

@@ -17,10 +17,14 @@ from typing import ClassVar
 
 from bench.bodies import CLIENT_TOKEN, UPSTREAM_TOKEN
 from bench.certificates import HOST
+from bench.machine import free_port
 
 #: The tree that these benchmarks belong to: its ccmproxy is measured, whichever one is installed.
 _ROOT = Path(__file__).resolve().parent.parent
 
+
+#: What the lending and the borrowing instance know each other by.
+_LENT = "bench-token-between-instances"
 
 _LOGIN = {
     "accessToken": UPSTREAM_TOKEN,
@@ -63,6 +67,8 @@ class Peer(ABC):
     http: ClassVar[bool] = True
     websocket: ClassVar[bool] = False
     replaces_token: ClassVar[bool] = True
+    #: Seconds for which its first requests may fail: it is still connecting to somebody.
+    warm_up: ClassVar[float] = 0.0
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -304,7 +310,8 @@ class Ccmproxy(Peer):
             service["usages_path"] = str(directory / "usage.sqlite")
         configuration = directory / "ccmproxy.yaml"
         configuration.touch(mode=0o600)
-        configuration.write_text(json.dumps({"services": [service], "log": {"level": "warn"}}, indent=1))
+        document = {"services": self._services(service, port), "log": {"level": "warn"}}
+        configuration.write_text(json.dumps(document, indent=1))
         profile: list[str] = []
         if self._profiles is not None:
             self._profiles.mkdir(parents=True, exist_ok=True)
@@ -313,6 +320,57 @@ class Ccmproxy(Peer):
         options = ["--nodaemon", f"--pidfile={directory}/twistd.pid", f"--rundir={directory}"]
         twistd: list[str | Path] = [self._twistd, *options, *profile, *self._twistd_options]
         return Start([*twistd, "ccmproxy", "-c", configuration], {"PYTHONPATH": str(_ROOT)})
+
+    def _services(self, service: dict[str, object], port: int) -> list[dict[str, object]]:
+        """The entries of the configuration: ``service``, which listens on ``port``."""
+        return [service]
+
+
+class BorrowingCcmproxy(Ccmproxy):
+    """Two instances in one process: the one that is measured borrows from the other, which has the account. Each
+    request passes both, so the two subclasses are to be compared with each other."""
+
+    websocket = False
+    #: Whether the lender dials the borrower (a reverse connection), or the borrower the lender, by URL.
+    reverse: ClassVar[bool]
+
+    def _services(self, service: dict[str, object], port: int) -> list[dict[str, object]]:
+        lender_port = free_port()
+        url, lender_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{lender_port}"
+        borrower: dict[str, object] = {
+            "type": service["type"],
+            "listen": "127.0.0.1",
+            "listen_port": port,
+            "credentials": [
+                {"tag": "lender", "type": "external", "token": _LENT}
+                | ({} if self.reverse else {"url": lender_url})
+            ],
+            "users": [{"name": "bench", "token": CLIENT_TOKEN, "allow_external_usage": True}],
+        }
+        own = {"tag": "own", "credential_path": service.pop("credential_path")}
+        neighbour = {"tag": "neighbour", "type": "external", "token": _LENT, "url": url, "reverse": True}
+        lender = service | {
+            "listen_port": lender_port,
+            "credentials": [own, neighbour] if self.reverse else [own],
+            "users": [{"name": "neighbour", "token": _LENT, "credential": "own"}],
+        }
+        # The borrower listens last: then the lender is ready, and is about to have dialled.
+        return [lender, borrower]
+
+
+class CcmproxyByURL(BorrowingCcmproxy):
+    """Borrows from an instance that it dials."""
+
+    name = "ccmproxy-url"
+    reverse = False
+
+
+class CcmproxyReverse(BorrowingCcmproxy):
+    """Borrows over a connection that was dialled from the other side."""
+
+    name = "ccmproxy-reverse"
+    reverse = True
+    warm_up = 5.0
 
 
 def _records_usage() -> bool:

@@ -141,7 +141,9 @@ class EmbeddingTests(TestCase):
         made: dict[tuple[str, int], list[Any]] = {}
         real = Surroundings.of_reactor(self.reactor, random.Random(1))
         object.__setattr__(
-            real, "outbound", lambda upstream, inner=real.outbound: RecordingOutbound(inner(upstream), made)
+            real,
+            "outbound",
+            lambda upstream, detour, inner=real.outbound: RecordingOutbound(inner(upstream, detour), made),
         )
         service = ProxyService(self.config("token-one-4711"), real)
         self.start(service)
