@@ -73,6 +73,7 @@ class Pool:
         self._random = random
         self._takes_keys = takes_keys
         self._members = tuple(members)
+        self._by_tag = {member.tag: member for member in members}
         self._sessions = SessionTable()
         self._recent = RecentAssignments()
         #: Tag that round-robin chose last.
@@ -91,6 +92,7 @@ class Pool:
         self._sessions.forget_all(member.tag for member in self._members if id(member) not in kept)
         self._rules = rules
         self._members = tuple(members)
+        self._by_tag = {member.tag: member for member in members}
         self._listen()
         self._changed()
 
@@ -232,10 +234,8 @@ class Pool:
             reason=better.reason,
         )
         message = f"its sessions move, {better.tag} is less used"
-        for member in self._members:
-            if member.tag == held.tag:
-                cause = Availability("temporarily_blocked", "rebalanced", message)
-                member.interrupt(PoolScope(self.tag, allow_external), cause)
+        cause = Availability("temporarily_blocked", "rebalanced", message)
+        self._by_tag[held.tag].interrupt(PoolScope(self.tag, allow_external), cause)
         return True
 
     def _assign(
@@ -294,10 +294,10 @@ class Pool:
     # Choosing -------------------------------------------------------------------------------------------------
 
     def _allowed(self, selection: Selection, tag: str) -> ICredential | None:
-        for member in self.credentials(selection.allow_external):
-            if member.tag == tag:
-                return member
-        return None
+        member = self._by_tag.get(tag)
+        if member is None or (member.is_external and not selection.allow_external):
+            return None
+        return member if self._takes_keys or not member.is_api_key else None
 
     def _candidates(self, selection: Selection, model: str | None, now: float) -> list[Candidate]:
         """Those that can serve; if none can, those that are only not to be preferred."""

@@ -165,8 +165,7 @@ class Exchange:
         if refusal is not None:
             self._refuse(400, *refusal)
             return
-        for credential in credentials:
-            credential.poll_if_stale()
+        self._forwarder.poll_stale(provider, credentials)
         Deferred.fromCoroutine(self._serve(body)).addErrback(self._crashed)
 
     def _crashed(self, failure: TwistedFailure) -> None:

@@ -85,6 +85,9 @@ class Forwarder:
         self._issued = IssuedValues()
         #: Open WebSockets, until both of their sides are gone.
         self.websockets: set[WebSocketRelay] = set()
+        #: Providers whose credentials were looked at for old state, and in which second.
+        self._looked_at: set[IProvider] = set()
+        self._looked_in = 0
         #: No WebSocket is opened any more.
         self.is_closing = False
         #: What was summed up last, in which second, and the sum: answers come faster than states change.
@@ -139,6 +142,17 @@ class Forwarder:
         self.under_way[caller.name] -= 1
         if not self.under_way[caller.name]:
             del self.under_way[caller.name]
+
+    def poll_stale(self, provider: IProvider, credentials: Sequence[ICredential]) -> None:
+        """Let those of a provider's credentials be polled whose state is old; looked at once a second."""
+        second = int(self.now())
+        if second != self._looked_in:
+            self._looked_in = second
+            self._looked_at.clear()
+        if provider not in self._looked_at:
+            self._looked_at.add(provider)
+            for credential in credentials:
+                credential.poll_if_stale()
 
     def aggregate_for(self, caller: Caller) -> Aggregate | None:
         """The state that this caller may see, or None while no credential's figures count.
