@@ -8,8 +8,8 @@ from collections.abc import Callable
 from ccmproxy.dialect import Dialect
 from ccmproxy.http.server import ServerRequest
 from ccmproxy.message import Body, Headers, ResponseHead
-from ccmproxy.proxy.exchange import body_refusal
 from ccmproxy.proxy.forwarder import Caller
+from ccmproxy.refusals import of_body
 
 #: Nobody sends a body to these; one that comes all the same may be so long (bytes).
 LARGEST_BODY = 64 * 1024
@@ -36,8 +36,9 @@ def answer_get(
         )
 
     def body_failed(error: Exception) -> None:
-        head, refusal = dialect.traffic.error(*body_refusal(error), request_id)
-        request.respond(head, refusal)
+        refusal = of_body(error)
+        head, body = dialect.traffic.error(refusal.status, refusal.reason, refusal.message, request_id)
+        request.respond(head, body)
 
     request.receive_body(LARGEST_BODY, body_received, body_failed)
 

@@ -8,12 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
-from ccmproxy.availability import Availability
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.errors import (
-    BodyMalformed,
-    BodyTimeout,
-    BodyTooLarge,
     CarrierLost,
     CredentialUnavailable,
     RequestNotSent,
@@ -28,6 +24,7 @@ from ccmproxy.interfaces import ILease
 from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.oauth import Authorization
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
+from ccmproxy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.remote import remote_verdict
 from ccmproxy.retry import (
     AnswerKind,
@@ -46,8 +43,6 @@ if TYPE_CHECKING:
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0
-#: What a client is told that has to send its request again itself (spec 4.2).
-SEND_AGAIN = "current credential reached its usage limit; retry the request to use another credential"
 #: As much of a path goes into the log (bytes).
 LOGGED_PATH = 200
 _FAILURES = {
@@ -56,14 +51,6 @@ _FAILURES = {
     ResponseLost: Failure.LOST,
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
-}
-#: What the client is told when every try ended so: status, reason word, sentence.
-_FAILURE_ANSWERS = {
-    Failure.NOT_SENT: (502, "upstream_unreachable", "the upstream cannot be reached"),
-    Failure.LOST: (502, "upstream_lost", "the upstream closed the connection without an answer"),
-    Failure.CARRIER_LOST: (502, "upstream_lost", "the reverse connection to the upstream was lost"),
-    Failure.TIMED_OUT: (504, "upstream_timeout", "the upstream did not answer in time"),
-    Failure.GARBLED: (502, "upstream_malformed", "the upstream's answer cannot be understood"),
 }
 #: Answers that say nothing of the credential: if nobody else can serve, the client should see them as they came.
 _CONCERN_ONE_REQUEST = frozenset(
@@ -74,19 +61,6 @@ _LEASE_OUTCOMES = {
     RelayEnd.BROKEN: LeaseOutcome.BROKEN,
     RelayEnd.CLIENT_GONE: LeaseOutcome.CANCELLED,
 }
-
-
-def body_refusal(error: Exception) -> tuple[int, str, str]:
-    """Status, reason word and sentence for a request whose body did not come whole."""
-    match error:
-        case BodyTooLarge():
-            return 413, "body_too_large", str(error)
-        case BodyTimeout():
-            return 408, "body_timeout", "the request body did not arrive in time"
-        case BodyMalformed():
-            return 400, "body_malformed", "the request body is not framed as HTTP asks"
-        case _:
-            return 400, "body_failed", "the request body could not be read"
 
 
 class Exchange:
@@ -153,7 +127,7 @@ class Exchange:
         # Otherwise a token is being waited for; the sequence looks at _gone when it goes on.
 
     def _body_failed(self, error: Exception) -> None:
-        self._refuse(*body_refusal(error))
+        self._refuse(of_body(error))
 
     def _body_received(self, body: Body) -> None:
         traffic = self._forwarder.dialect.traffic
@@ -163,7 +137,7 @@ class Exchange:
         has_api_key = any(credential.is_api_key for credential in credentials)
         refusal = traffic.check(self._facts, provider.is_single_account, has_api_key)
         if refusal is not None:
-            self._refuse(400, *refusal)
+            self._refuse(Refusal(400, *refusal))
             return
         self._forwarder.poll_stale(provider, credentials)
         Deferred.fromCoroutine(self._serve(body)).addErrback(self._crashed)
@@ -184,7 +158,7 @@ class Exchange:
             self._request.abort()
             self._finished(500, "internal_error")
         else:
-            self._refuse(500, "internal_error", "internal error in ccmproxy")
+            self._refuse(Refusal(500, "internal_error", "internal error in ccmproxy"))
 
     # Attempts ---------------------------------------------------------------------------------------------------
 
@@ -223,7 +197,7 @@ class Exchange:
                 self._relay(lease, head)
                 return
             if step is Step.GIVE_UP:
-                self._failed(outcome)
+                self._refuse(of_failure(outcome))
                 return
             if head is not None and isinstance(outcome, Verdict) and outcome.kind in _CONCERN_ONE_REQUEST:
                 # Concerns this request alone: if nobody else can serve it, the client should see it as it came.
@@ -430,50 +404,27 @@ class Exchange:
         # Neither a message nor a stream of one: whatever answered, it may not have been the provider.
         return "served" if reading.reported or not self._facts.billable else "unrecognised"
 
-    def _nobody(self, refusal: NoCredential, outcome: Failure | Verdict | None) -> None:
+    def _nobody(self, unavailable: NoCredential, outcome: Failure | Verdict | None) -> None:
         """No credential is left: say it as the last outcome, or the provider's state, asks for (spec 4.2)."""
-        availability = refusal.availability
-        if isinstance(outcome, Failure) and outcome in _FAILURE_ANSWERS:
-            self._failed(outcome)
+        forwarder = self._forwarder
+        word = of_nobody(unavailable.availability, outcome, self._no_token, forwarder.dialect.retry_status)
+        if isinstance(word, Refusal):
+            self._refuse(word)
             return
-        if outcome is Failure.INTERRUPTED and availability.worth_trying:
-            head, body = self._forwarder.dialect.traffic.error(
-                self._forwarder.dialect.retry_status,
-                "interrupted",
-                SEND_AGAIN,
-                self._request_id,
-                ((b"Retry-After", b"1"),),
-            )
-            self._respond(head, body, "interrupted")
-            return
-        if isinstance(outcome, Verdict):
-            if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
-                # Never 401: the client's own token is fine.
-                self._refuse(502, "upstream_auth", "the upstream refuses the account's token")
-                return
-            if availability.worth_trying:
-                # Refused for a window that closes nothing known here: of another name, or without an end.
-                availability = Availability("rate_limited", "model_window", reset_at=outcome.until)
-        if availability.state == "rate_limited":
-            forwarder = self._forwarder
-            head, body = forwarder.dialect.traffic.exhausted(
-                self._facts,
-                availability,
-                forwarder.aggregate_for(self._caller),
-                self._request_id,
-                forwarder.now(),
-            )
-            self._respond(head, body, "rate_limited")
-        else:
-            message = self._no_token if outcome is Failure.NO_TOKEN else availability.message
-            self._refuse(400, "credential_unavailable", message or "no credential is available")
+        head, body = forwarder.dialect.traffic.exhausted(
+            self._facts, word, forwarder.aggregate_for(self._caller), self._request_id, forwarder.now()
+        )
+        self._respond(head, body, "rate_limited")
 
-    def _failed(self, outcome: Failure | Verdict | None) -> None:
-        self._refuse(*_FAILURE_ANSWERS.get(outcome, _FAILURE_ANSWERS[Failure.LOST]))  # type: ignore[arg-type]
-
-    def _refuse(self, status: int, reason: str, message: str) -> None:
-        head, body = self._forwarder.dialect.traffic.error(status, reason, message, self._request_id)
-        self._respond(head, body, reason)
+    def _refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
+        """An error of our own."""
+        fields = list(extra or ())
+        if refusal.retry_after is not None:
+            fields.append((b"Retry-After", b"%d" % refusal.retry_after))
+        head, body = self._forwarder.dialect.traffic.error(
+            refusal.status, refusal.reason, refusal.message, self._request_id, fields
+        )
+        self._respond(head, body, refusal.reason)
 
     def _respond(self, head: ResponseHead, body: bytes, reason: str) -> None:
         if not self._gone:

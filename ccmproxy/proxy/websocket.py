@@ -16,6 +16,7 @@ from ccmproxy.oauth import Authorization
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
 from ccmproxy.proxy.websocket_relay import WebSocketRelay
+from ccmproxy.refusals import Refusal
 from ccmproxy.retry import LeaseOutcome, Verdict
 from ccmproxy.websocket.connection import Connection
 from ccmproxy.websocket.deflate import DeflateAgreement
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 #: So long an upstream may take to answer a handshake (seconds); clients wait 15 (observed).
 HANDSHAKE_TIME = 12.0
+SHUTTING_DOWN = Refusal(503, "shutting_down", "this ccmproxy is shutting down")
 
 
 class WebSocketExchange(Exchange):
@@ -70,26 +72,22 @@ class WebSocketExchange(Exchange):
             extra: Headers = []
             if error.status == 426:
                 extra = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", VERSION)]
-            self._refuse_with(error.status, "bad_handshake", str(error), extra)
+            self._refuse(Refusal(error.status, "bad_handshake", str(error)), extra)
             return
         if self._forwarder.is_closing:
             self._request.close_after_response()
-            self._refuse(503, "shutting_down", "this ccmproxy is shutting down")
+            self._refuse(SHUTTING_DOWN)
             return
         credentials = self._caller.provider.credentials(self._caller.allow_external)
         if credentials and len(self._unfit()) == len(credentials):
             # Which makes the client use HTTP at once (observed).
-            self._refuse(426, "no_websocket", "no credential speaks WebSocket: use HTTP")
+            self._refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
             return
         super()._body_received(body)
 
     def _unfit(self) -> set[str]:
         credentials = self._caller.provider.credentials(self._caller.allow_external)
         return {credential.tag for credential in credentials if not self._frames.speaks(credential)}
-
-    def _refuse_with(self, status: int, reason: str, message: str, extra: Headers) -> None:
-        head, body = self._forwarder.dialect.traffic.error(status, reason, message, self._request_id, extra)
-        self._respond(head, body, reason)
 
     # The upstream's handshake ---------------------------------------------------------------------------------
 
@@ -142,7 +140,7 @@ class WebSocketExchange(Exchange):
         assert attempt is not None and attempt.switched is not None and acceptance is not None
         if forwarder.is_closing:
             self._drop(lease, LeaseOutcome.CANCELLED)
-            self._refuse(503, "shutting_down", "this ccmproxy is shutting down")
+            self._refuse(SHUTTING_DOWN)
             return
         dialect = forwarder.dialect
         self._first_byte = forwarder.clock.seconds()
