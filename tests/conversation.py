@@ -160,7 +160,9 @@ class Client(Protocol):
 
 
 @implementer(IOutbound)
-class _MemoryOutbound:
+class MemoryOutbound:
+    """Everything goes into one memory network."""
+
     def __init__(self, network: MemoryNetwork) -> None:
         self._network = network
 
@@ -260,7 +262,7 @@ class World:
             self.start()
 
     def _outbound(self, upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
-        way = _MemoryOutbound(self.network)
+        way = MemoryOutbound(self.network)
         if isinstance(detour, ProxyOutboundConfig):
             return ProxyOutbound(detour, way, ClientTLS(), self.clock, upstream.connect_timeout)
         return way

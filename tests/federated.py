@@ -10,12 +10,10 @@ import random
 from collections.abc import Sequence
 from typing import Any, cast
 
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.external import External
@@ -36,6 +34,7 @@ from tests.conversation import (
     START,
     UPSTREAM,
     Client,
+    MemoryOutbound,
     MemoryServerEndpoint,
     Response,
     message_request,
@@ -63,18 +62,6 @@ UPSTREAMS = {
 }
 
 
-@implementer(IOutbound)
-class _MemoryOutbound:
-    def __init__(self, network: MemoryNetwork) -> None:
-        self._network = network
-
-    def endpoint(
-        self, host: str, port: int, tls: bool, server_name: str | None = None
-    ) -> IStreamClientEndpoint:
-        """Into the memory network, whether with TLS or not."""
-        return self._network.endpoint(host, port)
-
-
 class Instance:
     """One ccmproxy of a federation, on a port of its own."""
 
@@ -95,7 +82,7 @@ class Instance:
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
 
     def _outbound(self, upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
-        return _MemoryOutbound(self.federation.network)
+        return MemoryOutbound(self.federation.network)
 
     @property
     def entry(self) -> MultiplexerService:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -23,7 +22,7 @@ from ccmproxy.dialect import Dialect
 from ccmproxy.dialects.codex import CODEX
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces import ICredentialStore, IOutbound
+from ccmproxy.interfaces import ICredentialStore
 from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.message import ResponseHead
 from ccmproxy.oauth import ApiKey
@@ -33,6 +32,7 @@ from ccmproxy.testing.pump import MemoryNetwork, MemoryTransport, Pump
 from ccmproxy.websocket.connection import Close, Connection, Event, Message, ProtocolError
 from ccmproxy.websocket.deflate import DeflateAgreement, server_agreement
 from ccmproxy.websocket.handshake import accept_value, check_answer, request_fields
+from tests.conversation import MemoryOutbound
 
 START = 1_795_000_000.0
 PROXY = ("proxy.test", 80)
@@ -221,17 +221,6 @@ class UpstreamSocket(Socket):
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
-@implementer(IOutbound)
-class _MemoryOutbound:
-    def __init__(self, network: MemoryNetwork) -> None:
-        self._network = network
-
-    def endpoint(
-        self, host: str, port: int, tls: bool, server_name: str | None = None
-    ) -> IStreamClientEndpoint:
-        return self._network.endpoint(host, port)
-
-
 @implementer(ICredentialStore)
 class _Login:
     """A login that is kept in memory."""
@@ -298,7 +287,7 @@ class Scene:
                 source,
                 dialect.account,
                 urls,
-                _MemoryOutbound(self.network),
+                MemoryOutbound(self.network),
                 pool,
                 self.clock,
                 lambda: 0.5,
