@@ -102,8 +102,12 @@ class CheckTests(CommandTestCase):
             """
             services:
               - type: ccm
-                credentials: [{tag: work}, {tag: home, credential_path: x}]
-                users: [{name: alice, token: t1, credential: work}, {name: bob, token: t2, credential: home}]
+                credentials:
+                  - {tag: work}
+                  - {tag: home, credential_path: x}
+                  - {tag: friend, type: external, token: t3}
+                  - {tag: all, type: balancer, credentials: [work, friend]}
+                users: [{name: alice, token: t1, credential: all}, {name: bob, token: t2, credential: home}]
               - {type: ccm, listen: "::1", credential_path: x}
             """
         )
@@ -113,7 +117,7 @@ class CheckTests(CommandTestCase):
             out.splitlines(),
             [
                 f"{path}: ok",
-                "  ccm on 127.0.0.1:8080: credentials work, home; users alice, bob",
+                "  ccm on 127.0.0.1:8080: credentials work, home, friend, all; users alice, bob",
                 "  ccm on [::1]:8080: credential default; no users: everybody who reaches this address may use it",
             ],
         )

@@ -134,7 +134,8 @@ class Exchange:
         self._facts = traffic.inspect(self._request.head, body)
         provider = self._caller.provider
         credentials = provider.credentials(self._caller.allow_external)
-        has_api_key = any(credential.is_api_key for credential in credentials)
+        # What a remote instance has is for that one to say.
+        has_api_key = any(credential.is_api_key or credential.is_external for credential in credentials)
         refusal = traffic.check(self._facts, provider.is_single_account, has_api_key)
         if refusal is not None:
             self._refuse(Refusal(400, *refusal))
