@@ -176,12 +176,13 @@ def run_check(args: argparse.Namespace, terminal: Terminal) -> int:
 
 def describe_service(service: ServiceConfig) -> str:
     """One line for people: type, address, credentials and users."""
-    everything = (*service.credentials, *service.externals, *service.pools)
-    tags = ", ".join(credential.tag for credential in everything)
-    noun = "credential" if len(everything) == 1 else "credentials"
+    tags = [each.tag for each in service.credentials]
+    tags += [each.tag for each in service.externals]
+    tags += [each.tag for each in service.pools]
+    noun = "credential" if len(tags) == 1 else "credentials"
     users = ", ".join(user.name for user in service.users)
     who = f"users {users}" if users else "no users: everybody who reaches this address may use it"
-    return f"{service.type} on {service.address}: {noun} {tags}; {who}"
+    return f"{service.type} on {service.address}: {noun} {', '.join(tags)}; {who}"
 
 
 def warnings(config: Config) -> Iterator[str]:
