@@ -18,10 +18,10 @@ Accounts (:mod:`bench.pool.accounts`)
 Work (:mod:`bench.pool.demand`)
     * People of four kinds, heavy, regular, light and night owls, with hours, lunch, free days and weekends, and weeks
       of more and of less work. They start sessions, several at a time if it comes so.
-    * A session is a row of turns with time to think in between (lognormal); a turn is a row of requests, each as soon as
-      the tools have run. Contexts grow with answers and tool results (lognormal) and are compacted when they are
+    * A session is a row of turns with time to think in between (lognormal); a turn is a row of requests, each as soon
+      as the tools have run. Contexts grow with answers and tool results (lognormal) and are compacted when they are
       long. Some turns start subagents, which work side by side and whose results the turn waits for. Some
-      sessions are taken up again the next morning.
+      sessions are taken up again the next day.
     * What was cached for a conversation lives on the account that served it, for an hour after its last use (5 minutes
       for subagents). Whoever moves pays the whole context anew. Conversations share no cache.
     * The load is what all that would cost on one account without a refusal, in percent of all weekly allowances.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from twisted.internet.task import Clock
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from ccmproxy.availability import Caps, CredentialState, HeadersObserved, PollSucceeded, TokenAvailable
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import ICredential
 from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
 from ccmproxy.oauth import Authorization, OAuthToken
 from ccmproxy.simulator.claude.account import PLANS
@@ -25,7 +27,7 @@ from ccmproxy.testing.pump import MemoryNetwork
 
 @dataclass(frozen=True, slots=True)
 class AccountPlan:
-    """A subscription. ``short``, ``weekly``: its windows relative to the Pro plan's. ``weight``: what the proxy assumes."""
+    """A subscription. ``short``, ``weekly``: windows relative to the Pro plan's; ``weight``: as the proxy has it."""
 
     name: str
     short: float
@@ -38,27 +40,25 @@ class AccountPlan:
         return WEEKLY_ALLOWANCE * self.weekly
 
 
-def known_plan(name: str) -> AccountPlan:
-    """A plan of the simulator, with the weight that the proxy gives it. Raises KeyError."""
-    plan = PLANS[name]
-    login = OAuthToken("", plan=plan.subscription_type, tier=plan.rate_limit_tier)
-    return AccountPlan(name, plan.size, plan.size, ClaudeAccountFormat().plan_weight(login))
-
-
-#: Week of the 20x plan relative to the Pro plan's: what the proxy takes it for, half of what its 5-hour window suggests.
+#: Week of the 20x plan relative to the Pro plan's: what the proxy takes it for (spec 5.2).
 LARGE_WEEK = 10.0
 #: Plans of the pool, in the order of the configuration.
-POOL = ("pro", "max_20x", "max_5x", "team", "max_5x", "pro")
+POOL = ("pro", "max_20x", "max_5x", "team", "pro")
 
 
-def pool_plans(large_week: float = LARGE_WEEK) -> list[AccountPlan]:
-    """The plans of :data:`POOL`."""
-    plans = [known_plan(name) for name in POOL]
-    return [replace(plan, weekly=large_week) if plan.name == "max_20x" else plan for plan in plans]
+def known_plan(name: str, large_week: float = LARGE_WEEK) -> AccountPlan:
+    """A plan of the simulator, with the weight that the proxy gives it. Raises KeyError.
+
+    ``large_week``: of the 20x plan, in place of the simulator's.
+    """
+    plan = PLANS[name]
+    login = OAuthToken("", plan=plan.subscription_type, tier=plan.rate_limit_tier)
+    weekly = large_week if name == "max_20x" else plan.size
+    return AccountPlan(name, plan.size, weekly, ClaudeAccountFormat().plan_weight(login))
 
 
 class Answer(NamedTuple):
-    """What comes back at once. ``refused_until``: 0, or the reset that a 429 names. ``update``: what the headers tell."""
+    """What comes back at once. ``refused_until``: 0, or the reset that a 429 names; ``update``: what headers tell."""
 
     refused_until: float
     update: LimitsUpdate
@@ -113,7 +113,7 @@ def _percent(window: UsageWindow, now: float) -> tuple[float, float]:
 
 
 def make_accounts(plans: Sequence[AccountPlan], begin: float, rng: random.Random) -> list[SimulatedAccount]:
-    """One account of each plan; their weeks end at hours of their own, on different weekdays as far as there are any."""
+    """One account of each plan; their weeks end at hours of their own, on different weekdays while there are some."""
     days = rng.sample(range(7), 7)
     accounts = []
     for index, plan in enumerate(plans):
@@ -132,6 +132,7 @@ def _nobody(event: object) -> None:
 SILENT = Logger(observer=_nobody)  # type: ignore[arg-type]
 
 
+@implementer(ICredential)
 class SimulatedCredential(Credential):
     """A real credential without a login: what it knows, an account told it. ``heard``: when it last did."""
 

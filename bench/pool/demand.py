@@ -190,7 +190,7 @@ class DemandSource:
         steps: list[Step] = []
         at, gap, kept = start, 0.0, 0
         context += self._tokens(600, 1.0)
-        for turn in range(1 + self._geometric(7.0)):
+        for turn in range(1 + self._geometric(9.0)):
             if turn:
                 gap = rng.lognormvariate(4.8, 1.4)  # two minutes, now and then an hour
                 gap = _after_lunch(at + gap, lunch) - at
@@ -202,7 +202,7 @@ class DemandSource:
             for request in range(requests):
                 if context > LONGEST_CONTEXT:
                     context, kept = PREFIX + SUMMARY, PREFIX
-                output = self._tokens(350, 1.1)
+                output = self._tokens(450, 1.1)
                 cached = kept if gap <= CACHE_LIFE else 0
                 subagents = self._subagents() if request == delegates else ()
                 units = request_units(model, context, cached, output, CACHE_LIFE)
@@ -210,7 +210,7 @@ class DemandSource:
                 steps.append(step)
                 at += gap + step.seconds + max((_duration(each) for each in subagents), default=0.0)
                 kept = context
-                context += output + self._tokens(1200, 1.2)
+                context += output + self._tokens(1800, 1.2)
                 gap = rng.lognormvariate(1.6, 1.0)  # five seconds of tools
         return Conversation(model, CACHE_LIFE, tuple(steps))
 
@@ -223,12 +223,12 @@ class DemandSource:
         context, kept, gap = SUBAGENT_PREFIX + self._tokens(800, 0.8), 0, 0.0
         steps = []
         for _ in range(2 + self._geometric(7.0)):
-            output = self._tokens(300, 1.0)
+            output = self._tokens(400, 1.0)
             cached = kept if gap <= SUBAGENT_CACHE_LIFE else 0
             units = request_units(model, context, cached, output, SUBAGENT_CACHE_LIFE)
             steps.append(Step(gap, context, kept, output, units))
             kept = context
-            context += output + self._tokens(1500, 1.2)
+            context += output + self._tokens(2000, 1.2)
             gap = rng.lognormvariate(1.6, 1.0)
         return Conversation(model, SUBAGENT_CACHE_LIFE, tuple(steps))
 

@@ -1,4 +1,4 @@
-"""Ways of choosing an account: the pool of the product, what other proxies do, and ideas that the product does not have."""
+"""Ways of choosing an account: the product's pool, what other proxies do, and ideas that the product does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.pool.accounts import SILENT, SimulatedAccount, SimulatedCredential, m
 from bench.pool.scorings import ACTIVE, IDEAS, Idea
 from ccmproxy.balancing import Candidate, Choice, NoCredential, Selection
 from ccmproxy.credentials.pool import Pool, PoolRules
-from ccmproxy.interfaces import ILease
+from ccmproxy.interfaces import ICredential, ILease
 from ccmproxy.retry import LeaseOutcome
 from ccmproxy.sessions import SESSION_LIFE
 
@@ -39,9 +39,11 @@ class Refused(NamedTuple):
 
 
 class Policy(Protocol):
-    """Chooses accounts, for as long as a simulation lasts. ``credentials``: what is polled every hour."""
+    """Chooses accounts, for as long as a simulation lasts."""
 
-    credentials: Sequence[SimulatedCredential]
+    @property
+    def credentials(self) -> Sequence[SimulatedCredential]:
+        """What is polled every hour; empty for a policy that does not ask for usage."""
 
     def take(self, asked: Asked) -> Served | Refused:
         """An account that has answered the request with 200, or a refusal."""
@@ -65,9 +67,9 @@ class QuietPool(Pool):
 
 
 class IdeaPool(QuietPool):
-    """The product's pool with another score, or with sessions that leave an account where they have no cache any more."""
+    """The product's pool with another score, or with sessions that leave where nothing of theirs is cached any more."""
 
-    def __init__(self, world: World, credentials: Sequence[SimulatedCredential], idea: Idea) -> None:
+    def __init__(self, world: World, credentials: Sequence[ICredential], idea: Idea) -> None:
         super().__init__("pool", credentials, PoolRules(), world.now, world.rng.random)
         self._idea = idea
         #: Session → where it was served last, and when.
@@ -101,13 +103,11 @@ class IdeaPool(QuietPool):
 class PoolPolicy:
     """A pool, asked the way the proxy asks it: after a 429 the account is marked, and the next one is tried."""
 
-    def __init__(
-        self, world: World, make: Callable[[World, Sequence[SimulatedCredential]], Pool]
-    ) -> None:
+    def __init__(self, world: World, make: Callable[[World, Sequence[ICredential]], Pool]) -> None:
         self.credentials = make_credentials(world.accounts, world.now)
         self._world = world
         self._accounts = {account.tag: account for account in world.accounts}
-        self._pool = make(world, self.credentials)
+        self._pool = make(world, [ICredential(credential) for credential in self.credentials])
 
     def take(self, asked: Asked) -> Served | Refused:
         """Spec 4.4 and 6.4."""
@@ -192,14 +192,14 @@ class Contender:
 
 
 def _product(name: str, rules: PoolRules) -> Contender:
-    def pool(world: World, credentials: Sequence[SimulatedCredential]) -> Pool:
+    def pool(world: World, credentials: Sequence[ICredential]) -> Pool:
         return QuietPool("pool", credentials, rules, world.now, world.rng.random)
 
     return Contender(name, "ccmproxy", lambda world: PoolPolicy(world, pool))
 
 
 def _idea(idea: Idea) -> Contender:
-    def pool(world: World, credentials: Sequence[SimulatedCredential]) -> Pool:
+    def pool(world: World, credentials: Sequence[ICredential]) -> Pool:
         return IdeaPool(world, credentials, idea)
 
     return Contender(idea.name, "idea", lambda world: PoolPolicy(world, pool))
@@ -208,7 +208,6 @@ def _idea(idea: Idea) -> Contender:
 CONTENDERS = (
     _product("least-used", PoolRules("least-used")),
     _product("least-used, rebalance 20", PoolRules("least-used", 20.0)),
-    _product("least-used, rebalance 100", PoolRules("least-used", 100.0)),
     _product("least-used, subagents spread", PoolRules("least-used", spread_subagents=True)),
     _product("round-robin", PoolRules("round-robin")),
     _product("random", PoolRules("random")),

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from bench.pool.accounts import SimulatedAccount, SimulatedCredential
 from bench.pool.demand import HOUR, WEEK, Conversation, Session, Step, request_units
@@ -47,7 +48,18 @@ class Tally:
 class _Thread:
     """A conversation under way. ``cached``: account → (tokens, Unix seconds of their last use)."""
 
-    __slots__ = ("agent", "cached", "conversation", "given_up", "index", "parent", "place", "refused", "session", "waits_for")
+    __slots__ = (
+        "agent",
+        "cached",
+        "conversation",
+        "given_up",
+        "index",
+        "parent",
+        "place",
+        "refused",
+        "session",
+        "waits_for",
+    )
 
     def __init__(
         self, session: Session, conversation: Conversation, agent: str | None, parent: _Thread | None
@@ -97,11 +109,11 @@ class Simulation:
         for account in accounts:
             self.tally.used[account.tag] = []
             assert account.weekly.resets_at is not None
-            self._at(account.weekly.resets_at, lambda account=account: self._week_ends(account))
+            self._at(account.weekly.resets_at, partial(self._week_ends, account))
         for credential in self.policy.credentials:
-            self._at(BEGIN + POLL_INTERVAL, lambda credential=credential: self._poll(credential))
+            self._at(BEGIN + POLL_INTERVAL, partial(self._poll, credential))
         for session in sessions:
-            self._at(session.start, lambda session=session: self._begin(session))
+            self._at(session.start, partial(self._begin, session))
 
     def run(self) -> Tally:
         """Until the measured weeks are over; what is under way then is left out."""
@@ -127,13 +139,13 @@ class Simulation:
         if self._measured:
             self.tally.used[account.tag].append(weekly.used / weekly.allowance)
         weekly.pass_time(self.now)
-        self._at(self.now + weekly.length, lambda: self._week_ends(account))
+        self._at(self.now + weekly.length, partial(self._week_ends, account))
 
     def _poll(self, credential: SimulatedCredential) -> None:
         """Headers put polls off (spec 4.7)."""
         if self.now - credential.heard >= POLL_INTERVAL:
             credential.poll()
-        self._at(credential.heard + POLL_INTERVAL, lambda: self._poll(credential))
+        self._at(credential.heard + POLL_INTERVAL, partial(self._poll, credential))
 
     # Conversations --------------------------------------------------------------------------------------------
 
@@ -158,7 +170,7 @@ class Simulation:
         units, for_moves = self._cost(thread, step, outcome.account.tag)
         if self._measured:
             self.tally.for_moves += for_moves
-        self._at(self.now + step.seconds, lambda: self._answered(thread, step, outcome, units))
+        self._at(self.now + step.seconds, partial(self._answered, thread, step, outcome, units))
 
     def _wait(self, thread: _Thread, until: float) -> None:
         if self._measured and not thread.refused:
@@ -168,7 +180,7 @@ class Simulation:
         if until:
             again = min(again, max(until, self.now + SHORTEST_WAIT))
         if again <= thread.session.leaves + OVERTIME:
-            self._at(again, lambda: self._ask(thread))
+            self._at(again, partial(self._ask, thread))
         else:
             self._give_up(thread)
 
@@ -233,7 +245,7 @@ class Simulation:
             return
         thread.index += 1
         if thread.index < len(thread.conversation.steps):
-            self._at(self.now + thread.step.gap, lambda: self._ask(thread))
+            self._at(self.now + thread.step.gap, partial(self._ask, thread))
         elif thread.parent is not None:
             thread.parent.waits_for -= 1
             if not thread.parent.waits_for:
