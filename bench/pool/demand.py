@@ -260,8 +260,11 @@ def _duration(conversation: Conversation) -> float:
 
 
 def invent(seed: str, begin: float, weeks: int, units: float, team: Sequence[Habit] = TEAM) -> list[Session]:
-    """Sessions of a team that cost at least ``units`` altogether. The more is wanted, the busier it is."""
-    busy = 1.0
+    """Sessions of a team that cost ``units`` altogether, or somewhat more. The more is wanted, the busier it is.
+
+    Raises ValueError for a team that does nothing.
+    """
+    busy = 0.1
     while True:
         sessions = DemandSource(random.Random(seed), begin, weeks, team).sessions(busy)
         total = total_units(sessions)

@@ -42,14 +42,6 @@ def _urgency(candidate: Candidate, now: float) -> float:
     return urgency(current_reset(candidate.snapshot.limits.weekly, now), now)
 
 
-def _as_it_is(candidate: Candidate, active: int, now: float) -> float:
-    return spread_score(candidate, now)
-
-
-def _without_urgency(candidate: Candidate, active: int, now: float) -> float:
-    return _left(candidate, now) / (1 + candidate.assigned)
-
-
 def _root_of_urgency(candidate: Candidate, active: int, now: float) -> float:
     return _left(candidate, now) * math.sqrt(_urgency(candidate, now)) / (1 + candidate.assigned)
 
@@ -66,18 +58,10 @@ def _both_and_shared(candidate: Candidate, active: int, now: float) -> float:
     return _shared(candidate, active, now) * _short_left(candidate, now)
 
 
-def _root_both_and_shared(candidate: Candidate, active: int, now: float) -> float:
-    worth = _left(candidate, now) * math.sqrt(_urgency(candidate, now))
-    return worth * _short_left(candidate, now) / (1 + max(active, candidate.assigned))
-
-
 IDEAS = (
-    Idea("without urgency", _without_urgency),
     Idea("root of urgency", _root_of_urgency),
     Idea("times what is left of the 5-hour window", _both_windows),
     Idea("shared by sessions at work", _shared),
     Idea("both of these", _both_and_shared),
-    Idea("both, root of urgency", _root_both_and_shared),
-    Idea("placed anew when the cache is cold", _as_it_is, COLD),
     Idea("both, and placed anew when cold", _both_and_shared, COLD),
 )
