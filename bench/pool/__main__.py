@@ -21,7 +21,7 @@ from ccmproxy.simulator.claude.account import PLANS
 #: Percent of the capacity that the team's work would take: comfortable, about all of it, more than there is.
 LOADS = (60.0, 100.0, 140.0)
 #: A pool that few requests fill.
-QUICK_POOL = ("pro", "team", "pro")
+QUICK_POOL = ("pro", "team")
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
