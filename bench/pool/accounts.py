@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import Caps, CredentialState, HeadersObserved, PollSucceeded, TokenAvailable
+from ccmproxy.availability import Caps, HeadersObserved, PollSucceeded, TokenAvailable
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.errors import CredentialUnavailable
@@ -150,8 +150,6 @@ class SimulatedCredential(Credential):
         self.account = account
         self.heard = 0.0
         self._upstream = upstream
-        self._observed: LimitsUpdate | None = None
-        self._observed_state: CredentialState | None = None
         self._apply(TokenAvailable(account.plan.weight))
         self.poll()
 

@@ -13,7 +13,7 @@ from ccmproxy.balancing import Candidate, Choice, NoCredential, Selection
 from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.interfaces import ICredential, ILease
 from ccmproxy.retry import LeaseOutcome
-from ccmproxy.sessions import SESSION_LIFE, RecentAssignments
+from ccmproxy.sessions import SESSION_LIFE
 
 
 class Asked(NamedTuple):
@@ -64,21 +64,6 @@ class QuietPool(Pool):
     """The product's pool, without its log."""
 
     log = SILENT
-
-
-class PlainRebalancingPool(QuietPool):
-    """The product's pool; whether sessions move is judged by the plain score of spec 6.3.
-
-    The product judges by the score that is shared with the sessions that were assigned within the last minute. So a
-    session that was just assigned makes its account look worse than it is, and may be moved by that itself.
-    """
-
-    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
-        recent, self._recent = self._recent, RecentAssignments()
-        try:
-            return super()._why_leave(selection, tag, model, now)
-        finally:
-            self._recent = recent
 
 
 class IdeaPool(QuietPool):
@@ -206,13 +191,11 @@ class Contender:
     make: Callable[[World], Policy]
 
 
-def _product(
-    name: str, rules: PoolRules, kind: str = "ccmproxy", pool_class: type[Pool] = QuietPool
-) -> Contender:
+def _product(name: str, rules: PoolRules) -> Contender:
     def pool(world: World, credentials: Sequence[ICredential]) -> Pool:
-        return pool_class("pool", credentials, rules, world.now, world.rng.random)
+        return QuietPool("pool", credentials, rules, world.now, world.rng.random)
 
-    return Contender(name, kind, lambda world: PoolPolicy(world, pool))
+    return Contender(name, "ccmproxy", lambda world: PoolPolicy(world, pool))
 
 
 def _idea(idea: Idea) -> Contender:
@@ -231,6 +214,5 @@ CONTENDERS = (
     _product("fallback", PoolRules("fallback")),
     Contender("round-robin per request", "naive", RoundRobinPerRequest),
     Contender("first until exhausted", "naive", FirstUntilExhausted),
-    _product("rebalance 20 by the plain score", PoolRules("least-used", 20.0), "idea", PlainRebalancingPool),
     *(_idea(idea) for idea in IDEAS),
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.pool.demand import DAY, HOUR
+from bench.pool.demand import HOUR
 from bench.pool.policies import (
     CONTENDERS,
     Asked,
     FirstUntilExhausted,
     IdeaPool,
-    PlainRebalancingPool,
     Policy,
     PoolPolicy,
     QuietPool,
@@ -131,42 +130,6 @@ class PoolTests(PolicyTestCase):
         self.fill(1, 2, 3)
         outcome = self.policy.take(Asked("alice", "a", None, "sonnet"))
         self.assertEqual(outcome, Refused(BEGIN + 5 * HOUR))
-
-
-class PlainRebalancingTests(PolicyTestCase):
-    """Rebalancing by the plain score."""
-
-    def use(self, first: float, second: float) -> None:
-        """Two larger accounts, used so far (percent of the week), the first of which lapses sooner."""
-        self.accounts = accounts("max_5x", "max_5x")
-        for account, percent, days in zip(self.accounts, (first, second), (2, 3), strict=True):
-            account.weekly.used = account.weekly.allowance * percent / 100.0
-            account.weekly.resets_at = BEGIN + days * DAY
-        self.policy = PoolPolicy(
-            world(self.accounts, self.time),
-            lambda world, members: PlainRebalancingPool(
-                "pool", members, PoolRules("least-used", 20.0), world.now, world.rng.random
-            ),
-        )
-
-    def place(self, session: str) -> str:
-        """The account that serves a request of the session."""
-        return self.ask(session).removeprefix("max_5x-")
-
-    def test_a_new_session_does_not_move_because_it_is_new(self) -> None:
-        self.use(50.0, 40.0)
-        places = []
-        for _ in range(3):
-            places.append(self.place("a"))
-            self.time.now += 10.0
-        self.assertEqual(places, ["1", "1", "1"])
-        self.assertEqual(self.place("b"), "2")
-
-    def test_sessions_move_where_another_is_better(self) -> None:
-        self.use(50.0, 40.0)
-        self.assertEqual(self.place("a"), "1")
-        self.accounts[0].weekly.used = self.accounts[0].weekly.allowance * 0.8
-        self.assertEqual([self.place("a"), self.place("a")], ["1", "2"])
 
 
 class IdeaTests(PolicyTestCase):
