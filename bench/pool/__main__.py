@@ -104,6 +104,7 @@ def run_all(
     capacity = sum(plan.week for plan in plans) * (weeks + WARM_UP) / 100.0
     for seed in range(1, seeds + 1):
         possible = invent(f"{seed} work", BEGIN, weeks + WARM_UP, capacity * max(loads))
+        gc.freeze()  # it stays as it is: no collection need look at it
         for load in loads:
             sessions = thinned(possible, capacity * load)
             for contender in contenders:
