@@ -116,6 +116,7 @@ class StatusWatch:
 
     def response_data(self, data: bytes) -> None:
         """Some of a line, or of many."""
+        call = self._call
         *lines, rest = data.split(b"\n")
         for line in lines:
             whole = bytes(self._line) + line
@@ -124,8 +125,8 @@ class StatusWatch:
                 self._give_up("a line is too long")
                 return
             self._state(whole)
-            if self._call is None:
-                return  # what the state led to has closed the stream
+            if self._call is not call:
+                return  # what the state led to has closed the stream, and maybe opened another one
         self._line += rest
         if len(self._line) > LONGEST_LINE:
             self._give_up("a line is too long")
