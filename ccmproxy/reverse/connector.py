@@ -51,7 +51,7 @@ class Connector:
     @property
     def is_up(self) -> bool:
         """Whether the remote can send requests at the moment."""
-        return self._session is not None
+        return self._running and self._session is not None
 
     def start(self) -> None:
         """Dial."""
@@ -62,15 +62,14 @@ class Connector:
     def stop(self, grace: float) -> Deferred[None]:
         """Close the connection with a go-away: requests that are being served may finish for ``grace`` seconds.
 
-        Fires when it is gone. Nothing is dialled any more.
+        Fires when it is gone. Nothing is dialled any more. May be called again; the first ``grace`` holds.
         """
         self._running = False
         self._give_up()
-        session, self._session = self._session, None
         self._connections.close()
-        if session is None:
+        if self._session is None:
             return succeed(None)
-        return session.close(grace).addCallback(lambda _: None)
+        return self._session.close(grace).addCallback(lambda _: None)
 
     def interface_updated(self) -> None:
         """The machine's network has changed: what is open may be dead without knowing, so dial anew at once."""
