@@ -1,0 +1,636 @@
+"""Tests of :mod:`ccmproxy.reverse.connector`: dialling a remote, serving it, and dialling it again (spec 7.2, 7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import ILogObserver, LogEvent, eventAsText, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.http.client import ClientLimits, ConnectionPool
+from ccmproxy.http.server import HTTPServerFactory, ServerRequest
+from ccmproxy.message import RequestHead
+from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
+from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS, asking
+from ccmproxy.testing.pump import KIB, MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.yamux import Session, SessionConfig
+from tests.http.conversation import OK, echo
+from tests.http.upstream import Receiver
+
+SECRET = "our-token-4711"
+LIMITS = ClientLimits(connect_timeout=10, first_byte_timeout=20)
+REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
+
+
+class Dialled(Protocol):
+    """The remote's end of one connection: bytes by hand, and a session once it has switched."""
+
+    transport: MemoryTransport
+
+    def __init__(self, scene: ConnectorCase) -> None:
+        self.received = bytearray()
+        self.lost: type[BaseException] | None = None
+        self.session: YamuxProtocol | None = None
+        self._scene = scene
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.session is not None:
+            self.session.dataReceived(data)
+        else:
+            self.received += data
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self.lost = reason.type
+        if self.session is not None:
+            self.session.connectionLost(reason)
+
+    def write(self, data: bytes) -> None:
+        """Send so much, and let happen what follows."""
+        self.transport.write(data)
+        self._scene.settle()
+
+    def switch(self) -> YamuxProtocol:
+        """Accept: a session from now on."""
+        self.transport.write(SWITCHING_PROTOCOLS)
+        self.session = YamuxProtocol(self._scene.clock, True)
+        self.session.makeConnection(self.transport)
+        self._scene.settle()
+        return self.session
+
+
+class ConnectorCase(SynchronousTestCase):
+    """One connector, and whom it dials."""
+
+    def setUp(self) -> None:
+        self.network = MemoryNetwork()
+        self.clock = self.network.clock
+        self.dialled: list[Dialled] = []
+        self.listener = self.network.listen("friend.test", 443, Factory.forProtocol(self._build))
+        self.requests: list[ServerRequest] = []
+        self.handler: Callable[[ServerRequest], None] = echo
+        self.factory = HTTPServerFactory(lambda request: self.handler(request), self.clock)
+        self.connections = ConnectionPool(
+            self.network.endpoint("friend.test", 443, timeout=None), self.clock, LIMITS
+        )
+        self.connector = self.connect(lambda: 0.0)
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.addCleanup(self.finish)
+
+    def connect(self, random: Callable[[], float]) -> Connector:
+        """A connector that is not started."""
+        request = asking(b"friend.test", b"/team/ccm/v1/reverse", SECRET, "ccmproxy/test")
+        return Connector("friend", self.connections, request, self.factory, self.clock, random)
+
+    def finish(self) -> None:
+        """Nothing stays when it is stopped; and no token was logged."""
+        stopped = self.connector.stop(0)
+        self.settle()
+        self.pass_time(12)
+        self.successResultOf(stopped)
+        self.assertEqual([pump for pump in self.listener.connections if not pump.client.disconnected], [])
+        for pump in self.listener.connections:
+            pump.server.abortConnection()
+        self.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        logged = "\n".join(f"{event!r} {eventAsText(event)}" for event in self.events)
+        self.assertFalse(SECRET in logged, "a token was logged")
+
+    def _build(self) -> Dialled:
+        self.dialled.append(Dialled(self))
+        return self.dialled[-1]
+
+    def settle(self) -> None:
+        """Let everything happen that happens by itself."""
+        for _ in range(10):
+            self.network.flush()
+            self.clock.advance(0)
+
+    def pass_time(self, seconds: float, step: float = 1.0) -> None:
+        """Step by step."""
+        while seconds > 0:
+            self.clock.advance(min(step, seconds))
+            self.settle()
+            seconds -= step
+
+    def start(self) -> None:
+        self.connector.start()
+        self.settle()
+
+    def up(self) -> YamuxProtocol:
+        """Start, and be accepted."""
+        self.start()
+        session = self.last.switch()
+        self.assertTrue(self.connector.is_up)
+        return session
+
+    @property
+    def last(self) -> Dialled:
+        """The connection made last."""
+        return self.dialled[-1]
+
+    @property
+    def pump(self) -> Pump:
+        """The same."""
+        return self.listener.connections[-1]
+
+    @property
+    def attempts(self) -> int:
+        """How often it has dialled."""
+        return self.listener.attempts
+
+    def ask(self, session: YamuxProtocol, body: bytes = b"") -> Receiver:
+        """The remote sends a request over its session."""
+        receiver = Receiver()
+        pool = ConnectionPool(StreamClientEndpoint(session), self.clock)
+        head = RequestHead(b"POST", b"/x", [(b"Host", b"a"), (b"Connection", b"close")])
+        pool.send(head, [body] if body else [], receiver)
+        receiver.sent = True
+        self.settle()
+        return receiver
+
+    def lines(self, words: str) -> list[str]:
+        """What the connector logged with these words in it."""
+        found = [formatEvent(event) for event in self.events if event["log_namespace"].endswith("Connector")]
+        return [text for text in found if words in text]
+
+    def assert_next_attempt_after(self, *delays: float) -> None:
+        """Each in its turn, neither earlier nor later; what is dialled fails again."""
+        for delay in delays:
+            before = self.attempts
+            self.pass_time(delay - 0.25, step=0.25)
+            self.assertEqual(self.attempts, before, f"too early: {delay}")
+            self.pass_time(0.25, step=0.25)
+            self.assertEqual(self.attempts, before + 1, f"too late: {delay}")
+
+    def assert_no_attempt(self) -> None:
+        """However long one waits."""
+        before = self.attempts
+        self.pass_time(100, step=5)
+        self.assertEqual(self.attempts, before)
+
+
+class HandshakeTests(ConnectorCase):
+    def test_what_is_asked_for(self) -> None:
+        self.start()
+        self.assertEqual(
+            bytes(self.last.received),
+            b"GET /team/ccm/v1/reverse HTTP/1.1\r\nHost: friend.test\r\nConnection: Upgrade\r\n"
+            b"Upgrade: reverse-proxy\r\nAuthorization: Bearer our-token-4711\r\nUser-Agent: ccmproxy/test\r\n\r\n",
+        )
+        self.assertFalse(self.connector.is_up)
+
+    def test_nothing_before_the_start(self) -> None:
+        self.connector.interface_updated()
+        self.assert_no_attempt()
+
+    def test_started_twice(self) -> None:
+        self.start()
+        self.start()
+        self.assertEqual(self.attempts, 1)
+
+    def test_serves_what_is_asked(self) -> None:
+        session = self.up()
+        for number in range(3):
+            receiver = self.ask(session, b"%d" % number)
+            self.assertEqual((receiver.status, receiver.body), (200, b"POST /x %d" % number))
+        self.assertEqual(self.lines(""), ["friend: reverse connection is up"])
+
+    def test_many_at_once(self) -> None:
+        """One that waits holds nobody up."""
+        self.handler = lambda request: echo(request) if self.requests else self.requests.append(request)
+        session = self.up()
+        waiting = self.ask(session)
+        for number in range(20):
+            self.assertEqual(self.ask(session, b"%d" % number).status, 200)
+        self.assertIsNone(waiting.outcome)
+        echo(self.requests[0])
+        self.settle()
+        self.assertEqual(waiting.status, 200)
+
+    def test_early_bytes(self) -> None:
+        """A stream and the request on it that come together with the 101, in pieces or not."""
+        session = Session(SessionConfig(), True, self.clock.seconds())
+        stream = session.open_stream(self.clock.seconds())
+        session.send(stream, b"GET /early HTTP/1.1\r\nHost: a\r\n\r\n")
+        early = SWITCHING_PROTOCOLS + session.data_to_send(64 * KIB, self.clock.seconds())
+        self.handler = self.requests.append
+        for cut in range(0, len(early) + 1, 7):
+            connector = self.connector = self.connect(lambda: 0.0)
+            self.requests.clear()
+            self.start()
+            for piece in filter(None, (early[:cut], early[cut:])):
+                self.last.write(piece)
+            self.assertEqual([request.head.target for request in self.requests], [b"/early"], cut)
+            connector.stop(0)
+            self.settle()
+            self.pass_time(1)
+
+    def test_interim_answers(self) -> None:
+        self.start()
+        self.last.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        self.last.switch()
+        self.assertTrue(self.connector.is_up)
+
+    def test_a_switch_to_something_else(self) -> None:
+        """It is not spoken to any more."""
+        for fields in (
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            b"Connection: Upgrade\r\n",
+            b"Upgrade: reverse-proxy\r\n",
+            b"",
+        ):
+            self.events.clear()
+            self.connector = self.connect(lambda: 0.0)
+            self.start()
+            self.last.write(b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"\r\n\x00\x00\x00\x01")
+            self.assertFalse(self.connector.is_up)
+            self.assertIsNotNone(self.last.lost)
+            self.assertEqual(
+                self.lines("no reverse connection"),
+                ["friend: no reverse connection (the answer switches to something else), again in 2.0 s"],
+            )
+            self.assert_next_attempt_after(2)
+            self.connector.stop(0)
+            self.settle()
+
+
+class RefusedTests(ConnectorCase):
+    """Anything but a 101."""
+
+    def test_refusals(self) -> None:
+        for status in (200, 204, 301, 307, 400, 401, 403, 404, 426, 500, 503):
+            self.events.clear()
+            self.connector = self.connect(lambda: 0.0)
+            self.start()
+            attempts = self.attempts
+            self.last.write(
+                b"HTTP/1.1 %d X\r\nLocation: http://friend.test/other\r\nContent-Length: 2\r\n\r\nno" % status
+            )
+            self.assertEqual(
+                self.lines("reverse connection"),
+                [f"friend: no reverse connection (refused with {status}), again in 2.0 s"],
+            )
+            self.assertIsNotNone(self.last.lost)
+            self.assertEqual(self.attempts, attempts)
+            self.connector.stop(0)
+            self.settle()
+
+    def test_an_endless_refusal_is_not_read(self) -> None:
+        self.start()
+        self.last.transport.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1000 * KIB))
+        self.settle()
+        self.assertIsNotNone(self.last.lost)
+
+    def test_no_http(self) -> None:
+        for data in (
+            b"SSH-2.0-OpenSSH_9\r\n",
+            b"\x15\x03\x01\x00\x02\x02\x16",
+            b"\x00" * 12,
+            b"HTTP/1.1 1\r\n\r\n",
+        ):
+            self.connector = self.connect(lambda: 0.0)
+            self.start()
+            self.last.write(data)
+            self.assertIsNotNone(self.last.lost)
+            self.assert_next_attempt_after(2)
+            self.connector.stop(0)
+            self.settle()
+
+    def test_a_head_that_never_ends(self) -> None:
+        self.start()
+        self.last.write(b"HTTP/1.1 101 Switching Protocols\r\n")
+        sent = 0
+        while self.last.lost is None and sent < 10_000 * KIB:
+            self.last.write(b"X-Padding: %b\r\n" % (b"x" * 8 * KIB))
+            sent += 8 * KIB
+        self.assertLessEqual(sent, 300 * KIB)
+        self.assertEqual(len(self.lines("too large")), 1)
+
+    def test_a_head_that_dribbles(self) -> None:
+        """Bytes now and then are no answer."""
+        self.start()
+        head = b"HTTP/1.1 101 Switching Protocols\r\nX-Padding: xxxxxxx"
+        sent = 0
+        while self.last.lost is None and sent < len(head):
+            self.last.write(head[sent : sent + 1])
+            self.pass_time(1)
+            sent += 1
+        self.assertTrue(19 <= sent <= 22, sent)
+
+    def test_silence(self) -> None:
+        self.start()
+        self.pass_time(19)
+        self.assertIsNone(self.last.lost)
+        self.pass_time(2)
+        self.assertIsNotNone(self.last.lost)
+        self.assertEqual(
+            self.lines("no reverse"),
+            ["friend: no reverse connection (no response within 20 seconds), again in 2.0 s"],
+        )
+
+    def test_no_connection(self) -> None:
+        self.listener.hanging = True
+        self.start()
+        self.pass_time(9)
+        self.assertEqual(self.lines("no reverse"), [])
+        self.pass_time(2)
+        self.assertEqual(len(self.lines("no reverse")), 1)
+
+    def test_closed_without_an_answer(self) -> None:
+        self.start()
+        self.last.transport.loseConnection()
+        self.settle()
+        self.assertEqual(len(self.lines("no reverse")), 1)
+        self.assert_next_attempt_after(2)
+
+
+class AgainTests(ConnectorCase):
+    """Delays (spec 7.4)."""
+
+    def test_for_ever(self) -> None:
+        self.listener.refusing = True
+        self.start()
+        self.assert_next_attempt_after(2, 4, 8, 16, 30, 30, 30)
+        self.listener.refusing = False
+        self.pass_time(30)
+        self.last.switch()
+        self.assertTrue(self.connector.is_up)
+
+    def test_up_to_half_more_at_random(self) -> None:
+        self.connector = self.connect(lambda: 0.5)
+        self.listener.refusing = True
+        self.start()
+        self.assert_next_attempt_after(2.5, 5, 10)
+        self.assertTrue(self.lines("no reverse")[0].endswith("again in 2.5 s"))
+
+    def test_one_that_lived_shortly(self) -> None:
+        """Is one more failure in a row, so that a remote that drops us at once is not hammered."""
+        self.start()
+        for delay in (2, 4, 8, 16, 30):
+            self.last.switch()
+            self.pass_time(5)
+            self.pump.server.abortConnection()
+            self.settle()
+            self.assertFalse(self.connector.is_up)
+            self.assert_next_attempt_after(delay)
+
+    def test_one_that_lived_long(self) -> None:
+        self.listener.refusing = True
+        self.start()
+        self.assert_next_attempt_after(2, 4, 8, 16)
+        self.listener.refusing = False
+        self.assert_next_attempt_after(30)
+        self.last.switch()
+        self.pass_time(60)
+        self.pump.server.abortConnection()
+        self.settle()
+        self.assert_next_attempt_after(2)
+
+    def test_a_long_handshake_is_no_life(self) -> None:
+        self.start()
+        self.pass_time(15)
+        self.last.switch()
+        self.pass_time(50)
+        self.pump.server.abortConnection()
+        self.settle()
+        self.assert_next_attempt_after(2)
+        self.last.switch()
+        self.pump.server.abortConnection()
+        self.settle()
+        self.assert_next_attempt_after(4)
+
+    def test_loss_is_logged(self) -> None:
+        self.up()
+        self.pump.server.abortConnection()
+        self.settle()
+        (text,) = self.lines("no reverse connection")
+        self.assertIn("connection was lost", text)
+        self.assertTrue(text.endswith("again in 2.0 s"), text)
+
+    def test_the_remote_breaks_the_protocol(self) -> None:
+        self.up()
+        self.last.write(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertFalse(self.connector.is_up)
+        self.assertEqual(len(self.lines("no reverse connection")), 1)
+        self.assertIsNotNone(self.last.lost)
+        self.assert_next_attempt_after(2)
+
+    def test_the_remote_says_nothing_any_more(self) -> None:
+        """A connection that is dead without knowing: a ping is not answered."""
+        self.up()
+        self.pump.server.held = True
+        self.pass_time(15 + 10 + 1)
+        self.assertFalse(self.connector.is_up)
+        self.assertEqual(len(self.lines("no reverse connection")), 1)
+
+    def test_the_remote_goes_away(self) -> None:
+        """In good order: what it has asked is served, then it is dialled again."""
+        self.handler = self.requests.append
+        session = self.up()
+        receiver = self.ask(session)
+        session.close(30)
+        self.settle()
+        self.assertIsNone(self.last.lost)
+        self.requests[0].respond(OK, b"served")
+        self.settle()
+        self.assertEqual(receiver.body, b"served")
+        self.assertFalse(self.connector.is_up)
+        self.assert_next_attempt_after(2)
+
+
+class InterfaceTests(ConnectorCase):
+    """The machine's network has changed: dialled anew at once, once."""
+
+    def changed(self) -> None:
+        """It has."""
+        before = self.attempts
+        self.connector.interface_updated()
+        self.settle()
+        self.assertEqual(self.attempts, before + 1)
+
+    def assert_one(self) -> None:
+        """One connection is there or being made, and no other comes when it is accepted and stays."""
+        self.last.switch()
+        self.assertTrue(self.connector.is_up)
+        self.assert_no_attempt()
+        self.assertEqual(len([pump for pump in self.listener.connections if not pump.client.disconnected]), 1)
+
+    def test_while_it_is_up(self) -> None:
+        """Not waited for: the old one may be dead."""
+        session = self.up()
+        self.pump.server.held = self.pump.client.held = True
+        old = self.pump
+        receiver = self.ask(session)
+        self.changed()
+        self.assertTrue(old.client.disconnected)
+        self.assertFalse(self.connector.is_up)
+        self.assertIsNone(receiver.head)
+        self.assert_one()
+        self.assertEqual(self.lines("no reverse connection"), [])
+
+    def test_what_was_being_served(self) -> None:
+        self.handler = self.requests.append
+        session = self.up()
+        receiver = self.ask(session)
+        self.changed()
+        self.assertIsNotNone(receiver.outcome)
+        self.assertEqual(self.factory.connections, set())
+        self.assert_one()
+
+    def test_while_connecting(self) -> None:
+        self.listener.hanging = True
+        self.start()
+        self.listener.hanging = False
+        self.changed()
+        self.assert_one()
+
+    def test_during_the_handshake(self) -> None:
+        self.start()
+        old = self.last
+        self.changed()
+        self.assertIsNotNone(old.lost)
+        self.assert_one()
+
+    def test_while_it_waits(self) -> None:
+        self.start()
+        self.last.write(REFUSED)
+        self.changed()
+        self.assert_one()
+
+    def test_the_delays_begin_anew(self) -> None:
+        self.listener.refusing = True
+        self.start()
+        self.assert_next_attempt_after(2, 4, 8)
+        self.changed()
+        self.assert_next_attempt_after(2, 4)
+
+    def test_twice_in_a_moment(self) -> None:
+        self.up()
+        self.connector.interface_updated()
+        self.connector.interface_updated()
+        self.settle()
+        self.assert_one()
+
+    def test_from_within_a_request(self) -> None:
+        """That came over the connection that is dropped."""
+        session = self.up()
+        self.handler = lambda request: self.connector.interface_updated()
+        self.ask(session)
+        self.assertEqual(self.attempts, 2)
+        self.assert_one()
+
+    def test_after_the_end(self) -> None:
+        self.up()
+        self.connector.stop(0)
+        self.connector.interface_updated()
+        self.assert_no_attempt()
+
+
+class StopTests(ConnectorCase):
+    """Closed with a go-away; nothing is dialled any more."""
+
+    def test_go_away(self) -> None:
+        session = self.up()
+        stopped = self.connector.stop(30)
+        self.assertFalse(session.is_usable and self.connector.is_up)
+        self.settle()
+        self.successResultOf(stopped)
+        self.assertEqual(self.last.lost, ConnectionDone)
+        self.assert_no_attempt()
+
+    def test_what_is_served_ends(self) -> None:
+        self.handler = self.requests.append
+        session = self.up()
+        receiver = self.ask(session)
+        stopped = self.connector.stop(30)
+        self.pass_time(29)
+        self.assertFalse(session.is_usable)
+        self.assertNoResult(stopped)
+        self.requests[0].respond(OK, b"served")
+        self.settle()
+        self.assertEqual((receiver.outcome, receiver.body), ("ended", b"served"))
+        self.successResultOf(stopped)
+        self.assert_no_attempt()
+
+    def test_or_is_cut(self) -> None:
+        self.handler = self.requests.append
+        receiver = self.ask(self.up())
+        stopped = self.connector.stop(30)
+        self.pass_time(29)
+        self.assertIsNone(receiver.outcome)
+        self.pass_time(2)
+        self.assertIsInstance(receiver.outcome, Exception)
+        self.successResultOf(stopped)
+        self.assertEqual(self.factory.connections, set())
+        self.assert_no_attempt()
+
+    def test_again(self) -> None:
+        """Whoever stops it a second time waits for the end as well."""
+        self.handler = self.requests.append
+        self.ask(self.up())
+        first, second = self.connector.stop(30), self.connector.stop(0)
+        self.settle()
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        self.requests[0].respond(OK, b"")
+        self.settle()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.successResultOf(self.connector.stop(30))
+
+    def test_before_the_start(self) -> None:
+        self.successResultOf(self.connector.stop(30))
+        self.assert_no_attempt()
+
+    def test_while_connecting(self) -> None:
+        self.listener.hanging = True
+        self.start()
+        self.successResultOf(self.connector.stop(30))
+        self.assert_no_attempt()
+
+    def test_during_the_handshake(self) -> None:
+        self.start()
+        self.successResultOf(self.connector.stop(30))
+        self.settle()
+        self.assertIsNotNone(self.last.lost)
+        self.assert_no_attempt()
+
+    def test_when_the_answer_is_on_its_way(self) -> None:
+        self.start()
+        self.last.transport.write(SWITCHING_PROTOCOLS)
+        self.successResultOf(self.connector.stop(30))
+        self.settle()
+        self.assertFalse(self.connector.is_up)
+        self.assertIsNotNone(self.last.lost)
+        self.assert_no_attempt()
+
+    def test_while_it_waits(self) -> None:
+        self.start()
+        self.last.write(REFUSED)
+        self.successResultOf(self.connector.stop(30))
+        self.assert_no_attempt()
+
+    def test_when_it_is_lost_in_the_same_moment(self) -> None:
+        self.up()
+        self.pump.server.abortConnection()
+        stopped = self.connector.stop(30)
+        self.settle()
+        self.successResultOf(stopped)
+        self.assertEqual(self.lines("no reverse connection"), [])
+        self.assert_no_attempt()
+
+    def test_a_remote_that_does_not_read(self) -> None:
+        """Does not keep it longer than the grace time."""
+        self.up()
+        self.pump.client.held = self.pump.server.held = True
+        stopped = self.connector.stop(5)
+        self.pass_time(6)
+        self.successResultOf(stopped)
