@@ -48,14 +48,13 @@ class Receiver:
 
     def accept(self, request: ServerRequest, remote: Remote, request_id: str) -> None:
         """Answer the handshake of ``remote``'s connector, who has been identified. Newer connections replace older
-        ones."""
+        ones. Raises RuntimeError, with nothing done, where the request has a body."""
         session = _ReceivedSession(self._clock, is_client=True)
-        self.sessions.add(session)
         peer = request.peer
         request.take_over(session)
         if session.transport is None:
-            self.sessions.discard(session)  # the connector has left in the meantime
-            return
+            return  # the connector has left in the meantime
+        self.sessions.add(session)
         self.log.info(
             "{request_id} reverse connection of {tag} from {peer} is up",
             request_id=request_id,
