@@ -1,0 +1,306 @@
+"""Tests of :mod:`ccmproxy.reverse.receiver`: connections that remotes open to us (spec 7.2, 7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.http.server import HTTPServerFactory, ServerRequest
+from ccmproxy.message import RequestHead
+from ccmproxy.reverse import YamuxProtocol
+from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS
+from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
+from ccmproxy.testing.pump import Pump
+from ccmproxy.yamux import Session, SessionConfig
+from tests.http.conversation import OK, Client, ServerTestCase
+from tests.http.upstream import Receiver as Answer
+
+ASKING = (
+    b"GET /ccm/v1/reverse HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: reverse-proxy\r\n"
+    b"Authorization: Bearer x\r\n"
+)
+
+
+class Friend:
+    """What a credential does with a connection. ``up``: the newest one, while it is there."""
+
+    tag = "friend"
+
+    def __init__(self) -> None:
+        self.up: tuple[IStreamClientEndpoint, Callable[[], bool], Callable[[], object]] | None = None
+        self.attached = self.detached = 0
+
+    def attach(
+        self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
+    ) -> Callable[[], None]:
+        if self.up is not None:
+            self.up[2]()
+        up = self.up = endpoint, is_usable, close
+        self.attached += 1
+
+        def detach() -> None:
+            self.detached += 1
+            if self.up is up:
+                self.up = None
+
+        return detach
+
+
+class Connecting(Client):
+    """A remote's connector: bytes by hand, and a session once the 101 has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session: YamuxProtocol | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.session is not None:
+            self.session.dataReceived(data)
+        else:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: object = None) -> None:
+        super().connectionLost(reason)  # type: ignore[arg-type]
+        if self.session is not None:
+            self.session.connectionLost(reason)  # type: ignore[arg-type]
+
+
+class ReceiverCase(ServerTestCase):
+    """An HTTP server whose every request is a handshake of the same remote."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.receiver = Receiver(self.clock)
+        self.friend = Friend()
+        self.handler = lambda request: self.receiver.accept(request, self.friend, "req_1")
+        self.served: list[ServerRequest] = []
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.addCleanup(self.finish)
+
+    def finish(self) -> None:
+        """Nothing stays."""
+        self.receiver.close(0)
+        self.flush()
+        self.wait(11)
+        self.factory.abort_all()
+        self.flush()
+        self.assertEqual(self.receiver.sessions, set())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.friend.attached, self.friend.detached)
+
+    def flush(self) -> None:
+        for _ in range(5):
+            super().flush()
+            self.clock.advance(0)
+
+    def ask(self, more: bytes = b"\r\n") -> Connecting:
+        """A remote connects and asks; ``more``: the rest of the head, and what follows."""
+        connecting = Connecting()
+        protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
+        connecting.pump = Pump(connecting, protocol)
+        self.pumps.append(connecting.pump)
+        connecting.transport.write(ASKING + more)
+        self.flush()
+        return connecting
+
+    def connect_remote(self) -> Connecting:
+        """A remote connects, is accepted, and serves what it is asked."""
+        connecting = self.ask()
+        self.assertEqual(bytes(connecting.received), SWITCHING_PROTOCOLS)
+        factory = HTTPServerFactory(self.served.append, self.clock)
+        connecting.session = YamuxProtocol(self.clock, False, factory)
+        connecting.session.makeConnection(connecting.transport)
+        self.flush()
+        return connecting
+
+    def send(self) -> Answer:
+        """A request of ours over the newest connection."""
+        assert self.friend.up is not None
+        answer = Answer()
+        head = RequestHead(b"GET", b"/x", [(b"Host", b"a"), (b"Connection", b"close")])
+        ConnectionPool(self.friend.up[0], self.clock).send(head, [], answer)
+        answer.sent = True
+        self.flush()
+        return answer
+
+    def lines(self, words: str) -> list[str]:
+        """What the receiver logged with these words in it."""
+        return [text for event in self.events if words in (text := formatEvent(event))]
+
+
+class AcceptTests(ReceiverCase):
+    """From the handshake to the session."""
+
+    def test_requests_go_to_the_remote(self) -> None:
+        self.connect_remote()
+        answers = [self.send() for _ in range(3)]
+        self.assertEqual([request.head.target for request in self.served], [b"/x"] * 3)
+        for number in (2, 0, 1):
+            self.served[number].respond(OK, b"%d" % number)
+        self.flush()
+        self.assertEqual([answer.body for answer in answers], [b"0", b"1", b"2"])
+
+    def test_said_in_the_log(self) -> None:
+        self.connect_remote().transport.loseConnection()
+        self.flush()
+        (up,), (down,) = self.lines("is up"), self.lines("is down")
+        self.assertTrue(up.startswith("req_1 reverse connection of friend from "), up)
+        self.assertTrue(down.startswith("req_1 reverse connection of friend is down: "), down)
+
+    def test_early_bytes(self) -> None:
+        """What comes together with the head belongs to the session: a ping here, which is answered."""
+        session = Session(SessionConfig(), False, self.clock.seconds())
+        session.ping(self.clock.seconds())
+        connecting = self.ask(b"\r\n" + session.data_to_send(1000, self.clock.seconds()))
+        received = bytes(connecting.received)
+        self.assertTrue(received.startswith(SWITCHING_PROTOCOLS))
+        session.receive(received[len(SWITCHING_PROTOCOLS) :], self.clock.seconds())
+        self.assertEqual([type(event).__name__ for event in session.events()], ["PingAnswered"])
+
+    def test_early_nonsense(self) -> None:
+        """The session is over before it is given to the credential, which is told so all the same."""
+        connecting = self.ask(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertIsNotNone(connecting.lost)
+        self.assertEqual((self.friend.attached, self.friend.detached), (1, 1))
+        self.assertIsNone(self.friend.up)
+        self.assertEqual(self.receiver.sessions, set())
+        self.assertEqual(len(self.lines("is down")), 1)
+
+    def test_a_handshake_with_a_body(self) -> None:
+        """Cannot be accepted, and leaves nothing."""
+        errors: list[Exception] = []
+
+        def accept(request: ServerRequest) -> None:
+            try:
+                self.receiver.accept(request, self.friend, "req_1")
+            except RuntimeError as error:
+                errors.append(error)
+                request.respond(OK, b"")
+
+        self.handler = accept
+        self.ask(b"Content-Length: 5\r\n\r\n")
+        self.assertEqual(len(errors), 1)
+        self.assertEqual((self.receiver.sessions, self.friend.attached), (set(), 0))
+        self.successResultOf(self.receiver.close(0))
+
+    def test_streams_of_the_remote(self) -> None:
+        """We open them, the remote does not: they are reset."""
+        connecting = self.ask()
+        session = Session(SessionConfig(), False, self.clock.seconds())
+        stream = session.open_stream(self.clock.seconds())
+        session.send(stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        connecting.send(session.data_to_send(1000, self.clock.seconds()))
+        session.receive(bytes(connecting.received[len(SWITCHING_PROTOCOLS) :]), self.clock.seconds())
+        self.assertIn("StreamReset", [type(event).__name__ for event in session.events()])
+        self.assertEqual(self.requests, [])
+
+
+class LossTests(ReceiverCase):
+    """Connections that go, or are replaced."""
+
+    def test_lost(self) -> None:
+        connecting = self.connect_remote()
+        answer = self.send()
+        connecting.transport.abortConnection()
+        self.flush()
+        self.assertIsNone(self.friend.up)
+        self.assertEqual(self.receiver.sessions, set())
+        self.assertEqual(type(answer.outcome).__name__, "CarrierLost")
+
+    def test_dead_without_knowing(self) -> None:
+        connecting = self.connect_remote()
+        connecting.pump.client.held = True
+        self.wait(15 + 10 + 1)
+        self.assertIsNone(self.friend.up)
+
+    def test_going_away(self) -> None:
+        """Nothing new can be sent; what is in flight is answered."""
+        connecting = self.connect_remote()
+        assert connecting.session is not None and self.friend.up is not None
+        answer = self.send()
+        connecting.session.close(30)
+        self.flush()
+        self.assertFalse(self.friend.up[1]())
+        self.served[0].respond(OK, b"served")
+        self.flush()
+        self.assertEqual(answer.body, b"served")
+        self.assertIsNone(self.friend.up)
+
+    def test_replaced(self) -> None:
+        """The older one is closed, and may finish what is in flight on it, for a while."""
+        first = self.connect_remote()
+        answer = self.send()
+        second = self.connect_remote()
+        self.assertEqual(len(self.receiver.sessions), 2)
+        self.send()
+        self.assertIsNone(first.lost)
+        self.served[0].respond(OK, b"served")
+        self.flush()
+        self.assertEqual(answer.body, b"served")
+        self.assertIsNotNone(first.lost)
+        self.assertIsNone(second.lost)
+        self.assertIsNotNone(self.friend.up)
+
+    def test_replaced_while_it_hangs(self) -> None:
+        first = self.connect_remote()
+        answer = self.send()
+        self.connect_remote()
+        self.wait(REPLACED_GRACE - 1)
+        self.assertIsNone(answer.outcome)
+        self.wait(2)
+        self.assertIsNotNone(answer.outcome)
+        self.assertIsNotNone(first.lost)
+        self.assertIsNotNone(self.friend.up)
+
+    def test_again_and_again(self) -> None:
+        """Nothing piles up."""
+        for _ in range(50):
+            self.connect_remote()
+        self.assertEqual(len(self.receiver.sessions), 1)
+        self.assertEqual(self.friend.detached, 49)
+
+
+class CloseTests(ReceiverCase):
+    """When the service stops."""
+
+    def test_none(self) -> None:
+        self.successResultOf(self.receiver.close(30))
+
+    def test_idle(self) -> None:
+        first, second = self.connect_remote(), self.connect_remote()
+        closed = self.receiver.close(30)
+        self.flush()
+        self.successResultOf(closed)
+        self.assertIsNotNone(first.lost)
+        self.assertIsNotNone(second.lost)
+
+    def test_what_is_in_flight(self) -> None:
+        connecting = self.connect_remote()
+        answer = self.send()
+        closed = self.receiver.close(30)
+        self.wait(29)
+        assert connecting.session is not None
+        self.assertFalse(connecting.session.is_usable)
+        self.assertNoResult(closed)
+        self.served[0].respond(OK, b"served")
+        self.flush()
+        self.assertEqual(answer.body, b"served")
+        self.successResultOf(closed)
+
+    def test_or_is_cut(self) -> None:
+        self.connect_remote()
+        answer = self.send()
+        closed = self.receiver.close(30)
+        again = self.receiver.close(0)
+        self.wait(31)
+        self.assertIsNotNone(answer.outcome)
+        self.successResultOf(closed)
+        self.successResultOf(again)
