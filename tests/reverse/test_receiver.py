@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from ccmproxy.http.client import ConnectionPool
 from ccmproxy.http.server import HTTPServerFactory, ServerRequest
@@ -63,10 +65,10 @@ class Connecting(Client):
         else:
             super().dataReceived(data)
 
-    def connectionLost(self, reason: object = None) -> None:
-        super().connectionLost(reason)  # type: ignore[arg-type]
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        super().connectionLost(reason)
         if self.session is not None:
-            self.session.connectionLost(reason)  # type: ignore[arg-type]
+            self.session.connectionLost(reason)
 
 
 class ReceiverCase(ServerTestCase):
