@@ -134,10 +134,7 @@ class Routes:
         if isinstance(found, Refused):
             self._refuse_caller(request, request_id, found, is_guess=True)
             return
-        try:
-            self._receiver.accept(request, found, request_id)
-        except RuntimeError:
-            self._refuse(request, request_id, 400, "bad_handshake", "a handshake has no body")
+        self._receiver.accept(request, found, request_id)
 
     def _refuse_caller(
         self, request: ServerRequest, request_id: str, refused: Refused, *, is_guess: bool

@@ -34,6 +34,10 @@ def problem_of_asking(head: RequestHead, is_http_1_1: bool) -> str | None:
         return "a reverse connection needs HTTP/1.1"
     if not _upgrades(head.headers):
         return "a reverse connection needs the fields Connection: Upgrade and Upgrade: reverse-proxy"
+    lengths = values(head.headers, b"content-length")
+    if values(head.headers, b"transfer-encoding") or any(length.strip() != b"0" for length in lengths):
+        # Else it would depend on how much of the body has come already.
+        return "a handshake has no body"
     return None
 
 

@@ -72,6 +72,16 @@ class AskingTests(SynchronousTestCase):
         problem = problem_of_asking(RequestHead(b"GET", b"/", UPGRADE), False)
         self.assertEqual(problem, "a reverse connection needs HTTP/1.1")
 
+    def test_bodies(self) -> None:
+        """Whether all of it has come already makes no difference."""
+        for field, expected in (
+            ((b"Content-Length", b"0"), None),
+            ((b"content-length", b" 0 "), None),
+            ((b"Content-Length", b"5"), "a handshake has no body"),
+            ((b"Transfer-Encoding", b"chunked"), "a handshake has no body"),
+        ):
+            self.assertEqual(problem_of_asking(RequestHead(b"GET", b"/", [*UPGRADE, field]), True), expected)
+
 
 class AnswerTests(SynchronousTestCase):
     """What the receiver answers, and how the connector looks at it."""
