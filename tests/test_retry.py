@@ -37,6 +37,11 @@ class RetryTests(SynchronousTestCase):
         for progress in ALL_PROGRESS:
             self.assertIs(after_answer(AnswerKind.STREAM_FAILED, progress), Step.NEXT)
 
+    def test_an_error_of_a_remote_itself_moves_on(self) -> None:
+        """Spec 4.4: it has done nothing for the request."""
+        for kind, progress in product((AnswerKind.REMOTE_REJECTED, AnswerKind.REMOTE_BUSY), ALL_PROGRESS):
+            self.assertIs(after_answer(kind, progress), Step.NEXT)
+
     def test_a_refused_token_is_recovered_once(self) -> None:
         self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress()), Step.RECOVER)
         self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress(recovered=True)), Step.NEXT)
@@ -44,6 +49,12 @@ class RetryTests(SynchronousTestCase):
     def test_an_unsent_request_gets_one_fresh_connection(self) -> None:
         self.assertIs(after_failure(Failure.NOT_SENT, Progress()), Step.AGAIN)
         self.assertIs(after_failure(Failure.NOT_SENT, Progress(reconnected=True)), Step.NEXT)
+
+    def test_what_a_reverse_connection_took_with_it_is_tried_once_by_another_way(self) -> None:
+        """Spec 7.4: requests in flight fail over if they can, however long they were under way."""
+        for elapsed in (0.0, 10 * UNREACHABLE_TIME):
+            self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(), elapsed), Step.AGAIN)
+            self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(reconnected=True), elapsed), Step.NEXT)
 
     def test_nobody_waits_for_ever_for_a_connection(self) -> None:
         """Each credential may take as long as connecting may take: clients give up before the last of many."""

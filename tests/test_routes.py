@@ -262,3 +262,196 @@ class ThrottleTests(RoutesCase):
             self.assertEqual(self.guess(world, "X-Api-Key: guess").status, 400)
         self.assertEqual(self.guess(world, "X-Api-Key: guess").status, 429)
         self.assertEqual(self.guess(world).status, 429)
+
+
+#: A service with a remote that may connect to it (friend), and one that it connects to (lender), which is not there.
+FEDERATED = """
+services:
+  - type: ccm
+    listen_port: 8080
+    credentials:
+{credentials}
+      - {{tag: friend, type: external, token: friend-token-4711}}
+      - {{tag: lender, type: external, token: lender-token-4711, url: "http://127.0.0.1:7000", reverse: true}}
+    users:
+      - {{name: alice, token: {token}, credential: a1}}
+      - {{name: carol, token: carol-token-4711, credential: a1, external_credential: lender}}
+    upstream:
+      api_url: http://127.0.0.1:9000
+      token_url: http://127.0.0.1:9000/v1/oauth/token
+      usage_url: http://127.0.0.1:9000/api/oauth/usage
+      profile_url: http://127.0.0.1:9000/api/oauth/profile
+"""
+CAROL = "carol-token-4711"
+FRIEND = "Authorization: Bearer friend-token-4711"
+UPGRADE = ("Connection: Upgrade", "Upgrade: reverse-proxy")
+BAD_HANDSHAKE = "a reverse connection needs the fields Connection: Upgrade and Upgrade: reverse-proxy"
+
+
+class ReverseTests(RoutesCase):
+    """Spec 7.2: what a remote is answered that wants to open a connection to us."""
+
+    def setUp(self) -> None:
+        self.world = World(self, configuration=FEDERATED)
+
+    def ask(self, *headers: str, line: str = "GET /ccm/v1/reverse", client: Client | None = None) -> Response:
+        """The answer to a handshake with these fields."""
+        return self.request(self.world, line, *headers, client=client)
+
+    def test_accepted(self) -> None:
+        client, _ = self.world.connect()
+        lines = ("GET /ccm/v1/reverse HTTP/1.1", "Host: x", *UPGRADE, FRIEND, "", "")
+        self.world.send("\r\n".join(lines).encode(), client)
+        self.assertEqual(
+            bytes(client.received).partition(b"\r\n\r\n")[0],
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: reverse-proxy",
+        )
+        self.assertEqual(len(self.world.entry.receiver.sessions), 1)
+        self.assertFalse(client.broken)
+
+    def test_order_of_checks(self) -> None:
+        """The first that fails is named, whatever else is wrong."""
+        key, basic = "X-Api-Key: sk-ant-x", "Authorization: Basic YTpi"
+        for headers, status, kind, message in (
+            ((key, basic), 400, "invalid_request_error", BAD_HANDSHAKE),
+            ((FRIEND, UPGRADE[0]), 400, "invalid_request_error", BAD_HANDSHAKE),
+            ((FRIEND, UPGRADE[1]), 400, "invalid_request_error", BAD_HANDSHAKE),
+            ((*UPGRADE, key), 400, "invalid_request_error", API_KEY_REFUSED),
+            ((*UPGRADE, key, FRIEND), 400, "invalid_request_error", API_KEY_REFUSED),
+            ((*UPGRADE, "Api-Key: friend-token-4711"), 400, "invalid_request_error", API_KEY_REFUSED),
+            (UPGRADE, 401, "authentication_error", "missing api key"),
+            ((*UPGRADE, "Authorization: "), 401, "authentication_error", "missing api key"),
+            ((*UPGRADE, basic), 401, "authentication_error", "invalid api key format"),
+        ):
+            response = self.ask(*headers)
+            self.assert_error(response, status, kind, message)
+        self.assertEqual(self.world.entry.receiver.sessions, set())
+        self.assertNotIn("friend-token", self.world.logged())
+
+    def test_unknown_tokens(self) -> None:
+        for token in ("wrong", "friend-token-471", "friend-token-47111", "FRIEND-TOKEN-4711"):
+            response = self.ask(*UPGRADE, f"Authorization: Bearer {token}")
+            self.assert_error(response, 401, "authentication_error", "invalid api key")
+            self.assertEqual(response.header("x-ccm-error"), "unauthenticated")
+
+    def test_tokens_of_others(self) -> None:
+        """A user is no remote; and whom we connect to does not connect to us."""
+        for token in (TOKEN, "lender-token-4711"):
+            response = self.ask(*UPGRADE, f"Authorization: Bearer {token}")
+            self.assert_error(response, 401, "authentication_error", "invalid api key")
+
+    def test_a_remotes_token_is_no_users(self) -> None:
+        for token in ("friend-token-4711", "lender-token-4711"):
+            for line in ("GET /v1/models", "GET /ccm/v1/status", "GET /ccm/v1/sessions"):
+                response = self.request(self.world, line, f"Authorization: Bearer {token}")
+                self.assert_error(response, 401, "authentication_error", "invalid api key")
+        self.assertEqual(self.world.simulator.requests.of("models"), [])
+
+    def test_methods_and_versions(self) -> None:
+        for method in ("POST", "HEAD", "PUT"):
+            client = self.world.send(
+                "\r\n".join(
+                    (
+                        f"{method} /ccm/v1/reverse HTTP/1.1",
+                        "Host: x",
+                        *UPGRADE,
+                        FRIEND,
+                        "Content-Length: 0",
+                        "",
+                        "",
+                    )
+                ).encode()
+            )
+            self.assertTrue(client.received.startswith(b"HTTP/1.1 400 "), method)
+        lines = ("GET /ccm/v1/reverse HTTP/1.0", "Host: x", *UPGRADE, FRIEND, "", "")
+        client = self.world.send("\r\n".join(lines).encode())
+        self.assertEqual(client.responses()[0].error["message"], "a reverse connection needs HTTP/1.1")
+        self.assertEqual(self.world.entry.receiver.sessions, set())
+
+    def test_a_body(self) -> None:
+        """Nothing says what would become of it; and the service can still be stopped (see World.close)."""
+        for length, bodies in (
+            ("Content-Length: 5", ("", "hel", "hello", "hello\0\0")),
+            ("Transfer-Encoding: chunked", ("", "5\r\n", "0\r\n\r\n")),
+        ):
+            for body in bodies:
+                lines = ("GET /ccm/v1/reverse HTTP/1.1", "Host: x", *UPGRADE, FRIEND, length, "", body)
+                response = self.world.send("\r\n".join(lines).encode()).responses()[0]
+                self.assert_error(response, 400, "invalid_request_error", "a handshake has no body")
+        self.assertEqual(self.world.entry.receiver.sessions, set())
+
+    def test_paths(self) -> None:
+        for path in ("/ocm/v1/reverse", "/ccm/v1/reverse/", "/v1/reverse2"):
+            self.assertNotEqual(self.ask(*UPGRADE, FRIEND, line=f"GET {path}").status, 101)
+        self.assertEqual(self.world.entry.receiver.sessions, set())
+
+    def test_guesses_are_slowed_down(self) -> None:
+        """Together with those at users' tokens; who knows the token is let in all the same."""
+        for number in range(10):
+            line = "GET /ccm/v1/reverse" if number % 2 else "GET /v1/models"
+            self.assertEqual(self.ask(*UPGRADE, "Authorization: Bearer x", line=line).status, 401)
+        response = self.ask(*UPGRADE, "Authorization: Bearer x")
+        self.assert_error(response, 429, "rate_limit_error")
+        self.assertEqual(response.header("retry-after"), "60")
+        self.assertEqual(self.request(self.world, "GET /v1/models", "Authorization: Bearer x").status, 429)
+        client, _ = self.world.connect()
+        lines = ("GET /ccm/v1/reverse HTTP/1.1", "Host: x", *UPGRADE, FRIEND, "", "")
+        self.world.send("\r\n".join(lines).encode(), client)
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 101 "))
+
+    def test_an_ordinary_request_is_no_guess(self) -> None:
+        for _ in range(20):
+            self.assertEqual(self.ask().status, 400)
+
+    def test_whoever_comes_may_be_the_remote_that_could_not_be_used(self) -> None:
+        """Spec 5.5: so it is asked at once whether it has recovered."""
+        listener = self.world.network.listen("127.0.0.1", 7000, self.world.simulator.factory)
+        listener.refusing = True
+        for _ in range(70):
+            self.world.network.advance(1)
+        for user, wait, polls in ((TOKEN, 0, 0), (CAROL, 0, 1), (CAROL, 3, 0), (TOKEN, 0, 0), (CAROL, 3, 1)):
+            for _ in range(wait):
+                self.world.network.advance(1)
+            # Of a poll, the first attempt comes at once; what else there is comes by the clock.
+            before = listener.attempts
+            self.world.get("/ccm/v1/status", token=user)
+            self.assertEqual(listener.attempts - before, polls, (user == CAROL, wait))
+
+
+class HopsTests(RoutesCase):
+    """A request that goes round among instances comes to an end."""
+
+    def test_as_many_as_may_be(self) -> None:
+        world = World(self)
+        for value in ("0", "1", "4", " 4 "):
+            response = self.request(
+                world, "GET /v1/models", f"Authorization: Bearer {TOKEN}", f"X-CCM-Hops: {value}"
+            )
+            self.assertEqual(response.status, 200, value)
+        for request in world.simulator.requests:
+            self.assertIsNone(request.header(b"x-ccm-hops"))
+
+    def test_too_many(self) -> None:
+        world = World(self)
+        before = len(world.simulator.requests)
+        for value in ("5", "6", "999", "99999999999999999999", "-1", "four", "", "4, 4", "0x1", "1.5", "²"):
+            response = self.request(
+                world, "POST /v1/messages", f"Authorization: Bearer {TOKEN}", f"x-ccm-hops: {value}"
+            )
+            self.assert_error(response, 508, "api_error")
+            self.assertEqual(response.header("x-ccm-error"), "too_many_hops")
+            self.assertEqual(response.header("x-should-retry"), "false", value)
+        self.assertEqual(len(world.simulator.requests), before)
+        self.assertIn("has passed too many instances", world.logged())
+
+    def test_strangers_are_told_nothing_of_it(self) -> None:
+        world = World(self)
+        response = self.request(world, "GET /v1/models", "Authorization: Bearer x", "X-CCM-Hops: 9")
+        self.assertEqual(response.status, 401)
+
+    def test_the_status_goes_no_further(self) -> None:
+        world = World(self)
+        response = self.request(
+            world, "GET /ccm/v1/status", f"Authorization: Bearer {TOKEN}", "X-CCM-Hops: 9"
+        )
+        self.assertEqual(response.status, 200)

@@ -134,10 +134,52 @@ class CheckTests(SynchronousTestCase):
                 "credentials: [{tag: a, type: external, token: t, reserve_5h: 5}]": [
                     'credentials[0].reserve_5h: unknown option; it is an option of an entry of "credentials"'
                 ],
+                "credentials: [{tag: a, type: external, token: t, url: 'https://h', plan_weight: -1}]": [
+                    "credentials[0].plan_weight: must be more than 0, is -1"
+                ],
+                "credentials: [{tag: a, type: external, token: t, reverse: false}]": [],
                 "credentials: [{tag: a, type: external, token: t}]": [],
                 "credentials: [{tag: a, type: external, token: t, url: 'http://h/p', reverse: true}]": [],
             }
         )
+
+    def test_tokens_of_remotes(self) -> None:
+        """A remote that connects to us is known by its token; whom we connect to is not."""
+        receiver = "{tag: %s, type: external, token: t}"
+        normal = "{tag: %s, type: external, token: t, url: 'https://h'}"
+        connector = "{tag: %s, type: external, token: t, url: 'https://h', reverse: true}"
+        same = ["credentials[1].token: is the same token as that of credentials[0]"]
+        for first, second, expected in (
+            (receiver, receiver, same),
+            (normal, receiver, same),
+            (normal, normal, same),
+            (connector, receiver, []),
+            (receiver, connector, []),
+            (connector, connector, []),
+        ):
+            self.check({f"credentials: [{first % 'a'}, {second % 'b'}]": expected})
+        # Users are known by theirs elsewhere.
+        self.check(
+            {
+                f"credentials: [{receiver % 'a'}, {{tag: d}}], users: [{{name: u, token: t, credential: d}}]": []
+            }
+        )
+
+    def test_users_of_remotes(self) -> None:
+        """Whoever may use remotes is told so by name."""
+        remote = "credentials: [{tag: e, type: external, token: t}]"
+        needed = 'users[0].credential: is an external credential: the user needs "allow_external_usage: true"'
+        pool = "credentials: [{tag: e, type: external, token: t}, {tag: p, type: balancer, credentials: [e]}]"
+        for options, expected in (
+            (f"{remote}, users: [{{name: u, token: x, credential: e}}]", [needed]),
+            (
+                f"{remote}, users: [{{name: u, token: x, credential: e, allow_external_usage: false}}]",
+                [needed],
+            ),
+            (f"{remote}, users: [{{name: u, token: x, credential: e, allow_external_usage: true}}]", []),
+            (f"{pool}, users: [{{name: u, token: x, credential: p}}]", []),
+        ):
+            self.check({options: expected})
 
     def test_pools(self) -> None:
         pool = "credentials: [{{tag: a}}, {{tag: k, api_key: x}}, {{tag: p, type: balancer, {}}}]"

@@ -106,6 +106,19 @@ class SourceTests(SynchronousTestCase):
             ["k", "t", 'services[0].credentials[3].token: is required (or "token_file", or "token_env")'],
         )
 
+    def test_same_token_of_two_remotes(self) -> None:
+        """Wherever they are kept; but not of one that we connect to."""
+        credentials = [
+            {"tag": "a", "type": "external", "token": "abc"},
+            {"tag": "b", "type": "external", "token_env": "E"},
+            {"tag": "c", "type": "external", "token": "abc", "url": "https://h", "reverse": True},
+        ]
+        self.assertEqual(
+            self.read({"credentials": credentials}, {"E": "abc"}, {}),
+            ["abc"] * 3
+            + ["services[0].credentials[1].token_env: is the same token as that of credentials[0]"],
+        )
+
 
 class NothingIsRepeatedTests(SynchronousTestCase):
     """Secrets in every place, right or wrong, and many mistakes around them."""
