@@ -10,14 +10,15 @@ from typing import Any
 import keyring
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.config import Config, load_text
+from ccmproxy.config import Config, OutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.keychain import service_name
 from ccmproxy.interfaces import IOutbound
 from ccmproxy.service import ProxyService
-from tests.conversation import CONFIGURATION, TOKEN, UPSTREAM, World
+from tests.conversation import CONFIGURATION, TOKEN, UPSTREAM, Client, World
 from tests.credentials.test_keychain import MemoryKeyring
 from tests.net.proxies import ConnectProxy, Proxy, SocksProxy
 
@@ -208,3 +209,111 @@ class KeychainTests(SynchronousTestCase):
         world.service = ProxyService(world.service.config, replace(world.surroundings, use_keychain=True))
         world.start()
         self.assertEqual(world.answer().status, 200)
+
+
+class RemoteTests(SynchronousTestCase):
+    """Remote instances: where they are dialled, and what they are asked."""
+
+    CONFIGURATION = """
+services:
+  - type: {type}
+    listen_port: 8080
+    credentials:
+      - {{tag: friend, type: external, token: friend-token-4711, url: "{url}", reverse: true{more}}}
+    users: [{{name: alice, token: "{token}", credential: friend, allow_external_usage: true}}]
+"""
+
+    def dialled(self, address: tuple[str, int], **values: str) -> tuple[list[bytes], list[tuple[Any, ...]]]:
+        """First lines and Host of what comes at this address, sorted; and what was asked of the way out."""
+        world = World(self, start=False)
+        listener = Listener()
+        world.network.listen(*address, listener)
+        asked: list[tuple[Any, ...]] = []
+        memory = world.surroundings.outbound
+
+        def outbound(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
+            return AskedOutbound(memory(upstream, detour), asked)
+
+        object.__setattr__(world.surroundings, "outbound", outbound)
+        text = self.CONFIGURATION.format(**{"more": "", "type": "ccm", "token": TOKEN} | values)
+        service = ProxyService(load_text(text, "test.yaml"), world.surroundings)
+        service.startService()
+        world.network.flush()
+        stopped = service.stopService()
+        for _ in range(3):
+            world.network.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+        return sorted(listener.heads()), asked
+
+    def test_where_the_url_says(self) -> None:
+        for url, address, host in (
+            ("http://friend.example", ("friend.example", 80), b"friend.example"),
+            ("https://friend.example/", ("friend.example", 443), b"friend.example"),
+            ("https://friend.example:8443/team/", ("friend.example", 8443), b"friend.example:8443"),
+        ):
+            prefix = b"/team" if "team" in url else b""
+            heads, asked = self.dialled(address, url=url)
+            self.assertEqual(
+                heads,
+                [
+                    b"GET %b/ccm/v1/reverse HTTP/1.1 to %b" % (prefix, host),
+                    b"GET %b/ccm/v1/status HTTP/1.1 to %b" % (prefix, host),
+                ],
+            )
+            self.assertEqual(set(asked), {(*address, url.startswith("https"), "friend.example")})
+
+    def test_another_address(self) -> None:
+        """That is dialled; the URL still gives Host and the name that TLS verifies."""
+        for more, address in (
+            (", server: 10.0.0.1, server_port: 5", ("10.0.0.1", 5)),
+            (", server: 10.0.0.1", ("10.0.0.1", 443)),
+            (", server_port: 5", ("friend.example", 5)),
+        ):
+            heads, asked = self.dialled(address, url="https://friend.example", more=more)
+            self.assertEqual(len(heads), 2)
+            self.assertTrue(all(head.endswith(b" to friend.example") for head in heads), heads)
+            self.assertEqual(set(asked), {(*address, True, "friend.example")})
+
+    def test_the_other_dialect(self) -> None:
+        heads, _ = self.dialled(("friend.example", 80), type="ocm", url="http://friend.example")
+        self.assertEqual([head.split()[1] for head in heads], [b"/ocm/v1/reverse", b"/ocm/v1/status"])
+
+
+@implementer(IOutbound)
+class AskedOutbound:
+    """Another outbound; ``asked``: what endpoints it was asked for."""
+
+    def __init__(self, outbound: IOutbound, asked: list[tuple[Any, ...]]) -> None:
+        self._outbound = outbound
+        self._asked = asked
+
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
+        """The other one's."""
+        self._asked.append((host, port, tls, server_name))
+        return self._outbound.endpoint(host, port, tls, server_name)
+
+
+class Listener(Factory):
+    """Keeps what it is sent, and never answers."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.built: list[Client] = []
+
+    def buildProtocol(self, addr: object) -> Client:
+        """One more connection."""
+        self.built.append(Client())
+        return self.built[-1]
+
+    def heads(self) -> list[bytes]:
+        """Of each request: its first line, and to whom it says it is."""
+        found = []
+        for each in self.built:
+            first, *fields = bytes(each.received).partition(b"\r\n\r\n")[0].split(b"\r\n")
+            (host,) = (field[6:] for field in fields if field.lower().startswith(b"host: "))
+            found.append(first + b" to " + host)
+        return found

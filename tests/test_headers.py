@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.headers import override, request_headers, response_headers
+from ccmproxy.headers import MOST_HOPS, hops, override, request_headers, response_headers
 
 
 class ForwardingTests(SynchronousTestCase):
@@ -69,3 +69,30 @@ class ForwardingTests(SynchronousTestCase):
         passed = request_headers(headers)
         rest = iter(headers)
         self.assertTrue(all(pair in rest for pair in passed))
+
+
+class HopsTests(SynchronousTestCase):
+    """How many instances a request has passed."""
+
+    def test_counts(self) -> None:
+        for headers, expected in (
+            ([], 0),
+            ([(b"X-CCM-Hops", b"0")], 0),
+            ([(b"x-ccm-hops", b"4")], 4),
+            ([(b"X-Ccm-Hops", b" 12\t")], 12),
+            ([(b"X-CCM-Hops", b"999")], 999),
+        ):
+            self.assertEqual(hops(headers), expected)
+
+    @given(st.binary(max_size=12).filter(lambda value: not value.strip().isdigit()))
+    def test_what_is_no_count_is_one_too_many(self, value: bytes) -> None:
+        self.assertEqual(hops([(b"X-CCM-Hops", value)]), MOST_HOPS + 1)
+
+    def test_too_long_a_count(self) -> None:
+        """Is not read: there is no reason to convert what a stranger may make as long as a head."""
+        for value in (b"1000", b"0000", b"9" * 60_000):
+            self.assertEqual(hops([(b"X-CCM-Hops", value)]), MOST_HOPS + 1)
+
+    def test_the_count_is_between_instances(self) -> None:
+        """Nor does it go on by itself."""
+        self.assertEqual(request_headers([(b"X-CCM-Hops", b"2"), (b"x-ccm-hops", b"3")]), [])

@@ -452,3 +452,55 @@ class ReloadTests(SynchronousTestCase):
         reload(world, configuration(world, text=text))
         self.assertNotIn(("127.0.0.1", 8090), world.network.listeners)
         self.assertEqual(world.clock.getDelayedCalls(), [])
+
+
+class InterfaceTests(SynchronousTestCase):
+    """The machine's network has changed (spec 7.4): who embeds the service says so."""
+
+    CONNECTOR = """
+services:
+  - type: ccm
+    listen_port: 8080
+    credentials:
+{credentials}
+      - {{tag: friend, type: external, token: friend-token-4711, url: "http://127.0.0.1:7000", reverse: true}}
+    users:
+      - {{name: alice, token: {token}, credential: a1}}
+    upstream: {{api_url: "http://127.0.0.1:9000", token_url: "http://127.0.0.1:9000/v1/oauth/token",
+                usage_url: "http://127.0.0.1:9000/api/oauth/usage",
+                profile_url: "http://127.0.0.1:9000/api/oauth/profile"}}
+"""
+
+    def attempts(self, world: World) -> int:
+        """Connections that were asked for to dial the remote, since the last time; polls may add some of theirs."""
+        world.network.flush()
+        before, self.counted = (
+            getattr(self, "counted", 0),
+            world.network.listeners["127.0.0.1", 7000].attempts,
+        )
+        return self.counted - before
+
+    def test_at_any_time(self) -> None:
+        world = World(self, configuration=self.CONNECTOR, start=False)
+        world.network.listen("127.0.0.1", 7000, Factory()).hanging = True
+        world.service.interfaceUpdated()
+        self.assertEqual(self.attempts(world), 0)
+        world.start()
+        self.assertEqual(self.attempts(world), 2)  # the connection, and a poll
+        for _ in range(3):
+            world.service.interfaceUpdated()
+            self.assertEqual(self.attempts(world), 1)
+        stopped = world.service.stopService()
+        world.service.interfaceUpdated()
+        world.network.advance(1)
+        self.successResultOf(stopped)
+        world.service.interfaceUpdated()
+        self.assertEqual(self.attempts(world), 0)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_nobody_to_dial(self) -> None:
+        world = World(self)
+        connections = len(world.network.connections)
+        world.service.interfaceUpdated()
+        self.assertEqual(len(world.network.connections), connections)
+        self.assertEqual(world.answer().status, 200)

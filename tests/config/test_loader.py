@@ -288,6 +288,40 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual((config.log, config.shutdown_grace), (LogConfig("debug", "json"), 0))
         self.assertEqual(config.secret_files, ("/etc/ccm/a.json", f"{HOME}/b/.credentials.json"))
 
+    def test_remotes(self) -> None:
+        config = loaded(
+            """
+            services:
+              - type: ccm
+                credentials:
+                  - {tag: a}
+                  - {tag: n, type: external, token: t1, url: "https://h/p", server: x, server_port: 5, detour: d}
+                  - {tag: r, type: external, token_env: TOKEN, plan_weight: 2.5}
+                  - {tag: c, type: external, token: t3, url: "http://h", reverse: true}
+                users:
+                  - {name: u, token: t, credential: n, allow_external_usage: true, external_credential: r}
+                  - {name: v, token: w, credential: a}
+            outbounds: [{tag: d, type: direct}]
+            """,
+            {"TOKEN": "t2"},
+        )
+        (service,) = config.services
+        self.assertEqual([each.tag for each in service.credentials], ["a"])
+        normal, receiver, connector = service.externals
+        self.assertEqual(
+            (normal.tag, normal.url, normal.server, normal.server_port), ("n", "https://h/p", "x", 5)
+        )
+        self.assertIsNotNone(normal.outbound)
+        self.assertEqual((normal.is_connector, normal.plan_weight), (False, None))
+        self.assertEqual((receiver.tag, receiver.url, receiver.plan_weight), ("r", None, 2.5))
+        self.assertEqual((connector.tag, connector.url, connector.is_connector), ("c", "http://h", True))
+        self.assertEqual([each.token.get_secret_value() for each in service.externals], ["t1", "t2", "t3"])
+        self.assertNotIn("t2", repr(service.externals))
+        self.assertEqual(
+            [(each.allow_external_usage, each.external_credential) for each in service.users],
+            [(True, "r"), (False, None)],
+        )
+
     def test_reserves_of_zero(self) -> None:
         config = loaded("services: [{type: ccm, credentials: [{tag: a, reserve_5h: 0, limit_weekly: 0}]}]")
         self.assertEqual(config.services[0].credentials[0].caps.short, 99)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure as TwistedFailure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ccmproxy.errors import (
+    CarrierLost,
     RequestNotSent,
     ResponseLost,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from ccmproxy.http.carried import CarrierConnectionLost
 from ccmproxy.http.client import ClientLimits, HTTPClientProtocol
 from ccmproxy.message import ResponseHead
 from ccmproxy.testing.pump import KIB
@@ -384,6 +389,83 @@ class CutTests(SynchronousTestCase):
         scene.server.transport.loseConnection()
         scene.settle()
         self.assertIsInstance(receiver.outcome, ResponseLost)
+
+
+class CarrierTests(SynchronousTestCase):
+    """A connection within another one, which is lost: whoever waits is served otherwise, if he has had nothing yet."""
+
+    def lose(self, scene: Scene) -> None:
+        """The connection beneath is gone."""
+        connection = cast(HTTPClientProtocol, scene.pump.client._protocol)
+        connection.connectionLost(TwistedFailure(CarrierConnectionLost("the session is over")))
+
+    def sent(self, **options: Any) -> tuple[Scene, Receiver]:
+        """A request that is all with the upstream."""
+        scene = Scene()
+        receiver, _ = scene.send(**options)
+        scene.network.flush()
+        return scene, receiver
+
+    def test_before_a_byte(self) -> None:
+        for waited in (0, 60):
+            scene, receiver = self.sent()
+            scene.pass_time(waited)
+            self.lose(scene)
+            self.assertIs(type(receiver.outcome), CarrierLost)
+            self.assertEqual((scene.pool.busy, scene.pool.idle), (0, 0))
+            self.assertEqual(scene.clock.getDelayedCalls(), [])
+
+    def test_after_a_byte(self) -> None:
+        """Of whatever: an interim answer, too, says that it is being worked on."""
+        for begun in (
+            b"H",
+            OK[:-2],
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            OK + b"Content-Length: 5\r\n\r\nhel",
+            CHUNKED,
+        ):
+            scene, receiver = self.sent()
+            scene.server.transport.write(begun)
+            scene.network.flush()
+            self.lose(scene)
+            self.assertIs(type(receiver.outcome), ResponseLost, begun)
+
+    def test_before_it_was_sent(self) -> None:
+        """An upload that the upstream does not take: it cannot have acted on half of it."""
+        scene = Scene()
+        receiver, _ = scene.send([bytes(64 * KIB)] * 64, b"POST")
+        scene.network._pending.pop()()
+        scene.pump.advance(3)
+        self.lose(scene)
+        self.assertIs(type(receiver.outcome), RequestNotSent)
+
+    def test_a_body_that_ends_with_the_connection(self) -> None:
+        """Is never whole when the carrier is lost."""
+        for name, reply in UNTIL_CLOSE.items():
+            scene, receiver = self.sent()
+            scene.server.transport.write(reply)
+            scene.network.flush()
+            self.lose(scene)
+            self.assertEqual(receiver.body, b"until the end")
+            self.assertIs(type(receiver.outcome), ResponseLost, name)
+
+    def test_a_kept_connection(self) -> None:
+        """Lost at once it had been lost before: the request was never received."""
+        scene, receiver = self.sent()
+        scene.server.transport.write(OK + b"Content-Length: 0\r\n\r\n")
+        scene.settle()
+        self.assertEqual(scene.pool.idle, 1)
+        again, _ = scene.send()
+        self.lose(scene)
+        self.assertIs(type(again.outcome), RequestNotSent)
+        self.assertEqual(receiver.outcome, "ended")
+
+    def test_while_it_is_idle(self) -> None:
+        scene, _ = self.sent()
+        scene.server.transport.write(OK + b"Content-Length: 0\r\n\r\n")
+        scene.settle()
+        self.lose(scene)
+        self.assertEqual((scene.pool.busy, scene.pool.idle), (0, 0))
 
 
 class TimeoutTests(SynchronousTestCase):

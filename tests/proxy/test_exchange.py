@@ -9,6 +9,7 @@ from dataclasses import replace
 from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.external import External
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.facts import RequestFacts
@@ -603,3 +604,159 @@ class DefectTests(SynchronousTestCase):
 
     def test_at_the_answer(self) -> None:
         self.assertTrue(self.check(metering=_BrokenMetering()).broken)
+
+
+#: One remote; and one remote before an account of ours, in a pool.
+REMOTE = """
+services:
+  - type: ccm
+    listen_port: 8080
+    credentials:
+{{credentials}}
+      - {{{{tag: friend, type: external, token: friend-token-4711, url: "http://127.0.0.1:7000/team"}}}}
+      - {{{{tag: pool, type: balancer, credentials: [friend, a1], strategy: fallback}}}}
+    users:
+      - {{{{name: alice, token: {{token}}, credential: {credential}, allow_external_usage: true}}}}
+    headers: {{{{X-Team: ours}}}}
+    upstream:
+      api_url: http://127.0.0.1:9000
+      token_url: http://127.0.0.1:9000/v1/oauth/token
+      usage_url: http://127.0.0.1:9000/api/oauth/usage
+      profile_url: http://127.0.0.1:9000/api/oauth/profile
+"""
+STATE = json.dumps(
+    {
+        "five_hour_utilization": 1,
+        "five_hour_reset": 0,
+        "weekly_utilization": 1,
+        "weekly_reset": 0,
+        "plan_weight": 10,
+    }
+).encode()
+OURS = ("X-CCM-Request-Id", "req_theirs")
+
+
+class _Remote(RawUpstream):
+    """Another instance: its status is well, and turns are answered as the test wrote it."""
+
+    def __init__(self, world: World, *answers: bytes) -> None:
+        simulator = world.upstream.factory
+        super().__init__(world, [self.answer])
+        world.upstream.factory = simulator
+        world.network.listen("127.0.0.1", 7000, self)
+        self.turns: list[bytes] = []
+        self.status = http_response(200, body=STATE)
+        self._answers = list(answers)
+
+    def answer(self) -> bytes:
+        """To the request that has just come."""
+        request = self.received[-1]
+        if b"?watch=true" in request:
+            return http_response(404)
+        if b"/ccm/v1/status" in request:
+            return self.status
+        self.turns.append(request)
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+class RemoteTests(SynchronousTestCase):
+    """Answers of another instance (spec 4.4)."""
+
+    def begin(self, *answers: bytes, credential: str = "pool") -> tuple[World, _Remote]:
+        """A world whose remote answers turns so."""
+        world = World(self, configuration=REMOTE.format(credential=credential), start=False)
+        remote = _Remote(world, *answers)
+        world.start()
+        return world, remote
+
+    def friend(self, world: World) -> External:
+        """The remote, as a credential."""
+        return next(remote.external for remote in world.entry.externals.values())
+
+    def by_us(self, world: World) -> int:
+        """How many turns our own account has served."""
+        return len(world.simulator.requests.of("turn"))
+
+    def test_what_it_is_asked(self) -> None:
+        world, remote = self.begin(http_response(200, OURS, body=MESSAGE))
+        response = world.answer(headers=(("Accept-Encoding", "br"), ("X-CCM-Hops", "2")))
+        self.assertEqual((response.status, response.body), (200, MESSAGE))
+        (turn,) = remote.turns
+        self.assertTrue(
+            turn.startswith(b"POST /team/v1/messages?beta=true HTTP/1.1\r\nHost: 127.0.0.1:7000\r\n")
+        )
+        self.assertIn(b"\r\nAuthorization: Bearer friend-token-4711\r\n", turn)
+        self.assertIn(b"\r\nx-ccm-hops: 3\r\n", turn)
+        self.assertNotIn(TOKEN.encode(), turn)
+        self.assertNotIn(b"X-Team", turn)
+        self.assertEqual(self.by_us(world), 0)
+        self.assertNotEqual(response.header("x-ccm-request-id"), "req_theirs")
+
+    def test_rejected(self) -> None:
+        """It has nobody to serve us with: another credential does, and it is left alone until it is heard of again."""
+        for headers in ((OURS, ("X-CCM-Error", "credential_unavailable")), ()):
+            world, remote = self.begin(http_response(400, *headers))
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (1, 1))
+            snapshot = self.friend(world).snapshot(world.clock.seconds())
+            self.assertEqual(snapshot.availability.reason, "rejected")
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (1, 2))
+            self.friend(world)._poller.poll()
+            world.network.flush()
+            self.assertTrue(self.friend(world).is_usable())
+            world.answer()
+            self.assertEqual(len(remote.turns), 2)
+
+    def test_rejected_and_nobody_else(self) -> None:
+        """The client is told of our credential, not what the remote said of its."""
+        world, _ = self.begin(
+            http_response(400, OURS, ("X-CCM-Error", "credential_unavailable"), body=b"theirs"),
+            credential="friend",
+        )
+        response = world.answer()
+        self.assertEqual((response.status, response.header("x-ccm-error")), (400, "credential_unavailable"))
+        self.assertNotIn(b"theirs", response.body)
+
+    def test_an_upstreams_400(self) -> None:
+        """The client's own: it is passed on, and nothing is marked."""
+        body = b'{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long"}}'
+        world, _ = self.begin(http_response(400, OURS, body=body))
+        response = world.answer()
+        self.assertEqual((response.status, response.body), (400, body))
+        self.assertTrue(self.friend(world).is_usable())
+        self.assertEqual(self.by_us(world), 0)
+
+    def test_busy(self) -> None:
+        """Another credential serves; nothing is marked."""
+        for status, reason in ((503, "shutting_down"), (502, "upstream_unreachable"), (508, "too_many_hops")):
+            world, remote = self.begin(http_response(status, OURS, ("X-CCM-Error", reason)))
+            for number in (1, 2):
+                self.assertEqual(world.answer().status, 200)
+                self.assertEqual((len(remote.turns), self.by_us(world)), (number, number))
+            self.assertTrue(self.friend(world).is_usable())
+
+    def test_busy_and_nobody_else(self) -> None:
+        """What it said is passed on as it came."""
+        body = b'{"type":"error","error":{"type":"api_error","message":"going away"}}'
+        for credential in ("friend", "pool"):
+            world, remote = self.begin(
+                http_response(503, OURS, ("X-CCM-Error", "shutting_down"), body=body), credential=credential
+            )
+            if credential == "pool":
+                world.account.block("connection_limit", world.clock.seconds() + 50)
+                world.account.reject()
+            response = world.answer()
+            self.assertEqual((response.status, response.body), (503, body))
+            self.assertEqual((len(remote.turns), self.by_us(world)), (1, 0))
+            self.assertTrue(self.friend(world).is_usable())
+
+    def test_our_token_is_not_accepted(self) -> None:
+        """Never a 401 to the client, whose token is fine."""
+        world, remote = self.begin(http_response(401, OURS, ("X-CCM-Error", "unauthenticated")))
+        self.assertEqual(world.answer().status, 200)
+        self.assertEqual((len(remote.turns), self.by_us(world)), (1, 1))
+        self.assertFalse(self.friend(world).is_usable())
+        world, _ = self.begin(http_response(401), credential="friend")
+        self.assertEqual(world.answer().status, 502)
+        self.assertFalse("friend-token-4711" in world.logged(), "a token was logged")
