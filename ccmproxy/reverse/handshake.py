@@ -48,8 +48,4 @@ def problem_of_answer(head: ResponseHead) -> str | None:
 
 def _upgrades(headers: Headers) -> bool:
     asked = [item.lower() for item in list_items(headers, b"upgrade")]
-    return (
-        len(values(headers, b"upgrade")) == 1
-        and asked == [PROTOCOL]
-        and b"upgrade" in [item.lower() for item in list_items(headers, b"connection")]
-    )
+    return asked == [PROTOCOL] and b"upgrade" in [item.lower() for item in list_items(headers, b"connection")]

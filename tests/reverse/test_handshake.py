@@ -23,6 +23,7 @@ RIGHT: dict[str, Headers] = {
         (b"Upgrade", b"reverse-proxy"),
     ],
     "empty elements": [(b"Connection", b", Upgrade ,"), (b"Upgrade", b" reverse-proxy ")],
+    "an empty second field": [*UPGRADE, (b"Upgrade", b"")],
     "twice the same option": [(b"Connection", b"Upgrade, upgrade"), (b"Upgrade", b"reverse-proxy")],
 }
 #: Fields that do not.
