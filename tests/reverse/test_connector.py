@@ -396,13 +396,11 @@ class AgainTests(ConnectorCase):
 
     def test_a_long_handshake_is_no_life(self) -> None:
         self.start()
+        self.last.write(REFUSED)
+        self.assert_next_attempt_after(2)
         self.pass_time(15)
         self.last.switch()
         self.pass_time(50)
-        self.pump.server.abortConnection()
-        self.settle()
-        self.assert_next_attempt_after(2)
-        self.last.switch()
         self.pump.server.abortConnection()
         self.settle()
         self.assert_next_attempt_after(4)
