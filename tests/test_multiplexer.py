@@ -325,7 +325,7 @@ class ReloadTests(MultiplexerCase):
     def test_another_upstream(self) -> None:
         """Makes everything anew: another way out, other time-outs."""
         friend = self.b.external("friend")
-        self.replaced(self.b, "    upstream:\n", "    upstream:\n      idle_timeout: 77s\n")
+        self.replaced(self.b, "    upstream: {", '    upstream: {"idle_timeout": 77s, ')
         self.assertIsNot(self.b.external("friend"), friend)
         self.federation.pass_time(5)
         self.assertTrue(self.is_up())

@@ -193,6 +193,14 @@ class AcceptTests(ReceiverCase):
         self.assertEqual((self.receiver.sessions, self.friend.attached), (set(), 0))
         self.successResultOf(self.receiver.close(0))
 
+    def test_a_connector_that_has_left(self) -> None:
+        """Before it was answered: there is nothing to give to the credential."""
+        self.handler = self.requests.append
+        self.ask().transport.abortConnection()
+        self.flush()
+        self.receiver.accept(self.requests[0], self.friend, "req_1")
+        self.assertEqual((self.receiver.sessions, self.friend.attached), (set(), 0))
+
     def test_streams_of_the_remote(self) -> None:
         """We open them, the remote does not: they are reset."""
         connecting = self.ask()
