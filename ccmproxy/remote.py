@@ -65,6 +65,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
         relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
         if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
             return Verdict(AnswerKind.REMOTE_REJECTED)
+    elif reason == b"too_many_failures":
+        # Our token is not known there, and we have said so too often.
+        return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason in _PASSING:
         return Verdict(AnswerKind.REMOTE_BUSY)
     elif reason == b"rate_limited":

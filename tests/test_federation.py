@@ -420,6 +420,15 @@ class ReceiverTests(ReverseTests):
         self.federation.pass_time(60)
         self.assertEqual(again.answer().status, 200)
 
+    def test_a_lender_that_leaves_is_not_held_up(self) -> None:
+        """By connections that nobody uses: it is gone at once, and not after a grace time."""
+        self.assertEqual(self.b.answer().status, 200)
+        entry = f"      - {external('b', 'b', url=URL_B, reverse=True)}\n"
+        self.a.reload(self.a.text.replace(entry, ""))
+        self.federation.settle()
+        self.assertEqual(self.b.entry.receiver.sessions, set())
+        self.assertEqual(states(self.b, "friend")[0], "unavailable")
+
     def test_a_reload_keeps_it(self) -> None:
         (before,) = self.b.entry.receiver.sessions
         self.b.reload(self.b.text + "log: {level: info}\n")

@@ -146,6 +146,10 @@ class VerdictTests(SynchronousTestCase):
         ):
             self.assertIs(verdict(status, *own_error(reason)).kind, AnswerKind.REMOTE_BUSY, reason)
 
+    def test_a_token_that_was_wrong_too_often(self) -> None:
+        """The remote no longer listens to us: it is no rate limit."""
+        self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)
+
     def test_everything_else_is_the_dialects_business(self) -> None:
         for status, headers in (
             (200, (RELAYED,)),

@@ -185,6 +185,15 @@ class External(Credential):
 
         return detach
 
+    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
+        """The remote takes no more on the connection that was attached with ``endpoint``: keep nothing open there that
+        is not in use, so that it can end. Requests in flight go on; that is no reason to interrupt them."""
+        reverse = self._reverse
+        if reverse is not None and reverse.endpoint is endpoint and self._running:
+            reverse.way.close()
+            if self._watch is not None:
+                self._watch.restart()
+
     def _changed_way(self) -> None:
         if not self._running:
             return

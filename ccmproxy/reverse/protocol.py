@@ -34,6 +34,7 @@ from ccmproxy.yamux import (
     EndReceived,
     EndSent,
     Event,
+    PeerGoesAway,
     PingAnswered,
     Session,
     SessionConfig,
@@ -64,6 +65,10 @@ _DRAIN_TIMEOUT: Final = 30.0
 
 def _nowhere(data: bytes) -> None:
     """Before there is a transport."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 @implementer(IPushProducer)
@@ -104,6 +109,8 @@ class YamuxProtocol(Protocol):
         #: Why the session is over; and whether the connection is gone, too.
         self._lost: Exception | None = None
         self._gone = False
+        #: Called when the peer says that it takes no more streams; those that are open go on.
+        self.on_peer_leaving: Callable[[], None] = _nothing
         self._waiting_for_loss: list[Deferred[Exception]] = []
         self._timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
@@ -275,8 +282,13 @@ class YamuxProtocol(Protocol):
                     answer.callback(seconds)
             case SessionEnded(error):
                 self._session_ended(error)
+            case PeerGoesAway():
+                try:
+                    self.on_peer_leaving()
+                except Exception:
+                    _log.failure("whoever was told that a peer goes away let an exception out")
             case _:
-                pass  # an acknowledgement, or the peer goes away: whoever opens the next stream finds out
+                pass  # an acknowledgement
 
     def _accept(self, stream: Stream) -> None:
         self.session.accept(stream)

@@ -28,6 +28,9 @@ class Remote(Protocol):
     ) -> Callable[[], None]:
         """Use the connection from now on; the result is to be called when it is lost."""
 
+    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
+        """The remote takes no more on the connection that was attached with ``endpoint``; what is open goes on."""
+
 
 class _ReceivedSession(YamuxProtocol):
     """Our side of a connection that was dialled from the other one. We open the streams: the session's client."""
@@ -61,8 +64,10 @@ class Receiver:
             tag=remote.tag,
             peer=str(peer),
         )
+        endpoint = StreamClientEndpoint(session)
+        session.on_peer_leaving = lambda: remote.leaving(endpoint)
         detach = remote.attach(
-            StreamClientEndpoint(session),
+            endpoint,
             lambda: session.is_usable,
             lambda: session.close(REPLACED_GRACE),
         )

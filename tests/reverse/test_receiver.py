@@ -35,6 +35,7 @@ class Friend:
     def __init__(self) -> None:
         self.up: tuple[IStreamClientEndpoint, Callable[[], bool], Callable[[], object]] | None = None
         self.attached = self.detached = 0
+        self.left: list[IStreamClientEndpoint] = []
 
     def attach(
         self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
@@ -50,6 +51,9 @@ class Friend:
                 self.up = None
 
         return detach
+
+    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
+        self.left.append(endpoint)
 
 
 class Connecting(Client):
@@ -239,6 +243,7 @@ class LossTests(ReceiverCase):
         connecting.session.close(30)
         self.flush()
         self.assertFalse(self.friend.up[1]())
+        self.assertEqual(self.friend.left, [self.friend.up[0]])
         self.served[0].respond(OK, b"served")
         self.flush()
         self.assertEqual(answer.body, b"served")
