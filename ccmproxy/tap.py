@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from random import SystemRandom
 from types import FrameType
 from typing import Any
@@ -14,7 +15,9 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.usage import Options as _Options
 
 from ccmproxy.config import Config, ConfigurationError, default_config, load
+from ccmproxy.interfaces import INetworkMonitor
 from ccmproxy.logs import daemon_observer
+from ccmproxy.net.monitor import network_monitor
 from ccmproxy.service import ProxyService
 from ccmproxy.surroundings import Surroundings
 from ccmproxy.tuning import tune_process
@@ -58,7 +61,11 @@ def _observer(parent: Any, config: Config) -> ILogObserver | None:
 
 
 class Daemon(ProxyService):
-    """The service in a process of its own: SIGHUP reads the configuration again (spec 1, Reload)."""
+    """The service in a process of its own: SIGHUP reads the configuration again (spec 1, Reload), and a change of the
+    machine's network is told to the service (spec 7.4).
+
+    ``monitor``: makes what notices such changes, from the reactor and what is to be called.
+    """
 
     log = Logger()
 
@@ -68,11 +75,14 @@ class Daemon(ProxyService):
         surroundings: Surroundings,
         path: str | None = None,
         observer: ILogObserver | None = None,
+        monitor: Callable[[Any, Callable[[], object]], INetworkMonitor] = network_monitor,
     ) -> None:
         super().__init__(config, surroundings)
         self._path = path
         self._observer = observer
         self._reactor = surroundings.reactor
+        # Also where nothing is dialled for others now: a reload may bring that, and a monitor costs nothing.
+        self._monitor = monitor(surroundings.reactor, self.interfaceUpdated)
 
     def setServiceParent(self, parent: Any) -> None:
         """twistd asks its application for an observer, and the application is our parent."""
@@ -81,13 +91,15 @@ class Daemon(ProxyService):
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
-        """Begin to listen for SIGHUP as well, where the system has it."""
+        """Begin to listen for SIGHUP as well, where the system has it, and for changes of the network."""
         super().startService()
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._hang_up)
+        self._monitor.start()
 
     def stopService(self) -> Deferred[None]:
         """A late SIGHUP must not kill a process that is draining."""
+        self._monitor.stop()
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return super().stopService()

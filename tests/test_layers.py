@@ -68,7 +68,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "demo_codex": frozenset({"demo_outcome"}),
     "demo": PURE | {"logs", "service", "surroundings", "simulator", "demo_codex", "demo_outcome"},
     "tuning": frozenset(),
-    "tap": PURE | {"service", "surroundings", "logs", "tuning"},
+    "tap": PURE | {"net", "service", "surroundings", "logs", "tuning"},
     "": PURE | {"service", "surroundings", "tap"},
 }
 

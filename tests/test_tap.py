@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ from twisted.python.runtime import platform
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
+from zope.interface import implementer
 
+from ccmproxy.config import load_text
+from ccmproxy.interfaces import INetworkMonitor
+from ccmproxy.multiplexer import ListenFailed
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.steps import Pace
-from ccmproxy.tap import Options
+from ccmproxy.tap import Daemon, Options
 from tests.conversation import CONFIGURATION, TOKEN
+from tests.federated import Federation, Instance, external, user
 
 ROOT = Path(__file__).parents[1]
 #: twistd without its script, which need not be installed where the tests run.
@@ -59,6 +65,98 @@ class OptionsTests(SynchronousTestCase):
         options = Options()
         options.parseOptions(["-c", path])
         self.assertEqual(options.config_values.services[0].type, "ccm")
+
+
+@implementer(INetworkMonitor)
+class Monitor:
+    """A network that changes when ``changed`` is called."""
+
+    def __init__(self, reactor: Any, changed: Callable[[], object]) -> None:
+        self.changed = changed
+        self.is_running = False
+
+    def start(self) -> None:
+        """See INetworkMonitor."""
+        self.is_running = True
+
+    def stop(self) -> None:
+        """See INetworkMonitor."""
+        self.is_running = False
+
+
+class NetworkTests(SynchronousTestCase):
+    """The daemon lends its account to an instance that it dials, and its machine's network changes."""
+
+    def setUp(self) -> None:
+        if not platform.isWindows():
+            self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        self.monitors: list[Monitor] = []
+        self.federation = Federation(self)
+        self.borrower = self.federation.add(
+            8082, [external("friend", "b")], [user("alice", "friend", allow_external_usage=True)]
+        )
+        self.lender = self.daemon(8081)
+
+    def daemon(self, port: int) -> Instance:
+        """A daemon with a connector, not started."""
+        lender = self.federation.add(
+            port,
+            [
+                self.federation.account(f"a{port}"),
+                external("b", "b", url="http://127.0.0.1:8082", reverse=True),
+            ],
+            [user("b", f"a{port}")],
+            start=False,
+        )
+        lender.service = Daemon(
+            load_text(lender.text, "test.yaml"), lender.surroundings, monitor=self.monitor
+        )
+        return lender
+
+    def monitor(self, reactor: Any, changed: Callable[[], object]) -> Monitor:
+        """One that the test keeps."""
+        self.monitors.append(Monitor(reactor, changed))
+        return self.monitors[-1]
+
+    def start(self) -> None:
+        """Start the lender."""
+        self.lender.service.startService()
+        self.federation.settle()
+
+    def test_a_change(self) -> None:
+        """The connection is made anew at once, and what is asked then goes over the new one."""
+        self.start()
+        (before,) = self.borrower.connections
+        self.monitors[0].changed()
+        self.federation.settle()
+        (after,) = self.borrower.connections
+        self.assertIsNot(after, before)
+        self.assertEqual(self.borrower.answer("[[say:lent]]").status, 200)
+
+    def test_while_it_waits_for_the_next_try(self) -> None:
+        """A change may be what it waited for."""
+        listener = self.federation.network.listeners.pop(("127.0.0.1", 8082))
+        self.start()
+        self.assertFalse(self.lender.connector("b").is_up)
+        self.federation.network.listeners["127.0.0.1", 8082] = listener
+        self.monitors[0].changed()
+        self.federation.settle()
+        self.assertTrue(self.lender.connector("b").is_up)
+
+    def test_its_life(self) -> None:
+        """It is watched while the service runs."""
+        (monitor,) = self.monitors
+        self.assertFalse(monitor.is_running)
+        self.start()
+        self.assertTrue(monitor.is_running)
+        self.lender.service.stopService()
+        self.assertFalse(monitor.is_running)
+
+    def test_a_service_that_cannot_start(self) -> None:
+        """Nothing is watched for it."""
+        other = self.daemon(8082)
+        self.assertRaises(ListenFailed, other.service.startService)
+        self.assertFalse(self.monitors[-1].is_running)
 
 
 class Process(ProcessProtocol):
