@@ -28,6 +28,7 @@ from ccmproxy.limits import (
     finite_number,
     merge_observed,
     merge_polled,
+    without_full,
 )
 
 #: How long a 429 counts whose reset is nonsense (seconds; spec 4.6).
@@ -479,6 +480,8 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
             if usable:
                 state = replace(state, rate_limited_until=0.0)
             merged = merge_polled(state.limits, update)
+            if usable:
+                merged = without_full(merged)
             return _learn(state, update, merged, plan_weight, now, has_data=True)
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)

@@ -210,6 +210,20 @@ def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
     return _merged(limits, update, _replaced)
 
 
+def without_full(limits: Limits) -> Limits:
+    """The same, where a short or weekly window that is full counts as never heard of.
+
+    For what a remote instance says that is usable: it has room, so such a figure is not about what it would use. Where
+    none of its credentials has any data, as just after its start, or with keys that have no windows at all, it has to
+    say 100 % (spec 8.1).
+    """
+    short, weekly = (
+        Window() if (window.utilization or 0.0) >= 100.0 else window
+        for window in (limits.short, limits.weekly)
+    )
+    return replace(limits, short=short, weekly=weekly)
+
+
 def _replaced(known: Window, said: Window | None) -> Window:
     if said is None or said.utilization is None or said == known:
         return known

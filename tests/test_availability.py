@@ -368,6 +368,35 @@ class LearningTests(SynchronousTestCase):
         self.assertTrue(snapshot(credential.state, CAPS, NOW, tag="a").availability.usable)
 
 
+class RemoteWordTests(SynchronousTestCase):
+    """A remote instance says itself whether it can serve."""
+
+    def test_usable_and_full(self) -> None:
+        """That is what one without any data says: its figures are of nobody that it would use."""
+        credential = Credential(EXTERNAL_CAPS)
+        full = said(short=100, weekly=100)
+        credential.give(TokenAvailable(10.0), PollSucceeded(full, 0.0, True))
+        self.assertTrue(credential.at().usable)
+        self.assertIsNone(credential.state.limits.short.utilization)
+        self.assertIsNone(credential.state.limits.weekly.utilization)
+        credential.give(PollSucceeded(full, 0.0, False))
+        self.assertEqual(credential.at().state, "rate_limited")
+        credential.give(PollSucceeded(LimitsUpdate(), 0.0, True))
+        self.assertTrue(credential.at().usable)
+
+    def test_usable_with_room(self) -> None:
+        credential = Credential(EXTERNAL_CAPS)
+        credential.give(TokenAvailable(10.0), PollSucceeded(said(short=99.9, weekly=20), 5.0, True))
+        limits = credential.state.limits
+        self.assertEqual((limits.short.utilization, limits.weekly.utilization), (99.9, 20))
+
+    def test_no_word(self) -> None:
+        """An instance that does not say it means what its figures say."""
+        credential = Credential(EXTERNAL_CAPS)
+        credential.give(TokenAvailable(10.0), PollSucceeded(said(short=100, weekly=100), 0.0, None))
+        self.assertEqual(credential.at().state, "rate_limited")
+
+
 class InterruptTests(SynchronousTestCase):
     """Once per transition from usable to not usable (spec 5.3)."""
 
