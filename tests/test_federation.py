@@ -11,6 +11,7 @@ from ccmproxy.headers import MOST_HOPS
 from ccmproxy.limits import LimitsUpdate
 from ccmproxy.message import first_value, values
 from ccmproxy.remote import RemoteStatus
+from ccmproxy.reverse.receiver import REPLACED_ANSWER
 from ccmproxy.simulator.steps import Pace
 from tests.conversation import Client, message_request
 from tests.federated import TOKENS, Federation, Instance, external, user
@@ -162,6 +163,21 @@ class NormalTests(SynchronousTestCase):
         told = self.b.get("/ccm/v1/status", "a").json()
         self.assertEqual(told["plan_weight"], 1)
         self.assertEqual(self.b.get("/ccm/v1/status", "bob").json()["plan_weight"], 11)
+
+
+class KeyTests(SynchronousTestCase):
+    """A lends a key of the commercial API, which has no windows that A could tell of."""
+
+    def test_it_is_usable(self) -> None:
+        federation = Federation(self)
+        key = federation.simulator.add_api_key("k")
+        federation.add(A, [f"{{tag: k, api_key: {key.key}}}"], [user("b", "k")])
+        friend = external("friend", "b", url=URL_A)
+        b = federation.add(B, [friend], [user("alice", "friend", allow_external_usage=True)])
+        for _ in range(2):  # also after what the first answer's headers say
+            self.assertEqual(b.answer().status, 200)
+        self.assertEqual(federation.turns()[-1].account, "k")
+        self.assertEqual(states(b, "friend")[0], "usable")
 
 
 class PrefixTests(SynchronousTestCase):
@@ -373,6 +389,19 @@ class ReceiverTests(ReverseTests):
         self.assertFalse(self.b.entry.receiver.sessions)
         self.federation.pass_time(5)
         self.assertEqual(self.b.answer().status, 200)
+
+    def test_a_new_connection_in_place_of_a_dead_one(self) -> None:
+        """A has another address, and nobody will ever answer at the old one: what waits there does not wait for long."""
+        (pump,) = [p for p in self.b.connections if p.server._protocol is not None and self.is_carrier(p)]
+        pump.client.held = pump.server.held = True
+        client = self.b.ask("[[say:moved]]")
+        self.a.service.interfaceUpdated()
+        self.federation.settle()
+        self.assertEqual(len(self.b.entry.receiver.sessions), 2)
+        self.assertEqual(client.responses(), [])
+        self.federation.pass_time(REPLACED_ANSWER)
+        self.assertEqual(client.responses()[0].status, 200)
+        self.assertEqual(len(self.b.entry.receiver.sessions), 1)
 
     def is_carrier(self, pump: object) -> bool:
         sessions = self.b.entry.receiver.sessions

@@ -16,6 +16,9 @@ from ccmproxy.reverse.protocol import YamuxProtocol
 
 #: So long a connection that was replaced may take to finish what is in flight on it (seconds).
 REPLACED_GRACE = 10.0
+#: And so long its other side may take to answer a ping (seconds). Where the remote has another address now, the old
+#: connection is dead, and what waits on it should not wait for the end of its grace.
+REPLACED_ANSWER = 2.0
 
 
 class Remote(Protocol):
@@ -69,7 +72,7 @@ class Receiver:
         detach = remote.attach(
             endpoint,
             lambda: session.is_usable,
-            lambda: session.close(REPLACED_GRACE),
+            lambda: self._let_go(session),
         )
 
         def lost(reason: Exception) -> None:
@@ -83,6 +86,12 @@ class Receiver:
             detach()
 
         session.when_lost().addCallback(lost)
+
+    def _let_go(self, session: YamuxProtocol) -> None:
+        """Let a session finish what is in flight on it, if anybody is still there."""
+        session.close(REPLACED_GRACE)
+        # Fails also where the session ends before the answer; then there is nothing to abort, and that does no harm.
+        session.ping().addTimeout(REPLACED_ANSWER, self._clock).addErrback(lambda _: session.abort())
 
     def close(self, grace: float) -> Deferred[None]:
         """End every connection with a go-away: what is in flight may finish for ``grace`` seconds. Fires when all are
