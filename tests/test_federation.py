@@ -391,7 +391,7 @@ class ReceiverTests(ReverseTests):
         self.assertEqual(self.b.answer().status, 200)
 
     def test_a_new_connection_in_place_of_a_dead_one(self) -> None:
-        """A has another address, and nobody will ever answer at the old one: what waits there does not wait for long."""
+        """A has another address, and nobody answers at the old one any more: what waits there soon goes on."""
         (pump,) = [p for p in self.b.connections if p.server._protocol is not None and self.is_carrier(p)]
         pump.client.held = pump.server.held = True
         client = self.b.ask("[[say:moved]]")

@@ -7,6 +7,7 @@ checks what must hold after every conversation.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -182,6 +183,13 @@ class Machine:
             port = lab.reactor.listenTCP(UPSTREAM_PORT, lab.simulator.factory, interface="127.0.0.1")
         lab.case.addCleanup(port.stopListening)
 
+    def limit_buffers(self) -> None:
+        """Let the kernel hold little of a connection made from now on: then it is up to ccmproxy what becomes of data
+        that nobody reads."""
+        with self.namespace:
+            for direction in ("rmem", "wmem"):
+                Path(f"/proc/sys/net/ipv4/tcp_{direction}").write_text("4096 65536 131072")
+
     def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
         """From here to there."""
         return _Endpoint(self, TCP4ClientEndpoint(self.lab.reactor, host, port, timeout=10))
@@ -247,10 +255,22 @@ class Machine:
         )
 
     def ask(
-        self, prompt: str = "hello", user: str = "alice", *, is_reading: bool = True, **options: Any
+        self,
+        prompt: str = "hello",
+        user: str = "alice",
+        *,
+        stream: bool = False,
+        session: str | None = None,
+        is_reading: bool = True,
     ) -> Caller:
-        """A client on this machine asks ccmproxy here."""
-        request = message_request(prompt, token=TOKENS[user], **options)
+        """A client on this machine asks ccmproxy here, and takes an answer of any length."""
+        body = {
+            "model": "claude-opus-4-5",
+            "max_tokens": 1_000_000,
+            "stream": stream,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+        request = message_request(token=TOKENS[user], session=session, body=json.dumps(body).encode())
         caller = Caller(self.lab.reactor, request, is_reading)
         connecting = self.endpoint("127.0.0.1", PORT).connect(Factory.forProtocol(lambda: caller))
         connecting.addErrback(caller.connectionLost)
