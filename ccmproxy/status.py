@@ -19,6 +19,11 @@ from ccmproxy.proxy.forwarder import Caller
 
 #: A watcher that reads nothing for so long is dropped (seconds).
 STALLED_WATCHER = 60.0
+#: So many states of one stream may follow each other at once, and one in so many seconds in the long run; what changes
+#: meanwhile is told as one. Instances that borrow from each other may each tell what the other's state makes of theirs,
+#: by turns and without end.
+BURST = 10
+APART = 0.2
 #: How often a window's reset passing is looked for (seconds).
 LOOK_AGAIN = 30.0
 
@@ -69,6 +74,8 @@ class Watcher:
         self._caller = caller
         self._clock = clock
         self._sent = b""
+        #: When the states that were sent would be through, one every ``APART`` seconds.
+        self._through = 0.0
         self._paused = False
         self._stalled: IDelayedCall | None = None
         self._soon: IDelayedCall | None = None
@@ -94,9 +101,10 @@ class Watcher:
         self._request.finish()
 
     def _changed(self) -> None:
-        """Coalesce: what changes within one turn is sent as one state."""
+        """Coalesce: what changes within one turn, or too soon after other states, is sent as one."""
         if self._soon is None:
-            self._soon = self._clock.callLater(0, self._send)
+            delay = max(0.0, self._through - BURST * APART - self._clock.seconds())
+            self._soon = self._clock.callLater(delay, self._send)
 
     def _send(self) -> None:
         if self._soon is not None and self._soon.active():
@@ -107,6 +115,7 @@ class Watcher:
         line = self._endpoint.render(self._caller)
         if line != self._sent:
             self._sent = line
+            self._through = max(self._through, self._clock.seconds()) + APART
             self._request.write(line)
 
     def _look_again(self) -> None:

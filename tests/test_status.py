@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.status import STALLED_WATCHER
+from ccmproxy.status import APART, BURST, STALLED_WATCHER
 from tests.conversation import ANONYMOUS, TOKEN, Client, World
 
 STATUS = "/ccm/v1/status"
@@ -177,6 +177,28 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(len(self.lines(client)), 1)
         world.network.advance(0)
         self.assertEqual([line["five_hour_utilization"] for line in self.lines(client)[1:]], [51])
+
+    def test_changes_without_end(self) -> None:
+        """The first ones are told at once, the others now and then; and the last one always."""
+        world = World(self)
+        client = self.watch(world)
+        told = []
+        for step in range(1, 41):
+            world.login.set_utilization("five_hour", step, HOUR)
+            world.answer()
+            world.network.advance(0.05)
+            told.append(len(self.lines(client)) - 1)
+        self.assertEqual(told[: BURST - 1], list(range(1, BURST)))
+        self.assertLess(told[-1], BURST + 40 * 0.05 / APART + 1)
+        world.network.advance(APART)
+        self.assertEqual(self.lines(client)[-1]["five_hour_utilization"], 41)
+        world.network.advance(60)
+        count = len(self.lines(client))
+        for step in range(BURST):
+            world.login.set_utilization("five_hour", 50 + step, HOUR)
+            world.answer()
+            world.network.advance(0)
+        self.assertEqual(len(self.lines(client)), count + BURST)
 
     def test_a_reset_that_passes_is_a_change(self) -> None:
         world = World(self)
