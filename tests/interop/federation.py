@@ -159,6 +159,12 @@ class Running(ProcessProtocol):
         )
         return int(line.split()[1]) * 1024
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of a processor that it has used so far."""
+        fields = Path(f"/proc/{self.transport.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def lines(self, words: str) -> list[str]:
         """Lines of its output with these words in them."""
         return [line for line in self.output.splitlines() if words in line]

@@ -386,19 +386,7 @@ class ChainTests(FederationCase):
     async def test_a_ring(self) -> None:
         """Each borrows from the next, and none has anything."""
         lab = self.lab()
-        machines = {token: lab.machine(token) for token in "abc"}
-        for previous, own, following in ("cab", "abc", "bca"):
-            users = [user(own, "next", allow_external_usage=True)]
-            if own == "a":
-                users.append(user("alice", "next", allow_external_usage=True))
-            url = f"http://{machines[previous].address}:{PORT}"
-            machines[own].configure(
-                [external("next", following), external("dialled", own, url=url, reverse=True)], users
-            )
-        await lab.run(*machines.values())
-        for machine in machines.values():
-            await machine.logs("reverse connection of next from")
-        await lab.sleep(1)
+        machines = await self.ring(lab, has_own=False)
         caller = await machines["a"].answer("[[say:never]]")
         self.measured("seconds in a ring", caller.seconds)
         self.assertEqual(caller.response.status, 508, caller.text)
@@ -406,6 +394,44 @@ class ChainTests(FederationCase):
         self.assertEqual(lab.served_by("[[say:never]]"), [])
         passed = sum(len(machine.logged("POST /v1/messages")) for machine in machines.values())
         self.assertLess(passed, 10)
+
+    async def test_a_ring_of_pools(self) -> None:
+        """Each has an account, too, which changes what the others have, which changes what it has, and so on."""
+        lab = self.lab()
+        machines = await self.ring(lab, has_own=True)
+        daemons = [machine.daemon for machine in machines.values()]
+        before = [daemon.cpu for daemon in daemons]
+        began = lab.now
+        await lab.sleep(3)
+        busy = max(daemon.cpu - used for daemon, used in zip(daemons, before, strict=True)) / (
+            lab.now - began
+        )
+        self.measured("share of a core that states take in a ring", busy)
+        self.assertLess(busy, 0.15)
+        self.served(await machines["a"].answer("[[say:by somebody]]"))
+        self.assertEqual(len(lab.served_by("[[say:by somebody]]")), 1)
+
+    async def ring(self, lab: Lab, has_own: bool) -> dict[str, Machine]:
+        """Machines ``a``, ``b`` and ``c``, each of which borrows from the next over a connection that that has dialled.
+        ``has_own``: each has an account of its own in a pool with that. alice is a user of ``a``."""
+        machines = {name: lab.machine(name) for name in "abc"}
+        for previous, name, following in ("cab", "abc", "bca"):
+            url = f"http://{machines[previous].address}:{PORT}"
+            credentials = [external("next", following), external("dialled", name, url=url, reverse=True)]
+            if has_own:
+                own = f"{name}-own"
+                credentials.append(lab.account(own))
+                credentials.append(f"{{tag: pool, type: balancer, credentials: [{own}, next]}}")
+            names = [name, "alice"] if name == "a" else [name]
+            serves = "pool" if has_own else "next"
+            machines[name].configure(
+                credentials, [user(each, serves, allow_external_usage=True) for each in names]
+            )
+        await lab.run(*machines.values())
+        for machine in machines.values():
+            await machine.logs("reverse connection of next from")
+        await lab.sleep(1)
+        return machines
 
 
 class NginxTests(FederationCase):
