@@ -49,8 +49,10 @@ class Namespace:
         home = os.open(_OWN, os.O_RDONLY)
         try:
             _call("unshare", _CLONE_NEWNET)
-            self._descriptor = os.open(_OWN, os.O_RDONLY)
-            _call("setns", home, _CLONE_NEWNET)
+            try:
+                self._descriptor = os.open(_OWN, os.O_RDONLY)
+            finally:
+                _call("setns", home, _CLONE_NEWNET)
         finally:
             os.close(home)
         self._homes: list[int] = []
