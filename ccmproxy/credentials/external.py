@@ -27,7 +27,7 @@ from ccmproxy.credentials.status_watch import StatusWatch
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.interfaces import ICredential, IOutbound
-from ccmproxy.limits import LimitsUpdate, Window
+from ccmproxy.limits import LimitsUpdate
 from ccmproxy.message import RequestHead
 from ccmproxy.oauth import AnswerMalformed, Authorization, ControlRequest, RemoteToken
 from ccmproxy.remote import RemoteStatus, read_status
@@ -303,9 +303,6 @@ class External(Credential):
     def take_status(self, status: RemoteStatus) -> None:
         """What the remote says of itself, in place of what was known (spec 7.5: a state is applied like a poll)."""
         limits = status.limits
-        if status.usable and not status.plan_weight:
-            # It can serve, and has no figures: keys of the commercial API have none, and new accounts not yet.
-            limits = LimitsUpdate(short=Window(0.0), weekly=Window(0.0))
         if status.usable is False and status.reset_at > self._now():
             limits = replace(limits, rejected_until=status.reset_at)
         self._poller.failures = 0
