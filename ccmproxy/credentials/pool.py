@@ -145,14 +145,16 @@ class Pool:
         # A WebSocket's handshake names no model: it goes to where the last one asked for is served.
         model = selection.model or (assignment.model if assignment is not None else None)
         why = ""
-        if assignment is not None:
-            if assignment.credential:
-                why = self._why_leave(selection, assignment.credential, model, now)
-            else:
-                why = f"all sessions leave {assignment.came_from}"
+        while assignment is not None:
+            why = self._why_leave(selection, assignment, model, now)
             if not why:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
+            before = assignment
+            assignment = self._sessions.find(key, now) if key is not None else None
+            if assignment is before:
+                break
+            # Rebalancing has interrupted another request of this session, which has found a place for it meanwhile.
         candidates = self._candidates(selection, model, now)
         if not candidates:
             if key is not None and assignment is not None:
@@ -174,7 +176,7 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        why = self._why_leave(selection, tag, selection.model, now)
+        why = self._why_leave_credential(selection, tag, selection.model, now)
         # Where no other can serve either, this connection is as good as any.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
@@ -190,8 +192,14 @@ class Pool:
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
 
-    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
-        """Why a session on ``tag`` does not go on there, in words for the log; empty if it does.
+    def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
+        """Why a session does not go on where it is, in words for the log; empty if it does."""
+        if not assignment.credential:
+            return f"all sessions leave {assignment.came_from}"
+        return self._why_leave_credential(selection, assignment.credential, model, now)
+
+    def _why_leave_credential(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
+        """The same for a session on ``tag``.
 
         Failed polls of the usage endpoint move nobody: they say nothing of the account (compare F6), and a
         conversation that moves loses its prompt cache.

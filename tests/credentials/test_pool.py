@@ -455,6 +455,23 @@ class RebalancingTests(PoolTestCase):
         self.assertEqual(self.where(pool), {"s2": "b", "t": "b"})
         self.assertTrue(a.is_usable())
 
+    def test_requests_of_one_session_stay_together(self) -> None:
+        """One that waits is interrupted, and finds a place for the session before the one that rebalanced does."""
+        a, b, c = self.credential("a", 10), self.credential("b", 20), self.credential("c", 20)
+        pool = self.pool([a, b, c], REBALANCING)
+        waiting = self.hold(pool)
+        moved: list[str] = []
+
+        def interrupted(availability: Availability) -> None:
+            waiting.close(LeaseOutcome.INTERRUPTED)
+            moved.append(self.ask(pool, excluded=["a"]))
+
+        waiting.on_interrupt(interrupted)
+        self.clock.advance(JUST_ASSIGNED)
+        a.use(95)
+        self.assertEqual([self.ask(pool)], moved)
+        self.assertEqual(self.where(pool), {"s": moved[0]})
+
     def test_of_this_pool_and_scope_alone(self) -> None:
         a, b = self.credential("a", 10), self.credential("b", 60)
         pool, other = self.pool([a, b], REBALANCING), self.pool([a, b], REBALANCING, tag="other")
