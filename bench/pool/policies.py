@@ -13,7 +13,7 @@ from ccmproxy.balancing import Candidate, Choice, NoCredential, Selection
 from ccmproxy.credentials.pool import Pool, PoolRules
 from ccmproxy.interfaces import ICredential, ILease
 from ccmproxy.retry import LeaseOutcome
-from ccmproxy.sessions import SESSION_LIFE
+from ccmproxy.sessions import SESSION_LIFE, Assignment
 
 
 class Asked(NamedTuple):
@@ -81,11 +81,11 @@ class IdeaPool(QuietPool):
         self._served[selection.user, selection.session] = lease.tag, self._now()
         return lease
 
-    def _why_leave(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
-        why = super()._why_leave(selection, tag, model, now)
+    def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
+        why = super()._why_leave(selection, assignment, model, now)
         served = self._served.get((selection.user, selection.session))
         if not why and served is not None and now - served[1] > self._idea.leaves_after:
-            return f"nothing is cached on {tag} any more"
+            return f"nothing is cached on {assignment.credential} any more"
         return why
 
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
