@@ -162,6 +162,10 @@ class MultiplexerService:
             self.routes.set_callers(UserTokens(users, product), None)
         else:
             self.routes.set_callers(None, Caller("", providers[config.first], allow_external=True))
+        wanted = {user.credential for user in config.users} or {config.first}
+        wanted.update(tag for each_pool in config.pools for tag in each_pool.credentials)
+        for remote in externals.values():
+            remote.external.want(remote.tag in wanted)
         remotes = [
             (each.token.get_secret_value(), remote.external)
             for each, remote in externals.items()

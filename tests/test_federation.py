@@ -215,7 +215,6 @@ class PrefixTests(SynchronousTestCase):
                 b"/team/a/ccm/v1/status?watch=true",
                 b"/team/a/v1/messages?beta=true",
                 b"/x/ccm/v1/reverse",
-                b"/x/ccm/v1/status",
             },
         )
 
@@ -266,6 +265,17 @@ class ReceiverTests(ReverseTests):
         self.assertEqual(response.status, 200, response.body)
         self.assertEqual(response.json()["content"][0]["text"], "lent")
         self.assertEqual(self.federation.served_by(), "a1")
+
+    def test_who_only_lends_does_not_ask(self) -> None:
+        """The lender is no user of the borrower: it would be refused again and again, for nothing."""
+        self.assertEqual(self.federation.lines("refused: "), [])
+        self.assertEqual(self.federation.lines("usage poll failed"), [])
+        wanting = self.a.text.replace(
+            "    users:\n", f"    users:\n      - {user('alice', 'b', allow_external_usage=True)}\n"
+        )
+        self.a.reload(wanting)
+        self.federation.pass_time(2)
+        self.assertNotEqual(self.federation.lines("usage poll failed"), [])
 
     def test_the_users_of_the_lender_are_users_there_too(self) -> None:
         """What comes in on the connection is authenticated as on a listening port."""

@@ -116,6 +116,7 @@ class External(Credential):
         self._reverse: _Reverse | None = None
         self._nowhere = upstream_of(REVERSE_URL, ConnectionPool(_Nowhere(), clock, limits))
         self._forced_poll = -inf
+        self._is_wanted = True
         fetch = ControlClient(clock, _EitherWay(self)).fetch
         self._poller = StatusPoller(self, fetch, clock)
         self._watch: StatusWatch | None = None
@@ -153,6 +154,18 @@ class External(Credential):
             reverse.close()
         if self._direct is not None:
             self._direct.close()
+
+    def want(self, is_wanted: bool) -> None:
+        """Whether anybody may be served by the remote. If not, it is not asked for its state: a connector that only
+        serves is no user there, and would be told so again and again."""
+        if is_wanted is not self._is_wanted:
+            self._is_wanted = is_wanted
+            self._changed_way()
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether the remote can, and should, be asked for its state."""
+        return self._is_wanted and self.has_way
 
     def reconfigure(self, plan_weight: float | None) -> None:
         """Take over what a reloaded configuration says."""
@@ -288,7 +301,7 @@ class External(Credential):
 
     def _watch_request(self) -> tuple[ConnectionPool, RequestHead] | None:
         way = self._present()
-        if way is None:
+        if way is None or not self._is_wanted:
             return None
         upstream = way.upstream
         target = upstream.base_path + self._remote.status_path.encode("ascii") + b"?watch=true"
@@ -356,7 +369,7 @@ class StatusPoller(Poller):
 
     @property
     def _can_ask(self) -> bool:
-        return self._external.has_way
+        return self._external.can_be_asked
 
     async def _poll(self) -> None:
         answer = await ask_repeatedly(self._fetch, self._external.status_request(), self._clock)
