@@ -276,6 +276,7 @@ services:
     users:
       - {{name: alice, token: {token}, credential: a1}}
       - {{name: carol, token: carol-token-4711, credential: a1, external_credential: lender}}
+      - {{name: bob, token: bob-token-4711, credential: lender, allow_external_usage: true}}
     upstream:
       api_url: http://127.0.0.1:9000
       token_url: http://127.0.0.1:9000/v1/oauth/token

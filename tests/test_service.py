@@ -472,7 +472,7 @@ services:
 """
 
     def attempts(self, world: World) -> int:
-        """Connections that were asked for to dial the remote, since the last time; polls may add some of theirs."""
+        """Connections that were asked for to dial the remote, since the last time. Nobody borrows: there are no polls."""
         world.network.flush()
         before, self.counted = (
             getattr(self, "counted", 0),
@@ -486,7 +486,7 @@ services:
         world.service.interfaceUpdated()
         self.assertEqual(self.attempts(world), 0)
         world.start()
-        self.assertEqual(self.attempts(world), 2)  # the connection, and a poll
+        self.assertEqual(self.attempts(world), 1)
         for _ in range(3):
             world.service.interfaceUpdated()
             self.assertEqual(self.attempts(world), 1)
