@@ -472,7 +472,7 @@ services:
 """
 
     def attempts(self, world: World) -> int:
-        """Connections that were asked for to dial the remote, since the last time. Nobody borrows: there are no polls."""
+        """Connections that were asked for to dial the remote, since the last time. Nobody borrows, so nobody polls."""
         world.network.flush()
         before, self.counted = (
             getattr(self, "counted", 0),
