@@ -110,11 +110,13 @@ class CredentialState:
 
     Times in Unix seconds, 0 = none. ``model_rejections``: model family -> until when its window is used up.
     ``organization``: id of the one that the account belongs to, empty = unknown.
+    ``is_leaving``: unavailable for new requests only.
     ``armed``: it was usable since the last interrupt, so requests may be waiting that the next one has to cancel.
     ``shown``: what was last told to subscribers and to the log.
     """
 
     unavailable: str | None = "credential not loaded yet"
+    is_leaving: bool = False
     limits: Limits = Limits()
     rate_limited_until: float = 0.0
     rejected_until: float = 0.0
@@ -143,9 +145,10 @@ class TokenAvailable:
 
 @dataclass(frozen=True, slots=True)
 class TokenUnavailable:
-    """No usable token, and why (a sentence without secrets)."""
+    """No usable token, and why (a sentence without secrets). ``ends_requests``: nor have those under way a chance."""
 
     message: str
+    ends_requests: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,8 +446,12 @@ def transition(
     effects.extend(_log(state.shown, shown, present))
     # Failed polls are left out on purpose, although they make the credential unusable: a usage endpoint in trouble
     # says nothing of the requests in flight, and cancelling them all would turn its failure into theirs (compare F6).
-    # The arm stays up, so that a real reason that comes later still interrupts.
-    cause = present if state.poll_failures == 0 else availability(replace(state, poll_failures=0), caps, now)
+    # Nor does a remote that takes nothing new, but serves what it has. The arm stays up, so that a real reason that
+    # comes later still interrupts.
+    cause = present
+    if state.poll_failures or state.is_leaving:
+        unavailable = None if state.is_leaving else state.unavailable
+        cause = availability(replace(state, poll_failures=0, unavailable=unavailable), caps, now)
     if armed and not cause.usable:
         armed = False
         effects.append(Interrupt(cause))
@@ -461,11 +468,12 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
             return replace(
                 state,
                 unavailable=None,
+                is_leaving=False,
                 plan_weight=_weight(plan_weight, state),
                 organization=organization or state.organization,
             )
-        case TokenUnavailable(message):
-            return replace(state, unavailable=message)
+        case TokenUnavailable(message, ends_requests):
+            return replace(state, unavailable=message, is_leaving=not ends_requests)
         case HeadersObserved(update, is_aggregate, plan_weight):
             merged = (
                 merge_polled(state.limits, update)

@@ -75,6 +75,7 @@ class MultiplexerService:
         self.externals: dict[ExternalConfig, Remote] = {}
         self._singles: dict[Account | External, SingleProvider] = {}
         self._pools: dict[str, Pool] = {}
+        self._callers: list[tuple[str, Caller]] = []
         self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
         self.receiver = Receiver(self._clock)
@@ -146,22 +147,26 @@ class MultiplexerService:
         by_tag |= {each.tag: remote.external for each, remote in externals.items()}
         providers = self._provide(config, by_tag)
         product = self._dialect.product
+        callers = [
+            (
+                user.token.get_secret_value(),
+                Caller(
+                    user.name,
+                    providers[user.credential],
+                    user.allow_external_usage,
+                    by_tag.get(user.external_credential or ""),
+                ),
+            )
+            for user in config.users
+        ] or [("", Caller("", providers[config.first], allow_external=True))]
+        # One that is the same, token included, stays the very one, by which its WebSockets are known.
+        self._callers = [
+            next((each for each in self._callers if each == caller), caller) for caller in callers
+        ]
         if config.users:
-            users = [
-                (
-                    user.token.get_secret_value(),
-                    Caller(
-                        user.name,
-                        providers[user.credential],
-                        user.allow_external_usage,
-                        by_tag.get(user.external_credential or ""),
-                    ),
-                )
-                for user in config.users
-            ]
-            self.routes.set_callers(UserTokens(users, product), None)
+            self.routes.set_callers(UserTokens(self._callers, product), None)
         else:
-            self.routes.set_callers(None, Caller("", providers[config.first], allow_external=True))
+            self.routes.set_callers(None, self._callers[0][1])
         wanted = {user.credential for user in config.users} or {config.first}
         wanted.update(tag for each_pool in config.pools for tag in each_pool.credentials)
         for remote in externals.values():
@@ -256,13 +261,14 @@ class MultiplexerService:
     def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
         """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
 
-        New requests go by the new rules, those under way end as they began.
+        New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
+        longer there end after the turn that is in progress.
         """
         dropped = self._adopt(config, prepared)
         # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
         self.status.close()
         # Before others of the same name are used.
-        self.forwarder.leave_credentials({credential.tag for credential in dropped})
+        self.forwarder.leave({each.tag for each in dropped}, (caller for _, caller in self._callers))
         self._start_credentials()
         if self._port is not None:
             self._start_connectors()

@@ -9,6 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.credential import upstream_of
+from ccmproxy.http.client import ConnectionPool
 from ccmproxy.message import first_value
 from ccmproxy.simulator.claude.account import ClaudeAccount
 from ccmproxy.simulator.record import ReceivedRequest
@@ -110,6 +112,11 @@ class PoolWorld(World):
         begun = login.windows[window].resets_at is not None
         login.exhaust(window, login.windows[window].length if resets_in is None and not begun else resets_in)
         return login
+
+    def unreachable(self, tag: str) -> None:
+        """Nobody listens any more where an account's requests go."""
+        nowhere = ConnectionPool(self.network.endpoint("127.0.0.1", 9), self.clock)
+        self.accounts[int(tag[1:]) - 1]._upstream = upstream_of("http://127.0.0.1:9", nowhere)
 
     def login_of(self, tag: str) -> ClaudeAccount:
         """The simulated account with this tag."""

@@ -441,6 +441,26 @@ class InterruptTests(SynchronousTestCase):
             self.assertEqual(len(credential.interrupts), 1, event)
             self.assertNotEqual(credential.interrupts[0].availability.reason, "poll_failed")
 
+    def test_who_takes_nothing_new_may_serve_what_it_has(self) -> None:
+        """Until it is really gone, or has another reason."""
+        for event, reason in (
+            (TokenUnavailable("lost"), "unavailable"),
+            (RateLimited(NOW + HOUR), "rate_limited"),
+        ):
+            credential = Credential()
+            credential.give(TokenUnavailable("leaving", ends_requests=False))
+            self.assertEqual(credential.at().state, "unavailable")
+            self.assertEqual(credential.interrupts, [])
+            credential.give(event)
+            self.assertEqual([each.availability.reason for each in credential.interrupts], [reason])
+            credential.give(TokenUnavailable("lost"))
+            self.assertEqual(credential.interrupts, [])
+        credential.give(TimePassed(), TokenAvailable(1.0), at=NOW + 2 * HOUR)
+        self.assertTrue(credential.at(NOW + 2 * HOUR).usable)
+        self.assertFalse(credential.state.is_leaving)
+        credential.give(TokenUnavailable("lost"), at=NOW + 2 * HOUR)
+        self.assertEqual(len(credential.interrupts), 1)
+
     def test_not_armed_by_a_failing_poll(self) -> None:
         credential = Credential()
         credential.give(RateLimited(NOW + 60), PollFailed())
@@ -591,7 +611,7 @@ updates = st.builds(
 weights = st.floats()
 inputs: st.SearchStrategy[Input] = st.one_of(
     st.builds(TokenAvailable, weights),
-    st.just(TokenUnavailable("gone")),
+    st.builds(TokenUnavailable, st.just("gone"), st.booleans()),
     st.builds(HeadersObserved, updates, st.booleans(), st.none() | weights),
     st.builds(PollSucceeded, updates, st.none() | weights),
     st.just(PollFailed()),
@@ -622,6 +642,7 @@ class AnyHistoryTests(SynchronousTestCase):
             # Nothing that closes it is overlooked.
             if after.usable:
                 self.assertIsNone(state.unavailable)
+                self.assertFalse(state.is_leaving)
                 self.assertEqual(state.poll_failures, 0)
                 for until in (state.rate_limited_until, state.blocked_until, state.rejected_until):
                     self.assertLessEqual(until, now)
@@ -642,7 +663,7 @@ class AnyHistoryTests(SynchronousTestCase):
                     self.assertEqual(len(transition(previous, TimePassed(), now, caps)[1]), len(effects))
                 usable_since_interrupt = False
             elif usable_before and not after.usable:
-                self.assertGreater(state.poll_failures, 0)
+                self.assertTrue(state.poll_failures or state.is_leaving)
             usable_since_interrupt |= after.usable
 
             # A notification for every change that a status would show, and for no other.

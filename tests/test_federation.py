@@ -572,6 +572,29 @@ class WebSocketTests(SynchronousTestCase):
             self.assertTrue(client.limits())
             self.assertEqual(client.limits()[-1]["plan_weight"], 10)
 
+    def test_users_come_and_go(self) -> None:
+        """A reload ends the connections of those who are gone, routed elsewhere, or have another token, and of no one
+        else."""
+        alice, carol = (user(name, "friend", allow_external_usage=True) for name in ("alice", "c"))
+        for changed, is_left in (
+            (alice, False),
+            (user("alice", "other", allow_external_usage=True), True),
+            (alice.replace(TOKENS["alice"], "alice-token-new"), True),
+            (carol, True),
+        ):
+            self.b.reload(self.b.text)
+            client = self.open(self.b)
+            self.turn(client, "[[say:lent]]")
+            self.assertIn(alice, self.b.text)
+            text = self.b.text
+            if changed == carol:
+                text = text.replace(f"      - {alice}\n", "")
+            elif "other" in changed:
+                text = text.replace("    users:", f"      - {external('other', 'a', url=URL_A)}\n    users:")
+            self.b.reload(text.replace(alice, changed))
+            self.federation.settle()
+            self.assertEqual(client.code, 1012 if is_left else None, changed)
+
     def test_the_tunnel_dies(self) -> None:
         """The client's connection ends without a close, which it takes for a reason to connect again."""
         client = self.open(self.b)

@@ -204,22 +204,21 @@ class External(Credential):
         reverse = self._reverse
         if reverse is not None and reverse.endpoint is endpoint and self._running:
             reverse.way.close()
-            if self._watch is not None:
-                self._watch.restart()
+            self._changed_way(ends_requests=False)
 
-    def _changed_way(self) -> None:
+    def _changed_way(self, ends_requests: bool = True) -> None:
         if not self._running:
             return
-        self._tell_whether_available()
-        self._poller.poll()
+        self._tell_whether_available(ends_requests)
+        self._poller.poll_anew()
         if self._watch is not None:
             self._watch.restart()
 
-    def _tell_whether_available(self) -> None:
+    def _tell_whether_available(self, ends_requests: bool = True) -> None:
         if self.has_way:
             self._apply(TokenAvailable(self._weight()))
         else:
-            self._apply(TokenUnavailable(NO_REVERSE))
+            self._apply(TokenUnavailable(NO_REVERSE, ends_requests))
 
     @property
     def has_way(self) -> bool:

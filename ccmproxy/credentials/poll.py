@@ -111,6 +111,12 @@ class Poller(ABC):
         if self._polling:
             self._poll_result = result
 
+    def poll_anew(self) -> None:
+        """Begin a poll now, in place of one that is under way: what that asks may be of no use any more."""
+        if self._poll_result is not None:
+            self._poll_result.cancel()
+        self.poll()
+
     # When -------------------------------------------------------------------------------------------------
 
     def _wait(self) -> float:

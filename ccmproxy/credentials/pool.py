@@ -176,12 +176,14 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        why = self._why_leave_credential(selection, tag, selection.model, now)
+        # Without a session the next handshake knows no model either, and would come back to the same one.
+        model = selection.model if key is not None else None
+        why = self._why_leave_credential(selection, tag, model, now)
         # Where no other can serve either, this connection is as good as any.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
         )
-        return not why or not self._candidates(elsewhere, selection.model, now)
+        return not why or not self._candidates(elsewhere, model, now)
 
     # Sessions -------------------------------------------------------------------------------------------------
 

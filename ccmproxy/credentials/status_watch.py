@@ -18,6 +18,10 @@ from ccmproxy.remote import RemoteStatus, read_status
 LONGEST_LINE = 64 * 1024
 #: Refusals that will not mend by themselves: only a change gives reason to ask again.
 HOPELESS = frozenset({401, 403, 404})
+#: So many states may follow each other at once, and one in so many seconds in the long run; of more, the newest counts.
+#: Twice of what an instance of ours says: each may be a line in the log, and news to all who watch us.
+BURST = 20
+APART = 0.1
 
 
 class StatusWatch:
@@ -51,6 +55,11 @@ class StatusWatch:
         self._line = bytearray()
         self._complained = False
         self._timer: IDelayedCall | None = None
+        #: When the states that were taken over would be through, one every ``APART`` seconds.
+        self._through = 0.0
+        #: The newest state, where it has to wait, and for when it is to be taken over.
+        self._held: RemoteStatus | None = None
+        self._soon: IDelayedCall | None = None
 
     @property
     def is_open(self) -> bool:
@@ -90,9 +99,10 @@ class StatusWatch:
         self._call = connections.send(head, [], self)
 
     def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = self._held = None
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -155,6 +165,22 @@ class StatusWatch:
                     "{tag}: a state was not taken over: {problem}", tag=self._tag, problem=str(error)
                 )
             return
+        wait = self._through - BURST * APART - self._clock.seconds()
+        if self._soon is not None:
+            self._held = status
+        elif wait > 0:
+            self._held = status
+            self._soon = self._clock.callLater(wait, self._take_held)
+        else:
+            self._take(status)
+
+    def _take_held(self) -> None:
+        status, self._held, self._soon = self._held, None, None
+        if status is not None:
+            self._take(status)
+
+    def _take(self, status: RemoteStatus) -> None:
+        self._through = max(self._through, self._clock.seconds()) + APART
         self._apply(status)
 
     def _give_up(self, problem: str) -> None:

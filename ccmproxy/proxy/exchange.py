@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
+from ccmproxy.availability import Availability
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.errors import (
     CarrierLost,
@@ -88,6 +90,7 @@ class Exchange:
         "_request",
         "_request_id",
         "_tries",
+        "_unreached",
         "_was_interrupted",
     )
 
@@ -107,6 +110,8 @@ class Exchange:
         #: Why there was no token to send the request with.
         self._no_token = ""
         self._tries = 0
+        #: Seconds that attempts took which could not be sent.
+        self._unreached = 0.0
         self._gone = False
         self._was_interrupted = False
         self._over = False
@@ -115,6 +120,19 @@ class Exchange:
         """Ask for the body; everything else follows from its arrival."""
         self._request.on_gone(self._client_gone)
         self._request.receive_body(self._forwarder.options.max_body, self._body_received, self._body_failed)
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return self._caller
+
+    @property
+    def credential(self) -> str:
+        """Tag of the credential that it is on, or was last; empty: none yet."""
+        return self._credential
+
+    def leave(self) -> None:
+        """Its credential or its caller was taken away. A request ends as it began."""
 
     # The client's side ----------------------------------------------------------------------------------------
 
@@ -173,14 +191,15 @@ class Exchange:
             try:
                 lease = self._caller.provider.select(self._selection())
             except NoCredential as refusal:
-                if held is not None:
-                    self._relay(held[0], held[1])
-                elif outcome is Failure.INTERRUPTED and interrupted and refusal.availability.worth_trying:
+                if interrupted and refusal.availability.worth_trying:
                     # Rebalanced away from one that could have served, or usable again: once more, not for ever.
                     excluded -= interrupted
                     interrupted.clear()
-                    outcome = None
+                    if outcome is Failure.INTERRUPTED:
+                        outcome = None
                     continue
+                if held is not None:
+                    self._relay(held[0], held[1])
                 else:
                     self._nobody(refusal, outcome)
                 return
@@ -263,6 +282,7 @@ class Exchange:
             if self._gone:
                 lease.close(LeaseOutcome.CANCELLED)
                 return Step.GIVE_UP, Failure.LOST, None
+            tried = self._forwarder.clock.seconds()
             try:
                 head, verdict = await self._try(lease, authorization, body)
             except ClientGone:
@@ -279,7 +299,9 @@ class Exchange:
                 return after_failure(Failure.INTERRUPTED, progress), Failure.INTERRUPTED, None
             except UpstreamError as error:
                 failure = _FAILURES[type(error)]
-                step = after_failure(failure, progress, self._forwarder.clock.seconds() - self._began)
+                if failure is Failure.NOT_SENT:
+                    self._unreached += self._forwarder.clock.seconds() - tried
+                step = after_failure(failure, progress, self._unreached)
                 self.log.info(
                     "request {request_id} on {credential}: {error}",
                     request_id=self._request_id,
@@ -314,7 +336,7 @@ class Exchange:
             forwarder.is_bound(self._request.head, self._facts.session, lease.tag),
         )
         attempt = self._attempt = Attempt(forwarder.clock)
-        lease.on_interrupt(attempt.interrupt)
+        lease.on_interrupt(partial(self._interrupted, attempt, lease))
         self._send(attempt, lease, head, body)
         try:
             response = await attempt.answered
@@ -338,6 +360,13 @@ class Exchange:
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
         return response, verdict
+
+    def _interrupted(self, attempt: Attempt, lease: ILease, cause: Availability) -> None:
+        """Rebalancing is no reason to leave where every other one was tried already."""
+        if cause.reason == "rebalanced" and not self._another_can(lease.tag):
+            lease.on_interrupt(partial(self._interrupted, attempt, lease))
+        else:
+            attempt.interrupt(cause)
 
     async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
         """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""

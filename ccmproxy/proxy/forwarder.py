@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from os import urandom
@@ -175,11 +175,13 @@ class Forwarder:
         for websocket in tuple(self.websockets):
             websocket.shut_down(grace)
 
-    def leave_credentials(self, tags: Collection[str]) -> None:
-        """These credentials are no longer there: WebSockets on them are to end, which may be after a turn."""
-        for websocket in tuple(self.websockets):
-            if websocket.credential in tags:
-                websocket.leave()
+    def leave(self, tags: Collection[str], callers: Iterable[Caller]) -> None:
+        """The credentials ``tags`` are no longer there, and of callers only these very ones are: WebSockets that lack
+        either are to end, which may be after a turn."""
+        known = {id(caller) for caller in callers}
+        for exchange in tuple(self.active):
+            if exchange.credential in tags or id(exchange.caller) not in known:
+                exchange.leave()
 
     def abort_websockets(self) -> None:
         """Drop what is left of them."""

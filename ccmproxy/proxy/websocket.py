@@ -42,7 +42,7 @@ class WebSocketExchange(Exchange):
     """Answers one upgrade. The upstream is asked first, by the same rules as for any request: its refusal is an
     ordinary answer, and only its 101 is followed by ours."""
 
-    __slots__ = ("_acceptance", "_agreement", "_frames", "_nonce", "_socket")
+    __slots__ = ("_acceptance", "_agreement", "_frames", "_left", "_nonce", "_socket")
 
     def __init__(
         self,
@@ -57,7 +57,15 @@ class WebSocketExchange(Exchange):
         self._acceptance: Acceptance | None = None
         self._agreement: DeflateAgreement | None = None
         self._nonce = b""
+        self._left = False
         self._socket: WebSocketRelay | None = None
+
+    def leave(self) -> None:
+        """Its credential or its caller was taken away. While the upstream is being asked, the connection is no sooner
+        there than it is left."""
+        self._left = True
+        if self._socket is not None:
+            self._socket.leave()
 
     # Before the upstream is asked -----------------------------------------------------------------------------
 
@@ -168,6 +176,8 @@ class WebSocketExchange(Exchange):
         connection.hand_over(relay.upstream)
         self._request.take_over(relay.client)
         relay.start(join_head(b"HTTP/1.1 101 Switching Protocols", headers))
+        if self._left:
+            relay.leave()
 
     def _crashed(self, failure: TwistedFailure) -> None:
         if self._socket is not None:

@@ -129,7 +129,7 @@ class WebSocketRelay:
         return self._lease.tag
 
     def leave(self) -> None:
-        """The credential was taken away: close with 1012, at the end of a turn, so that the client connects again."""
+        """The credential or the caller was taken away: close with 1012, at the end of a turn; clients connect again."""
         self._leave(SERVICE_RESTART, b"connect again", "moved")
 
     def shut_down(self, grace: float) -> None:

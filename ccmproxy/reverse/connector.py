@@ -46,7 +46,6 @@ class Connector:
         self._call: Call | None = None
         self._timer: IDelayedCall | None = None
         self._session: YamuxProtocol | None = None
-        self._since = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -93,7 +92,6 @@ class Connector:
             call.cancel()
 
     def _dial(self) -> None:
-        self._since = self._clock.seconds()
         self._call = self._connections.upgrade(self._request, self, self._switched)
 
     def _again(self, problem: str, lived: float = 0.0) -> None:

@@ -125,7 +125,7 @@ class YamuxProtocol(Protocol):
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             set_socket_options(transport)
-            _limit_unsent(transport)
+        _limit_unsent(transport)  # our own TLS is no ITCPTransport, but knows its socket
         self.session = Session(self._config, self._is_client, self.clock.seconds())
         self._send = direct_writer(transport)
         transport.registerProducer(self, True)

@@ -51,6 +51,8 @@ class Output:
 
     def add_data(self, stream: Stream) -> None:
         """The stream has got data to send, or window for it."""
+        if not stream.send_window.available and stream in self.waiting:
+            return  # it goes on waiting: more to send is no sign of the peer
         self.waiting.stop(stream)
         if stream not in self._ready_set:
             self._ready_set.add(stream)

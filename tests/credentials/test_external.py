@@ -536,6 +536,34 @@ class ReceiverTests(ExternalCase):
         self.assertFalse(self.external.has_way)
         self.assertIsInstance(self.send().outcome, RequestNotSent)
 
+    def test_one_that_takes_no_more_and_serves_on(self) -> None:
+        """Whoever looks for a credential passes over it at once; who waits for its answer goes on waiting, and is told
+        when the connection is lost after all."""
+        self.scene.start()
+        reverse = Reverse(self.scene)
+        self.scene.settle()
+        lease = self.external.lease()
+        causes: list[str] = []
+        lease.on_interrupt(lambda cause: causes.append(cause.reason))
+        receiver = self.send()
+        endpoint = self.external.stream_endpoint()
+        reverse.ours.on_peer_leaving = lambda: self.external.leaving(endpoint)
+        reverse.theirs.close(30)
+        self.scene.settle()
+        self.assertEqual((self.scene.state, causes), (UNAVAILABLE, []))
+        # The status stream is closed, so that the connection can end.
+        self.assertTrue(reverse.side.streams[0].is_over)
+        (request,) = reverse.side.others
+        request.respond(OK, b"served")
+        self.scene.settle()
+        self.assertEqual((receiver.outcome, receiver.body), ("ended", b"served"))
+        self.scene.pass_time(31)
+        self.assertEqual(causes, ["unavailable"])
+        lease.close(LeaseOutcome.INTERRUPTED)
+        Reverse(self.scene)
+        self.scene.settle()
+        self.assertEqual(self.scene.state, USABLE)
+
 
 class PreferenceTests(ExternalCase):
     """With a URL and a reverse connection: that is preferred, the URL is the fallback (spec 7.1)."""
@@ -574,16 +602,20 @@ class PreferenceTests(ExternalCase):
         self.assertEqual(self.scene.state, USABLE)
 
     def test_it_comes_during_a_poll(self) -> None:
-        """That hangs on the old way: the state of the new one comes over its stream."""
+        """That hangs on the old way, and is of no use any more: the new way is asked."""
         self.direct.hangs = True
         self.direct.stream_status = 404
         self.scene.start()
         reverse = Reverse(self.scene)
+        reverse.side.stream_status = 404
         reverse.side.document["weekly_utilization"] = 66
         self.scene.settle()
         self.assertEqual(self.scene.used, (20, 66))
-        self.scene.pass_time(30)
-        self.assertEqual(self.scene.state, USABLE)
+        # Nor is it repeated, which would be with the path of the one way on the other.
+        for _ in range(30):
+            self.scene.pass_time(1)
+            self.assertEqual(self.scene.state, USABLE)
+        self.assertEqual((len(self.direct.polls), len(reverse.side.polls)), (1, 1))
 
 
 class StopTests(ExternalCase):

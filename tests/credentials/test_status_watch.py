@@ -10,7 +10,7 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, eventAsText, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.status_watch import LONGEST_LINE, StatusWatch
+from ccmproxy.credentials.status_watch import BURST, LONGEST_LINE, StatusWatch
 from ccmproxy.http.client import ClientLimits, ConnectionPool
 from ccmproxy.message import RequestHead
 from ccmproxy.remote import RemoteStatus
@@ -136,6 +136,7 @@ class LineTests(WatchCase):
             self.states.clear()
             self.chunk(*filter(None, (whole[:cut], whole[cut:])))
             self.assertEqual(self.states, [5, 6], cut)
+            self.scene.pass_time(1)
         self.states.clear()
         self.chunk(*(whole[at : at + 1] for at in range(len(whole))))
         self.assertEqual(self.states, [5, 6])
@@ -213,6 +214,41 @@ class LineTests(WatchCase):
         self.write(HEAD)
         self.chunk(line(5))
         self.assertEqual(self.states, [5])
+
+    def test_a_flood_of_states(self) -> None:
+        """Not each of them is worth a line in the log, and a word to all who watch us; the newest is taken over."""
+        self.open()
+        self.chunk(b"".join(line(number % 100) for number in range(5000)))
+        at_once = len(self.states)
+        self.assertIn(at_once, (BURST, BURST + 1))
+        self.assertEqual(self.states, [*range(at_once)])
+        self.scene.pass_time(1)
+        self.assertEqual(self.states[at_once:], [99])
+        for number in range(100):
+            self.chunk(line(number), line(100))
+            self.scene.pass_time(0.1)
+        self.scene.pass_time(1)
+        self.assertLess(len(self.states), 2 * BURST + 110)
+        self.assertEqual(self.states[-1], 100)
+
+    def test_a_state_that_waits_outlives_its_stream(self) -> None:
+        """But not the watch, and not the way that it came by."""
+        self.open()
+        self.chunk(b"".join(map(line, range(50))))
+        self.scene.server.transport.abortConnection()
+        self.scene.pass_time(1)
+        self.assertEqual(self.states[-1], 49)
+        self.watch.restart()
+        self.scene.settle()
+        self.write(HEAD)
+        self.chunk(b"".join(map(line, range(50, 100))))
+        last = self.states[-1]
+        self.assertLess(last, 99)
+        timers = len(self.scene.clock.getDelayedCalls())
+        self.watch.restart()
+        self.assertLess(len(self.scene.clock.getDelayedCalls()), timers)
+        self.scene.pass_time(1)
+        self.assertEqual(self.states[-1], last)
 
     def test_a_stream_without_chunks(self) -> None:
         """A remote that ends it with the connection."""

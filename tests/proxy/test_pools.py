@@ -8,12 +8,10 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.credential import upstream_of
 from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
-from ccmproxy.http.client import ConnectionPool
 from ccmproxy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
-from tests.conversation import TOKEN, Client
+from tests.conversation import TOKEN, Client, message_request
 from tests.pooled import BOB, PoolWorld
 
 MIXED = ("pro", "max_5x", "max_20x", "team", "max_20x")
@@ -264,16 +262,27 @@ class MovingTests(SynchronousTestCase):
     def test_an_account_whose_way_is_down(self) -> None:
         """It is tried twice, then another serves; the session stays with that one, which is not left at once again."""
         world = PoolWorld(self, strategy="fallback")
-        account = world.accounts[0]
-        dead = ConnectionPool(world.network.endpoint("127.0.0.1", 9), world.clock)
-        account._upstream = upstream_of("http://127.0.0.1:9", dead)
+        world.unreachable("a1")
         client = world.ask(session="s")
         world.until(lambda: bool(client.responses()), 3)
         self.assertEqual(world.last(client).status, 200)
         self.assertEqual(world.by(world.turns()[-1]), "a2")
         self.assertEqual(world.where(), {"s": "a2"})
+        account = world.accounts[0]
         self.assertEqual(account.outcomes[LeaseOutcome.UNREACHABLE], 1)
         self.assertTrue(account.is_usable())
+
+    def test_a_request_that_took_long_to_come(self) -> None:
+        """Its own slowness is no reason to try nobody else."""
+        world = PoolWorld(self, strategy="fallback")
+        world.unreachable("a1")
+        data = message_request("x" * 1000, session="s")
+        client, _ = world.connect()
+        for at in range(0, len(data), 100):
+            world.send(data[at : at + 100], client)
+            world.network.advance(4)
+        world.network.advance(1)
+        self.assertEqual(world.last(client).status, 200)
 
     def test_a_network_that_is_down_moves_nobody(self) -> None:
         """Every account is tried, none can be reached; afterwards each session is where its prompt cache is."""
@@ -441,6 +450,52 @@ class InterruptTests(SynchronousTestCase):
         lines = [event for event in world.events if "rebalances" in str(event.get("log_format"))]
         self.assertEqual(len(lines), 1)
         self.assertEqual(world.where(), {"s": "a2"})
+
+    def rebalanced(self) -> tuple[PoolWorld, Client]:
+        """A request that waits on ``a1``, which ``a2`` is better than from now on; ``t`` is on ``a1`` as well."""
+        world = PoolWorld(self, ("max_20x", "max_20x"), threshold=20)
+        world.login_of("a2").set_utilization("seven_day", 50.0, 86400.0)
+        world.login_of("a1").set_utilization("seven_day", 10.0, 86400.0)
+        world.poll()
+        self.assertEqual((world.served("s"), world.served("t")), ("a1", "a1"))
+        world.simulator.faults.next("hang")
+        waiting = world.ask(session="s")
+        world.network.advance(61)
+        world.login_of("a2").set_utilization("seven_day", 0.0, 86400.0)
+        world.poll()
+        return world, waiting
+
+    def test_the_better_one_cannot_be_reached(self) -> None:
+        """Who was moved for the sake of balance is served where it was."""
+        world, waiting = self.rebalanced()
+        world.unreachable("a2")
+        other = world.ask(session="t")
+        world.until(lambda: bool(waiting.responses() and other.responses()), 3)
+        self.assertEqual([world.last(client).status for client in (waiting, other)], [200, 200])
+
+    def test_the_better_one_is_used_up(self) -> None:
+        world, waiting = self.rebalanced()
+        world.exhaust("a2")
+        other = world.ask(session="t")
+        world.network.advance(1)
+        self.assertEqual([world.last(client).status for client in (waiting, other)], [200, 200])
+
+    def test_who_has_tried_the_better_one_is_left_where_it_is(self) -> None:
+        """Each new session is tried there first, which is no reason to interrupt those who have been there."""
+        world, first = self.rebalanced()
+        assert first.transport is not None
+        first.transport.loseConnection()
+        world.network.flush()
+        world.unreachable("a2")
+        clients = []
+        for number in range(6):
+            world.simulator.faults.next("slow;seconds=30")
+            clients.append(world.ask(session=f"n{number % 2}"))
+            world.network.advance(0.5)
+            world.network.advance(0.5)
+        for _ in range(40):
+            world.network.advance(1)
+        self.assertEqual([world.last(client).status for client in clients], [200] * 6)
 
     def test_rebalancing_touches_no_other_pool(self) -> None:
         """Requests of another pool that wait on the same account go on waiting."""

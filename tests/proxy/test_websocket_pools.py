@@ -58,6 +58,16 @@ class MovingTests(SynchronousTestCase):
         scene.settle()
         self.assertEqual(len(scene.upstream.messages), 1)
 
+    def test_a_closed_model_without_a_session(self) -> None:
+        """The next handshake would know no more than this one did, and lead to the same account: no use in leaving."""
+        scene = PooledScene(self, PoolRules("fallback"))
+        scene.accounts[0].observe(LimitsUpdate(models={"spark": Window(100.0, START + 86400, 604800.0)}))
+        client = scene.open()
+        self.assertEqual(scene.account_of_last, A)
+        client.say(event("response.create", model="gpt-5-spark", input=[]))
+        scene.settle()
+        self.assertEqual((client.code, len(scene.upstream.messages)), (None, 1))
+
     def test_a_model_closed_everywhere_stays(self) -> None:
         """Another connection would be of no help: the upstream says no, in words the client knows."""
         scene = PooledScene(self, PoolRules())

@@ -418,20 +418,33 @@ class CredentialTests(SynchronousTestCase):
         client, upstream = scene.connected()
         client.say(CREATE)
         scene.settle()
-        scene.forwarder.leave_credentials({"b"})
-        scene.forwarder.leave_credentials({"a"})
+        scene.forwarder.leave({"b"}, [scene.caller])
+        scene.forwarder.leave({"a"}, [scene.caller])
         scene.settle()
         self.assertIsNone(client.closed)
         upstream.say(COMPLETED)
         scene.settle()
         self.assertEqual((client.messages, client.code), ([COMPLETED], 1012))
         idle, _ = scene.connected()
-        scene.forwarder.leave_credentials({"b"})
+        scene.forwarder.leave({"b"}, [scene.caller])
         scene.settle()
         self.assertIsNone(idle.closed)
-        scene.forwarder.leave_credentials({"a"})
+        scene.forwarder.leave({"a"}, [scene.caller])
         scene.settle()
         self.assertEqual(idle.code, 1012)
+
+    def test_an_account_that_is_taken_away_during_the_handshake(self) -> None:
+        """The connection is no sooner there than it is left."""
+        for tags, callers, code in (({"a"}, 1, 1012), (set(), 0, 1012), ({"b"}, 1, None)):
+            scene = Scene(self, 2)
+            scene.on_asked = lambda socket: None
+            client = scene.open()
+            scene.forwarder.leave(tags, [scene.caller] * callers)
+            scene.settle()
+            self.assertEqual(client.received, b"")
+            scene.upstream.accept()
+            scene.settle()
+            self.assertEqual((client.status, client.code), (101, code))
 
     def test_interrupted_between_turns(self) -> None:
         """At once."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ccmproxy.reverse import SessionLost, StreamAborted, StreamNotOpened, YamuxProtocol
@@ -83,6 +86,16 @@ class StreamsTests(SynchronousTestCase):
 
     def test_interfaces(self) -> None:
         self.assertTrue(verifyObject(IPushProducer, SessionPair().client))
+
+    def test_the_kernel_holds_little(self) -> None:
+        """On whatever knows its socket, TLS included: the answer to a ping would come behind all that it holds."""
+        if sys.platform != "linux":
+            raise SkipTest("the option has another number, or none")
+        with socket.socket() as carrier:
+            transport = StringTransport()
+            transport.getHandle = lambda: carrier  # type: ignore[attr-defined]
+            YamuxProtocol(Clock(), True).makeConnection(transport)
+            self.assertEqual(carrier.getsockopt(socket.IPPROTO_TCP, 25), 128 * KIB)
 
     def test_bulk_both_ways(self) -> None:
         pair = SessionPair()

@@ -99,6 +99,18 @@ class OutputTests(SynchronousTestCase):
         self.says(now=50.0)
         self.assertEqual(self.output.waiting.deadline, 650.0)
 
+    def test_more_to_send_is_no_sign_of_the_peer(self) -> None:
+        """A stream that is written to while it waits for window waits no longer for that."""
+        stream = self.stream(1, b"abc", window=2)
+        self.says(now=50.0)
+        self.add(stream, b"d")
+        self.assertEqual(self.says(now=500.0), [])
+        self.assertEqual(self.output.waiting.deadline, 650.0)
+        stream.send_window.granted(5)
+        self.output.add_data(stream)
+        self.assertEqual(self.says(now=600.0), ["DATA id=1 len=2 b'cd'"])
+        self.assertEqual(len(self.output.waiting), 0)
+
     def test_end_behind_the_data(self) -> None:
         stream = self.stream(1, b"abcdef", window=5)
         stream.outbound = Direction.ENDING
