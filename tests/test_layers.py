@@ -25,7 +25,7 @@ def names(text: str) -> frozenset[str]:
 CORE = names(
     """
     _version aggregate authentication availability backoff balancing dialect durations errors facts frames headers
-    interfaces limits message oauth refusals remote retry retry_after sessions sse usage
+    interfaces limits message oauth refusals remote retry retry_after sessions sse transitions usage
     """
 )
 #: All of the pure ring.

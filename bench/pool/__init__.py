@@ -1,7 +1,7 @@
 """A simulation of weeks of a team's work on a pool of accounts, to compare ways of choosing the account.
 
 ``python -m bench.pool`` runs it. What chooses is the real thing: :class:`ccmproxy.credentials.pool.Pool`, over
-credentials whose state the real :func:`ccmproxy.availability.transition` moves. Accounts and people are modelled, time
+credentials whose state the real :func:`ccmproxy.transitions.transition` moves. Accounts and people are modelled, time
 is a number: no reactor, no sockets. Everything random comes from a seed, and all policies of one seed meet the same
 demand and the same accounts.
 

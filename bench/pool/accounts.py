@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import Caps, HeadersObserved, PollSucceeded, TokenAvailable
+from ccmproxy.availability import Caps
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.errors import CredentialUnavailable
@@ -23,6 +23,7 @@ from ccmproxy.oauth import Authorization, OAuthToken
 from ccmproxy.simulator.claude.account import PLANS
 from ccmproxy.simulator.windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
 from ccmproxy.testing.pump import MemoryNetwork
+from ccmproxy.transitions import HeadersObserved, PollSucceeded, TokenAvailable
 
 
 @dataclass(frozen=True, slots=True)

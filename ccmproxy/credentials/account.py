@@ -9,12 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import (
-    Caps,
-    TimePassed,
-    TokenAvailable,
-    TokenUnavailable,
-)
+from ccmproxy.availability import Caps
 from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.credentials.lock import DirectoryLock
@@ -26,6 +21,7 @@ from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.http.client import ConnectionPool
 from ccmproxy.interfaces import IAccountFormat, ICredential, ICredentialStore, IOutbound
 from ccmproxy.oauth import ApiKey, Authorization, Login, OAuthToken, RemoteToken, UpstreamURLs
+from ccmproxy.transitions import TimePassed, TokenAvailable, TokenUnavailable
 
 
 @implementer(ICredential)

@@ -1,6 +1,6 @@
 """What every credential has in common: its state, whoever holds it, whoever looks at it (spec 5).
 
-State changes are pure (:mod:`ccmproxy.availability`); here an input is put in and the effects are carried out.
+State changes are pure (:mod:`ccmproxy.transitions`); here an input is put in and the effects are carried out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,21 @@ from twisted.logger import Logger
 
 from ccmproxy.availability import (
     Availability,
-    Blocked,
     Caps,
     CredentialSnapshot,
     CredentialState,
+    availability,
+    next_change,
+    snapshot,
+)
+from ccmproxy.credentials.lease import Lease
+from ccmproxy.http.client import ConnectionPool
+from ccmproxy.interfaces import ILease
+from ccmproxy.limits import LimitsUpdate
+from ccmproxy.oauth import Authorization
+from ccmproxy.retry import LeaseOutcome
+from ccmproxy.transitions import (
+    Blocked,
     HeadersObserved,
     Input,
     Interrupt,
@@ -29,17 +40,8 @@ from ccmproxy.availability import (
     RateLimited,
     Rejected,
     TimePassed,
-    availability,
-    next_change,
-    snapshot,
     transition,
 )
-from ccmproxy.credentials.lease import Lease
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ILease
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.oauth import Authorization
-from ccmproxy.retry import LeaseOutcome
 
 #: The timer for changes that time makes by itself looks again at least this often (seconds): the wall clock may be set.
 LONGEST_TIMER = 3600.0

@@ -12,14 +12,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTim
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import (
-    EXTERNAL_CAPS,
-    HeadersObserved,
-    Input,
-    PollSucceeded,
-    TokenAvailable,
-    TokenUnavailable,
-)
+from ccmproxy.availability import EXTERNAL_CAPS
 from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.credentials.poll import DEFAULT_RETRY_AFTER, Poller, ask_repeatedly
@@ -32,6 +25,7 @@ from ccmproxy.message import RequestHead
 from ccmproxy.oauth import AnswerMalformed, Authorization, ControlRequest, RemoteToken
 from ccmproxy.remote import RemoteStatus, read_status
 from ccmproxy.retry_after import parse_retry_after
+from ccmproxy.transitions import HeadersObserved, Input, PollSucceeded, TokenAvailable, TokenUnavailable
 
 #: Weight of a remote that has said nothing of it (spec 5.2).
 DEFAULT_WEIGHT = 10.0

@@ -11,13 +11,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ccmproxy.availability import Input, PollFailed, PollSucceeded
 from ccmproxy.credentials.control import Answer, ControlError, Fetch, fetch_within
 from ccmproxy.credentials.token import TokenKeeper
 from ccmproxy.errors import CredentialUnavailable
 from ccmproxy.interfaces import IAccountFormat
 from ccmproxy.oauth import AnswerMalformed, ControlRequest, OAuthToken, UpstreamURLs
 from ccmproxy.retry_after import parse_retry_after
+from ccmproxy.transitions import Input, PollFailed, PollSucceeded
 
 #: How old what is known may get (seconds).
 POLL_INTERVAL = 60 * 60.0

@@ -14,15 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.availability import (
-    EXTERNAL_CAPS,
-    Caps,
-    HeadersObserved,
-    PollFailed,
-    PollSucceeded,
-    TokenAvailable,
-    TokenUnavailable,
-)
+from ccmproxy.availability import EXTERNAL_CAPS, Caps
 from ccmproxy.credentials.control import Answer
 from ccmproxy.credentials.credential import Credential, upstream_of
 from ccmproxy.credentials.credential import Upstream as Origin
@@ -41,6 +33,7 @@ from ccmproxy.oauth import (
     UpstreamURLs,
 )
 from ccmproxy.testing.pump import MemoryNetwork
+from ccmproxy.transitions import HeadersObserved, PollFailed, PollSucceeded, TokenAvailable, TokenUnavailable
 
 T = TypeVar("T")
 

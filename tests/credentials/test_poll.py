@@ -7,12 +7,12 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from ccmproxy.availability import Input, PollSucceeded
 from ccmproxy.credentials.control import Answer, ControlError
 from ccmproxy.credentials.poll import UsagePoller
 from ccmproxy.credentials.store import FileStore
 from ccmproxy.credentials.token import TokenKeeper
 from ccmproxy.oauth import OAuthToken
+from ccmproxy.transitions import Input, PollSucceeded
 from tests.credentials.fixtures import (
     NOW,
     PROFILE,

@@ -7,7 +7,6 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from ccmproxy.availability import PollFailed, TokenUnavailable
 from ccmproxy.balancing import NoCredential, Selection
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.provider import SingleProvider
@@ -17,6 +16,7 @@ from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.oauth import ApiKey
 from ccmproxy.retry import LeaseOutcome
 from ccmproxy.testing.pump import MemoryNetwork
+from ccmproxy.transitions import PollFailed, TokenUnavailable
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainFormat
 
 
