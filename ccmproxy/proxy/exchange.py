@@ -242,13 +242,7 @@ class Exchange:
 
     def _another_can(self, tag: str) -> bool:
         """Is there a credential besides ``tag`` that could serve this request?"""
-        now = self._forwarder.now()
-        return any(
-            credential.tag != tag
-            and credential.tag not in self._excluded
-            and credential.snapshot(now, self._facts.model).availability.usable
-            for credential in self._caller.provider.credentials(self._caller.allow_external)
-        )
+        return self._caller.can_be_served(self._forwarder.now(), self._facts.model, {tag, *self._excluded})
 
     def _unfit(self) -> set[str]:
         """Tags of the credentials that cannot serve such a request at all."""

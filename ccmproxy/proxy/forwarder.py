@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from os import urandom
@@ -41,6 +41,13 @@ class Caller:
     def shown(self) -> list[ICredential]:
         """The credentials whose state this user is shown (spec 8.1)."""
         return [c for c in self.provider.credentials(self.allow_external) if c is not self.own_remote]
+
+    def can_be_served(self, now: float, model: str | None, without: Container[str]) -> bool:
+        """Is there a credential that can serve ``model`` now, besides those with the tags ``without``?"""
+        return any(
+            credential.tag not in without and credential.snapshot(now, model).availability.usable
+            for credential in self.provider.credentials(self.allow_external)
+        )
 
 
 @dataclass(frozen=True, slots=True)

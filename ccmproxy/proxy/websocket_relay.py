@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from ccmproxy.availability import Availability
 from ccmproxy.balancing import Selection
 from ccmproxy.frames import PASSING, ClientFrame, Refusal
-from ccmproxy.interfaces import ICredential, IFrames, ILease
+from ccmproxy.interfaces import IFrames, ILease
 from ccmproxy.proxy.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket_leg import Leg
 from ccmproxy.retry import AnswerKind, LeaseOutcome
@@ -302,21 +302,15 @@ class WebSocketRelay:
 
     def _must_leave(self, frame: ClientFrame) -> bool:
         """Looked at again for every turn: may this credential still serve it (F39)?"""
-        unfit = (c.tag for c in self._credentials() if not self._frames.speaks(c))
-        selection = replace(self._selection, model=frame.model, excluded=frozenset(unfit))
+        selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()))
         return not self._caller.provider.keeps(selection, self._lease.tag)
 
     def _another_can(self, model: str | None) -> bool:
-        now = self._forwarder.now()
-        return any(
-            credential.tag != self._lease.tag
-            and self._frames.speaks(credential)
-            and credential.snapshot(now, model).availability.usable
-            for credential in self._credentials()
-        )
+        return self._caller.can_be_served(self._forwarder.now(), model, {self._lease.tag, *self._unfit()})
 
-    def _credentials(self) -> Sequence[ICredential]:
-        return self._caller.provider.credentials(self._caller.allow_external)
+    def _unfit(self) -> list[str]:
+        credentials = self._caller.provider.credentials(self._caller.allow_external)
+        return [credential.tag for credential in credentials if not self._frames.speaks(credential)]
 
     def _interrupted(self, availability: Availability) -> None:
         """The credential stopped being usable (spec 5.3)."""
