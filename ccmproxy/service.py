@@ -127,6 +127,8 @@ class ProxyService(Service):
             if entry not in kept:
                 # Its address may be the new one of another service.
                 await entry.stop_listening()
+                if not self.running:
+                    return  # stopped meanwhile: whatever is there ends, and nothing else may begin
                 del self.services[endpoint]
                 self._retire(self._end(entry))
         for new, entry, credentials in prepared:

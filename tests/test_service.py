@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +14,13 @@ from ccmproxy.interfaces import IOutbound
 from ccmproxy.multiplexer import ListenFailed
 from tests.conversation import CONFIGURATION, PROXY, TOKEN, UPSTREAM, World
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
+
+#: One more service, at 8079, before that at 8080.
+TWO_SERVICES = CONFIGURATION.replace(
+    "    listen_port: 8080",
+    "    listen_port: 8079\n    credential_path: {path}\n    users: [{{name: bob, token: other-0815}}]\n"
+    "  - type: ccm\n    listen_port: 8080",
+)
 
 
 def configuration(world: World, more: str = "", text: str = CONFIGURATION, **values: str) -> Config:
@@ -54,12 +62,7 @@ class StartTests(SynchronousTestCase):
 
     def test_a_taken_address(self) -> None:
         """The error names it; nothing is left running, also of the services before."""
-        two = CONFIGURATION.replace(
-            "    listen_port: 8080",
-            "    listen_port: 8079\n    credential_path: {path}\n    users: [{{name: bob, token: other-0815}}]\n"
-            "  - type: ccm\n    listen_port: 8080",
-        )
-        world = World(self, configuration=two, start=False)
+        world = World(self, configuration=TWO_SERVICES, start=False)
         world.network.listen(*PROXY, Factory())
         with self.assertRaises(ListenFailed) as raised:
             world.service.startService()
@@ -404,6 +407,34 @@ class ReloadTests(SynchronousTestCase):
         connection.end()
         world.network.flush()
         self.assertTrue(client.responses()[0].complete)
+        self.successResultOf(stopped)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_stopped_in_the_middle_of_a_reload(self) -> None:
+        """Nothing is begun any more."""
+        world = World(self, configuration=TWO_SERVICES)
+        port = next(iter(world.service.services.values())).port
+        assert port is not None
+        closed: Deferred[None] = Deferred()
+        stop_listening = port.stopListening
+
+        def stop() -> Deferred[None]:
+            stop_listening()
+            return closed
+
+        port.stopListening = stop  # type: ignore[method-assign]
+        other = world.simulator.add_account("other")
+        path = f"{self.mktemp()}.json"
+        with open(path, "wb") as file:
+            file.write(other.credentials_document())
+        reloaded = world.service.reload(configuration(world, text=CONFIGURATION.replace("{path}", path)))
+        world.network.flush()
+        self.assertNoResult(reloaded)
+        stopped = world.service.stopService()
+        world.network.flush()
+        closed.callback(None)
+        world.network.flush()
+        self.successResultOf(reloaded)
         self.successResultOf(stopped)
         self.assertEqual(world.clock.getDelayedCalls(), [])
 

@@ -163,9 +163,15 @@ def parse_url(url: str) -> SplitResult:
 
 
 def is_host(host: str) -> bool:
-    """Is this the form of a host name or of an IP address?"""
+    """Is this the form of a host name (RFC 1123 section 2.1; its lengths: RFC 1035 section 2.3.4) or an IP address?"""
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return bool(_HOST.fullmatch(host)) and ".." not in host and not host.replace(".", "").isdigit()
+        labels = host.removesuffix(".").split(".")
+        return (
+            bool(_HOST.fullmatch(host))
+            and all(1 <= len(label) <= 63 for label in labels)
+            and len(".".join(labels)) <= 253
+            and not all(label.isdigit() for label in labels)
+        )
     return True

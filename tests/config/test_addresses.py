@@ -180,7 +180,13 @@ class URLTests(SynchronousTestCase):
 
     def test_hosts(self) -> None:
         self.assertTrue(all(map(is_host, ("a", "a.b", "1.2.3.4", "::1", "a-b.c."))))
-        self.assertFalse(any(map(is_host, ("", "a b", "a:80", "1.2", "-", "a/b"))))
+        self.assertFalse(any(map(is_host, ("", "a b", "a:80", "1.2", "-", "a/b", "a..b", ".a", "."))))
+
+    def test_lengths(self) -> None:
+        """A label has 63 characters at most, a name 253; the resolver would raise at more."""
+        label, longest = "a" * 63, ".".join(["a" * 49] * 5) + ".abc"
+        self.assertTrue(all(map(is_host, (f"{label}.{label}", longest, f"{longest}."))))
+        self.assertFalse(any(map(is_host, (f"a{label}.b", f"b.a{label}", f"{longest}d"))))
 
     def test_loopback(self) -> None:
         self.assertTrue(all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "LocalHost."))))
