@@ -15,6 +15,7 @@ from zope.interface import implementer
 from ccmproxy.availability import EXTERNAL_CAPS
 from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
+from ccmproxy.credentials.lease import Lease
 from ccmproxy.credentials.poll import DEFAULT_RETRY_AFTER, Poller, ask_repeatedly
 from ccmproxy.credentials.status_watch import StatusWatch
 from ccmproxy.errors import CredentialUnavailable
@@ -24,12 +25,13 @@ from ccmproxy.limits import LimitsUpdate
 from ccmproxy.message import RequestHead
 from ccmproxy.oauth import AnswerMalformed, Authorization, ControlRequest, RemoteToken
 from ccmproxy.remote import RemoteStatus, read_status
+from ccmproxy.retry import LeaseOutcome
 from ccmproxy.retry_after import parse_retry_after
 from ccmproxy.transitions import HeadersObserved, Input, PollSucceeded, TokenAvailable, TokenUnavailable
 
 #: Weight of a remote that has said nothing of it (spec 5.2).
 DEFAULT_WEIGHT = 10.0
-#: A remote that cannot be used is asked out of turn no more often than this (seconds).
+#: A remote that cannot be used, or reached, is asked out of turn no more often than this (seconds).
 FORCED_POLL_INTERVAL = 5.0
 #: What requests are addressed to on a reverse connection, which needs no name.
 REVERSE_URL = "http://reverse-proxy"
@@ -115,7 +117,7 @@ class External(Credential):
         self._poller = StatusPoller(self, fetch, clock)
         self._watch: StatusWatch | None = None
         if not is_connector:
-            self._watch = StatusWatch(tag, self._watch_request, self.take_status, clock, random)
+            self._watch = StatusWatch(tag, self._watch_request, self.take_status, clock, random, self._doubt)
 
     # Life -------------------------------------------------------------------------------------------------
 
@@ -276,10 +278,26 @@ class External(Credential):
 
     def poll_if_unusable(self) -> None:
         """Start a poll if the remote cannot be used, to see whether it has recovered (spec 5.5)."""
+        if not self.is_usable():
+            self._poll_out_of_turn()
+
+    def _doubt(self) -> None:
+        """The remote could not be reached: is it still there? Until it answers, others are to be preferred, instead of
+        waiting for it with every new session."""
+        if not self._poller.failures:
+            self._poll_out_of_turn()
+
+    def _poll_out_of_turn(self) -> None:
         now = self._now()
-        if not self.is_usable() and not 0 <= now - self._forced_poll < FORCED_POLL_INTERVAL:
+        if not 0 <= now - self._forced_poll < FORCED_POLL_INTERVAL:
             self._forced_poll = now
             self._poller.poll()
+
+    def release(self, lease: Lease) -> None:
+        """Called by a lease that was closed."""
+        super().release(lease)
+        if lease.outcome is LeaseOutcome.UNREACHABLE:
+            self._doubt()
 
     def status_request(self) -> ControlRequest:
         """The poll."""

@@ -41,11 +41,13 @@ class StatusWatch:
         apply: Callable[[RemoteStatus], None],
         clock: IReactorTime,
         random: Callable[[], float],
+        failed: Callable[[], None],
     ) -> None:
-        """``random``: numbers in [0, 1)."""
+        """``random``: numbers in [0, 1). ``failed``: called when the stream broke off, or could not be had."""
         self._tag = tag
         self._request = request
         self._apply = apply
+        self._failed = failed
         self._clock = clock
         self._backoff = Backoff(random)
         self._running = False
@@ -150,6 +152,7 @@ class StatusWatch:
         """Lost, or never there."""
         self._call = None
         self._again(str(error))
+        self._failed()
 
     # ------------------------------------------------------------------------------------------------------
 

@@ -202,6 +202,46 @@ class NormalTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), 2)
         self.assertEqual(self.scene.state, USABLE)
 
+    def test_a_remote_that_dies(self) -> None:
+        """Is known to be gone when its stream is, not at the next poll, an hour later; and to be back likewise."""
+        self.scene.start()
+        self.scene.listener.refusing = True
+        self.direct.factory.abort_all()
+        self.scene.pass_time(3)
+        self.assertEqual(self.scene.state, FAILED)
+        polls = len(self.direct.polls)
+        self.scene.listener.refusing = False
+        self.scene.pass_time(7)
+        self.assertEqual(self.scene.state, USABLE)
+        self.assertEqual(len(self.direct.polls), polls)
+
+    def test_a_remote_that_ends_its_stream(self) -> None:
+        """Is still there, as far as is known."""
+        self.scene.start()
+        self.direct.streams[0].finish()
+        self.scene.pass_time(4)
+        self.assertEqual((len(self.direct.polls), len(self.direct.streams)), (1, 2))
+
+    def test_requests_that_do_not_reach_it(self) -> None:
+        """Give reason to look whether it is there: once, until it is known."""
+        self.direct.stream_status = 404
+        self.scene.start()
+        for times, polls in ((3, 2), (3, 3)):
+            for _ in range(times):
+                self.external.lease().close(LeaseOutcome.UNREACHABLE)
+                self.scene.settle()
+            self.assertEqual(len(self.direct.polls), polls)
+            self.assertEqual(self.scene.state, USABLE)
+            self.scene.pass_time(FORCED_POLL_INTERVAL)
+        self.external.lease().close(LeaseOutcome.SERVED)
+        self.scene.settle()
+        self.assertEqual(len(self.direct.polls), 3)
+        self.direct.status = 500
+        for _ in range(3):
+            self.external.lease().close(LeaseOutcome.UNREACHABLE)
+            self.scene.pass_time(FORCED_POLL_INTERVAL + 1)
+        self.assertEqual((len(self.direct.polls), self.scene.state), (4, FAILED))
+
     def test_a_stream_that_was_given_up(self) -> None:
         """Comes back with a poll that succeeds."""
         self.direct.stream_status = 404

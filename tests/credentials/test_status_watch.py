@@ -46,8 +46,11 @@ class WatchCase(SynchronousTestCase):
         self.scene = Scene(limits=ClientLimits(idle_timeout=inf, keepalive_timeout=1.0))
         self.has_way = True
         self.states: list[float] = []
+        self.failures = 0
         self.then: Callable[[], None] = lambda: None
-        self.watch = StatusWatch("friend", self.request, self.apply, self.scene.clock, lambda: 0.0)
+        self.watch = StatusWatch(
+            "friend", self.request, self.apply, self.scene.clock, lambda: 0.0, self.failed
+        )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)
@@ -70,6 +73,9 @@ class WatchCase(SynchronousTestCase):
             return None
         headers = [(b"Host", b"friend.test"), (b"Authorization", b"Bearer " + SECRET)]
         return self.scene.pool, RequestHead(b"GET", b"/ccm/v1/status?watch=true", headers)
+
+    def failed(self) -> None:
+        self.failures += 1
 
     def apply(self, status: RemoteStatus) -> None:
         assert status.limits.weekly is not None and status.limits.weekly.utilization is not None
@@ -301,17 +307,18 @@ class LossTests(WatchCase):
         self.assertEqual(self.states, [5])
 
     def test_lost_and_ended(self) -> None:
-        for end, words in (
-            (lambda: self.scene.server.transport.abortConnection(), "broke off"),
-            (lambda: self.scene.server.transport.loseConnection(), "broke off"),
-            (lambda: self.scene.server.transport.write(b"0\r\n\r\n"), "ended by the remote"),
-            (lambda: self.scene.server.transport.write(b"nonsense"), "malformed"),
+        for end, words, failures in (
+            (lambda: self.scene.server.transport.abortConnection(), "broke off", 1),
+            (lambda: self.scene.server.transport.loseConnection(), "broke off", 1),
+            (lambda: self.scene.server.transport.write(b"0\r\n\r\n"), "ended by the remote", 0),
+            (lambda: self.scene.server.transport.write(b"nonsense"), "malformed", 1),
         ):
             self.events.clear()
+            self.failures = 0
             self.open()
             end()
             self.scene.settle()
-            self.assertEqual(len(self.lines(words)), 1, words)
+            self.assertEqual((len(self.lines(words)), self.failures), (1, failures), words)
             self.assert_next_attempt_after(2)
             self.watch.restart()
             self.watch.stop()
@@ -343,7 +350,9 @@ class LossTests(WatchCase):
         self.assert_next_attempt_after(4)
 
     def test_the_delay_is_in_the_log(self) -> None:
-        self.watch = StatusWatch("friend", self.request, self.apply, self.scene.clock, lambda: 0.5)
+        self.watch = StatusWatch(
+            "friend", self.request, self.apply, self.scene.clock, lambda: 0.5, self.failed
+        )
         self.scene.listener.refusing = True
         self.watch.start()
         self.scene.settle()
