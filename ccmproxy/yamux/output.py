@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from ccmproxy.yamux.frames import DATA, FIN, HEADER_SIZE, WINDOW_UPDATE, encode
@@ -21,7 +21,7 @@ class Output:
     have data and no window.
     """
 
-    __slots__ = ("_control", "_max_frame", "_on_end", "_on_sent", "_ready", "_ready_set", "waiting")
+    __slots__ = ("_control", "_max_frame", "_on_end", "_on_sent", "_ready", "waiting")
 
     def __init__(
         self, config: SessionConfig, on_sent: Callable[[Stream], None], on_end: Callable[[Stream], None]
@@ -30,9 +30,8 @@ class Output:
         self._on_sent = on_sent
         self._on_end = on_end
         self._control: list[bytes] = []
-        #: The streams that have data, and may have window: whose turn it is first. The set: the same ones.
-        self._ready: deque[Stream] = deque()
-        self._ready_set: set[Stream] = set()
+        #: The streams that have data, and may have window: whose turn it is first.
+        self._ready: OrderedDict[Stream, None] = OrderedDict()
         self.waiting = Timeouts(config.window_timeout)
 
     @property
@@ -54,22 +53,17 @@ class Output:
         if not stream.send_window.available and stream in self.waiting:
             return  # it goes on waiting: more to send is no sign of the peer
         self.waiting.stop(stream)
-        if stream not in self._ready_set:
-            self._ready_set.add(stream)
-            self._ready.append(stream)
+        self._ready.setdefault(stream)
 
     def forget(self, stream: Stream) -> None:
         """Nothing more of the stream is sent."""
         stream.queue.clear()
         self.waiting.stop(stream)
-        if stream in self._ready_set:
-            self._ready_set.discard(stream)
-            self._ready.remove(stream)
+        self._ready.pop(stream, None)
 
     def clear_data(self) -> None:
         """Nothing more of any stream is sent."""
         self._ready.clear()
-        self._ready_set.clear()
         self.waiting.clear()
 
     def take(self, max_bytes: int, now: float) -> bytes:
@@ -79,7 +73,7 @@ class Output:
         taken = 0
         ready = self._ready
         while ready and taken < max_bytes:
-            stream = ready.popleft()
+            stream, _ = ready.popitem(last=False)
             queue, window = stream.queue, stream.send_window
             size = min(queue.size, window.available, self._max_frame)
             if size:
@@ -89,9 +83,8 @@ class Output:
                 taken += HEADER_SIZE + size
                 self._on_sent(stream)
             if queue.size and window.available:
-                ready.append(stream)
+                ready[stream] = None
                 continue
-            self._ready_set.discard(stream)
             if queue.size:
                 self.waiting.start(stream, now)
             elif stream.outbound is Direction.ENDING:
