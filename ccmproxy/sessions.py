@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -160,19 +160,16 @@ class RecentAssignments:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, str]] = deque()
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, credential: str, now: float) -> None:
         """A session was given to the credential with this tag."""
         self._recent.append((now, credential))
-        self._counts[credential] = self._counts.get(credential, 0) + 1
+        self._counts[credential] += 1
 
     def count(self, credential: str, now: float) -> int:
         """Sessions that this credential was given in the last moments."""
         # A clock that was set back must not keep them for ever.
         while self._recent and not 0 <= now - self._recent[0][0] < JUST_ASSIGNED:
-            tag = self._recent.popleft()[1]
-            self._counts[tag] -= 1
-            if not self._counts[tag]:
-                del self._counts[tag]
-        return self._counts.get(credential, 0)
+            self._counts[self._recent.popleft()[1]] -= 1
+        return self._counts[credential]

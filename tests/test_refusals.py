@@ -73,6 +73,10 @@ class NobodyTests(SynchronousTestCase):
             assert isinstance(word, Availability)
             self.assertEqual((word.state, word.reset_at), ("rate_limited", 50.0))
 
+    def test_what_is_no_limit_is_not_told_as_one(self) -> None:
+        for kind in (AnswerKind.REMOTE_REJECTED, AnswerKind.REMOTE_BUSY, AnswerKind.STREAM_FAILED):
+            self.assertIsInstance(self.word(USABLE, Verdict(kind, 50.0)), Refusal)
+
     def test_a_remote_that_refuses_is_not_used_up(self) -> None:
         self.assertEqual(self.told(REJECTED, Verdict(AnswerKind.REMOTE_REJECTED))[0], 400)
 

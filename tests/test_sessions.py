@@ -34,6 +34,8 @@ class IssuedValuesTests(SynchronousTestCase):
             self.assertFalse(values.is_from(session, value, tag, now))
         values.issued("s", b"v", "b", 1)
         self.assertFalse(values.is_from("s", b"v", "a", 1))
+        values.issued("s", b"w", "a", 10 * SESSION_LIFE)
+        self.assertTrue(values.is_from("s", b"w", "a", 10 * SESSION_LIFE + 1))
 
     def test_bounded(self) -> None:
         values = IssuedValues(bound=3)
@@ -41,6 +43,10 @@ class IssuedValuesTests(SynchronousTestCase):
             values.issued(None, name, "x", 0)
         self.assertEqual(len(values), 3)
         self.assertFalse(values.is_from(None, b"a", "x", 0))
+        values.issued(None, b"b", "y", 1)
+        values.issued(None, b"e", "x", 1)
+        self.assertTrue(values.is_from(None, b"b", "y", 1))
+        self.assertFalse(values.is_from(None, b"c", "x", 1))
 
 
 class SessionTableTests(SynchronousTestCase):
@@ -111,6 +117,9 @@ class SessionTableTests(SynchronousTestCase):
         self.assertFalse(assignment.asked_for(None))
         self.assertTrue(assignment.asked_for("haiku"))
         self.assertFalse(assignment.asked_for("opus"))
+        self.assertEqual(assignment.models, ["haiku", "opus"])
+        self.assertFalse(assignment.asked_for("opus"))
+        self.assertEqual(assignment.models, ["haiku", "opus"])
         self.assertEqual(table.assign(ALICE, "b", 1).model, "opus")
         for number in range(20):
             assignment.asked_for(f"m{number}")

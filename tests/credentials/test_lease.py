@@ -13,7 +13,14 @@ from ccmproxy.limits import LimitsUpdate, Window
 from ccmproxy.oauth import ApiKey
 from ccmproxy.retry import LeaseOutcome
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainFormat
+from tests.credentials.fixtures import (
+    NOW,
+    URLS,
+    CredentialTestCase,
+    NoOutbound,
+    PlainCredential,
+    PlainFormat,
+)
 
 FULL = LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0))
 FREE = LimitsUpdate(short=Window(0.0, NOW + 18000, 18000.0))
@@ -48,9 +55,11 @@ class LeaseTests(CredentialTestCase):
 
     def test_closed_once(self) -> None:
         self.assertEqual(self.account.leases, {self.lease})
+        self.assertEqual(repr(self.lease), "<Lease key open>")
         self.lease.close(LeaseOutcome.BROKEN)
         self.lease.close(LeaseOutcome.SERVED)
         self.assertEqual(self.lease.outcome, LeaseOutcome.BROKEN)
+        self.assertEqual(repr(self.lease), "<Lease key BROKEN>")
         self.assertEqual(dict(self.account.outcomes), {LeaseOutcome.BROKEN: 1})
         self.assertEqual(self.account.leases, set())
 
@@ -126,6 +135,16 @@ class LeaseTests(CredentialTestCase):
         self.lease.close(LeaseOutcome.CANCELLED)
         self.lease.observe(FULL)
         self.assertFalse(self.account.is_usable())
+
+    def test_what_it_passes_on(self) -> None:
+        credential = PlainCredential("other", self.clock)
+        lease = credential.lease()
+        lease.poll_if_stale()
+        self.assertEqual(credential.polled, 1)
+        lease.reject()
+        self.assertEqual(credential.snapshot(NOW).availability.reason, "rejected")
+        lease.close(LeaseOutcome.REFUSED)
+        credential.stop()
 
     def test_block(self) -> None:
         """For a while, and whoever waits is told."""

@@ -17,7 +17,14 @@ from ccmproxy.oauth import ApiKey
 from ccmproxy.retry import LeaseOutcome
 from ccmproxy.testing.pump import MemoryNetwork
 from ccmproxy.transitions import PollFailed, TokenUnavailable
-from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainFormat
+from tests.credentials.fixtures import (
+    NOW,
+    URLS,
+    CredentialTestCase,
+    NoOutbound,
+    PlainCredential,
+    PlainFormat,
+)
 
 
 class SingleProviderTests(CredentialTestCase):
@@ -77,6 +84,28 @@ class SingleProviderTests(CredentialTestCase):
         self.account.block("connection_limit", self.clock.seconds() + 60)
         self.assertFalse(self.account.is_usable())
         self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+
+    def test_a_remote_is_for_those_who_may_use_it(self) -> None:
+        remote = PlainCredential("remote", self.clock, external=True)
+        self.addCleanup(remote.stop)
+        self.provider = SingleProvider(remote, self.clock.seconds)
+        self.assertFalse(self.provider.is_single_account)
+        self.assertEqual(list(self.provider.credentials(True)), [remote])
+        self.assertEqual(list(self.provider.credentials(False)), [])
+        self.assertEqual(self.reason(Selection()), "unavailable")
+        self.provider.select(Selection(allow_external=True)).close(LeaseOutcome.SERVED)
+
+    def test_a_connection_is_kept(self) -> None:
+        """While the credential serves, also one whose model is closed there: the next would be no better."""
+        self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
+        self.assertTrue(self.provider.keeps(Selection(user="u", session="s", model="claude-opus-4"), "key"))
+        (found,) = self.provider.sessions("u")
+        self.assertEqual((found[0].session, found[1].models), ("s", ["claude-opus-4"]))
+        self.assertFalse(self.provider.keeps(Selection(), "another"))
+        self.account._apply(PollFailed())
+        self.assertTrue(self.provider.keeps(Selection(), "key"))
+        self.account.observe(LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0)))
+        self.assertFalse(self.provider.keeps(Selection(), "key"))
 
     def test_each_session_is_logged_once(self) -> None:
         events: list[LogEvent] = []
