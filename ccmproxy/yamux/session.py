@@ -261,6 +261,7 @@ class Session:
         """All frames that carry no data, then data, a frame of each stream in turn, until there are ``max_bytes`` of
         it or little more (one frame). 0 is for a carrier that is full: the rest is small, and bounded by the limits.
         """
+        self._now = now
         return self._output.take(max_bytes, now)
 
     # Time -----------------------------------------------------------------------------------------------------

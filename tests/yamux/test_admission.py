@@ -56,6 +56,12 @@ class AdmissionTests(SynchronousTestCase):
         admission.closed(stream)
         self.assertTrue(admission.admit(0.0))
 
+    def test_ours_make_no_room(self) -> None:
+        admission = self.admission(max_inbound_streams=1)
+        self.assertTrue(admission.admit(0.0))
+        admission.closed(self.stream(is_inbound=False))
+        self.assertFalse(admission.admit(0.0))
+
     def test_rate(self) -> None:
         admission = self.admission(opens=Rate(2, 1.0))
         self.assertEqual([admission.admit(0.0) for _ in range(3)], [True, True, False])

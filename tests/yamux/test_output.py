@@ -77,6 +77,19 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.says(1), ["DATA id=3 len=4 b'cccc'"])
         self.assertEqual(self.says(1), ["DATA id=1 len=4 b'bbbb'"])
 
+    def test_one_turn_for_many_writes(self) -> None:
+        stream = self.stream(1, b"aaaa")
+        self.add(stream, b"bbbbcccc")
+        self.stream(3, b"dddd")
+        self.says()
+        self.assertEqual(self.sent, [1, 3, 1, 1])
+
+    def test_headers_count(self) -> None:
+        """Else a thousand streams with a byte each would be far more than was asked for."""
+        self.stream(1, b"a")
+        self.stream(3, b"b")
+        self.assertEqual(self.says(13), ["DATA id=1 len=1 b'a'"])
+
     def test_small_writes_share_a_frame(self) -> None:
         stream = self.stream(1, b"a")
         self.add(stream, b"b")
@@ -131,6 +144,12 @@ class OutputTests(SynchronousTestCase):
         self.output.forget(waiting)
         self.assertEqual((ready.queue.size, waiting.queue.size, len(self.output.waiting)), (0, 0, 0))
         self.assertEqual(self.says(), [])
+
+    def test_no_end_of_what_was_forgotten(self) -> None:
+        stream = self.stream(1, b"ab")
+        stream.outbound = Direction.ENDING
+        self.output.forget(stream)
+        self.assertEqual((self.says(), self.ended), ([], []))
 
     def test_clear_data(self) -> None:
         self.stream(1, b"ab")

@@ -313,6 +313,11 @@ class EndTests(SessionCase):
         self.assertEqual(side.read(stream), b"hello")
         self.assertEqual(events.count(EndReceived(stream)), 1)
 
+    def test_end_on_an_empty_frame_of_data(self) -> None:
+        side = self.server()
+        stream = self.opened(side)
+        self.assertEqual(side.receive(frame(DATA, FIN, 1)), [EndReceived(stream)])
+
     def test_second_end(self) -> None:
         for second in (frame(WINDOW_UPDATE, FIN, 1), frame(DATA, FIN, 1, payload=b"x")):
             side = self.server()
@@ -347,6 +352,15 @@ class EndTests(SessionCase):
         self.assertEqual((side.says(), side.session.unread, stream.queue.size), ([], 0, 0))
         side.read(stream)  # what it was given before still is its own
         self.assertEqual((side.says(), side.session.unread), ([], 0))
+
+    def test_nothing_else_of_a_frame_that_resets(self) -> None:
+        """Neither a second end nor too long a payload ends the session: the stream is gone."""
+        for last in (frame(WINDOW_UPDATE, RST | FIN, 1), frame(DATA, RST, 1, WINDOW + 1)):
+            side = self.server()
+            stream = self.opened(side)
+            events = side.receive(frame(WINDOW_UPDATE, FIN, 1) + last)
+            self.assertEqual(events[1:], [StreamReset(stream, True, "the peer reset the stream")])
+            self.assertIsNone(side.session.error)
 
     def test_number_used_again(self) -> None:
         """The object stands for the stream: what the old owner still does is not done to the new one."""
@@ -386,6 +400,21 @@ class EndTests(SessionCase):
         self.assertEqual(side.says(), ["WUPD|FIN id=1 len=0"])
         self.assertEqual((stream.is_closed, side.wait(100), side.says()), (True, [], []))
 
+    def test_lingers_from_when_the_end_was_sent(self) -> None:
+        """And not from when something was last heard of the peer."""
+        side = self.server(SessionConfig(keepalive_interval=1e6))
+        stream, ended = self.opened(side), self.opened(side, 3)
+        side.session.send(stream, b"last")
+        side.session.close(stream, side.now)
+        side.session.close_write(ended)
+        side.now += 20
+        side.output()
+        self.assertEqual(side.session.next_deadline(), side.now + 30)
+        side.receive(frame(WINDOW_UPDATE, FIN, 1))
+        side.now += 20
+        side.session.close(ended, side.now)
+        self.assertEqual(side.session.next_deadline(), side.now + 30)
+
     def test_close_after_half(self) -> None:
         side = self.server(SessionConfig(keepalive_interval=1e6))
         stream = self.opened(side)
@@ -404,6 +433,8 @@ class SessionTests(SessionCase):
         side = Side(is_client=True)
         number = side.session.ping(side.now)
         self.assertEqual(side.says(), ["PING|SYN id=0 len=0"])
+        self.assertEqual(side.receive(frame(PING, SYN, 0, number)), [])  # a question is no answer
+        side.output()
         side.now += 2
         self.assertEqual(side.receive(frame(PING, ACK, 0, number)), [PingAnswered(0, 2.0)])
         self.assertEqual(side.answers(frame(PING, SYN, 5, 77)), ["PING|ACK id=0 len=77"])
@@ -489,8 +520,10 @@ class SessionTests(SessionCase):
         side = self.server()
         stream = self.opened(side)
         side.session.send(stream, b"unsent")
+        side.session.close_write(stream)
         side.receive(frame(DATA, 0, 1, payload=b"hello") + b"\1" + bytes(11))
         self.assertEqual(self.last_error(side), "version 1 of the protocol is not known")
+        self.assertEqual((side.session.unread, stream.queue.size), (0, 0))
         side.session.send(stream, b"x")
         side.session.go_away()
         side.session.ping(side.now)
@@ -499,6 +532,7 @@ class SessionTests(SessionCase):
         )
         side.session.consumed(stream, 5)
         self.assertEqual(side.session.unread, 0)
+        self.assertFalse(side.session.can_open)
         error = self.assertRaises(CannotOpen, side.open)
         self.assertTrue(error.for_good)
         self.assertEqual(repr(side.session), f"<Session ended: {side.session.error}, 0 streams>")
@@ -533,6 +567,9 @@ class LimitTests(SessionCase):
         )
         side.session.accept(side.streams[1])
         self.assertEqual(side.answers(frame(WINDOW_UPDATE, SYN, 517)), ["WUPD|ACK id=517 len=262144"])
+        side.session.close(side.streams[3], side.now)  # taken, too, though it lingers
+        side.output()
+        self.assertEqual(side.answers(frame(WINDOW_UPDATE, SYN, 519)), ["WUPD|ACK id=519 len=262144"])
 
     def test_streams_at_the_same_time(self) -> None:
         side = self.server(SessionConfig(max_inbound_streams=2, max_window=WINDOW))
