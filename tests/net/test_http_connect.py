@@ -78,6 +78,7 @@ class AnswerTests(SynchronousTestCase):
             (407, "407 Proxy Authentication Required"),
             (403, "403 Forbidden"),
             (502, "502 Bad Gateway"),
+            (300, "300 Multiple Choices"),
             (302, "302 Found"),
             (101, "101 Switching Protocols"),
         ):

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectBindError, ConnectionRefusedError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -148,6 +148,9 @@ class DirectOutboundTests(TestCase):
         outbound = DirectOutbound(self.reactor, self.ca_file)
         with self.assertRaises(ssl.SSLCertVerificationError):
             await self.greeting(outbound, "127.0.0.1", port, True)
+        endpoint = outbound.endpoint("127.0.0.1", port, True, "elsewhere.test")
+        protocol: Any = await endpoint.connect(Factory.forProtocol(Listener))
+        protocol.transport.abortConnection()
 
     async def test_system_store_does_not_know_us(self) -> None:
         port = self.listen(self.tls(Factory.forProtocol(Greeter), "127.0.0.1"))
@@ -209,14 +212,20 @@ class ProxiedTests(TestCase):
         """``factory`` with a certificate for ``name``."""
         return TLSMemoryBIOFactory(self.authority.server_options(name), False, factory)
 
-    def proxy(self, kind: str, login: tuple[str, str] | None = None, tls: bool = False) -> Proxy:
+    def proxy(
+        self,
+        kind: str,
+        login: tuple[str, str] | None = None,
+        tls: bool = False,
+        password: SecretStr | None = SecretStr("s3cr3t"),  # noqa: B008 - frozen
+    ) -> Proxy:
         """A proxy that takes every name for this machine; and ``self.outbound`` through it."""
         proxy = {"socks": SocksProxy, "http": ConnectProxy}[kind](
             lambda host, port: TCP4ClientEndpoint(self.reactor, "127.0.0.1", port), login
         )
         port = self.listen(self.behind_tls(proxy, "127.0.0.1") if tls else proxy)
         config = ProxyOutboundConfig(
-            "p", "socks" if kind == "socks" else "http", "127.0.0.1", port, "me", SecretStr("s3cr3t"), tls
+            "p", "socks" if kind == "socks" else "http", "127.0.0.1", port, "me", password, tls
         )
         self.outbound = make_outbound(config, self.reactor, self.ca_file)
         verifyObject(IOutbound, self.outbound)
@@ -261,6 +270,17 @@ class ProxiedTests(TestCase):
             proxy = self.proxy(kind)
             with self.assertRaises(ssl.SSLCertVerificationError):
                 await self.echo("upstream.test", port, True)
+            endpoint = self.outbound.endpoint("upstream.test", port, True, "elsewhere.test")
+            protocol: Any = await endpoint.connect(Factory.forProtocol(Listener))
+            protocol.transport.abortConnection()
+            await self.gone(proxy)
+
+    async def test_a_login_without_a_password(self) -> None:
+        port = self.listen(Factory.forProtocol(Echo))
+        for kind in ("socks", "http"):
+            proxy = self.proxy(kind, ("me", ""), password=None)
+            await self.echo("h.test", port, False)
+            self.assertEqual(proxy.logins, [("me", "")])
             await self.gone(proxy)
 
     async def test_refusals(self) -> None:
@@ -454,6 +474,19 @@ class EndpointTests(SynchronousTestCase):
             host, port, _, timeout, bind_address = reactor.tcpClients[-1]
             self.assertEqual((host, port, bind_address, timeout), (*expected, 7.0))
             waiting.addErrback(lambda reason: None).cancel()
+
+    def test_time_for_the_handshake_with_a_proxy(self) -> None:
+        reactor = MemoryReactorClock()
+        outbound = make_outbound(
+            ProxyOutboundConfig("p", "socks", "192.0.2.2", 1080), reactor, connect_timeout=7.0
+        )
+        waiting = outbound.endpoint("192.0.2.9", 443, False).connect(Factory.forProtocol(Listener))
+        protocol: Any = reactor.tcpClients[-1][2].buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        reactor.advance(6.9)
+        self.assertNoResult(waiting)
+        reactor.advance(0.2)
+        self.assertIn("within 7 seconds", str(self.failureResultOf(waiting, ProxyError).value))
 
     def test_a_host_that_is_none(self) -> None:
         config = ProxyOutboundConfig("p", "socks", "192.0.2.2", 1080)

@@ -114,9 +114,10 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn("not offered (1)", self.refused(b"\x05\x01", LOGIN))
 
     def test_login(self) -> None:
-        message = self.refused(b"\x05\x02\x01\x01", LOGIN)
-        self.assertIn("does not accept", message)
-        self.assertNotIn(LOGIN.password, message)
+        for status in (1, 2, 255):  # anything but 0 (RFC 1929 section 2)
+            message = self.refused(b"\x05\x02\x01" + bytes([status]), LOGIN)
+            self.assertIn("does not accept", message)
+            self.assertNotIn(LOGIN.password, message)
 
     def test_replies(self) -> None:
         for code, words in (

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from ccmproxy.errors import RequestNotSent
@@ -249,6 +253,67 @@ class FailureTests(SynchronousTestCase):
         client = self.successResultOf(waiting)
         assert isinstance(client, Recorder)
         self.assertEqual(client.lost, [ConnectionLost])
+
+
+class EndpointTests(SynchronousTestCase):
+    """Endpoints of the proxy that are not as quick to tell, or to stop, as others."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clients = RecorderFactory()
+        self.tunnels: list[IProtocol | None] = []
+        self.transport = StringTransport()
+
+    def connect(self, connect: Callable[[IProtocolFactory], Deferred[IProtocol]]) -> Deferred[IProtocol]:
+        """Begin to connect through a proxy that ``connect`` connects to."""
+
+        @implementer(IStreamClientEndpoint)
+        class Way:
+            def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+                return connect(protocol_factory)
+
+        endpoint = TunnelEndpoint(Way(), lambda: ConnectHandshake(*TARGET), self.clock)
+        return endpoint.connect(self.clients)
+
+    def made(self, factory: IProtocolFactory) -> IProtocol:
+        """The tunnel that ``factory`` builds, connected."""
+        tunnel = factory.buildProtocol(IPv4Address("TCP", *PROXY))
+        assert tunnel is not None
+        tunnel.makeConnection(self.transport)
+        return tunnel
+
+    def test_lost_before_it_is_told(self) -> None:
+        def connect(factory: IProtocolFactory) -> Deferred[IProtocol]:
+            tunnel = self.made(factory)
+            tunnel.connectionLost(Failure(ConnectionLost()))
+            return succeed(tunnel)
+
+        self.failureResultOf(self.connect(connect), ProxyError)
+        self.assertEqual((self.transport.value(), self.clock.getDelayedCalls()), (b"", []))
+
+    def test_refused_before_it_is_told(self) -> None:
+        """And agreed to after that: too late."""
+
+        def connect(factory: IProtocolFactory) -> Deferred[IProtocol]:
+            tunnel = self.made(factory)
+            tunnel.dataReceived(b"HTTP/1.1 403 x\r\n\r\n")
+            tunnel.dataReceived(AGREED)
+            return succeed(tunnel)
+
+        self.failureResultOf(self.connect(connect), ProxyError)
+        self.assertEqual((self.transport.value(), self.clients.built), (b"", []))
+
+    def test_connected_though_it_was_cancelled(self) -> None:
+        factories: list[IProtocolFactory] = []
+
+        def connect(factory: IProtocolFactory) -> Deferred[IProtocol]:
+            factories.append(factory)
+            return Deferred()
+
+        waiting = self.connect(connect)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertIsNone(factories[0].buildProtocol(IPv4Address("TCP", *PROXY)))
 
 
 class PoolTests(SynchronousTestCase):

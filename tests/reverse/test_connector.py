@@ -373,6 +373,7 @@ class AgainTests(ConnectorCase):
 
     def test_one_that_lived_shortly(self) -> None:
         """Is one more failure in a row, so that a remote that drops us at once is not hammered."""
+        self.pass_time(100)
         self.start()
         for delay in (2, 4, 8, 16, 30):
             self.last.switch()

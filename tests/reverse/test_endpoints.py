@@ -11,7 +11,9 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.reverse import StreamAborted, StreamClientEndpoint, StreamNotOpened, StreamServerEndpoint
 from ccmproxy.yamux import SessionConfig
+from ccmproxy.yamux.frames import ACK, WINDOW_UPDATE
 from tests.reverse.sessions import Building, SessionPair, StreamRecorder
+from tests.yamux.sides import frame
 
 
 class ClientEndpointTests(SynchronousTestCase):
@@ -45,6 +47,14 @@ class ClientEndpointTests(SynchronousTestCase):
             near: Any = self.successResultOf(deferred)
             self.assertEqual(near.transport.stream.id, 2 * number + 1)
         self.assertEqual(pair.client.streams, 4)
+
+    def test_as_many_as_were_acknowledged(self) -> None:
+        pair = SessionPair(config=SessionConfig(open_backlog=1))
+        waiting = [StreamClientEndpoint(pair.client).connect(Building()) for _ in range(3)]
+        pair.client.work()
+        self.assertEqual([deferred.called for deferred in waiting], [True, False, False])
+        pair.client.dataReceived(frame(WINDOW_UPDATE, ACK, 1))
+        self.assertEqual([deferred.called for deferred in waiting], [True, True, False])
 
     def test_peer_goes_away_meanwhile(self) -> None:
         pair = SessionPair(config=SessionConfig(open_backlog=1))
@@ -118,6 +128,14 @@ class ServerEndpointTests(SynchronousTestCase):
         stream.transport.write(b"goes on")
         self.pair.flush()
         self.assertEqual(factory.built[0].received, b"goes on")
+
+    def test_stopped_after_another_one_took_over(self) -> None:
+        first = self.successResultOf(self.endpoint.listen(Building()))
+        first.stopListening()
+        factory = Building()
+        self.endpoint.listen(factory)
+        first.stopListening()
+        self.assertEqual((self.far_open().lost, len(factory.built)), ([], 1))
 
     def test_factory_does_not_want_it(self) -> None:
         self.endpoint.listen(Building(lambda: None))

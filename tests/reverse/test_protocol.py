@@ -174,6 +174,31 @@ class StreamsTests(SynchronousTestCase):
         for near in list(pair.client._transports.values()):
             self.assertLessEqual(near.stream.queue.size, HIGH_MARK + 10 * KIB)
 
+    def test_more_than_a_backlog(self) -> None:
+        """A stream that was given to a protocol is no longer one that waits to be accepted."""
+        scene = Scene()
+        for first in (1, 401, 801):
+            numbers = range(first, first + 400, 2)
+            said = scene.answers(b"".join(frame(WINDOW_UPDATE, SYN, number) for number in numbers))
+            self.assertEqual(said, [f"WUPD|ACK id={number} len=262144" for number in numbers])
+
+    def test_a_protocol_that_fails_at_once(self) -> None:
+        """It is told nothing more, and costs its stream only."""
+
+        class Bad(StreamRecorder):
+            def connectionMade(self) -> None:
+                raise ZeroDivisionError
+
+        scene = Scene(Building(Bad))
+        self.assertEqual(
+            scene.answers(frame(WINDOW_UPDATE, SYN, 1)), ["WUPD|ACK id=1 len=262144", "WUPD|RST id=1 len=0"]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(scene.session.is_usable)
+        scene.peer.transport.abortConnection()
+        scene.pump.flush()
+        self.assertEqual(scene.acceptor.built[0].lost, [])
+
     def test_reset_while_others_go_on(self) -> None:
         pair = SessionPair()
         first, second = pair.stream()[0], pair.stream()[0]
@@ -224,6 +249,11 @@ class LivenessTests(SynchronousTestCase):
             scene.clock.advance(0.7)
             scene.answers(frame(PING, SYN, 0, 1))
             self.assertEqual(scene.clock.getDelayedCalls(), [timer])
+
+    def test_timer_that_would_be_too_late(self) -> None:
+        scene = Scene()
+        scene.session.pauseProducing()
+        self.assertEqual([call.getTime() for call in scene.clock.getDelayedCalls()], [10.0])
 
     def test_two_of_ours_live_on(self) -> None:
         pair = SessionPair()
@@ -328,6 +358,27 @@ class EndTests(SynchronousTestCase):
         scene.wait(10)
         self.successResultOf(lost)
 
+    def test_protocol_error_while_it_is_being_closed(self) -> None:
+        scene = Scene()
+        scene.answers(frame(WINDOW_UPDATE, SYN, 1))
+        closed = scene.session.close(100)
+        self.assertEqual(scene.answers(b"GET / HTTP/1")[-1], "GOAWAY id=0 len=1")
+        self.successResultOf(closed)
+        self.assertEqual(scene.clock.getDelayedCalls(), [])
+
+    def test_told_that_the_peer_leaves(self) -> None:
+        """Whoever is told may fail; the session goes on."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        scene = Scene()
+        scene.answers(frame(WINDOW_UPDATE, SYN, 1))
+        scene.session.on_peer_leaving = fail
+        scene.answers(frame(GO_AWAY, 0, 0, 0) + frame(DATA, 0, 1, payload=b"goes on"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(scene.acceptor.built[0].received, b"goes on")
+
     def test_peer_fails(self) -> None:
         scene = Scene()
         lost = scene.session.when_lost()
@@ -397,6 +448,8 @@ class EndTests(SynchronousTestCase):
         pair.flush()
         pair.client.abort()
         self.assertEqual((near.lost, far.lost), ([SessionLost], [SessionLost]))
+        self.successResultOf(pair.client.close())
+        self.assertEqual(pair.clock.getDelayedCalls(), [])
 
     def test_early_bytes(self) -> None:
         """What comes with the head of an upgrade is given as soon as the session is there."""

@@ -149,6 +149,8 @@ class AcceptTests(ReceiverCase):
         self.connect_remote()
         answers = [self.send() for _ in range(3)]
         self.assertEqual([request.head.target for request in self.served], [b"/x"] * 3)
+        # We are yamux's client, so our streams are the odd ones.
+        self.assertEqual([getattr(request.peer, "stream_id", None) for request in self.served], [1, 3, 5])
         for number in (2, 0, 1):
             self.served[number].respond(OK, b"%d" % number)
         self.flush()

@@ -82,6 +82,7 @@ class StreamTests(SynchronousTestCase):
     def test_only_bytes(self) -> None:
         near, far = (pair := SessionPair()).stream()
         self.assertRaises(TypeError, near.transport.write, "text")
+        self.assertRaises(TypeError, near.transport.write, 5)
         far.transport.pauseProducing()
         near.transport.write(bytes(512 * KIB))
         changed = bytearray(b"before")
@@ -101,6 +102,7 @@ class StreamTests(SynchronousTestCase):
         self.assertTrue(near.transport.disconnecting)
         pair.flush()
         self.assertEqual((near.lost, near.received), ([ConnectionDone], b""))
+        self.assertFalse(near.transport.connected)
         self.assertEqual((pair.client.streams, pair.server.streams), (0, 0))
 
     def test_close_waits_until_all_is_sent(self) -> None:
@@ -116,6 +118,73 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(
             (near.lost, far.lost, len(far.received)), ([ConnectionDone], [ConnectionDone], 1000 * KIB)
         )
+
+    def test_close_does_not_wait_for_the_peers_end(self) -> None:
+        """Only until all has been sent: the peer may have more to say, for as long as it likes."""
+        near, far = (pair := SessionPair(Building(HalfCloser))).stream()
+        far.transport.pauseProducing()
+        near.transport.write(bytes(1000 * KIB))
+        near.transport.loseConnection()
+        pair.flush()
+        self.assertEqual(near.lost, [])
+        far.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual((near.lost, far.lost, far.read_lost), ([ConnectionDone], [], 1))
+
+    def test_close_behind_an_end_that_was_sent(self) -> None:
+        near, far = (pair := SessionPair(Building(HalfCloser))).stream(HalfCloser())
+        near.transport.loseWriteConnection()
+        pair.flush()
+        near.transport.loseConnection()
+        pair.flush()
+        self.assertEqual((near.lost, far.lost), ([ConnectionDone], []))
+
+    def test_what_was_kept_is_not_given_after_a_close(self) -> None:
+        near, far = (pair := SessionPair()).stream()
+        near.transport.pauseProducing()
+        far.transport.pauseProducing()
+        far.transport.write(b"kept")
+        near.transport.write(bytes(1000 * KIB))
+        pair.flush()
+        near.transport.loseConnection()
+        near.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual((near.lost, near.received), ([], b""))
+
+    def test_abort_behind_a_close(self) -> None:
+        """When all has been sent: a reset would destroy what the peer has not read."""
+        near, far = (pair := SessionPair()).stream()
+        far.transport.pauseProducing()
+        near.transport.write(b"last words")
+        near.transport.loseConnection()
+        near.transport.abortConnection()
+        pair.flush()
+        far.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual(
+            (near.lost, far.received, far.lost), ([ConnectionDone], b"last words", [ConnectionDone])
+        )
+
+    def test_nothing_is_given_after_an_abort(self) -> None:
+        """Not even what came together with what led to it."""
+
+        class Aborting(StreamRecorder):
+            def dataReceived(self, data: bytes) -> None:
+                super().dataReceived(data)
+                self.transport.abortConnection()
+
+        near, far = (pair := SessionPair(Building(Aborting))).stream()
+        near.transport.write(bytes(40 * KIB))
+        near.transport.loseConnection()
+        pair.flush()
+        self.assertEqual((len(far.pieces), far.lost), (1, [ConnectionAborted]))
+
+    def test_stopped_as_a_producer(self) -> None:
+        """By a transport that it was to feed, and that is lost."""
+        near, far = (pair := SessionPair()).stream()
+        near.transport.stopProducing()
+        pair.flush()
+        self.assertEqual((near.lost, far.lost), ([ConnectionDone], [ConnectionDone]))
 
     def test_peer_is_gone_with_output_waiting(self) -> None:
         """It is reset: an end would make what it has read look whole."""
@@ -140,6 +209,20 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((far.received, far.lost), (b"last words", [ConnectionDone]))
 
+    def test_new_data_behind_what_was_kept(self) -> None:
+        """Also when it comes between the resuming and the turn in which that is given; so does the end."""
+        near, far = (pair := SessionPair()).stream()
+        far.transport.pauseProducing()
+        near.transport.write(b"kept, ")
+        pair.flush()
+        far.transport.resumeProducing()
+        near.transport.write(b"new")
+        near.transport.loseConnection()
+        pair.pump.flush()
+        self.assertEqual((far.received, far.lost), (b"", []))
+        pair.flush()
+        self.assertEqual((far.received, far.lost), (b"kept, new", [ConnectionDone]))
+
     def test_paused_while_it_is_given_what_was_kept(self) -> None:
         class Pausing(StreamRecorder):
             def dataReceived(self, data: bytes) -> None:
@@ -158,6 +241,7 @@ class StreamTests(SynchronousTestCase):
             far.transport.resumeProducing()
             pair.flush()
             self.assertLessEqual(len(far.pieces), before + 1)
+            self.assertTrue(len(far.pieces) == before or not far.lost, "the end, though it is paused")
         self.assertEqual(len(far.received), 50_000)
         self.assertGreater(len(far.pieces), 5)
 
@@ -180,6 +264,18 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(far.received), 4000 * KIB)
         self.assertGreater(source.pauses, 3)
 
+    def test_paused_once(self) -> None:
+        """However much comes all the same; and the next producer is paused anew."""
+        near, far = SessionPair().stream()
+        far.transport.pauseProducing()
+        for _ in range(2):
+            source = Source(near, 10)
+            near.transport.registerProducer(source, True)
+            for _ in range(3):
+                near.transport.write(bytes(600 * KIB))
+            self.assertEqual(source.pauses, 1)
+            near.transport.unregisterProducer()
+
     def clock_step(self, pair: SessionPair) -> None:
         """One round."""
         pair.clock.advance(0)
@@ -196,11 +292,26 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((source.left, len(far.received)), (0, 2000 * KIB))
 
+    def test_pull_producer_is_not_paused(self) -> None:
+        """It cannot be, and need not."""
+
+        class Large(PullSource):
+            def resumeProducing(self) -> None:
+                self.transport.write(bytes(1000 * KIB))
+                super().resumeProducing()
+
+        near, far = (pair := SessionPair()).stream()
+        near.transport.registerProducer(Large(near, 3), False)
+        pair.flush()
+        self.assertEqual((near.lost, len(far.received)), ([], 3 * 1010 * KIB))
+
     def test_producer_that_is_there_when_it_is_closed(self) -> None:
         near, far = (pair := SessionPair()).stream()
         source = Source(near, 10)
         near.transport.registerProducer(source, True)
         near.transport.loseConnection()
+        pair.flush()
+        near.transport.loseWriteConnection()
         pair.flush()
         self.assertEqual((near.lost, far.lost), ([], []))
         source.run()
@@ -248,18 +359,19 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((near.lost, far.lost), ([ConnectionDone], [ConnectionDone]))
 
     def test_both_ended_before_it_was_read(self) -> None:
-        pair = SessionPair(Building(HalfCloser))
-        near, far = pair.stream(HalfCloser())
-        far.transport.pauseProducing()
-        near.transport.write(b"kept")
-        near.transport.loseWriteConnection()
-        pair.flush()
-        far.transport.loseWriteConnection()
-        pair.flush()
-        self.assertEqual((far.received, far.lost, near.lost), (b"", [], [ConnectionDone]))
-        far.transport.resumeProducing()
-        pair.flush()
-        self.assertEqual((far.received, far.read_lost, far.lost), (b"kept", 1, [ConnectionDone]))
+        for data in (b"kept", b""):
+            pair = SessionPair(Building(HalfCloser))
+            near, far = pair.stream(HalfCloser())
+            far.transport.pauseProducing()
+            near.transport.write(data)
+            near.transport.loseWriteConnection()
+            pair.flush()
+            far.transport.loseWriteConnection()
+            pair.flush()
+            self.assertEqual((far.received, far.lost, near.lost), (b"", [], [ConnectionDone]))
+            far.transport.resumeProducing()
+            pair.flush()
+            self.assertEqual((far.received, far.read_lost, far.lost), (data, 1, [ConnectionDone]))
 
     def test_exception_costs_the_stream_only(self) -> None:
         built: list[Any] = [Failing(), StreamRecorder()]

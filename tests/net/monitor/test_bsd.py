@@ -165,6 +165,41 @@ class RoutingSocketTests(SynchronousTestCase):
         for each in LAYOUTS:
             two = route(each, ADD, "2001:db8::") + address(each, NEW_ADDRESS, "192.0.2.7")
             self.assertEqual(self.told(each, two, two[:-1], two[4:]), [True, False, False])
+            # A change stays one, whatever comes behind it.
+            change = address(each, NEW_ADDRESS, "192.0.2.7")
+            for other in (
+                link(each, 1, UP | LOOPBACK),
+                address(each, NEW_ADDRESS, "127.0.0.1"),
+                route(each, ADD, "2001:db8::"),
+            ):
+                self.assertEqual(self.told(each, change + other), [True])
+
+    def test_cut(self) -> None:
+        """A message that is too short for what it should say says nothing."""
+        for each in LAYOUTS:
+            for whole in (link(each, 3, UP), address(each, NEW_ADDRESS, "192.0.2.7"), route(each, ADD, "::")):
+                cut = number(8, 2) + whole[2:8]
+                self.assertEqual(self.told(each, cut, cut), [False, False])
+
+    def test_addresses_that_are_not_said(self) -> None:
+        """Some address of a link has changed; but a route to nowhere is not the default route."""
+        for each in LAYOUTS:
+            size = each.address_size or 24
+            found = message(each, NEW_ADDRESS, {each.index: number(3, 2)}, [], size)
+            self.assertEqual(self.told(each, found), [True])
+            found = message(each, ADD, {each.route_flags: number(UP, 4)}, [], each.route_size or 96)
+            self.assertEqual(self.told(each, found), [False])
+
+    def test_begin_forgets(self) -> None:
+        for each in LAYOUTS:
+            state = RoutingSocket(each)
+            up, loopback = link(each, 3, UP), link(each, 1, UP | LOOPBACK)
+            change = address(each, NEW_ADDRESS, "192.0.2.7", 1)
+            self.assertEqual(
+                [state.receive(data, None) for data in (up, loopback, up, change)], [True] + [False] * 3
+            )
+            state.begin()
+            self.assertEqual([state.receive(data, None) for data in (up, change)], [True, True])
 
     def test_another_version(self) -> None:
         other = bytearray(link(DARWIN, 3, UP))

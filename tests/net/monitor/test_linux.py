@@ -178,6 +178,11 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(self.told(link(3, UP), recorded(NEW_ADDRESS)), [False, False])
         self.assertEqual(self.told(link(3, 0), recorded(DEL_ADDRESS)), [True, True])
 
+    def test_a_question_that_is_refused(self) -> None:
+        """The next one is asked all the same."""
+        self.assertEqual(self.told(struct.pack("=IHHII", 16, 2, 0, 1, 0)), [False])
+        self.assertEqual([kind for kind, _, _, _ in messages(self.state.request())], [22])
+
     def test_begin_forgets(self) -> None:
         everything = [link(3, UP), recorded(NEW_ADDRESS), recorded(NEW_DEFAULT_ROUTE)]
         self.assertEqual(self.told(*everything, *everything), [True] * 3 + [False] * 3)
@@ -206,6 +211,24 @@ class RtnetlinkTests(SynchronousTestCase):
                 self.state.begin()
                 self.assertEqual(self.told(whole[:size]), [False])
         self.assertEqual(self.told(link(3, UP) + recorded(NEW_ADDRESS)[:30]), [True])
+
+    def test_too_short(self) -> None:
+        """A message that is whole, but too short for its type."""
+        for kind in (16, 17, 20, 21, 24, 25):
+            for size in range(8):
+                self.assertEqual(
+                    self.told(struct.pack("=IHHII", 16 + size, kind, 0, 0, 0) + bytes(size)), [False]
+                )
+
+    def test_lengths(self) -> None:
+        """Messages and attributes begin at multiples of four; flags of an attribute are no part of its type."""
+        first, second = struct.pack("=IHHII", 17, 1, 0, 7, 0) + b"a", struct.pack("=IHHII", 16, 4, 0, 8, 0)
+        self.assertEqual(list(messages(first + bytes(3) + second)), [(1, 0, 7, b"a"), (4, 0, 8, b"")])
+        wrong = struct.pack("=IHHII", 12, 1, 0, 7, 0)  # shorter than its header
+        self.assertEqual(list(messages(wrong + second + second)), [])
+        padded = struct.pack("=HH", 5, 3) + b"b" + bytes(3) + struct.pack("=HH", 4, 0x8000 | 9)
+        self.assertEqual(attributes(padded, 0), {3: b"b", 9: b""})
+        self.assertEqual(attributes(struct.pack("=HH", 6, 3) + b"b", 0), {})
 
     @settings(max_examples=200, deadline=None)
     @given(st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 51), st.integers(0, 255)), max_size=6))
