@@ -279,6 +279,8 @@ class StatusTests(SynchronousTestCase):
         for field, value in (
             ("plan_weight", 1.1e9),
             ("five_hour_utilization", 10_001),
+            ("weekly_utilization", 10_001),
+            ("five_hour_reset", 5_000_000_000),
             ("weekly_reset", 5_000_000_000),
         ):
             self.refused(state(**{field: value}))

@@ -242,6 +242,42 @@ class NormalTests(ExternalCase):
             self.scene.pass_time(FORCED_POLL_INTERVAL + 1)
         self.assertEqual((len(self.direct.polls), self.scene.state), (4, FAILED))
 
+    def test_a_stream_on_which_nothing_comes(self) -> None:
+        """For hours: the remote has nothing to say."""
+        self.scene.start()
+        self.scene.pass_time(2 * HOUR, step=300)
+        self.assertEqual(len(self.direct.streams), 1)
+        self.assertFalse(self.direct.streams[0].is_over)
+
+    def test_a_stream_that_ends_keeps_no_connection(self) -> None:
+        self.scene.start()
+        self.direct.streams[0].finish()
+        self.scene.pass_time(1.5, step=0.5)
+        kept = [pump for pump in self.scene.listener.connections if not pump.client.disconnected]
+        self.assertEqual(kept, [])
+
+    def test_a_429_that_asks_for_no_delay(self) -> None:
+        """Not every request is a poll then."""
+        self.direct.stream_status = 404
+        self.direct.status, self.direct.headers = 429, [(b"Retry-After", b"0")]
+        self.scene.start()
+        self.external.poll_if_stale()
+        self.scene.settle()
+        self.assertEqual(len(self.direct.polls), 1)
+
+    def test_a_429_between_failures(self) -> None:
+        """The back-off begins with it anew."""
+        self.direct.stream_status = 404
+        self.direct.status = 500
+        self.scene.start()
+        self.direct.status, self.direct.headers = 429, [(b"Retry-After", b"1")]
+        self.scene.pass_time(60)
+        self.assertEqual(len(self.direct.polls), 2)
+        self.scene.pass_time(59)
+        self.assertEqual(len(self.direct.polls), 2)
+        self.scene.pass_time(1)
+        self.assertEqual(len(self.direct.polls), 3)
+
     def test_a_stream_that_was_given_up(self) -> None:
         """Comes back with a poll that succeeds."""
         self.direct.stream_status = 404
@@ -383,9 +419,13 @@ class StateTests(ExternalCase):
         self.assertEqual(self.scene.state, USABLE)
 
     def test_a_word_that_is_over(self) -> None:
-        self.direct.tell(availability={"state": "rate_limited", "reset_at": NOW - 5})
-        self.scene.settle()
-        self.assertEqual(self.scene.state, USABLE)
+        for word in (
+            {"state": "rate_limited", "reset_at": NOW - 5},
+            {"state": "usable", "reset_at": NOW + 5},
+        ):
+            self.direct.tell(availability=word)
+            self.scene.settle()
+            self.assertEqual(self.scene.state, USABLE)
 
     def test_usable_ends_a_limit_that_an_answer_named(self) -> None:
         self.external.rate_limited(NOW + 5000, True)
@@ -422,6 +462,7 @@ class FixedWeightTests(ExternalCase):
         self.scene.start()
         self.assertEqual(self.external.state.plan_weight, 50)
         self.external.observe(LimitsUpdate(weekly=Window(5, 0, 604800.0), plan_weight=3.0))
+        self.assertEqual(self.external.state.plan_weight, 50)
         self.direct.tell(plan_weight=2)
         self.scene.settle()
         self.assertEqual(self.external.state.plan_weight, 50)
@@ -501,7 +542,7 @@ class ReceiverTests(ExternalCase):
     def test_a_connection_before_the_start(self) -> None:
         reverse = Reverse(self.scene)
         self.scene.settle()
-        self.assertEqual(reverse.side.polls, [])
+        self.assertEqual((reverse.side.polls, self.scene.state), ([], UNAVAILABLE))
         self.scene.start()
         self.assertEqual(self.scene.state, USABLE)
         self.assertEqual((len(reverse.side.polls), len(reverse.side.streams)), (1, 1))
@@ -531,6 +572,18 @@ class ReceiverTests(ExternalCase):
             reverse.lose()
             self.scene.settle()
             self.assertEqual(self.scene.state, UNAVAILABLE)
+
+    def test_it_comes_back_and_says_nothing_yet(self) -> None:
+        """Its weight is what it was."""
+        self.scene.start()
+        first = Reverse(self.scene)
+        self.scene.settle()
+        first.lose()
+        self.scene.settle()
+        second = Reverse(self.scene)
+        second.side.hangs, second.side.stream_status = True, 404
+        self.scene.settle()
+        self.assertEqual((self.scene.state, self.external.state.plan_weight), (USABLE, 15))
 
     def test_the_newest_counts(self) -> None:
         self.scene.start()
@@ -565,6 +618,18 @@ class ReceiverTests(ExternalCase):
         self.assertEqual((receiver.outcome, receiver.body), ("ended", b"served"))
         self.assertTrue(first.pump.closed)
         self.assertFalse(second.pump.closed)
+
+    def test_one_that_was_replaced_takes_no_more(self) -> None:
+        """That is nothing to the new one."""
+        self.scene.start()
+        Reverse(self.scene)
+        endpoint = self.external.stream_endpoint()
+        second = Reverse(self.scene)
+        self.scene.settle()
+        self.external.leaving(endpoint)
+        self.scene.settle()
+        self.assertEqual((len(second.side.polls), len(second.side.streams)), (1, 1))
+        self.assertFalse(second.side.streams[0].is_over)
 
     def test_one_that_takes_no_more(self) -> None:
         """The remote has said that it goes away, and is still there: nothing new is sent there."""
@@ -631,6 +696,20 @@ class PreferenceTests(ExternalCase):
         self.send()
         self.assertEqual(len(self.direct.others), 1)
 
+    def test_one_that_takes_no_more(self) -> None:
+        """And is still there, with a request in flight: everything else goes to the URL."""
+        self.scene.start()
+        reverse = Reverse(self.scene)
+        self.scene.settle()
+        self.send()
+        reverse.theirs.close(30)
+        self.scene.settle()
+        self.send()
+        self.external._poller.poll()
+        self.scene.settle()
+        self.assertEqual((len(self.direct.others), len(self.direct.polls)), (1, 2))
+        self.assertEqual(self.scene.state, USABLE)
+
     def test_it_comes_while_the_url_fails(self) -> None:
         """The failure is not the new way's."""
         self.scene.listener.refusing = True
@@ -656,6 +735,44 @@ class PreferenceTests(ExternalCase):
             self.scene.pass_time(1)
             self.assertEqual(self.scene.state, USABLE)
         self.assertEqual((len(self.direct.polls), len(reverse.side.polls)), (1, 1))
+
+
+class WantedTests(ExternalCase):
+    """Whether anybody may be served by the remote."""
+
+    def asked(self) -> tuple[int, int]:
+        """For polls and streams, so far."""
+        return len(self.direct.polls), len(self.direct.streams)
+
+    def test_nobody(self) -> None:
+        """Nothing is asked, though it could serve."""
+        self.external.want(False)
+        self.scene.start()
+        self.external.poll_if_stale()
+        self.scene.pass_time(2 * HOUR, step=300)
+        self.assertEqual((self.asked(), self.scene.state), ((0, 0), USABLE))
+
+    def test_somebody_after_all(self) -> None:
+        self.external.want(False)
+        self.scene.start()
+        self.external.want(True)
+        self.scene.settle()
+        self.assertEqual((self.asked(), self.scene.used), ((1, 1), (20, 40)))
+
+    def test_nobody_any_more(self) -> None:
+        self.scene.start()
+        self.external.want(False)
+        self.scene.settle()
+        self.assertTrue(self.direct.streams[0].is_over)
+        self.scene.pass_time(2 * HOUR, step=300)
+        self.assertEqual(self.asked(), (1, 1))
+
+    def test_no_change(self) -> None:
+        """A configuration that was reloaded, and says the same."""
+        self.scene.start()
+        self.external.want(True)
+        self.scene.settle()
+        self.assertEqual(self.asked(), (1, 1))
 
 
 class StopTests(ExternalCase):
@@ -712,9 +829,10 @@ class StopTests(ExternalCase):
 
     def test_twice(self) -> None:
         self.scene.start()
-        Reverse(self.scene)
+        reverse = Reverse(self.scene)
         self.external.stop()
         self.external.stop()
+        self.assertEqual(reverse.closed, 1)
         self.ended()
 
     def test_never_started(self) -> None:

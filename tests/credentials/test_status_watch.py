@@ -224,6 +224,7 @@ class LineTests(WatchCase):
     def test_a_flood_of_states(self) -> None:
         """Not each of them is worth a line in the log, and a word to all who watch us; the newest is taken over."""
         self.open()
+        self.scene.pass_time(100)  # in which more might have come does not count
         self.chunk(b"".join(line(number % 100) for number in range(5000)))
         at_once = len(self.states)
         self.assertIn(at_once, (BURST, BURST + 1))
@@ -512,6 +513,16 @@ class StopTests(WatchCase):
         self.open(answer(401))
         self.watch.stop()
         self.assert_ended()
+
+    def test_while_a_state_waits(self) -> None:
+        self.open()
+        timers = len(self.scene.clock.getDelayedCalls())
+        self.chunk(b"".join(map(line, range(50))))
+        self.assertEqual(len(self.scene.clock.getDelayedCalls()), timers + 1)  # one, however many wait
+        self.watch.stop()
+        self.scene.settle()
+        self.assert_ended()
+        self.assertLess(self.states[-1], 49)
 
     def test_because_of_a_state(self) -> None:
         self.open()

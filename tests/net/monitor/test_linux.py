@@ -123,8 +123,9 @@ class RtnetlinkTests(SynchronousTestCase):
     def test_addresses(self) -> None:
         new, deleted = recorded(NEW_ADDRESS), recorded(DEL_ADDRESS)
         self.assertEqual(self.told(new, new, deleted, deleted, new), [True, False, True, False, True])
-        # The same address with another prefix, and on another link.
-        self.assertEqual(self.told(changed(new, at_17=25), changed(new, at_20=4)), [True, True])
+        # The same address with another prefix, and on another link; and another one that leads to the same peer.
+        others = changed(new, at_17=25), changed(new, at_20=4), changed(new, at_39=9)
+        self.assertEqual(self.told(*others), [True, True, True])
 
     def test_addresses_go_with_their_link(self) -> None:
         self.told(link(3, UP), recorded(NEW_ADDRESS), link(3, UP, kind=17))
@@ -151,6 +152,8 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(self.told(changed(other, at_25=2)), [False])  # cached
         self.assertEqual(self.told(changed(other, at_23=7)), [False])  # "unreachable"
         self.assertEqual(self.told(other), [True])
+        table = new.index(bytes.fromhex("08000f00fe"))
+        self.assertEqual(self.told(changed(other, **{f"at_{table + 4}": 100})), [True])
 
     def test_a_route_may_have_gone_with_its_link(self) -> None:
         """The kernel does not say so; when it comes back that is a change."""
