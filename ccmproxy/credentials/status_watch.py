@@ -53,7 +53,8 @@ class StatusWatch:
         self._running = False
         self._hopeless = False
         self._call: Call | None = None
-        self._began = 0.0
+        #: When the stream was answered; None while it is only asked for.
+        self._began: float | None = None
         self._line = bytearray()
         self._complained = False
         self._timer: IDelayedCall | None = None
@@ -97,7 +98,7 @@ class StatusWatch:
         connections, head = way
         self._hopeless = self._complained = False
         self._line.clear()
-        self._began = self._clock.seconds()
+        self._began = None
         self._call = connections.send(head, [], self)
 
     def _close(self) -> None:
@@ -114,6 +115,7 @@ class StatusWatch:
     def response_started(self, head: ResponseHead) -> None:
         """The stream begins, or is refused."""
         if head.status == 200:
+            self._began = self._clock.seconds()
             return
         self._close()
         if head.status in HOPELESS:
@@ -193,7 +195,8 @@ class StatusWatch:
     def _again(self, problem: str) -> None:
         if not self._running:
             return
-        delay = self._backoff.failed(self._clock.seconds() - self._began)
+        lived = 0.0 if self._began is None else self._clock.seconds() - self._began
+        delay = self._backoff.failed(lived)
         self.log.info(
             "{tag}: status stream lost ({problem}), again in {delay:.1f} s",
             tag=self._tag,

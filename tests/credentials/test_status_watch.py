@@ -350,6 +350,21 @@ class LossTests(WatchCase):
         self.scene.settle()
         self.assert_next_attempt_after(4)
 
+    def test_waiting_for_an_answer_is_no_life(self) -> None:
+        """A remote that lets one wait, and then hangs up or refuses, is not asked again ever so soon."""
+        self.open()
+        self.scene.server.transport.abortConnection()
+        self.scene.settle()
+        self.assert_next_attempt_after(2)
+        for delay, end in ((4, b""), (8, answer(500)), (16, b"")):
+            self.scene.pass_time(70)
+            if end:
+                self.write(end)
+            else:
+                self.scene.server.transport.abortConnection()
+                self.scene.settle()
+            self.assert_next_attempt_after(delay)
+
     def test_the_delay_is_in_the_log(self) -> None:
         self.watch = StatusWatch(
             "friend", self.request, self.apply, self.scene.clock, lambda: 0.5, self.failed
