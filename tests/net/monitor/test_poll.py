@@ -44,6 +44,7 @@ class PollTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         self.monitor.start()
+        self.monitor.start()
         self.monitor.stop()
         self.monitor.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
