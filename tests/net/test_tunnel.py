@@ -145,6 +145,22 @@ class TunnelTests(SynchronousTestCase):
         scene.network.flush()
         self.assertTrue(proxies.built[0].received.endswith(b"\r\n\r\nsecret"))
 
+    def test_address(self) -> None:
+        """The connection is one to the proxy, and says so."""
+        asked = []
+
+        class Clients(RecorderFactory):
+            def buildProtocol(self, addr: object) -> Recorder:
+                asked.append(addr)
+                return super().buildProtocol(addr)
+
+        scene = Scene(self)
+        scene.network.listen(*PROXY, ConnectProxy(scene.network.endpoint))
+        scene.clients = Clients()
+        client = self.successResultOf(scene.connect())
+        assert isinstance(client, Recorder)
+        self.assertEqual(asked, [client.transport.getPeer()])
+
     def test_back_pressure(self) -> None:
         """The transport is the connection's own: a slow destination slows the client down."""
         scene = Scene(self)

@@ -344,6 +344,19 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(str(self.successResultOf(lost)), "version 71 of the protocol is not known")
             self.assertEqual((scene.peer.lost, scene.clock.getDelayedCalls()), (True, []))
 
+    def test_told_before_the_connection_is_closed(self) -> None:
+        """There are transports that send nothing that is written after that."""
+        sent = []
+
+        class Carrier(StringTransport):
+            def loseConnection(self) -> None:
+                sent.append(self.value())
+
+        session = YamuxProtocol(Clock(), False)
+        session.makeConnection(Carrier())
+        session.dataReceived(b"GET / HTTP/1")
+        self.assertEqual(described(sent[0]), ["GOAWAY id=0 len=1"])
+
     def test_protocol_error_while_the_carrier_is_full(self) -> None:
         """It does not wait for ever for the peer to read why."""
         scene = Scene(wire_size=KIB)

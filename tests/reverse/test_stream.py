@@ -318,6 +318,24 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((near.lost, bytes(far.received)), ([ConnectionDone], b"x" * 10))
 
+    def test_producer_that_fails(self) -> None:
+        """It costs the stream only, though more of that stream had just been sent."""
+
+        class Bad(Source):
+            def resumeProducing(self) -> None:
+                raise ZeroDivisionError
+
+        near, far = (pair := SessionPair()).stream()
+        far.transport.pauseProducing()
+        source = Bad(near, 2000 * KIB)
+        near.transport.registerProducer(source, True)
+        source.run()
+        far.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual((near.lost, far.lost), ([ZeroDivisionError], [StreamAborted]))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertTrue(pair.client.is_usable)
+
     def test_abort_stops_the_producer(self) -> None:
         near, far = (pair := SessionPair()).stream()
         source = Source(near, 10)
