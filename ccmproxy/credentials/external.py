@@ -146,7 +146,6 @@ class External(Credential):
         self.ask_no_more()
         reverse, self._reverse = self._reverse, None
         if reverse is not None:
-            reverse.way.close()
             reverse.close()
         if self._direct is not None:
             self._direct.close()
