@@ -26,6 +26,7 @@ from ccmproxy.limits import (
     Window,
 )
 from ccmproxy.transitions import (
+    DEFAULT_BLOCK,
     DEFAULT_RATE_LIMIT,
     LONGEST_RATE_LIMIT,
     SHORTEST_RATE_LIMIT,
@@ -81,8 +82,16 @@ class RateLimitTests(SynchronousTestCase):
 
     def test_reset_in_the_past(self) -> None:
         """A clock that differs must not let every request run into the same 429."""
-        self.assertEqual(self.until(RateLimited(NOW - 5, True)), SHORTEST_RATE_LIMIT)
+        for until in (NOW - 5, NOW):
+            self.assertEqual(self.until(RateLimited(until, True)), SHORTEST_RATE_LIMIT)
         self.assertEqual(self.until(RateLimited(NOW + HOUR), RateLimited(NOW - 5, True)), HOUR)
+
+    def test_other_blocks_whose_end_is_nonsense(self) -> None:
+        for event in (Blocked("connection_limit", math.nan), Rejected(math.inf)):
+            credential = Credential()
+            credential.give(event)
+            self.assertFalse(credential.at(NOW + DEFAULT_BLOCK - 1).usable)
+            self.assertTrue(credential.at(NOW + DEFAULT_BLOCK).usable)
 
     def test_headers_that_say_rejected(self) -> None:
         self.assertEqual(self.until(HeadersObserved(LimitsUpdate(rejected_until=NOW + HOUR))), HOUR)
@@ -175,6 +184,24 @@ class LearningTests(SynchronousTestCase):
         self.assertEqual(view.availability.reason, "model_window")
         self.assertIs(view.limits, credential.state.limits)
         self.assertTrue(snapshot(credential.state, CAPS, NOW, tag="a").availability.usable)
+
+
+class OrganizationTests(SynchronousTestCase):
+    """Whose windows they are (F33)."""
+
+    def test_who_says_nothing_of_it_changes_nothing(self) -> None:
+        credential = Credential()
+        for event, known in (
+            (TokenAvailable(1.0), ""),
+            (TokenAvailable(1.0, "one"), "one"),
+            (TokenAvailable(1.0), "one"),
+            (HeadersObserved(said(short=1)), "one"),
+            (HeadersObserved(LimitsUpdate(organization="two")), "two"),
+            (PollSucceeded(said(short=2)), "two"),
+            (TokenAvailable(1.0, "three"), "three"),
+        ):
+            credential.give(event)
+            self.assertEqual(credential.state.organization, known, event)
 
 
 class RemoteWordTests(SynchronousTestCase):

@@ -232,8 +232,20 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool, excluded=["a"]), "b")
         self.assertEqual(self.ask(pool), "b")
         self.assertEqual(self.ask(pool, excluded=["a", "b"]), "c")
-        self.refused(pool, Selection("s", excluded=frozenset("abc")))
         self.assertEqual(self.where(pool), {"s": "c"})
+
+    def test_nobody_serves_the_request(self) -> None:
+        """The session is where it was before, unless that is to blame: its prompt cache is there."""
+        for limited, back in ((False, "a"), (True, "c")):
+            a, b, c = (self.credential(tag, used) for tag, used in (("a", 0), ("b", 50), ("c", 60)))
+            pool = self.pool([a, b, c])
+            self.ask(pool)
+            for excluded, tag in (("a", "b"), ("ab", "c")):
+                self.assertEqual(self.ask(pool, excluded=excluded), tag)
+            if limited:
+                a.rate_limited(NOW + 600, True)
+            self.refused(pool, Selection("s", user="alice", excluded=frozenset("abc")))
+            self.assertEqual(self.where(pool), {"s": back})
 
     def test_a_window_of_a_model(self) -> None:
         """It closes the credential for that model; a session that goes on with another one is not moved."""
