@@ -211,8 +211,8 @@ class ITraffic(Interface):
         """The request as it goes to the upstream (spec 3.6, 4.3).
 
         ``host`` and ``base_path``: of the upstream that ``authorization`` is for. ``overrides``: the service's
-        ``headers``. ``bound``: what the request has in the dialect's ``bound_header`` was issued by this very
-        credential; otherwise it does not pass.
+        ``headers``, which are not for another instance. ``bound``: what the request has in the dialect's
+        ``bound_header`` was issued by this very credential; otherwise it does not pass.
         """
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:

@@ -45,7 +45,7 @@ class NormalTests(SynchronousTestCase):
                 user("bob", "both", allow_external_usage=True),
                 user("carol", "both"),
             ],
-            more="    headers: {X-Team: ours}",
+            more="    headers: {X-App: ours}",
         )
 
     def test_a_turn(self) -> None:
@@ -65,7 +65,6 @@ class NormalTests(SynchronousTestCase):
         turn = self.federation.turns()[-1]
         self.assertEqual(turn.target, b"/v1/messages?beta=true&x=%41")
         self.assertEqual(values(turn.headers, b"x-app"), [b"cli"])
-        self.assertEqual(values(turn.headers, b"x-team"), [])
         self.assertEqual(values(turn.headers, b"x-ccm-hops"), [])
         for token in TOKENS.values():
             self.assertFalse(token.encode() in repr(turn.headers).encode(), "a token of ours passed")

@@ -326,7 +326,7 @@ class Exchange:
             authorization,
             lease.host,
             lease.base_path,
-            {} if lease.is_external else forwarder.options.overrides or {},
+            forwarder.options.overrides or {},
             forwarder.is_bound(self._request.head, self._facts.session, lease.tag),
         )
         attempt = self._attempt = Attempt(forwarder.clock)

@@ -284,6 +284,19 @@ class MovingTests(SynchronousTestCase):
         world.network.advance(1)
         self.assertEqual(world.last(client).status, 200)
 
+    def test_a_network_that_swallows_everything(self) -> None:
+        """Not every account is waited for in its turn: a client would be gone long before."""
+        world = PoolWorld(self, MIXED * 2)
+        world.served("s")
+        world.upstream.hanging = True
+        for pump in world.upstream.connections:
+            pump.server.abortConnection()
+        world.network.flush()
+        client = world.ask(session="s")
+        world.until(lambda: bool(client.responses()), 45)
+        self.assertEqual(world.last(client).status, 502)
+        self.assertGreater(world.upstream.attempts, 2)
+
     def test_a_network_that_is_down_moves_nobody(self) -> None:
         """Every account is tried, none can be reached; afterwards each session is where its prompt cache is."""
         world = PoolWorld(self, MIXED, strategy="round-robin")
@@ -472,6 +485,16 @@ class InterruptTests(SynchronousTestCase):
         other = world.ask(session="t")
         world.until(lambda: bool(waiting.responses() and other.responses()), 3)
         self.assertEqual([world.last(client).status for client in (waiting, other)], [200, 200])
+
+    def test_it_comes_back_once(self) -> None:
+        """Where it was, it is refused as well, and the client is told."""
+        world, waiting = self.rebalanced()
+        world.unreachable("a2")
+        world.simulator.faults.next("rate_limited", times=9)
+        other = world.ask(session="t")
+        world.until(lambda: bool(waiting.responses() and other.responses()), 3)
+        self.assertEqual([world.last(client).status for client in (waiting, other)], [429, 429])
+        self.assertEqual(len(world.turns()), 5)
 
     def test_the_better_one_is_used_up(self) -> None:
         world, waiting = self.rebalanced()
