@@ -123,11 +123,6 @@ class WebSocketRelay:
         for leg in (self.client, self.upstream):
             leg.pump()
 
-    @property
-    def credential(self) -> str:
-        """Tag of the credential that it is on."""
-        return self._lease.tag
-
     def leave(self) -> None:
         """The credential or the caller was taken away: close with 1012, at the end of a turn; clients connect again."""
         self._leave(SERVICE_RESTART, b"connect again", "moved")
