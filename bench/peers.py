@@ -271,7 +271,7 @@ class Ccmproxy(Peer):
 
     def missing(self) -> str | None:
         """See the base class."""
-        if find_spec("ccmproxy") is None or find_spec("ccmproxy.tap") is None:
+        if find_spec("ccmproxy") is None or find_spec("ccmproxy.root.tap") is None:
             return "ccmproxy's service cannot be imported"
         return None if self._twistd.exists() else f"there is no twistd beside {sys.executable}"
 

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from ccmproxy.reverse import StreamTransport, YamuxProtocol
-from ccmproxy.tuning import tune_process
+from ccmproxy.root.tuning import tune_process
 from ccmproxy.yamux import Rate, SessionConfig
 
 _PIECE = bytes(64 * 1024)

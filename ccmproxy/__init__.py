@@ -16,8 +16,8 @@ from typing import Any
 from ccmproxy._version import __version__
 from ccmproxy.config import Config, ConfigurationError
 from ccmproxy.config import load as loadConfig
-from ccmproxy.service import ProxyService
-from ccmproxy.surroundings import Surroundings
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
 
 __all__ = ["Config", "ConfigurationError", "__version__", "loadConfig", "makeService"]
 
@@ -25,7 +25,7 @@ __all__ = ["Config", "ConfigurationError", "__version__", "loadConfig", "makeSer
 def makeService(config: Config, reactor: Any) -> ProxyService:
     """An IService that does what ``config`` asks for, on ``reactor``. Nothing happens before it is started.
 
-    Starting raises :class:`ccmproxy.multiplexer.ListenFailed` where an address is taken. May be made any number of
+    Starting raises :class:`ccmproxy.root.multiplexer.ListenFailed` where an address is taken. May be made any number of
     times in one process. ``reload(config)`` goes over to another configuration without dropping connections.
     """
     return ProxyService(config, Surroundings.of_reactor(reactor, SystemRandom()))

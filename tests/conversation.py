@@ -24,17 +24,17 @@ from zope.interface import implementer
 
 from ccmproxy.config import OutboundConfig, ProxyOutboundConfig, UpstreamConfig, load_text
 from ccmproxy.credentials.account import Account
-from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
-from ccmproxy.interfaces import IOutbound
-from ccmproxy.message import Headers, first_value
-from ccmproxy.multiplexer import MultiplexerService
-from ccmproxy.net.outbounds import ProxyOutbound
-from ccmproxy.net.tls import ClientTLS
-from ccmproxy.service import ProxyService
-from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
+from ccmproxy.http.message import Headers, first_value
+from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.root.multiplexer import MultiplexerService
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
-from ccmproxy.surroundings import Surroundings
 from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.transports.outbounds import ProxyOutbound
+from ccmproxy.transports.tls import ClientTLS
 
 #: When every conversation begins (Unix seconds).
 START = 1_795_000_000.0

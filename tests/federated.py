@@ -16,18 +16,18 @@ from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig, load_text
-from ccmproxy.credentials.external import External
-from ccmproxy.interfaces import IOutbound
-from ccmproxy.message import first_value
-from ccmproxy.multiplexer import MultiplexerService
+from ccmproxy.credentials.remote.external import External
+from ccmproxy.http.message import first_value
+from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.reverse.connector import Connector
-from ccmproxy.service import ProxyService
-from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.root.multiplexer import MultiplexerService
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.claude.upstream import upstream_settings as claude_settings
 from ccmproxy.simulator.codex.upstream import upstream_settings as codex_settings
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.server import Simulator
-from ccmproxy.surroundings import Surroundings
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.conversation import (
     SECRET_PREFIXES,

@@ -10,9 +10,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.credential import upstream_of
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.message import first_value
-from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.http.message import first_value
+from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.record import ReceivedRequest
 from tests.conversation import TOKEN, Client, Response, World
 

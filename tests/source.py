@@ -20,11 +20,6 @@ class Module:
     tree: ast.Module
     is_package: bool = False
 
-    @property
-    def unit(self) -> str:
-        """What stands in the table of the architecture: ``http`` for ccmproxy.http.server, empty for ccmproxy."""
-        return unit(self.name)
-
 
 @dataclass(frozen=True)
 class Import:
@@ -34,11 +29,6 @@ class Import:
     line: int
     type_checking: bool
     deferred: bool
-
-
-def unit(name: str) -> str:
-    """The part of a dotted name of ours that stands for it in the architecture."""
-    return name.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
 
 
 def is_ours(name: str) -> bool:

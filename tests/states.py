@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from ccmproxy.availability import (
-    Availability,
-    Caps,
-    CredentialState,
-    availability,
-)
-from ccmproxy.limits import (
-    SHORT_WINDOW,
-    WEEKLY_WINDOW,
-    LimitsUpdate,
-    Window,
-)
-from ccmproxy.transitions import (
-    Effect,
-    Input,
-    Interrupt,
-    Log,
-    Notify,
-    TokenAvailable,
-    transition,
-)
+from ccmproxy.state.availability import Availability, Caps, CredentialState, availability
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
+from ccmproxy.state.transitions import Effect, Input, Interrupt, Log, Notify, TokenAvailable, transition
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

@@ -7,15 +7,15 @@ import json
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.headers import MOST_HOPS
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.message import first_value, values
-from ccmproxy.remote import RemoteStatus
+from ccmproxy.dialects.remote import RemoteStatus
+from ccmproxy.http.headers import MOST_HOPS
+from ccmproxy.http.message import first_value, values
 from ccmproxy.reverse.receiver import REPLACED_ANSWER
 from ccmproxy.simulator.steps import Pace
+from ccmproxy.state.limits import LimitsUpdate
 from tests.conversation import Client, message_request
 from tests.federated import TOKENS, Federation, Instance, external, user
-from tests.proxy.websocket_scene import ClientSocket, event, upgrade_request
+from tests.proxy.websocket.scene import ClientSocket, event, upgrade_request
 
 A, B, C = 8081, 8082, 8083
 URL_A, URL_B, URL_C = (f"http://127.0.0.1:{port}" for port in (A, B, C))
@@ -185,8 +185,8 @@ class PrefixTests(SynchronousTestCase):
     def test_the_prefix_is_put_before_everything(self) -> None:
         federation = Federation(self)
         seen: list[bytes] = []
-        from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-        from ccmproxy.message import ResponseHead
+        from ccmproxy.http.message import ResponseHead
+        from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 
         def answer(request: ServerRequest) -> None:
             seen.append(request.head.target)

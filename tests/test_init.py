@@ -16,13 +16,13 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from ccmproxy import Config, loadConfig, makeService
 from ccmproxy.config import load_text
-from ccmproxy.multiplexer import ListenFailed
-from ccmproxy.service import ProxyService
+from ccmproxy.root.multiplexer import ListenFailed
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.simulator.steps import Pace
-from ccmproxy.surroundings import Surroundings
 from tests.conversation import CONFIGURATION, TOKEN
-from tests.test_assembly import RecordingOutbound
+from tests.root.test_assembly import RecordingOutbound
 
 
 class EmbeddingTests(TestCase):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.source import Module, imports, is_ours, parse, read_package, unit
+from tests.source import PACKAGE, Module, imports, is_ours, parse, read_package
 
 
 def names(text: str) -> frozenset[str]:
@@ -19,58 +19,78 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def unit(name: str) -> str | None:
+    """The unit that a dotted name of ours belongs to: the longest one in the table that it lies in, else None."""
+    path = name.removeprefix(PACKAGE).removeprefix(".")
+    if name in (PACKAGE, VERSION):
+        return ""
+    while path:
+        if path in MAY_IMPORT:
+            return path
+        path = path.rpartition(".")[0]
+    return None
+
+
 # The table ------------------------------------------------------------------------------------------------
 
-#: Pure: values and decisions that both dialects share.
-CORE = names(
-    """
-    _version aggregate authentication availability backoff balancing dialect durations errors facts frames headers
-    interfaces limits message oauth refusals remote retry retry_after sessions sse transitions usage
-    """
+#: Pure units, which know neither Twisted nor the clock.
+PURE = names(
+    "http websocket yamux state policy dialects dialects.claude dialects.codex dialects.registry config"
 )
-#: All of the pure ring.
-PURE = CORE | {"config", "dialects", "websocket", "yamux"}
-#: What the parts may know of it: a dialect reaches them as an object that provides ``ccmproxy.interfaces``.
-VALUES = CORE | {"config"}
+#: What parts and surfaces may know of the pure ring. One dialect reaches them as an object that provides
+#: ``ccmproxy.interfaces.facets``, so that the dialects themselves are not among it.
+VALUES = names("http interfaces state policy dialects config")
 
-#: Unit → the other units that it may import. The empty name is ``ccmproxy/__init__.py``.
+#: Unit → the other units that it may import. A unit is a folder; of nested ones the innermost counts. The empty name
+#: is what stands at the top.
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
+    # the seams: values of zope.interface that everybody may know
+    "interfaces": frozenset(),
     # pure
-    **dict.fromkeys(CORE, CORE),
-    "dialects": CORE,
-    "config": CORE | {"dialects"},
-    "websocket": frozenset({"message"}),
+    "http": frozenset(),
+    "websocket": names("http"),
     "yamux": frozenset(),
+    "state": frozenset(),
+    "policy": names("http state"),
+    "dialects": names("http interfaces policy state"),
+    "dialects.claude": names("http interfaces policy state dialects") | {""},
+    "dialects.codex": names("http interfaces policy state dialects") | {""},
+    "dialects.registry": names("dialects dialects.claude dialects.codex"),
+    "config": names("dialects.registry policy state"),
     # parts
-    "tcp": frozenset(),
-    "http": VALUES | {"tcp"},
-    "net": VALUES | {"tcp"},
-    "credentials": VALUES | {"http", "net"},
-    "proxy": VALUES | {"http", "tcp", "websocket"},
-    "reverse": VALUES | {"http", "net", "tcp", "yamux"},
-    "ledger": VALUES,
-    "lag": frozenset(),
+    "transports": names("config interfaces"),
+    "network": names("interfaces"),
+    "http.server": names("http transports"),
+    "http.client": names("http transports"),
+    "credentials": VALUES | names("http.client transports"),
+    "proxy": VALUES | names("http.client http.server transports websocket"),
+    "reverse": VALUES | names("http.client http.server transports yamux"),
     # surfaces
-    "testing": PURE | {"http", "net", "credentials", "proxy"},
-    "simulator": PURE | {"http", "net", "testing"},
-    "logs": frozenset(),
-    "own_endpoints": VALUES | {"http", "proxy"},
-    "status": VALUES | {"http", "proxy", "own_endpoints"},
-    "routes": VALUES | {"http", "proxy", "reverse", "status", "own_endpoints"},
-    "cli": PURE | {"http", "net", "credentials", "demo"},
+    "surfaces": VALUES | names("http.server proxy reverse"),
+    "simulator": names("dialects http http.server state testing websocket"),
+    "testing": frozenset(),
     # root
-    "surroundings": VALUES | {"net"},
-    "assembly": VALUES | {"http", "credentials", "reverse", "surroundings"},
-    "multiplexer": PURE
-    | {"http", "credentials", "proxy", "reverse", "assembly", "routes", "status", "surroundings"},
-    "service": VALUES | {"credentials", "ledger", "lag", "multiplexer", "surroundings"},
-    "demo_outcome": frozenset(),
-    "demo_codex": frozenset({"demo_outcome"}),
-    "demo": PURE | {"logs", "service", "surroundings", "simulator", "demo_codex", "demo_outcome"},
-    "tuning": frozenset(),
-    "tap": PURE | {"net", "service", "surroundings", "logs", "tuning"},
-    "": PURE | {"service", "surroundings", "tap"},
+    "root": VALUES
+    | names(
+        "dialects.registry http.client http.server transports network credentials proxy reverse surfaces"
+    ),
+    "": names("config root"),
+    # programs around it
+    "demo": names("config root simulator testing http state websocket"),
+    "surfaces.cli": names("config demo state") | {""},
 }
+#: The rings, from the inside out: no unit may import one of a ring further out.
+RINGS = (
+    PURE | names("interfaces"),
+    names("transports network http.server http.client credentials proxy reverse"),
+    names("surfaces simulator testing"),
+    names("root") | {""},
+    names("demo surfaces.cli"),
+)
+#: Where the interfaces are, which name types on both of their sides.
+SEAMS = "interfaces"
+#: The one module at the top that everybody may know.
+VERSION = "ccmproxy._version"
 
 #: Libraries that do no I/O and read no clock.
 PURE_LIBRARIES = names(
@@ -95,12 +115,12 @@ OPENERS = frozenset({"ccmproxy.config.loader"})
 CLOCK_READERS = frozenset({"now", "utcnow", "today"})
 
 #: Modules that may look up the process's reactor, inside a function: the outermost ones.
-REACTOR_USERS = frozenset({"ccmproxy.tap"})
+REACTOR_USERS = frozenset({"ccmproxy.root.tap"})
 REACTOR = "twisted.internet.reactor"
 
 #: A dialect's name means something to these alone; everywhere else it is an object that answers questions.
 DIALECT_NAMES = frozenset({"ccm", "ocm", "claude", "codex"})
-KNOW_DIALECTS = frozenset({"config", "dialects"})
+KNOW_DIALECTS = names("config dialects dialects.claude dialects.codex dialects.registry")
 
 
 # The rules ------------------------------------------------------------------------------------------------
@@ -108,30 +128,66 @@ KNOW_DIALECTS = frozenset({"config", "dialects"})
 
 def misplaced(modules: Mapping[str, Module]) -> Iterator[str]:
     """Modules that the table does not know."""
-    for name, module in modules.items():
-        if module.unit not in MAY_IMPORT:
+    for name in modules:
+        if unit(name) is None:
             yield (
                 f"{name} is in no ring: decide whether it is pure, a part, a surface or the root, and enter"
-                f" {module.unit!r} in MAY_IMPORT of {__name__}"
+                f" its folder in MAY_IMPORT of {__name__}"
             )
 
 
 def outward_imports(modules: Mapping[str, Module]) -> Iterator[str]:
     """Imports between our own modules that the table does not allow."""
     for name, module in modules.items():
-        allowed = MAY_IMPORT.get(module.unit, frozenset()) | {module.unit}
+        own = unit(name)
+        if own is None:
+            continue
+        allowed = MAY_IMPORT[own] | {own}
         for found in imports(module, modules):
-            if not is_ours(found.target) or unit(found.target) in allowed:
+            if not is_ours(found.target) or found.target == VERSION or unit(found.target) in allowed:
                 continue
-            if found.type_checking and name == "ccmproxy.interfaces":
+            if found.type_checking and own == SEAMS:
                 continue  # the seams name the types on both of their sides
-            yield f"{name}:{found.line} imports {found.target}: {module.unit or 'ccmproxy'} must not know it"
+            yield f"{name}:{found.line} imports {found.target}: {own or 'ccmproxy'} must not know it"
+
+
+def cycles(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Modules that import each other, directly or through others; what only a type checker imports counts too.
+
+    Tarjan's algorithm: a strongly connected component of more than one module is a cycle.
+    """
+    graph = {
+        name: sorted({found.target for found in imports(module, modules)} & modules.keys() - {name})
+        for name, module in modules.items()
+    }
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> Iterator[str]:
+        order[name] = lowest[name] = len(order)
+        path.append(name)
+        for other in graph[name]:
+            if other not in order:
+                yield from visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in path:
+                lowest[name] = min(lowest[name], order[other])
+        if lowest[name] == order[name]:
+            component = path[path.index(name) :]
+            del path[path.index(name) :]
+            if len(component) > 1:
+                yield f"{', '.join(sorted(component))} import each other: {len(component)} modules"
+
+    for name in graph:
+        if name not in order:
+            yield from visit(name)
 
 
 def impure_imports(modules: Mapping[str, Module]) -> Iterator[str]:
     """Libraries that the pure ring uses and must not."""
     for name, module in modules.items():
-        if module.unit not in PURE:
+        if unit(name) not in PURE | {SEAMS}:
             continue
         allowed = set(PURE_LIBRARIES)
         for owner, extras in PURE_EXTRAS.items():
@@ -140,7 +196,7 @@ def impure_imports(modules: Mapping[str, Module]) -> Iterator[str]:
         for found in imports(module, modules):
             if is_ours(found.target) or any(_within(found.target, library) for library in allowed):
                 continue
-            if found.type_checking and name == "ccmproxy.interfaces":
+            if found.type_checking and unit(name) == SEAMS:
                 continue
             yield f"{name}:{found.line} imports {found.target}: the pure ring does no I/O and reads no clock"
 
@@ -148,7 +204,7 @@ def impure_imports(modules: Mapping[str, Module]) -> Iterator[str]:
 def impure_calls(modules: Mapping[str, Module]) -> Iterator[str]:
     """Calls in the pure ring that do I/O or read the clock although the import is harmless."""
     for name, module in modules.items():
-        if module.unit not in PURE:
+        if unit(name) not in PURE | {SEAMS}:
             continue
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Call):
@@ -179,7 +235,7 @@ def reactor_imports(modules: Mapping[str, Module]) -> Iterator[str]:
 def dialect_branches(modules: Mapping[str, Module]) -> Iterator[str]:
     """Decisions by a dialect's name, outside of the dialects and of the configuration that chooses one."""
     for name, module in modules.items():
-        if module.unit in KNOW_DIALECTS:
+        if unit(name) in KNOW_DIALECTS:
             continue
         for node in ast.walk(module.tree):
             constants: list[ast.expr] = []
@@ -234,6 +290,9 @@ class ArchitectureTests(SynchronousTestCase):
     def test_imports_point_inwards(self) -> None:
         self.none(outward_imports(self.modules))
 
+    def test_there_are_no_cycles(self) -> None:
+        self.none(cycles(self.modules))
+
     def test_the_pure_ring_uses_pure_libraries(self) -> None:
         self.none(impure_imports(self.modules))
 
@@ -253,59 +312,44 @@ class ArchitectureTests(SynchronousTestCase):
 class TableTests(SynchronousTestCase):
     """The table itself."""
 
+    def test_every_unit_is_in_one_ring(self) -> None:
+        self.assertEqual(sorted(unit for ring in RINGS for unit in ring), sorted(MAY_IMPORT))
+
     def test_rings_do_not_reach_outwards(self) -> None:
-        parts = {"tcp", "http", "net", "credentials", "proxy", "reverse", "ledger", "lag"}
-        surfaces = {"routes", "status", "own_endpoints", "logs", "simulator", "testing"}
-        rings = [
-            PURE,
-            parts,
-            surfaces,
-            {
-                "surroundings",
-                "assembly",
-                "multiplexer",
-                "service",
-                "tuning",
-                "tap",
-                "demo_outcome",
-                "demo_codex",
-                "demo",
-                "cli",
-                "",
-            },
-        ]
-        self.assertEqual(set().union(*rings), MAY_IMPORT.keys())
-        for depth, ring in enumerate(rings):
-            outer: set[str] = set().union(*rings[depth + 1 :])
+        for depth, ring in enumerate(RINGS):
+            outer: set[str] = set().union(*RINGS[depth + 1 :])
             for name in ring:
-                self.assertFalse(MAY_IMPORT[name] & outer, f"{name} may reach outwards")
+                found = MAY_IMPORT[name] & outer - {""}
+                self.assertFalse(found, f"{name} may reach outwards")
 
     def test_parts_stay_apart(self) -> None:
-        for name in ("http", "net"):
-            self.assertFalse(MAY_IMPORT[name] & {"http", "net", "credentials", "proxy"}, name)
+        for name in ("http.server", "http.client", "transports", "network"):
+            self.assertFalse(MAY_IMPORT[name] & names("http.server http.client credentials proxy"), name)
         self.assertNotIn("proxy", MAY_IMPORT["credentials"])
         self.assertNotIn("credentials", MAY_IMPORT["proxy"])
 
-    def test_no_two_units_import_each_other(self) -> None:
-        for name, others in MAY_IMPORT.items():
-            for other in others - CORE:
-                self.assertNotIn(name, MAY_IMPORT[other], f"{name} and {other}")
+    def test_units_do_not_import_each_other(self) -> None:
+        seen: set[str] = set()
+        while rest := MAY_IMPORT.keys() - seen:
+            free = {name for name in rest if not MAY_IMPORT[name] - seen - {""}}
+            self.assertTrue(free, f"a cycle among {sorted(rest)}")
+            seen |= free
 
 
 class RuleTests(SynchronousTestCase):
     """Each rule finds what it is there to find, and lets the innocent pass."""
 
     def check(self, rule: object, name: str, text: str, expected: list[str]) -> None:
-        """``rule`` on a package that consists of ``name``, ``ccmproxy.http.server`` and ``ccmproxy.message``."""
+        """``rule`` on a package that consists of ``name`` and the few modules below."""
         assert callable(rule)
         modules = {
             other: parse(other, "", is_package=other == "ccmproxy.http")
             for other in (
                 "ccmproxy",
                 "ccmproxy.http",
-                "ccmproxy.http.server",
-                "ccmproxy.message",
-                "ccmproxy.service",
+                "ccmproxy.http.server.factory",
+                "ccmproxy.http.message",
+                "ccmproxy.root.service",
             )
         }
         modules[name] = parse(name, text)
@@ -316,30 +360,57 @@ class RuleTests(SynchronousTestCase):
         self.check(misplaced, "ccmproxy.http.http2", "", [])
 
     def test_outward_import(self) -> None:
-        bad = ["ccmproxy.limits"]
-        self.check(outward_imports, "ccmproxy.limits", "from ccmproxy.http.server import X", bad)
-        self.check(outward_imports, "ccmproxy.limits", "from ccmproxy.http import server", bad)
-        self.check(outward_imports, "ccmproxy.limits", "import ccmproxy.http.server as s", bad)
-        self.check(outward_imports, "ccmproxy.limits", "from .http import server", bad)
-        self.check(outward_imports, "ccmproxy.limits", "from ccmproxy import __version__", bad)
-        self.check(outward_imports, "ccmproxy.limits", "def f():\n    from ccmproxy import service", bad)
-        self.check(outward_imports, "ccmproxy.limits", "from ccmproxy.message import Body", [])
-        self.check(outward_imports, "ccmproxy.limits", "from ccmproxy import message", [])
+        bad = ["ccmproxy.state.limits"]
+        self.check(
+            outward_imports, "ccmproxy.state.limits", "from ccmproxy.http.server.factory import X", bad
+        )
+        self.check(outward_imports, "ccmproxy.state.limits", "from ccmproxy.http import server", bad)
+        self.check(outward_imports, "ccmproxy.state.limits", "import ccmproxy.http.server.factory as s", bad)
+        self.check(outward_imports, "ccmproxy.state.limits", "from ..http import server", bad)
+        self.check(outward_imports, "ccmproxy.state.limits", "from ccmproxy import __version__", bad)
+        self.check(
+            outward_imports, "ccmproxy.state.limits", "def f():\n    from ccmproxy import service", bad
+        )
+        self.check(outward_imports, "ccmproxy.state.limits", "from ccmproxy.state.availability import X", [])
+        self.check(outward_imports, "ccmproxy.state.limits", "from ccmproxy.state import availability", [])
+
+    def test_cycle(self) -> None:
+        one = "from ccmproxy.http.server import factory"
+        modules = {
+            name: parse(name, text)
+            for name, text in (
+                ("ccmproxy.a", "import ccmproxy.b"),
+                ("ccmproxy.b", "if TYPE_CHECKING:\n    import ccmproxy.c"),
+                ("ccmproxy.c", "def f():\n    from ccmproxy.a import x"),
+                ("ccmproxy.d", "import ccmproxy.a"),
+            )
+        }
+        self.assertEqual(
+            list(cycles(modules)), ["ccmproxy.a, ccmproxy.b, ccmproxy.c import each other: 3 modules"]
+        )
+        del modules["ccmproxy.b"]
+        self.assertEqual(list(cycles(modules)), [])
+        self.check(cycles, "ccmproxy.state.limits", one, [])
 
     def test_type_checking_imports_count(self) -> None:
-        text = "if TYPE_CHECKING:\n    from ccmproxy.http.server import X"
-        self.check(outward_imports, "ccmproxy.limits", text, ["ccmproxy.limits"])
+        text = "if TYPE_CHECKING:\n    from ccmproxy.http.server.factory import X"
+        self.check(outward_imports, "ccmproxy.state.limits", text, ["ccmproxy.state.limits"])
         self.check(outward_imports, "ccmproxy.interfaces", text, [])
         self.check(
             outward_imports,
             "ccmproxy.interfaces",
-            text + "\nimport ccmproxy.service",
+            text + "\nimport ccmproxy.root.service",
             ["ccmproxy.interfaces"],
         )
 
     def test_parts_do_not_know_each_other(self) -> None:
-        self.check(outward_imports, "ccmproxy.net.tls", "import ccmproxy.http.server", ["ccmproxy.net.tls"])
-        self.check(outward_imports, "ccmproxy.proxy.exchange", "import ccmproxy.http.server", [])
+        self.check(
+            outward_imports,
+            "ccmproxy.transports.tls",
+            "import ccmproxy.http.server.factory",
+            ["ccmproxy.transports.tls"],
+        )
+        self.check(outward_imports, "ccmproxy.proxy.exchange", "import ccmproxy.http.server.factory", [])
 
     def test_impure_import(self) -> None:
         for text in (
@@ -349,26 +420,36 @@ class RuleTests(SynchronousTestCase):
             "import socket",
             "import random",
         ):
-            self.check(impure_imports, "ccmproxy.sse", text, ["ccmproxy.sse"])
-        self.check(impure_imports, "ccmproxy.sse", "from email.utils import parsedate_to_datetime", [])
-        self.check(impure_imports, "ccmproxy.http.client", "import time", [])
+            self.check(impure_imports, "ccmproxy.dialects.sse", text, ["ccmproxy.dialects.sse"])
+        self.check(
+            impure_imports, "ccmproxy.dialects.sse", "from email.utils import parsedate_to_datetime", []
+        )
+        self.check(impure_imports, "ccmproxy.http.client.connection_pool", "import time", [])
         self.check(impure_imports, "ccmproxy.config.loader", "import os", [])
         self.check(impure_imports, "ccmproxy.config.schema", "import os", ["ccmproxy.config.schema"])
 
     def test_impure_call(self) -> None:
         for text in ("open('x')", "datetime.now()", "datetime.datetime.utcnow()", "date.today()", "print(1)"):
-            self.check(impure_calls, "ccmproxy.sse", text, ["ccmproxy.sse"])
-        self.check(impure_calls, "ccmproxy.sse", "datetime.fromtimestamp(now)", [])
+            self.check(impure_calls, "ccmproxy.dialects.sse", text, ["ccmproxy.dialects.sse"])
+        self.check(impure_calls, "ccmproxy.dialects.sse", "datetime.fromtimestamp(now)", [])
         self.check(impure_calls, "ccmproxy.config.loader", "open('x')", [])
 
     def test_reactor(self) -> None:
         deferred = "def f():\n    from twisted.internet import reactor"
-        self.check(reactor_imports, "ccmproxy.tap", "from twisted.internet import reactor", ["ccmproxy.tap"])
         self.check(
-            reactor_imports, "ccmproxy.tap", "class A:\n    import twisted.internet.reactor", ["ccmproxy.tap"]
+            reactor_imports,
+            "ccmproxy.root.tap",
+            "from twisted.internet import reactor",
+            ["ccmproxy.root.tap"],
         )
-        self.check(reactor_imports, "ccmproxy.tap", deferred, [])
-        self.check(reactor_imports, "ccmproxy.service", deferred, ["ccmproxy.service"])
+        self.check(
+            reactor_imports,
+            "ccmproxy.root.tap",
+            "class A:\n    import twisted.internet.reactor",
+            ["ccmproxy.root.tap"],
+        )
+        self.check(reactor_imports, "ccmproxy.root.tap", deferred, [])
+        self.check(reactor_imports, "ccmproxy.root.service", deferred, ["ccmproxy.root.service"])
 
     def test_dialect_branch(self) -> None:
         for text in (
@@ -378,9 +459,11 @@ class RuleTests(SynchronousTestCase):
             "match x:\n    case b'claude': pass",
         ):
             found = text.count("ocm") + text.count("ccm") + text.count("codex") + text.count("claude")
-            self.check(dialect_branches, "ccmproxy.routes", text, ["ccmproxy.routes"] * found)
-            self.check(dialect_branches, "ccmproxy.dialects", text, [])
-        self.check(dialect_branches, "ccmproxy.routes", "path = 'claude'", [])
+            self.check(
+                dialect_branches, "ccmproxy.surfaces.routes", text, ["ccmproxy.surfaces.routes"] * found
+            )
+            self.check(dialect_branches, "ccmproxy.dialects.registry", text, [])
+        self.check(dialect_branches, "ccmproxy.surfaces.routes", "path = 'claude'", [])
 
     def test_left_over_permission(self) -> None:
-        self.check(unneeded, "ccmproxy.tap", "", ["ccmproxy.tap does not look up the reactor"])
+        self.check(unneeded, "ccmproxy.root.tap", "", ["ccmproxy.root.tap does not look up the reactor"])

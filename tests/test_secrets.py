@@ -11,7 +11,7 @@ from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config import ConfigurationError, load_text
-from ccmproxy.logs import daemon_observer
+from ccmproxy.root.logs import daemon_observer
 from ccmproxy.simulator.faults import FAULTS
 from tests.conversation import CONFIGURATION, SECRET_PREFIXES, TOKEN, World, message_request
 from tests.proxy.manual_upstream import STREAM_HEAD, ManualUpstream

@@ -1,9 +1,9 @@
 """A simulation of weeks of a team's work on a pool of accounts, to compare ways of choosing the account.
 
-``python -m bench.pool`` runs it. What chooses is the real thing: :class:`ccmproxy.credentials.pool.Pool`, over
-credentials whose state the real :func:`ccmproxy.transitions.transition` moves. Accounts and people are modelled, time
-is a number: no reactor, no sockets. Everything random comes from a seed, and all policies of one seed meet the same
-demand and the same accounts.
+``python -m bench.pool`` runs it. What chooses is the real thing: :class:`ccmproxy.credentials.pool.pool.Pool`, over
+credentials whose state the real :func:`ccmproxy.state.transitions.transition` moves. Accounts and people are modelled,
+time is a number: no reactor, no sockets. Everything random comes from a seed, and all policies of one seed meet the
+same demand and the same accounts.
 
 Accounts (:mod:`bench.pool.accounts`)
     * A 5-hour window begins with the first request after the last one ended; a weekly window ends at an hour of the

@@ -16,7 +16,7 @@ from bench.pool.demand import Session, invent, thinned
 from bench.pool.policies import CONTENDERS, Contender
 from bench.pool.simulation import BEGIN, WARM_UP, Simulation
 from bench.pool.tables import Run, as_document, figures, load_table, plain
-from ccmproxy.simulator.claude.account import PLANS
+from ccmproxy.simulator.claude.simulated_account import PLANS
 
 #: Percent of the capacity that the team's work would take: comfortable, about all of it, more than there is.
 LOADS = (60.0, 100.0, 140.0)

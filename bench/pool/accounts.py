@@ -12,18 +12,17 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import Caps
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
-from ccmproxy.errors import CredentialUnavailable
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ICredential
-from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
-from ccmproxy.oauth import Authorization, OAuthToken
-from ccmproxy.simulator.claude.account import PLANS
-from ccmproxy.simulator.windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
+from ccmproxy.dialects.oauth import Authorization, OAuthToken
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
+from ccmproxy.simulator.claude.simulated_account import PLANS
+from ccmproxy.simulator.usage_windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
+from ccmproxy.state.availability import Caps
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
+from ccmproxy.state.transitions import HeadersObserved, PollSucceeded, TokenAvailable
 from ccmproxy.testing.pump import MemoryNetwork
-from ccmproxy.transitions import HeadersObserved, PollSucceeded, TokenAvailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ccmproxy.simulator.claude.account import MODEL_WEIGHTS
-from ccmproxy.simulator.windows import cost
-from ccmproxy.usage import Tokens
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.simulator.claude.simulated_account import MODEL_WEIGHTS
+from ccmproxy.simulator.usage_windows import cost
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol
 
 from bench.pool.accounts import SILENT, SimulatedAccount, SimulatedCredential, make_credentials
 from bench.pool.scorings import ACTIVE, IDEAS, Idea
-from ccmproxy.balancing import Candidate, Choice, NoCredential, Selection
-from ccmproxy.credentials.pool import Pool, PoolRules
-from ccmproxy.interfaces import ICredential, ILease
-from ccmproxy.retry import LeaseOutcome
-from ccmproxy.sessions import SESSION_LIFE, Assignment
+from ccmproxy.credentials.pool.pool import Pool, PoolRules
+from ccmproxy.interfaces.credentials import ICredential, ILease
+from ccmproxy.policy.balancing import Candidate, Choice, NoCredential, Selection
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.policy.sessions import SESSION_LIFE, Assignment
 
 
 class Asked(NamedTuple):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ccmproxy.balancing import Candidate, score, spread_score, urgency
-from ccmproxy.limits import current_reset, remaining
+from ccmproxy.policy.balancing import Candidate, score, spread_score, urgency
+from ccmproxy.state.limits import current_reset, remaining
 
 #: A session that was served within so long is at work (seconds).
 ACTIVE = 900.0

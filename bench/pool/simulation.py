@@ -11,8 +11,8 @@ from functools import partial
 from bench.pool.accounts import SimulatedAccount, SimulatedCredential
 from bench.pool.demand import HOUR, WEEK, Conversation, Session, Step, request_units
 from bench.pool.policies import Asked, Policy, Refused, Served, World
-from ccmproxy.credentials.poll import POLL_INTERVAL
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.credentials.polling import POLL_INTERVAL
+from ccmproxy.policy.retry import LeaseOutcome
 
 #: A Monday's midnight (Unix seconds).
 BEGIN = 1_767_571_200.0
@@ -27,7 +27,7 @@ OVERTIME = HOUR
 
 @dataclass(slots=True)
 class Tally:
-    """What happened while it was measured. Units: :mod:`ccmproxy.simulator.windows`.
+    """What happened while it was measured. Units: :mod:`ccmproxy.simulator.usage_windows`.
 
     ``asked``, ``refused``: requests, each once. ``done``, ``lost``: work that was answered and that was given up, in
     units of what it costs if nobody moves. ``spent``: units that were really taken, ``for_moves`` of them because a

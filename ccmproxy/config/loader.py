@@ -34,7 +34,7 @@ from ccmproxy.config.values import (
     UpstreamConfig,
     UserConfig,
 )
-from ccmproxy.dialects import DIALECTS
+from ccmproxy.dialects.registry import DIALECTS
 
 #: Bytes of a file that holds one token; more is not read.
 _SECRET_FILE = 64 * 1024

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from ccmproxy.availability import Caps
-from ccmproxy.balancing import StrategyName
 from ccmproxy.config.units import KIB, MIB
+from ccmproxy.policy.balancing import StrategyName
+from ccmproxy.state.availability import Caps
 
 ServiceType = Literal["ccm", "ocm"]
 

@@ -9,19 +9,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.availability import Caps
 from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
-from ccmproxy.credentials.lock import DirectoryLock
-from ccmproxy.credentials.poll import UsagePoller
-from ccmproxy.credentials.store import FileStore
-from ccmproxy.credentials.token import TokenKeeper
-from ccmproxy.credentials.watch import FileWatch, FileWatcher
-from ccmproxy.errors import CredentialUnavailable
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import IAccountFormat, ICredential, ICredentialStore, IOutbound
-from ccmproxy.oauth import ApiKey, Authorization, Login, OAuthToken, RemoteToken, UpstreamURLs
-from ccmproxy.transitions import TimePassed, TokenAvailable, TokenUnavailable
+from ccmproxy.credentials.login.file import FileStore
+from ccmproxy.credentials.login.lock import DirectoryLock
+from ccmproxy.credentials.login.token import TokenKeeper
+from ccmproxy.credentials.login.watch import FileWatch, FileWatcher
+from ccmproxy.credentials.polling import UsagePoller
+from ccmproxy.dialects.oauth import ApiKey, Authorization, Login, OAuthToken, RemoteToken, UpstreamURLs
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
+from ccmproxy.interfaces.facets import IAccountFormat
+from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.state.availability import Caps
+from ccmproxy.state.transitions import TimePassed, TokenAvailable, TokenUnavailable
 
 
 @implementer(ICredential)
@@ -58,7 +59,7 @@ class Account(Credential):
         ``connections``: to the API of ``urls``, through ``outbound``; refreshes and polls go through ``outbound``
         too (F30), unless ``fetch`` replaces them. ``random``: numbers in [0, 1). ``plan_weight``: replaces what the
         plan says. ``watched_path``: the file whose changes ``watcher`` is to tell; ``lock_path``: of the official
-        client's lock (:func:`ccmproxy.credentials.lock.lock_path`), None where there is no such custom. ``now``:
+        client's lock (:func:`ccmproxy.credentials.login.lock.lock_path`), None where there is no such custom. ``now``:
         Unix seconds; left out, ``clock`` tells them. ``key_connections``: to the API for keys, where ``urls`` has one.
         """
         super().__init__(tag, caps or Caps(), clock, now)

@@ -18,10 +18,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-from ccmproxy.interfaces import IOutbound
-from ccmproxy.net.handshake import ProxyError
-from ccmproxy.net.outbounds import agent
-from ccmproxy.oauth import ControlRequest
+from ccmproxy.dialects.oauth import ControlRequest
+from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.transports.outbounds import agent
+from ccmproxy.transports.proxy_dialogue import ProxyError
 
 KIB = 1024
 

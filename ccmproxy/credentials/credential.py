@@ -1,6 +1,6 @@
 """What every credential has in common: its state, whoever holds it, whoever looks at it (spec 5).
 
-State changes are pure (:mod:`ccmproxy.transitions`); here an input is put in and the effects are carried out.
+State changes are pure (:mod:`ccmproxy.state.transitions`); here an input is put in and the effects are carried out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from urllib.parse import urlsplit
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ccmproxy.availability import (
+from ccmproxy.credentials.lease import Lease
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.availability import (
     Availability,
     Caps,
     CredentialSnapshot,
@@ -24,13 +29,8 @@ from ccmproxy.availability import (
     next_change,
     snapshot,
 )
-from ccmproxy.credentials.lease import Lease
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ILease
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.oauth import Authorization
-from ccmproxy.retry import LeaseOutcome
-from ccmproxy.transitions import (
+from ccmproxy.state.limits import LimitsUpdate
+from ccmproxy.state.transitions import (
     Blocked,
     HeadersObserved,
     Input,

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from ccmproxy.availability import Availability
-from ccmproxy.interfaces import ILease
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.oauth import Authorization
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import LimitsUpdate
 
 if TYPE_CHECKING:
     from ccmproxy.credentials.credential import Credential
-    from ccmproxy.http.client import ConnectionPool
+    from ccmproxy.http.client.connection_pool import ConnectionPool
 
 
 @implementer(ILease)

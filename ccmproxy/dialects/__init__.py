@@ -1,11 +1,5 @@
-"""The dialects, by the ``type`` of the services that speak them."""
+"""The dialects, and the values that they are asked for: facts of a request, usage of an answer, a login.
 
-from __future__ import annotations
-
-from ccmproxy.dialect import Dialect
-from ccmproxy.dialects.claude import CLAUDE
-from ccmproxy.dialects.codex import CODEX
-
-__all__ = ["DIALECTS"]
-
-DIALECTS: dict[str, Dialect] = {dialect.service_type: dialect for dialect in (CLAUDE, CODEX)}
+:mod:`.base` says what a dialect consists of; :mod:`.claude` and :mod:`.codex` are the two; :mod:`.registry` finds one
+by the ``type`` of a service.
+"""

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ccmproxy.oauth import ControlRequest, CredentialFileError, RefreshRefused, UpstreamURLs
-from ccmproxy.retry_after import parse_retry_after
+from ccmproxy.dialects.oauth import ControlRequest, CredentialFileError, RefreshRefused, UpstreamURLs
+from ccmproxy.http.retry_after import parse_retry_after
 
 #: A token is refreshed this long before it expires (seconds).
 REFRESH_MARGIN = 300.0

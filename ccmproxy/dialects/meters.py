@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ccmproxy.facts import RequestFacts
-from ccmproxy.message import ResponseHead, first_value
-from ccmproxy.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.http.message import ResponseHead, first_value
 
 #: A JSON answer larger than this is passed on uncounted (bytes).
 LARGEST_JSON = 8 * 1024 * 1024

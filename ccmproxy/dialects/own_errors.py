@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from math import ceil
 
-from ccmproxy.availability import Availability
-from ccmproxy.durations import format_duration
-from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.durations import format_duration
 
 _TYPES = {
     400: "invalid_request_error",

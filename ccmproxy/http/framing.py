@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ccmproxy.message import Headers, ParsedHeaders, lower_names
+from ccmproxy.http.message import Headers, ParsedHeaders, lower_names
 
 _TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: Deleting these from a head leaves the bytes that may not stand in one (RFC 9110 section 5.5): controls but

@@ -12,14 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from ccmproxy.availability import Availability
-from ccmproxy.errors import UpstreamError, UpstreamTimeout
-from ccmproxy.http.client import Call, ConnectionPool
-from ccmproxy.http.server import ServerRequest
-from ccmproxy.http.upgrade import SwitchedConnection
-from ccmproxy.message import RequestHead, ResponseHead
-from ccmproxy.sse import EventRewriter
-from ccmproxy.usage import UsageMeter
+from ccmproxy.dialects.sse import EventRewriter
+from ccmproxy.dialects.usage import UsageMeter
+from ccmproxy.http.client.connection_pool import Call, ConnectionPool
+from ccmproxy.http.client.upgrade import SwitchedConnection
+from ccmproxy.http.failures import UpstreamError, UpstreamTimeout
+from ccmproxy.http.message import RequestHead, ResponseHead
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.state.availability import Availability
 
 #: As much of a refusal's body is read to understand it (bytes), and for as long (seconds).
 COLLECT_SIZE = 64 * 1024
@@ -56,7 +56,7 @@ class _State(Enum):
 
 @implementer(IPushProducer)
 class Attempt:
-    """Receives one upstream answer (it is a :class:`ccmproxy.http.client.ResponseReceiver`).
+    """Receives one upstream answer (it is a :class:`ccmproxy.http.client.connection_pool.ResponseReceiver`).
 
     ``answered`` fires with the head once it is there, within the reactor turn that brought it; or fails with an
     UpstreamError, :class:`Interrupted` or :class:`ClientGone`. From then on the body is held, and reading paused,

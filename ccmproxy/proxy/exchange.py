@@ -9,26 +9,24 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
-from ccmproxy.availability import Availability
-from ccmproxy.balancing import NoCredential, Selection
-from ccmproxy.errors import (
+from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.dialects.remote import remote_verdict
+from ccmproxy.dialects.usage import MeterReading
+from ccmproxy.http.failures import (
     CarrierLost,
-    CredentialUnavailable,
     RequestNotSent,
     ResponseLost,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamTimeout,
 )
-from ccmproxy.facts import RequestFacts
-from ccmproxy.http.server import ServerRequest
-from ccmproxy.interfaces import ILease
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, without
-from ccmproxy.oauth import Authorization
-from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
-from ccmproxy.refusals import Refusal, of_body, of_failure, of_nobody
-from ccmproxy.remote import remote_verdict
-from ccmproxy.retry import (
+from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value, without
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.policy.balancing import NoCredential, Selection
+from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
+from ccmproxy.policy.retry import (
     AnswerKind,
     Failure,
     LeaseOutcome,
@@ -38,7 +36,8 @@ from ccmproxy.retry import (
     after_answer,
     after_failure,
 )
-from ccmproxy.usage import MeterReading
+from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted, RelayEnd
+from ccmproxy.state.availability import Availability
 
 if TYPE_CHECKING:
     from ccmproxy.proxy.forwarder import Caller, Forwarder
@@ -69,7 +68,7 @@ class Exchange:
     """Answers one request. Created by the forwarder, which knows it until it is over.
 
     A sequence of attempts until one may be relayed: what follows from each outcome is decided in
-    :mod:`ccmproxy.retry`. Nothing is tried any more once the answer's head went to the client.
+    :mod:`ccmproxy.policy.retry`. Nothing is tried any more once the answer's head went to the client.
     """
 
     log = Logger()

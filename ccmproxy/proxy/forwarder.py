@@ -12,17 +12,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ccmproxy.aggregate import Aggregate, aggregate, counts
-from ccmproxy.availability import CredentialSnapshot
-from ccmproxy.dialect import Dialect
-from ccmproxy.http.server import ServerRequest
-from ccmproxy.interfaces import ICredential, IProvider
-from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.dialects.base import Dialect
+from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.interfaces.credentials import ICredential, IProvider
+from ccmproxy.policy.sessions import IssuedValues
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
-from ccmproxy.proxy.websocket import WebSocketExchange
-from ccmproxy.proxy.websocket_relay import WebSocketRelay
-from ccmproxy.sessions import IssuedValues
+from ccmproxy.proxy.websocket.opening import WebSocketExchange
+from ccmproxy.proxy.websocket.relay import WebSocketRelay
+from ccmproxy.state.aggregate import Aggregate, aggregate, counts
+from ccmproxy.state.availability import CredentialSnapshot
 from ccmproxy.websocket.handshake import wants_websocket
 
 

@@ -8,13 +8,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 
-from ccmproxy.backoff import Backoff
-from ccmproxy.errors import UpstreamError
-from ccmproxy.http.client import Call, ConnectionPool
-from ccmproxy.http.upgrade import SwitchedConnection
-from ccmproxy.message import RequestHead, ResponseHead
-from ccmproxy.reverse.handshake import problem_of_answer
-from ccmproxy.reverse.protocol import YamuxProtocol
+from ccmproxy.http.client.connection_pool import Call, ConnectionPool
+from ccmproxy.http.client.upgrade import SwitchedConnection
+from ccmproxy.http.failures import UpstreamError
+from ccmproxy.http.message import RequestHead, ResponseHead
+from ccmproxy.policy.backoff import Backoff
+from ccmproxy.reverse.carrier import YamuxProtocol
+from ccmproxy.reverse.upgrading import problem_of_answer
 
 
 class Connector:

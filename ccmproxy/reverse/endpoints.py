@@ -18,7 +18,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from ccmproxy.reverse.protocol import YamuxProtocol
+from ccmproxy.reverse.carrier import YamuxProtocol
 
 
 @implementer(IStreamClientEndpoint)

@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
-from ccmproxy.http.server import ServerRequest
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.endpoints import StreamClientEndpoint
-from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS
-from ccmproxy.reverse.protocol import YamuxProtocol
+from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
 
 #: So long a connection that was replaced may take to finish what is in flight on it (seconds).
 REPLACED_GRACE = 10.0

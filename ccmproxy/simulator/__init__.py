@@ -13,9 +13,9 @@ into a reply, :mod:`ccmproxy.simulator.steps` turns the reply and a fault into s
 
 from __future__ import annotations
 
-from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount
+from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import upstream_settings
-from ccmproxy.simulator.codex.account import CodexAccount, Credits, NamedLimit, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, Credits, NamedLimit, OpenAIKey
 from ccmproxy.simulator.faults import FAULTS, SCENARIOS, Fault, Scenario
 from ccmproxy.simulator.record import ReceivedRequest, Record
 from ccmproxy.simulator.server import Simulator

@@ -1,7 +1,7 @@
 """Accounts of the simulator: logins whose refresh tokens rotate, windows that fill, and what was done to them.
 
-What both upstreams have in common is here; :mod:`ccmproxy.simulator.claude.account` adds one provider's plans, tokens
-and files. No Twisted; the time comes from a callable.
+What both upstreams have in common is here; :mod:`ccmproxy.simulator.claude.simulated_account` adds one provider's
+plans, tokens and files. No Twisted; the time comes from a callable.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ccmproxy.simulator.windows import UsageWindow, cost
-from ccmproxy.usage import Tokens
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.simulator.usage_windows import UsageWindow, cost
 
 #: What the token in a request turned out to be.
 TokenState = Literal["valid", "expired", "revoked"]

@@ -9,19 +9,8 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from ccmproxy.http.server import ServerRequest
-from ccmproxy.simulator.steps import (
-    Abort,
-    Close,
-    Data,
-    Finish,
-    Hang,
-    Head,
-    Raw,
-    Step,
-    Wait,
-    Whole,
-)
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.simulator.steps import Abort, Close, Data, Finish, Hang, Head, Raw, Step, Wait, Whole
 
 #: How an answer went: to its end, until the client left, or until a fault broke it.
 Ending = Literal["finished", "gone", "broken"]

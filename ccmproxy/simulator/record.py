@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ccmproxy.message import Headers, RequestHead, first_value, list_items
+from ccmproxy.http.message import Headers, RequestHead, first_value, list_items
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class ReceivedRequest:
 
     @property
     def head(self) -> RequestHead:
-        """The same as a value of :mod:`ccmproxy.message`."""
+        """The same as a value of :mod:`ccmproxy.http.message`."""
         return RequestHead(self.method, self.target, self.headers)
 
     def header(self, name: bytes) -> bytes | None:

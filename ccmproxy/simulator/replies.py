@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.simulator.steps import Reply
 
 REASONS = {

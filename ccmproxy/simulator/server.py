@@ -6,13 +6,13 @@ import random
 
 from twisted.internet.interfaces import IReactorTime
 
-from ccmproxy.errors import BodyTooLarge
-from ccmproxy.http.server import HTTPServerFactory, ServerLimits, ServerRequest
-from ccmproxy.message import Body, ResponseHead
-from ccmproxy.simulator.claude.account import SCOPES, ApiKeyAccount, ClaudeAccount
-from ccmproxy.simulator.claude.errors import Refusals
+from ccmproxy.http.failures import BodyTooLarge
+from ccmproxy.http.message import Body, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits, ServerRequest
+from ccmproxy.simulator.claude.error_answers import Refusals
+from ccmproxy.simulator.claude.simulated_account import SCOPES, ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
-from ccmproxy.simulator.codex.account import CodexAccount, Credits, NamedLimit, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, Credits, NamedLimit, OpenAIKey
 from ccmproxy.simulator.codex.upstream import CodexUpstream
 from ccmproxy.simulator.faults import FaultPlan, Scenario
 from ccmproxy.simulator.player import Ending, Player

@@ -14,10 +14,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
-from ccmproxy.simulator.claude.account import PLANS
+from ccmproxy.simulator.claude.simulated_account import PLANS
 from ccmproxy.simulator.claude.upstream import upstream_settings
-from ccmproxy.simulator.codex.account import PLANS as CODEX_PLANS
-from ccmproxy.simulator.codex.account import CodexAccount, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import PLANS as CODEX_PLANS
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.upstream import upstream_settings as codex_upstream_settings
 from ccmproxy.simulator.faults import SCENARIOS
 from ccmproxy.simulator.record import Record

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ccmproxy.message import Headers, ResponseHead, first_value, without
+from ccmproxy.http.message import Headers, ResponseHead, first_value, without
 from ccmproxy.simulator.faults import Fault
 
 #: Seconds between the last bytes and a reset, so that the bytes are not reset away with the connection.

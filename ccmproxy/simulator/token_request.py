@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ccmproxy.message import first_value
+from ccmproxy.http.message import first_value
 from ccmproxy.simulator.record import ReceivedRequest
 
 

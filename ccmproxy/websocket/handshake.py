@@ -8,7 +8,15 @@ from binascii import Error as Base64Error
 from hashlib import sha1
 from typing import Final
 
-from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value, list_items, lower_names, values
+from ccmproxy.http.message import (
+    Headers,
+    RequestHead,
+    ResponseHead,
+    first_value,
+    list_items,
+    lower_names,
+    values,
+)
 from ccmproxy.websocket.deflate import (
     CLIENT_OFFER,
     NAME,

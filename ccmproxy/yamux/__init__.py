@@ -1,7 +1,7 @@
 """Many streams on one connection, compatible with hashicorp/yamux, without I/O: bytes in, events and bytes out.
 
 * :mod:`.session`: one side of a session, what an owner works with; :mod:`.events`, what it is told.
-* :mod:`.limits`: what a session may take, each number with its reason.
+* :mod:`.parameters`: what a session may take, each number with its reason.
 * :mod:`.frames`, :mod:`.window`, :mod:`.stream`, :mod:`.output`, :mod:`.keepalive`: its parts.
 
 How it goes: feed what comes to ``Session.receive``; act on ``Session.events``; write ``Session.data_to_send`` to the
@@ -29,7 +29,7 @@ from ccmproxy.yamux.events import (
     StreamOpened,
     StreamReset,
 )
-from ccmproxy.yamux.limits import Rate, SessionConfig
+from ccmproxy.yamux.parameters import Rate, SessionConfig
 from ccmproxy.yamux.session import Session
 from ccmproxy.yamux.stream import Direction, Stream
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccmproxy.yamux.errors import ProtocolError
-from ccmproxy.yamux.limits import RateLimit, SessionConfig
+from ccmproxy.yamux.parameters import RateLimit, SessionConfig
 from ccmproxy.yamux.stream import Stream
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from ccmproxy.yamux.frames import DATA, FIN, HEADER_SIZE, WINDOW_UPDATE, encode
-from ccmproxy.yamux.limits import SessionConfig
+from ccmproxy.yamux.parameters import SessionConfig
 from ccmproxy.yamux.stream import Direction, Stream
 from ccmproxy.yamux.timeouts import Timeouts
 

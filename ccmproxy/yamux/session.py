@@ -33,8 +33,8 @@ from ccmproxy.yamux.events import (
 )
 from ccmproxy.yamux.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, FrameReader, Header
 from ccmproxy.yamux.keepalive import KeepAlive
-from ccmproxy.yamux.limits import RateLimit, SessionConfig
 from ccmproxy.yamux.output import Output
+from ccmproxy.yamux.parameters import RateLimit, SessionConfig
 from ccmproxy.yamux.stream import Direction, Stream
 from ccmproxy.yamux.timeouts import Timeouts
 

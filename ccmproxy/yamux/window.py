@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccmproxy.yamux.errors import ProtocolError
-from ccmproxy.yamux.limits import INITIAL_WINDOW, LARGEST_WINDOW
+from ccmproxy.yamux.parameters import INITIAL_WINDOW, LARGEST_WINDOW
 
 
 class ReceiveWindow:

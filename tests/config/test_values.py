@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.availability import Caps
 from ccmproxy.config import CredentialConfig
+from ccmproxy.state.availability import Caps
 from tests.config.checking import loaded
 
 

@@ -14,15 +14,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.availability import EXTERNAL_CAPS, Caps
 from ccmproxy.credentials.control import Answer
 from ccmproxy.credentials.credential import Credential, upstream_of
 from ccmproxy.credentials.credential import Upstream as Origin
-from ccmproxy.errors import CredentialUnavailable
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import IAccountFormat, ICredential, IOutbound
-from ccmproxy.limits import LimitsUpdate, Window
-from ccmproxy.oauth import (
+from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,
     Authorization,
@@ -32,8 +27,20 @@ from ccmproxy.oauth import (
     RefreshRefused,
     UpstreamURLs,
 )
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
+from ccmproxy.interfaces.facets import IAccountFormat
+from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.state.availability import EXTERNAL_CAPS, Caps
+from ccmproxy.state.limits import LimitsUpdate, Window
+from ccmproxy.state.transitions import (
+    HeadersObserved,
+    PollFailed,
+    PollSucceeded,
+    TokenAvailable,
+    TokenUnavailable,
+)
 from ccmproxy.testing.pump import MemoryNetwork
-from ccmproxy.transitions import HeadersObserved, PollFailed, PollSucceeded, TokenAvailable, TokenUnavailable
 
 T = TypeVar("T")
 

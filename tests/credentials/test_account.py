@@ -9,18 +9,17 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from ccmproxy.availability import Availability, Caps
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.control import Answer, ControlClient
-from ccmproxy.credentials.lock import lock_path
-from ccmproxy.credentials.store import FileStore
-from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE, FileWatcher
-from ccmproxy.errors import CredentialUnavailable
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ICredential, ICredentialStore
-from ccmproxy.limits import LimitsUpdate, Window
-from ccmproxy.oauth import ApiKey, Authorization, OAuthToken
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.credentials.login.file import FileStore
+from ccmproxy.credentials.login.lock import lock_path
+from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE, FileWatcher
+from ccmproxy.dialects.oauth import ApiKey, Authorization, OAuthToken
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.availability import Availability, Caps
+from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import (
     NOW,

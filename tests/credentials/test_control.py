@@ -14,12 +14,12 @@ from zope.interface import implementer
 
 from ccmproxy.config import ProxyOutboundConfig
 from ccmproxy.credentials.control import MAX_ANSWER, Answer, ControlClient, ControlError, fetch_within
-from ccmproxy.interfaces import IOutbound
-from ccmproxy.net.outbounds import ProxyOutbound
-from ccmproxy.net.tls import ClientTLS
-from ccmproxy.oauth import ControlRequest
+from ccmproxy.dialects.oauth import ControlRequest
+from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.net.proxies import ConnectProxy
+from ccmproxy.transports.outbounds import ProxyOutbound
+from ccmproxy.transports.tls import ClientTLS
+from tests.transports.proxies import ConnectProxy
 
 REQUEST = ControlRequest(
     "POST", "https://token.example/v1/token?x=1", (("Content-Type", "application/json"),), b'{"a": 1}'

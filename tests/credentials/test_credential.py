@@ -8,18 +8,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.availability import Availability, Caps
-from ccmproxy.credentials.credential import (
-    LONGEST_TIMER,
-    MOST_VIEWS,
-    Credential,
-    host_field,
-    upstream_of,
-)
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ICredential
-from ccmproxy.limits import LimitsUpdate, Window
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credential, host_field, upstream_of
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import ICredential
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.availability import Availability, Caps
+from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, PlainCredential
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from zope.interface.verify import verifyObject
 
-from ccmproxy.availability import Availability
 from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.lease import Lease
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.interfaces import ILease
-from ccmproxy.limits import LimitsUpdate, Window
-from ccmproxy.oauth import ApiKey
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.dialects.oauth import ApiKey
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.credentials.fixtures import (
-    NOW,
-    URLS,
-    CredentialTestCase,
-    NoOutbound,
-    PlainCredential,
-    PlainFormat,
-)
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainCredential, PlainFormat
 
 FULL = LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0))
 FREE = LimitsUpdate(short=Window(0.0, NOW + 18000, 18000.0))

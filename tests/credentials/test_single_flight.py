@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.single_flight import SingleFlight
-from ccmproxy.errors import CredentialUnavailable
+from ccmproxy.interfaces.credentials import CredentialUnavailable
 
 
 class SingleFlightTests(SynchronousTestCase):

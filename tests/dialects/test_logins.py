@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects import DIALECTS
 from ccmproxy.dialects.logins import (
     dump_document,
     error_code,
@@ -19,7 +18,8 @@ from ccmproxy.dialects.logins import (
     text,
     token_rejected,
 )
-from ccmproxy.oauth import CredentialFileError, RefreshRefused
+from ccmproxy.dialects.oauth import CredentialFileError, RefreshRefused
+from ccmproxy.dialects.registry import DIALECTS
 
 
 class DocumentTests(SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import (
     LARGEST_JSON,
     NOT_COUNTED,
@@ -13,9 +14,8 @@ from ccmproxy.dialects.meters import (
     fitting_meter,
     media_type,
 )
-from ccmproxy.facts import RequestFacts
-from ccmproxy.message import ResponseHead
-from ccmproxy.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.http.message import ResponseHead
 
 
 class OwnStream(OpaqueMeter):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+from ccmproxy.state.availability import Availability
 
 
 class ErrorTests(SynchronousTestCase):

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.server import HTTPServerFactory, ServerLimits, ServerRequest
-from ccmproxy.message import Body, ResponseHead
+from ccmproxy.http.message import Body, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits, ServerRequest
 from ccmproxy.testing.pump import MemoryTransport, Pump
 
 OK = ResponseHead(200, b"OK", [(b"Content-Type", b"text/plain")])

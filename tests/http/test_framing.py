@@ -20,7 +20,7 @@ from ccmproxy.http.framing import (
     response_has_body,
     split_head,
 )
-from ccmproxy.message import Headers
+from ccmproxy.http.message import Headers
 
 TOKENS = st.from_regex(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,12}", fullmatch=True)
 VALUES = st.from_regex(rb"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]{0,20}[!-~\x80-\xff])?)?", fullmatch=True)

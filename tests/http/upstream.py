@@ -9,9 +9,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from ccmproxy.errors import UpstreamError
-from ccmproxy.http.client import Call, ClientLimits, ConnectionPool
-from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.http.client.connection_pool import Call, ClientLimits, ConnectionPool
+from ccmproxy.http.failures import UpstreamError
+from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
 
 

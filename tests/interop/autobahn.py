@@ -36,8 +36,8 @@ from wsproto.events import (
 )
 
 from ccmproxy.config import load_text
-from ccmproxy.service import ProxyService
-from ccmproxy.surroundings import Surroundings
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
 from tests.interop.claude_cli import NOT_ASKED_FOR, interop_directory, run_program
 
 #: What the suite says of a case that is not a failure, and of how its connection was closed.

@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from ccmproxy.message import first_value
+from ccmproxy.http.message import first_value
 from ccmproxy.simulator import ClaudeAccount, Simulator, upstream_settings
 from tests.conversation import SECRET_PREFIXES, message_request
 from tests.federated import TOKENS

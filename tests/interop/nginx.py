@@ -7,8 +7,8 @@ import shutil
 from OpenSSL import crypto
 
 from tests.interop.federation import PORT, Machine
-from tests.net.certificates import make_authority
 from tests.source import ROOT
+from tests.transports.certificates import make_authority
 
 
 def start_nginx(machine: Machine, name: str, timeout: str) -> str:

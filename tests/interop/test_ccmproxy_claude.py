@@ -12,9 +12,9 @@ from typing import Any, cast
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from ccmproxy.config import load_text
-from ccmproxy.service import ProxyService
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator import ClaudeAccount, upstream_settings
-from ccmproxy.surroundings import Surroundings
 from tests.interop.cases import CLICase, ClientCase, SDKCase
 
 ALICE = "interop-token-of-alice"

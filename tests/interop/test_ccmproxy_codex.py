@@ -12,9 +12,9 @@ from typing import Any, cast
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from ccmproxy.config import load_text
-from ccmproxy.service import ProxyService
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator import CodexAccount, ReceivedRequest
-from ccmproxy.surroundings import Surroundings
 from tests.interop import test_simulator_codex as direct
 from tests.interop.claude_cli import Outcome, run_program
 from tests.interop.codex_cli import (

@@ -9,13 +9,13 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SkipTest
 
-from ccmproxy.headers import MOST_HOPS
+from ccmproxy.http.headers import MOST_HOPS
 from ccmproxy.simulator.steps import Pace
 from tests.federated import TOKENS, external, user
 from tests.interop.claude_cli import Outcome, claude_command, client_environment, run_program
 from tests.interop.federation import PORT, Lab, Machine, started
 from tests.interop.federation_case import FederationCase
-from tests.net.proxies import ConnectProxy, SocksProxy
+from tests.transports.proxies import ConnectProxy, SocksProxy
 
 MIB = 1024 * 1024
 #: Asks for an answer of some MiB.

@@ -11,16 +11,16 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.http.upgrade import SwitchedConnection
-from ccmproxy.message import Body, RequestHead, ResponseHead
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.http.client.upgrade import SwitchedConnection
+from ccmproxy.http.message import Body, RequestHead, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import SessionLost, StreamClientEndpoint, StreamNotOpened, YamuxProtocol
 from ccmproxy.yamux import SessionConfig
 from tests.http.upstream import Receiver
 from tests.interop.claude_cli import Outcome
 from tests.interop.yamux_programs import Program, ask, commands, go_peer, node_peer, pattern
-from tests.net.certificates import make_authority
+from tests.transports.certificates import make_authority
 
 MIB = 1024 * 1024
 

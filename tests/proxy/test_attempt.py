@@ -6,11 +6,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.availability import Availability
-from ccmproxy.errors import RequestNotSent, ResponseLost
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.message import RequestHead
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.http.failures import RequestNotSent, ResponseLost
+from ccmproxy.http.message import RequestHead
 from ccmproxy.proxy.attempt import COLLECT_SIZE, COLLECT_TIME, Attempt, ClientGone, Interrupted
+from ccmproxy.state.availability import Availability
 from ccmproxy.testing.pump import KIB, MemoryNetwork
 from tests.conversation import World
 from tests.proxy.manual_upstream import MESSAGE, STREAM_HEAD, Connection, ManualUpstream

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.codex.account import CodexAccount
+from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from tests.conversation import TOKEN, Client, Response, World
 
 CONFIGURATION = """

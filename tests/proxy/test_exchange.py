@@ -9,13 +9,13 @@ from dataclasses import replace
 from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.external import External
+from ccmproxy.credentials.remote.external import External
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
-from ccmproxy.facts import RequestFacts
-from ccmproxy.message import ResponseHead, first_value, values
-from ccmproxy.retry import Verdict
-from ccmproxy.usage import Tokens, UsageMeter
+from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.usage import Tokens, UsageMeter
+from ccmproxy.http.message import ResponseHead, first_value, values
+from ccmproxy.policy.retry import Verdict
 from tests.conversation import TOKEN, Client, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.provider import SingleProvider
+from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
 from tests.conversation import TOKEN, World, message_request
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
-from tests.proxy.websocket_scene import Scene
+from tests.proxy.websocket.scene import Scene
 
 
 class ForwarderTests(SynchronousTestCase):

@@ -8,8 +8,8 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.watch import POLL_INTERVAL, SETTLE
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
+from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
 from tests.conversation import TOKEN, Client, message_request
 from tests.pooled import BOB, PoolWorld

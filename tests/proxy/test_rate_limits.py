@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.policy.retry import LeaseOutcome
 from tests.conversation import Response, World
 from tests.proxy.raw_upstream import RawUpstream, http_response
 

@@ -7,8 +7,8 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.retry import LeaseOutcome
-from ccmproxy.simulator.claude.account import ApiKeyAccount
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount
 from tests.conversation import Response, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.call import Call
-from ccmproxy.http.server import ServerRequest
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.http.client.call import Call
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.exchange import Exchange
-from ccmproxy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
 from ccmproxy.testing.pump import KIB
-from ccmproxy.usage import Tokens
 from tests.conversation import Client, World, message_request
 from tests.proxy.manual_upstream import (
     MESSAGE,

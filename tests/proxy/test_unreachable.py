@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.error import DNSLookupError
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.policy.retry import LeaseOutcome
 from tests.conversation import Client, Response, World
 from tests.proxy.raw_upstream import RawUpstream, http_response
 

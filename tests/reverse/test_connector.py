@@ -11,12 +11,12 @@ from twisted.logger import ILogObserver, LogEvent, eventAsText, formatEvent, glo
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.client import ClientLimits, ConnectionPool
-from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.message import RequestHead
+from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
+from ccmproxy.http.message import RequestHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.reverse.connector import Connector
-from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS, asking
+from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS, asking
 from ccmproxy.testing.pump import KIB, MemoryNetwork, MemoryTransport, Pump
 from ccmproxy.yamux import Session, SessionConfig
 from tests.http.conversation import OK, echo

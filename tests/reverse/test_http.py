@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.errors import RequestNotSent, ResponseLost
-from ccmproxy.http.client import ClientLimits, ConnectionPool
-from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.http.upgrade import SwitchedConnection
-from ccmproxy.message import RequestHead, ResponseHead
+from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
+from ccmproxy.http.client.upgrade import SwitchedConnection
+from ccmproxy.http.failures import RequestNotSent, ResponseLost
+from ccmproxy.http.message import RequestHead, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import StreamClientEndpoint
 from tests.http.conversation import OK, echo
 from tests.http.upstream import Receiver

@@ -10,12 +10,12 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from ccmproxy.http.client import ConnectionPool
-from ccmproxy.http.server import HTTPServerFactory, ServerRequest
-from ccmproxy.message import RequestHead
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.http.message import RequestHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import YamuxProtocol
-from ccmproxy.reverse.handshake import SWITCHING_PROTOCOLS
 from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
+from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
 from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux import Session, SessionConfig
 from tests.http.conversation import OK, Client, ServerTestCase

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from ccmproxy.http.framing import ChunkedDecoder, FramingError, split_head
-from ccmproxy.message import Headers, first_value
-from ccmproxy.simulator.claude.account import ClaudeAccount
+from ccmproxy.http.message import Headers, first_value
+from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.testing.pump import Pump
 

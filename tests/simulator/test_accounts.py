@@ -7,9 +7,9 @@ import random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.accounts import RefreshTokenReused
-from ccmproxy.simulator.claude.account import ClaudeAccount
-from ccmproxy.usage import Tokens
+from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 
 
 class AccountTests(SynchronousTestCase):

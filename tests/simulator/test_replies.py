@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.message import first_value
+from ccmproxy.http.message import first_value
 from ccmproxy.simulator.replies import json_reply, page_reply
 
 

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.server import HTTPServerFactory
+from ccmproxy.http.server.factory import HTTPServerFactory
 from ccmproxy.simulator.standalone import build, parse_arguments, run, write_credentials
 
 

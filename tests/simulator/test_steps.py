@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.message import ResponseHead, first_value
+from ccmproxy.http.message import ResponseHead, first_value
 from ccmproxy.simulator.faults import DELIVERIES, Fault
 from ccmproxy.simulator.steps import (
     Abort,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.message import Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.websocket.deflate import DeflateAgreement
 from ccmproxy.websocket.handshake import (
     HandshakeError,

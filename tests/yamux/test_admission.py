@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.admission import Admission
 from ccmproxy.yamux.errors import ProtocolError
-from ccmproxy.yamux.limits import Rate, SessionConfig
+from ccmproxy.yamux.parameters import Rate, SessionConfig
 from ccmproxy.yamux.stream import Stream
 
 

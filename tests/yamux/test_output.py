@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.frames import PING, SYN, WINDOW_UPDATE
-from ccmproxy.yamux.limits import SessionConfig
 from ccmproxy.yamux.output import Output
+from ccmproxy.yamux.parameters import SessionConfig
 from ccmproxy.yamux.stream import Direction, Stream
 from tests.yamux.sides import ALL, described
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.errors import ProtocolError
-from ccmproxy.yamux.limits import INITIAL_WINDOW, LARGEST_WINDOW
+from ccmproxy.yamux.parameters import INITIAL_WINDOW, LARGEST_WINDOW
 from ccmproxy.yamux.window import ReceiveWindow, SendWindow
 
 SIZES = st.integers(0, 2 * INITIAL_WINDOW)

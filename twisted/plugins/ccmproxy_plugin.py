@@ -1,4 +1,4 @@
-"""Makes ``twistd ccmproxy`` known to Twisted; everything it does is in :mod:`ccmproxy.tap`."""
+"""Makes ``twistd ccmproxy`` known to Twisted; everything it does is in :mod:`ccmproxy.root.tap`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.application.service import ServiceMaker
 
 ccmproxy = ServiceMaker(
     "ccmproxy",
-    "ccmproxy.tap",
+    "ccmproxy.root.tap",
     "One address for a team's Claude Code and Codex clients, over your own accounts.",
     "ccmproxy",
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ccmproxy._version import __version__
-from ccmproxy.dialect import Dialect
+from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
-from ccmproxy.oauth import UpstreamURLs
+from ccmproxy.dialects.oauth import UpstreamURLs
 
 __all__ = ["CLAUDE"]
 

@@ -23,9 +23,7 @@ from ccmproxy.dialects.logins import (
     text,
     token_rejected,
 )
-from ccmproxy.interfaces import IAccountFormat
-from ccmproxy.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window, make_window
-from ccmproxy.oauth import (
+from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,
     ControlRequest,
@@ -34,6 +32,8 @@ from ccmproxy.oauth import (
     RefreshRefused,
     UpstreamURLs,
 )
+from ccmproxy.interfaces.facets import IAccountFormat
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window, make_window
 
 #: The public client id of the official CLI: the login in the file was issued to it (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"

@@ -12,13 +12,16 @@ from functools import lru_cache
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.aggregate import Aggregate
+from ccmproxy.dialects.facts import RequestFacts, printable_key
 from ccmproxy.dialects.logins import DECODE_ERRORS
 from ccmproxy.dialects.meters import count, fitting_meter
-from ccmproxy.facts import RequestFacts, printable_key
-from ccmproxy.headers import response_headers
-from ccmproxy.interfaces import IMetering
-from ccmproxy.limits import (
+from ccmproxy.dialects.sse import EventRewriter, EventScanner
+from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.http.headers import response_headers
+from ccmproxy.http.message import Headers, ResponseHead, first_value, lower_names
+from ccmproxy.interfaces.facets import IMetering
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.limits import (
     SHORT_WINDOW,
     WEEKLY_WINDOW,
     LimitsUpdate,
@@ -27,9 +30,6 @@ from ccmproxy.limits import (
     parse_unix_time,
     parse_weight,
 )
-from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
-from ccmproxy.sse import EventRewriter, EventScanner
-from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
 #: The headers in which the upstream tells the state of one account begin so.
 FAMILY = b"anthropic-ratelimit-unified-"

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.aggregate import Aggregate
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.claude.account import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import (
     aggregate_headers,
@@ -18,17 +16,27 @@ from ccmproxy.dialects.claude.metering import (
     family_claims,
     parse_family,
 )
+from ccmproxy.dialects.facts import RequestFacts, printable_key
 from ccmproxy.dialects.logins import DECODE_ERRORS, REVOKED
+from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
-from ccmproxy.facts import RequestFacts, printable_key
-from ccmproxy.headers import override, request_headers
-from ccmproxy.interfaces import ITraffic
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value, list_items, lower_names
-from ccmproxy.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.remote import remote_head
-from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
-from ccmproxy.retry_after import retry_after
-from ccmproxy.sse import first_event
+from ccmproxy.dialects.remote import remote_head
+from ccmproxy.dialects.sse import first_event
+from ccmproxy.http.headers import override, request_headers
+from ccmproxy.http.message import (
+    Body,
+    Headers,
+    RequestHead,
+    ResponseHead,
+    first_value,
+    list_items,
+    lower_names,
+)
+from ccmproxy.http.retry_after import retry_after
+from ccmproxy.interfaces.facets import ITraffic
+from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
 
 _OAUTH_BETA = OAUTH_BETA.encode()
 _FAST_MODE = "fast-mode"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ccmproxy._version import __version__
-from ccmproxy.dialect import Dialect
+from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex.account import CodexAccountFormat
-from ccmproxy.dialects.codex.frames import CodexFrames
 from ccmproxy.dialects.codex.metering import CodexMetering
 from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
-from ccmproxy.oauth import UpstreamURLs
+from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.dialects.oauth import UpstreamURLs
 
 __all__ = ["CODEX"]
 

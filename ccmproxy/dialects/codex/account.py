@@ -35,9 +35,7 @@ from ccmproxy.dialects.logins import (
     text,
     token_rejected,
 )
-from ccmproxy.interfaces import IAccountFormat
-from ccmproxy.limits import LATEST_TIME, SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate
-from ccmproxy.oauth import (
+from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,
     ControlRequest,
@@ -46,6 +44,8 @@ from ccmproxy.oauth import (
     RefreshRefused,
     UpstreamURLs,
 )
+from ccmproxy.interfaces.facets import IAccountFormat
+from ccmproxy.state.limits import LATEST_TIME, SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate
 
 #: The public client id of the official CLI: the login in the file was issued to it (spec 2).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"

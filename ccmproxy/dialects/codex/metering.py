@@ -10,7 +10,6 @@ from dataclasses import replace
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.aggregate import Aggregate
 from ccmproxy.dialects.codex.windows import (
     LONGEST_NAME,
     OWN_LIMIT,
@@ -22,12 +21,16 @@ from ccmproxy.dialects.codex.windows import (
     read_credits,
     read_headers,
 )
+from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.logins import DECODE_ERRORS, number, text
 from ccmproxy.dialects.meters import count, fitting_meter, media_type
-from ccmproxy.facts import RequestFacts
-from ccmproxy.headers import response_headers
-from ccmproxy.interfaces import IMetering
-from ccmproxy.limits import (
+from ccmproxy.dialects.sse import EventRewriter, EventScanner
+from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
+from ccmproxy.http.headers import response_headers
+from ccmproxy.http.message import Headers, ResponseHead, first_value, lower_names
+from ccmproxy.interfaces.facets import IMetering
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.limits import (
     LARGEST_WEIGHT,
     SHORT_WINDOW,
     WEEKLY_WINDOW,
@@ -35,11 +38,8 @@ from ccmproxy.limits import (
     finite_number,
     parse_weight,
 )
-from ccmproxy.message import Headers, ResponseHead, first_value, lower_names
-from ccmproxy.sse import EventRewriter, EventScanner
-from ccmproxy.usage import MeterReading, Tokens, UsageMeter
 
-#: The operations whose answers report usage; :class:`ccmproxy.facts.RequestFacts` names them so.
+#: The operations whose answers report usage; :class:`ccmproxy.dialects.facts.RequestFacts` names them so.
 RESPONSES = "responses"
 COMPACT = "responses/compact"
 CHAT = "chat/completions"

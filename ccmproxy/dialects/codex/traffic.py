@@ -11,18 +11,17 @@ from typing import Any, TypeVar
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.aggregate import Aggregate
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.codex.decompression import decompressed
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES, event_failure
 from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
+from ccmproxy.dialects.facts import RequestFacts, printable_key
 from ccmproxy.dialects.logins import DECODE_ERRORS, number, token_rejected
+from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
-from ccmproxy.facts import RequestFacts, printable_key
-from ccmproxy.headers import override, request_headers
-from ccmproxy.interfaces import ITraffic
-from ccmproxy.limits import LATEST_TIME, parse_unix_time
-from ccmproxy.message import (
+from ccmproxy.dialects.remote import remote_head
+from ccmproxy.dialects.sse import first_event
+from ccmproxy.http.headers import override, request_headers
+from ccmproxy.http.message import (
     Body,
     Headers,
     RequestHead,
@@ -32,11 +31,12 @@ from ccmproxy.message import (
     lower_names,
     without,
 )
-from ccmproxy.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.remote import remote_head
-from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
-from ccmproxy.retry_after import retry_after
-from ccmproxy.sse import first_event
+from ccmproxy.http.retry_after import retry_after
+from ccmproxy.interfaces.facets import ITraffic
+from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import LATEST_TIME, parse_unix_time
 
 ACCOUNT_ID = b"chatgpt-account-id"
 #: A response's value for it is sent back during the same turn; only the account that issued it knows it.

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ccmproxy.dialects.facts import printable_key
 from ccmproxy.dialects.logins import number, text
-from ccmproxy.facts import printable_key
-from ccmproxy.limits import (
+from ccmproxy.http.message import Headers, first_value, lower_names
+from ccmproxy.state.limits import (
     EMPTY,
     MOST_MODELS,
     SHORT_WINDOW,
@@ -24,7 +25,6 @@ from ccmproxy.limits import (
     make_window,
     parse_unix_time,
 )
-from ccmproxy.message import Headers, first_value, lower_names
 
 #: Id of the account's own limit.
 OWN_LIMIT = "codex"

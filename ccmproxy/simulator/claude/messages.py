@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from ccmproxy.simulator.claude.errors import object_id
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.simulator.claude.error_answers import object_id
 from ccmproxy.simulator.conversation import (
     Block,
     Prompt,
@@ -23,7 +24,6 @@ from ccmproxy.simulator.conversation import (
     estimate_tokens,
     split_into_deltas,
 )
-from ccmproxy.usage import Tokens
 
 _FIVE_MINUTES = 300.0
 _HOUR = 3600.0

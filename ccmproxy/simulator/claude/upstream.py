@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ccmproxy.message import Headers, ResponseHead
-from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount, model_weight
-from ccmproxy.simulator.claude.authentication import Authenticated, Authenticator
-from ccmproxy.simulator.claude.errors import Refusals, request_id
-from ccmproxy.simulator.claude.limits import key_headers, profile_document, unified_headers, usage_document
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.simulator.claude.authorization import Authenticated, Authenticator
+from ccmproxy.simulator.claude.error_answers import Refusals, request_id
+from ccmproxy.simulator.claude.limit_views import (
+    key_headers,
+    profile_document,
+    unified_headers,
+    usage_document,
+)
 from ccmproxy.simulator.claude.messages import (
     PING,
     InvalidRequest,
@@ -25,7 +30,8 @@ from ccmproxy.simulator.claude.messages import (
     read_prompt,
     signature,
 )
-from ccmproxy.simulator.claude.oauth import refresh, refreshing_account
+from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount, model_weight
+from ccmproxy.simulator.claude.token_endpoint import refresh, refreshing_account
 from ccmproxy.simulator.conversation import compose, estimate_tokens, simulate_marker
 from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
@@ -33,7 +39,6 @@ from ccmproxy.simulator.replies import Refused, json_reply
 from ccmproxy.simulator.steps import Pace, Reply
 from ccmproxy.simulator.token_request import token_request
 from ccmproxy.simulator.upstream import Answer
-from ccmproxy.usage import Tokens
 
 #: Models that exist: id → display name.
 MODELS = {

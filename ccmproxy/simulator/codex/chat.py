@@ -12,18 +12,11 @@ from typing import Any
 
 import msgspec
 
-from ccmproxy.simulator.codex.errors import object_id
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.simulator.codex.error_answers import object_id
 from ccmproxy.simulator.codex.items import dictionaries
 from ccmproxy.simulator.codex.responses import InvalidRequest
-from ccmproxy.simulator.conversation import (
-    Block,
-    Prompt,
-    Text,
-    ToolCall,
-    estimate_tokens,
-    split_into_deltas,
-)
-from ccmproxy.usage import Tokens
+from ccmproxy.simulator.conversation import Block, Prompt, Text, ToolCall, estimate_tokens, split_into_deltas
 
 _PIECE = 12
 _DONE = b"data: [DONE]\n\n"

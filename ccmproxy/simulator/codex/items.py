@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ccmproxy.simulator.codex.errors import object_id
+from ccmproxy.simulator.codex.error_answers import object_id
 from ccmproxy.simulator.conversation import (
     Block,
     Text,

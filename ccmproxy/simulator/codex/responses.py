@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from ccmproxy.simulator.codex.errors import failure
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.simulator.codex.error_answers import failure
 from ccmproxy.simulator.codex.items import Item, Tools, dictionaries, item_events
 from ccmproxy.simulator.conversation import Prompt, estimate_tokens
-from ccmproxy.usage import Tokens
 
 #: Prompts shorter than this are not cached; longer ones in steps of the second number (tokens).
 _CACHE_FROM = 1024

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ccmproxy.message import Headers
-from ccmproxy.simulator.codex.account import CodexAccount, model_weight
-from ccmproxy.simulator.codex.authentication import Authenticated
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.http.message import Headers
+from ccmproxy.simulator.codex.authorization import Authenticated
 from ccmproxy.simulator.codex.chat import Completion, build_completion
-from ccmproxy.simulator.codex.errors import Refusals, object_id
+from ccmproxy.simulator.codex.error_answers import Refusals, object_id
 from ccmproxy.simulator.codex.items import build_items, compaction, foreign_item
-from ccmproxy.simulator.codex.limits import key_headers, limit_headers, limits_event
+from ccmproxy.simulator.codex.limit_views import key_headers, limit_headers, limits_event
 from ccmproxy.simulator.codex.models import is_served
 from ccmproxy.simulator.codex.responses import (
     InvalidRequest,
@@ -27,13 +27,13 @@ from ccmproxy.simulator.codex.responses import (
     read_tools,
     wants_compaction,
 )
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, model_weight
 from ccmproxy.simulator.conversation import Prompt, compose, estimate_tokens
 from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.replies import Refused
 from ccmproxy.simulator.steps import Reply
-from ccmproxy.simulator.windows import cost
-from ccmproxy.usage import Tokens
+from ccmproxy.simulator.usage_windows import cost
 
 TURN_STATE = b"x-codex-turn-state"
 

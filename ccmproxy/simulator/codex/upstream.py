@@ -10,20 +10,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ccmproxy.http.framing import join_head
-from ccmproxy.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.simulator.codex import chat, responses
-from ccmproxy.simulator.codex.account import CodexAccount, OpenAIKey
-from ccmproxy.simulator.codex.authentication import Authenticated, Authenticator
-from ccmproxy.simulator.codex.errors import Refusals
-from ccmproxy.simulator.codex.frames import perform_opening
-from ccmproxy.simulator.codex.limits import usage_document
+from ccmproxy.simulator.codex.authorization import Authenticated, Authenticator
+from ccmproxy.simulator.codex.body_decoding import BadBody, read_document
+from ccmproxy.simulator.codex.error_answers import Refusals
+from ccmproxy.simulator.codex.limit_views import usage_document
 from ccmproxy.simulator.codex.models import MODELS, catalog, model_document
-from ccmproxy.simulator.codex.oauth import refresh, refreshing_account
-from ccmproxy.simulator.codex.request_body import BadBody, read_document
 from ccmproxy.simulator.codex.responses import InvalidRequest, conversation_key, sse
-from ccmproxy.simulator.codex.session import Session
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
+from ccmproxy.simulator.codex.token_endpoint import refresh, refreshing_account
 from ccmproxy.simulator.codex.turns import TURN_STATE, Turns
-from ccmproxy.simulator.codex.websocket import WebSocketServer, accept_handshake, wants_websocket
+from ccmproxy.simulator.codex.websocket_server import WebSocketServer, accept_handshake, wants_websocket
+from ccmproxy.simulator.codex.websocket_session import Session
+from ccmproxy.simulator.codex.websocket_steps import perform_opening
 from ccmproxy.simulator.conversation import Prompt, simulate_marker
 from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest

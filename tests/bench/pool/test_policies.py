@@ -19,8 +19,8 @@ from bench.pool.policies import (
 )
 from bench.pool.scorings import COLD, Idea
 from bench.pool.simulation import BEGIN
-from ccmproxy.credentials.pool import PoolRules
-from ccmproxy.retry import LeaseOutcome
+from ccmproxy.credentials.pool.pool import PoolRules
+from ccmproxy.policy.retry import LeaseOutcome
 from tests.bench.pool.scene import SHORT, WEEKLY, Time, accounts, world
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench.pool.scorings import IDEAS
-from ccmproxy.availability import Availability, Caps, CredentialSnapshot
-from ccmproxy.balancing import Candidate
-from ccmproxy.limits import Limits, Window
+from ccmproxy.policy.balancing import Candidate
+from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot
+from ccmproxy.state.limits import Limits, Window
 
 NOW = 1_767_571_200.0
 BY_NAME = {idea.name: idea.score for idea in IDEAS}

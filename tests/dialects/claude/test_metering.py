@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.aggregate import Aggregate
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.claude.metering import ClaudeMetering, StreamMeter, aggregate_headers, api_key_reset
+from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import LARGEST_JSON, JSONMeter, OpaqueMeter
-from ccmproxy.facts import RequestFacts
-from ccmproxy.limits import LimitsUpdate
-from ccmproxy.message import Headers, ResponseHead
-from ccmproxy.usage import Tokens, UsageMeter
+from ccmproxy.dialects.usage import Tokens, UsageMeter
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import LimitsUpdate
 
 METERING = ClaudeMetering()
 NOW = 1_795_000_000.0

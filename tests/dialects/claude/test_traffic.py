@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
-from ccmproxy.facts import RequestFacts
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
-from ccmproxy.oauth import ApiKey, OAuthToken
-from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.oauth import ApiKey, OAuthToken
+from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.state.availability import Availability
 
 TRAFFIC = ClaudeTraffic()
 NOW = 1_795_000_000.0

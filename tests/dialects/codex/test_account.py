@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.codex import CODEX
 from ccmproxy.dialects.codex.account import CLAIM, CLIENT_ID, REFRESH_INTERVAL, CodexAccountFormat, claims
-from ccmproxy.limits import Credits, Window
-from ccmproxy.oauth import AnswerMalformed, ApiKey, CredentialFileError, OAuthToken, RefreshRefused
+from ccmproxy.dialects.oauth import AnswerMalformed, ApiKey, CredentialFileError, OAuthToken, RefreshRefused
+from ccmproxy.state.limits import Credits, Window
 
 FORMAT = CodexAccountFormat()
 URLS = CODEX.urls

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.aggregate import Aggregate
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.codex.metering import (
     CHAT,
     ChatMeter,
@@ -21,13 +19,15 @@ from ccmproxy.dialects.codex.metering import (
     aggregate_headers,
     limits_from_event,
 )
+from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import JSONMeter, OpaqueMeter
-from ccmproxy.facts import RequestFacts
-from ccmproxy.interfaces import IMetering
-from ccmproxy.limits import Credits, LimitsUpdate, NamedLimit, Window
-from ccmproxy.message import Headers, ResponseHead
-from ccmproxy.sse import EventRewriter
-from ccmproxy.usage import Tokens, UsageMeter
+from ccmproxy.dialects.sse import EventRewriter
+from ccmproxy.dialects.usage import Tokens, UsageMeter
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.interfaces.facets import IMetering
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import Credits, LimitsUpdate, NamedLimit, Window
 
 METERING = CodexMetering()
 NOW = 1_795_000_000.0

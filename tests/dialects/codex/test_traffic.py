@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.availability import Availability
 from ccmproxy.dialects.codex.traffic import TOLD_PLAN, CodexTraffic, key_reset
-from ccmproxy.facts import RequestFacts
-from ccmproxy.interfaces import ITraffic
-from ccmproxy.message import Body, Headers, RequestHead, ResponseHead, first_value
-from ccmproxy.oauth import ApiKey, OAuthToken
-from ccmproxy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.oauth import ApiKey, OAuthToken
+from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
+from ccmproxy.interfaces.facets import ITraffic
+from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.state.availability import Availability
 
 TRAFFIC = CodexTraffic()
 NOW = 1_795_000_000.0

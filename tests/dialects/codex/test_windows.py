@@ -16,7 +16,7 @@ from ccmproxy.dialects.codex.windows import (
     read_credits,
     read_headers,
 )
-from ccmproxy.limits import MOST_MODELS, Credits, LimitsUpdate, Window
+from ccmproxy.state.limits import MOST_MODELS, Credits, LimitsUpdate, Window
 
 NOW = 1_795_000_000.0
 HOUR, DAY = 3600.0, 86400.0

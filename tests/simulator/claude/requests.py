@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from ccmproxy.message import Headers, first_value
-from ccmproxy.simulator.claude.account import ApiKeyAccount, ClaudeAccount
+from ccmproxy.http.message import Headers, first_value
+from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
 from ccmproxy.simulator.faults import FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest

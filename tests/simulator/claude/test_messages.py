@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.claude.messages import (
     PromptCache,
     build_message,
@@ -21,7 +22,6 @@ from ccmproxy.simulator.claude.messages import (
     signature,
 )
 from ccmproxy.simulator.conversation import Block, Text, Thinking, ToolCall
-from ccmproxy.usage import Tokens
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from ccmproxy.message import Headers, first_value
-from ccmproxy.simulator.codex.account import CLIENT_ID, CodexAccount, OpenAIKey
+from ccmproxy.http.message import Headers, first_value
+from ccmproxy.simulator.codex.simulated_account import CLIENT_ID, CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.upstream import CodexUpstream
 from ccmproxy.simulator.faults import FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest

@@ -8,10 +8,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.chat import Completion, build_completion, check, error_event, read_prompt
 from ccmproxy.simulator.codex.responses import InvalidRequest
 from ccmproxy.simulator.conversation import Block, Text, Thinking, ToolCall
-from ccmproxy.usage import Tokens
 
 TOOLS = [{"type": "function", "function": {"name": "shout", "parameters": {"type": "object"}}}]
 

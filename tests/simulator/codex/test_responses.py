@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.responses import (
     InvalidRequest,
     PromptCache,
@@ -20,7 +21,6 @@ from ccmproxy.simulator.codex.responses import (
     sse,
     wants_compaction,
 )
-from ccmproxy.usage import Tokens
 from tests.simulator.codex.service import turn, user
 
 TOOLS: list[dict[str, Any]] = [

@@ -7,9 +7,9 @@ import random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.codex.account import CodexAccount, OpenAIKey
-from ccmproxy.simulator.codex.errors import Refusals
+from ccmproxy.simulator.codex.error_answers import Refusals
 from ccmproxy.simulator.codex.responses import read_prompt
+from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.turns import Turns
 from ccmproxy.simulator.faults import FaultPlan
 from ccmproxy.simulator.replies import Refused

@@ -9,7 +9,7 @@ from typing import Any
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.codex.account import SPARK, Credits
+from ccmproxy.simulator.codex.simulated_account import SPARK, Credits
 from ccmproxy.simulator.codex.upstream import upstream_settings
 from ccmproxy.simulator.record import ReceivedRequest
 from tests.simulator.codex.service import BACKEND, NOW, Service, document, events, header, turn, user

@@ -1,0 +1,35 @@
+"""The plan of an account, where its login does not say it (spec 3.2)."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from ccmproxy.credentials.control import TIMEOUT, ControlError, Fetch, fetch_within
+from ccmproxy.dialects.oauth import AnswerMalformed, OAuthToken, UpstreamURLs
+from ccmproxy.interfaces.facets import IAccountFormat
+
+log = Logger()
+
+
+async def fetch_profile(
+    tag: str,
+    token: OAuthToken,
+    account_format: IAccountFormat,
+    urls: UpstreamURLs,
+    fetch: Fetch,
+    clock: IReactorTime,
+) -> OAuthToken:
+    """``token`` with plan and tier filled in; unchanged where nothing is missing or nothing was learnt. Never fails."""
+    request = account_format.profile_request(token, urls)
+    if request is None:
+        return token
+    try:
+        answer = await fetch_within(TIMEOUT, fetch, request, clock)
+        if answer.status == 200:
+            return account_format.profile_answer(answer.body, token)
+        reason = f"profile endpoint answered {answer.status}"
+    except (ControlError, AnswerMalformed) as error:
+        reason = str(error)
+    log.info("{tag}: plan not known: {reason}", tag=tag, reason=reason)
+    return token

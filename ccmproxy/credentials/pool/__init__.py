@@ -1,0 +1,1 @@
+"""What users are routed to: one credential, or a pool of them that sessions are spread over."""

@@ -1,0 +1,177 @@
+"""Codex's WebSocket: what its messages mean, and what its handshake holds (spec 10)."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from zope.interface import implementer
+
+from ccmproxy.dialects.codex.metering import (
+    LARGEST_EVENT,
+    RATE_LIMITS,
+    aggregate_event,
+    limits_from_event,
+    read_response,
+)
+from ccmproxy.dialects.facts import printable_key
+from ccmproxy.dialects.logins import DECODE_ERRORS
+from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, Refusal, UpstreamFrame
+from ccmproxy.http.message import Headers, ResponseHead, lower_names
+from ccmproxy.interfaces.credentials import ICredential
+from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.state.aggregate import Aggregate
+
+#: Where clients ask for a WebSocket.
+_PATH = b"/v1/responses"
+#: The version of the protocol that every known client asks for; needed by the upstream (observed).
+_BETA = (b"OpenAI-Beta", b"responses_websockets=2026-02-06")
+#: Of the upstream's 101, these go on.
+_ANSWER_FIELD = re.compile(rb"x-codex-.*|x-reasoning.*|openai-model")
+
+#: How an event begins, as the upstream writes it: no need to parse most of them.
+_TYPE_FIRST = b'{"type":"'
+#: The longest type that is looked for (bytes).
+_LONGEST_TYPE = 80
+_ENDS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
+#: Events of a response that come before it says anything.
+_BEFORE_OUTPUT = frozenset(
+    {b"response.created", b"response.in_progress", b"response.queued", b"response.metadata"}
+)
+_CONNECTION_LIMIT = "websocket_connection_limit_reached"
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_FIELD_VALUE = re.compile(r"[\x20-\x7e]{0,1000}")
+
+_NO_JSON = msgspec.Raw()
+
+
+class _EventType(msgspec.Struct):
+    type: str | None = None
+
+
+class _EndEvent(msgspec.Struct):
+    response: msgspec.Raw = _NO_JSON
+
+
+class _ClientEvent(msgspec.Struct):
+    """Raw, because a field of the wrong type is for the upstream to complain about."""
+
+    type: msgspec.Raw = _NO_JSON
+    model: msgspec.Raw = _NO_JSON
+    generate: msgspec.Raw = _NO_JSON
+
+
+_type_decoder = msgspec.json.Decoder(_EventType)
+_end_decoder = msgspec.json.Decoder(_EndEvent)
+_client_decoder = msgspec.json.Decoder(_ClientEvent)
+_text_decoder = msgspec.json.Decoder(str)
+
+
+@implementer(IFrames)
+class CodexFrames:
+    """WebSocket facet of the Codex dialect. Stateless."""
+
+    def serves(self, path: bytes) -> bool:
+        """``/v1/responses`` and what begins so."""
+        return path.startswith(_PATH)
+
+    def speaks(self, credential: ICredential) -> bool:
+        """Accounts, keys and other instances all do."""
+        return True
+
+    def request_headers(self, headers: Headers) -> Headers:
+        """The version of the protocol is named, if the client did not."""
+        return headers if b"openai-beta" in lower_names(headers) else [*headers, _BETA]
+
+    def answer_headers(self, headers: Headers) -> Headers:
+        """Of the upstream's 101, what clients may look at."""
+        return [
+            pair
+            for pair, name in zip(headers, lower_names(headers), strict=True)
+            if _ANSWER_FIELD.fullmatch(name)
+        ]
+
+    def client_frame(self, data: bytes) -> ClientFrame:
+        """``response.create`` begins a turn; with ``generate: false`` it is a warm-up."""
+        try:
+            event = _client_decoder.decode(data)
+        except DECODE_ERRORS:
+            return ClientFrame()
+        if _string(event.type) != "response.create":
+            return ClientFrame()
+        model = _string(event.model)
+        is_warm_up = bytes(event.generate) == b"false"
+        return ClientFrame(True, is_warm_up, printable_key(model) if model else None)
+
+    def upstream_frame(self, data: bytes, now: float) -> UpstreamFrame:
+        """Decodes what may carry state, usage or an error, and nothing else."""
+        kind = _kind(data)
+        if kind == RATE_LIMITS:
+            return UpstreamFrame(is_hidden=True, limits=limits_from_event(data, now))
+        if kind in _ENDS:
+            reading = None
+            if len(data) <= LARGEST_EVENT:
+                try:
+                    reading = read_response(bytes(_end_decoder.decode(data).response))
+                except DECODE_ERRORS:
+                    pass
+            return UpstreamFrame(is_output=True, ends_turn=True, reading=reading)
+        if kind == b"error":
+            return _error(data)
+        if kind.startswith(b"response.") and kind not in _BEFORE_OUTPUT:
+            return OUTPUT
+        return PASSING
+
+    def aggregate(self, aggregate: Aggregate) -> bytes:
+        """As a ``codex.rate_limits`` event."""
+        return aggregate_event(aggregate)
+
+
+def _kind(data: bytes) -> bytes:
+    """The type of an event; empty where there is none."""
+    if data.startswith(_TYPE_FIRST):
+        end = data.find(b'"', len(_TYPE_FIRST), len(_TYPE_FIRST) + _LONGEST_TYPE)
+        kind = data[len(_TYPE_FIRST) : end] if end > 0 else b""
+        if kind and b"\\" not in kind:
+            return kind
+    try:
+        return (_type_decoder.decode(data).type or "").encode("utf-8", "replace")
+    except DECODE_ERRORS:
+        return b""
+
+
+def _string(value: msgspec.Raw) -> str | None:
+    try:
+        return _text_decoder.decode(value)
+    except DECODE_ERRORS:
+        return None
+
+
+def _error(data: bytes) -> UpstreamFrame:
+    """An error event: clients take it for an HTTP answer of its status, body and headers (observed).
+
+    One without a status means nothing to them, nor here, unless it says that the connection has lasted too long.
+    """
+    try:
+        event = msgspec.json.decode(data)
+    except DECODE_ERRORS:
+        return PASSING
+    if not isinstance(event, dict):
+        return PASSING
+    error = event.get("error")
+    if isinstance(error, dict) and error.get("code") == _CONNECTION_LIMIT:
+        return UpstreamFrame(connection_limit=True, ends_turn=True)
+    status = event.get("status", event.get("status_code"))
+    if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+        return PASSING
+    fields: Headers = []
+    said = event.get("headers")
+    for name, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, int | float):
+            value = str(value)
+        if not isinstance(value, str) or not _FIELD_VALUE.fullmatch(value) or not _FIELD_NAME.fullmatch(name):
+            continue
+        fields.append((name.encode("ascii"), value.encode("ascii")))
+    return UpstreamFrame(refusal=Refusal(ResponseHead(status, b"", fields), data), ends_turn=True)

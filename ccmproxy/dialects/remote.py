@@ -1,0 +1,130 @@
+"""What passes between instances of ours: how one asks another, and what its answers and its status mean. Pure.
+
+Spec 4.4 (400s of externals), 5.5, 7.1, 8.2. The other one may be an older ccmproxy, or sing-box, which speaks the same
+but sends less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import msgspec
+
+from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
+from ccmproxy.http.headers import HOPS, hops, request_headers
+from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
+from ccmproxy.policy.retry import AnswerKind, Verdict
+from ccmproxy.state.limits import (
+    LARGEST_UTILIZATION,
+    LATEST_TIME,
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    LimitsUpdate,
+    Window,
+    finite_number,
+    parse_unix_time,
+)
+
+#: Name of the field by which our own errors are told from the upstream's, in lower case.
+ERROR_FIELD = b"x-ccm-error"
+#: When what an instance of ours may use is free again (Unix seconds), in lower case; beside its own ``rate_limited``.
+RESET_FIELD = b"x-ccm-reset-at"
+#: What an instance of ours puts on every answer that it relays: one that has neither is sing-box's.
+_REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
+#: Errors of a remote that are about its credentials, as the spec's 400 is.
+_ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
+#: Errors of a remote that say nothing of how it will be in a minute. Nothing was done for the request.
+_PASSING = frozenset(
+    {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
+)
+
+
+def remote_head(
+    head: RequestHead,
+    authorization: RemoteToken,
+    host: bytes,
+    base_path: bytes,
+    dropped: Collection[bytes] = (),
+) -> RequestHead:
+    """A client's request as it goes to another instance: path and query kept, our token in place of the user's.
+
+    ``dropped``: further fields that do not pass, by their names in lower case. What the service overrides for the
+    provider is no business of a remote.
+    """
+    headers: Headers = [(b"Host", host), *without(request_headers(head.headers), dropped)]
+    headers.append((b"Authorization", b"Bearer " + authorization.token.encode("utf-8")))
+    headers.append((HOPS, b"%d" % (hops(head.headers) + 1)))
+    return RequestHead(head.method, base_path + head.target, headers)
+
+
+def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
+    """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?"""
+    reason = first_value(head.headers, ERROR_FIELD)
+    if head.status == 400:
+        relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
+        if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
+            return Verdict(AnswerKind.REMOTE_REJECTED)
+    elif reason == b"too_many_failures":
+        # Our token is not known there, and we have said so too often.
+        return Verdict(AnswerKind.REMOTE_REJECTED)
+    elif reason in _PASSING:
+        return Verdict(AnswerKind.REMOTE_BUSY)
+    elif reason == b"rate_limited":
+        value = first_value(head.headers, RESET_FIELD)
+        until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
+        if until:
+            return Verdict(AnswerKind.RATE_LIMITED, until)
+    return verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStatus:
+    """What a remote says of itself. ``plan_weight`` 0: none of its credentials counts at the moment.
+
+    ``usable`` is None where it does not say; ``reset_at``: Unix seconds, 0 = unknown.
+    """
+
+    limits: LimitsUpdate
+    plan_weight: float
+    usable: bool | None = None
+    reset_at: float = 0.0
+
+
+#: The fields that every instance sends, with the largest value that makes sense.
+_FIELDS = {
+    "five_hour_utilization": LARGEST_UTILIZATION,
+    "five_hour_reset": LATEST_TIME,
+    "weekly_utilization": LARGEST_UTILIZATION,
+    "weekly_reset": LATEST_TIME,
+    "plan_weight": 1e9,
+}
+
+
+def read_status(document: bytes) -> RemoteStatus:
+    """One object of the status endpoint or stream (spec 8.2). Raises AnswerMalformed, which quotes nothing of it.
+
+    A field that is missing, or holds no number that makes sense, spoils the whole (spec 7.5).
+    """
+    try:
+        loaded = msgspec.json.decode(document)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise AnswerMalformed("the remote's status is not JSON") from None
+    if not isinstance(loaded, dict):
+        raise AnswerMalformed("the remote's status is no JSON object")
+    values: dict[str, float] = {}
+    for name, largest in _FIELDS.items():
+        value = finite_number(loaded.get(name), largest)
+        if value is None:
+            raise AnswerMalformed(f"the remote's status has no valid {name}")
+        values[name] = value
+    usable, reset_at = None, 0.0
+    availability = loaded.get("availability")
+    if isinstance(availability, dict) and isinstance(availability.get("state"), str):
+        usable = availability["state"] == "usable"
+        reset_at = finite_number(availability.get("reset_at"), LATEST_TIME) or 0.0
+    limits = LimitsUpdate(
+        short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
+        weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),
+    )
+    return RemoteStatus(limits, values["plan_weight"], usable, reset_at)

@@ -1,0 +1,55 @@
+"""What the messages of a WebSocket mean, in words that no dialect owns (spec 10). Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ccmproxy.dialects.usage import MeterReading
+from ccmproxy.http.message import ResponseHead
+from ccmproxy.state.limits import LimitsUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFrame:
+    """A message of the client.
+
+    ``begins_turn``: it asks for a response. ``is_warm_up``: for one that costs nothing and says nothing. ``model``:
+    None where it names none.
+    """
+
+    begins_turn: bool = False
+    is_warm_up: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error inside of the connection that means what an HTTP answer with this head and body would mean."""
+
+    head: ResponseHead
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFrame:
+    """A message of the upstream.
+
+    ``is_hidden``: tells of one account alone, and never reaches the client. ``limits``: what it says of the account.
+    ``refusal``: the turn was refused. ``connection_limit``: the account has no more connections to give.
+    ``is_output``: the turn has begun to say something. ``ends_turn``: nothing more follows for this turn.
+    ``reading``: usage of the turn, where it is told.
+    """
+
+    is_hidden: bool = False
+    limits: LimitsUpdate | None = None
+    refusal: Refusal | None = None
+    connection_limit: bool = False
+    is_output: bool = False
+    ends_turn: bool = False
+    reading: MeterReading | None = None
+
+
+#: What most messages are: nobody's business but the client's.
+PASSING = UpstreamFrame()
+#: The same, and part of an answer.
+OUTPUT = UpstreamFrame(is_output=True)

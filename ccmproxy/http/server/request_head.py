@@ -1,0 +1,145 @@
+"""Reading the head of an HTTP/1.1 request: what its sender meant, or why it cannot be taken."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ccmproxy.http.framing import FramingError, is_token, parse_content_length, split_head
+from ccmproxy.http.message import RequestHead, lower_names
+
+#: ``body_length`` of a body in the chunked coding.
+CHUNKED: Final = -1
+
+_VERSION: Final = re.compile(rb"HTTP/([0-9])\.([0-9])")
+#: Visible ASCII without ``#``: a fragment never travels (RFC 9112 section 3.2).
+_TARGET: Final = re.compile(rb"[!\x22\x24-\x7e]+")
+_ABSOLUTE_FORM: Final = re.compile(rb"https?://[^/?]+(.*)", re.IGNORECASE)
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+#: What shows that a head is broken before it is complete: a control character, a bare CR or LF.
+_BROKEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|[^\r]\n|\A\n")
+
+#: The fields that decide how the message and the connection go on.
+_DECIDING: Final = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"),
+)
+
+
+class IncomingHead:
+    """A request head as received, and what follows from it for the connection.
+
+    ``is_http11``: false for HTTP/1.0. ``body_length``: in bytes, or CHUNKED. ``keep_alive``: the client is
+    willing to use the connection again. ``expects_continue``: it waits for "100 Continue" before it sends the
+    body.
+    """
+
+    __slots__ = ("body_length", "expects_continue", "head", "is_http11", "keep_alive")
+
+    def __init__(
+        self, head: RequestHead, is_http11: bool, body_length: int, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self.head = head
+        self.is_http11 = is_http11
+        self.body_length = body_length
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+
+
+def check_partial(data: bytes, start: int) -> None:
+    """Look whether a head that is still incomplete is broken already, in what came from ``start`` on.
+
+    Saves waiting for an end that will never come, of a TLS handshake for instance. Raises FramingError.
+    """
+    if _BROKEN.search(data, max(0, start - 1)):
+        raise FramingError("not an HTTP request")
+
+
+def parse_request_head(raw: bytes) -> IncomingHead:
+    """Read a complete head, with the empty line that ends it.
+
+    Names, values, their order and their number stay as received. A target in absolute form becomes its path
+    (RFC 9112 section 3.2.2). Raises FramingError with the status to answer: 400; 501 for CONNECT and for
+    transfer codings other than chunked; 505 for other versions; 417 for other expectations.
+    """
+    line, headers = split_head(raw)
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise FramingError("invalid request line")
+    method, target, version = parts
+    if version == b"HTTP/1.1":
+        is_http11 = True
+    elif version == b"HTTP/1.0":
+        is_http11 = False
+    elif _VERSION.fullmatch(version):
+        raise FramingError("this server speaks HTTP/1.1", 505)
+    else:
+        raise FramingError("invalid protocol version")
+    if not is_token(method):
+        raise FramingError("invalid method")
+    target = _check_target(method, target)
+
+    host: bytes | None = None
+    length: int | None = None
+    coding: bytes | None = None
+    keep_alive = is_http11
+    expects_continue = False
+    for (_, value), key in zip(headers, lower_names(headers), strict=True):
+        if key not in _DECIDING:
+            continue
+        if key == b"host":
+            if host is not None:
+                raise FramingError("more than one Host")
+            host = value
+        elif key == b"content-length":
+            if length is not None:
+                raise FramingError("more than one Content-Length")
+            length = parse_content_length(value)
+        elif key == b"transfer-encoding":
+            if coding is not None:
+                raise FramingError("more than one Transfer-Encoding")
+            coding = value.lower()
+        elif key == b"connection":
+            for option in value.lower().split(b","):
+                option = option.strip(b" \t")
+                if option == b"close":
+                    keep_alive = False
+                elif option == b"keep-alive" and not is_http11:
+                    keep_alive = True
+        elif value.lower() != b"100-continue":
+            raise FramingError("unknown expectation", 417)
+        else:
+            expects_continue = is_http11
+
+    if host is None:
+        if is_http11:
+            raise FramingError("missing Host")
+    elif not _HOST.fullmatch(host):
+        raise FramingError("invalid Host")
+    if coding is not None:
+        if length is not None:
+            raise FramingError("both Content-Length and Transfer-Encoding")
+        if not is_http11:
+            raise FramingError("Transfer-Encoding in HTTP/1.0")  # RFC 9112 section 6.1
+        if coding != b"chunked":
+            raise FramingError("unsupported Transfer-Encoding", 501)
+        length = CHUNKED
+    return IncomingHead(
+        RequestHead(method, target, headers), is_http11, length or 0, keep_alive, expects_continue
+    )
+
+
+def _check_target(method: bytes, target: bytes) -> bytes:
+    """The target in origin form, or ``*``. Raises FramingError."""
+    if method == b"CONNECT":
+        raise FramingError("CONNECT is not supported", 501)
+    if not _TARGET.fullmatch(target):
+        raise FramingError("invalid request target")
+    if target[0] == 0x2F:
+        return target
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise FramingError("invalid request target")
+    path = absolute[1]
+    return path if path.startswith(b"/") else b"/" + path

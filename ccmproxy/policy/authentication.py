@@ -1,0 +1,111 @@
+"""Letting a team's clients in: the tokens that the operator issued, and a brake on guessing (spec 4.1, 11). Pure."""
+
+from __future__ import annotations
+
+import hmac
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+from ccmproxy.http.message import Headers, first_value, values
+
+UserT = TypeVar("UserT")
+
+#: Failures of one address within :data:`THROTTLE_SPAN` seconds before it has to wait.
+THROTTLE_FAILURES = 10
+THROTTLE_SPAN = 60.0
+#: Addresses remembered at most; beyond that the least recently failed is forgotten.
+THROTTLE_ADDRESSES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request was not let in: status, reason word, sentence for the client."""
+
+    status: int
+    reason: str
+    message: str
+
+
+class UserTokens(Generic[UserT]):
+    """Finds the user that a request's token belongs to.
+
+    Tokens are kept and compared as digests: how long a look-up takes says nothing about a token that was never
+    presented. ``product`` stands in the messages (``CCM``).
+    """
+
+    def __init__(self, users: Iterable[tuple[str, UserT]], product: str) -> None:
+        self._users = {_digest(token.encode("utf-8")): user for token, user in users}
+        self._product = product
+
+    def identify(self, headers: Headers) -> UserT | Refused:
+        """The user, or why there is none (spec 4.1 points 2 and 3)."""
+        for name in (b"x-api-key", b"api-key"):
+            key = (first_value(headers, name) or b"").strip()
+            if key:  # an empty one is none: some clients send it beside a token
+                user = self._find(key)
+                if user is None:
+                    return Refused(
+                        400,
+                        "api_key",
+                        "API key authentication is not supported; use Authorization: Bearer with a"
+                        f" {self._product} user token",
+                    )
+                return user
+        fields = values(headers, b"authorization")
+        if not fields or not fields[0].strip():
+            return Refused(401, "unauthenticated", "missing api key")
+        scheme, _, token = fields[0].strip().partition(b" ")
+        if len(fields) > 1 or scheme.lower() != b"bearer" or not token.strip():
+            return Refused(401, "unauthenticated", "invalid api key format")
+        user = self._find(token.strip())
+        return user if user is not None else Refused(401, "unauthenticated", "invalid api key")
+
+    def _find(self, token: bytes) -> UserT | None:
+        digest = _digest(token)
+        for known, user in self._users.items():
+            if hmac.compare_digest(known, digest):
+                return user
+        return None
+
+
+def api_key_refusal(headers: Headers, product: str) -> Refused | None:
+    """The refusal of spec 4.1 point 2 for a service without users, where no key can be a user's token."""
+    found = UserTokens[None]((), product).identify(headers)
+    return found if isinstance(found, Refused) and found.reason == "api_key" else None
+
+
+class FailureThrottle:
+    """Slows down whoever guesses tokens: after ten failures in a minute an address has to wait."""
+
+    def __init__(self) -> None:
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def failed(self, address: str, now: float) -> None:
+        """One more failure of ``address`` at ``now`` (seconds)."""
+        times = self._failures.pop(address, None) or deque(maxlen=THROTTLE_FAILURES)
+        times.append(now)
+        self._failures[address] = times
+        if len(self._failures) > THROTTLE_ADDRESSES:
+            self._failures.popitem(last=False)
+
+    def retry_after(self, address: str, now: float) -> float:
+        """Seconds that ``address`` has to wait; 0 if it may try."""
+        times = self._failures.get(address)
+        if times is None:
+            return 0.0
+        while times and not 0 <= now - times[0] < THROTTLE_SPAN:
+            times.popleft()
+        if not times:
+            del self._failures[address]
+            return 0.0
+        return times[0] + THROTTLE_SPAN - now if len(times) == THROTTLE_FAILURES else 0.0
+
+
+def _digest(token: bytes) -> bytes:
+    return sha256(token).digest()

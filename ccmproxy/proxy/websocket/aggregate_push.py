@@ -1,0 +1,88 @@
+"""Telling a WebSocket client the state of all credentials, where the upstream would tell that of one (spec 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall
+
+from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.proxy.websocket.leg import Leg
+
+if TYPE_CHECKING:
+    from ccmproxy.proxy.forwarder import Caller, Forwarder
+
+
+class AggregatePush:
+    """Sends the aggregate to one client: when started, and whenever it has changed.
+
+    What changes within one turn of the reactor is told once, a client that does not read is told the latest state when
+    it reads again, and nothing is said twice, nor after :meth:`stop`.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_client",
+        "_forwarder",
+        "_frames",
+        "_is_running",
+        "_is_waiting",
+        "_soon",
+        "_told",
+        "_unsubscribe",
+    )
+
+    def __init__(self, forwarder: Forwarder, frames: IFrames, caller: Caller, client: Leg) -> None:
+        self._forwarder = forwarder
+        self._frames = frames
+        self._caller = caller
+        self._client = client
+        self._is_running = False
+        self._is_waiting = False
+        self._told = b""
+        self._soon: IDelayedCall | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Tell the state now, and subscribe to its changes. Does nothing the second time."""
+        if self._is_running:
+            return
+        self._is_running = True
+        self._unsubscribe = self._caller.provider.subscribe(self._changed)
+        self._tell()
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        self._is_running = self._is_waiting = False
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def drained(self) -> None:
+        """The client reads again."""
+        if self._is_waiting:
+            self._tell()
+
+    def _changed(self) -> None:
+        if self._soon is None and self._is_running:
+            self._soon = self._forwarder.clock.callLater(0, self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._soon = None
+        self._tell()
+
+    def _tell(self) -> None:
+        self._is_waiting = self._client.is_blocked
+        if self._is_waiting:
+            return
+        whole = self._forwarder.aggregate_for(self._caller)
+        if whole is None:
+            return
+        data = self._frames.aggregate(whole)
+        if data != self._told:
+            self._told = data
+            self._client.send(data, True)

@@ -1,0 +1,370 @@
+"""An open WebSocket between a client and a credential's upstream (spec 10)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from ccmproxy.dialects.usage import MeterReading
+from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, Refusal
+from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.policy.balancing import Selection
+from ccmproxy.policy.retry import AnswerKind, LeaseOutcome
+from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
+from ccmproxy.proxy.websocket.leg import Leg
+from ccmproxy.state.availability import Availability
+from ccmproxy.websocket.connection import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    SERVICE_RESTART,
+    TOO_BIG,
+    Close,
+    Connection,
+    Message,
+    ProtocolError,
+)
+
+if TYPE_CHECKING:
+    from ccmproxy.proxy.forwarder import Caller, Forwarder
+
+#: How long an account is left alone that has no more connections to give (seconds, spec 10).
+CONNECTION_LIMIT_BLOCK = 60.0
+#: A turn that is to end before the connection is closed, and of which nothing is heard for so long, has (seconds).
+SILENT_TURN = 60
+#: As many turns are kept track of at a time: clients wait for the end of one before they begin the next.
+MOST_TURNS = 16
+#: Before the end of the grace time, so that a close can still be answered (seconds).
+CLOSING_ROOM = 1.0
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request inside of the connection. ``began``: the clock's seconds. ``output``: the answer has begun."""
+
+    model: str | None
+    is_warm_up: bool
+    began: float
+    output: bool = False
+
+
+class WebSocketRelay:
+    """Passes messages on between ``client`` and ``upstream``, two legs, until one of them ends.
+
+    The turns inside belong to one connection of one credential, so that is never changed: where it must be, the
+    client is told to connect again (1012), between two turns. Learns from the upstream's messages what they say of
+    the credential, and tells the client the state of all instead.
+    """
+
+    log = Logger()
+
+    __slots__ = (
+        "_caller",
+        "_forwarder",
+        "_frames",
+        "_lease",
+        "_leaving",
+        "_on_end",
+        "_over",
+        "_push",
+        "_request_id",
+        "_selection",
+        "_shutdown",
+        "_turns",
+        "client",
+        "result",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        frames: IFrames,
+        caller: Caller,
+        lease: ILease,
+        selection: Selection,
+        request_id: str,
+        client: Connection,
+        upstream: Connection,
+        on_end: Callable[[str], None],
+    ) -> None:
+        """``selection``: what the lease was asked for with. ``on_end``: called once both sides are gone, with a word
+        for what ended it."""
+        self._forwarder = forwarder
+        self._frames = frames
+        self._caller = caller
+        self._lease = lease
+        self._selection = selection
+        self._request_id = request_id
+        self._on_end = on_end
+        self.client = Leg(self, client, forwarder.clock)
+        self.upstream = Leg(self, upstream, forwarder.clock)
+        self.client.other, self.upstream.other = self.upstream, self.client
+        self._turns: deque[Turn] = deque(maxlen=MOST_TURNS)
+        #: What to close with as soon as no turn is in progress.
+        self._leaving: tuple[int, bytes, str] | None = None
+        self._over = False
+        self.result = ""
+        self._shutdown: IDelayedCall | None = None
+        self._push = AggregatePush(forwarder, frames, caller, self.client)
+
+    # Life -----------------------------------------------------------------------------------------------------
+
+    def start(self, head: bytes) -> None:
+        """Both legs are connected: answer the client's upgrade with ``head``, then relay."""
+        self._forwarder.websockets.add(self)
+        self.client.start(head)
+        self.upstream.start()
+        self._lease.on_interrupt(self._interrupted)
+        for leg in (self.client, self.upstream):
+            leg.pump()
+
+    def leave(self) -> None:
+        """The credential or the caller was taken away: close with 1012, at the end of a turn; clients connect again."""
+        self._leave(SERVICE_RESTART, b"connect again", "moved")
+
+    def shut_down(self, grace: float) -> None:
+        """The service stops: close with 1001, at the end of a turn, or shortly before ``grace`` seconds are over."""
+        self._leave(GOING_AWAY, b"shutting down", "shutdown")
+        if not self._over and self._shutdown is None:
+            self._shutdown = self._forwarder.clock.callLater(
+                max(0.0, grace - CLOSING_ROOM), self._shutdown_now
+            )
+
+    def _shutdown_now(self) -> None:
+        self._shutdown = None
+        self._end(GOING_AWAY, b"shutting down", "shutdown", LeaseOutcome.BROKEN)
+
+    def abort(self, result: str) -> None:
+        """Drop both sides."""
+        self._conclude(result, LeaseOutcome.BROKEN)
+        self.client.abort()
+        self.upstream.abort()
+
+    def tick(self, keep_alive: float, stalled: float) -> None:
+        """Once a second; ``keep_alive``: seconds of silence after which to ping the client, 0 = never; ``stalled``:
+        seconds after which a side that does not read is dropped."""
+        for leg in (self.client, self.upstream):
+            leg.quiet_ticks += 1
+            leg.idle_ticks += 1
+            if leg.is_blocked:
+                leg.blocked_ticks += 1
+                if leg.blocked_ticks > stalled:
+                    self.abort("stalled")
+                    return
+        if self._over:
+            return
+        if keep_alive and self.client.idle_ticks >= keep_alive:
+            self.client.ping()
+        if not self._turns or self.client.is_blocked:
+            return
+        if self._leaving and min(self.client.quiet_ticks, self.upstream.quiet_ticks) >= SILENT_TURN:
+            code, reason, result = self._leaving
+            self._end(code, reason, result, LeaseOutcome.INTERRUPTED)
+        elif self.upstream.quiet_ticks >= self._lease.connections().limits.idle_timeout:
+            # As an HTTP answer would be given up (F15); clients connect again.
+            self._end(INTERNAL_ERROR, b"the upstream is silent", "timed_out", LeaseOutcome.BROKEN)
+
+    # What the legs tell (LegOwner) ----------------------------------------------------------------------------
+
+    def message(self, leg: Leg, message: Message) -> None:
+        """Pass it on, and act on what it means."""
+        if leg is self.client:
+            self._from_client(message)
+        else:
+            self._from_upstream(message)
+
+    def closed(self, leg: Leg, close: Close) -> None:
+        """One side closes: so does the other, with the same words."""
+        if leg is self.client:
+            outcome = LeaseOutcome.CANCELLED if self._turns else LeaseOutcome.SERVED
+            self._conclude("incomplete" if self._turns else "closed", outcome)
+        else:
+            outcome = LeaseOutcome.BROKEN if self._turns else LeaseOutcome.SERVED
+            self._conclude("truncated" if self._turns else "closed", outcome)
+        leg.close(close.code, close.reason)
+        leg.other.close(close.code, close.reason)
+
+    def failed(self, leg: Leg, error: ProtocolError) -> None:
+        """One side broke the protocol: it is told so; to the other it is an end that was not its fault."""
+        reason = str(error).encode()
+        self.log.info(
+            "{request_id}: the {side} broke the WebSocket protocol: {problem}",
+            request_id=self._request_id,
+            side="client" if leg is self.client else "upstream",
+            problem=str(error),
+        )
+        self._conclude("malformed", LeaseOutcome.CANCELLED if leg is self.client else LeaseOutcome.BROKEN)
+        leg.close(error.code, reason)
+        if leg is self.client:
+            self.upstream.close(GOING_AWAY)
+        elif error.code == TOO_BIG:
+            self.client.close(TOO_BIG, reason)
+        else:
+            self.client.close(INTERNAL_ERROR, b"the upstream broke the protocol")
+
+    def crashed(self, leg: Leg) -> None:
+        """A defect of ours."""
+        self._end(INTERNAL_ERROR, b"internal error", "internal_error", LeaseOutcome.BROKEN)
+
+    def drained(self, leg: Leg) -> None:
+        """The client reads again: it may have missed a change."""
+        if leg is self.client:
+            self._push.drained()
+
+    def lost(self, leg: Leg) -> None:
+        """One side is gone; without a close, the other one is dropped as well, so that it can tell."""
+        if leg is self.client:
+            self._conclude(
+                "incomplete" if self._turns else "closed",
+                LeaseOutcome.CANCELLED if self._turns else LeaseOutcome.SERVED,
+            )
+        else:
+            self._conclude("truncated" if self._turns else "upstream_lost", LeaseOutcome.BROKEN)
+        if not leg.other.is_closing:
+            leg.other.abort()
+        if self.client.is_lost and self.upstream.is_lost and self in self._forwarder.websockets:
+            self._forwarder.websockets.discard(self)
+            self._on_end(self.result)
+
+    # Messages -------------------------------------------------------------------------------------------------
+
+    def _from_client(self, message: Message) -> None:
+        frame = self._frames.client_frame(message.data) if message.is_text else None
+        if frame is None or not frame.begins_turn:
+            self.upstream.send(message.data, message.is_text)
+            return
+        if self._must_leave(frame):
+            self._end(SERVICE_RESTART, b"connect again", "moved", LeaseOutcome.INTERRUPTED)
+            return
+        self._turns.append(Turn(frame.model, frame.is_warm_up, self._forwarder.clock.seconds()))
+        # Silence is counted from here: the upstream had nothing to say before.
+        self.upstream.quiet_ticks = 0
+        self.upstream.send(message.data, message.is_text)
+        if not frame.is_warm_up and not self._over:
+            self._push.start()
+
+    def _from_upstream(self, message: Message) -> None:
+        frame = PASSING
+        if message.is_text:
+            frame = self._frames.upstream_frame(message.data, self._forwarder.now())
+        if frame is PASSING:
+            self.client.send(message.data, message.is_text)
+            return
+        turn = self._turns[0] if self._turns else None
+        if frame.is_output and turn is not None:
+            turn.output = True
+        if frame.refusal is not None and self._refused(frame.refusal, turn):
+            return
+        if not frame.is_hidden:
+            self.client.send(message.data, message.is_text)
+        if frame.connection_limit:
+            self._lease.block("connection_limit", self._forwarder.now() + CONNECTION_LIMIT_BLOCK)
+        if frame.limits is not None:
+            self._lease.observe(frame.limits)
+        if frame.ends_turn and turn is not None and not self._over:
+            self._turns.popleft()
+            failed = (
+                frame.refusal is not None or frame.connection_limit or (frame.reading and frame.reading.error)
+            )
+            self._log_turn(turn, "failed" if failed else "served", frame.reading)
+            if self._leaving is not None and not self._turns:
+                code, reason, result = self._leaving
+                self._end(code, reason, result, LeaseOutcome.SERVED)
+
+    def _refused(self, refusal: Refusal, turn: Turn | None) -> bool:
+        """The credential learns of it. Whether the client need not: nothing was said yet, and another can serve."""
+        forwarder, dialect = self._forwarder, self._forwarder.dialect
+        now = forwarder.now()
+        verdict = dialect.traffic.classify(refusal.head, refusal.body, now)
+        used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
+        hide = used_up and turn is not None and not turn.output and self._another_can(turn.model)
+        if hide:
+            # Before the state changes: what follows from that is not to be told to the client as something else.
+            self._conclude("moved", LeaseOutcome.REFUSED)
+        self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
+        if verdict.kind is AnswerKind.RATE_LIMITED:
+            self._lease.rate_limited(verdict.until, verdict.explicit)
+        if hide:
+            self._close_both(SERVICE_RESTART, b"connect again")
+        return hide
+
+    # Staying or leaving ---------------------------------------------------------------------------------------
+
+    def _must_leave(self, frame: ClientFrame) -> bool:
+        """Looked at again for every turn: may this credential still serve it (F39)?"""
+        selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()))
+        return not self._caller.provider.keeps(selection, self._lease.tag)
+
+    def _another_can(self, model: str | None) -> bool:
+        return self._caller.can_be_served(self._forwarder.now(), model, {self._lease.tag, *self._unfit()})
+
+    def _unfit(self) -> list[str]:
+        credentials = self._caller.provider.credentials(self._caller.allow_external)
+        return [credential.tag for credential in credentials if not self._frames.speaks(credential)]
+
+    def _interrupted(self, availability: Availability) -> None:
+        """The credential stopped being usable (spec 5.3)."""
+        self.log.info(
+            "{request_id} has to leave {credential}: {why}",
+            request_id=self._request_id,
+            credential=self._lease.tag,
+            why=availability.message,
+        )
+        self._leave(SERVICE_RESTART, b"connect again", "interrupted")
+
+    def _leave(self, code: int, reason: bytes, result: str) -> None:
+        """Close, but let a turn in progress end first."""
+        if self._over:
+            return
+        if self._turns:
+            self._leaving = code, reason, result
+        else:
+            self._end(code, reason, result, LeaseOutcome.SERVED)
+
+    def _end(self, code: int, reason: bytes, result: str, outcome: LeaseOutcome) -> None:
+        """Close both sides: the client with this code, the upstream because we go."""
+        self._conclude(result, outcome)
+        self._close_both(code, reason)
+
+    def _close_both(self, code: int, reason: bytes) -> None:
+        self.client.close(code, reason)
+        self.upstream.close(GOING_AWAY)
+
+    def _conclude(self, result: str, outcome: LeaseOutcome) -> None:
+        """It is over, for the first reason that was found: the lease is given back, nothing more is told."""
+        if self._over:
+            return
+        self._over = True
+        self.result = result
+        self._lease.on_interrupt(None)
+        if self._shutdown is not None:
+            self._shutdown.cancel()
+            self._shutdown = None
+        self._push.stop()
+        for turn in self._turns:
+            self._log_turn(turn, result)
+        self._turns.clear()
+        self._lease.close(outcome)
+
+    # Log ------------------------------------------------------------------------------------------------------
+
+    def _log_turn(self, turn: Turn, result: str, reading: MeterReading | None = None) -> None:
+        if turn.is_warm_up:
+            return
+        tokens = reading.tokens if reading is not None and reading.reported else None
+        self.log.info(
+            "{request_id} {user} turn {result} by {credential} in {duration:.3f} s (model {model}, tokens {tokens})",
+            request_id=self._request_id,
+            user=self._caller.name or "-",
+            result=result,
+            credential=self._lease.tag,
+            duration=self._forwarder.clock.seconds() - turn.began,
+            model=(reading.model if reading is not None else None) or turn.model or "-",
+            tokens=tokens,
+        )

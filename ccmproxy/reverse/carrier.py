@@ -1,0 +1,414 @@
+"""A session on a transport: TCP, TLS, or whatever HTTP was upgraded on."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ccmproxy.reverse.address import StreamAddress
+from ccmproxy.reverse.stream_errors import SessionLost, StreamNotOpened
+from ccmproxy.reverse.stream_transport import StreamTransport
+from ccmproxy.transports.tcp import direct_writer, set_socket_options
+from ccmproxy.yamux import (
+    CannotOpen,
+    DataReceived,
+    DataSent,
+    EndReceived,
+    EndSent,
+    Event,
+    PeerGoesAway,
+    PingAnswered,
+    Session,
+    SessionConfig,
+    SessionEnded,
+    SessionError,
+    SessionTimeout,
+    Stream,
+    StreamOpened,
+    StreamReset,
+)
+
+_log = Logger()
+
+KIB: Final = 1024
+#: Bytes that are given to the carrier in one go; it is asked afterwards whether it is full.
+_PIECE: Final = 64 * KIB
+#: Bytes that the kernel may hold without having sent them. With all of its buffer, a few MiB, the answer to a ping
+#: would come behind seconds of data on a slow line.
+_UNSENT: Final = 128 * KIB
+#: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
+_TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
+#: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
+#: taken for too late because of that, and set anew each time.
+_LATE: Final = 0.05
+#: Seconds in which a session that is drained may end, unless told otherwise.
+_DRAIN_TIMEOUT: Final = 30.0
+
+
+def _nowhere(data: bytes) -> None:
+    """Before there is a transport."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+@implementer(IPushProducer)
+class YamuxProtocol(Protocol):
+    """One side of a session. It is a producer for its carrier: while that is full, data stays in the streams' queues
+    and only frames without data are written.
+
+    The carrier is read at all times, whatever the streams do. ``is_client``: which side of the session this is, not of
+    the carrier. ``clock``: what all time-outs run on. ``acceptor``: what the peer's streams are given to; None: they
+    are reset. ``session``: the state of it, not to be acted on from outside.
+
+    Nothing that the peer sends, and nothing that a stream's protocol does, raises into the reactor. Why a session ended
+    is logged.
+    """
+
+    transport: Any
+    session: Session
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        is_client: bool,
+        acceptor: IProtocolFactory | None = None,
+        config: SessionConfig = SessionConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        self.clock = clock
+        self.acceptor = acceptor
+        self._is_client = is_client
+        self._config = config
+        self._transports: dict[Stream, StreamTransport] = {}
+        #: Those that wait until the peer acknowledges some of the streams that it was sent.
+        self._opening: deque[tuple[Deferred[IProtocol], IProtocolFactory]] = deque()
+        self._pings: dict[int, Deferred[float]] = {}
+        self._send: Callable[[bytes], None] = _nowhere
+        self._blocked = False
+        self._working = False
+        self._draining = False
+        #: Why the session is over; and whether the connection is gone, too.
+        self._lost: Exception | None = None
+        self._gone = False
+        #: Called when the peer says that it takes no more streams; those that are open go on.
+        self.on_peer_leaving: Callable[[], None] = _nothing
+        self._waiting_for_loss: list[Deferred[Exception]] = []
+        self._timer: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        peer = None if self.transport is None else self.transport.getPeer()
+        return f"<YamuxProtocol with {peer}: {getattr(self, 'session', None)}>"
+
+    # What the carrier calls
+
+    def connectionMade(self) -> None:
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            set_socket_options(transport)
+        _limit_unsent(transport)  # our own TLS is no ITCPTransport, but knows its socket
+        self.session = Session(self._config, self._is_client, self.clock.seconds())
+        self._send = direct_writer(transport)
+        transport.registerProducer(self, True)
+        self.work()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.session.receive(data, self.clock.seconds())
+        self.work()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.session.receive_end()
+        self.session.events()
+        for call in (self._timer, self._deadline):
+            if call is not None and call.active():
+                call.cancel()
+        self._timer = self._deadline = None
+        error = self._lose(SessionLost(f"the connection was lost: {reason.getErrorMessage()}"))
+        self._gone = True
+        waiting, self._waiting_for_loss = self._waiting_for_loss, []
+        for deferred in waiting:
+            deferred.callback(error)
+
+    def pauseProducing(self) -> None:
+        self._blocked = True
+        self.session.blocked(self.clock.seconds())
+        self.work()
+
+    def resumeProducing(self) -> None:
+        self._blocked = False
+        self.session.unblocked()
+        self.work()
+
+    def stopProducing(self) -> None:
+        """The carrier says so when it is lost; connectionLost follows."""
+
+    # What its owner calls
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open, in at least one direction."""
+        return self.session.streams
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether streams can be opened: the session is not over, and neither side is going away."""
+        return self._lost is None and not self._draining and self.session.can_open
+
+    def open(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Open a stream for a protocol of ``factory``. It does not wait for the peer, unless that has 256 of them to
+        acknowledge. Fails with StreamNotOpened, with NoProtocol, and with what ``factory`` raises. May be cancelled.
+        """
+        if self._draining:
+            return fail(StreamNotOpened("the session is being closed"))
+        if not self._opening:
+            try:
+                return succeed(self._open(factory))
+            except CannotOpen as error:
+                if error.for_good:
+                    return fail(StreamNotOpened(str(error)))
+            except Exception:
+                return fail()
+        waiting: Deferred[IProtocol] = Deferred(self._give_up_opening)
+        self._opening.append((waiting, factory))
+        return waiting
+
+    def ping(self) -> Deferred[float]:
+        """Ask the peer for a sign of life. Fires with the seconds that it took; fails with SessionLost."""
+        if self._lost is not None:
+            return fail(self._lost)
+        answer: Deferred[float] = Deferred()
+        self._pings[self.session.ping(self.clock.seconds())] = answer
+        self.work()
+        return answer
+
+    def close(self, timeout: float = _DRAIN_TIMEOUT) -> Deferred[Exception]:
+        """Take no more streams, tell the peer so, and close the connection when none is left, or after ``timeout``
+        seconds all the same. Fires as ``when_lost`` does. Whoever keeps idle streams should close them now.
+        """
+        if self._lost is None and not self._draining:
+            self._draining = True
+            self._set_deadline(timeout)
+            self.session.go_away()
+            self.work()
+        return self.when_lost()
+
+    def abort(self) -> None:
+        """Drop the connection, and with it all streams, at once."""
+        if not self._gone:  # TLS fails otherwise
+            self.transport.abortConnection()
+
+    def when_lost(self) -> Deferred[Exception]:
+        """Fires, with the reason, when the connection is gone and all streams have been told. Never fails."""
+        if self._lost is not None and self._gone:
+            return succeed(self._lost)
+        waiting: Deferred[Exception] = Deferred()
+        self._waiting_for_loss.append(waiting)
+        return waiting
+
+    # What the streams call (Carrier)
+
+    def work(self) -> None:
+        """Act on what the session tells, and send what it has to send, until there is nothing more to do."""
+        if self._working:
+            return
+        self._working = True
+        session = self.session
+        try:
+            while True:
+                for event in session.events():
+                    self._act(event)
+                if self._opening:
+                    self._open_waiting()
+                data = session.data_to_send(0 if self._blocked else _PIECE, self.clock.seconds())
+                if not data:
+                    break
+                self._send(data)
+        finally:
+            self._working = False
+        if session.error is None:
+            if self._draining and not session.streams:
+                self._disconnect()
+            self._set_timer()
+
+    def stream_lost(self, transport: StreamTransport) -> None:
+        """Its protocol knows, so nobody is to be told any more."""
+        self._transports.pop(transport.stream, None)
+
+    # Inside
+
+    def _act(self, event: Event) -> None:
+        """What has happened, to whom it concerns. A stream that nobody has any more ends by itself."""
+        transports = self._transports
+        match event:
+            case DataReceived(stream, data):
+                if stream in transports:
+                    transports[stream].data_received(data)
+            case DataSent(stream):
+                if stream in transports:
+                    transports[stream].data_sent()
+            case EndReceived(stream):
+                if stream in transports:
+                    transports[stream].end_received()
+            case EndSent(stream):
+                if stream in transports:
+                    transports[stream].end_sent()
+            case StreamOpened(stream):
+                self._accept(stream)
+            case StreamReset(stream, _, reason):
+                if stream in transports:
+                    transports[stream].reset(reason)
+            case PingAnswered(number, seconds):
+                answer = self._pings.pop(number, None)
+                if answer is not None:
+                    answer.callback(seconds)
+            case SessionEnded(error):
+                self._session_ended(error)
+            case PeerGoesAway():
+                try:
+                    self.on_peer_leaving()
+                except Exception:
+                    _log.failure("whoever was told that a peer goes away let an exception out")
+            case _:
+                pass  # an acknowledgement
+
+    def _accept(self, stream: Stream) -> None:
+        self.session.accept(stream)
+        if self.acceptor is not None and not stream.is_closed:
+            try:
+                self._connect(stream, self.acceptor)
+                return
+            except NoProtocol:
+                pass  # the factory does not want it
+            except Exception:
+                _log.failure("a stream could not be given to a protocol")
+        self.session.reset(stream)
+
+    def _open(self, factory: IProtocolFactory) -> IProtocol:
+        stream = self.session.open_stream(self.clock.seconds())
+        try:
+            return self._connect(stream, factory)
+        except Exception:
+            self.session.reset(stream)
+            raise
+        finally:
+            self.work()
+
+    def _connect(self, stream: Stream, factory: IProtocolFactory) -> IProtocol:
+        """Give the stream to a protocol. Raises NoProtocol, and what the factory and the protocol raise."""
+        carrier = self.transport
+        host = StreamAddress(carrier.getHost(), stream.id)
+        peer = StreamAddress(carrier.getPeer(), stream.id)
+        protocol = factory.buildProtocol(peer)
+        if protocol is None:
+            raise NoProtocol
+        transport = StreamTransport(self, stream, host, peer)
+        self._transports[stream] = transport
+        try:
+            transport.connect(protocol)
+        except Exception:
+            self._transports.pop(stream, None)
+            raise
+        return protocol
+
+    def _open_waiting(self) -> None:
+        """Serve those that wait to open a stream, as far as that can be done."""
+        while self._opening:
+            waiting, factory = self._opening[0]
+            try:
+                protocol = self._open(factory)
+            except CannotOpen as error:
+                if not error.for_good:
+                    return
+                self._opening.popleft()
+                waiting.errback(StreamNotOpened(str(error)))
+            except Exception:
+                self._opening.popleft()
+                waiting.errback()
+            else:
+                self._opening.popleft()
+                waiting.callback(protocol)
+
+    def _give_up_opening(self, waiting: Deferred[IProtocol]) -> None:
+        self._opening = deque(entry for entry in self._opening if entry[0] is not waiting)
+
+    def _session_ended(self, error: SessionError) -> None:
+        peer = self.transport.getPeer()
+        _log.warn("session with {peer} ended: {reason}", peer=peer, reason=str(error))
+        self._lose(SessionLost(str(error)))
+        if isinstance(error, SessionTimeout):
+            self.transport.abortConnection()
+        else:
+            farewell = self.session.data_to_send(0, self.clock.seconds())
+            if farewell:
+                self._send(farewell)
+            self._set_deadline(self._config.write_timeout)
+            self._disconnect()
+
+    def _lose(self, error: Exception) -> Exception:
+        """Tell everybody that the session is over, unless they know. The reason that they were told."""
+        if self._lost is not None:
+            return self._lost
+        self._lost = error
+        for transport in list(self._transports.values()):
+            transport.lose(Failure(error))
+        opening, self._opening = self._opening, deque()
+        for waiting, _ in opening:
+            waiting.errback(StreamNotOpened(str(error)))
+        pings, self._pings = self._pings, {}
+        for answer in pings.values():
+            answer.errback(error)
+        return error
+
+    def _disconnect(self) -> None:
+        """Close the carrier behind what was written."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _set_deadline(self, seconds: float) -> None:
+        """The connection must be gone by then."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = self.clock.callLater(seconds, self.abort)
+
+    def _set_timer(self) -> None:
+        """See that the session is told when its next deadline has come. A timer that comes too early is left alone: it
+        would otherwise be set anew with every frame."""
+        due = self.session.next_deadline()
+        timer = self._timer
+        if timer is not None and timer.active():
+            if timer.getTime() <= due + _LATE:
+                return
+            timer.cancel()
+        self._timer = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._tick)
+
+    def _tick(self) -> None:
+        self.session.tick(self.clock.seconds())
+        self.work()
+
+
+def _limit_unsent(transport: Any) -> None:
+    """Let the kernel take little more than it can send; where that cannot be said, pings wait behind more data."""
+    if _TCP_NOTSENT_LOWAT is not None:
+        try:
+            transport.getHandle().setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT)
+        except (OSError, AttributeError):
+            pass

@@ -1,0 +1,327 @@
+"""A stream of a session as a transport: whatever runs on TCP in Twisted runs on it."""
+
+from __future__ import annotations
+
+import typing
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, cast
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProducer,
+    IProtocol,
+    IPullProducer,
+    IPushProducer,
+    IReactorTime,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ccmproxy.reverse.address import StreamAddress
+from ccmproxy.reverse.stream_errors import StreamAborted
+from ccmproxy.yamux import Direction, Session, Stream
+
+_log = Logger()
+
+KIB: Final = 1024
+#: Bytes in a stream's queue above which its producer is paused, and below which it is resumed. A window is 512 KiB: so
+#: a producer is resumed well before the peer has read what it has room for.
+HIGH_MARK: Final = 256 * KIB
+LOW_MARK: Final = 64 * KIB
+#: Pieces below this size (bytes) are joined while they are kept, up to the other one: a peer that sends two bytes at a
+#: time would otherwise use twenty times the memory that its window says.
+_SMALL: Final = 4 * KIB
+_JOINED: Final = 64 * KIB
+
+
+class Carrier(typing.Protocol):
+    """What a stream needs of what carries it."""
+
+    session: Session
+    clock: IReactorTime
+
+    def work(self) -> None:
+        """See to everything that there is to tell and to send."""
+
+    def stream_lost(self, transport: StreamTransport) -> None:
+        """The stream's protocol has been told, or is about to be, that it is over."""
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class StreamTransport:
+    """A stream, with TCP's habits in Twisted: the protocol is told of a close of its own in a later turn; what was
+    written is sent first; a close waits for the producer to unregister.
+
+    ``pauseProducing`` only keeps what comes; the peer is held back because it gets no more window, and the other
+    streams go on. The peer's end (FIN) is the end of the connection, unless the protocol provides
+    IHalfCloseableProtocol: Go has no other way to say that it is gone.
+
+    The connection ends with ConnectionDone after an end in good order; ConnectionAborted after ``abortConnection``;
+    StreamAborted after a reset; SessionLost where the session is over.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_carrier",
+        "_delivering",
+        "_end_waits",
+        "_finishing",
+        "_host",
+        "_input",
+        "_paused",
+        "_peer",
+        "connected",
+        "disconnected",
+        "disconnecting",
+        "producer",
+        "producer_paused",
+        "protocol",
+        "stream",
+        "streaming_producer",
+    )
+
+    protocol: IProtocol
+
+    def __init__(self, carrier: Carrier, stream: Stream, host: StreamAddress, peer: StreamAddress) -> None:
+        self._carrier = carrier
+        self.stream = stream
+        self._host = host
+        self._peer = peer
+        self._paused = False
+        #: What came while the protocol was paused; whether the peer's end stands behind it; whether it is about to be
+        #: given.
+        self._input: deque[bytes | bytearray] = deque()
+        self._end_waits = False
+        self._delivering = False
+        #: The protocol will be told that it is over, and of nothing else.
+        self._finishing = False
+        self.connected = True
+        self.disconnected = False
+        self.disconnecting = False
+        self.producer: IProducer | None = None
+        self.streaming_producer = False
+        self.producer_paused = False
+
+    def __repr__(self) -> str:
+        return f"<StreamTransport {self.stream.id} of {self._peer.carrier}>"
+
+    def connect(self, protocol: IProtocol) -> None:
+        """Give the stream to ``protocol``. Raises what that raises."""
+        self.protocol = protocol
+        protocol.makeConnection(self)
+
+    # ITransport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not isinstance(data, bytes):
+            if not isinstance(data, bytearray | memoryview):
+                raise TypeError(f"transports carry bytes, not {type(data).__name__}")
+            data = bytes(data)
+        stream = self.stream
+        if self.disconnected or stream.is_closed or stream.outbound is not Direction.OPEN:
+            return
+        self._carrier.session.send(stream, data)
+        self._carrier.work()
+        producer = self.producer
+        if stream.queue.size > HIGH_MARK and producer is not None and self.streaming_producer:
+            if not self.producer_paused:
+                self.producer_paused = True
+                self._call(cast(IPushProducer, producer).pauseProducing)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        if not self.disconnecting and not self._finishing:
+            self.disconnecting = True
+            if self.producer is None:
+                self._close()
+
+    def loseWriteConnection(self) -> None:
+        """Send the end behind what was written, and go on reading."""
+        if not self.disconnecting and not self._finishing:
+            self._carrier.session.close_write(self.stream)
+            self._carrier.work()
+
+    def abortConnection(self) -> None:
+        """Reset the stream: what was written and is not sent is lost, and what the peer has not read."""
+        if not self._finishing:
+            self._carrier.session.reset(self.stream)
+            self._finish_later(ConnectionAborted())
+            self._carrier.work()
+
+    def getPeer(self) -> StreamAddress:
+        return self._peer
+
+    def getHost(self) -> StreamAddress:
+        return self._host
+
+    # IPushProducer
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if (self._input or self._end_waits) and not self._delivering and not self._finishing:
+            # In a turn of its own: no protocol expects data while it is just resuming.
+            self._delivering = True
+            self._carrier.clock.callLater(0, self._deliver_kept)
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    # IConsumer
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        if self.producer is not None:
+            raise RuntimeError("a producer is already registered")
+        if self._finishing:
+            producer.stopProducing()
+            return
+        self.producer = producer
+        self.streaming_producer = streaming
+        self.producer_paused = False
+        if not streaming:
+            cast(IPullProducer, producer).resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+        self.streaming_producer = False
+        if self.disconnecting and not self._finishing:
+            self._close()
+
+    # What the carrier tells, from its own turn
+
+    def data_received(self, data: bytes) -> None:
+        """A piece has come."""
+        if self._paused or self._input:
+            if not self._finishing:
+                self._keep(data)
+        else:
+            self._deliver(data)
+
+    def end_received(self) -> None:
+        """The peer has ended its direction."""
+        if self._paused or self._input:
+            self._end_waits = True
+        else:
+            self._end()
+
+    def data_sent(self) -> None:
+        """The queue is shorter than it was."""
+        producer = self.producer
+        if producer is None:
+            return
+        if self.streaming_producer:
+            if self.producer_paused and self.stream.queue.size < LOW_MARK:
+                self.producer_paused = False
+                self._call(cast(IPushProducer, producer).resumeProducing)
+        elif not self.stream.queue.size:
+            self._call(cast(IPullProducer, producer).resumeProducing)
+
+    def end_sent(self) -> None:
+        """All that was written has been sent, and the end."""
+        if self.disconnecting:
+            self._finish_later(ConnectionDone())
+        elif not self._finishing:
+            if IHalfCloseableProtocol.providedBy(self.protocol):
+                self._call(cast(IHalfCloseableProtocol, self.protocol).writeConnectionLost)
+            self._finish_if_both_ended()
+
+    def reset(self, reason: str) -> None:
+        """The stream was reset."""
+        self.lose(Failure(StreamAborted(reason)))
+
+    def lose(self, reason: Failure) -> None:
+        """Tell the protocol, and the producer, that it is over."""
+        if self.disconnected:
+            return
+        self.disconnected = self._finishing = True
+        self.connected = False
+        self._input.clear()
+        self._carrier.stream_lost(self)
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            self._call(producer.stopProducing)
+        # The two hold each other: without this, each stream would wait for the garbage collector.
+        protocol = self.protocol
+        del self.protocol
+        try:
+            protocol.connectionLost(reason)
+        except Exception:
+            _log.failure("a protocol on a stream let an exception out when it was lost")
+
+    # Inside
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._finishing:
+            self._carrier.session.consumed(self.stream, len(data))
+            self._call(self.protocol.dataReceived, data)
+
+    def _keep(self, data: bytes) -> None:
+        """Until the protocol is resumed."""
+        last = self._input[-1] if self._input else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= _JOINED:
+            last += data
+        else:
+            self._input.append(bytearray(data) if len(data) < _SMALL else data)
+
+    def _deliver_kept(self) -> None:
+        self._delivering = False
+        while self._input and not self._paused and not self._finishing:
+            self._deliver(bytes(self._input.popleft()))
+        if self._end_waits and not self._input and not self._paused and not self._finishing:
+            self._end_waits = False
+            self._end()
+        self._carrier.work()
+
+    def _end(self) -> None:
+        """The protocol has had all that the peer sent."""
+        if self._finishing:
+            return
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            self._call(cast(IHalfCloseableProtocol, self.protocol).readConnectionLost)
+            self._finish_if_both_ended()
+            return
+        if self.stream.queue.size:
+            # The peer is gone: it would never end here, and must not be taken for whole.
+            self._carrier.session.reset(self.stream)
+        else:
+            self._carrier.session.close(self.stream, self._carrier.clock.seconds())
+        self.lose(Failure(ConnectionDone()))
+
+    def _close(self) -> None:
+        """Send the end behind what is queued; what comes from now on is thrown away."""
+        stream = self.stream
+        self._input.clear()
+        self._carrier.session.close(stream, self._carrier.clock.seconds())
+        if stream.is_closed or stream.outbound is Direction.ENDED:
+            self._finish_later(ConnectionDone())
+        self._carrier.work()
+
+    def _finish_if_both_ended(self) -> None:
+        """Nothing can happen any more, once the protocol has read what it has been sent."""
+        if self.stream.is_closed and not self._input and not self._end_waits:
+            self._finish_later(ConnectionDone())
+
+    def _finish_later(self, error: Exception) -> None:
+        """Tell the protocol in a turn of its own: it is just doing something else."""
+        if not self._finishing:
+            self._finishing = True
+            self._input.clear()
+            self._carrier.clock.callLater(0, self.lose, Failure(error))
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """What the reactor does with an exception: log it, lose the connection, this one only."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            _log.failure("a protocol on a stream let an exception out")
+            self._carrier.session.reset(self.stream)
+            self.lose(Failure(error))

@@ -1,0 +1,1 @@
+"""Builds everything from a configuration, and owns its life and death."""

@@ -1,0 +1,176 @@
+"""Building credentials from what a configuration says of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from getpass import getuser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+
+from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.credential import host_field
+from ccmproxy.credentials.login.file import FileStore
+from ccmproxy.credentials.login.keychain import FirstOf, KeyringStore, service_name
+from ccmproxy.credentials.login.lock import lock_path
+from ccmproxy.credentials.login.watch import FileWatcher
+from ccmproxy.credentials.remote.external import External, RemoteSide
+from ccmproxy.dialects.base import Dialect
+from ccmproxy.dialects.oauth import ApiKey, UpstreamURLs
+from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
+from ccmproxy.interfaces.credentials import ICredentialStore
+from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.upgrading import asking
+from ccmproxy.root.surroundings import Surroundings
+
+#: How long a remote may take to answer the handshake of a reverse connection (seconds).
+HANDSHAKE_TIMEOUT = 20.0
+
+
+class Assembly:
+    """Builds the credentials of one service. ``watcher``: tells when a credential's file changes. ``factory``: serves
+    what comes in on connections that we open to remotes."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        surroundings: Surroundings,
+        watcher: FileWatcher,
+        factory: IProtocolFactory,
+    ) -> None:
+        self._dialect = dialect
+        self._factory = factory
+        self._surroundings = surroundings
+        self._watcher = watcher
+
+    def account(self, credential: CredentialConfig, config: ServiceConfig) -> Account:
+        """The account that ``credential`` describes, not started.
+
+        Raises OSError where a file that the way to the upstream needs cannot be used.
+        """
+        surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
+        clock: IReactorTime = surroundings.reactor
+        urls = UpstreamURLs(
+            api_url=(upstream.api_url or dialect.urls.api_url).rstrip("/"),
+            token_url=upstream.token_url or dialect.urls.token_url,
+            usage_url=upstream.usage_url or dialect.urls.usage_url,
+            profile_url=upstream.profile_url or dialect.urls.profile_url,
+            user_agent=upstream.user_agent or dialect.urls.user_agent,
+            # Whoever names an address means it for keys as well.
+            key_api_url="" if upstream.api_url else dialect.urls.key_api_url,
+        )
+        outbound = surroundings.outbound(upstream, credential.outbound)
+        limits = ClientLimits(
+            connect_timeout=upstream.connect_timeout,
+            first_byte_timeout=upstream.first_byte_timeout,
+            idle_timeout=upstream.idle_timeout,
+        )
+
+        def connections(url: str) -> ConnectionPool:
+            return ConnectionPool(outbound.endpoint(*origin(url)), clock, limits)
+
+        path = credential.credential_path
+        if credential.api_key is not None:
+            source: ICredentialStore | ApiKey = ApiKey(credential.api_key.get_secret_value())
+        else:
+            assert path is not None
+            source = self._store(credential, path)
+        return Account(
+            credential.tag,
+            source,
+            dialect.account,
+            urls,
+            outbound,
+            connections(urls.api_url),
+            clock,
+            surroundings.random.random,
+            caps=credential.caps,
+            plan_weight=credential.plan_weight,
+            watcher=self._watcher,
+            watched_path=path,
+            lock_path=lock_path(os.path.dirname(path)) if path and dialect.has_client_lock else None,
+            now=surroundings.now,
+            key_connections=connections(urls.key_api_url) if urls.key_api_url else None,
+        )
+
+    def external(self, remote: ExternalConfig, config: ServiceConfig) -> tuple[External, Connector | None]:
+        """The remote instance that ``remote`` describes, and what keeps the connection to it open where we are to;
+        neither is started.
+
+        Raises OSError as :meth:`account` does.
+        """
+        surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
+        clock: IReactorTime = surroundings.reactor
+        limits = ClientLimits(
+            connect_timeout=upstream.connect_timeout,
+            first_byte_timeout=upstream.first_byte_timeout,
+            idle_timeout=upstream.idle_timeout,
+        )
+        agent = upstream.user_agent or dialect.urls.user_agent
+        prefix = dialect.path_prefix.decode("ascii")
+        token = remote.token.get_secret_value()
+        endpoint: IStreamClientEndpoint | None = None
+        connector: Connector | None = None
+        if remote.url is not None:
+            host, port, tls = origin(remote.url)
+            endpoint = surroundings.outbound(upstream, remote.outbound).endpoint(
+                remote.server or host, remote.server_port or port, tls, host
+            )
+            if remote.is_connector:
+                base_path = urlsplit(remote.url).path.rstrip("/")
+                connector = Connector(
+                    remote.tag,
+                    ConnectionPool(endpoint, clock, replace(limits, first_byte_timeout=HANDSHAKE_TIMEOUT)),
+                    asking(
+                        host_field(remote.url), f"{base_path}{prefix}reverse".encode("ascii"), token, agent
+                    ),
+                    self._factory,
+                    clock,
+                    surroundings.random.random,
+                )
+        external = External(
+            remote.tag,
+            token,
+            RemoteSide(f"{prefix}status", agent),
+            clock,
+            surroundings.random.random,
+            url=remote.url,
+            endpoint=endpoint,
+            limits=limits,
+            plan_weight=remote.plan_weight,
+            is_connector=remote.is_connector,
+            now=surroundings.now,
+        )
+        return external, connector
+
+    def _store(self, credential: CredentialConfig, path: str) -> ICredentialStore:
+        file, dialect = FileStore(path), self._dialect
+        if not (self._surroundings.use_keychain and credential.is_default_path and dialect.keychain_service):
+            return file
+        home = str(Path.home())
+        used, usual = (
+            os.path.dirname(dialect.account.default_path(environ, home))
+            for environ in (self._surroundings.environ, {})
+        )
+        name = service_name(dialect.keychain_service, used, usual)
+        return FirstOf(KeyringStore(name, getuser()), file)
+
+
+def same_login(credential: CredentialConfig) -> CredentialConfig:
+    """What makes a credential the same one after a reload: everything but its caps and weight."""
+    return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
+
+
+def same_remote(remote: ExternalConfig) -> ExternalConfig:
+    """What makes a remote the same one after a reload: everything but its weight."""
+    return replace(remote, plan_weight=None)
+
+
+def origin(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken, of an http or https URL that the configuration has checked."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if tls else 80), tls

@@ -1,0 +1,341 @@
+"""One entry of ``services:``: what it consists of, and its life in steps (design: Life)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.login.watch import FileWatcher
+from ccmproxy.credentials.pool.pool import Pool, PoolRules
+from ccmproxy.credentials.pool.single import SingleProvider
+from ccmproxy.credentials.remote.external import External
+from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
+from ccmproxy.interfaces.credentials import IProvider
+from ccmproxy.policy.authentication import UserTokens
+from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.receiver import Receiver
+from ccmproxy.root.assembly import Assembly, same_login, same_remote
+from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.surfaces.routes import Routes
+from ccmproxy.surfaces.status import StatusEndpoint
+
+#: How long requests on a reverse connection may go on that a reload has taken away (seconds).
+RETIRED_GRACE = 30.0
+#: How long what is left after the grace time may take to be gone (seconds).
+ABORT_TIME = 2.0
+
+
+class ListenFailed(Exception):
+    """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
+
+
+class Remote(NamedTuple):
+    """A remote instance, and what keeps a connection open to it, where we are its connector."""
+
+    external: External
+    connector: Connector | None = None
+
+    @property
+    def tag(self) -> str:
+        """Of the credential."""
+        return self.external.tag
+
+
+class Prepared(NamedTuple):
+    """Credentials for a configuration, by what it says of them."""
+
+    accounts: dict[CredentialConfig, Account]
+    externals: dict[ExternalConfig, Remote]
+
+
+class MultiplexerService:
+    """One entry of ``services:``: its accounts, its callers, its listener.
+
+    Life in four steps, so that the whole is never half-started: :meth:`start`, :meth:`listen`, :meth:`drain`,
+    :meth:`stop`.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
+        self.config = config
+        self._surroundings = surroundings
+        self._clock: IReactorTime = surroundings.reactor
+        dialect = self._dialect = DIALECTS[config.type]
+        self.accounts: dict[CredentialConfig, Account] = {}
+        self.externals: dict[ExternalConfig, Remote] = {}
+        self._singles: dict[Account | External, SingleProvider] = {}
+        self._pools: dict[str, Pool] = {}
+        self._callers: list[tuple[str, Caller]] = []
+        self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
+        self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
+        self.receiver = Receiver(self._clock)
+        self.routes = Routes(
+            dialect, self.forwarder, self.status, self.receiver, surroundings.now, self._request_id
+        )
+        self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
+        self._assembly = Assembly(dialect, surroundings, watcher, self.factory)
+        self._port: IListeningPort | None = None
+        self._adopt(config, self.prepare(config))
+
+    def _request_id(self) -> str:
+        return f"req_{self._surroundings.random.getrandbits(96):024x}"
+
+    # Configuration ----------------------------------------------------------------------------------------------
+
+    def prepare(self, config: ServiceConfig) -> Prepared:
+        """The credentials for ``config``, of which the new ones are not started; nothing changes yet.
+
+        One that is the same, by tag and login or remote, is kept with all it knows, if the way to the upstream is
+        unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
+        """
+        accounts: dict[CredentialConfig, Account] = {}
+        externals: dict[ExternalConfig, Remote] = {}
+        if config.upstream == self.config.upstream:
+            accounts = {same_login(each): account for each, account in self.accounts.items()}
+            externals = {same_remote(each): remote for each, remote in self.externals.items()}
+        return Prepared(
+            {
+                each: accounts.get(same_login(each)) or self._assembly.account(each, config)
+                for each in config.credentials
+            },
+            {
+                each: externals.get(same_remote(each)) or Remote(*self._assembly.external(each, config))
+                for each in config.externals
+            },
+        )
+
+    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+        """Bring credentials, callers and rules to ``config``; returns the credentials that are no longer wanted."""
+        accounts, externals = prepared
+        dropped: list[Account | Remote] = [
+            *(account for account in self.accounts.values() if account not in accounts.values()),
+            *(remote for remote in self.externals.values() if remote not in externals.values()),
+        ]
+        for credential, account in accounts.items():
+            if account in self.accounts.values() and credential not in self.accounts:
+                account.reconfigure(credential.caps, credential.plan_weight)
+        for each, remote in externals.items():
+            if remote in self.externals.values() and each not in self.externals:
+                remote.external.reconfigure(each.plan_weight)
+        self.accounts, self.externals = accounts, externals
+        self.config = config
+        limits = config.limits
+        self.forwarder.options = ForwarderOptions(
+            max_body=limits.max_request_body,
+            overrides=config.headers,
+            keep_alive=limits.ping_interval or 0.0,
+            stalled_client=config.upstream.idle_timeout,
+            max_per_user=limits.max_connections_per_user,
+        )
+        self.factory.limits = ServerLimits(
+            head_size=limits.max_request_head,
+            head_timeout=limits.head_timeout,
+            body_idle_timeout=limits.body_timeout,
+            keepalive_timeout=limits.keepalive_timeout,
+        )
+        by_tag: dict[str, Account | External] = {each.tag: account for each, account in accounts.items()}
+        by_tag |= {each.tag: remote.external for each, remote in externals.items()}
+        providers = self._provide(config, by_tag)
+        product = self._dialect.product
+        callers = [
+            (
+                user.token.get_secret_value(),
+                Caller(
+                    user.name,
+                    providers[user.credential],
+                    user.allow_external_usage,
+                    by_tag.get(user.external_credential or ""),
+                ),
+            )
+            for user in config.users
+        ] or [("", Caller("", providers[config.first], allow_external=True))]
+        # One that is the same, token included, stays the very one, by which its WebSockets are known.
+        self._callers = [
+            next((each for each in self._callers if each == caller), caller) for caller in callers
+        ]
+        if config.users:
+            self.routes.set_callers(UserTokens(self._callers, product), None)
+        else:
+            self.routes.set_callers(None, self._callers[0][1])
+        wanted = {user.credential for user in config.users} or {config.first}
+        wanted.update(tag for each_pool in config.pools for tag in each_pool.credentials)
+        for remote in externals.values():
+            remote.external.want(remote.tag in wanted)
+        remotes = [
+            (each.token.get_secret_value(), remote.external)
+            for each, remote in externals.items()
+            if remote.connector is None
+        ]
+        self.routes.set_remotes(UserTokens(remotes, product))
+        return dropped
+
+    def _provide(
+        self, config: ServiceConfig, by_tag: Mapping[str, Account | External]
+    ) -> Mapping[str, IProvider]:
+        """What users can be routed to, by tag. What was there before and is the same one keeps its sessions."""
+        known = self._singles
+        self._singles = {
+            credential: known.get(credential) or SingleProvider(credential, self._surroundings.now)
+            for credential in by_tag.values()
+        }
+        pools: dict[str, Pool] = {}
+        for each in config.pools:
+            members = [by_tag[tag] for tag in each.credentials]
+            rules = PoolRules(each.strategy, each.rebalance_threshold, each.spread_subagents)
+            pool = self._pools.pop(each.tag, None)
+            if pool is None:
+                surroundings = self._surroundings
+                pool = Pool(
+                    each.tag,
+                    members,
+                    rules,
+                    surroundings.now,
+                    surroundings.random.random,
+                    takes_keys=self._dialect.keys_in_pools,
+                )
+            else:
+                pool.reconfigure(members, rules)
+            pools[each.tag] = pool
+        self._pools = pools
+        singles = {tag: self._singles[credential] for tag, credential in by_tag.items()}
+        return {**singles, **pools}
+
+    # Life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the credentials and begin to look after them."""
+        self._start_credentials()
+        self.forwarder.start()
+
+    def _start_credentials(self) -> None:
+        """Those that are not started yet."""
+        for account in self.accounts.values():
+            account.start()
+        for remote in self.externals.values():
+            remote.external.start()
+
+    def _start_connectors(self) -> None:
+        """After everything else: what is asked over their connections is served at once."""
+        for remote in self.externals.values():
+            if remote.connector is not None:
+                remote.connector.start()
+
+    def listen(self) -> None:
+        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed."""
+        problem: list[Failure] = []
+
+        def listening(port: IListeningPort) -> None:
+            self._port = port
+            self.log.info("{name} listens on {address}", name=self.config.name, address=self.config.address)
+
+        # The stream endpoints of Twisted answer at once.
+        self._surroundings.listen(self.config.endpoint).listen(self.factory).addCallbacks(
+            listening, problem.append
+        )
+        if problem:
+            reason = problem[0].getErrorMessage()
+            raise ListenFailed(f"{self.config.name}: cannot listen on {self.config.address}: {reason}")
+        self._start_connectors()
+
+    @property
+    def port(self) -> IListeningPort | None:
+        """What listens, while it does."""
+        return self._port
+
+    def interface_updated(self) -> None:
+        """The machine's network has changed: dial anew (spec 7.4)."""
+        for remote in self.externals.values():
+            if remote.connector is not None:
+                remote.connector.interface_updated()
+
+    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+        """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
+
+        New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
+        longer there end after the turn that is in progress.
+        """
+        dropped = self._adopt(config, prepared)
+        # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
+        self.status.close()
+        # Before others of the same name are used.
+        self.forwarder.leave({each.tag for each in dropped}, (caller for _, caller in self._callers))
+        self._start_credentials()
+        if self._port is not None:
+            self._start_connectors()
+        return dropped
+
+    async def stop_listening(self) -> None:
+        """Accept nobody new; the address is free afterwards."""
+        if self._port is not None:
+            port, self._port = self._port, None
+            await (port.stopListening() or _done())
+
+    async def drain(self, grace: float) -> None:
+        """Accept nobody new; let the requests under way finish for ``grace`` seconds, then break them off."""
+        await self.stop_listening()
+        self.routes.closing = True
+        self.status.close()
+        self.forwarder.close_websockets(grace)
+        for remote in self.externals.values():
+            remote.external.ask_no_more()
+            if remote.connector is not None:
+                remote.connector.stop(grace)
+        self.receiver.close(grace)
+        self.factory.stop_accepting()
+        if not await self._gone_within(grace):
+            self.log.warn(
+                "{name}: {count} requests did not end in time",
+                name=self.config.name,
+                count=len(self.forwarder.active),
+            )
+            self.factory.abort_all()
+            await self._gone_within(ABORT_TIME)
+        # Of a WebSocket the upstream's side may still be there.
+        self.forwarder.abort_websockets()
+
+    async def _gone_within(self, seconds: float) -> bool:
+        drained = self.factory.drained()
+        timer = self._clock.callLater(seconds, drained.cancel)
+        try:
+            await drained
+        except CancelledError:
+            return False
+        finally:
+            if timer.active():
+                timer.cancel()
+        return True
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began."""
+        self.forwarder.stop()
+        for account in self.accounts.values():
+            await end(account)
+        for remote in self.externals.values():
+            await end(remote, 0)
+        await self.receiver.close(0)
+
+
+async def end(credential: Account | Remote, grace: float = RETIRED_GRACE) -> None:
+    """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
+    seconds."""
+    if isinstance(credential, Account):
+        credential.close_connections()
+        await credential.stop()
+        return
+    credential.external.stop()
+    if credential.connector is not None:
+        await credential.connector.stop(grace)
+
+
+async def _done() -> None:
+    """Nothing to wait for."""

@@ -1,0 +1,173 @@
+"""The root: builds everything from a configuration, and owns its life and death (design: Life).
+
+A :class:`ProxyService` may be put under any parent, several times in one process: the reactor is passed in, and so is
+everything else that comes from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.logger import Logger
+
+from ccmproxy.config import Config, ServiceConfig, readable_by_others
+from ccmproxy.credentials.login.watch import FileWatcher
+from ccmproxy.root.lag import LagMeter
+from ccmproxy.root.multiplexer import ListenFailed, MultiplexerService, Prepared, end
+from ccmproxy.root.surroundings import Surroundings
+
+
+class ProxyService(Service):
+    """Everything that one configuration asks for, as one service (spec 11).
+
+    ``services``: by endpoint, in the order of the configuration. ``lag``: how late the reactor is. Runs once: one
+    that was stopped, or failed to start, cannot be started again; make another one.
+    """
+
+    log = Logger()
+
+    def __init__(self, config: Config, surroundings: Surroundings) -> None:
+        self.config = config
+        self._surroundings = surroundings
+        self._watcher = FileWatcher(surroundings.reactor)
+        self.services = {each.endpoint: self._entry(each) for each in config.services}
+        self.lag = LagMeter(surroundings.reactor)
+        self._reloading = DeferredLock()
+        #: What a reload has taken out, until it has ended.
+        self._retiring: set[Deferred[None]] = set()
+        self._over = False
+        self._stopping: Deferred[None] | None = None
+
+    def _entry(self, config: ServiceConfig) -> MultiplexerService:
+        return MultiplexerService(config, self._surroundings, self._watcher)
+
+    def startService(self) -> None:
+        """Credentials first, then listeners. Raises ListenFailed, with nothing left running, and RuntimeError where
+        the service has run before."""
+        if self._over:
+            raise RuntimeError("a ccmproxy service runs once: make another one")
+        for path in readable_by_others(self.config):
+            self.log.warn("{path} holds secrets and can be read by others: chmod 600 it", path=path)
+        begun: list[MultiplexerService] = []
+        try:
+            for entry in self.services.values():
+                begun.append(entry)
+                entry.start()
+            for entry in begun:
+                entry.listen()
+        except Exception:
+            self._over = True
+            for entry in begun:
+                self._run(entry.drain(0))
+                self._run(entry.stop())
+            raise
+        self.lag.start()
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> Deferred[None]:
+        """Drain all listeners together for the grace time, then stop the rest. Fires when nothing is left.
+
+        May be called again meanwhile; each call's Deferred fires.
+        """
+        self._over = True
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._stopping is None:
+            self._stopping = self._run(self._stop())
+        waiter: Deferred[None] = Deferred()
+        self._stopping.addCallback(lambda _: waiter.callback(None))
+        return waiter
+
+    async def _stop(self) -> None:
+        entries = list(self.services.values())
+        drained = [self._run(entry.drain(self.config.shutdown_grace)) for entry in entries]
+        await gatherResults([*drained, *self._retiring])
+        for entry in entries:
+            await entry.stop()
+        self.lag.stop()
+
+    def interfaceUpdated(self) -> None:
+        """The machine's network has changed: every reverse connection that we have dialled is dialled anew, at once.
+
+        For whoever embeds the service, and knows of such changes (spec 7.4). Does nothing while it is not running.
+        """
+        if self.running:
+            for entry in self.services.values():
+                entry.interface_updated()
+
+    def reload(self, config: Config) -> Deferred[None]:
+        """Go over to ``config`` without dropping a connection (spec 1, Reload).
+
+        A service is the same one if it listens on the same endpoint and speaks the same dialect. One that cannot
+        listen is logged and left out; the others go on. Where a file that ``config`` names cannot be read, that is
+        logged, and nothing changes; nor does it while the service is not running.
+        """
+        return self._run(self._reload(config))
+
+    async def _reload(self, config: Config) -> None:
+        # One at a time: a second one compares with what the first has made.
+        await self._reloading.acquire()
+        try:
+            if self.running:
+                await self._go_over(config)
+        finally:
+            self._reloading.release()
+
+    async def _go_over(self, config: Config) -> None:
+        try:
+            prepared = [(each, *self._prepare(each)) for each in config.services]
+        except OSError as error:
+            self.log.error("configuration not reloaded: {error}", error=str(error))
+            return
+        self.config = config
+        kept = {entry for _, entry, credentials in prepared if credentials is not None}
+        for endpoint, entry in list(self.services.items()):
+            if entry not in kept:
+                # Its address may be the new one of another service.
+                await entry.stop_listening()
+                if not self.running:
+                    return  # stopped meanwhile: whatever is there ends, and nothing else may begin
+                del self.services[endpoint]
+                self._retire(self._end(entry))
+        for new, entry, credentials in prepared:
+            if credentials is not None:
+                for credential in entry.reload(new, credentials):
+                    self._retire(end(credential))
+            elif self.running:
+                self._begin(entry)
+        self.log.info("configuration reloaded")
+
+    def _prepare(self, new: ServiceConfig) -> tuple[MultiplexerService, Prepared | None]:
+        """Who is to serve ``new``: one that runs, with its credentials to be, or a new one."""
+        known = self.services.get(new.endpoint)
+        if known is not None and known.config.type == new.type:
+            return known, known.prepare(new)
+        return self._entry(new), None
+
+    def _begin(self, entry: MultiplexerService) -> None:
+        entry.start()
+        try:
+            entry.listen()
+        except ListenFailed as error:
+            self.log.error("{error}", error=str(error))
+            self._retire(entry.stop())
+        else:
+            self.services[entry.config.endpoint] = entry
+
+    async def _end(self, entry: MultiplexerService) -> None:
+        await entry.drain(self.config.shutdown_grace)
+        await entry.stop()
+
+    def _retire(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """End something while the rest goes on; stopping waits for it."""
+        retiring = self._run(work)
+        self._retiring.add(retiring)
+        retiring.addCallback(lambda _: self._retiring.discard(retiring))
+
+    def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+        """Run a step of our life; what goes wrong in it is logged, and the next step comes all the same."""
+        done = Deferred.fromCoroutine(work)
+        done.addErrback(lambda failure: self.log.failure("stopping or reloading failed", failure))
+        return done

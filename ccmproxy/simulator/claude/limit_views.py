@@ -1,0 +1,134 @@
+"""What an account's windows look like from outside: rate-limit headers, usage and profile documents. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ccmproxy.http.message import Headers
+from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount
+
+_PREFIX = b"anthropic-ratelimit-unified-"
+
+#: Window name → its name in headers.
+ABBREVIATIONS = {
+    "five_hour": b"5h",
+    "seven_day": b"7d",
+    "seven_day_opus": b"7d_opus",
+    "seven_day_sonnet": b"7d_sonnet",
+}
+
+#: Fraction from which on the upstream warns.
+_THRESHOLDS = {"five_hour": 0.9}
+_WEEKLY_THRESHOLD = 0.75
+
+#: Words for nothing to say, a warning, used up.
+_STATUS = (b"allowed", b"allowed_warning", b"rejected")
+
+
+def unified_headers(account: ClaudeAccount, model: str, now: float, full: str | None = None) -> Headers:
+    """The ``anthropic-ratelimit-unified-*`` headers of an answer about ``model``, and the organization's id.
+
+    ``full``: name of a window that is shown as used up, whatever is in it. Utilization is a fraction, resets are
+    Unix seconds.
+    """
+    headers: Headers = []
+    highest, claim, reset = 0, "five_hour", 0.0
+    for name in account.windows_for(model):
+        window = account.windows[name]
+        window.begin(now)
+        utilization = window.utilization(now)
+        if name == full:
+            utilization = max(utilization, 1.0)
+        threshold = _THRESHOLDS.get(name, _WEEKLY_THRESHOLD)
+        part = _PREFIX + ABBREVIATIONS[name]
+        rank = 2 if utilization >= 1.0 else int(utilization >= threshold)
+        assert window.resets_at is not None
+        # Of two that are used up, the one that resets last says when the account can be used again.
+        if not reset or rank > highest or (rank == highest == 2 and window.resets_at > reset):
+            highest, claim, reset = rank, name, window.resets_at
+        headers += [
+            (part + b"-status", _STATUS[rank]),
+            (part + b"-reset", b"%d" % round(window.resets_at)),
+            (part + b"-utilization", f"{round(utilization, 4):g}".encode()),
+        ]
+        if rank:
+            surpassed = b"1" if rank == 2 else f"{threshold:g}".encode()
+            headers.append((part + b"-surpassed-threshold", surpassed))
+    return [
+        (_PREFIX + b"status", _STATUS[highest]),
+        *headers,
+        (_PREFIX + b"representative-claim", claim.encode()),
+        (_PREFIX + b"reset", b"%d" % round(reset)),
+        (_PREFIX + b"fallback-percentage", b"0.5"),
+        (_PREFIX + b"overage-status", b"rejected"),
+        (_PREFIX + b"overage-disabled-reason", b"org_level_disabled"),
+        (b"anthropic-organization-id", account.organization_uuid.encode()),
+    ]
+
+
+def key_headers(account: ApiKeyAccount) -> Headers:
+    """The rate-limit headers of the commercial API: requests and tokens per minute, resets in RFC 3339."""
+    remaining, refills_at = account.allowance()
+    reset = _rfc3339(refills_at).encode()
+    headers: Headers = []
+    for kind, limit, left in (
+        (b"requests", account.requests_per_minute, remaining),
+        (b"tokens", account.requests_per_minute * 1000, remaining * 1000),
+    ):
+        part = b"anthropic-ratelimit-" + kind
+        headers += [
+            (part + b"-limit", b"%d" % limit),
+            (part + b"-remaining", b"%d" % left),
+            (part + b"-reset", reset),
+        ]
+    return [*headers, (b"anthropic-organization-id", account.organization_uuid.encode())]
+
+
+def usage_document(account: ClaudeAccount, now: float) -> dict[str, Any]:
+    """What ``GET /api/oauth/usage`` says: utilization in percent, resets in RFC 3339 or null."""
+    document: dict[str, Any] = {}
+    for name in ABBREVIATIONS:
+        document[name] = None
+        if (window := account.windows.get(name)) is not None:
+            utilization = round(window.utilization(now) * 100, 1)
+            reset = None if window.resets_at is None else _rfc3339(window.resets_at)
+            document[name] = {"utilization": utilization, "resets_at": reset}
+    document["seven_day_oauth_apps"] = None
+    document["extra_usage"] = {
+        "is_enabled": False,
+        "monthly_limit": None,
+        "used_credits": None,
+        "utilization": None,
+    }
+    return document
+
+
+def profile_document(account: ClaudeAccount) -> dict[str, Any]:
+    """What ``GET /api/oauth/profile`` says."""
+    plan = account.plan
+    return {
+        "account": {
+            "uuid": account.uuid,
+            "full_name": account.name.title(),
+            "display_name": account.name.title(),
+            "email": account.email,
+            "has_claude_max": plan.subscription_type == "max",
+            "has_claude_pro": plan.subscription_type == "pro",
+            "created_at": "2025-01-01T00:00:00.000000Z",
+        },
+        "organization": {
+            "uuid": account.organization_uuid,
+            "name": f"{account.email}'s Organization",
+            "organization_type": plan.organization_type,
+            "billing_type": "stripe_subscription",
+            "rate_limit_tier": plan.rate_limit_tier,
+            "has_extra_usage_enabled": False,
+            "subscription_status": "active",
+        },
+        "application": {"name": "Claude Code", "slug": "claude-code"},
+    }
+
+
+def _rfc3339(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat()

@@ -1,0 +1,175 @@
+"""Refusals in OpenAI's words: error bodies, and the answers that faults put in the place of the real one. Pure.
+
+Statuses, types, codes and messages are those that users of the real services reported.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.simulator.faults import Fault
+from ccmproxy.simulator.replies import json_reply, page_reply
+from ccmproxy.simulator.steps import Reply
+
+EXPIRED = "Provided authentication token is expired. Please try signing in again."
+REVOKED = "Your authentication token has been invalidated. Please try signing in again."
+UNPARSEABLE = "Could not parse your authentication token. Please try signing in again."
+TOO_LONG = "Your input exceeds the context window of this model. Please adjust your input and try again."
+OVERLOADED = "Our servers are currently overloaded. Please try again later."
+SERVER_ERROR = "The server had an error processing your request. Sorry about that!"
+CONNECTION_LIMIT = (
+    "Responses websocket connection limit reached (60 minutes)."
+    " Create a new websocket connection to continue."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of refusal."""
+
+    status: int
+    type: str | None
+    code: str | None
+    message: str
+
+
+#: Fault → what it says.
+_PLAIN = {
+    "rate_limited": Problem(429, "requests", "rate_limit_exceeded", "Rate limit reached for requests."),
+    "overloaded": Problem(503, "server_error", "server_is_overloaded", OVERLOADED),
+    "server_error": Problem(500, "server_error", None, SERVER_ERROR),
+    "unavailable": Problem(503, "server_error", None, "Service temporarily unavailable"),
+    "unauthorized": Problem(401, "invalid_request_error", "invalid_token", UNPARSEABLE),
+    "revoked": Problem(401, None, "token_invalidated", REVOKED),
+    "forbidden": Problem(403, "invalid_request_error", "forbidden", "You do not have access to this model."),
+    "too_long": Problem(400, "invalid_request_error", "context_length_exceeded", TOO_LONG),
+    "too_large": Problem(413, "invalid_request_error", "request_too_large", "Request body is too large."),
+    "connection_limit": Problem(
+        400, "invalid_request_error", "websocket_connection_limit_reached", CONNECTION_LIMIT
+    ),
+}
+
+#: Why a refresh token is refused: code → message. Clients know three of the codes as final (spec 3.3).
+REFRESH_REFUSALS = {
+    "refresh_token_expired": "Could not refresh your authentication token: it has expired. Please sign in again.",
+    "refresh_token_reused": "Your refresh token has already been used to generate a new access token."
+    " Please try signing in again.",
+    "refresh_token_invalidated": "Your refresh token has been invalidated. Please try signing in again.",
+}
+
+#: The type of an error event that a fault has if it is not told another one; what it is called here.
+_UNNAMED = Fault("error_mid").type
+_OVERLOADED_CODE = "server_is_overloaded"
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def request_id(rng: random.Random) -> str:
+    """A fresh request id in the provider's form."""
+    return f"req_{rng.randbytes(16).hex()}"
+
+
+def object_id(prefix: str, rng: random.Random) -> str:
+    """A fresh id of a response (``resp``), item (``msg``, ``fc``, ``rs``) or tool call (``call``)."""
+    return f"{prefix}_{rng.randbytes(25).hex()}"
+
+
+def error_document(problem: Problem) -> dict[str, Any]:
+    """A refusal as the body of an answer."""
+    return {
+        "error": {
+            "message": problem.message,
+            "type": problem.type,
+            "param": None,
+            "code": problem.code,
+        }
+    }
+
+
+def failure(kind: str) -> dict[str, Any]:
+    """``response.error`` of a response that failed with ``kind`` (an error code)."""
+    code = _OVERLOADED_CODE if kind == _UNNAMED else kind
+    message = OVERLOADED if code == _OVERLOADED_CODE else f"Simulated failure: {code}"
+    return {"code": code, "message": message}
+
+
+class Refusals:
+    """Makes refusals with request ids of their own."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def identity(self) -> Headers:
+        """The header with a fresh request id."""
+        return [(b"x-request-id", request_id(self._rng).encode())]
+
+    def error(
+        self,
+        status: int,
+        kind: str | None,
+        code: str | None,
+        message: str,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Reply:
+        """An error in the standard shape."""
+        document = error_document(Problem(status, kind, code, message))
+        return json_reply(status, document, [*self.identity(), *headers])
+
+    def detail(self, status: int, message: str) -> Reply:
+        """An error in the shape that ChatGPT's backend has for requests it does not like."""
+        return json_reply(status, {"detail": message}, self.identity())
+
+    def usage_limit(self, plan: str, resets_at: float, now: float, headers: Headers) -> Reply:
+        """429: the account is used up until ``resets_at`` (Unix seconds)."""
+        error = {
+            "type": "usage_limit_reached",
+            "message": "The usage limit has been reached",
+            "plan_type": plan,
+            "resets_at": round(resets_at),
+            "resets_in_seconds": max(0, round(resets_at - now)),
+        }
+        return json_reply(429, {"error": error}, [*self.identity(), *headers])
+
+    def refresh_refused(self, code: str) -> Reply:
+        """How the token endpoint refuses a refresh token."""
+        return self.error(401, "invalid_request_error", code, REFRESH_REFUSALS[code])
+
+    def answer(self, fault: Fault, target: bytes) -> Reply:
+        """The answer that ``fault`` (one of ANSWERS, but not ``exhausted``) stands for.
+
+        ``type`` of the fault, where it was given, is the error's code.
+        """
+        headers: Headers = []
+        if fault.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % fault.retry_after))
+        code = None if fault.type == _UNNAMED else fault.type
+        match fault.name:
+            case "bad_gateway":
+                return page_reply(502, b"Bad gateway", headers)
+            case "html":
+                return page_reply(200, b"Sign in to the network", headers)
+            case "empty":
+                return json_reply(200, None, headers, raw=b"")
+            case "hang":
+                return Reply(ResponseHead(200, b"OK"), [])
+            case "nonsense":
+                return json_reply(200, {"unexpected": ["nothing", "of", "use"]}, headers)
+            case "broken_json":
+                return json_reply(200, None, headers, raw=b'{"access_token":"x","rate_limit":{"primary_wi')
+            case "redirect":
+                return json_reply(307, {}, [(b"location", target), *headers])
+            case "invalid_grant":
+                document = {"error": code or "invalid_grant", "error_description": "Invalid refresh token"}
+                return json_reply(400, document, headers)
+            case "status":
+                kind = "server_error" if fault.code >= 500 else "invalid_request_error"
+                problem = Problem(fault.code, _TYPES.get(fault.code, kind), code, "")
+                message = f"Simulated status {fault.code}"
+            case name:
+                problem = _PLAIN[name]
+                message = problem.message
+        return self.error(problem.status, problem.type, code or problem.code, message, headers)

@@ -1,0 +1,220 @@
+"""Many credentials, one status: what a user is told of all that may serve it (spec 8.1, 8.2). Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ccmproxy.state.availability import Availability, AvailabilityState, CredentialSnapshot
+from ccmproxy.state.durations import format_duration
+from ccmproxy.state.limits import (
+    RESET_JITTER,
+    OverallStatus,
+    Window,
+    WindowKind,
+    current_reset,
+    current_utilization,
+    overall_status,
+    remaining,
+    representative_claim,
+    window_status,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsView:
+    """An aggregate in the words in which one account's state is told (spec 8.3).
+
+    ``claim``: the window that stands for both.
+    """
+
+    status: OverallStatus
+    claim: WindowKind
+    short_surpassed: bool
+    weekly_surpassed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The state of many credentials as that of one.
+
+    Utilizations in percent (0-100); resets in whole Unix seconds, 0 = unknown; ``plan_weight`` is the sum over those
+    that count.
+    """
+
+    short_utilization: float
+    short_reset: int
+    weekly_utilization: float
+    weekly_reset: int
+    plan_weight: float
+    availability: Availability
+
+    def view(self, now: float) -> LimitsView:
+        """Status, claim and surpassed thresholds at ``now`` (spec 8.3)."""
+        short = window_status("short", self.short_utilization, self.short_reset, now)
+        weekly = window_status("weekly", self.weekly_utilization, self.weekly_reset, now)
+        return LimitsView(
+            overall_status(short, weekly, self.availability.state == "rate_limited"),
+            representative_claim(short, weekly).kind,
+            short.surpassed,
+            weekly.surpassed,
+        )
+
+
+def counts(snapshot: CredentialSnapshot) -> bool:
+    """Whether a credential's figures enter the aggregate: it has some, and is not unavailable, rejected or blocked.
+
+    Failed polls make figures old, not wrong.
+    """
+    availability = snapshot.availability
+    in_reach = availability.state in ("usable", "rate_limited") or availability.reason == "poll_failed"
+    return snapshot.has_data and in_reach
+
+
+def share_windows(one: CredentialSnapshot, other: CredentialSnapshot, now: float) -> bool:
+    """Whether two accounts draw on the same windows (F33): the same login twice, or an allowance of an organization.
+
+    Belonging to one organization is not enough, as most give each member windows of his own: their resets, which
+    begin with somebody's first request, must agree as well, as far as both are known, and one at least must be. A
+    reset that has passed tells nothing any more.
+    """
+    if not one.organization or one.organization != other.organization:
+        return False
+    agree = False
+    for ours, theirs in ((one.limits.short, other.limits.short), (one.limits.weekly, other.limits.weekly)):
+        reset, other_reset = current_reset(ours, now), current_reset(theirs, now)
+        if reset and other_reset:
+            if abs(reset - other_reset) > RESET_JITTER:
+                return False
+            agree = True
+    return agree
+
+
+def distinct(snapshots: Iterable[CredentialSnapshot], now: float) -> list[CredentialSnapshot]:
+    """The credentials, each set of windows once (F33): of those that share, the one that knows it fuller.
+
+    Utilization only grows within a window, so the higher figure is the later one. Of equals, the earlier in the list.
+    """
+    found: list[CredentialSnapshot] = []
+    for snapshot in snapshots:
+        for index, known in enumerate(found):
+            if share_windows(known, snapshot, now):
+                if _used(snapshot, now) > _used(known, now):
+                    found[index] = snapshot
+                break
+        else:
+            found.append(snapshot)
+    return found
+
+
+def _used(snapshot: CredentialSnapshot, now: float) -> tuple[float, float]:
+    limits = snapshot.limits
+    return current_utilization(limits.weekly, now), current_utilization(limits.short, now)
+
+
+def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
+    """Spec 8.1 over the credentials of one user's provider; which ones may count is the caller's decision.
+
+    Accounts that share their windows count once.
+
+    Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data:
+    capacity that exists, but is out of reach (0 if there never was any).
+    """
+    everyone = tuple(snapshots)
+    counted = distinct(filter(counts, everyone), now)
+    availability = overall_availability(everyone, now)
+    if not counted:
+        weight = sum(s.plan_weight for s in everyone if s.ever_had_data)
+        return Aggregate(100.0, 0, 100.0, 0, _rounded(weight), availability)
+    short = [(s.limits.short, s.caps.short, s.plan_weight) for s in counted]
+    weekly = [(s.limits.weekly, s.caps.weekly, s.plan_weight) for s in counted]
+    return Aggregate(
+        _utilization(short, now),
+        _reset(short, now),
+        _utilization(weekly, now),
+        _reset(weekly, now),
+        _rounded(sum(s.plan_weight for s in counted)),
+        availability,
+    )
+
+
+def status_object(aggregate: Aggregate) -> dict[str, object]:
+    """The JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown."""
+    availability = aggregate.availability
+    return {
+        "five_hour_utilization": aggregate.short_utilization,
+        "five_hour_reset": aggregate.short_reset,
+        "weekly_utilization": aggregate.weekly_utilization,
+        "weekly_reset": aggregate.weekly_reset,
+        "plan_weight": aggregate.plan_weight,
+        "availability": {
+            "state": availability.state,
+            "reason": availability.reason,
+            "reset_at": math.ceil(availability.reset_at),
+        },
+    }
+
+
+#: A window, the cap of its credential, and the credential's weight.
+_Weighted = tuple[Window, float, float]
+
+
+def _rounded(value: float) -> float:
+    """Sums of floats that differ in their last digits only are the same state, and must not look like a change."""
+    return round(value, 6)
+
+
+def _utilization(windows: Sequence[_Weighted], now: float) -> float:
+    total = sum(weight for _, _, weight in windows)
+    if total <= 0:
+        return 100.0
+    left = sum(remaining(window, cap, now) * weight for window, cap, weight in windows) / total
+    return _rounded(min(100.0, max(0.0, 100.0 - left)))
+
+
+def _reset(windows: Sequence[_Weighted], now: float) -> int:
+    """The weighted mean of the resets to come.
+
+    Averaging points in time is averaging the time until them (spec 8.1), without a result that trembles with ``now``.
+    """
+    known = [(reset, weight) for window, _, weight in windows if (reset := current_reset(window, now))]
+    total = sum(weight for _, weight in known)
+    if total <= 0:
+        return 0
+    return math.ceil(_rounded(sum(reset * weight for reset, weight in known) / total))
+
+
+def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) -> Availability:
+    """Of the whole: the best state that any credential has (spec 8.1)."""
+    states: dict[AvailabilityState, list[CredentialSnapshot]] = {}
+    for snapshot in snapshots:
+        states.setdefault(snapshot.availability.state, []).append(snapshot)
+    if "usable" in states:
+        return Availability("usable")
+    if limited := states.get("rate_limited"):
+        first = min(limited, key=lambda s: s.availability.reset_at or math.inf).availability
+        message = "all credentials rate-limited"
+        if first.reset_at > now:
+            message += f", earliest reset in {format_duration(first.reset_at - now)}"
+        return Availability("rate_limited", first.reason, message, first.reset_at)
+    if blocked := states.get("temporarily_blocked"):
+        resets = [s.availability.reset_at for s in blocked if s.availability.reset_at]
+        return Availability(
+            "temporarily_blocked",
+            blocked[0].availability.reason,
+            _sentence(blocked, "temporarily blocked"),
+            min(resets, default=0.0),
+        )
+    if unavailable := states.get("unavailable"):
+        return Availability(
+            "unavailable", unavailable[0].availability.reason, _sentence(unavailable, "unavailable")
+        )
+    return Availability("unavailable", "unavailable", "no credential may serve this user")
+
+
+def _sentence(snapshots: Sequence[CredentialSnapshot], state: str) -> str:
+    """The first one's reason; a pool's list would be long, and mostly the same."""
+    first, others = snapshots[0], len(snapshots) - 1
+    more = f" (and {others} more)" if others else ""
+    return f"credential {first.tag} is {state}: {first.availability.message}{more}"

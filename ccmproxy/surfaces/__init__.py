@@ -1,0 +1,1 @@
+"""What people and programs touch: the paths that are served, the status, the command line."""

@@ -1,0 +1,1 @@
+"""The ``ccmproxy`` command."""

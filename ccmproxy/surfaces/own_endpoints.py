@@ -1,0 +1,77 @@
+"""What ccmproxy's own GET endpoints have in common, and the one that tells a user where his sessions are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from ccmproxy.dialects.base import Dialect
+from ccmproxy.http.message import Body, Headers, ResponseHead
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.policy.refusals import of_body
+from ccmproxy.proxy.forwarder import Caller
+
+#: Nobody sends a body to these; one that comes all the same may be so long (bytes).
+LARGEST_BODY = 64 * 1024
+
+
+def answer_get(
+    dialect: Dialect, request: ServerRequest, request_id: str, answer: Callable[[Headers], None]
+) -> None:
+    """Call ``answer`` with the header fields for JSON that nobody is to keep; refuse any other method than GET."""
+    if request.head.method != b"GET":
+        head, body = dialect.traffic.error(
+            405, "method_not_allowed", "use GET", request_id, ((b"Allow", b"GET"),)
+        )
+        request.respond(head, body)
+        return
+
+    def body_received(body: Body) -> None:
+        answer(
+            [
+                (b"Content-Type", b"application/json"),
+                (b"Cache-Control", b"no-store"),
+                (dialect.request_id_header, request_id.encode("ascii")),
+            ]
+        )
+
+    def body_failed(error: Exception) -> None:
+        refusal = of_body(error)
+        head, body = dialect.traffic.error(refusal.status, refusal.reason, refusal.message, request_id)
+        request.respond(head, body)
+
+    request.receive_body(LARGEST_BODY, body_received, body_failed)
+
+
+class SessionsEndpoint:
+    """Answers ``GET …/sessions``: on which credential each of the caller's sessions is, and since when.
+
+    ``{"sessions": [{"session", "agent", "credential", "since", "last_use", "models"}]}``: times in Unix seconds, the
+    most recently used first; ``agent`` is empty but for subagents that are sessions of their own.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
+        """Answer an authenticated request."""
+
+        def answer(headers: Headers) -> None:
+            request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
+
+        answer_get(self._dialect, request, request_id, answer)
+
+    def render(self, caller: Caller) -> bytes:
+        """The caller's sessions, and nobody else's, as one line of JSON."""
+        sessions = [
+            {
+                "session": key.session,
+                "agent": key.agent,
+                "credential": assignment.credential,
+                "since": int(assignment.since),
+                "last_use": int(assignment.last_use),
+                "models": list(assignment.models),
+            }
+            for key, assignment in caller.provider.sessions(caller.name)
+        ]
+        return json.dumps({"sessions": sessions}).encode() + b"\n"

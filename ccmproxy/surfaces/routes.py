@@ -1,0 +1,186 @@
+"""Which part of a service answers a request, and whether it is let in at all (spec 2, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from ccmproxy.dialects.base import Dialect
+from ccmproxy.http.headers import MOST_HOPS, hops
+from ccmproxy.http.message import ResponseHead
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
+from ccmproxy.proxy.exchange import LOGGED_PATH
+from ccmproxy.proxy.forwarder import Caller, Forwarder
+from ccmproxy.reverse.receiver import Receiver, Remote
+from ccmproxy.reverse.upgrading import problem_of_asking
+from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
+from ccmproxy.surfaces.status import StatusEndpoint
+
+TOO_MANY_HOPS = "the request has passed too many instances of ccmproxy; do they form a ring?"
+
+
+class Routes:
+    """The handler of one service's HTTP server.
+
+    ``users``: token → caller; None for a service without users, where ``anonymous`` is everybody's caller.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        forwarder: Forwarder,
+        status: StatusEndpoint,
+        receiver: Receiver,
+        now: Callable[[], float],
+        request_id: Callable[[], str],
+    ) -> None:
+        self._dialect = dialect
+        self._forwarder = forwarder
+        self._status = status
+        self._sessions = SessionsEndpoint(dialect)
+        self._receiver = receiver
+        self._remotes: UserTokens[Remote] = UserTokens((), dialect.product)
+        self._now = now
+        self._request_id = request_id
+        self._users: UserTokens[Caller] | None = None
+        self._anonymous: Caller | None = None
+        self._throttle = FailureThrottle()
+        #: A drained service answers what still comes on open connections with 503.
+        self.closing = False
+
+    def set_callers(self, users: UserTokens[Caller] | None, anonymous: Caller | None) -> None:
+        """Who is let in from now on; requests under way are not touched."""
+        self._users = users
+        self._anonymous = anonymous
+
+    def set_remotes(self, remotes: UserTokens[Remote]) -> None:
+        """Which remote instances may open connections to us from now on, by the tokens that they were given."""
+        self._remotes = remotes
+
+    def handle(self, request: ServerRequest) -> None:
+        """Called by the HTTP server with every request head."""
+        request_id = self._request_id()
+        path = request.head.path
+        prefix = self._dialect.path_prefix
+        if (request.head.method, path) in self._dialect.probes:
+            headers = [(self._dialect.request_id_header, request_id.encode("ascii"))]
+            request.respond(ResponseHead(200, b"OK", headers), b"")
+        elif self.closing:
+            self._refuse(request, request_id, 503, "shutting_down", "this ccmproxy is shutting down")
+        elif path == prefix + b"status":
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._status.handle(request, caller, request_id)
+        elif path == prefix + b"sessions":
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._sessions.handle(request, caller, request_id)
+        elif path == prefix + b"reverse":
+            self._reverse(request, request_id)
+        elif path.startswith(b"/v1/") and not _leaves_its_folder(path):
+            caller = self._authenticate(request, request_id)
+            if caller is None:
+                return
+            if hops(request.head.headers) > MOST_HOPS:
+                self.log.warn("{request_id} has passed too many instances: a ring?", request_id=request_id)
+                self._refuse(request, request_id, 508, "too_many_hops", TOO_MANY_HOPS)
+            else:
+                self._forwarder.forward(request, caller, request_id)
+        else:
+            self.log.info(
+                "{request_id} from {address}: no such path: {method} {path}",
+                request_id=request_id,
+                address=_address(request.peer),
+                method=request.head.method.decode("latin-1"),
+                path=path[:LOGGED_PATH].decode("latin-1"),
+            )
+            self._refuse(request, request_id, 404, "not_found", "no such path")
+
+    def malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
+        """Shapes the HTTP server's own answers to what never became a request."""
+        return self._dialect.traffic.error(status, "malformed_request", message, self._request_id())
+
+    def _authenticate(self, request: ServerRequest, request_id: str) -> Caller | None:
+        headers = request.head.headers
+        if self._users is None:
+            refused = api_key_refusal(headers, self._dialect.product)
+            if refused is None:
+                return self._anonymous
+        else:
+            found = self._users.identify(headers)
+            if not isinstance(found, Refused):
+                if found.own_remote is not None:
+                    found.own_remote.poll_if_unusable()
+                return found
+            refused = found
+        self._refuse_caller(request, request_id, refused, is_guess=self._users is not None)
+        return None
+
+    def _reverse(self, request: ServerRequest, request_id: str) -> None:
+        """A remote's connector (spec 7.2)."""
+        problem = problem_of_asking(request.head, request.can_switch)
+        if problem is not None:
+            self._refuse(request, request_id, 400, "bad_handshake", problem)
+            return
+        found: Remote | Refused | None = api_key_refusal(request.head.headers, self._dialect.product)
+        if found is None:
+            found = self._remotes.identify(request.head.headers)
+        if isinstance(found, Refused):
+            self._refuse_caller(request, request_id, found, is_guess=True)
+            return
+        self._receiver.accept(request, found, request_id)
+
+    def _refuse_caller(
+        self, request: ServerRequest, request_id: str, refused: Refused, *, is_guess: bool
+    ) -> None:
+        address = _address(request.peer)
+        now = self._now()
+        wait = self._throttle.retry_after(address, now)
+        if is_guess:
+            # Whoever guesses by another header guesses as well.
+            self._throttle.failed(address, now)
+        self.log.info(
+            "{request_id} from {address} refused: {reason}",
+            request_id=request_id,
+            address=address,
+            reason=refused.message,
+        )
+        if wait > 0:
+            retry_after = (b"Retry-After", str(ceil(wait)).encode())
+            head, body = self._dialect.traffic.error(
+                429,
+                "too_many_failures",
+                "too many failed authentications from this address",
+                request_id,
+                (retry_after, (b"x-should-retry", b"false")),
+            )
+            request.respond(head, body)
+        else:
+            self._refuse(request, request_id, refused.status, refused.reason, refused.message)
+
+    def _refuse(
+        self, request: ServerRequest, request_id: str, status: int, reason: str, message: str
+    ) -> None:
+        head, body = self._dialect.traffic.error(status, reason, message, request_id)
+        if self.closing:
+            request.close_after_response()
+        request.respond(head, body)
+
+
+def _leaves_its_folder(path: bytes) -> bool:
+    """Dot segments could reach endpoints of the upstream that are not served here, with the account's token."""
+    decoded = (
+        path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
+    )
+    return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
+
+
+def _address(peer: IAddress) -> str:
+    """What failed authentications are counted by: the host, without the port."""
+    return str(getattr(peer, "host", "") or peer)

@@ -1,0 +1,162 @@
+"""The status endpoint: the state that a user may see, once or as a stream (spec 8.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ccmproxy.dialects.base import Dialect
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.proxy.forwarder import Caller
+from ccmproxy.state.aggregate import aggregate, status_object
+from ccmproxy.surfaces.own_endpoints import answer_get
+
+#: A watcher that reads nothing for so long is dropped (seconds).
+STALLED_WATCHER = 60.0
+#: So many states of one stream may follow each other at once, and one in so many seconds in the long run; what changes
+#: meanwhile is told as one. Instances that borrow from each other may each tell what the other's state makes of theirs,
+#: by turns and without end.
+BURST = 10
+APART = 0.2
+#: How often a window's reset passing is looked for (seconds).
+LOOK_AGAIN = 30.0
+
+
+class StatusEndpoint:
+    """Answers ``GET …/status`` and keeps the streams of ``?watch=true`` up to date."""
+
+    log = Logger()
+
+    def __init__(self, dialect: Dialect, clock: IReactorTime, now: Callable[[], float]) -> None:
+        self._dialect = dialect
+        self._clock = clock
+        self._now = now
+        self.watchers: set[Watcher] = set()
+
+    def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
+        """Answer an authenticated request."""
+
+        def answer(headers: Headers) -> None:
+            if _wants_stream(request.head.query):
+                Watcher(self, request, caller, self._clock).start(headers)
+            else:
+                request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
+
+        answer_get(self._dialect, request, request_id, answer)
+
+    def render(self, caller: Caller) -> bytes:
+        """The state as one line of JSON."""
+        now = self._now()
+        snapshots = [credential.snapshot(now) for credential in caller.shown()]
+        return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
+
+    def close(self) -> None:
+        """End every stream, cleanly."""
+        for watcher in tuple(self.watchers):
+            watcher.close()
+
+
+@implementer(IPushProducer)
+class Watcher:
+    """One client that is told of every change. A slow one is told the latest state, not every one."""
+
+    def __init__(
+        self, endpoint: StatusEndpoint, request: ServerRequest, caller: Caller, clock: IReactorTime
+    ) -> None:
+        self._endpoint = endpoint
+        self._request = request
+        self._caller = caller
+        self._clock = clock
+        self._sent = b""
+        #: When the states that were sent would be through, one every ``APART`` seconds.
+        self._through = 0.0
+        self._paused = False
+        self._stalled: IDelayedCall | None = None
+        self._soon: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def start(self, headers: Headers) -> None:
+        """Send the head and the first state; subscribe."""
+        self._endpoint.watchers.add(self)
+        self._request.on_gone(self._stop)
+        # nginx in front would otherwise gather lines until a buffer is full (F17).
+        head = ResponseHead(200, b"OK", [*headers, (b"X-Accel-Buffering", b"no")])
+        self._request.start_response(head)
+        self._request.register_producer(self)
+        self._unsubscribe = self._caller.provider.subscribe(self._changed)
+        self._send()
+        self._look_again()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._stop()
+        self._request.unregister_producer()
+        self._request.finish()
+
+    def _changed(self) -> None:
+        """Coalesce: what changes within one turn, or too soon after other states, is sent as one."""
+        if self._soon is None:
+            delay = max(0.0, self._through - BURST * APART - self._clock.seconds())
+            self._soon = self._clock.callLater(delay, self._send)
+
+    def _send(self) -> None:
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
+        self._soon = None
+        if self._paused:
+            return
+        line = self._endpoint.render(self._caller)
+        if line != self._sent:
+            self._sent = line
+            self._through = max(self._through, self._clock.seconds()) + APART
+            self._request.write(line)
+
+    def _look_again(self) -> None:
+        """A window's reset passes without anybody saying so."""
+        self._look = self._clock.callLater(LOOK_AGAIN, self._look_again)
+        self._send()
+
+    def _stop(self) -> None:
+        self._endpoint.watchers.discard(self)
+        for timer in (self._stalled, self._soon, self._look):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._stalled = self._soon = self._look = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    # The client's side pauses us ------------------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The client does not read: hold back, and drop it if that lasts."""
+        self._paused = True
+        if self._stalled is None:
+            self._stalled = self._clock.callLater(STALLED_WATCHER, self._drop)
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        self._send()
+
+    def stopProducing(self) -> None:
+        """The connection is gone; the request says so by itself."""
+
+    def _drop(self) -> None:
+        self._stalled = None
+        self._stop()
+        self._request.abort()
+
+
+def _wants_stream(query: bytes) -> bool:
+    values = parse_qs(query.decode("latin-1")).get("watch", [])
+    return bool(values) and values[-1].lower() in ("true", "1")

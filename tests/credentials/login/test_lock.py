@@ -1,0 +1,243 @@
+"""Tests of :mod:`ccmproxy.credentials.login.lock`: one holder at a time, also across processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from ccmproxy.credentials.login import lock as lock_module
+from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable, lock_path
+from tests.credentials.fixtures import CredentialTestCase
+
+#: Tries to take the lock at argv[1], directly by mkdir, and says whether it did.
+OTHER_PROGRAM = (
+    "import os, sys\ntry: os.mkdir(sys.argv[1])\nexcept FileExistsError: print('held')\nelse: print('free')"
+)
+
+
+class LockTests(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.lock_path = lock_path(self.config)
+        self.lock = self.make()
+
+    def make(self, random: float = 0.5) -> DirectoryLock:
+        return DirectoryLock(self.lock_path, self.clock, lambda: random)
+
+    def take(self, lock: DirectoryLock) -> Deferred[None]:
+        """Fires when ``lock`` is held."""
+        return Deferred.fromCoroutine(lock.__aenter__())
+
+    def foreign(self, age: float = 0.0) -> None:
+        """Another program's lock, last touched ``age`` seconds ago."""
+        os.mkdir(self.lock_path)
+        touched = self.clock.seconds() - age
+        os.utime(self.lock_path, (touched, touched))
+
+    def assertFree(self) -> None:
+        self.assertEqual(os.listdir(self.directory), ["config"])
+
+    def test_path(self) -> None:
+        link = os.path.join(self.directory, "link")
+        os.symlink("config", link)
+        self.assertEqual(lock_path(link), self.config + ".lock")
+        self.assertEqual(lock_path(self.config + "/"), self.config + ".lock")
+
+    def test_obstacle(self) -> None:
+        """A directory in which nothing can be made is noticed before the lock is needed (as root nothing is such)."""
+        self.assertIsNone(self.lock.obstacle())
+        self.patch(os, "access", lambda path, mode: path != self.directory)
+        self.assertIn(f"{self.directory}, where the lock", self.lock.obstacle() or "")
+        self.lock_path = "/nonexistent/folder/config.lock"
+        self.assertIsNone(self.make().obstacle())
+
+    def test_held_while_inside(self) -> None:
+        inside: Deferred[None] = Deferred()
+
+        async def use() -> str:
+            async with self.lock:
+                await inside
+                return "done"
+
+        using = Deferred.fromCoroutine(use())
+        self.assertTrue(os.path.isdir(self.lock_path))
+        self.assertTrue(self.lock.held)
+        inside.callback(None)
+        self.assertEqual(self.successResultOf(using), "done")
+        self.assertFree()
+        self.no_timers()
+
+    def test_released_on_error_and_on_cancel(self) -> None:
+        async def use(inside: Deferred[None]) -> None:
+            async with self.lock:
+                await inside
+
+        failing: Deferred[None] = Deferred()
+        using = Deferred.fromCoroutine(use(failing))
+        failing.errback(ZeroDivisionError())
+        self.failureResultOf(using, ZeroDivisionError)
+        self.assertFree()
+        using = Deferred.fromCoroutine(use(Deferred()))
+        self.assertTrue(self.lock.held)
+        using.cancel()
+        self.failureResultOf(using, CancelledError)
+        self.assertFree()
+        self.no_timers()
+
+    def test_touched_every_five_seconds(self) -> None:
+        self.successResultOf(self.take(self.lock))
+        for _ in range(10):
+            self.clock.advance(5)
+            self.assertEqual(os.stat(self.lock_path).st_mtime, self.clock.seconds())
+            self.assertTrue(self.lock.held)
+        self.lock.release()
+        self.assertFree()
+
+    def test_six_tries(self) -> None:
+        """One to two seconds apart, while the other one lives; then it is given up."""
+        self.foreign()
+        tries: list[float] = []
+        mkdir = os.mkdir
+
+        def recorded(path: str, mode: int = 0o777) -> None:
+            tries.append(self.clock.seconds())
+            mkdir(path, mode)
+
+        self.patch(os, "mkdir", recorded)
+        waiting = self.take(self.lock)
+        for _ in range(80):
+            self.clock.advance(0.1)
+            os.utime(self.lock_path, (self.clock.seconds(),) * 2)
+        error = self.failureResultOf(waiting, LockUnavailable).value
+        self.assertIn("held by another program", str(error))
+        self.assertEqual(len(tries), 6)
+        for earlier, later in itertools.pairwise(tries):
+            self.assertApproximates(later - earlier, 1.5, 0.11)
+        self.no_timers()
+        self.assertTrue(os.path.isdir(self.lock_path))
+
+    def test_waits_are_random(self) -> None:
+        for random, wait in ((0.0, 1.0), (0.999, 1.999)):
+            self.foreign()
+            waiting = self.take(self.make(random))
+            os.rmdir(self.lock_path)
+            self.clock.advance(wait - 0.01)
+            self.assertNoResult(waiting)
+            self.clock.advance(0.02)
+            self.successResultOf(waiting)
+            os.rmdir(self.lock_path)
+
+    def test_taken_when_the_other_lets_go(self) -> None:
+        other = self.make()
+        self.successResultOf(self.take(other))
+        waiting = self.take(self.lock)
+        self.clock.advance(1.5)
+        self.assertNoResult(waiting)
+        other.release()
+        self.clock.advance(1.5)
+        self.successResultOf(waiting)
+        self.assertTrue(self.lock.held)
+
+    def test_cancelled_while_waiting(self) -> None:
+        self.foreign()
+        waiting = self.take(self.lock)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.no_timers()
+        self.assertTrue(os.path.isdir(self.lock_path))
+
+    def test_stale_after_ten_seconds(self) -> None:
+        self.foreign(age=10.0)
+        waiting = self.take(self.lock)
+        self.assertNoResult(waiting)
+        self.clock.advance(1.5)
+        self.successResultOf(waiting)
+        self.lock.release()
+        self.foreign(age=10.1)
+        self.successResultOf(self.take(self.lock))
+        self.lock.release()
+        self.assertFree()
+
+    def test_stale_removal_takes_nobody_elses(self) -> None:
+        """Between our look at a stale lock and its removal, somebody else removed it and took the lock."""
+        self.foreign(age=60.0)
+        rename = os.rename
+        other = self.make()
+
+        def late(source: str, target: str) -> None:
+            if source == self.lock_path:
+                self.patch(os, "rename", rename)
+                os.rmdir(self.lock_path)
+                self.successResultOf(self.take(other))
+            rename(source, target)
+
+        self.patch(os, "rename", late)
+        waiting = self.take(self.lock)
+        self.assertNoResult(waiting)
+        self.assertTrue(other.held)
+        other.release()
+        self.clock.advance(1.5)
+        self.successResultOf(waiting)
+        self.lock.release()
+        self.assertFree()
+
+    def test_two_see_the_same_stale_lock(self) -> None:
+        self.foreign(age=60.0)
+        rename = os.rename
+
+        def gone(source: str, target: str) -> None:
+            self.patch(os, "rename", rename)
+            os.rmdir(self.lock_path)
+            rename(source, target)
+
+        self.patch(os, "rename", gone)
+        self.successResultOf(self.take(self.lock))
+        self.lock.release()
+        self.assertFree()
+
+    def test_lost_lock_is_noticed_and_left_alone(self) -> None:
+        """We were believed dead (a suspended laptop): whoever holds the lock now keeps it."""
+        self.successResultOf(self.take(self.lock))
+        os.rmdir(self.lock_path)
+        self.assertFalse(self.lock.held)
+        self.foreign(age=3.0)
+        self.assertFalse(self.lock.held)
+        before = os.stat(self.lock_path)
+        self.clock.advance(5)
+        self.lock.release()
+        after = os.stat(self.lock_path)
+        self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
+        self.no_timers()
+
+    def test_cannot_be_created(self) -> None:
+        lock = DirectoryLock(self.directory + "/missing/config.lock", self.clock, lambda: 0.0)
+        error = self.failureResultOf(self.take(lock), LockUnavailable).value
+        self.assertIn("cannot be taken: No such file", str(error))
+        self.no_timers()
+
+    def test_a_file_in_its_place(self) -> None:
+        with open(self.lock_path, "w"):
+            pass
+        os.utime(self.lock_path, (1, 1))
+        waiting = self.take(self.lock)
+        for _ in range(6):
+            self.clock.advance(2)
+        self.failureResultOf(waiting, LockUnavailable)
+        self.assertEqual(sorted(os.listdir(self.directory)), ["config", "config.lock"])
+
+    def test_another_process_sees_it(self) -> None:
+        self.successResultOf(self.take(self.lock))
+        ask = [sys.executable, "-S", "-c", OTHER_PROGRAM, self.lock_path]
+        self.assertEqual(subprocess.check_output(ask), b"held\n")
+        self.lock.release()
+        self.assertEqual(subprocess.check_output(ask), b"free\n")
+
+    def test_constants(self) -> None:
+        """Shared with another program: not ours to change."""
+        self.assertEqual(
+            (lock_module.STALE_AFTER, lock_module.TOUCH_INTERVAL, lock_module.ATTEMPTS), (10, 5, 6)
+        )

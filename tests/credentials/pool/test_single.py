@@ -1,0 +1,111 @@
+"""Tests of :mod:`ccmproxy.credentials.pool.single`: one credential serves, or says why not."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface.verify import verifyObject
+
+from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.pool.single import SingleProvider
+from ccmproxy.dialects.oauth import ApiKey
+from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.credentials import IProvider
+from ccmproxy.policy.balancing import NoCredential, Selection
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.limits import LimitsUpdate, Window
+from ccmproxy.state.transitions import PollFailed, TokenUnavailable
+from ccmproxy.testing.pump import MemoryNetwork
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainCredential, PlainFormat
+
+
+class SingleProviderTests(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
+        self.account = Account(
+            "key", ApiKey("k"), PlainFormat(), URLS, NoOutbound(), pool, self.clock, lambda: 0.0
+        )
+        self.account.start()
+        self.addCleanup(self.account.stop)
+        self.provider = SingleProvider(self.account, self.clock.seconds)
+
+    def reason(self, selection: Selection) -> str:
+        error: NoCredential = self.assertRaises(NoCredential, self.provider.select, selection)
+        return error.availability.reason
+
+    def test_provides_its_interface(self) -> None:
+        self.assertTrue(verifyObject(IProvider, self.provider))
+        self.assertTrue(self.provider.is_single_account)
+        for allowed in (True, False):
+            self.assertEqual(list(self.provider.credentials(allowed)), [self.account])
+
+    def test_serves(self) -> None:
+        lease = self.provider.select(Selection(session="s", model="m"))
+        self.assertEqual(self.account.in_flight, 1)
+        lease.close(LeaseOutcome.SERVED)
+        self.assertEqual(self.account.in_flight, 0)
+
+    def test_used_up(self) -> None:
+        self.account.observe(LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0)))
+        self.assertEqual(self.reason(Selection()), "short_window")
+
+    def test_tried_already(self) -> None:
+        self.assertEqual(self.reason(Selection(excluded=frozenset({"key"}))), "")
+
+    def test_model_used_up(self) -> None:
+        self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
+        self.assertEqual(self.reason(Selection(model="claude-opus-4")), "model_window")
+        self.provider.select(Selection(model="claude-sonnet-4")).close(LeaseOutcome.SERVED)
+
+    def test_unavailable_names_the_credential(self) -> None:
+        self.account._apply(TokenUnavailable("its file does not exist"))
+        error: NoCredential = self.assertRaises(NoCredential, self.provider.select, Selection())
+        self.assertEqual(str(error), "credential key is unavailable: its file does not exist")
+        self.assertEqual(error.availability.state, "unavailable")
+
+    def test_failing_polls_keep_nobody_out(self) -> None:
+        """F6: the usage endpoint's trouble is not the account's."""
+        self.account._apply(PollFailed())
+        self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+        self.account.rate_limited(NOW + 600, True)
+        self.assertEqual(self.reason(Selection()), "rate_limited")
+
+    def test_a_connection_limit_keeps_nobody_out(self) -> None:
+        """It is the limit of a connection that there was: the next one is another."""
+        self.account.block("connection_limit", self.clock.seconds() + 60)
+        self.assertFalse(self.account.is_usable())
+        self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+
+    def test_a_remote_is_for_those_who_may_use_it(self) -> None:
+        remote = PlainCredential("remote", self.clock, external=True)
+        self.addCleanup(remote.stop)
+        self.provider = SingleProvider(remote, self.clock.seconds)
+        self.assertFalse(self.provider.is_single_account)
+        self.assertEqual(list(self.provider.credentials(True)), [remote])
+        self.assertEqual(list(self.provider.credentials(False)), [])
+        self.assertEqual(self.reason(Selection()), "unavailable")
+        self.provider.select(Selection(allow_external=True)).close(LeaseOutcome.SERVED)
+
+    def test_a_connection_is_kept(self) -> None:
+        """While the credential serves, also one whose model is closed there: the next would be no better."""
+        self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
+        self.assertTrue(self.provider.keeps(Selection(user="u", session="s", model="claude-opus-4"), "key"))
+        (found,) = self.provider.sessions("u")
+        self.assertEqual((found[0].session, found[1].models), ("s", ["claude-opus-4"]))
+        self.assertFalse(self.provider.keeps(Selection(), "another"))
+        self.account._apply(PollFailed())
+        self.assertTrue(self.provider.keeps(Selection(), "key"))
+        self.account.observe(LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0)))
+        self.assertFalse(self.provider.keeps(Selection(), "key"))
+
+    def test_each_session_is_logged_once(self) -> None:
+        events: list[LogEvent] = []
+        observer = cast(ILogObserver, events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for session, model in (("s", "m"), ("s", "m"), ("s", "n"), (None, "m"), ("t", None)):
+            self.provider.select(Selection(session=session, model=model)).close(LeaseOutcome.SERVED)
+        logged = [(event["session"], event["model"]) for event in events if "session" in event]
+        self.assertEqual(logged, [("s", "m"), ("s", "n"), ("t", "-")])

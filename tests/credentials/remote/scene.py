@@ -1,0 +1,178 @@
+"""A remote instance by script, in memory: its status endpoint by URL, and connections that it opens to us."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, cast
+
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.credentials.remote.external import External, RemoteSide
+from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
+from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
+from ccmproxy.testing.pump import MemoryNetwork, Pump
+from tests.credentials.fixtures import NOW
+
+SECRET = "our-token-4711"
+FRIEND = ("friend.test", 8080)
+URL = "http://friend.test:8080/team"
+
+
+class Side:
+    """What a remote serves at one place. ``polls`` and ``streams``: what it was asked for.
+
+    ``status``: what polls are answered with, if not 200; ``hangs``: they are not answered. ``stream_status``: what
+    streams are refused with, if not 200. ``others``: requests for something else, which are left unanswered.
+    """
+
+    def __init__(self, scene: RemoteScene) -> None:
+        self.status = self.stream_status = 200
+        self.headers: Headers = []
+        self.hangs = False
+        self.polls: list[ServerRequest] = []
+        self.streams: list[ServerRequest] = []
+        self.others: list[ServerRequest] = []
+        self.document: dict[str, Any] = {
+            "five_hour_utilization": 20,
+            "five_hour_reset": NOW + 7200,
+            "weekly_utilization": 40,
+            "weekly_reset": NOW + 86400,
+            "plan_weight": 15,
+        }
+        self.factory = HTTPServerFactory(self._handle, scene.clock)
+
+    def line(self) -> bytes:
+        """The state, as it is sent."""
+        return json.dumps(self.document).encode() + b"\n"
+
+    def tell(self, **fields: Any) -> None:
+        """The state changes so: whoever watches is told."""
+        self.document |= fields
+        for stream in self.streams:
+            if not stream.is_over:
+                stream.write(self.line())
+
+    def _handle(self, request: ServerRequest) -> None:
+        path, query = request.head.path, request.head.query
+        if not path.endswith(b"/ccm/v1/status"):
+            self.others.append(request)
+        elif query == b"watch=true":
+            self.streams.append(request)
+            if self.stream_status == 200:
+                request.start_response(ResponseHead(200, b"OK", []))
+                request.write(self.line())
+            else:
+                request.respond(ResponseHead(self.stream_status, b"", []), b"")
+        else:
+            self.polls.append(request)
+            if not self.hangs:
+                request.respond(ResponseHead(self.status, b"", self.headers), self.line())
+
+
+class Reverse:
+    """A connection that the remote has opened to us. ``side``: what is behind it; ``closed``: how often we did that."""
+
+    def __init__(self, scene: RemoteScene) -> None:
+        self.side = Side(scene)
+        self.ours = YamuxProtocol(scene.clock, True)
+        self.theirs = YamuxProtocol(scene.clock, False, self.side.factory)
+        self.pump = Pump(self.ours, self.theirs)
+        self.closed = 0
+        scene.pumps.append(self.pump)
+        detach = scene.external.attach(
+            StreamClientEndpoint(self.ours), lambda: self.ours.is_usable, self._close
+        )
+        self.ours.when_lost().addCallback(lambda _: detach())
+
+    def _close(self) -> object:
+        self.closed += 1
+        return self.ours.close(10)
+
+    def lose(self) -> None:
+        """The network loses it."""
+        self.pump.server.abortConnection()
+
+
+class RemoteScene:
+    """``friend``, as an external credential, and its remote. Checks at the end that nothing is left."""
+
+    def __init__(self, case: SynchronousTestCase, url: str | None = URL, **options: Any) -> None:
+        self.case = case
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.network = MemoryNetwork(self.clock)
+        self.direct = Side(self)
+        self.listener = self.network.listen(*FRIEND, self.direct.factory)
+        self.pumps: list[Pump] = []
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        case.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.changes = 0
+        self.external = External(
+            "friend",
+            SECRET,
+            RemoteSide("/ccm/v1/status", "ccmproxy/test"),
+            self.clock,
+            random.Random(1).random,
+            url=url,
+            endpoint=None if url is None else self.network.endpoint(*FRIEND),
+            **options,
+        )
+        self.external.subscribe(self._changed)
+        case.addCleanup(self.finish)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def start(self) -> None:
+        """Until all is quiet."""
+        self.external.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everything happen that happens by itself."""
+        for _ in range(10):
+            self.network.flush()
+            for pump in self.pumps:
+                pump.flush()
+            self.clock.advance(0)
+
+    def pass_time(self, seconds: float, step: float = 1.0) -> None:
+        """Step by step."""
+        while seconds > 0:
+            self.clock.advance(min(step, seconds))
+            self.settle()
+            seconds -= step
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """Its availability, and the reason."""
+        availability = self.external.snapshot(self.clock.seconds()).availability
+        return availability.state, availability.reason
+
+    @property
+    def used(self) -> tuple[float | None, float | None]:
+        """Utilization of both windows."""
+        limits = self.external.state.limits
+        return limits.short.utilization, limits.weekly.utilization
+
+    def logged(self) -> str:
+        """Everything logged, as text."""
+        return "\n".join(f"{event!r} {eventAsText(event)}" for event in self.events)
+
+    def finish(self) -> None:
+        """After the end nothing is asked, scheduled or open, and no token was logged."""
+        self.external.stop()
+        self.settle()
+        for pump in self.pumps:
+            pump.server.abortConnection()
+        self.direct.factory.abort_all()
+        self.settle()
+        self.pass_time(15)
+        self.case.assertEqual(self.clock.getDelayedCalls(), [])
+        self.case.assertFalse(SECRET in self.logged(), "a token was logged")

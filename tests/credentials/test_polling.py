@@ -1,0 +1,360 @@
+"""Tests of :mod:`ccmproxy.credentials.polling`: rarely, one at a time, and never a reason to lose an account (F26)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+
+from ccmproxy.credentials.control import Answer, ControlError
+from ccmproxy.credentials.login.file import FileStore
+from ccmproxy.credentials.login.token import TokenKeeper
+from ccmproxy.credentials.polling import UsagePoller
+from ccmproxy.dialects.oauth import OAuthToken
+from ccmproxy.state.transitions import Input, PollSucceeded
+from tests.credentials.fixtures import (
+    NOW,
+    PROFILE,
+    TOKEN,
+    URLS,
+    USAGE,
+    CredentialTestCase,
+    PlainFormat,
+    Upstream,
+    login,
+    tokens,
+    usage,
+)
+
+HOUR = 3600.0
+LOST = ControlError("connection lost")
+
+
+class PollTestCase(CredentialTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.upstream = Upstream(usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
+        self.applied: list[Input] = []
+        self.last_update = 0.0
+        self.keeper = TokenKeeper(
+            "acct",
+            FileStore(self.path),
+            PlainFormat(),
+            URLS,
+            self.upstream.fetch,
+            self.clock,
+            failed=lambda message: self.poller.token_failed(message),
+        )
+        self.poller = UsagePoller(
+            "acct",
+            self.keeper,
+            PlainFormat(),
+            URLS,
+            self.upstream.fetch,
+            self.clock,
+            self.applied.append,
+            last_update=lambda: self.last_update,
+            weight=lambda token: PlainFormat().plan_weight(token),
+        )
+        self.logged: list[str] = []
+        observer = cast(ILogObserver, self._log)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.addCleanup(self.finish)
+
+    def _log(self, event: LogEvent) -> None:
+        if "failures" in event:
+            self.logged.append(str(event["reason"]))
+
+    def finish(self) -> None:
+        self.poller.stop()
+        self.no_timers()
+
+    def start(self, expires: float | None = NOW + 1e9) -> None:
+        self.put(login(expires=expires, plan="pro"))
+        self.keeper.load(changed=True)
+        self.poller.start()
+
+    def polls(self) -> int:
+        """Requests to the usage endpoint since the last call."""
+        count = len(self.upstream.asked(USAGE))
+        self.upstream.requests = [each for each in self.upstream.requests if each.url != USAGE]
+        return count
+
+    def events(self) -> list[str]:
+        """What was told since the last call, by name."""
+        names = [type(event).__name__ for event in self.applied]
+        self.applied.clear()
+        return names
+
+    def polled_after(self, seconds: float) -> None:
+        """The next poll comes then, not before."""
+        self.polls()
+        self.clock.advance(seconds - 1)
+        self.assertEqual(self.polls(), 0, "too early")
+        self.clock.advance(1)
+        self.assertEqual(self.polls(), 1, "not yet")
+
+
+class WhenTests(PollTestCase):
+    def test_at_start_and_every_hour(self) -> None:
+        self.start()
+        self.assertEqual(self.polls(), 1)
+        (event,) = self.applied
+        assert isinstance(event, PollSucceeded)
+        assert event.update.short is not None
+        self.assertEqual((event.update.short.utilization, event.plan_weight), (10.0, 1.0))
+        self.polled_after(HOUR)
+        self.polled_after(HOUR)
+
+    def test_headers_put_it_off(self) -> None:
+        self.start()
+        self.clock.advance(HOUR / 2)
+        self.last_update = self.clock.seconds()
+        self.polled_after(HOUR)
+
+    def test_if_stale(self) -> None:
+        self.start()
+        self.polls()
+        self.poller.poll_if_stale()
+        self.assertEqual(self.polls(), 0)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_one_at_a_time(self) -> None:
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("usage", answer)
+        self.start()
+        for _ in range(10):
+            self.poller.poll()
+            self.poller.poll_if_stale()
+        self.assertEqual(self.polls(), 1)
+        answer.callback(usage())
+        self.assertEqual(self.events(), ["PollSucceeded"])
+
+    def test_forced(self) -> None:
+        self.start()
+        self.poller.poll()
+        self.assertEqual(self.polls(), 2)
+
+    def test_answer_without_data_is_not_asked_for_again_at_once(self) -> None:
+        self.last_update = 0.0
+        self.start()
+        self.polls()
+        self.clock.pump([1.0] * 60)
+        self.assertEqual(self.polls(), 0)
+
+    def test_clock_set_back(self) -> None:
+        """Data from the future does not put polls off for years."""
+        self.last_update = NOW + 1e8
+        self.start()
+        self.assertEqual(self.polls(), 1)
+
+    def test_no_login(self) -> None:
+        self.keeper.load()
+        self.poller.start()
+        self.poller.poll()
+        self.assertEqual((self.polls(), self.events()), (0, []))
+        self.no_timers()
+
+    def test_key_in_the_file(self) -> None:
+        self.put(b'{"key": "k"}')
+        self.keeper.load()
+        self.poller.start()
+        self.poller.poll()
+        self.assertEqual((self.polls(), self.events()), (0, []))
+        self.no_timers()
+
+    def test_login_that_comes_back(self) -> None:
+        """The timer is set again although nothing is due yet."""
+        self.start()
+        self.put(b"broken")
+        self.keeper.load()
+        self.clock.advance(HOUR - 10)
+        self.last_update = self.clock.seconds()
+        self.clock.advance(10)
+        self.clock.advance(10)
+        self.put(login(expires=None, plan="pro"))
+        self.keeper.load()
+        self.poller.poll_if_stale()
+        self.polled_after(HOUR - 20)
+
+
+class FailureTests(PollTestCase):
+    def test_back_off(self) -> None:
+        self.upstream.answer("usage", Answer(500))
+        self.start()
+        for delay in (60, 120, 240, 300, 300, 300):
+            self.assertEqual(self.events(), ["PollFailed"])
+            self.polled_after(delay)
+        self.upstream.answer("usage", usage())
+        self.assertEqual(self.poller.failures, 7)
+        self.clock.advance(300)
+        self.assertEqual(self.events()[-1], "PollSucceeded")
+        self.assertEqual(self.poller.failures, 0)
+        self.polled_after(HOUR)
+
+    def test_logged_until_the_back_off_is_at_its_cap(self) -> None:
+        self.upstream.answer("usage", Answer(500))
+        self.start()
+        for _ in range(20):
+            self.clock.advance(300)
+        self.assertEqual(self.logged, ["usage endpoint answered 500"] * 4)
+
+    def test_every_failure(self) -> None:
+        self.start()
+        self.events()
+        for name, reply in (
+            ("500", Answer(500)),
+            ("404", Answer(404)),
+            ("redirect", Answer(302)),
+            ("not JSON", Answer(200, {}, b"<html>")),
+            ("empty", Answer(200)),
+            ("lost", LOST),
+        ):
+            self.upstream.answer("usage", reply)
+            self.poller.poll()
+            self.clock.pump([0.2, 0.4])
+            self.assertEqual(self.events(), ["PollFailed"], name)
+
+    def test_connection_errors_are_tried_three_times(self) -> None:
+        self.upstream.answer("usage", LOST, LOST, usage())
+        self.start()
+        self.assertEqual(self.polls(), 1)
+        self.clock.advance(0.2)
+        self.assertEqual(self.polls(), 1)
+        self.clock.advance(0.4)
+        self.assertEqual(self.polls(), 1)
+        self.assertEqual(self.events(), ["PollSucceeded"])
+
+    def test_three_times_and_no_more(self) -> None:
+        self.upstream.answer("usage", LOST)
+        self.start()
+        self.clock.pump([0.1] * 50)
+        self.assertEqual((self.polls(), self.events()), (3, ["PollFailed"]))
+
+    def test_five_seconds_each(self) -> None:
+        self.upstream.answer("usage")
+        self.start()
+        for wait in (5, 0.2, 5, 0.4, 4.9):
+            self.assertEqual(self.events(), [])
+            self.clock.advance(wait)
+        self.assertEqual(self.events(), [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.events(), ["PollFailed"])
+
+    def test_f26_429_is_no_failure(self) -> None:
+        """The usage endpoint's own 429 is never taken for a used-up account; it only puts the next poll off."""
+        self.upstream.answer("usage", Answer(429, {"retry-after": "900"}))
+        self.start()
+        self.assertEqual(self.events(), [])
+        self.assertEqual(self.poller.failures, 0)
+        self.poller.poll_if_stale()
+        self.polled_after(900)
+
+    def test_f26_429_without_a_time(self) -> None:
+        for after in (None, "soon"):
+            self.upstream.answer("usage", Answer(429, {} if after is None else {"retry-after": after}))
+            self.start()
+            self.polled_after(60)
+            self.assertEqual(self.events(), [])
+
+    def test_f26_403_is_no_failure(self) -> None:
+        self.upstream.answer("usage", Answer(403, {}, b"scope missing"))
+        self.start()
+        self.assertEqual((self.events(), self.polls()), ([], 1))
+        self.polled_after(300)
+        self.assertEqual(len(self.upstream.asked(TOKEN)), 0)
+        self.assertIsNotNone(self.keeper.authorization)
+
+    def test_bug_in_a_format_is_contained(self) -> None:
+        class Broken(PlainFormat):
+            def usage_answer(self, *arguments: object) -> None:  # type: ignore[override]
+                raise ZeroDivisionError("bug")
+
+        self.poller._format = Broken()
+        self.start()
+        self.assertEqual(self.events(), ["PollFailed"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class TokenTests(PollTestCase):
+    def test_due_token_is_refreshed_first(self) -> None:
+        self.start(expires=NOW)
+        self.assertEqual(dict(self.upstream.asked(USAGE)[0].headers)["Authorization"], "Bearer a2")
+        self.assertEqual(self.events(), ["PollSucceeded"])
+
+    def test_rejected_token_is_recovered_once(self) -> None:
+        for refusal in (Answer(401), Answer(403, {}, b"OAuth token has been revoked")):
+            self.put(login(expires=NOW + 1e9, plan="pro"))
+            self.keeper.load(changed=True)
+            self.poller.start()
+            self.events()
+            self.upstream.requests.clear()
+            self.upstream.answer("usage", refusal, usage())
+            self.poller.poll()
+            bearers = [dict(request.headers)["Authorization"] for request in self.upstream.asked(USAGE)]
+            self.assertEqual(bearers, ["Bearer a1", "Bearer a2"])
+            self.assertEqual(self.events(), ["PollSucceeded"])
+
+    def test_rejected_again(self) -> None:
+        self.upstream.answer("usage", Answer(401))
+        self.start()
+        self.assertEqual((self.polls(), len(self.upstream.asked(TOKEN))), (2, 1))
+        self.assertEqual(self.events(), ["PollFailed"])
+
+    def test_soft_failure_of_the_token_counts_once(self) -> None:
+        self.upstream.answer("token", Answer(500))
+        self.start(expires=NOW)
+        self.assertEqual((self.polls(), self.events()), (0, ["PollFailed"]))
+        self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        self.clock.advance(60)
+        self.assertEqual((self.polls(), self.events()), (1, ["PollSucceeded"]))
+
+    def test_token_that_a_request_could_not_get_counts_once(self) -> None:
+        self.start(expires=NOW + 100)
+        self.upstream.answer("token", Answer(500))
+        self.events()
+        self.clock.advance(100)
+        for _ in range(10):
+            Deferred.fromCoroutine(self.keeper.authorize()).addErrback(lambda _: None)
+        self.assertEqual(self.events(), ["PollFailed"])
+        self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        self.polled_after(60)
+        self.assertEqual(self.events(), ["PollSucceeded"])
+
+    def test_hard_failure_is_not_counted(self) -> None:
+        self.upstream.answer("token", Answer(401))
+        self.start(expires=NOW)
+        self.assertEqual((self.polls(), self.events()), (0, []))
+        self.no_timers()
+
+    def test_profile_comes_with_a_poll(self) -> None:
+        self.upstream.answer("profile", Answer(200, {}, b"max"))
+        self.put(login(expires=NOW + 1e9))
+        self.keeper.load()
+        self.poller.start()
+        self.assertEqual(self.stored()["plan"], "max")
+        assert isinstance(self.keeper.authorization, OAuthToken)
+        self.assertEqual(self.keeper.authorization.plan, "max")
+        self.polled_after(HOUR)
+        self.assertEqual(len(self.upstream.asked(PROFILE)), 1)
+
+
+class StopTests(PollTestCase):
+    def test_in_the_middle(self) -> None:
+        for replies in ((), (LOST,)):
+            self.upstream.answer("usage", *replies)
+            self.start()
+            self.poller.stop()
+            self.assertEqual(self.events(), [])
+            self.no_timers()
+            self.clock.advance(HOUR)
+            self.assertEqual(self.polls(), 1)
+
+    def test_idle(self) -> None:
+        self.start()
+        self.poller.stop()
+        self.poller.poll()
+        self.poller.token_failed("late")
+        self.assertEqual((self.polls(), self.events()), (1, ["PollSucceeded"]))

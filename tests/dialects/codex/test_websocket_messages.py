@@ -1,0 +1,227 @@
+"""Tests for :mod:`ccmproxy.dialects.codex.websocket_messages`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.dialects.usage import Tokens
+from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame
+from ccmproxy.http.message import Headers
+from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import Window
+
+NOW = 1_795_000_000.0
+FRAMES = CodexFrames()
+
+
+def message(**fields: Any) -> bytes:
+    """An event as the upstream writes it."""
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+class ClientTests(SynchronousTestCase):
+    """What clients send."""
+
+    def test_provides(self) -> None:
+        verifyObject(IFrames, FRAMES)
+
+    def test_turns(self) -> None:
+        self.assertEqual(
+            FRAMES.client_frame(message(type="response.create", model="gpt-5.4", input=[])),
+            ClientFrame(True, False, "gpt-5.4"),
+        )
+        self.assertEqual(
+            FRAMES.client_frame(message(model="gpt-5.4", generate=False, type="response.create")),
+            ClientFrame(True, True, "gpt-5.4"),
+        )
+        self.assertEqual(
+            FRAMES.client_frame(b' { "generate" : true , "type" : "response.create" } '),
+            ClientFrame(True, False, None),
+        )
+
+    def test_others(self) -> None:
+        for data in (
+            message(type="response.processed"),
+            b"",
+            b"null",
+            b"[]",
+            b'"response.create"',
+            b"{",
+            b"\xff",
+        ):
+            self.assertEqual(FRAMES.client_frame(data), ClientFrame(), data)
+
+    def test_wrong_types(self) -> None:
+        """For the upstream to complain about; a turn it is all the same."""
+        self.assertEqual(FRAMES.client_frame(message(type=["response.create"])), ClientFrame())
+        self.assertEqual(
+            FRAMES.client_frame(message(type="response.create", model={"a": 1}, generate="false")),
+            ClientFrame(True, False, None),
+        )
+        self.assertEqual(
+            FRAMES.client_frame(message(type="response.create", model="line\nbreak")), ClientFrame(True)
+        )
+
+    @given(st.binary(max_size=200))
+    def test_garbage(self, data: bytes) -> None:
+        """Never raises."""
+        FRAMES.client_frame(data)
+        FRAMES.upstream_frame(data, NOW)
+
+
+class UpstreamTests(SynchronousTestCase):
+    """What the upstream sends."""
+
+    def test_most_pass(self) -> None:
+        """Before there is output, and then."""
+        for kind in (
+            "response.created",
+            "response.in_progress",
+            "response.metadata",
+            "codex.response.metadata",
+        ):
+            self.assertIs(FRAMES.upstream_frame(message(type=kind), NOW), PASSING, kind)
+        for kind in ("response.output_text.delta", "response.output_item.added"):
+            self.assertIs(FRAMES.upstream_frame(message(type=kind, delta="x"), NOW), OUTPUT, kind)
+            self.assertIs(FRAMES.upstream_frame(message(delta="x", type=kind), NOW), OUTPUT, kind)
+
+    def test_rate_limits(self) -> None:
+        """However the event is written; it is hidden even where it says nothing that counts."""
+        event = {
+            "rate_limits": {
+                "primary": {"used_percent": 13.5, "window_minutes": 300, "reset_at": NOW + 60},
+                "secondary": {"used_percent": 35.0, "window_minutes": 10080, "reset_at": NOW + 600},
+            }
+        }
+        for data in (
+            message(type="codex.rate_limits", **event),
+            message(**event, type="codex.rate_limits"),
+            json.dumps({"type": "codex.rate_limits", **event}, indent=1).encode(),
+            message(**event, type="@").replace(b"@", b"codex.rate\\u005flimits"),
+            message(type="@", **event).replace(b"@", b"codex.rate\\u005flimits"),
+        ):
+            frame = FRAMES.upstream_frame(data, NOW)
+            self.assertTrue(frame.is_hidden, data)
+            assert frame.limits is not None
+            self.assertEqual(frame.limits.short, Window(13.5, NOW + 60, 18000.0))
+        events: list[dict[str, Any]] = [
+            {},
+            {"rate_limits": 5},
+            {"rate_limits": {"primary": []}},
+            {"credits": "x"},
+        ]
+        for rest in events:
+            self.assertTrue(FRAMES.upstream_frame(message(type="codex.rate_limits", **rest), NOW).is_hidden)
+
+    def test_ends(self) -> None:
+        usage = {"input_tokens": 100, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 40}}
+        frame = FRAMES.upstream_frame(
+            message(type="response.completed", response={"model": "gpt-5.4", "usage": usage}), NOW
+        )
+        self.assertTrue(frame.ends_turn)
+        assert frame.reading is not None
+        self.assertEqual(frame.reading.tokens, Tokens(input=60, output=7, cache_read=40))
+        self.assertEqual(frame.reading.model, "gpt-5.4")
+        for kind in ("response.failed", "response.incomplete"):
+            self.assertTrue(FRAMES.upstream_frame(message(type=kind, response={}), NOW).ends_turn)
+        responses: list[Any] = [5, None, [], {"usage": "x"}, {"usage": {"input_tokens": "x"}}, {"model": 5}]
+        for response in responses:
+            frame = FRAMES.upstream_frame(message(type="response.completed", response=response), NOW)
+            self.assertTrue(frame.ends_turn, response)
+
+    def test_errors(self) -> None:
+        """As the HTTP answer that it stands for."""
+        data = message(
+            type="error",
+            status=429,
+            error={"type": "usage_limit_reached", "resets_at": int(NOW) + 60},
+            headers={
+                "x-codex-primary-used-percent": "100.0",
+                "n": 5,
+                "b": True,
+                "bad name": "x",
+                "z": [],
+                "y": "a\nb",
+            },
+        )
+        frame = FRAMES.upstream_frame(data, NOW)
+        self.assertTrue(frame.ends_turn)
+        assert frame.refusal is not None
+        self.assertEqual(frame.refusal.head.status, 429)
+        self.assertEqual(
+            frame.refusal.head.headers,
+            [(b"x-codex-primary-used-percent", b"100.0"), (b"n", b"5"), (b"b", b"true")],
+        )
+        self.assertEqual(frame.refusal.body, data)
+        alias = FRAMES.upstream_frame(message(type="error", status_code=500), NOW)
+        assert alias.refusal is not None
+        self.assertEqual(alias.refusal.head.status, 500)
+
+    def test_errors_without_a_meaning(self) -> None:
+        """Clients ignore them as well."""
+        for fields in (
+            {},
+            {"status": "429"},
+            {"status": True},
+            {"status": 200},
+            {"status": 9e9},
+            {"status": None},
+        ):
+            self.assertIs(FRAMES.upstream_frame(message(type="error", **fields), NOW), PASSING, fields)
+        self.assertIs(FRAMES.upstream_frame(b'{"type":"error",', NOW), PASSING)
+        frame = FRAMES.upstream_frame(message(type="error", status=400, headers=[1], error=[2]), NOW)
+        assert frame.refusal is not None
+        self.assertEqual(frame.refusal.head.headers, [])
+
+    def test_connection_limit(self) -> None:
+        for fields in ({"status": 400}, {}):
+            error = {"code": "websocket_connection_limit_reached"}
+            frame = FRAMES.upstream_frame(message(type="error", error=error, **fields), NOW)
+            self.assertTrue(frame.connection_limit and frame.ends_turn)
+            self.assertIsNone(frame.refusal)
+
+
+class HandshakeTests(SynchronousTestCase):
+    """Paths and fields."""
+
+    def test_paths(self) -> None:
+        self.assertTrue(FRAMES.serves(b"/v1/responses"))
+        self.assertTrue(FRAMES.serves(b"/v1/responses/x"))
+        self.assertFalse(FRAMES.serves(b"/v1/models"))
+
+    def test_request_fields(self) -> None:
+        """The version of the protocol, where the client names none."""
+        added = [(b"OpenAI-Beta", b"responses_websockets=2026-02-06")]
+        self.assertEqual(FRAMES.request_headers([]), added)
+        own: Headers = [(b"openai-beta", b"mine")]
+        self.assertEqual(FRAMES.request_headers(own), own)
+
+    def test_answer_fields(self) -> None:
+        kept: Headers = [
+            (b"X-Codex-Turn-State", b"1"),
+            (b"x-reasoning-included", b"true"),
+            (b"OpenAI-Model", b"m"),
+        ]
+        dropped: Headers = [
+            (b"Set-Cookie", b"x"),
+            (b"Date", b"x"),
+            (b"Sec-WebSocket-Accept", b"x"),
+            (b"X-Other", b"x"),
+        ]
+        self.assertEqual(FRAMES.answer_headers([*dropped, *kept, *dropped]), kept)
+
+    def test_aggregate(self) -> None:
+        """An event that clients read, and that we read as well."""
+        whole = Aggregate(12.5, int(NOW) + 60, 30.0, int(NOW) + 600, 10.0, Availability("usable"))
+        frame = FRAMES.upstream_frame(FRAMES.aggregate(whole), NOW)
+        assert frame.limits is not None
+        self.assertEqual(frame.limits.short, Window(12.5, NOW + 60, 18000.0))

@@ -1,0 +1,353 @@
+"""What passes between instances: requests, errors, states (spec 4.3, 4.4, 7.1, 8.2)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
+from ccmproxy.dialects.remote import RemoteStatus, read_status, remote_head, remote_verdict
+from ccmproxy.http.headers import HOPS, MOST_HOPS, hops
+from ccmproxy.http.message import Headers, RequestHead, ResponseHead, values
+from ccmproxy.policy.retry import AnswerKind, Verdict
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
+
+TOKEN = RemoteToken("our-token")
+
+
+def sent(
+    *headers: tuple[bytes, bytes], target: bytes = b"/v1/messages?beta=true", **more: Any
+) -> RequestHead:
+    """A client's request as it goes to ``friend.test``."""
+    head = RequestHead(b"POST", target, [(b"Host", b"proxy"), *headers])
+    return remote_head(head, TOKEN, b"friend.test:8080", more.pop("base_path", b""), **more)
+
+
+class HeadTests(SynchronousTestCase):
+    """What another instance is asked (spec 7.1)."""
+
+    def test_path_and_query_are_kept(self) -> None:
+        self.assertEqual(sent().target, b"/v1/messages?beta=true")
+        self.assertEqual(sent(base_path=b"/team/a").target, b"/team/a/v1/messages?beta=true")
+        self.assertEqual(sent(target=b"/v1/x%2Fy?a=b&a=%20#").target, b"/v1/x%2Fy?a=b&a=%20#")
+        self.assertEqual(sent().method, b"POST")
+
+    def test_our_token_in_place_of_the_users(self) -> None:
+        """Whatever the user authenticated with, and however it is spelt."""
+        for name in (b"Authorization", b"authorization", b"AUTHORIZATION", b"X-Api-Key", b"api-key"):
+            head = sent((name, b"Bearer users-token"))
+            self.assertEqual(values(head.headers, b"authorization"), [b"Bearer our-token"])
+            self.assertNotIn(b"users-token", b"".join(value for _, value in head.headers))
+
+    def test_host(self) -> None:
+        self.assertEqual(values(sent().headers, b"host"), [b"friend.test:8080"])
+
+    def test_fields_pass_as_they_are(self) -> None:
+        passing: Headers = [
+            (b"anthropic-beta", b"oauth-2025-04-20,context-1m"),
+            (b"Anthropic-Beta", b"another"),
+            (b"User-Agent", b"claude-cli/2"),
+            (b"X-Claude-Code-Session-Id", b"0815"),
+            (b"Content-Encoding", b"zstd"),
+        ]
+        self.assertEqual(sent(*passing).headers[1 : 1 + len(passing)], passing)
+
+    def test_fields_that_do_not_pass(self) -> None:
+        head = sent(
+            (b"Connection", b"X-Mine, close"),
+            (b"X-Mine", b"1"),
+            (b"TE", b"trailers"),
+            (b"Upgrade", b"h2c"),
+            (b"Proxy-Authorization", b"Basic x"),
+            (b"CF-Ray", b"1"),
+            (b"X-Forwarded-For", b"10.0.0.1"),
+            (b"Forwarded", b"for=10.0.0.1"),
+            (b"Expect", b"100-continue"),
+            (b"Accept-Encoding", b"br"),
+            dropped=(b"accept-encoding",),
+        )
+        self.assertEqual([name for name, _ in head.headers], [b"Host", b"Authorization", HOPS])
+
+    def test_every_instance_counts(self) -> None:
+        self.assertEqual(values(sent().headers, HOPS), [b"1"])
+        self.assertEqual(values(sent((b"X-CCM-Hops", b"3")).headers, HOPS), [b"4"])
+
+    def test_a_ring_comes_to_an_end(self) -> None:
+        head = RequestHead(b"POST", b"/v1/messages", [])
+        passed = 0
+        while hops(head.headers) <= MOST_HOPS and passed < 100:
+            head = remote_head(head, TOKEN, b"friend.test", b"")
+            passed += 1
+        self.assertEqual(passed, MOST_HOPS + 1)
+
+    def test_counts_that_make_no_sense(self) -> None:
+        """They are too many, and stay so."""
+        for value in (b"", b" ", b"-1", b"1.0", b"0x1", b"1e0", b"+1", b"9999", b"1" * 500, b"\xb2", b"1,1"):
+            head = sent((HOPS, value))
+            (passed,) = values(head.headers, HOPS)
+            self.assertGreater(int(passed), MOST_HOPS, value)
+            self.assertGreater(hops(head.headers), MOST_HOPS, value)
+
+    def test_only_one_count_passes(self) -> None:
+        head = sent((HOPS, b"2"), (b"X-Ccm-Hops", b"0"))
+        self.assertEqual(values(head.headers, HOPS), [b"3"])
+
+
+DIALECT = Verdict(AnswerKind.OTHER, until=5.0)
+RELAYED = (b"X-CCM-Request-Id", b"req_1")
+
+
+def verdict(status: int, *headers: tuple[bytes, bytes], kind: Verdict = DIALECT) -> Verdict:
+    """What an answer of another instance means, if its dialect alone says ``kind``."""
+    return remote_verdict(ResponseHead(status, b"", list(headers)), kind)
+
+
+def own_error(reason: bytes, name: bytes = b"X-CCM-Error") -> tuple[tuple[bytes, bytes], ...]:
+    """The fields of a ccmproxy's own error."""
+    return RELAYED, (name, reason)
+
+
+class VerdictTests(SynchronousTestCase):
+    """Whose error it is (spec 4.4)."""
+
+    def test_400_about_credentials(self) -> None:
+        for name in (b"X-CCM-Error", b"x-ccm-error", b"X-Ccm-Error"):
+            self.assertIs(
+                verdict(400, *own_error(b"credential_unavailable", name)).kind, AnswerKind.REMOTE_REJECTED
+            )
+
+    def test_400_about_the_request(self) -> None:
+        """It is about what our client sent: passed on, and nothing is marked."""
+        for reason in (b"fast_mode", b"api_key", b"body_malformed", b"malformed_request", b"unheard_of", b""):
+            self.assertIs(verdict(400, *own_error(reason)), DIALECT, reason)
+
+    def test_400_of_an_upstream(self) -> None:
+        """A ccmproxy that relays one says so by the id that it gives to every request."""
+        for name in (b"X-CCM-Request-Id", b"x-ccm-request-id", b"X-OCM-Request-Id", b"x-ocm-request-id"):
+            self.assertIs(verdict(400, (name, b"req_1")), DIALECT)
+
+    def test_400_of_sing_box(self) -> None:
+        """It says neither."""
+        self.assertIs(verdict(400).kind, AnswerKind.REMOTE_REJECTED)
+        self.assertIs(verdict(400, (b"request-id", b"req_1")).kind, AnswerKind.REMOTE_REJECTED)
+
+    def test_errors_that_pass(self) -> None:
+        """Nothing was done, and in a minute it may be otherwise."""
+        for status, reason in (
+            (503, b"shutting_down"),
+            (508, b"too_many_hops"),
+            (429, b"too_many_requests"),
+            (502, b"upstream_auth"),
+            (502, b"upstream_unreachable"),
+        ):
+            self.assertIs(verdict(status, *own_error(reason)).kind, AnswerKind.REMOTE_BUSY, reason)
+
+    def test_a_token_that_was_wrong_too_often(self) -> None:
+        """The remote no longer listens to us: it is no rate limit."""
+        self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)
+
+    def test_everything_else_is_the_dialects_business(self) -> None:
+        for status, headers in (
+            (200, (RELAYED,)),
+            (200, ()),
+            (401, own_error(b"unauthenticated")),
+            (401, ()),
+            (403, ()),
+            (429, own_error(b"rate_limited")),
+            (429, ()),
+            (502, ()),
+            (502, own_error(b"upstream_lost")),
+            (504, own_error(b"upstream_timeout")),
+            (503, ()),
+            (508, ()),
+            (529, (RELAYED,)),
+            (500, own_error(b"internal_error")),
+            (404, own_error(b"not_found")),
+        ):
+            self.assertIs(verdict(status, *headers), DIALECT, (status, headers))
+
+    def test_a_400_is_never_held_back(self) -> None:
+        """Whatever reason it names: another credential would answer the same."""
+        for reason in (b"shutting_down", b"too_many_hops", b"upstream_unreachable"):
+            self.assertIs(verdict(400, *own_error(reason)), DIALECT)
+
+
+STATE: dict[str, Any] = {
+    "five_hour_utilization": 12.5,
+    "five_hour_reset": 1_800_000_000,
+    "weekly_utilization": 80,
+    "weekly_reset": 0,
+    "plan_weight": 15.0,
+}
+#: What makes no number, in JSON's own words or nearly.
+NO_NUMBERS = (
+    "null",
+    "true",
+    "false",
+    '"5"',
+    "[5]",
+    "{}",
+    "-1",
+    "-0.001",
+    "1e300",
+    "1" * 400,
+    "-" + "1" * 400,
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "0x5",
+)
+#: What may stand in the place of any field.
+ODD_VALUES: list[Any] = [
+    None,
+    True,
+    "1",
+    [],
+    {},
+    [1],
+    10**400,
+    -(10**400),
+    {"state": "usable", "reset_at": 1},
+    {"state": "rate_limited", "reset_at": 10**400},
+    {"state": [], "reset_at": {}},
+    {"state": "usable", "reset_at": float("nan")},
+]
+
+
+def state(**fields: Any) -> bytes:
+    """A state, with these fields otherwise."""
+    return json.dumps(STATE | fields).encode()
+
+
+class StatusTests(SynchronousTestCase):
+    """What a remote says of itself (spec 7.5, 8.2)."""
+
+    def refused(self, document: bytes) -> str:
+        """Why it is not taken over."""
+        with self.assertRaises(AnswerMalformed) as raised:
+            read_status(document)
+        return str(raised.exception)
+
+    def test_a_state(self) -> None:
+        status = read_status(state())
+        short, weekly = status.limits.short, status.limits.weekly
+        assert short is not None and weekly is not None
+        self.assertEqual((short.utilization, short.resets_at, short.length), (12.5, 1.8e9, SHORT_WINDOW))
+        self.assertEqual((weekly.utilization, weekly.resets_at, weekly.length), (80.0, 0.0, WEEKLY_WINDOW))
+        self.assertEqual((status.plan_weight, status.usable, status.reset_at), (15.0, None, 0.0))
+
+    def test_availability(self) -> None:
+        """Only instances of ours send it."""
+        for availability, expected in (
+            ({"state": "usable", "reason": "", "reset_at": 0}, (True, 0.0)),
+            ({"state": "rate_limited", "reason": "weekly_window", "reset_at": 1_800_000_000}, (False, 1.8e9)),
+            ({"state": "unavailable"}, (False, 0.0)),
+            ({"state": "a new word", "reset_at": "soon"}, (False, 0.0)),
+            ({"state": "rate_limited", "reset_at": -5}, (False, 0.0)),
+            ({"state": "rate_limited", "reset_at": 1e300}, (False, 0.0)),
+            ({"state": True}, (None, 0.0)),
+            ({}, (None, 0.0)),
+            (None, (None, 0.0)),
+            ("usable", (None, 0.0)),
+            ([{"state": "usable"}], (None, 0.0)),
+        ):
+            status = read_status(state(availability=availability))
+            self.assertEqual((status.usable, status.reset_at), expected, availability)
+
+    def test_every_field_is_required(self) -> None:
+        for name in STATE:
+            document = json.dumps({key: value for key, value in STATE.items() if key != name}).encode()
+            self.assertEqual(self.refused(document), f"the remote's status has no valid {name}")
+
+    def test_what_is_no_number(self) -> None:
+        for name in STATE:
+            for value in NO_NUMBERS:
+                document = state(**{name: "HERE"}).replace(b'"HERE"', value.encode())
+                said = self.refused(document)
+                self.assertIn(
+                    said, (f"the remote's status has no valid {name}", "the remote's status is not JSON")
+                )
+
+    def test_bounds(self) -> None:
+        self.assertEqual(read_status(state(plan_weight=0)).plan_weight, 0.0)
+        self.assertEqual(read_status(state(plan_weight=1e9)).plan_weight, 1e9)
+        for field, value in (
+            ("plan_weight", 1.1e9),
+            ("five_hour_utilization", 10_001),
+            ("weekly_utilization", 10_001),
+            ("five_hour_reset", 5_000_000_000),
+            ("weekly_reset", 5_000_000_000),
+        ):
+            self.refused(state(**{field: value}))
+
+    def test_other_fields(self) -> None:
+        """A newer instance may say more."""
+        more = state(fable=[1, {"x": None}], five_hour={"used": -1}, **{"": "", "größe": 1})
+        self.assertEqual(read_status(more), read_status(state()))
+
+    def test_no_object(self) -> None:
+        for document in (b"[]", b"5", b"null", b'"state"', b"true", b"[" + state() + b"]"):
+            self.assertEqual(self.refused(document), "the remote's status is no JSON object")
+
+    def test_no_json(self) -> None:
+        for document in (
+            b"",
+            b" ",
+            b"<html>secret</html>",
+            state()[:-1],
+            state() + state(),
+            state() + b"\0",
+            b"\xff\xfe" + state(),
+            state().decode().encode("utf-16"),
+            state().replace(b"plan", b"\xff"),
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+        ):
+            self.assertEqual(self.refused(document), "the remote's status is not JSON")
+
+    def test_white_space_around(self) -> None:
+        """A line that ends as on Windows."""
+        self.assertEqual(read_status(b" \t" + state() + b"\r\n"), read_status(state()))
+
+    def test_the_last_of_two(self) -> None:
+        """As JSON readers do."""
+        document = state().replace(b"{", b'{"plan_weight": null, ', 1)
+        self.assertEqual(read_status(document).plan_weight, 15.0)
+
+    def test_nothing_is_quoted(self) -> None:
+        for document in (b"hush", b'"hush"', state(plan_weight="hush"), b'{"hush": 1}'):
+            self.assertNotIn("hush", self.refused(document))
+
+    @settings(max_examples=300)
+    @given(st.binary(max_size=300))
+    @example(b"{" + b'"a":{' * 2000)
+    def test_garbage(self, document: bytes) -> None:
+        self.refused(document)
+
+    @settings(max_examples=200)
+    @given(
+        st.dictionaries(
+            st.sampled_from([*STATE, "availability", "other"]),
+            st.integers() | st.floats() | st.sampled_from(ODD_VALUES),
+        ),
+        st.booleans(),
+    )
+    def test_whatever_is_said(self, fields: dict[str, Any], is_whole: bool) -> None:
+        """It is refused, or every figure makes sense."""
+        document = json.dumps(STATE | fields if is_whole else fields).encode()
+        try:
+            status = read_status(document)
+        except AnswerMalformed:
+            return
+        self.assertIsInstance(status, RemoteStatus)
+        self.assertTrue(0 <= status.plan_weight <= 1e9)
+        self.assertTrue(0 <= status.reset_at <= 4_102_444_800)
+        for window in (status.limits.short, status.limits.weekly):
+            assert window is not None and window.utilization is not None
+            self.assertTrue(0 <= window.utilization <= 10_000)
+            self.assertTrue(0 <= window.resets_at <= 4_102_444_800)

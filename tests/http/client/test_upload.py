@@ -1,0 +1,147 @@
+"""Requests with large bodies: back-pressure, and answers that come before the end."""
+
+from __future__ import annotations
+
+import contextlib
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.http.failures import RequestNotSent, ResponseLost, UpstreamTimeout
+from ccmproxy.testing.pump import KIB
+from tests.http.upstream import Receiver, Scene
+
+OK = b"HTTP/1.1 200 OK\r\n"
+REPLY = OK + b"Content-Length: 5\r\n\r\nhello"
+UNTIL_CLOSE = OK + b"\r\nuntil the end"
+
+
+class UploadTests(SynchronousTestCase):
+    """Requests with large bodies."""
+
+    def test_small_body_goes_with_the_head(self) -> None:
+        scene = Scene()
+        scene.send([b"ab", b"", b"c"], b"POST")
+        scene.network.flush()
+        self.assertEqual(
+            scene.server.received,
+            b"POST /v1/x?y=z HTTP/1.1\r\nHost: upstream.test\r\nContent-Length: 3\r\n\r\nabc",
+        )
+
+    def test_large_body(self) -> None:
+        payload = [bytes([i]) * size for i, size in enumerate((1, 0, 200 * KIB, 64 * KIB, 3, 700 * KIB))]
+        scene = Scene()
+        receiver, _ = scene.send(payload, b"POST")
+        scene.network.flush()
+        self.assertTrue(scene.server.received.endswith(b"\r\n\r\n" + b"".join(payload)))
+        scene.server.transport.write(REPLY)
+        scene.settle()
+        self.assertEqual(receiver.outcome, "ended")
+        self.assertEqual(scene.pool.idle, 1, "the connection is used again")
+
+    def test_back_pressure(self) -> None:
+        """An upstream that reads slowly makes no buffer of ours grow."""
+        scene = Scene()
+        scene.send([bytes(64 * KIB)] * 64, b"POST")
+        scene.network.flush()
+        scene.server.transport.pauseProducing()
+        self.assertLess(scene.pump.client.peak, 260 * KIB)
+        scene.server.transport.resumeProducing()
+        scene.network.flush()
+        self.assertGreater(len(scene.server.received), 64 * 64 * KIB)
+        self.assertLess(scene.pump.client.peak, 260 * KIB)
+
+    def blocked_upload(self) -> tuple[Scene, Receiver]:
+        """4 MiB on the way to an upstream that reads nothing of it."""
+        scene = Scene()
+        receiver, _ = scene.send([bytes(64 * KIB)] * 64, b"POST")
+        scene.script = lambda server: server.transport.pauseProducing()  # type: ignore[method-assign]
+        scene.network.flush()
+        self.assertLess(len(scene.server.received), 200 * KIB)
+        return scene, receiver
+
+    def test_lost_while_uploading(self) -> None:
+        """Not sent whole: the upstream cannot have acted on it."""
+        scene, receiver = self.blocked_upload()
+        scene.server.transport.abortConnection()
+        scene.settle()
+        self.assertIsInstance(receiver.outcome, RequestNotSent)
+
+    def test_early_answer(self) -> None:
+        """A complete answer during the upload is delivered at once; what is left is not sent."""
+        scene, receiver = self.blocked_upload()
+        scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
+        scene.settle()
+        self.assertEqual((receiver.outcome, receiver.status, receiver.body), ("ended", 429, b"wait"))
+        self.assertEqual((scene.pool.idle, scene.pool.busy), (0, 0), "the connection is not used again")
+        self.assertTrue(scene.pump.client.disconnected)
+        self.assertLess(scene.pump.client.written, 400 * KIB)
+
+    def test_early_answer_while_the_upstream_reads_on(self) -> None:
+        scene, receiver = self.blocked_upload()
+        scene.server.transport.write(OK + b"Content-Length: 4\r\n\r\nwa")
+        scene.network.flush()
+        self.assertEqual(receiver.body, b"wa")
+        scene.server.transport.resumeProducing()
+        scene.script = lambda server: None  # type: ignore[method-assign]
+        scene.network.flush()
+        self.assertGreater(len(scene.server.received), 4096 * KIB, "the upload goes on beside the answer")
+        scene.server.transport.write(b"it")
+        scene.settle()
+        self.assertEqual((receiver.outcome, receiver.body), ("ended", b"wait"))
+        self.assertEqual(scene.pool.idle, 1)
+
+    def test_early_answer_broken_off(self) -> None:
+        scene, receiver = self.blocked_upload()
+        scene.server.transport.write(OK + b"Content-Length: 4\r\n\r\nwa")
+        scene.network.flush()
+        scene.server.transport.abortConnection()
+        scene.settle()
+        self.assertIsInstance(receiver.outcome, ResponseLost)
+
+    def test_early_answer_until_close(self) -> None:
+        scene, receiver = self.blocked_upload()
+        scene.server.transport.write(UNTIL_CLOSE)
+        scene.network.flush()
+        scene.server.transport.resumeProducing()
+        scene.script = lambda server: None  # type: ignore[method-assign]
+        scene.network.flush()
+        scene.server.transport.loseConnection()
+        scene.settle()
+        self.assertEqual((receiver.outcome, receiver.body), ("ended", b"until the end"))
+
+    def test_upload_stalls(self) -> None:
+        scene, receiver = self.blocked_upload()
+        scene.pass_time(599)
+        self.assertIsNone(receiver.outcome)
+        scene.pass_time(3)
+        self.assertIsInstance(receiver.outcome, UpstreamTimeout)
+        self.assertTrue(scene.pump.client.disconnected)
+
+    def test_slow_upload_is_no_stall(self) -> None:
+        """The first-byte time-out begins when the request has left; until then, progress counts."""
+        scene, receiver = self.blocked_upload()
+        for _ in range(10):
+            scene.pass_time(200)
+            scene.server.transport.resumeProducing()  # reads once, and pauses
+            scene.network.flush()
+            self.assertIsNone(receiver.outcome)
+
+    def test_first_byte_counts_from_the_end_of_the_upload(self) -> None:
+        scene, receiver = self.blocked_upload()
+        scene.pass_time(500)
+        scene.script = lambda server: None  # type: ignore[method-assign]
+        scene.server.transport.resumeProducing()
+        scene.network.flush()
+        scene.pass_time(590)
+        self.assertIsNone(receiver.outcome)
+        scene.pass_time(15)
+        self.assertIsInstance(receiver.outcome, UpstreamTimeout)
+
+    def test_provides(self) -> None:
+        scene = Scene()
+        scene.send([bytes(300 * KIB)], b"POST")
+        with contextlib.suppress(AssertionError):
+            scene.network.flush(1)
+        verifyObject(IPushProducer, scene.pump.client.producer)

@@ -1,0 +1,80 @@
+"""Bodies, kept or thrown away, up to their end."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.http.failures import BodyTooLarge
+from ccmproxy.http.framing import LAST_CHUNK, FramingError, chunk
+from ccmproxy.http.server.request_body import BodyReader
+from ccmproxy.http.server.request_head import CHUNKED
+from tests.http.test_framing import cut
+
+
+class BodyReaderTests(SynchronousTestCase):
+    """A reader, fed."""
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=300), st.binary(max_size=50), st.lists(st.integers(min_value=0)), st.booleans())
+    def test_ends_where_it_should(
+        self, payload: bytes, behind: bytes, places: list[int], chunked: bool
+    ) -> None:
+        raw = (chunk(payload) if payload else b"") + LAST_CHUNK if chunked else payload
+        reader = BodyReader(CHUNKED if chunked else len(payload))
+        reader.keep(300)
+        rest = b""
+        for piece in filter(None, cut(raw + behind, places)):
+            rest += piece if reader.complete else reader.feed(piece)
+        self.assertTrue(reader.complete)
+        self.assertEqual((b"".join(reader.chunks), rest), (payload, behind))
+        self.assertNotIn(b"", reader.chunks)
+
+    def test_nothing_to_come(self) -> None:
+        reader = BodyReader(0)
+        self.assertTrue(reader.complete)
+        reader.keep(0)
+        self.assertEqual(reader.feed(b"next"), b"next")
+        self.assertEqual(reader.chunks, [])
+
+    def test_pieces_are_kept_as_they_came(self) -> None:
+        reader = BodyReader(6)
+        reader.keep(6)
+        pieces = [b"abc", b"def"]
+        for piece in pieces:
+            reader.feed(piece)
+        self.assertIs(reader.chunks[0], pieces[0])
+
+    def test_tiny_chunks_do_not_multiply(self) -> None:
+        reader = BodyReader(CHUNKED)
+        reader.keep(10_000)
+        for _ in range(3):
+            reader.feed(chunk(b"a") * 1000)
+        self.assertEqual([len(piece) for piece in reader.chunks], [1000] * 3)
+
+    def test_announced_too_large(self) -> None:
+        with self.assertRaises(BodyTooLarge) as caught:
+            BodyReader(11).keep(10)
+        self.assertEqual(caught.exception.limit, 10)
+
+    def test_grows_too_large(self) -> None:
+        reader = BodyReader(CHUNKED)
+        reader.keep(10)
+        reader.feed(chunk(b"0123456789"))
+        with self.assertRaises(BodyTooLarge):
+            reader.feed(chunk(b"a"))
+
+    def test_thrown_away(self) -> None:
+        reader = BodyReader(10)
+        reader.keep(10)
+        reader.feed(b"abc")
+        reader.discard()
+        reader.feed(b"defg")
+        self.assertEqual((reader.chunks, reader.discarded, reader.complete), ([], 4, False))
+        self.assertEqual(reader.feed(b"hijk"), b"k")
+        self.assertTrue(reader.complete)
+
+    def test_broken(self) -> None:
+        with self.assertRaises(FramingError):
+            BodyReader(CHUNKED).feed(b"x\r\n")

@@ -1,0 +1,47 @@
+"""Retry-After: two forms, and much nonsense."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.http.retry_after import LONGEST, parse_retry_after, retry_after
+
+NOW = 1_795_000_000.0
+
+
+class RetryAfterTests(SynchronousTestCase):
+    """RFC 9110 section 10.2.3."""
+
+    def test_seconds(self) -> None:
+        self.assertEqual(parse_retry_after(" 120 ", NOW), 120)
+        self.assertEqual(parse_retry_after("0", NOW), 0)
+
+    def test_http_date(self) -> None:
+        self.assertEqual(parse_retry_after("Wed, 18 Nov 2026 12:27:40 GMT", 1_795_004_800.0), 60)
+        self.assertEqual(parse_retry_after("Wed, 18 Nov 2020 12:26:40 GMT", NOW), 0)
+
+    def test_nonsense_is_as_if_it_were_not_there(self) -> None:
+        for text in (
+            None,
+            "",
+            "soon",
+            "-5",
+            "1.5",
+            "1e3",
+            "99999999999999999999",
+            "٣",
+            str(int(LONGEST) + 1),
+        ):
+            self.assertIsNone(parse_retry_after(text, NOW), text)
+
+    @given(st.text(max_size=40))
+    def test_never_raises(self, text: str) -> None:
+        wait = parse_retry_after(text, NOW)
+        self.assertTrue(wait is None or 0 <= wait <= LONGEST)
+
+    def test_of_an_answer(self) -> None:
+        self.assertEqual(retry_after([(b"Retry-After", b"7")], NOW), 7)
+        self.assertIsNone(retry_after([(b"Retry-After", b"\xff")], NOW))
+        self.assertIsNone(retry_after([], NOW))

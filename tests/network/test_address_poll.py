@@ -1,0 +1,71 @@
+"""Looking every few seconds."""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.network.address_poll import INTERVAL, Look, PollMonitor, look
+
+
+class PollTests(SynchronousTestCase):
+    """PollMonitor, and what it looks at."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.seen: Look = (((1, "lo"),), "192.0.2.7", None)
+        self.told = 0
+        self.monitor = PollMonitor(self.clock, self.tell, lambda: self.seen)
+
+    def tell(self) -> None:
+        """Be told."""
+        self.told += 1
+
+    def test_changes(self) -> None:
+        verifyObject(INetworkMonitor, self.monitor)
+        self.monitor.start()
+        self.monitor.start()
+        changes: list[Look] = [
+            (((1, "lo"),), "192.0.2.8", None),
+            (((1, "lo"),), "192.0.2.8", "2001:db8::7"),
+            (((1, "lo"), (2, "eth0")), "192.0.2.8", "2001:db8::7"),
+            (((1, "lo"), (3, "eth0")), None, None),
+        ]
+        for number, change in enumerate(changes):
+            self.clock.advance(INTERVAL)
+            self.assertEqual(self.told, number)
+            self.seen = change
+            self.clock.advance(INTERVAL)
+            self.assertEqual(self.told, number + 1)
+
+    def test_stop(self) -> None:
+        self.monitor.start()
+        self.monitor.start()
+        self.monitor.stop()
+        self.monitor.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        # What changes meanwhile is no change.
+        self.seen = ((), None, None)
+        self.monitor.start()
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.told, 0)
+
+    def test_stopped_by_who_is_told(self) -> None:
+        monitor = PollMonitor(self.clock, lambda: monitor.stop(), lambda: self.seen)
+        monitor.start()
+        self.seen = ((), None, None)
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_this_machine(self) -> None:
+        links, first, second = look()
+        self.assertEqual(look(), (links, first, second))
+        for family, source in ((socket.AF_INET, first), (socket.AF_INET6, second)):
+            if source is not None:
+                socket.inet_pton(family, source.partition("%")[0])
+        for number, name in links:
+            self.assertEqual(socket.if_indextoname(number), name)

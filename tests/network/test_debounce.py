@@ -1,0 +1,58 @@
+"""Many calls, taken together."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.network.debounce import Debounce
+
+
+class DebounceTests(SynchronousTestCase):
+    """Debounce."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.told: list[float] = []
+        self.debounce = Debounce(self.clock, 1.0, lambda: self.told.append(self.clock.seconds()))
+
+    def test_together(self) -> None:
+        for _ in range(3):
+            self.debounce()
+            self.clock.advance(0.25)
+        self.assertEqual(self.told, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.told, [1.0])
+        self.clock.advance(10)
+        self.assertEqual(self.told, [1.0])
+        self.debounce()
+        self.clock.advance(1)
+        self.assertEqual(self.told, [1.0, 12.0])
+
+    def test_what_never_rests_is_told_all_the_same(self) -> None:
+        for _ in range(40):
+            self.debounce()
+            self.clock.advance(0.125)
+        self.assertEqual(len(self.told), 5)
+
+    def test_stop(self) -> None:
+        self.debounce()
+        self.debounce.stop()
+        self.debounce.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.debounce()
+        self.clock.advance(1)
+        self.assertEqual(len(self.told), 1)
+
+    def test_from_within(self) -> None:
+        """Who is told may cause the next one."""
+        self.debounce = Debounce(self.clock, 1.0, self.again)
+        self.debounce()
+        self.clock.pump([1] * 10)
+        self.assertEqual(len(self.told), 3)
+
+    def again(self) -> None:
+        """Count, and cause another, twice."""
+        self.told.append(0)
+        if len(self.told) < 3:
+            self.debounce()

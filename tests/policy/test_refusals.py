@@ -1,0 +1,112 @@
+"""The last word on requests that nobody served: outcome and state → status, reason, sentence."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
+from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
+from ccmproxy.policy.retry import AnswerKind, Failure, Verdict
+from ccmproxy.state.availability import Availability
+
+USABLE = Availability("usable")
+LIMITED = Availability("rate_limited", "rate_limited", "all of them", 100.0)
+REJECTED = Availability("temporarily_blocked", "rejected", "rejected until later", 100.0)
+GONE = Availability("unavailable", "unavailable", "credential a is unavailable: no file")
+
+
+class NobodyTests(SynchronousTestCase):
+    """No credential is left."""
+
+    def word(
+        self, availability: Availability, outcome: Failure | Verdict | None = None
+    ) -> Refusal | Availability:
+        return of_nobody(availability, outcome, "no token, for this reason", 503)
+
+    def told(
+        self, availability: Availability, outcome: Failure | Verdict | None = None
+    ) -> tuple[int, str, str]:
+        word = self.word(availability, outcome)
+        assert isinstance(word, Refusal)
+        return word.status, word.reason, word.message
+
+    def test_by_the_state_of_all(self) -> None:
+        self.assertIs(self.word(LIMITED), LIMITED)
+        self.assertEqual(self.told(GONE), (400, "credential_unavailable", GONE.message))
+        self.assertEqual(self.told(REJECTED), (400, "credential_unavailable", REJECTED.message))
+
+    def test_by_the_last_outcome(self) -> None:
+        for outcome, status, reason in (
+            (Failure.NOT_SENT, 502, "upstream_unreachable"),
+            (Failure.LOST, 502, "upstream_lost"),
+            (Failure.CARRIER_LOST, 502, "upstream_lost"),
+            (Failure.TIMED_OUT, 504, "upstream_timeout"),
+            (Failure.GARBLED, 502, "upstream_malformed"),
+        ):
+            for availability in (USABLE, LIMITED, GONE):
+                self.assertEqual(self.told(availability, outcome)[:2], (status, reason))
+
+    def test_no_token(self) -> None:
+        self.assertEqual(self.told(GONE, Failure.NO_TOKEN)[2], "no token, for this reason")
+        self.assertIs(self.word(LIMITED, Failure.NO_TOKEN), LIMITED)
+
+    def test_interrupted_while_another_could(self) -> None:
+        """The client's own retry finds it, after a second (spec 4.2)."""
+        word = self.word(USABLE, Failure.INTERRUPTED)
+        assert isinstance(word, Refusal)
+        self.assertEqual((word.status, word.retry_after), (503, 1))
+        self.assertIn("retry the request", word.message)
+        self.assertIs(self.word(LIMITED, Failure.INTERRUPTED), LIMITED)
+
+    def test_a_token_that_was_refused(self) -> None:
+        """Never 401."""
+        refused = Verdict(AnswerKind.AUTH_FAILED)
+        self.assertEqual(self.told(USABLE, refused)[:2], (502, "upstream_auth"))
+        self.assertEqual(self.told(GONE, refused)[0], 400)
+
+    def test_a_limit_of_which_nothing_is_known(self) -> None:
+        """Of another name, or without an end: the client is told of the one that it met."""
+        for kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED):
+            word = self.word(USABLE, Verdict(kind, 50.0))
+            assert isinstance(word, Availability)
+            self.assertEqual((word.state, word.reset_at), ("rate_limited", 50.0))
+
+    def test_what_is_no_limit_is_not_told_as_one(self) -> None:
+        for kind in (AnswerKind.REMOTE_REJECTED, AnswerKind.REMOTE_BUSY, AnswerKind.STREAM_FAILED):
+            self.assertIsInstance(self.word(USABLE, Verdict(kind, 50.0)), Refusal)
+
+    def test_a_remote_that_refuses_is_not_used_up(self) -> None:
+        self.assertEqual(self.told(REJECTED, Verdict(AnswerKind.REMOTE_REJECTED))[0], 400)
+
+    @given(
+        st.sampled_from([USABLE, LIMITED, REJECTED, GONE]),
+        st.one_of(st.none(), st.sampled_from(list(Failure)), st.sampled_from(list(AnswerKind)).map(Verdict)),
+    )
+    def test_there_is_always_a_word(
+        self, availability: Availability, outcome: Failure | Verdict | None
+    ) -> None:
+        word = self.word(availability, outcome)
+        if isinstance(word, Refusal):
+            self.assertTrue(word.status >= 400 and word.status != 401 and word.reason and word.message)
+        else:
+            self.assertEqual(word.state, "rate_limited")
+
+
+class OtherTests(SynchronousTestCase):
+    """Bodies that did not come, and tries that may not be repeated."""
+
+    def test_bodies(self) -> None:
+        for error, status in (
+            (BodyTooLarge(5), 413),
+            (BodyTimeout(), 408),
+            (BodyMalformed(), 400),
+            (ValueError(), 400),
+        ):
+            self.assertEqual(of_body(error).status, status)
+
+    def test_failures(self) -> None:
+        self.assertEqual(of_failure(Failure.TIMED_OUT).status, 504)
+        self.assertEqual(of_failure(None).reason, "upstream_lost")
+        self.assertEqual(of_failure(Verdict(AnswerKind.OK)).reason, "upstream_lost")

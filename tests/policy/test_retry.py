@@ -1,0 +1,80 @@
+"""What follows from an attempt."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.policy.retry import (
+    UNREACHABLE_TIME,
+    AnswerKind,
+    Failure,
+    Progress,
+    Step,
+    after_answer,
+    after_failure,
+)
+
+ALL_PROGRESS = [Progress(a, b) for a, b in product((False, True), repeat=2)]
+
+
+class RetryTests(SynchronousTestCase):
+    """Spec 4.4, case by case; together the tables are exhaustive."""
+
+    def test_answers_that_are_the_clients_business_are_relayed(self) -> None:
+        for kind, progress in product(
+            (AnswerKind.OK, AnswerKind.CLIENT_ERROR, AnswerKind.OTHER), ALL_PROGRESS
+        ):
+            self.assertIs(after_answer(kind, progress), Step.RELAY)
+
+    def test_any_429_moves_on(self) -> None:
+        kinds = (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.REQUEST_RATE_LIMITED)
+        for kind, progress in product(kinds, ALL_PROGRESS):
+            self.assertIs(after_answer(kind, progress), Step.NEXT)
+
+    def test_f13_a_stream_that_begins_with_its_failure_moves_on(self) -> None:
+        for progress in ALL_PROGRESS:
+            self.assertIs(after_answer(AnswerKind.STREAM_FAILED, progress), Step.NEXT)
+
+    def test_an_error_of_a_remote_itself_moves_on(self) -> None:
+        """Spec 4.4: it has done nothing for the request."""
+        for kind, progress in product((AnswerKind.REMOTE_REJECTED, AnswerKind.REMOTE_BUSY), ALL_PROGRESS):
+            self.assertIs(after_answer(kind, progress), Step.NEXT)
+
+    def test_a_refused_token_is_recovered_once(self) -> None:
+        self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress()), Step.RECOVER)
+        self.assertIs(after_answer(AnswerKind.AUTH_FAILED, Progress(recovered=True)), Step.NEXT)
+
+    def test_an_unsent_request_gets_one_fresh_connection(self) -> None:
+        self.assertIs(after_failure(Failure.NOT_SENT, Progress()), Step.AGAIN)
+        self.assertIs(after_failure(Failure.NOT_SENT, Progress(reconnected=True)), Step.NEXT)
+
+    def test_what_a_reverse_connection_took_with_it_is_tried_once_by_another_way(self) -> None:
+        """Spec 7.4: requests in flight fail over if they can, however long they were under way."""
+        for elapsed in (0.0, 10 * UNREACHABLE_TIME):
+            self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(), elapsed), Step.AGAIN)
+            self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(reconnected=True), elapsed), Step.NEXT)
+
+    def test_nobody_waits_for_ever_for_a_connection(self) -> None:
+        """Each credential may take as long as connecting may take: clients give up before the last of many."""
+        for progress in ALL_PROGRESS:
+            before = after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME - 0.001)
+            self.assertIn(before, (Step.AGAIN, Step.NEXT))
+            self.assertIs(after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME), Step.GIVE_UP)
+
+    def test_without_a_token_or_interrupted_it_moves_on_at_any_time(self) -> None:
+        """Nothing was sent, or what was sent was cancelled before anything came of it."""
+        for failure, progress in product((Failure.NO_TOKEN, Failure.INTERRUPTED), ALL_PROGRESS):
+            self.assertIs(after_failure(failure, progress, 10 * UNREACHABLE_TIME), Step.NEXT)
+
+    def test_what_may_have_been_acted_on_is_never_repeated(self) -> None:
+        """F14: a second run of the same turn could run a tool twice."""
+        for failure, progress in product((Failure.LOST, Failure.TIMED_OUT, Failure.GARBLED), ALL_PROGRESS):
+            self.assertIs(after_failure(failure, progress), Step.GIVE_UP)
+
+    def test_every_case_is_decided(self) -> None:
+        for kind, progress in product(AnswerKind, ALL_PROGRESS):
+            self.assertIsInstance(after_answer(kind, progress), Step)
+        for failure, progress in product(Failure, ALL_PROGRESS):
+            self.assertIsInstance(after_failure(failure, progress), Step)

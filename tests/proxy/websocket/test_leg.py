@@ -1,0 +1,216 @@
+"""Tests for :mod:`ccmproxy.proxy.websocket.leg`: what one side takes, and how it ends."""
+
+from __future__ import annotations
+
+from twisted.internet.error import ConnectionLost
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.proxy.forwarder import ForwarderOptions
+from ccmproxy.proxy.websocket.leg import CLOSE_TIME
+from ccmproxy.websocket.connection import Ping, Pong
+from tests.proxy.websocket.scene import COMPLETED, CREATE, DELTA, Scene, Socket
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class BackPressureTests(SynchronousTestCase):
+    """A side that does not read stops the other one, and no buffer grows."""
+
+    def stop(self, socket: Socket) -> None:
+        """Read nothing any more."""
+        socket.transport.pauseProducing()
+
+    def test_a_slow_client(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        pump = scene.proxy_listener.connections[-1]
+        self.stop(client)
+        piece = bytes(10 * KIB)
+        for _ in range(2000):
+            upstream.say(piece, False)
+        scene.settle()
+        self.assertLess(pump.server.peak, 300 * KIB)
+        self.assertGreater(upstream.transport.buffered, 18 * MIB)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual(len(client.messages), 2000)
+        self.assertEqual(upstream.transport.buffered, 0)
+
+    def test_a_slow_upstream(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        pump = scene.upstream_listener.connections[-1]
+        self.stop(upstream)
+        for _ in range(2000):
+            client.say(bytes(10 * KIB), False)
+        scene.settle()
+        self.assertLess(pump.client.peak, 300 * KIB)
+        upstream.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual(len(upstream.messages), 2000)
+
+    def test_little_that_becomes_much(self) -> None:
+        """One read of compressed messages is inflated as it is taken, not at once."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(compress=True)
+        client, upstream = scene.connected()
+        pump = scene.proxy_listener.connections[-1]
+        self.stop(client)
+        for _ in range(300):
+            upstream.say(bytes(200 * KIB), False)
+        scene.settle()
+        self.assertLess(pump.server.peak, 500 * KIB)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual(len(client.messages), 300)
+
+    def test_the_rest_of_who_is_gone(self) -> None:
+        """What had come before the upstream ended is passed on as the client takes it, its close as well."""
+        for polite in (True, False):
+            scene = Scene(self)
+            scene.on_asked = lambda socket: socket.accept(compress=True)
+            client, upstream = scene.connected()
+            self.stop(client)
+            for _ in range(50):
+                upstream.say(bytes(200 * KIB), False)
+            if polite:
+                upstream.close(4000)
+            scene.settle()
+            upstream.transport.loseConnection()
+            scene.settle()
+            client.transport.resumeProducing()
+            scene.settle()
+            self.assertEqual(len(client.messages), 50)
+            self.assertEqual(client.code, 4000 if polite else None)
+            client.transport.loseConnection()
+
+    def test_the_rest_of_who_broke_off(self) -> None:
+        """The connection is found broken while the client does not read; what had come is its all the same."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(compress=True)
+        client, upstream = scene.connected()
+        self.stop(client)
+        for _ in range(20):
+            upstream.say(bytes(200 * KIB), False)
+        scene.settle()
+        upstream.transport.abortConnection()
+        scene.settle()
+        # As a failing write would tell: the pump tells nothing to an end that does not read.
+        scene.upstream_listener.connections[-1].client._disconnect(ConnectionLost())
+        scene.settle()
+        self.assertIsNone(client.lost)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual(len(client.messages), 20)
+        self.assertIsNotNone(client.lost)
+
+    def test_who_never_reads_is_dropped(self) -> None:
+        scene = Scene(self, options=ForwarderOptions(stalled_client=60))
+        client, upstream = scene.connected()
+        self.stop(client)
+        for _ in range(100):
+            upstream.say(bytes(10 * KIB), False)
+        scene.pass_time(58)
+        self.assertIsNone(upstream.lost)
+        scene.pass_time(5)
+        self.assertIsNotNone(upstream.lost)
+        self.assertEqual(scene.results(), ["stalled"])
+
+    def test_pings_of_who_does_not_read(self) -> None:
+        """Only the last one is answered, when it reads again."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        pump = scene.proxy_listener.connections[-1]
+        self.stop(client)
+        upstream.say(bytes(300 * KIB), False)
+        scene.settle()
+        written = pump.server.written
+        assert client.connection is not None
+        for number in range(10_000):
+            client.transport.write(client.connection.send_ping(b"%d" % number))
+        scene.settle()
+        self.assertEqual(pump.server.written, written)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual([each for each in client.events if isinstance(each, Pong)], [Pong(b"9999")])
+
+
+class PingTests(SynchronousTestCase):
+    """Pings stay on their side."""
+
+    def test_answered_on_each_side(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        for one, other in ((client, upstream), (upstream, client)):
+            assert one.connection is not None
+            one.transport.write(one.connection.send_ping(b"hi") + one.connection.send_pong(b"unasked"))
+            scene.settle()
+            self.assertEqual(one.events, [Pong(b"hi")])
+            self.assertEqual([each for each in other.events if isinstance(each, Ping)], [])
+
+
+class CloseTests(SynchronousTestCase):
+    """Both sides close, or are made to."""
+
+    def test_an_upstream_that_does_not_answer_a_close(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        client.close(1000)
+        scene.settle()
+        self.assertIsNotNone(client.lost)
+        self.assertIsNone(upstream.lost)
+        scene.pass_time(int(CLOSE_TIME) + 1)
+        self.assertIsNotNone(upstream.lost)
+
+    def test_a_client_that_does_not_answer_a_close(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        upstream.close(1000)
+        scene.settle()
+        self.assertIsNone(client.lost)
+        for _ in range(3):
+            client.say(CREATE)
+            scene.pass_time(2)
+        scene.pass_time(1)
+        self.assertIsNotNone(client.lost)
+        self.assertEqual(upstream.messages, [])
+
+    def test_a_close_that_says_nonsense(self) -> None:
+        """It is told so, and the connection ends: there is no other close to wait for."""
+        for payload, code in ((b"\x03", 1002), (b"\x03\xed", 1002), (b"\x03\xe8\xff", 1007)):
+            scene = Scene(self)
+            client, upstream = scene.connected()
+            client.transport.write(bytes((0x88, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+            scene.settle()
+            self.assertEqual((client.code, upstream.code), (code, 1001))
+            self.assertIsNotNone(client.lost)
+
+    def test_garbage_in_place_of_an_answer(self) -> None:
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        upstream.close(1000)
+        scene.settle()
+        client.transport.write(b"\xff\xff\xff")
+        scene.settle()
+        self.assertIsNotNone(client.lost)
+
+    def test_a_slow_client_gets_the_rest_before_the_close(self) -> None:
+        """It may take longer than an answer may."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        client.transport.pauseProducing()
+        client.say(CREATE)
+        scene.settle()
+        upstream.say(DELTA + b" " * 300 * KIB)
+        upstream.say(COMPLETED)
+        upstream.close(1012)
+        scene.settle()
+        scene.pass_time(60)
+        self.assertIsNone(client.lost)
+        client.transport.resumeProducing()
+        scene.settle()
+        self.assertEqual((len(client.messages), client.code), (2, 1012))
+        client.close(1012)
+        scene.settle()
+        self.assertIsNotNone(client.lost)

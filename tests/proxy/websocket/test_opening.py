@@ -1,0 +1,396 @@
+"""Tests for :mod:`ccmproxy.proxy.websocket.opening`: handshakes, on both sides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.dialects.codex import CODEX
+from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.interfaces.credentials import ICredential
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.proxy.forwarder import ForwarderOptions
+from tests.conversation import PROXY, TOKEN, World
+from tests.proxy.websocket.scene import (
+    CREATE,
+    START,
+    ClientSocket,
+    Scene,
+    UpstreamSocket,
+    event,
+    upgrade_request,
+)
+
+
+class HandshakeTests(SynchronousTestCase):
+    """A client asks, the upstream is asked, both are answered."""
+
+    def test_upstream_first(self) -> None:
+        """Nothing is said to the client before the upstream has agreed."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: None
+        client = scene.open()
+        self.assertEqual(client.head, b"")
+        scene.upstream.accept()
+        scene.settle()
+        self.assertEqual(client.status, 101)
+
+    def test_what_the_upstream_is_asked(self) -> None:
+        """The client's fields, less what is between us and it, plus the account's."""
+        scene = Scene(self, options=ForwarderOptions(overrides={"X-Operator": ["yes"]}))
+        scene.open(
+            ("session-id", "s1"),
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("chatgpt-account-id", "the client's own"),
+            ("Sec-WebSocket-Protocol", "chat"),
+            compress=True,
+        )
+        upstream = scene.upstream
+        self.assertTrue(upstream.head.startswith(b"GET /v1/responses HTTP/1.1\r\n"), upstream.head)
+        fields = {name.lower(): value for name, value in upstream.fields()}
+        self.assertEqual(fields[b"host"], b"127.0.0.1:9000")
+        self.assertEqual(fields[b"authorization"], b"Bearer sk-secret-a")
+        self.assertEqual(fields[b"session-id"], b"s1")
+        self.assertEqual(fields[b"openai-beta"], b"responses_websockets=2026-02-06")
+        self.assertEqual(fields[b"x-operator"], b"yes")
+        self.assertEqual((fields[b"connection"], fields[b"upgrade"]), (b"Upgrade", b"websocket"))
+        self.assertNotEqual(fields[b"sec-websocket-key"], b"AAAAAAAAAAAAAAAAAAAAAA==")
+        for name in (b"x-forwarded-for", b"chatgpt-account-id", b"sec-websocket-protocol"):
+            self.assertNotIn(name, fields)
+        self.assertEqual(len(fields), len(upstream.fields()), "a field is there twice")
+
+    def test_the_clients_own_version_of_the_protocol(self) -> None:
+        scene = Scene(self)
+        scene.open(("OpenAI-Beta", "responses_websockets=2027-01-01"))
+        self.assertEqual(scene.upstream.field("openai-beta"), b"responses_websockets=2027-01-01")
+
+    def test_what_the_client_is_answered(self) -> None:
+        """The upstream's fields that it may see, and the state of all in place of that of one."""
+        scene = Scene(self)
+        scene.observe(0, 40.0)
+        scene.on_asked = lambda socket: socket.accept(
+            ("x-codex-turn-state", "ts-1"),
+            ("x-codex-primary-used-percent", "30"),
+            ("x-reasoning-included", "true"),
+            ("openai-model", "gpt-5.4"),
+            ("Set-Cookie", "a=b"),
+        )
+        client = scene.open()
+        self.assertEqual(client.status, 101)
+        self.assertEqual(client.field("x-codex-turn-state"), b"ts-1")
+        self.assertEqual(client.field("x-reasoning-included"), b"true")
+        self.assertEqual(client.field("openai-model"), b"gpt-5.4")
+        self.assertEqual(client.field("x-codex-primary-used-percent"), b"41.00")  # of the cap of 99 %
+        self.assertEqual(client.field("x-ocm-request-id"), b"req_1")
+        self.assertIsNone(client.field("set-cookie"))
+
+    def test_bad_handshakes(self) -> None:
+        """Told what is wrong, in the dialect's words; the upstream is not asked."""
+        scene = Scene(self)
+        for fields, status in (
+            ((("Sec-WebSocket-Key", ""),), 400),
+            ((("Sec-WebSocket-Key", "short"),), 400),
+            ((("Sec-WebSocket-Version", ""),), 426),
+            ((("Sec-WebSocket-Version", "8"),), 426),
+            ((("Connection", "keep-alive"),), 400),
+            ((("Upgrade", "xwebsocket"),), 400),
+        ):
+            client = scene.open(*fields)
+            self.assertEqual(client.status, status, fields)
+            self.assertIn("message", json.loads(client.received)["error"])
+            self.assertEqual(client.field("x-ccm-error"), b"bad_handshake")
+        self.assertEqual(client.field("sec-websocket-version"), None)
+        self.assertEqual(scene.open(("Sec-WebSocket-Version", "8")).field("sec-websocket-version"), b"13")
+        self.assertEqual(scene.upstreams, [])
+
+    def test_not_an_upgrade(self) -> None:
+        """HTTP/1.0, another method, a body."""
+        scene = Scene(self)
+        for request in (
+            upgrade_request().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+            upgrade_request(method="POST"),
+            upgrade_request(("Content-Length", "2")) + b"{}",
+        ):
+            client, _ = scene.dial()
+            client.transport.write(request)
+            scene.settle()
+            self.assertEqual(client.status, 400, request)
+        self.assertEqual(scene.upstreams, [])
+
+    def test_other_paths(self) -> None:
+        """Where there is no WebSocket, the field means nothing: an ordinary request."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.answer(200, b"[]")
+        client, _ = scene.dial()
+        client.transport.write(upgrade_request(path="/v1/models"))
+        scene.settle()
+        self.assertEqual((client.status, client.received), (200, b"[]"))
+        self.assertIsNone(scene.upstream.field("upgrade"))
+
+    def test_dialects_without_websocket(self) -> None:
+        scene = Scene(self, dialect=replace(CODEX, frames=None))
+        scene.on_asked = lambda socket: socket.answer(200, b"[]")
+        self.assertEqual(scene.open().status, 200)
+
+    def test_credentials_without_websocket(self) -> None:
+        """None that speaks it: 426. One that does: it is the one."""
+
+        class Frames(CodexFrames):
+            """Only ``b`` speaks WebSocket."""
+
+            def speaks(self, credential: ICredential) -> bool:
+                """As it says."""
+                return credential.tag == "b"
+
+        scene = Scene(self, dialect=replace(CODEX, frames=Frames()))
+        client = scene.open()
+        self.assertEqual((client.status, client.field("x-ccm-error")), (426, b"no_websocket"))
+        scene = Scene(self, 3, dialect=replace(CODEX, frames=Frames()))
+        self.assertEqual(scene.open().status, 101)
+        self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-b")
+
+    def test_no_new_ones_while_shutting_down(self) -> None:
+        """Neither for who asks, nor for who has asked."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: None
+        waiting = scene.open()
+        scene.forwarder.close_websockets(10)
+        scene.upstream.accept()
+        scene.settle()
+        self.assertEqual(waiting.status, 503)
+        self.assertEqual(scene.open().status, 503)
+
+
+class RefusalTests(SynchronousTestCase):
+    """The upstream does not agree."""
+
+    def test_rate_limited(self) -> None:
+        """The next account is asked, invisibly; what the refusal said is known."""
+        scene = Scene(self, 2)
+        body = json.dumps({"error": {"type": "usage_limit_reached", "resets_at": int(START) + 600}}).encode()
+
+        def asked(socket: UpstreamSocket) -> None:
+            if socket.field("authorization") == b"Bearer sk-secret-a":
+                socket.answer(429, body, ("x-codex-primary-used-percent", "100"))
+            else:
+                socket.accept()
+
+        scene.on_asked = asked
+        client = scene.open()
+        self.assertEqual(client.status, 101)
+        self.assertFalse(scene.accounts[0].is_usable())
+        self.assertEqual(scene.accounts[0].outcomes[LeaseOutcome.REFUSED], 1)
+        client.say(CREATE)
+        scene.settle()
+        self.assertEqual(scene.upstream.messages, [CREATE])
+
+    def test_all_rate_limited(self) -> None:
+        """In the client's own words, as HTTP."""
+        scene = Scene(self, 2)
+        body = json.dumps({"error": {"type": "usage_limit_reached", "resets_at": int(START) + 600}}).encode()
+        scene.on_asked = lambda socket: socket.answer(429, body)
+        client = scene.open()
+        self.assertEqual(client.status, 429)
+        self.assertEqual(json.loads(client.received)["error"]["type"], "usage_limit_reached")
+        self.assertEqual(json.loads(client.received)["error"]["resets_at"], int(START) + 600)
+
+    def test_relayed_refusals(self) -> None:
+        """Status, fields and body, as plain HTTP."""
+        for status in (400, 403, 404, 426, 500, 503):
+            scene = Scene(self)
+            scene.on_asked = lambda socket, status=status: socket.answer(  # type: ignore[misc]
+                status, b'{"detail":"no"}', ("Retry-After", "7"), ("x-codex-primary-used-percent", "3")
+            )
+            client = scene.open()
+            self.assertEqual((client.status, client.received), (status, b'{"detail":"no"}'))
+            self.assertEqual(client.field("retry-after"), b"7")
+            self.assertIsNone(client.field("x-codex-primary-used-percent"))
+            self.assertIsNone(client.field("upgrade"))
+
+    def test_a_refusal_that_takes_its_time(self) -> None:
+        """Its head has come in time: that is all that is asked for."""
+        scene = Scene(self)
+        head = b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
+        scene.on_asked = lambda socket: socket.transport.write(head + b"no")
+        client = scene.open()
+        scene.pass_time(30)
+        scene.upstream.transport.write(b"pe")
+        scene.settle()
+        self.assertEqual((client.status, client.received), (500, b"nope"))
+
+    def test_refused_token(self) -> None:
+        """Never 401: the client's own token is fine."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.answer(401)
+        client = scene.open()
+        self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_auth"))
+
+    def test_an_answer_that_is_none(self) -> None:
+        """200, a redirection, a 101 without or with a wrong Sec-WebSocket-Accept, or with what nobody asked for."""
+        bad = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        for answer in (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+            bad + b"\r\n",
+            bad + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+            b"HTTP/1.1 101 X\r\n\r\n",
+            b"SSH-2.0\r\n\r\n",
+        ):
+            scene = Scene(self)
+            scene.on_asked = lambda socket, answer=answer: socket.transport.write(answer)  # type: ignore[misc]
+            client = scene.open()
+            self.assertEqual(
+                (client.status, client.field("x-ccm-error")), (502, b"upstream_malformed"), answer
+            )
+            self.assertEqual(scene.results(), ["upstream_malformed"])
+
+    def test_extension_that_nobody_asked_for(self) -> None:
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(("Sec-WebSocket-Extensions", "x-strange"))
+        self.assertEqual(scene.open().status, 502)
+
+    def test_cannot_be_reached(self) -> None:
+        """Tried once more, then the other account; then told."""
+        scene = Scene(self, 2)
+        scene.upstream_listener.refusing = True
+        client = scene.open()
+        self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_unreachable"))
+        self.assertEqual(scene.upstream_listener.attempts, 4)
+
+    def test_closed_without_an_answer(self) -> None:
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.transport.loseConnection()
+        client = scene.open()
+        self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_lost"))
+
+    def test_never_answered(self) -> None:
+        """Sooner than clients give up."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: None
+        client = scene.open()
+        scene.pass_time(11)
+        self.assertEqual(client.head, b"")
+        scene.pass_time(3)
+        self.assertEqual((client.status, client.field("x-ccm-error")), (504, b"upstream_timeout"))
+        self.assertIsNotNone(scene.upstream.lost)
+
+    def test_interrupted(self) -> None:
+        """The account stops being usable while its upstream is asked: the next one."""
+        scene = Scene(self, 2)
+        scene.on_asked = lambda socket: None
+        client = scene.open()
+        scene.observe(0, 100.0)
+        scene.settle()
+        self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-b")
+        scene.upstream.accept()
+        scene.settle()
+        self.assertEqual(client.status, 101)
+
+    def test_a_client_that_leaves_meanwhile(self) -> None:
+        scene = Scene(self)
+        scene.on_asked = lambda socket: None
+        client = scene.open()
+        client.transport.loseConnection()
+        scene.settle()
+        self.assertIsNotNone(scene.upstream.lost)
+        self.assertEqual(scene.results(), ["client_gone"])
+
+
+class SimulatorTests(SynchronousTestCase):
+    """Whole conversations with the simulator, whose frames are wsproto's."""
+
+    def say(self, scene: Scene, client: ClientSocket, **fields: object) -> list[dict[str, Any]]:
+        """One request and its events; the client's own messages are forgotten then."""
+        client.events.clear()
+        client.say(event("response.create", model="gpt-5.4", store=False, stream=True, **fields))
+        scene.pass_time(3)
+        return [json.loads(data) for data in client.messages]
+
+    def test_a_session(self) -> None:
+        """A warm-up and two turns that build on each other, on one connection, compressed on both sides."""
+        scene = Scene(self, plans=["pro"])
+        client = scene.open(("session-id", "s1"), compress=True)
+        self.assertEqual(client.status, 101, client.received)
+        warm = self.say(scene, client, input=[], generate=False)
+        self.assertEqual([each["type"] for each in warm][-1], "response.completed")
+        self.assertEqual(scene.results(), [])
+        previous = warm[-1]["response"]["id"]
+        for _ in range(2):
+            events = self.say(
+                scene,
+                client,
+                previous_response_id=previous,
+                input=[
+                    {
+                        "type": "message",
+                        "role": "user",
+                        "content": [{"type": "input_text", "text": "größer?"}],
+                    }
+                ],
+            )
+            kinds = [each["type"] for each in events]
+            self.assertEqual(kinds[-1], "response.completed", events[-1])
+            self.assertIn("response.output_text.delta", kinds)
+            previous = events[-1]["response"]["id"]
+        self.assertEqual(scene.results(), ["served", "served"])
+        entry = next(entry for entry in scene.log if entry.get("result") == "served")
+        self.assertGreater(entry["tokens"].output, 0)
+        request = scene.simulator.requests[-1]
+        self.assertEqual(request.header(b"chatgpt-account-id"), scene.logins[0].account_id.encode())
+
+    def test_a_used_up_account(self) -> None:
+        """The next turn lands on the other account, and the client has seen nothing of it."""
+        scene = Scene(self, plans=["plus", "pro"])
+        client = scene.open()
+        scene.logins[0].exhaust()
+        events = self.say(scene, client, input=[])
+        self.assertEqual([each for each in events if each["type"] == "error"], [])
+        self.assertEqual(client.code, 1012)
+        again = scene.open()
+        events = self.say(scene, again, input=[])
+        self.assertEqual(events[-1]["type"], "response.completed", events)
+
+
+OCM = """
+services:
+  - type: ocm
+    listen_port: 8080
+    credential_path: {path}
+    users:
+      - {{name: alice, token: {token}}}
+    upstream:
+      api_url: http://127.0.0.1:9000/backend-api/codex
+      token_url: http://127.0.0.1:9000/oauth/token
+      usage_url: http://127.0.0.1:9000/backend-api/wham/usage
+{more}
+"""
+
+
+class ServiceTests(SynchronousTestCase):
+    """The whole service, from its configuration to its end."""
+
+    def test_a_service_that_stops(self) -> None:
+        """Its open WebSockets are told, and nothing of them is left."""
+        world = World(self, configuration=OCM, start=False, with_file=False)
+        login = world.simulator.add_codex_account()
+        with open(world.path, "wb") as file:
+            file.write(login.credentials_document())
+        world.start()
+        client = ClientSocket(False)
+        world.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
+        world.network.flush()
+        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKEN}")))
+        world.network.flush()
+        self.assertEqual(client.status, 101, client.received)
+        stopped = world.service.stopService()
+        world.network.flush()
+        self.assertEqual(client.code, 1001)
+        for _ in range(10):
+            world.network.advance(1)
+        self.successResultOf(stopped)
+        self.assertIsNotNone(client.lost)
+        self.assertEqual(world.upstream.open_connections, [])

@@ -1,0 +1,32 @@
+"""The surroundings that a real process gives."""
+
+from __future__ import annotations
+
+from random import Random
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.config import UpstreamConfig
+from ccmproxy.root.surroundings import Surroundings
+
+
+class RealSurroundingsTests(SynchronousTestCase):
+    """What is taken from a reactor."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.surroundings = Surroundings.of_reactor(self.reactor, Random(1))
+
+    def test_clock_and_endpoints_are_the_reactors(self) -> None:
+        self.reactor.advance(5)
+        self.assertEqual(self.surroundings.now(), self.reactor.seconds())
+        self.surroundings.listen("tcp:8080:interface=127.0.0.1")
+        way = self.surroundings.outbound(UpstreamConfig(), None)
+        way.endpoint("127.0.0.1", 9000, False)
+        self.assertEqual(self.reactor.tcpServers, [])
+
+    def test_certificates_that_cannot_be_used_are_named(self) -> None:
+        path = self.mktemp()
+        error = self.assertRaises(OSError, self.surroundings.outbound, UpstreamConfig(ca_path=path), None)
+        self.assertIn(path, str(error))

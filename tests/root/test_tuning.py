@@ -1,0 +1,28 @@
+"""The daemon's settings, in a process of their own: they are for good."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+PROGRAM = """
+import gc
+from ccmproxy.root.tuning import GC_THRESHOLD, tune_process
+tuned = tune_process()
+assert gc.get_freeze_count() > 0
+assert gc.get_threshold()[0] == GC_THRESHOLD
+print(tuned)
+"""
+
+
+class TuneProcessTests(SynchronousTestCase):
+    """It does what it says, and fails nowhere."""
+
+    def test_in_a_process_of_its_own(self) -> None:
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.stderr, "")
+        expected = "True" if platform.libc_ver()[0] == "glibc" else "False"
+        self.assertEqual(done.stdout.strip(), expected)

@@ -1,0 +1,148 @@
+"""Bytes go to the kernel at once, in order, and nothing is lost when it takes no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+
+from ccmproxy.testing.pump import Pump
+from ccmproxy.transports.tcp import direct_writer
+
+
+class Receiver(Protocol):
+    """Keeps what it receives; may stop reading."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep it."""
+        self.received += data
+
+    def connectionLost(self, reason: object = None) -> None:
+        """Say so."""
+        self.lost.callback(None)
+
+
+@implementer(IPushProducer)
+class Producer:
+    """Remembers whether it is paused."""
+
+    paused = False
+
+    def pauseProducing(self) -> None:
+        """Paused."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """Not any more."""
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Nothing."""
+
+
+class TCPTests(TestCase):
+    """On real sockets of the loopback address."""
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor  # noqa: TID251  # trial's own
+
+        self.reactor: Any = reactor
+
+    async def connect(self) -> tuple[Any, Receiver]:
+        server: list[Receiver] = []
+
+        def build() -> Receiver:
+            server.append(Receiver())
+            return server[-1]
+
+        port = await TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1").listen(
+            Factory.forProtocol(build)
+        )
+        self.addCleanup(port.stopListening)
+        client: Any = await TCP4ClientEndpoint(self.reactor, "127.0.0.1", port.getHost().port).connect(
+            Factory.forProtocol(Receiver)
+        )
+        assert client.transport is not None
+        while not server:
+            await deferLater(self.reactor, 0.001)
+
+        async def close() -> None:
+            assert client.transport is not None
+            client.transport.abortConnection()
+            await client.lost
+            await server[0].lost
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        return client, server[0]
+
+    def test_at_once(self) -> Deferred[None]:
+        async def test() -> None:
+            client, server = await self.connect()
+            write = direct_writer(client.transport)
+            write(b"hello")
+            # Nothing is queued: the kernel has it, though the reactor has not had a turn.
+            self.assertEqual(client.transport._tempDataBuffer, [])
+            while server.received != b"hello":
+                await deferLater(self.reactor, 0.001)
+
+        return Deferred.fromCoroutine(test())
+
+    def test_what_the_kernel_does_not_take_follows_in_order(self) -> Deferred[None]:
+        async def test() -> None:
+            client, server = await self.connect()
+            producer = Producer()
+            client.transport.registerProducer(producer, True)
+            assert server.transport is not None
+            server.transport.pauseProducing()  # type: ignore[attr-defined]
+            write = direct_writer(client.transport)
+            sent = bytearray()
+            for number in range(200):
+                piece = bytes([number]) * 50_000
+                sent += piece
+                write(piece)
+            self.assertTrue(producer.paused, "the transport's back-pressure holds")
+            server.transport.resumeProducing()  # type: ignore[attr-defined]
+            while len(server.received) < len(sent):
+                await deferLater(self.reactor, 0.001)
+            self.assertEqual(server.received, sent)
+            self.assertFalse(producer.paused)
+            client.transport.unregisterProducer()
+
+        return Deferred.fromCoroutine(test())
+
+    def test_a_broken_connection_is_the_transports_business(self) -> Deferred[None]:
+        async def test() -> None:
+            client, server = await self.connect()
+            write = direct_writer(client.transport)
+            assert server.transport is not None
+            server.transport.abortConnection()  # type: ignore[attr-defined]
+            await server.lost
+            for _ in range(10):
+                write(b"x" * 1000)
+            await client.lost
+            client.lost = Deferred()
+            write(b"after the end")
+            client.lost.callback(None)
+            server.lost = Deferred()
+            server.lost.callback(None)
+
+        return Deferred.fromCoroutine(test())
+
+
+class OtherTransportTests(SynchronousTestCase):
+    """Whatever is no TCP connection of Twisted's own."""
+
+    def test_its_own_write(self) -> None:
+        client, server = Receiver(), Receiver()
+        pump = Pump(client, server)
+        self.assertEqual(direct_writer(pump.client), pump.client.write)
