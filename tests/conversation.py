@@ -319,7 +319,7 @@ class World:
         self.network.flush()
         for account in self.entry.accounts.values():
             self.case.assertEqual(account.leases, set(), "a lease was not closed")
-        self.case.assertEqual(self.entry.forwarder.active, set(), "an exchange was not finished")
+        self.case.assertEqual(self.entry.forwarder.registry.exchanges, set(), "an exchange was not finished")
         stopped = self.service.stopService()
         for _ in range(60):
             self.network.advance(1)

@@ -261,7 +261,9 @@ class Federation:
                 *(remote.external for remote in instance.entry.externals.values()),
             ):
                 self.case.assertEqual(credential.leases, set(), "a lease was not closed")
-            self.case.assertEqual(instance.entry.forwarder.active, set(), "an exchange was not finished")
+            self.case.assertEqual(
+                instance.entry.forwarder.registry.exchanges, set(), "an exchange was not finished"
+            )
             self.case.assertEqual(instance.entry.receiver.sessions, set(), "a session is open")
         self.simulator.factory.abort_all()
         self.settle()

@@ -359,18 +359,18 @@ class ReceiverTests(ReverseTests):
         self.cut()
         self.assertTrue(client.broken)
         self.assertFalse(client.responses()[0].complete)
-        self.assertEqual(self.a.entry.forwarder.active, set())
+        self.assertEqual(self.a.entry.forwarder.registry.exchanges, set())
         self.assertEqual(self.federation.simulator.concurrent, 0)
 
     def test_a_client_that_leaves(self) -> None:
         """Is noticed at the far end."""
         self.federation.simulator.faults.next("hang")
         client = self.b.ask()
-        self.assertEqual(len(self.a.entry.forwarder.active), 1)
+        self.assertEqual(len(self.a.entry.forwarder.registry.exchanges), 1)
         assert client.transport is not None
         client.transport.loseConnection()
         self.federation.settle()
-        self.assertEqual(self.a.entry.forwarder.active, set())
+        self.assertEqual(self.a.entry.forwarder.registry.exchanges, set())
 
     def test_the_newest_wins(self) -> None:
         """And the one before is closed, when what is in flight on it has ended."""

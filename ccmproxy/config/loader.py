@@ -407,6 +407,7 @@ def _limits(options: schema.ServiceOptions) -> ServiceLimits:
         head_timeout=options.head_timeout,
         body_timeout=options.body_timeout,
         keepalive_timeout=options.keepalive_timeout,
+        client_stall_timeout=options.client_stall_timeout,
         ping_interval=options.ping_interval or None,
     )
 

@@ -437,6 +437,13 @@ class ServiceOptions(Options):
     keepalive_timeout: Timeout = Field(
         default=300.0, description="How long a connection without a request is kept open."
     )
+    client_stall_timeout: Timeout = Field(
+        default=600.0,
+        description=(
+            "A client that takes not a single byte of what waits for it for so long is disconnected. One that reads"
+            " slowly never is."
+        ),
+    )
     ping_interval: Duration = Field(
         default=0.0,
         description=(

@@ -59,6 +59,7 @@ class ServiceLimits:
     head_timeout: float = 30.0
     body_timeout: float = 60.0
     keepalive_timeout: float = 300.0
+    client_stall_timeout: float = 600.0
     ping_interval: float | None = None
 
 

@@ -74,12 +74,12 @@ class Attempt:
         "_held_size",
         "_meter",
         "_on_end",
+        "_paused",
+        "_quiet_ticks",
         "_request",
         "_rewriter",
         "_state",
         "answered",
-        "paused_ticks",
-        "quiet_ticks",
         "switched",
     )
 
@@ -100,9 +100,9 @@ class Attempt:
         self._rewriter: EventRewriter | None = None
         #: The connection, where the upstream has switched protocols; whoever takes it puts None here.
         self.switched: SwitchedConnection | None = None
-        #: Ticks of the forwarder's wheel since the last byte of the upstream, and since the client stopped reading.
-        self.quiet_ticks = 0
-        self.paused_ticks = 0
+        #: Seconds since the last byte of the upstream; whether the client takes no more for now.
+        self._quiet_ticks = 0
+        self._paused = False
 
     def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
         """Begin. Must be called once; sends nothing if the attempt was interrupted before."""
@@ -114,16 +114,17 @@ class Attempt:
         if self._state is _State.WAITING:
             self._call = connections.upgrade(head, self, self._switch)
 
-    # What the client protocol calls ---------------------------------------------------------------------------
+    # What the client protocol calls
 
-    def response_started(self, head: ResponseHead) -> None:
-        """The head is there. Whoever waits decides now, before a byte of the body is looked at."""
+    def response_started(self, head: ResponseHead, data: bytes) -> None:
+        """The head is there. Whoever waits decides now; ``data`` is held meanwhile."""
         if self._state is not _State.WAITING:
             return
         self._state = _State.HOLDING
+        if data:
+            self._held.append(data)
+            self._held_size = len(data)
         self.answered.callback(head)
-        if self._call is not None:
-            self._call.data_follows = False
         # mypy does not see that the callback may have changed the state.
         if self._state is _State.HOLDING and self._call is not None and self._collected is None:
             self._call.pauseProducing()
@@ -136,7 +137,7 @@ class Attempt:
     def response_data(self, data: bytes) -> None:
         """A piece of the body; passed on at once while relaying."""
         if self._state is _State.RELAYING:
-            self.quiet_ticks = 0
+            self._quiet_ticks = 0
             self._meter.feed(data)  # type: ignore[union-attr]  # set whenever relaying
             if self._rewriter is not None:
                 data = self._rewriter.feed(data)
@@ -167,7 +168,7 @@ class Attempt:
             if self._collected is not None:
                 self._finish_collecting()
 
-    # What the exchange calls ----------------------------------------------------------------------------------
+    # What the exchange calls
 
     async def collect(
         self, enough: Callable[[bytes], bool] | None = None, seconds: float = COLLECT_TIME
@@ -217,12 +218,13 @@ class Attempt:
         self._state = _State.RELAYING
         self._request, self._meter, self._on_end = request, meter, on_end
         self._rewriter = rewriter
-        # A rewriter may hold back the first piece, and the head must not wait for it.
-        follows = bool(self._held) or (self._call is not None and self._call.data_follows)
-        request.start_response(head, more=follows and rewriter is None)
-        held, self._held = self._held, []
-        for data in held:
-            self.response_data(data)
+        first = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held.clear()
+        if first:
+            meter.feed(first)
+            if rewriter is not None:
+                first = rewriter.feed(first)
+        request.start_response(head, first)
         if self._state is not _State.RELAYING:
             return
         if self._error is not None:
@@ -232,7 +234,7 @@ class Attempt:
         elif self._call is not None:
             request.register_producer(self)
             # What was held may be more than the client takes at once; then it resumes us.
-            if not self.paused_ticks:
+            if not self._paused:
                 self._call.resumeProducing()
 
     def discard(self) -> None:
@@ -270,37 +272,34 @@ class Attempt:
         if waiting:
             self.answered.errback(error)
 
-    # Producer: the client's side pauses the upstream -------------------------------------------------------
+    # Producer: the client's side pauses the upstream
 
     def pauseProducing(self) -> None:
         """The client reads slowly: stop reading from the upstream."""
-        self.paused_ticks = 1
+        self._paused = True
         if self._call is not None:
             self._call.pauseProducing()
 
     def resumeProducing(self) -> None:
-        self.paused_ticks = 0
+        self._paused = False
         if self._call is not None:
             self._call.resumeProducing()
 
     def stopProducing(self) -> None:
         """The client's connection is gone; its request says so by itself."""
 
-    # Ends -----------------------------------------------------------------------------------------------------
+    # Ends
 
-    def keep_alive(self, data: bytes) -> None:
-        """Write a sign of life, if the stream stands between two events (F44)."""
-        if self._state is _State.RELAYING and self._request is not None and not self.paused_ticks:
+    def tick(self, keep_alive: float, sign_of_life: bytes) -> None:
+        """Called once a second while relaying: after ``keep_alive`` seconds without a byte of the upstream (0: never)
+        write ``sign_of_life``, if the stream stands between two events (F44) and the client reads."""
+        self._quiet_ticks += 1
+        if not keep_alive or self._paused or self._quiet_ticks < keep_alive:
+            return
+        self._quiet_ticks = 0
+        if self._state is _State.RELAYING and self._request is not None:
             if self._meter is not None and self._meter.at_boundary:
-                self._request.write(data)
-
-    def drop_client(self) -> None:
-        """End a relay whose client does not read any more; it may as well be gone."""
-        request = self._request
-        if self._state is _State.RELAYING and request is not None:
-            request.unregister_producer()
-            request.abort()
-            self.client_gone()
+                self._request.write(sign_of_life)
 
     def _finish(self) -> None:
         self._state = _State.OVER

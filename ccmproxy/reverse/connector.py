@@ -131,7 +131,7 @@ class Connector:
         self.log.info("{tag}: reverse connection is up", tag=self.tag)
         session.when_lost().addCallback(lost)
 
-    def response_started(self, head: ResponseHead) -> None:
+    def response_started(self, head: ResponseHead, data: bytes) -> None:
         """Anything but a 101 is a refusal."""
         call, self._call = self._call, None
         if call is not None:

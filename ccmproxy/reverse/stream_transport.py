@@ -133,6 +133,10 @@ class StreamTransport:
                 self.producer_paused = True
                 self._call(cast(IPushProducer, producer).pauseProducing)
 
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the peer's window, or for the carrier."""
+        return self.stream.queue.size
+
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 

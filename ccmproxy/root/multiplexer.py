@@ -20,7 +20,9 @@ from ccmproxy.dialects.registry import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import IProvider
 from ccmproxy.policy.authentication import UserTokens
-from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.context import ProxyOptions
+from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.receiver import Receiver
 from ccmproxy.root.assembly import Assembly, same_login, same_remote
@@ -130,11 +132,11 @@ class MultiplexerService:
         self.accounts, self.externals = accounts, externals
         self.config = config
         limits = config.limits
-        self.forwarder.options = ForwarderOptions(
+        self.forwarder.options = ProxyOptions(
             max_body=limits.max_request_body,
             overrides=config.headers,
             keep_alive=limits.ping_interval or 0.0,
-            stalled_client=config.upstream.idle_timeout,
+            client_stall_timeout=limits.client_stall_timeout,
             max_per_user=limits.max_connections_per_user,
         )
         self.factory.limits = ServerLimits(
@@ -142,6 +144,7 @@ class MultiplexerService:
             head_timeout=limits.head_timeout,
             body_idle_timeout=limits.body_timeout,
             keepalive_timeout=limits.keepalive_timeout,
+            client_stall_timeout=limits.client_stall_timeout,
         )
         by_tag: dict[str, Account | External] = {each.tag: account for each, account in accounts.items()}
         by_tag |= {each.tag: remote.external for each, remote in externals.items()}
@@ -296,7 +299,7 @@ class MultiplexerService:
             self.log.warn(
                 "{name}: {count} requests did not end in time",
                 name=self.config.name,
-                count=len(self.forwarder.active),
+                count=len(self.forwarder.registry.exchanges),
             )
             self.factory.abort_all()
             await self._gone_within(ABORT_TIME)

@@ -9,7 +9,7 @@ from ccmproxy.dialects.base import Dialect
 from ccmproxy.http.message import Body, Headers, ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.refusals import of_body
-from ccmproxy.proxy.forwarder import Caller
+from ccmproxy.proxy.caller import Caller
 
 #: Nobody sends a body to these; one that comes all the same may be so long (bytes).
 LARGEST_BODY = 64 * 1024

@@ -13,8 +13,9 @@ from ccmproxy.http.headers import MOST_HOPS, hops
 from ccmproxy.http.message import ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
-from ccmproxy.proxy.exchange import LOGGED_PATH
-from ccmproxy.proxy.forwarder import Caller, Forwarder
+from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.forwarder import Forwarder
+from ccmproxy.proxy.proxied_request import LOGGED_PATH
 from ccmproxy.reverse.receiver import Receiver, Remote
 from ccmproxy.reverse.upgrading import problem_of_asking
 from ccmproxy.surfaces.own_endpoints import SessionsEndpoint

@@ -13,11 +13,11 @@ from zope.interface import implementer
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
-from ccmproxy.proxy.forwarder import Caller
+from ccmproxy.proxy.caller import Caller
 from ccmproxy.state.aggregate import aggregate, status_object
 from ccmproxy.surfaces.own_endpoints import answer_get
 
-#: A watcher that reads nothing for so long is dropped (seconds).
+#: A watcher that takes nothing for so long is dropped (seconds, spec 8.2).
 STALLED_WATCHER = 60.0
 #: So many states of one stream may follow each other at once, and one in so many seconds in the long run; what changes
 #: meanwhile is told as one. Instances that borrow from each other may each tell what the other's state makes of theirs,
@@ -77,7 +77,6 @@ class Watcher:
         #: When the states that were sent would be through, one every ``APART`` seconds.
         self._through = 0.0
         self._paused = False
-        self._stalled: IDelayedCall | None = None
         self._soon: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -86,6 +85,7 @@ class Watcher:
         """Send the head and the first state; subscribe."""
         self._endpoint.watchers.add(self)
         self._request.on_gone(self._stop)
+        self._request.stall_timeout = STALLED_WATCHER
         # nginx in front would otherwise gather lines until a buffer is full (F17).
         head = ResponseHead(200, b"OK", [*headers, (b"X-Accel-Buffering", b"no")])
         self._request.start_response(head)
@@ -125,10 +125,10 @@ class Watcher:
 
     def _stop(self) -> None:
         self._endpoint.watchers.discard(self)
-        for timer in (self._stalled, self._soon, self._look):
+        for timer in (self._soon, self._look):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._stalled = self._soon = self._look = None
+        self._soon = self._look = None
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
@@ -136,25 +136,15 @@ class Watcher:
     # The client's side pauses us ------------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The client does not read: hold back, and drop it if that lasts."""
+        """The client does not read: hold back. If that lasts, the server drops it."""
         self._paused = True
-        if self._stalled is None:
-            self._stalled = self._clock.callLater(STALLED_WATCHER, self._drop)
 
     def resumeProducing(self) -> None:
         self._paused = False
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
         self._send()
 
     def stopProducing(self) -> None:
         """The connection is gone; the request says so by itself."""
-
-    def _drop(self) -> None:
-        self._stalled = None
-        self._stop()
-        self._request.abort()
 
 
 def _wants_stream(query: bytes) -> bool:

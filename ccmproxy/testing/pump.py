@@ -92,6 +92,10 @@ class MemoryTransport:
         """Bytes in the write buffer."""
         return len(self._outgoing)
 
+    def unsent_bytes(self) -> int:
+        """Bytes that the other end has not been given: in the write buffer, and in the kernels', as it were."""
+        return len(self._outgoing) + len(self._wire)
+
     # ITransport
 
     def write(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.transports.stall import unsent_measure
 from ccmproxy.transports.tcp import direct_writer
 
 KIB: Final = 1024
@@ -391,6 +392,10 @@ class TLSTransport:
             self.abortConnection()
             return
         self._flush()
+
+    def unsent_bytes(self) -> int:
+        """Bytes that the transport below has not sent yet, encrypted."""
+        return unsent_measure(self.transport)()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))

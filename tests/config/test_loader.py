@@ -245,6 +245,7 @@ class ValueTests(SynchronousTestCase):
                 head_timeout: 3
                 body_timeout: 4
                 keepalive_timeout: 5
+                client_stall_timeout: 6
                 ping_interval: 15s
             log: {level: debug, format: json}
             shutdown_grace: 0
@@ -284,7 +285,7 @@ class ValueTests(SynchronousTestCase):
                 90,
             ),
         )
-        self.assertEqual(service.limits, ServiceLimits(1024**2, 2048, None, 3, 4, 5, 15))
+        self.assertEqual(service.limits, ServiceLimits(1024**2, 2048, None, 3, 4, 5, 6, 15))
         self.assertEqual((config.log, config.shutdown_grace), (LogConfig("debug", "json"), 0))
         self.assertEqual(config.secret_files, ("/etc/ccm/a.json", f"{HOME}/b/.credentials.json"))
 

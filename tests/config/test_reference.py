@@ -80,6 +80,7 @@ class ExampleTests(SynchronousTestCase):
             "head_timeout",
             "body_timeout",
             "keepalive_timeout",
+            "client_stall_timeout",
         ):
             self.assertEqual(getattr(given, name), getattr(plain, name), name)
         self.assertEqual(given.upstream, plain.upstream)

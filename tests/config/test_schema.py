@@ -96,6 +96,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(
             (service.head_timeout, service.body_timeout, service.keepalive_timeout), (30, 60, 300)
         )
+        self.assertEqual(service.client_stall_timeout, 600)
         upstream = service.upstream
         self.assertEqual(
             (upstream.connect_timeout, upstream.first_byte_timeout, upstream.idle_timeout), (10, 600, 600)

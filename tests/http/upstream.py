@@ -42,11 +42,13 @@ class Receiver:
         assert self.head is not None, self.outcome
         return self.head.status
 
-    def response_started(self, head: ResponseHead) -> None:
+    def response_started(self, head: ResponseHead, data: bytes) -> None:
         self._alive()
         assert self.head is None, "two heads"
         self.head = head
         self.on_start()
+        if data and not self.cancelled:
+            self.response_data(data)
 
     def response_data(self, data: bytes) -> None:
         self._alive()

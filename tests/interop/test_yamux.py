@@ -318,8 +318,7 @@ class GoTests(PeerCase):
             head = ResponseHead(200, b"OK", [])
             if request.head.target == b"/wait":
                 request.on_gone(lambda: cancelled.append("x"))
-                request.start_response(head, more=True)
-                request.write(b"begun")
+                request.start_response(head, b"begun")
             elif request.head.target == b"/cancelled":
                 request.respond(head, b"%d" % len(cancelled))
             else:

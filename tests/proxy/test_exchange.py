@@ -588,10 +588,11 @@ class DefectTests(SynchronousTestCase):
     def check(self, **defect: object) -> Client:
         world = World(self)
         forwarder = world.entry.forwarder
-        sound = forwarder.dialect
-        forwarder.dialect = replace(sound, **defect)  # type: ignore[arg-type]
+        sound = forwarder.context
+        broken = replace(sound.dialect, **defect)  # type: ignore[arg-type]
+        forwarder.context = replace(sound, dialect=broken)
         client = world.ask()
-        forwarder.dialect = sound
+        forwarder.context = sound
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(world.account.leases, set())
         self.assertEqual(world.results(), ["internal_error"])

@@ -8,7 +8,9 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.pool.single import SingleProvider
-from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.context import ProxyOptions
+from ccmproxy.proxy.forwarder import Forwarder
 from tests.conversation import TOKEN, World, message_request
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
@@ -23,7 +25,7 @@ class ForwarderTests(SynchronousTestCase):
         upstream = ManualUpstream(world)
         forwarder = world.entry.forwarder
         for number in range(3):
-            self.assertEqual(len(forwarder.active), number)
+            self.assertEqual(len(forwarder.registry.exchanges), number)
             world.ask(stream=True)
         for number, connection in enumerate(upstream.connections):
             connection.transport.write(STREAM_HEAD)
@@ -32,7 +34,7 @@ class ForwarderTests(SynchronousTestCase):
             connection.chunk(MESSAGE)
             connection.end()
             world.network.flush()
-            self.assertEqual(len(forwarder.active), 2 - number)
+            self.assertEqual(len(forwarder.registry.exchanges), 2 - number)
 
     def test_nothing_is_known_before_anything_was_learnt(self) -> None:
         world = World(self, start=False)
@@ -40,9 +42,9 @@ class ForwarderTests(SynchronousTestCase):
         world.start()
         forwarder = world.entry.forwarder
         caller = self.caller(world)
-        self.assertIsNone(forwarder.aggregate_for(caller))
+        self.assertIsNone(forwarder.context.aggregates.aggregate_for(caller))
         world.answer()
-        aggregate = forwarder.aggregate_for(caller)
+        aggregate = forwarder.context.aggregates.aggregate_for(caller)
         assert aggregate is not None
         self.assertIsNotNone(aggregate)
 
@@ -60,7 +62,7 @@ class ForwarderTests(SynchronousTestCase):
         for _ in range(30):
             world.network.advance(1)
         self.assertNotIn(b"event: ping", client.received)
-        world.entry.forwarder.options = ForwarderOptions(keep_alive=5)
+        world.entry.forwarder.options = ProxyOptions(keep_alive=5)
         for _ in range(10):
             world.network.advance(1)
         self.assertIn(b"event: ping", client.received)
@@ -69,7 +71,7 @@ class ForwarderTests(SynchronousTestCase):
 
     def test_the_wheel_stops(self) -> None:
         world = World(self)
-        forwarder = Forwarder(world.entry.forwarder.dialect, world.clock, world.clock.seconds)
+        forwarder = Forwarder(world.entry.forwarder.context.dialect, world.clock, world.clock.seconds)
         before = len(world.clock.getDelayedCalls())
         forwarder.stop()
         forwarder.start()
@@ -97,7 +99,7 @@ class LimitTests(SynchronousTestCase):
         self.assertRegex(refused.header("x-ccm-request-id") or "", "^req_")
         self.assertEqual(refused.json()["request_id"], refused.header("x-ccm-request-id"))
         self.assertEqual([client.responses() for client in clients], [[]] * 3)
-        self.assertEqual(world.entry.forwarder.under_way, {"alice": 3})
+        self.assertEqual(world.entry.forwarder.registry.under_way, {"alice": 3})
 
     def test_a_refusal_does_not_count(self) -> None:
         world = self.world()
@@ -144,10 +146,11 @@ class LimitTests(SynchronousTestCase):
 
         def crash() -> None:
             forwarder = world.entry.forwarder
-            sound = forwarder.dialect
-            forwarder.dialect = replace(sound, metering=None)  # type: ignore[arg-type]
+            sound = forwarder.context
+            broken = replace(sound.dialect, metering=None)  # type: ignore[arg-type]
+            forwarder.context = replace(sound, dialect=broken)
             world.ask()
-            forwarder.dialect = sound
+            forwarder.context = sound
             self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
         head = f"POST /v1/messages HTTP/1.1\r\nHost: p\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -172,11 +175,11 @@ class LimitTests(SynchronousTestCase):
             end()
             for _ in range(3):
                 world.network.advance(1)
-            self.assertEqual(world.entry.forwarder.under_way, {}, number)
+            self.assertEqual(world.entry.forwarder.registry.under_way, {}, number)
         world.login.exhaust("five_hour", 3600)
         for _ in range(3):
             self.assertEqual(world.answer().header("x-ccm-error"), "rate_limited")
-        self.assertEqual(world.entry.forwarder.under_way, {})
+        self.assertEqual(world.entry.forwarder.registry.under_way, {})
 
     def test_under_way_until_its_last_byte(self) -> None:
         world = self.world()
@@ -198,7 +201,7 @@ class LimitTests(SynchronousTestCase):
         world.simulator.faults.next("hang", times=2)
         world.ask()
         world.ask(token=BOB)
-        self.assertEqual(world.entry.forwarder.under_way, {"alice": 1, "bob": 1})
+        self.assertEqual(world.entry.forwarder.registry.under_way, {"alice": 1, "bob": 1})
         self.assertEqual([world.answer(token=token).status for token in (TOKEN, BOB)], [429, 429])
 
     def test_our_own_endpoints_are_not_counted(self) -> None:
@@ -209,21 +212,21 @@ class LimitTests(SynchronousTestCase):
             self.assertEqual(world.get(f"/ccm/v1/{path}").status, 200)
 
     def test_a_websocket_is_one_as_long_as_it_is_open(self) -> None:
-        scene = Scene(self, options=ForwarderOptions(max_per_user=1))
+        scene = Scene(self, options=ProxyOptions(max_per_user=1))
         client, _ = scene.connected()
-        self.assertEqual(scene.forwarder.under_way, {"alice": 1})
+        self.assertEqual(scene.forwarder.registry.under_way, {"alice": 1})
         refused = scene.open()
         self.assertEqual((refused.status, refused.field("retry-after")), (429, b"1"))
         self.assertEqual(len(scene.upstreams), 1)
         client.transport.abortConnection()
         scene.settle()
-        self.assertEqual(scene.forwarder.under_way, {})
+        self.assertEqual(scene.forwarder.registry.under_way, {})
         self.assertEqual(scene.open().status, 101)
 
     def test_a_websocket_that_came_to_nothing(self) -> None:
-        scene = Scene(self, options=ForwarderOptions(max_per_user=1))
+        scene = Scene(self, options=ProxyOptions(max_per_user=1))
         self.assertEqual(scene.open(("Sec-WebSocket-Version", "8")).status, 426)
-        self.assertEqual(scene.forwarder.under_way, {})
+        self.assertEqual(scene.forwarder.registry.under_way, {})
         scene.on_asked = lambda socket: socket.answer(400)
         self.assertEqual(scene.open().status, 400)
-        self.assertEqual(scene.forwarder.under_way, {})
+        self.assertEqual(scene.forwarder.registry.under_way, {})

@@ -680,8 +680,8 @@ class ConnectionTests(StreamTestCase):
         entry = world.entry
         self.assertEqual(len(world.results()), 200)
         self.assertEqual(world.account.leases, set())
-        self.assertEqual(entry.forwarder.active, set())
-        self.assertEqual(entry.forwarder._relays, set())
+        self.assertEqual(entry.forwarder.registry.exchanges, set())
+        self.assertEqual(entry.forwarder.registry.streams, set())
         self.assertEqual(entry.factory.connections, set())
         connections = world.account.upstream.connections
         self.assertEqual((connections.busy, connections.connecting), (0, 0))

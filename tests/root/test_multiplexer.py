@@ -165,7 +165,7 @@ class DrainTests(MultiplexerCase):
         self.assertEqual(self.status(client), 200)
         self.successResultOf(stopped)
         self.assertFalse(self.a.connector("b").is_up)
-        self.assertEqual(self.a.entry.forwarder.active, set())
+        self.assertEqual(self.a.entry.forwarder.registry.exchanges, set())
         self.assertEqual(self.a.answer(user="b").status, 200)
 
     def test_the_borrower_has_only_so_much_time(self) -> None:
@@ -176,7 +176,7 @@ class DrainTests(MultiplexerCase):
         self.federation.pass_time(5)
         self.assertTrue(client.broken)
         self.successResultOf(stopped)
-        self.assertEqual(self.a.entry.forwarder.active, set())
+        self.assertEqual(self.a.entry.forwarder.registry.exchanges, set())
 
     def test_the_lender_dials_until_the_borrower_is_back(self) -> None:
         self.successResultOf(self.stop(self.b))

@@ -112,10 +112,12 @@ class StatusWatch:
 
     # ResponseReceiver -------------------------------------------------------------------------------------
 
-    def response_started(self, head: ResponseHead) -> None:
+    def response_started(self, head: ResponseHead, data: bytes) -> None:
         """The stream begins, or is refused."""
         if head.status == 200:
             self._began = self._clock.seconds()
+            if data:
+                self.response_data(data)
             return
         self._close()
         if head.status in HOPELESS:

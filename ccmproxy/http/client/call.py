@@ -44,8 +44,9 @@ class ResponseReceiver(typing.Protocol):
     An exception from one of these methods is logged and the call cancelled.
     """
 
-    def response_started(self, head: ResponseHead) -> None:
-        """The final response's head. Interim responses (1xx) are not shown."""
+    def response_started(self, head: ResponseHead, data: bytes) -> None:
+        """The final response's head, and what has come of the body in the same read, maybe nothing: so that whoever
+        passes both on can do so in one write. Interim responses (1xx) are not shown."""
 
     def response_data(self, data: bytes) -> None:
         """A piece of the body, in the reactor turn that brought it. Never empty."""
@@ -83,7 +84,6 @@ class Call:
         "abandon",
         "body",
         "connection",
-        "data_follows",
         "head",
         "last",
         "method",
@@ -107,8 +107,6 @@ class Call:
         self.last = False
         self.paused = False
         self.over = False
-        #: While ``response_started`` runs: bytes of the body, or its end, follow before it is the reactor's turn again.
-        self.data_follows = False
         #: Gets the connection if the upstream switches protocols; None where that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
         #: Undoes what is going on while there is no connection yet.

@@ -334,39 +334,40 @@ class HTTPClientProtocol:
         self._start_body(ResponseHead(status, match[3] or b"", headers), length, data)
 
     def _start_body(self, head: ResponseHead, length: int | None, data: bytes) -> None:
-        """Pass the head on, and get ready for ``length`` bytes of body (-1: chunked, None: until the end), of which
-        ``data`` has come already."""
+        """Pass the head on, and ``data``, which came in the same read; then get ready for the rest of a body of
+        ``length`` bytes (-1: chunked, None: until the end)."""
         call = self._call
         assert call is not None
         if not response_has_body(call.method, head.status):
             length = 0
+        problem: HttpParserError | None = None
         if length == -1:
             self._mode = _CHUNKED
             self._overhead = 0
             self._pieces: list[bytes] = []
             self._parser = HttpResponseParser(self)
             self._parser.feed_data(_CHUNKED_HEAD)
+            if data:
+                data, problem = self._unchunk(data)
         elif length is None:
             self._mode = _UNTIL_CLOSE
             self._keep_alive = False
         else:
             self._mode = _SIZED
             self._remaining = length
-        # Of a chunked body only if some of its first chunk is there, not just of the line with its size.
-        call.data_follows = bool(data) if length != -1 else 0 <= data.find(b"\r\n") < len(data) - 2
+            data = self._take_sized(data)
+        if data:
+            self._heard = True
         try:
-            call.receiver.response_started(head)
+            call.receiver.response_started(head, data)
         except Exception:
             self._receiver_failed()
         if self._call is not call:
             return
-        if length == 0 and data:
-            self._keep_alive = False
+        if self._mode == _CHUNKED:
+            self._check_chunks(problem)
+        elif self._mode == _SIZED and not self._remaining:
             self._end()
-        elif length == 0:
-            self._end()
-        elif data:
-            self.dataReceived(data)
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
         """HTTP is over here: whoever asked for another protocol gets the connection."""
@@ -384,35 +385,57 @@ class HTTPClientProtocol:
             switched.abort()
 
     def _receive_sized(self, data: bytes) -> None:
-        extra = len(data) - self._remaining
-        if extra < 0:
-            self._remaining = -extra
+        rest = self._remaining - len(data)
+        if rest > 0:
+            self._remaining = rest
             self._deliver(data)
             return
-        if extra:
-            self._keep_alive = False
-            data = data[: self._remaining]
-        self._remaining = 0
         call = self._call
-        self._deliver(data)
+        self._deliver(self._take_sized(data))
         if self._call is call:
             self._end()
 
+    def _take_sized(self, data: bytes) -> bytes:
+        """What of ``data`` belongs to a body of known length."""
+        extra = len(data) - self._remaining
+        if extra <= 0:
+            self._remaining = -extra
+            return data
+        # More than was announced: what comes next on this connection cannot be trusted.
+        self._keep_alive = False
+        data = data[: self._remaining]
+        self._remaining = 0
+        return data
+
     def _receive_chunks(self, data: bytes) -> None:
-        self._overhead += len(data)
         call = self._call
+        data, problem = self._unchunk(data)
+        if data:
+            self._deliver(data)
+            if self._call is not call:
+                return
+        if problem is not None or self._done or self._overhead > self._owner.limits.head_size:
+            self._check_chunks(problem)
+
+    def _unchunk(self, data: bytes) -> tuple[bytes, HttpParserError | None]:
+        """Take the chunked coding off; the second is what is wrong with it, behind what could still be read.
+
+        All chunks of one read are passed on together: a burst of small ones costs one write, not one each.
+        """
+        self._overhead += len(data)
         problem: HttpParserError | None = None
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]  # there is one in this mode
         except HttpParserError as error:
             problem = error
         pieces = self._pieces
-        if pieces:
-            # Passed on together, still in this turn: a burst of small chunks costs one write, not one each.
-            self._pieces = []
-            self._deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            if self._call is not call:
-                return
+        if not pieces:
+            return b"", problem
+        self._pieces = []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), problem
+
+    def _check_chunks(self, problem: HttpParserError | None) -> None:
+        """End the call if the chunks have ended, or are not as they should be."""
         if problem is not None:
             if not self._done:
                 self._fail(UpstreamProtocolError(f"malformed body from the upstream: {problem}"))

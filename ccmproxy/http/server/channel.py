@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITCPTransport, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -13,18 +12,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
-from ccmproxy.http.framing import FramingError, join_head
+from ccmproxy.http.framing import FramingError
 from ccmproxy.http.message import Body
+from ccmproxy.http.server.owner import KIB, ConnectionOwner, last_answer
 from ccmproxy.http.server.request import ServerRequest
-from ccmproxy.http.server.request_body import BodyReader
+from ccmproxy.http.server.request_body import BodyIntake, no_body
 from ccmproxy.http.server.request_head import check_partial, parse_request_head
+from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import direct_writer, set_socket_options
-
-if TYPE_CHECKING:
-    from ccmproxy.http.server.factory import HTTPServerFactory
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
 
 _log = Logger()
 
@@ -35,28 +30,6 @@ _NEVER: Final = float("inf")
 _HELD_LIMIT: Final = 64 * KIB
 #: Seconds in which one who sent something that is not HTTP may read the answer.
 _LINGER: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """What a client may take of a server. Sizes in bytes, times in seconds.
-
-    ``head_size``: request line and header fields (431). ``head_timeout``: for a whole head, from its first
-    byte or, for the first one, from the beginning of the connection (408 if any of it came).
-    ``body_idle_timeout``: without a byte of a body that is being received (BodyTimeout).
-    ``keepalive_timeout``: between requests. ``drain_size``, ``drain_timeout``: how much of a body is read and
-    thrown away, and for how long, after it was answered early, so that the client comes to read the answer
-    instead of being reset (RFC 9112 section 9.6). ``stall_timeout``: a client that reads nothing of what is
-    waiting for it is dropped.
-    """
-
-    head_size: int = 64 * KIB
-    head_timeout: float = 30.0
-    body_idle_timeout: float = 60.0
-    keepalive_timeout: float = 300.0
-    drain_size: int = 128 * MIB
-    drain_timeout: float = 30.0
-    stall_timeout: float = 600.0
 
 
 #: What the bytes that arrive belong to. A head: of the next request. Held: nothing yet, the request at hand
@@ -86,36 +59,30 @@ class HTTPServerProtocol(Protocol):
     begins no other request.
 
     ``send``: writes to the transport. ``deadline``: when something must have happened, in the clock's seconds;
-    the factory looks at it every second.
+    the owner looks at it every second.
     """
 
     transport: IConnection
 
-    def __init__(self, factory: HTTPServerFactory) -> None:
-        self.factory: HTTPServerFactory = factory
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
         self.send: Callable[[bytes], None] = _nowhere
         self.deadline = _NEVER
         self.is_blocked = False
-        self._blocked_since = _NEVER
         self._arriving = _HEAD
         self._buffer = b""
         self._searched = 0  # bytes of the buffer that hold no end of a head
         self._served = False  # a request has been received on this connection
-        self._wasted = 0  # bytes thrown away
         self._reading = True
         self._dispatching = False
         self._request: ServerRequest | None = None
-        self._body: BodyReader | None = None
-        self._continue_expected = False
-        self._on_body: Callable[[Body], None] | None = None
-        self._on_body_error: Callable[[Exception], None] | None = None
-        self._body_limit = 0
+        self._body: BodyIntake | None = None
         self._successor: IProtocol | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether the request at hand is the last one: the server is stopping."""
-        return self.factory.stopping
+        return self._owner.stopping
 
     @property
     def is_idle(self) -> bool:
@@ -123,17 +90,17 @@ class HTTPServerProtocol(Protocol):
         return self._arriving == _HEAD and not self._buffer
 
     # What the transport calls
-    # ---------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        self.factory.connection_made(self)
+        self._owner.connection_made(self)
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             set_socket_options(transport)
         self.send = direct_writer(transport)
+        self._stall = StallWatch(transport)
         self._peer = transport.getPeer()
         transport.registerProducer(self, True)
-        self.deadline = self._after(self.factory.limits.head_timeout)
+        self.deadline = self._after(self._owner.limits.head_timeout)
 
     def dataReceived(self, data: bytes) -> None:
         arriving = self._arriving
@@ -143,7 +110,7 @@ class HTTPServerProtocol(Protocol):
             else:
                 self._buffer = data
                 if self._served:
-                    self.deadline = self._after(self.factory.limits.head_timeout)
+                    self.deadline = self._after(self._owner.limits.head_timeout)
             self._dispatch()
             if self.is_blocked and len(self._buffer) > _HELD_LIMIT:
                 self._pause_reading()
@@ -162,24 +129,24 @@ class HTTPServerProtocol(Protocol):
         self.deadline = _NEVER
         self._arriving = _NOTHING
         self._buffer = b""
-        self._forget_body()
+        self._body = None
         request, self._request = self._request, None
         if request is not None:
             self.call(request.gone)
         successor, self._successor = self._successor, None
         if successor is not None:
             self.call(successor.connectionLost, reason)
-        self.factory.connection_lost(self)
+        self._owner.connection_lost(self)
 
     def pauseProducing(self) -> None:
         self.is_blocked = True
-        self._blocked_since = self.factory.clock.seconds()
+        self._stall.blocked(self._owner.clock.seconds())
         if self._request is not None and self._request.producer is not None:
             self._request.producer.pauseProducing()
 
     def resumeProducing(self) -> None:
         self.is_blocked = False
-        self._blocked_since = _NEVER
+        self._stall.released()
         if self._request is None:
             self._dispatch()
             if self._arriving == _HEAD:
@@ -191,13 +158,22 @@ class HTTPServerProtocol(Protocol):
         """The transport says so when the connection is lost; connectionLost follows."""
 
     # What the factory calls
-    # -----------------------------------------------------------------------------------
 
     def check_deadline(self, now: float) -> None:
-        """Act on a deadline that has passed; ``now`` in the clock's seconds."""
-        if now - self._blocked_since >= self.factory.limits.stall_timeout:
-            if self._request is not None:
-                self._request.give_up()
+        """Act on what has lasted too long; ``now`` in the clock's seconds. To be called every second."""
+        stalled = self._stall.seconds(now)
+        request = self._request
+        timeout = self._owner.limits.client_stall_timeout
+        if request is not None and request.stall_timeout < timeout:
+            timeout = request.stall_timeout
+        if stalled >= timeout:
+            _log.info(
+                "client {peer} dropped: it has taken nothing for {seconds} s",
+                peer=self._peer,
+                seconds=int(stalled),
+            )
+            if request is not None:
+                request.give_up()
             else:
                 self.abort()
         elif now >= self.deadline:
@@ -212,12 +188,11 @@ class HTTPServerProtocol(Protocol):
         """Drop the connection at once."""
         self._arriving = _NOTHING
         self._buffer = b""
-        self._forget_body()
+        self._body = None
         self.deadline = _NEVER
         self.transport.abortConnection()
 
     # What the request calls
-    # -----------------------------------------------------------------------------------
 
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
@@ -226,44 +201,33 @@ class HTTPServerProtocol(Protocol):
         body = self._body
         if self._arriving != _HELD or body is None:
             raise RuntimeError("the body has been asked for already")
-        self._on_body, self._on_body_error = on_body, on_error
         try:
-            body.keep(limit)
+            body.ask(limit, on_body, on_error)
         except BodyTooLarge as error:
             self._body_failed(error)
             return
         data, self._buffer = self._buffer, b""
-        if data:
-            self._continue_expected = False
-        if self._continue_expected:
-            self._continue_expected = False
+        if body.continue_expected and not data:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body.continue_expected = False
         self._arriving = _BODY
         self._resume_reading()
-        if data or body.complete:
+        if data or body.is_complete:
             self._take_body(data)
         else:
-            self.deadline = self._after(self.factory.limits.body_idle_timeout)
+            self.deadline = self._after(self._owner.limits.body_idle_timeout)
 
     def leave_body(self) -> bool:
-        """The response begins. Whether all of the request has been received; what still comes is thrown
-        away."""
+        """The response begins. Whether all of the request has been received; what still comes is thrown away."""
         body = self._body
-        self._forget_body()
         if body is None:
             return self._arriving == _HELD
-        body.discard()
+        body.forget()
         if self._arriving == _HELD:
             data, self._buffer = self._buffer, b""
-            try:
-                rest = body.feed(data)
-            except FramingError:
+            self._buffer = body.waste(data)
+            if body.is_complete:
                 self._body = None
-                self._arriving = _WASTE
-                return False
-            if body.complete:
-                self._body = None
-                self._buffer = rest
                 return True
         self._arriving = _WASTE
         self.deadline = _NEVER
@@ -274,14 +238,14 @@ class HTTPServerProtocol(Protocol):
         """The response has been written; ``close``: it was the last one."""
         self._request = None
         if self._arriving == _WASTE:
-            complete = self._body is not None and self._body.complete
-            if self._reading and not complete:
-                self.deadline = self._after(self.factory.limits.drain_timeout)
+            if self._reading and not (self._body is not None and self._body.is_complete):
+                self.deadline = self._after(self._owner.limits.drain_timeout)
             else:
                 self._close()
-        elif close or self.factory.stopping:
+        elif close or self._owner.stopping:
             if self._buffer:
                 # A request behind the last one: closing now might take the response away from the client.
+                self._body = no_body()
                 self._arriving = _WASTE
                 self.deadline = self._after(_LINGER)
                 self._buffer = b""
@@ -292,36 +256,31 @@ class HTTPServerProtocol(Protocol):
             self._arriving = _HEAD
             self._searched = 0
             self._resume_reading()
-            limits = self.factory.limits
+            limits = self._owner.limits
             self.deadline = self._after(limits.head_timeout if self._buffer else limits.keepalive_timeout)
             self._dispatch()
 
     def close_unfinished(self) -> None:
         """Close behind what was written of a response that is not complete."""
         self._request = None
-        self._forget_body()
+        self._body = None
         self._close()
 
     def refuse(self, status: int, message: str) -> None:
         """Answer what never became a request, or cannot be answered otherwise, and close."""
         self._request = None
-        self._forget_body()
-        self._body = None
+        self._body = no_body()
         self._buffer = b""
         self._arriving = _WASTE
         self._resume_reading()
         self.deadline = self._after(_LINGER)
         try:
-            head, body = self.factory.malformed(status, message)
-            skipped = (b"content-length", b"transfer-encoding", b"connection")
-            headers = [field for field in head.headers if field[0].lower() not in skipped]
-            headers += [(b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")]
-            raw = join_head(b"HTTP/1.1 %d %b" % (head.status, head.reason), headers)
+            raw = last_answer(self._owner, status, message)
         except Exception:
             _log.failure("no answer could be made for what was refused")
             self._close()
         else:
-            self.transport.write(raw + body)
+            self.transport.write(raw)
 
     def take_over(self, successor: IProtocol) -> None:
         """See ServerRequest.take_over."""
@@ -331,7 +290,8 @@ class HTTPServerProtocol(Protocol):
         transport.unregisterProducer()
         self._resume_reading()
         self._arriving = _NOTHING
-        self.deadline = self._blocked_since = _NEVER
+        self.deadline = _NEVER
+        self._stall.released()
         self._request = None
         self._successor = successor
         early, self._buffer = self._buffer, b""
@@ -350,10 +310,9 @@ class HTTPServerProtocol(Protocol):
                 request.fail(500, "internal error")
 
     # Inside
-    # ---------------------------------------------------------------------------------------------------
 
     def _after(self, seconds: float) -> float:
-        return self.factory.clock.seconds() + seconds
+        return self._owner.clock.seconds() + seconds
 
     def _dispatch(self) -> None:
         """Hand the requests in the buffer to the handler, one after the other, as far as they can be
@@ -375,7 +334,7 @@ class HTTPServerProtocol(Protocol):
         while buffer[:2] == b"\r\n":  # RFC 9112 section 2.2
             buffer = self._buffer = buffer[2:]
             self._searched = 0
-        size_limit = self.factory.limits.head_size
+        size_limit = self._owner.limits.head_size
         end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3), size_limit) + 4
         try:
             if end < 4:
@@ -394,10 +353,9 @@ class HTTPServerProtocol(Protocol):
         self._served = True
         self.deadline = _NEVER
         self._arriving = _HELD
-        self._body = BodyReader(incoming.body_length)
-        self._continue_expected = incoming.expects_continue and incoming.body_length != 0
+        self._body = BodyIntake(incoming.body_length, incoming.expects_continue)
         self._request = request = ServerRequest(self, incoming, self._peer)
-        self.call(self.factory.handler, request)
+        self.call(self._owner.handler, request)
         return True
 
     def _take_body(self, data: bytes) -> None:
@@ -405,61 +363,45 @@ class HTTPServerProtocol(Protocol):
         body = self._body
         assert body is not None
         try:
-            rest = body.feed(data)
-        except FramingError as error:
-            self._body = None
-            self._body_failed(BodyMalformed(str(error)))
-            return
-        except BodyTooLarge as error:
+            rest = body.receive(data)
+        except (BodyMalformed, BodyTooLarge) as error:
             self._body_failed(error)
             return
-        if not body.complete:
-            self.deadline = self._after(self.factory.limits.body_idle_timeout)
+        if not body.is_complete:
+            self.deadline = self._after(self._owner.limits.body_idle_timeout)
             return
         self.deadline = _NEVER
         self._arriving = _HELD
         self._buffer = rest
         self._body = None
-        on_body = self._on_body
-        self._forget_body()
-        if on_body is not None:
-            self.call(on_body, Body(body.chunks))
+        tell = body.received()
+        if tell is not None:
+            self.call(tell)
 
     def _body_failed(self, error: Exception) -> None:
         """Throw away what still comes of the body, and let the handler answer."""
         self.deadline = _NEVER
         self._arriving = _WASTE
-        on_error = self._on_body_error
-        self._forget_body()
-        if self._body is not None:
-            self._body.discard()
-            data, self._buffer = self._buffer, b""
-            self._resume_reading()
-            if data:
-                self._waste(data)
-        if on_error is not None:
-            self.call(on_error, error)
-
-    def _forget_body(self) -> None:
-        self._on_body = self._on_body_error = None
+        body = self._body
+        if body is None:
+            return
+        tell = body.failed(error)
+        data, self._buffer = self._buffer, b""
+        self._resume_reading()
+        self._waste(data)
+        if tell is not None:
+            self.call(tell)
 
     def _waste(self, data: bytes) -> None:
         """Throw received bytes away, until the body they belong to has ended or too many have come."""
         body = self._body
         if body is None:
-            self._wasted += len(data)
-        else:
-            try:
-                body.feed(data)
-            except FramingError:
-                body = self._body = None
-            else:
-                self._wasted = body.discarded
-                if body.complete:
-                    if self._request is None:
-                        self._close()
-                    return
-        if self._wasted > self.factory.limits.drain_size:
+            return
+        body.waste(data)
+        if body.is_complete:
+            if self._request is None:
+                self._close()
+        elif body.wasted > self._owner.limits.drain_size:
             if self._request is None:
                 self._close()
             else:
@@ -467,7 +409,7 @@ class HTTPServerProtocol(Protocol):
 
     def _time_out(self) -> None:
         """The deadline has passed."""
-        limits = self.factory.limits
+        limits = self._owner.limits
         if self._arriving == _HEAD:
             if self.is_blocked:
                 self.deadline = self._after(limits.head_timeout)
@@ -483,11 +425,11 @@ class HTTPServerProtocol(Protocol):
             self.abort()
 
     def _close(self) -> None:
-        """Close as soon as what was written has been sent; abort if that does not happen for too long."""
+        """Close as soon as what was written has been sent; abort if the client stops taking it."""
         self._arriving = _NOTHING
         self._buffer = b""
-        self._blocked_since = _NEVER  # not to be seen any more without being registered
-        self.deadline = self._after(self.factory.limits.stall_timeout)
+        self.deadline = _NEVER
+        self._stall.blocked(self._owner.clock.seconds())
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 

@@ -16,7 +16,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ccmproxy.http.message import ResponseHead
-from ccmproxy.http.server.channel import HTTPServerProtocol, ServerLimits
+from ccmproxy.http.server.channel import HTTPServerProtocol
+from ccmproxy.http.server.owner import OwnedConnection, ServerLimits
 from ccmproxy.http.server.request import ServerRequest
 
 __all__ = ["HTTPServerFactory", "HTTPServerProtocol", "ServerLimits", "ServerRequest", "plain_error"]
@@ -69,14 +70,14 @@ class HTTPServerFactory(Factory):
         self.clock = clock
         self.limits = limits
         self.malformed = malformed
-        self.connections: set[HTTPServerProtocol] = set()
+        self.connections: set[OwnedConnection] = set()
         self.stopping = False
         self._waiting: list[Deferred[None]] = []
         # One timer for all: no connection, let alone a request, has one of its own.
         self._checking = LoopingCall(self._check_deadlines)
         self._checking.clock = clock
 
-    def buildProtocol(self, addr: IAddress | None) -> HTTPServerProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> HTTPServerProtocol | None:
         return None if self.stopping else HTTPServerProtocol(self)
 
     def stop_accepting(self) -> None:
@@ -101,15 +102,14 @@ class HTTPServerFactory(Factory):
             connection.abort()
 
     # For the connections
-    # --------------------------------------------------------------------------------------
 
-    def connection_made(self, connection: HTTPServerProtocol) -> None:
+    def connection_made(self, connection: OwnedConnection) -> None:
         """A connection begins."""
         self.connections.add(connection)
         if not self._checking.running:
             self._checking.start(_CHECK_INTERVAL, now=False)
 
-    def connection_lost(self, connection: HTTPServerProtocol) -> None:
+    def connection_lost(self, connection: OwnedConnection) -> None:
         """A connection is over."""
         self.connections.discard(connection)
         if self.connections:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
 
 from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer
 from twisted.logger import Logger
@@ -18,9 +18,6 @@ from ccmproxy.http.framing import (
 )
 from ccmproxy.http.message import Body, Headers, ResponseHead
 from ccmproxy.http.server.request_head import IncomingHead
-
-if TYPE_CHECKING:
-    from ccmproxy.http.server.channel import HTTPServerProtocol
 
 _log = Logger()
 
@@ -40,6 +37,59 @@ _NO_BODY: Final = -3
 _COPIED: Final = 16 * 1024
 
 
+class ResponseTransport(Protocol):
+    """What carries a response to a string of writes: a connection that HTTP is spoken on."""
+
+    def write(self, data: bytes) -> None:
+        """See ITransport."""
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """See ITransport."""
+
+
+class RequestConnection(Protocol):
+    """What a request asks of the connection that it came on."""
+
+    #: Writes to the transport.
+    send: Callable[[bytes], None]
+    #: The transport takes no more for now.
+    is_blocked: bool
+
+    @property
+    def transport(self) -> ResponseTransport:
+        """What it writes to."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the request at hand is the last one of the connection."""
+
+    def receive_body(
+        self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        """See :meth:`ServerRequest.receive_body`."""
+
+    def leave_body(self) -> bool:
+        """The response begins: whether all of the request has been received."""
+
+    def response_finished(self, close: bool) -> None:
+        """The response has been written; ``close``: it was the last one."""
+
+    def close_unfinished(self) -> None:
+        """Close behind what was written of a response that is not complete."""
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer in the request's place, and close."""
+
+    def take_over(self, successor: IProtocol) -> None:
+        """See :meth:`ServerRequest.take_over`."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Call into a handler, whose errors cost its own request only."""
+
+
 class ServerRequest:
     """A request, and the way to answer it: either ``respond``, or ``start_response``, ``write``…, ``finish``.
 
@@ -53,21 +103,23 @@ class ServerRequest:
         "_left",
         "_on_gone",
         "_state",
-        "_unsent",
         "head",
         "peer",
         "producer",
+        "stall_timeout",
     )
 
-    def __init__(self, connection: HTTPServerProtocol, incoming: IncomingHead, peer: IAddress) -> None:
+    def __init__(self, connection: RequestConnection, incoming: IncomingHead, peer: IAddress) -> None:
         self.head = incoming.head
         self.peer = peer
         self.producer: IPushProducer | None = None
+        #: Seconds after which a client that takes nothing of the response is dropped, where the handler wants that
+        #: sooner than the server does.
+        self.stall_timeout = float("inf")
         self._connection = connection
         self._incoming = incoming
         self._state = _ANSWERING
         self._left = _NO_BODY
-        self._unsent = b""
         self._close = not incoming.keep_alive
         self._on_gone: Callable[[], None] | None = None
 
@@ -82,7 +134,6 @@ class ServerRequest:
         return self._incoming.is_http11
 
     # The request
-    # ----------------------------------------------------------------------------------------------
 
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
@@ -107,18 +158,18 @@ class ServerRequest:
         self._on_gone = callback
 
     # The response
-    # ---------------------------------------------------------------------------------------------
 
-    def start_response(self, head: ResponseHead, more: bool = False) -> None:
-        """Send the head. How the body ends is decided here: after Content-Length bytes where ``head`` has
-        that field, else in chunks, or with the connection for HTTP/1.0; after HEAD and with status 204 and
-        304 there is none.
+    def start_response(self, head: ResponseHead, first: bytes = b"") -> None:
+        """Send the head, and the ``first`` piece of the body with it, in one write unless it is large.
+
+        How the body ends is decided here: after Content-Length bytes where ``head`` has that field, else in chunks, or
+        with the connection for HTTP/1.0; after HEAD and with status 204 and 304 there is none.
 
         Connection, Keep-Alive and Transfer-Encoding in ``head`` do not go out; "Connection: close" is obeyed.
         A head that cannot be sent, with a line break in a value say, is logged, and the client gets a 502 in
-        its place. ``more``: the caller writes or finishes in this same turn of the reactor; both go out together.
+        its place.
         """
-        self._begin(head, None, more)
+        self._begin(head, None, first)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
@@ -130,9 +181,7 @@ class ServerRequest:
         if not data or left == _NO_BODY:
             return
         connection = self._connection
-        if self._unsent:
-            self._write_first(data)
-        elif left == _CHUNKED:
+        if left == _CHUNKED:
             if len(data) < _COPIED:
                 connection.send(chunk(data))
             else:
@@ -146,19 +195,6 @@ class ServerRequest:
             _log.error("response longer than its Content-Length, connection aborted")
             self.give_up()
 
-    def _write_first(self, data: bytes) -> None:
-        """The head was kept for this piece: one write for both."""
-        raw, self._unsent = self._unsent, b""
-        if len(data) >= _COPIED or len(data) > self._left >= 0:
-            self._connection.send(raw)
-            self.write(data)
-            return
-        if self._left == _CHUNKED:
-            data = chunk(data)
-        elif self._left >= 0:
-            self._left -= len(data)
-        self._connection.send(raw + data)
-
     def finish(self) -> None:
         """The response is complete. One shorter than its Content-Length is logged, and aborted instead."""
         if self._state != _STREAMING:
@@ -170,9 +206,7 @@ class ServerRequest:
             self.abort()
             return
         if self._left == _CHUNKED:
-            self._connection.send(self._unsent + LAST_CHUNK)
-        elif self._unsent:
-            self._connection.send(self._unsent)
+            self._connection.send(LAST_CHUNK)
         self._end(_FINISHED)
         self._connection.response_finished(self._close)
 
@@ -192,11 +226,8 @@ class ServerRequest:
             return
         connection = self._connection
         is_framed = self._state == _STREAMING and (self._left == _CHUNKED or self._left > 0)
-        unsent, self._unsent = self._unsent, b""
         self._end(_OVER)
         if is_framed and not reset and not connection.is_blocked:
-            if unsent:
-                connection.send(unsent)
             connection.close_unfinished()
         else:
             connection.abort()
@@ -235,7 +266,6 @@ class ServerRequest:
         self._end(_FINISHED)
 
     # For the connection
-    # ---------------------------------------------------------------------------------------
 
     def gone(self) -> None:
         """There is nobody to answer any more."""
@@ -262,15 +292,15 @@ class ServerRequest:
         connection.call(self.gone)
 
     # Inside
-    # ---------------------------------------------------------------------------------------------------
 
     def _end(self, state: int) -> None:
         self._state = state
         self._on_gone = None
         self.producer = None
 
-    def _begin(self, head: ResponseHead, body: bytes | None, more: bool = False) -> bool:
-        """Send the head, and ``body`` if that is all of it. False if there was nobody to send it to."""
+    def _begin(self, head: ResponseHead, body: bytes | None, first: bytes = b"") -> bool:
+        """Send the head, and ``body`` if that is all of it, or else its ``first`` piece. False if there was nobody to
+        send it to."""
         if self._state != _ANSWERING:
             if self._state == _OVER:
                 return False
@@ -293,11 +323,25 @@ class ServerRequest:
             else:
                 connection.transport.writeSequence([raw, body])
             self._left = 0
-        elif more:
-            self._unsent = raw
+        elif first:
+            self._send_with(raw, first)
         else:
             connection.send(raw)
         return True
+
+    def _send_with(self, raw: bytes, first: bytes) -> None:
+        """Send the head ``raw`` and the first piece of the body: one write for both, where that saves more than the
+        copy costs."""
+        left = self._left
+        if left == _NO_BODY or len(first) >= _COPIED or 0 <= left < len(first):
+            self._connection.send(raw)
+            self.write(first)
+            return
+        if left == _CHUNKED:
+            first = chunk(first)
+        elif left >= 0:
+            self._left = left - len(first)
+        self._connection.send(raw + first)
 
     def _serialize(self, head: ResponseHead, length: int | None) -> bytes:
         """Bytes of the head with the fields that frame the body; ``length``: of a body that is known

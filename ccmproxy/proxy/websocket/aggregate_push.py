@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 
 from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.context import ProxyContext
 from ccmproxy.proxy.websocket.leg import Leg
-
-if TYPE_CHECKING:
-    from ccmproxy.proxy.forwarder import Caller, Forwarder
 
 
 class AggregatePush:
@@ -24,7 +22,7 @@ class AggregatePush:
     __slots__ = (
         "_caller",
         "_client",
-        "_forwarder",
+        "_context",
         "_frames",
         "_is_running",
         "_is_waiting",
@@ -33,8 +31,8 @@ class AggregatePush:
         "_unsubscribe",
     )
 
-    def __init__(self, forwarder: Forwarder, frames: IFrames, caller: Caller, client: Leg) -> None:
-        self._forwarder = forwarder
+    def __init__(self, context: ProxyContext, frames: IFrames, caller: Caller, client: Leg) -> None:
+        self._context = context
         self._frames = frames
         self._caller = caller
         self._client = client
@@ -69,7 +67,7 @@ class AggregatePush:
 
     def _changed(self) -> None:
         if self._soon is None and self._is_running:
-            self._soon = self._forwarder.clock.callLater(0, self._tell_now)
+            self._soon = self._context.clock.callLater(0, self._tell_now)
 
     def _tell_now(self) -> None:
         self._soon = None
@@ -79,7 +77,7 @@ class AggregatePush:
         self._is_waiting = self._client.is_blocked
         if self._is_waiting:
             return
-        whole = self._forwarder.aggregate_for(self._caller)
+        whole = self._context.aggregates.aggregate_for(self._caller)
         if whole is None:
             return
         data = self._frames.aggregate(whole)

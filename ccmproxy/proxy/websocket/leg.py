@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import direct_writer
 from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
 
@@ -66,8 +67,8 @@ class Leg:
     Nothing that comes is looked at before :meth:`start`. Not a frame is looked at while the other side does not take
     what it holds: what has come stays as it came, at most a read of the transport.
 
-    ``is_blocked``: the transport takes nothing more for now. ``is_lost``: it is gone. ``quiet_ticks``, ``idle_ticks``,
-    ``blocked_ticks``: seconds since something came, was written, and since it takes nothing more.
+    ``is_blocked``: the transport takes nothing more for now. ``is_lost``: it is gone. ``quiet_ticks``, ``idle_ticks``:
+    seconds since something came, and since something was written; whoever looks every second counts them.
     """
 
     __slots__ = (
@@ -79,10 +80,10 @@ class Leg:
         "_pong",
         "_pumping",
         "_registered",
+        "_stall",
         "_started",
         "_told",
         "_write",
-        "blocked_ticks",
         "idle_ticks",
         "is_blocked",
         "is_closing",
@@ -104,13 +105,14 @@ class Leg:
         self._pong: bytes | None = None
         self._deadline: IDelayedCall | None = None
         self.is_blocked = self.is_closing = self.is_lost = False
-        self.quiet_ticks = self.idle_ticks = self.blocked_ticks = 0
+        self.quiet_ticks = self.idle_ticks = 0
 
-    # IProtocol ------------------------------------------------------------------------------------------------
+    # IProtocol
 
     def makeConnection(self, transport: ITransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # all of ours are more than ITransport
         self._write = direct_writer(transport)
+        self._stall = StallWatch(transport)
 
     def connectionMade(self) -> None:
         """Part of IProtocol; nothing is to be done."""
@@ -123,12 +125,13 @@ class Leg:
     def connectionLost(self, reason: Failure) -> None:
         self.is_lost = True
         self.is_blocked = False
+        self._stall.released()
         self._disarm()
         # What came before the end is passed on first, as the other side takes it.
         if not self._held or self.is_closing or not self._connection.buffered:
             self._tell_lost()
 
-    # What the owner calls -------------------------------------------------------------------------------------
+    # What the owner calls
 
     def start(self, head: bytes = b"") -> None:
         """Write ``head``, and begin to pass on; both legs are connected."""
@@ -151,6 +154,10 @@ class Leg:
         if not self.is_closing and not self.is_lost:
             self.idle_ticks = 0
             self._write(self._connection.send_message(data, is_text))
+
+    def stalled_seconds(self) -> float:
+        """Seconds for which the peer has taken nothing of what waits for it; negative while nothing does."""
+        return self._stall.seconds(self._clock.seconds())
 
     def ping(self) -> None:
         """Send a sign of life, unless there is more than enough on its way."""
@@ -199,16 +206,17 @@ class Leg:
         else:
             self.transport.resumeProducing()
 
-    # Producer: our own transport tells what it takes -------------------------------------------------------
+    # Producer: our own transport tells what it takes
 
     def pauseProducing(self) -> None:
         """The peer reads slowly."""
         self.is_blocked = True
+        self._stall.blocked(self._clock.seconds())
         self.other.hold()
 
     def resumeProducing(self) -> None:
         self.is_blocked = False
-        self.blocked_ticks = 0
+        self._stall.released()
         if self.is_closing:
             self._leave()
             return
@@ -222,7 +230,7 @@ class Leg:
     def stopProducing(self) -> None:
         """The connection is gone; connectionLost says so."""
 
-    # Inside ---------------------------------------------------------------------------------------------------
+    # Inside
 
     def _pump(self) -> None:
         """Tell the owner one event after the other, until there is none or the other side takes no more."""

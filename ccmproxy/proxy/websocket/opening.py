@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure as TwistedFailure
 
-from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.http.failures import UpstreamProtocolError
 from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
-from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.policy.refusals import Refusal
-from ccmproxy.policy.retry import LeaseOutcome, Verdict
+from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.attempt import Attempt
-from ccmproxy.proxy.exchange import Exchange
+from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.relay import WebSocketRelay
 from ccmproxy.websocket.connection import Connection
 from ccmproxy.websocket.deflate import DeflateAgreement
@@ -31,82 +29,90 @@ from ccmproxy.websocket.handshake import (
     without_handshake,
 )
 
-if TYPE_CHECKING:
-    from ccmproxy.proxy.forwarder import Caller, Forwarder
-
 #: So long an upstream may take to answer a handshake (seconds); clients wait 15 (observed).
 HANDSHAKE_TIME = 12.0
 SHUTTING_DOWN = Refusal(503, "shutting_down", "this ccmproxy is shutting down")
 
 
-class WebSocketExchange(Exchange):
+class WebSocketOpening:
     """Answers one upgrade. The upstream is asked first, by the same rules as for any request: its refusal is an
     ordinary answer, and only its 101 is followed by ours."""
 
-    __slots__ = ("_acceptance", "_agreement", "_frames", "_left", "_nonce", "_socket")
+    __slots__ = (
+        "_acceptance",
+        "_agreement",
+        "_asked",
+        "_frames",
+        "_is_left",
+        "_nonce",
+        "_refusing",
+        "_relay",
+    )
 
-    def __init__(
-        self,
-        forwarder: Forwarder,
-        request: ServerRequest,
-        caller: Caller,
-        request_id: str,
-        frames: IFrames,
-    ) -> None:
-        super().__init__(forwarder, request, caller, request_id)
+    def __init__(self, asked: ProxiedRequest, frames: IFrames, refusing: Answering) -> None:
+        """``refusing``: relays what is no 101."""
+        self._asked = asked
         self._frames = frames
+        self._refusing = refusing
         self._acceptance: Acceptance | None = None
         self._agreement: DeflateAgreement | None = None
         self._nonce = b""
-        self._left = False
-        self._socket: WebSocketRelay | None = None
+        self._is_left = False
+        self._relay: WebSocketRelay | None = None
 
     def leave(self) -> None:
-        """Its credential or its caller was taken away. While the upstream is being asked, the connection is no sooner
-        there than it is left."""
-        self._left = True
-        if self._socket is not None:
-            self._socket.leave()
+        """While the upstream is being asked, the connection is no sooner there than it is left."""
+        self._is_left = True
+        if self._relay is not None:
+            self._relay.leave()
 
-    # Before the upstream is asked -----------------------------------------------------------------------------
+    def abort(self) -> None:
+        """Drop both sides of an open one."""
+        if self._relay is not None:
+            self._relay.abort("internal_error")
 
-    def _body_received(self, body: Body) -> None:
+    # Before the upstream is asked
+
+    def prepare(self, body: Body) -> bool:
+        """Refuse what is no handshake (RFC 6455 section 4.2), and what no credential could serve."""
+        asked = self._asked
         try:
             if body.size:
                 raise HandshakeError("a WebSocket handshake has no body")
-            if not self._request.can_switch:
+            if not asked.request.can_switch:
                 raise HandshakeError("a WebSocket handshake needs HTTP/1.1")
-            self._acceptance = accept(self._request.head)
+            self._acceptance = accept(asked.request.head)
         except HandshakeError as error:
             extra: Headers = []
             if error.status == 426:
                 extra = [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", VERSION)]
-            self._refuse(Refusal(error.status, "bad_handshake", str(error)), extra)
-            return
-        if self._forwarder.is_closing:
-            self._request.close_after_response()
-            self._refuse(SHUTTING_DOWN)
-            return
-        credentials = self._caller.provider.credentials(self._caller.allow_external)
-        if credentials and len(self._unfit()) == len(credentials):
+            asked.refuse(Refusal(error.status, "bad_handshake", str(error)), extra)
+            return False
+        if asked.context.registry.is_closing:
+            asked.request.close_after_response()
+            asked.refuse(SHUTTING_DOWN)
+            return False
+        credentials = asked.caller.provider.credentials(asked.caller.allow_external)
+        if credentials and len(self.unfit()) == len(credentials):
             # Which makes the client use HTTP at once (observed).
-            self._refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
-            return
-        super()._body_received(body)
+            asked.refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
+            return False
+        return True
 
-    def _unfit(self) -> set[str]:
-        credentials = self._caller.provider.credentials(self._caller.allow_external)
-        return {credential.tag for credential in credentials if not self._frames.speaks(credential)}
+    def unfit(self) -> set[str]:
+        """Tags of those whose upstream speaks no WebSocket."""
+        return self._asked.caller.lacking(self._frames.speaks)
 
-    # The upstream's handshake ---------------------------------------------------------------------------------
+    # The upstream's handshake
 
-    def _send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
-        forwarder = self._forwarder
-        self._nonce = forwarder.entropy(16)
+    def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
+        """Ask for an upgrade, and wait for the answer for a limited time."""
+        context = self._asked.context
+        self._nonce = context.entropy(16)
         headers = self._frames.request_headers(without_handshake(head.headers))
-        asking = RequestHead(head.method, head.target, [*headers, *request_fields(self._nonce)])
-        attempt.upgrade(lease.connections(), asking)
-        timer = forwarder.clock.callLater(
+        upgrade = RequestHead(head.method, head.target, [*headers, *request_fields(self._nonce)])
+        attempt.upgrade(lease.connections(), upgrade)
+        timer = context.clock.callLater(
             HANDSHAKE_TIME, attempt.time_out, f"no answer to a handshake within {HANDSHAKE_TIME:g} seconds"
         )
 
@@ -117,70 +123,54 @@ class WebSocketExchange(Exchange):
 
         attempt.answered.addBoth(answered)
 
-    async def _try(
-        self, lease: ILease, authorization: Authorization, body: Body
-    ) -> tuple[ResponseHead, Verdict]:
-        response, verdict = await super()._try(lease, authorization, body)
-        problem = ""
+    def judge(self, response: ResponseHead) -> None:
+        """A 101 must be the answer to our handshake (RFC 6455 section 4.1); anything else must be a refusal."""
         if response.status == 101:
             try:
                 self._agreement = check_answer(self._nonce, response)
             except HandshakeError as error:
-                problem = f"the upstream's handshake is wrong: {error}"
+                raise UpstreamProtocolError(f"the upstream's handshake is wrong: {error}") from None
         elif response.status < 400:
-            problem = f"the upstream answered a handshake with {response.status}"
-        if problem:
-            if self._attempt is not None:
-                self._attempt.discard()
-            raise UpstreamProtocolError(problem)
-        return response, verdict
+            raise UpstreamProtocolError(f"the upstream answered a handshake with {response.status}")
 
-    # Both -----------------------------------------------------------------------------------------------------
+    # Both
 
-    def _relay(self, lease: ILease, response: ResponseHead) -> None:
-        if response.status == 101:
-            self._open(lease, response)
+    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
+        """Open the client's side, or relay the refusal."""
+        if response.status != 101:
+            self._refusing.deliver(attempt, lease, response)
+        elif self._asked.context.registry.is_closing:
+            attempt.discard()
+            lease.close(LeaseOutcome.CANCELLED)
+            self._asked.refuse(SHUTTING_DOWN)
         else:
-            super()._relay(lease, response)
+            self._open(attempt, lease, response)
 
-    def _open(self, lease: ILease, response: ResponseHead) -> None:
+    def _open(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
         """Both sides agree: from here on it is a WebSocket."""
-        forwarder, attempt, acceptance = self._forwarder, self._attempt, self._acceptance
-        assert attempt is not None and attempt.switched is not None and acceptance is not None
-        if forwarder.is_closing:
-            self._drop(lease, LeaseOutcome.CANCELLED)
-            self._refuse(SHUTTING_DOWN)
-            return
-        dialect = forwarder.dialect
-        self._first_byte = forwarder.clock.seconds()
+        asked, acceptance = self._asked, self._acceptance
+        assert attempt.switched is not None and acceptance is not None
+        context = asked.context
+        asked.begin_answer()
         headers = [
             *acceptance.headers,
-            *dialect.metering.public_headers(
+            *context.dialect.metering.public_headers(
                 self._frames.answer_headers(response.headers),
-                forwarder.aggregate_for(self._caller),
-                forwarder.now(),
+                context.aggregates.aggregate_for(asked.caller),
+                context.now(),
             ),
-            (dialect.request_id_header, self._request_id.encode("ascii")),
+            (context.dialect.request_id_header, asked.id.encode("ascii")),
         ]
-        relay = self._socket = WebSocketRelay(
-            forwarder,
+        relay = self._relay = WebSocketRelay(
+            asked,
             self._frames,
-            self._caller,
             lease,
-            self._selection(),
-            self._request_id,
             Connection(None, acceptance.agreement),
-            Connection(partial(forwarder.entropy, 4), self._agreement),
-            partial(self._finished, 101),
+            Connection(partial(context.entropy, 4), self._agreement),
         )
         connection, attempt.switched = attempt.switched, None
         connection.hand_over(relay.upstream)
-        self._request.take_over(relay.client)
+        asked.request.take_over(relay.client)
         relay.start(join_head(b"HTTP/1.1 101 Switching Protocols", headers))
-        if self._left:
+        if self._is_left:
             relay.leave()
-
-    def _crashed(self, failure: TwistedFailure) -> None:
-        if self._socket is not None:
-            self._socket.abort("internal_error")
-        super()._crashed(failure)

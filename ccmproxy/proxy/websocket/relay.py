@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -14,8 +12,8 @@ from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, Refusal
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.retry import AnswerKind, LeaseOutcome
+from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
 from ccmproxy.state.availability import Availability
@@ -29,9 +27,6 @@ from ccmproxy.websocket.connection import (
     Message,
     ProtocolError,
 )
-
-if TYPE_CHECKING:
-    from ccmproxy.proxy.forwarder import Caller, Forwarder
 
 #: How long an account is left alone that has no more connections to give (seconds, spec 10).
 CONNECTION_LIMIT_BLOCK = 60.0
@@ -64,15 +59,13 @@ class WebSocketRelay:
     log = Logger()
 
     __slots__ = (
-        "_caller",
-        "_forwarder",
+        "_asked",
+        "_context",
         "_frames",
         "_lease",
         "_leaving",
-        "_on_end",
         "_over",
         "_push",
-        "_request_id",
         "_selection",
         "_shutdown",
         "_turns",
@@ -83,27 +76,22 @@ class WebSocketRelay:
 
     def __init__(
         self,
-        forwarder: Forwarder,
+        asked: ProxiedRequest,
         frames: IFrames,
-        caller: Caller,
         lease: ILease,
-        selection: Selection,
-        request_id: str,
         client: Connection,
         upstream: Connection,
-        on_end: Callable[[str], None],
     ) -> None:
-        """``selection``: what the lease was asked for with. ``on_end``: called once both sides are gone, with a word
-        for what ended it."""
-        self._forwarder = forwarder
+        """``asked``: the request that opened it, which is concluded when both sides are gone. ``client``,
+        ``upstream``: our ends of the two WebSockets."""
+        self._asked = asked
+        self._context = context = asked.context
         self._frames = frames
-        self._caller = caller
         self._lease = lease
-        self._selection = selection
-        self._request_id = request_id
-        self._on_end = on_end
-        self.client = Leg(self, client, forwarder.clock)
-        self.upstream = Leg(self, upstream, forwarder.clock)
+        #: What the lease was asked for with.
+        self._selection = asked.selection()
+        self.client = Leg(self, client, context.clock)
+        self.upstream = Leg(self, upstream, context.clock)
         self.client.other, self.upstream.other = self.upstream, self.client
         self._turns: deque[Turn] = deque(maxlen=MOST_TURNS)
         #: What to close with as soon as no turn is in progress.
@@ -111,13 +99,13 @@ class WebSocketRelay:
         self._over = False
         self.result = ""
         self._shutdown: IDelayedCall | None = None
-        self._push = AggregatePush(forwarder, frames, caller, self.client)
+        self._push = AggregatePush(context, frames, asked.caller, self.client)
 
-    # Life -----------------------------------------------------------------------------------------------------
+    # Life
 
     def start(self, head: bytes) -> None:
         """Both legs are connected: answer the client's upgrade with ``head``, then relay."""
-        self._forwarder.websockets.add(self)
+        self._context.registry.websockets.add(self)
         self.client.start(head)
         self.upstream.start()
         self._lease.on_interrupt(self._interrupted)
@@ -132,9 +120,7 @@ class WebSocketRelay:
         """The service stops: close with 1001, at the end of a turn, or shortly before ``grace`` seconds are over."""
         self._leave(GOING_AWAY, b"shutting down", "shutdown")
         if not self._over and self._shutdown is None:
-            self._shutdown = self._forwarder.clock.callLater(
-                max(0.0, grace - CLOSING_ROOM), self._shutdown_now
-            )
+            self._shutdown = self._context.clock.callLater(max(0.0, grace - CLOSING_ROOM), self._shutdown_now)
 
     def _shutdown_now(self) -> None:
         self._shutdown = None
@@ -146,31 +132,36 @@ class WebSocketRelay:
         self.client.abort()
         self.upstream.abort()
 
-    def tick(self, keep_alive: float, stalled: float) -> None:
-        """Once a second; ``keep_alive``: seconds of silence after which to ping the client, 0 = never; ``stalled``:
-        seconds after which a side that does not read is dropped."""
-        for leg in (self.client, self.upstream):
+    def tick(self) -> None:
+        """Called once a second: drop who does not read, ping a client that hears nothing, give a silent upstream up."""
+        options = self._context.options
+        idle_timeout = self._lease.connections().limits.idle_timeout
+        for leg, limit in ((self.client, options.client_stall_timeout), (self.upstream, idle_timeout)):
             leg.quiet_ticks += 1
             leg.idle_ticks += 1
-            if leg.is_blocked:
-                leg.blocked_ticks += 1
-                if leg.blocked_ticks > stalled:
-                    self.abort("stalled")
-                    return
+            if leg.stalled_seconds() > limit:
+                self.log.info(
+                    "{request_id}: the {side} has taken nothing for {seconds} s",
+                    request_id=self._asked.id,
+                    side=self._side(leg),
+                    seconds=int(limit),
+                )
+                self.abort("stalled")
+                return
         if self._over:
             return
-        if keep_alive and self.client.idle_ticks >= keep_alive:
+        if options.keep_alive and self.client.idle_ticks >= options.keep_alive:
             self.client.ping()
         if not self._turns or self.client.is_blocked:
             return
         if self._leaving and min(self.client.quiet_ticks, self.upstream.quiet_ticks) >= SILENT_TURN:
             code, reason, result = self._leaving
             self._end(code, reason, result, LeaseOutcome.INTERRUPTED)
-        elif self.upstream.quiet_ticks >= self._lease.connections().limits.idle_timeout:
+        elif self.upstream.quiet_ticks >= idle_timeout:
             # As an HTTP answer would be given up (F15); clients connect again.
             self._end(INTERNAL_ERROR, b"the upstream is silent", "timed_out", LeaseOutcome.BROKEN)
 
-    # What the legs tell (LegOwner) ----------------------------------------------------------------------------
+    # What the legs tell (LegOwner)
 
     def message(self, leg: Leg, message: Message) -> None:
         """Pass it on, and act on what it means."""
@@ -195,8 +186,8 @@ class WebSocketRelay:
         reason = str(error).encode()
         self.log.info(
             "{request_id}: the {side} broke the WebSocket protocol: {problem}",
-            request_id=self._request_id,
-            side="client" if leg is self.client else "upstream",
+            request_id=self._asked.id,
+            side=self._side(leg),
             problem=str(error),
         )
         self._conclude("malformed", LeaseOutcome.CANCELLED if leg is self.client else LeaseOutcome.BROKEN)
@@ -228,11 +219,12 @@ class WebSocketRelay:
             self._conclude("truncated" if self._turns else "upstream_lost", LeaseOutcome.BROKEN)
         if not leg.other.is_closing:
             leg.other.abort()
-        if self.client.is_lost and self.upstream.is_lost and self in self._forwarder.websockets:
-            self._forwarder.websockets.discard(self)
-            self._on_end(self.result)
+        websockets = self._context.registry.websockets
+        if self.client.is_lost and self.upstream.is_lost and self in websockets:
+            websockets.discard(self)
+            self._asked.conclude(101, self.result)
 
-    # Messages -------------------------------------------------------------------------------------------------
+    # Messages
 
     def _from_client(self, message: Message) -> None:
         frame = self._frames.client_frame(message.data) if message.is_text else None
@@ -242,7 +234,7 @@ class WebSocketRelay:
         if self._must_leave(frame):
             self._end(SERVICE_RESTART, b"connect again", "moved", LeaseOutcome.INTERRUPTED)
             return
-        self._turns.append(Turn(frame.model, frame.is_warm_up, self._forwarder.clock.seconds()))
+        self._turns.append(Turn(frame.model, frame.is_warm_up, self._context.clock.seconds()))
         # Silence is counted from here: the upstream had nothing to say before.
         self.upstream.quiet_ticks = 0
         self.upstream.send(message.data, message.is_text)
@@ -252,7 +244,7 @@ class WebSocketRelay:
     def _from_upstream(self, message: Message) -> None:
         frame = PASSING
         if message.is_text:
-            frame = self._frames.upstream_frame(message.data, self._forwarder.now())
+            frame = self._frames.upstream_frame(message.data, self._context.now())
         if frame is PASSING:
             self.client.send(message.data, message.is_text)
             return
@@ -264,7 +256,7 @@ class WebSocketRelay:
         if not frame.is_hidden:
             self.client.send(message.data, message.is_text)
         if frame.connection_limit:
-            self._lease.block("connection_limit", self._forwarder.now() + CONNECTION_LIMIT_BLOCK)
+            self._lease.block("connection_limit", self._context.now() + CONNECTION_LIMIT_BLOCK)
         if frame.limits is not None:
             self._lease.observe(frame.limits)
         if frame.ends_turn and turn is not None and not self._over:
@@ -279,8 +271,8 @@ class WebSocketRelay:
 
     def _refused(self, refusal: Refusal, turn: Turn | None) -> bool:
         """The credential learns of it. Whether the client need not: nothing was said yet, and another can serve."""
-        forwarder, dialect = self._forwarder, self._forwarder.dialect
-        now = forwarder.now()
+        dialect = self._context.dialect
+        now = self._context.now()
         verdict = dialect.traffic.classify(refusal.head, refusal.body, now)
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
         hide = used_up and turn is not None and not turn.output and self._another_can(turn.model)
@@ -294,25 +286,24 @@ class WebSocketRelay:
             self._close_both(SERVICE_RESTART, b"connect again")
         return hide
 
-    # Staying or leaving ---------------------------------------------------------------------------------------
+    # Staying or leaving
 
     def _must_leave(self, frame: ClientFrame) -> bool:
         """Looked at again for every turn: may this credential still serve it (F39)?"""
         selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()))
-        return not self._caller.provider.keeps(selection, self._lease.tag)
+        return not self._asked.caller.provider.keeps(selection, self._lease.tag)
 
     def _another_can(self, model: str | None) -> bool:
-        return self._caller.can_be_served(self._forwarder.now(), model, {self._lease.tag, *self._unfit()})
+        return self._asked.caller.can_be_served(self._context.now(), model, {self._lease.tag, *self._unfit()})
 
-    def _unfit(self) -> list[str]:
-        credentials = self._caller.provider.credentials(self._caller.allow_external)
-        return [credential.tag for credential in credentials if not self._frames.speaks(credential)]
+    def _unfit(self) -> set[str]:
+        return self._asked.caller.lacking(self._frames.speaks)
 
     def _interrupted(self, availability: Availability) -> None:
         """The credential stopped being usable (spec 5.3)."""
         self.log.info(
             "{request_id} has to leave {credential}: {why}",
-            request_id=self._request_id,
+            request_id=self._asked.id,
             credential=self._lease.tag,
             why=availability.message,
         )
@@ -352,7 +343,10 @@ class WebSocketRelay:
         self._turns.clear()
         self._lease.close(outcome)
 
-    # Log ------------------------------------------------------------------------------------------------------
+    def _side(self, leg: Leg) -> str:
+        return "client" if leg is self.client else "upstream"
+
+    # Log
 
     def _log_turn(self, turn: Turn, result: str, reading: MeterReading | None = None) -> None:
         if turn.is_warm_up:
@@ -360,11 +354,11 @@ class WebSocketRelay:
         tokens = reading.tokens if reading is not None and reading.reported else None
         self.log.info(
             "{request_id} {user} turn {result} by {credential} in {duration:.3f} s (model {model}, tokens {tokens})",
-            request_id=self._request_id,
-            user=self._caller.name or "-",
+            request_id=self._asked.id,
+            user=self._asked.caller.name or "-",
             result=result,
             credential=self._lease.tag,
-            duration=self._forwarder.clock.seconds() - turn.began,
+            duration=self._context.clock.seconds() - turn.began,
             model=(reading.model if reading is not None else None) or turn.model or "-",
             tokens=tokens,
         )

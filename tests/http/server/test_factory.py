@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.message import ResponseHead
+from ccmproxy.http.server.channel import HTTPServerProtocol
 from ccmproxy.http.server.factory import plain_error
 from tests.http.conversation import OK, ServerTestCase, echo
 
@@ -100,7 +103,8 @@ class TimerTests(ServerTestCase):
 
     def test_an_error_concerns_one_connection(self) -> None:
         broken, fine = self.connect(), self.connect()
-        connection = next(c for c in self.factory.connections if id(c.transport) == id(broken.pump.server))
+        connections = cast(set[HTTPServerProtocol], self.factory.connections)
+        connection = next(c for c in connections if id(c.transport) == id(broken.pump.server))
 
         def fail(now: float) -> None:
             raise ZeroDivisionError

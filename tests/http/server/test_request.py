@@ -57,14 +57,15 @@ class RequestTestCase(ServerTestCase):
         self.assertEqual(self.wire_with(raw, head, True, *pieces), apart)
         return apart
 
-    def wire_with(self, raw: bytes, head: ResponseHead, more: bool, *pieces: bytes) -> tuple[bytes, bool]:
+    def wire_with(self, raw: bytes, head: ResponseHead, together: bool, *pieces: bytes) -> tuple[bytes, bool]:
         """The same for one of the two ways."""
         client, request = self.ask(raw)
-        request.start_response(ResponseHead(head.status, head.reason, list(head.headers)), more)
-        if not more:
+        first, *rest = pieces if together and pieces else (b"", *pieces)
+        request.start_response(ResponseHead(head.status, head.reason, list(head.headers)), first)
+        if not first:
             self.flush()
             self.assertTrue(client.received.endswith(b"\r\n\r\n"))
-        for piece in pieces:
+        for piece in rest:
             request.write(piece)
         request.finish()
         self.flush()

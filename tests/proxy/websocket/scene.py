@@ -25,7 +25,9 @@ from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
 from ccmproxy.http.message import ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces.credentials import ICredentialStore
-from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
+from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.context import ProxyOptions
+from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork, MemoryTransport, Pump
@@ -250,7 +252,7 @@ class Scene:
         self,
         case: SynchronousTestCase,
         accounts: int = 1,
-        options: ForwarderOptions = ForwarderOptions(),  # noqa: B008 - frozen
+        options: ProxyOptions = ProxyOptions(),  # noqa: B008 - frozen
         dialect: Dialect = CODEX,
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         plans: Sequence[str] = (),
@@ -301,10 +303,11 @@ class Scene:
         self.caller = Caller("alice", self.provider)
         # Many different keys, so that whoever forgets to unmask is found out.
         numbers = itertools.count(1)
+        self.now: Callable[[], float] = self.clock.seconds
         self.forwarder = Forwarder(
             dialect,
             self.clock,
-            self.clock.seconds,
+            lambda: self.now(),
             options,
             lambda size: (next(numbers) * 0x9E3779B1 % 2**32).to_bytes(4, "big") * (size // 4),
         )
@@ -352,8 +355,8 @@ class Scene:
     def check_nothing_left(self) -> None:
         """No lease, exchange, relay, subscription or upgraded connection."""
         self.case.assertEqual([account.leases for account in self.accounts], [set()] * len(self.accounts))
-        self.case.assertEqual(self.forwarder.active, set())
-        self.case.assertEqual(self.forwarder.websockets, set())
+        self.case.assertEqual(self.forwarder.registry.exchanges, set())
+        self.case.assertEqual(self.forwarder.registry.websockets, set())
         self.case.assertEqual(
             [len(account._listeners) for account in self.accounts], [0] * len(self.accounts)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.proxy.forwarder import ForwarderOptions
+from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.leg import CLOSE_TIME
 from ccmproxy.websocket.connection import Ping, Pong
 from tests.proxy.websocket.scene import COMPLETED, CREATE, DELTA, Scene, Socket
@@ -106,7 +106,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertIsNotNone(client.lost)
 
     def test_who_never_reads_is_dropped(self) -> None:
-        scene = Scene(self, options=ForwarderOptions(stalled_client=60))
+        scene = Scene(self, options=ProxyOptions(client_stall_timeout=60))
         client, upstream = scene.connected()
         self.stop(client)
         for _ in range(100):

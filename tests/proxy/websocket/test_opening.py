@@ -13,7 +13,7 @@ from ccmproxy.dialects.codex import CODEX
 from ccmproxy.dialects.codex.websocket_messages import CodexFrames
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.proxy.forwarder import ForwarderOptions
+from ccmproxy.proxy.context import ProxyOptions
 from tests.conversation import PROXY, TOKEN, World
 from tests.proxy.websocket.scene import (
     CREATE,
@@ -41,7 +41,7 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_what_the_upstream_is_asked(self) -> None:
         """The client's fields, less what is between us and it, plus the account's."""
-        scene = Scene(self, options=ForwarderOptions(overrides={"X-Operator": ["yes"]}))
+        scene = Scene(self, options=ProxyOptions(overrides={"X-Operator": ["yes"]}))
         scene.open(
             ("session-id", "s1"),
             ("X-Forwarded-For", "10.0.0.1"),

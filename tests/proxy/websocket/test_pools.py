@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.pool.pool import PoolRules
-from ccmproxy.proxy.forwarder import ForwarderOptions
+from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.state.limits import LimitsUpdate, Window
 from tests.proxy.websocket.scene import COMPLETED, CREATE, CREATED, START, Scene, event
 
@@ -132,7 +132,7 @@ class MovingTests(SynchronousTestCase):
         self.assertFalse(scene.accounts[0].is_usable())
 
     def test_an_open_connection_counts_as_one_of_the_users(self) -> None:
-        scene = Scene(self, 1, ForwarderOptions(max_per_user=1))
+        scene = Scene(self, 1, ProxyOptions(max_per_user=1))
         client = scene.open()
         refused = scene.open()
         self.assertEqual((client.status, refused.status), (101, 429))

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.credentials.pool.pool import PoolRules
 from ccmproxy.http.client.connection_pool import ClientLimits
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.proxy.forwarder import ForwarderOptions
+from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.relay import SILENT_TURN
 from ccmproxy.websocket.connection import NO_CODE, Connection
 from tests.proxy.websocket.scene import (
@@ -302,7 +302,7 @@ class EndTests(SynchronousTestCase):
 
     def test_keep_alive(self) -> None:
         """F16, F18: pings, and only where nothing else is said."""
-        scene = Scene(self, options=ForwarderOptions(keep_alive=15))
+        scene = Scene(self, options=ProxyOptions(keep_alive=15))
         client, upstream = scene.connected()
         scene.pass_time(35)
         self.assertEqual(len(client.events), 2)
@@ -337,7 +337,7 @@ class EndTests(SynchronousTestCase):
         scene.forwarder.abort_websockets()
         scene.settle()
         self.assertIsNotNone(client.lost)
-        self.assertEqual(scene.forwarder.websockets, set())
+        self.assertEqual(scene.forwarder.registry.websockets, set())
 
 
 class CredentialTests(SynchronousTestCase):
@@ -540,9 +540,9 @@ class CredentialTests(SynchronousTestCase):
         """Costs this connection only."""
         scene = Scene(self)
         client, upstream = scene.connected()
-        scene.forwarder.now = lambda: 1 / 0
+        scene.now = lambda: 1 / 0
         upstream.say(DELTA)
         scene.settle()
-        scene.forwarder.now = scene.clock.seconds
+        scene.now = scene.clock.seconds
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual((client.code, upstream.code), (1011, 1001))
