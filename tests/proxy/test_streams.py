@@ -406,8 +406,8 @@ class UnreadTests(StreamTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_one_that_never_reads_is_dropped(self) -> None:
-        """F23: after the idle time, and the upstream with it; a pause that we made is not the upstream's silence."""
-        world = World(self, more=TIMEOUTS)
+        """F23: after that time, and the upstream with it; a pause that we made is not the upstream's silence."""
+        world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
         upstream = ManualUpstream(world)
         client, _ = world.connect()
         world.ask(stream=True, client=client)
@@ -424,10 +424,37 @@ class UnreadTests(StreamTestCase):
         self.assertEqual(world.results(), ["incomplete"])
         self.assertEqual(tokens(world).input, 11)
         self.assertEqual(world.entry.factory.connections, set())
+        self.assertIn("dropped: it has taken nothing for 60 s", world.logged())
+
+    def test_a_slow_one_is_not(self) -> None:
+        """Bytes that are taken count, not that the transport stays full all the time."""
+        world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
+        upstream = ManualUpstream(world)
+        client, pump = world.connect()
+        world.ask(stream=True, client=client)
+        connection = upstream.last
+        assert client.transport is not None
+        client.transport.pauseProducing()
+        connection.transport.write(STREAM_HEAD)
+        connection.chunk(START, *[TEXT] * 5000, STOP)
+        connection.end()
+        pump.chunk_size = 100
+        for _ in range(20):
+            for _ in range(50):
+                world.network.advance(1)
+            client.transport.resumeProducing()
+            pump.advance()
+            client.transport.pauseProducing()
+            self.assertTrue(pump.server.producer_paused)
+        self.assertEqual(world.results(), [])
+        pump.chunk_size = 64 * KIB
+        client.transport.resumeProducing()
+        world.network.flush()
+        self.assertEqual(world.results(), ["served"])
 
     def test_one_that_reads_a_little_is_not(self) -> None:
-        """F23: some progress within the idle time is enough."""
-        world = World(self, more=TIMEOUTS)
+        """F23: some progress within that time is enough."""
+        world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
         upstream = ManualUpstream(world)
         client, _ = world.connect()
         world.ask(stream=True, client=client)

@@ -1,0 +1,79 @@
+"""Providers and credentials that parts of the proxy are given, where no service is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+from zope.interface import implementer
+
+from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
+from ccmproxy.policy.balancing import NoCredential, Selection
+from ccmproxy.policy.sessions import Assignment, SessionKey
+from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot, CredentialState, snapshot
+from ccmproxy.state.transitions import HeadersObserved, TokenAvailable, transition
+from tests.states import NOW, said
+
+
+@implementer(ICredential)
+class ShownCredential:
+    """A credential that is only looked at. ``asked``: how often for a poll."""
+
+    is_api_key = False
+
+    def __init__(self, tag: str, short: float | None = None, *, is_external: bool = False) -> None:
+        self.tag = tag
+        self.is_external = is_external
+        self.asked = 0
+        self.snapshots = 0
+        self.use(short)
+
+    def use(self, short: float | None) -> None:
+        """So much of the short window is used (percent); None: nothing is known."""
+        state, _ = transition(CredentialState(), TokenAvailable(1.0), NOW, Caps())
+        if short is not None:
+            state, _ = transition(state, HeadersObserved(said(short, short)), NOW, Caps())
+        self._view = snapshot(state, Caps(), NOW, tag=self.tag, is_external=self.is_external, model=None)
+
+    def snapshot(self, now: float, model: str | None = None) -> CredentialSnapshot:
+        self.snapshots += 1
+        return self._view
+
+    def poll_if_stale(self) -> None:
+        self.asked += 1
+
+    def poll_if_unusable(self) -> None:
+        self.asked += 1
+
+    def lease(self, holder: Hashable = None) -> ILease:
+        raise AssertionError("only looked at")
+
+    def interrupt(self, holder: Hashable, cause: Availability) -> None:
+        raise AssertionError("only looked at")
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+@implementer(IProvider)
+class ShownProvider:
+    """Credentials that nobody selects from."""
+
+    is_single_account = False
+
+    def __init__(self, *credentials: ShownCredential) -> None:
+        self._credentials = credentials
+
+    def credentials(self, allow_external: bool) -> Sequence[ICredential]:
+        return [each for each in self._credentials if allow_external or not each.is_external]
+
+    def select(self, selection: Selection) -> ILease:
+        raise NoCredential(Availability("unavailable", "unavailable", "nobody"))
+
+    def keeps(self, selection: Selection, tag: str) -> bool:
+        return False
+
+    def sessions(self, user: str) -> Sequence[tuple[SessionKey, Assignment]]:
+        return ()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
