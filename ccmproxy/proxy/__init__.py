@@ -1,8 +1,10 @@
 """Forwarding one client request to a credential's upstream, and its answer back.
 
-* :mod:`~ccmproxy.proxy.forwarder`: what all requests of a service share.
-* :mod:`~ccmproxy.proxy.exchange`: one client request and all of its state, until it is answered.
-* :mod:`~ccmproxy.proxy.attempt`: one try at an upstream; the relayed bytes pass through it.
-* :mod:`~ccmproxy.proxy.websocket.opening`: one client that asks for a WebSocket, an exchange whose answer may be a 101;
-  :mod:`~ccmproxy.proxy.websocket.relay` is what follows that, between two legs (:mod:`~ccmproxy.proxy.websocket.leg`).
+* :mod:`~ccmproxy.proxy.forwarder`: takes the requests of a service, and looks after those that are under way.
+* :mod:`~ccmproxy.proxy.context`: what they share; :mod:`~ccmproxy.proxy.registry`: which they are.
+* :mod:`~ccmproxy.proxy.proxied_request`: one of them, who sent it, and the one answer that it gets.
+* :mod:`~ccmproxy.proxy.exchange`: the tries that it takes; :mod:`~ccmproxy.proxy.attempt`: one of those, and the bytes
+  that are relayed.
+* :mod:`~ccmproxy.proxy.answering`: what becomes of an answer over HTTP; :mod:`~ccmproxy.proxy.websocket`: the same for
+  one that opens a WebSocket, and the WebSocket.
 """
