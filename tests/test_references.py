@@ -172,7 +172,7 @@ def _dangling_item(item: re.Match[str], documents: Documents) -> Iterator[str]:
 def dangling_in_part(text: str, documents: Documents) -> Iterator[tuple[int, str]]:
     """The same for the bare numbers by which one part of the specification cites another: ``(4.2)``, ``12.1.2``."""
     blanked = re.sub(
-        r"^#.*$|```.*?^```$|`[^`\n]*`", lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.M | re.S
+        r"^#[^\n]*|```.*?^```$|`[^`\n]*`", lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.M | re.S
     )
     for found in _BARE.finditer(blanked):
         number, point = found[1], (found[2] or "").lstrip(".")
@@ -290,6 +290,7 @@ class RuleTests(SynchronousTestCase):
             (f"{SPEC.title()} 3.2.1", 1),
             (f"{SPEC} 3.2, 3.3, 3.5", 2),
             (f"{SPEC} 3.2 and 3.3", 1),
+            (f"{SPEC} 3.2 / 3.3", 1),
             (f"{SPEC} 3.2 to 3.9", 1),
             (f"{SPEC} 3.4 (400s of others), 4.2", 1),
             (f"#: ... ({SPEC}\n#: 3.2, 3.4,\n    #: 3.5)", 1),
@@ -338,5 +339,5 @@ class RuleTests(SynchronousTestCase):
             "0.25",
         ):
             self.assertEqual(found(text), [], text)
-        self.assertEqual(found("\n(3.9)"), [(2, "the specification has no 3.9")])
+        self.assertEqual(found("# 4 A title\n(3.9)"), [(2, "the specification has no 3.9")])
         self.assertEqual(found("see 3.2.4"), [(1, "3.2 has no point 4")])
