@@ -172,7 +172,10 @@ def _dangling_item(item: re.Match[str], documents: Documents) -> Iterator[str]:
 def dangling_in_part(text: str, documents: Documents) -> Iterator[tuple[int, str]]:
     """The same for the bare numbers by which one part of the specification cites another: ``(4.2)``, ``12.1.2``."""
     blanked = re.sub(
-        r"^#[^\n]*|```.*?^```$|`[^`\n]*`", lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.M | re.S
+        r"^#[^\n]*|```.*?^```$|`[^`\n]*`",
+        lambda found: re.sub(r"[^\n]", " ", found[0]),
+        text,
+        flags=re.M | re.S,
     )
     for found in _BARE.finditer(blanked):
         number, point = found[1], (found[2] or "").lstrip(".")
