@@ -14,13 +14,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.config import load_text
 from tests.source import PACKAGE, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Pages whose examples are to be copied. The specification also shows what is not built yet.
+EXAMPLES = [page for page in PAGES if page.parent.name != "spec"]
 #: Everything that people read or copy.
 TEXTS = [*PAGES, *sorted(path for path in (ROOT / "etc").iterdir() if path.is_file())]
 
-#: What real tokens of the providers look like, and long random strings.
-SECRETS = re.compile(r"sk-ant-[\w-]{8,}|sk-[A-Za-z0-9]{20,}|eyJ[\w-]{20,}\.|\b[A-Za-z0-9_-]{43,}\b")
-LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
+#: What real tokens of the providers look like, and long random strings: those have capitals or digits in them, which
+#: long names of header fields have not.
+SECRETS = re.compile(
+    r"sk-ant-[\w-]{8,}|sk-[A-Za-z0-9]{20,}|eyJ[\w-]{20,}\.|\b(?=[a-z_-]*[A-Z0-9])[A-Za-z0-9_-]{43,}\b"
+)
+#: Where a link leads: the file, empty within a page, and the heading there.
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -29,14 +35,51 @@ def blocks(page: Path, language: str) -> Iterator[str]:
         yield found.group(1)
 
 
+def anchors(page: str) -> set[str]:
+    """What a link to a heading of ``page`` may name: the heading in lower case, hyphens for spaces, no punctuation."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+?)\s*$", text, re.M)
+    }
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    """The links of a page that lead nowhere, to a file or to a heading."""
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        found = page.parent / target if target else page
+        if not found.exists():
+            yield f"{page.name} links to {target}"
+        elif anchor and anchor not in anchors(found.read_text(encoding="utf-8")):
+            yield f"{page.name} links to {target}#{anchor}"
+
+
 class DocumentationTests(SynchronousTestCase):
     """README, docs/ and etc/."""
 
     def test_links(self) -> None:
-        for page in PAGES:
-            for target in LINK.findall(page.read_text(encoding="utf-8")):
-                if "://" not in target:
-                    self.assertTrue((page.parent / target).exists(), f"{page.name} links to {target}")
+        self.assertEqual([sentence for page in PAGES for sentence in broken_links(page)], [])
+
+    def test_what_a_broken_link_is(self) -> None:
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "other.md").write_text("# One, two: `three`\n```\n# four\n```\n", encoding="utf-8")
+        page = folder / "page.md"
+        page.write_text(
+            "## Here\n[a](other.md) [b](other.md#one-two-three) [c](#here) [d](https://example.org/none#x)\n"
+            "[e](none.md) [f](other.md#four) [g](#there) [h](none.md#here)",
+            encoding="utf-8",
+        )
+        self.assertEqual(
+            [sentence.rpartition(" ")[2] for sentence in broken_links(page)],
+            ["none.md", "other.md#four", "#there", "none.md"],
+        )
+
+    def test_pages_of_all_folders(self) -> None:
+        """A page in a folder below docs/ is looked at like the others."""
+        self.assertLessEqual({"docs", "spec", "clients"}, {page.parent.name for page in PAGES})
 
     def test_files_exist(self) -> None:
         for page in PAGES:
@@ -53,7 +96,9 @@ class DocumentationTests(SynchronousTestCase):
     def test_what_a_secret_looks_like(self) -> None:
         self.assertTrue(SECRETS.search("token: sk-ant-oat01-" + "x" * 20))
         self.assertTrue(SECRETS.search("token: " + "Ab1_" * 11))
+        self.assertTrue(SECRETS.search("token: " + "a0f3" * 11))
         self.assertIsNone(SECRETS.search("token: the-token-of-alice, /etc/ccmproxy/ccmproxy.yaml"))
+        self.assertIsNone(SECRETS.search("anthropic-ratelimit-unified-representative-claim: five_hour"))
 
     def test_error_words(self) -> None:
         page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
@@ -64,13 +109,13 @@ class DocumentationTests(SynchronousTestCase):
             self.assertIn(f'"{word}"', source)
 
     def test_json_examples(self) -> None:
-        for page in PAGES:
+        for page in EXAMPLES:
             for text in blocks(page, "json"):
                 json.loads(text)
 
     def test_configuration_examples(self) -> None:
         found = 0
-        for page in PAGES:
+        for page in EXAMPLES:
             for text in blocks(page, "yaml"):
                 folder = tempfile.mkdtemp()
                 self.addCleanup(shutil.rmtree, folder)

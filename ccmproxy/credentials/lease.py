@@ -1,4 +1,4 @@
-"""One request's hold on a credential (design: selection returns a lease that must be closed with an outcome)."""
+"""One request's hold on a credential (docs/architecture.md, "Leases")."""
 
 from __future__ import annotations
 

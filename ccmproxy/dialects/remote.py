@@ -32,7 +32,7 @@ ERROR_FIELD = b"x-ccm-error"
 RESET_FIELD = b"x-ccm-reset-at"
 #: What an instance of ours puts on every answer that it relays: one that has neither is sing-box's.
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
-#: Errors of a remote that are about its credentials, as the spec's 400 is.
+#: Errors of a remote that are about its credentials, as the 400 of spec 4.2 is.
 _ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
 #: Errors of a remote that say nothing of how it will be in a minute. Nothing was done for the request.
 _PASSING = frozenset(

@@ -47,7 +47,7 @@ class ICredentialStore(Interface):
 class ILease(Interface):
     """One request's hold on a credential. Must be closed exactly once, with an outcome.
 
-    In-flight counts, state from headers and interrupts meet here (design: Credentials).
+    In-flight counts, state from headers and interrupts meet here (docs/architecture.md, "Leases").
     """
 
     tag: str = Attribute("Tag of the credential.")

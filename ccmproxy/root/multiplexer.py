@@ -1,4 +1,4 @@
-"""One entry of ``services:``: what it consists of, and its life in steps (design: Life)."""
+"""One entry of ``services:``: what it consists of, and its life in steps (docs/architecture.md, "Life")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The root: builds everything from a configuration, and owns its life and death (design: Life).
+"""The root: builds everything from a configuration, and owns its life and death (docs/architecture.md, "Life").
 
 A :class:`ProxyService` may be put under any parent, several times in one process: the reactor is passed in, and so is
 everything else that comes from outside.

@@ -136,7 +136,7 @@ class CredentialSnapshot:
 
 
 def availability(state: CredentialState, caps: Caps, now: float, model: str | None = None) -> Availability:
-    """Whether the credential can take a request, and if not, why, in the order of spec 5.1 (but for failed polls).
+    """Whether the credential can take a request, and if not, why, in the order of spec 5.1.
 
     With a ``model``, the windows of its family count as well: they close that model on this account, not the account.
     """
@@ -156,8 +156,8 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # These two last, though spec 5.1 has them before the windows: whoever has no other credential uses this one all
-    # the same (worth_trying), and must not pass over a reserve that is known to be reached.
+    # These two last, though spec 5.1 has a connection limit before the windows: whoever has no other credential uses
+    # this one all the same (worth_trying), and must not pass over a reserve that is known to be reached.
     if state.blocked_until > now:
         reason = state.blocked_reason or "connection_limit"
         wait = format_duration(state.blocked_until - now)

@@ -1,4 +1,4 @@
-"""One entry of ``services:`` with remotes: its life in steps, and other configurations (design: Life; spec 1, 7.4)."""
+"""One entry of ``services:`` with remotes: its life in steps, and other configurations (spec 1, Reload, and 7.4)."""
 
 from __future__ import annotations
 
