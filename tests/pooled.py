@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.credential import upstream_of
+from ccmproxy.credentials.destination import upstream_of
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.http.message import first_value
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount

@@ -10,7 +10,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.credentials.control import ControlClient, Fetch
-from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import DirectoryLock
 from ccmproxy.credentials.login.token import TokenKeeper

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamC
 
 from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
 from ccmproxy.credentials.account import Account
-from ccmproxy.credentials.credential import host_field
+from ccmproxy.credentials.destination import host_field, origin
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.keychain import FirstOf, KeyringStore, service_name
 from ccmproxy.credentials.login.lock import lock_path
@@ -167,10 +167,3 @@ def same_login(credential: CredentialConfig) -> CredentialConfig:
 def same_remote(remote: ExternalConfig) -> ExternalConfig:
     """What makes a remote the same one after a reload: everything but its weight."""
     return replace(remote, plan_weight=None)
-
-
-def origin(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is spoken, of an http or https URL that the configuration has checked."""
-    parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    return parts.hostname or "", parts.port or (443 if tls else 80), tls

@@ -15,8 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.credentials.control import Answer
-from ccmproxy.credentials.credential import Credential, upstream_of
-from ccmproxy.credentials.credential import Upstream as Origin
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream as Origin
+from ccmproxy.credentials.destination import upstream_of
 from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,

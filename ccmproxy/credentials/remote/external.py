@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.credentials.control import ControlClient, Fetch
-from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.lease import Lease
 from ccmproxy.credentials.polling import DEFAULT_RETRY_AFTER, Poller, ask_repeatedly
 from ccmproxy.credentials.remote.status_watch import StatusWatch
