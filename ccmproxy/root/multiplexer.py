@@ -38,7 +38,7 @@ class ListenFailed(Exception):
     """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
 
 
-class Remote(NamedTuple):
+class RemoteInstance(NamedTuple):
     """A remote instance, and what keeps a connection open to it, where we are its connector."""
 
     external: External
@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
     """Credentials for a configuration, by what it says of them."""
 
     accounts: dict[CredentialConfig, Account]
-    externals: dict[ExternalConfig, Remote]
+    externals: dict[ExternalConfig, RemoteInstance]
 
 
 class MultiplexerService:
@@ -72,7 +72,7 @@ class MultiplexerService:
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
         self.accounts: dict[CredentialConfig, Account] = {}
-        self.externals: dict[ExternalConfig, Remote] = {}
+        self.externals: dict[ExternalConfig, RemoteInstance] = {}
         self._singles: dict[Account | External, SingleProvider] = {}
         self._pools: dict[str, Pool] = {}
         self._callers: list[tuple[str, Caller]] = []
@@ -99,7 +99,7 @@ class MultiplexerService:
         unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
         """
         accounts: dict[CredentialConfig, Account] = {}
-        externals: dict[ExternalConfig, Remote] = {}
+        externals: dict[ExternalConfig, RemoteInstance] = {}
         if config.upstream == self.config.upstream:
             accounts = {same_login(each): account for each, account in self.accounts.items()}
             externals = {same_remote(each): remote for each, remote in self.externals.items()}
@@ -109,15 +109,16 @@ class MultiplexerService:
                 for each in config.credentials
             },
             {
-                each: externals.get(same_remote(each)) or Remote(*self._assembly.external(each, config))
+                each: externals.get(same_remote(each))
+                or RemoteInstance(*self._assembly.external(each, config))
                 for each in config.externals
             },
         )
 
-    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Bring credentials, callers and rules to ``config``; returns the credentials that are no longer wanted."""
         accounts, externals = prepared
-        dropped: list[Account | Remote] = [
+        dropped: list[Account | RemoteInstance] = [
             *(account for account in self.accounts.values() if account not in accounts.values()),
             *(remote for remote in self.externals.values() if remote not in externals.values()),
         ]
@@ -258,7 +259,7 @@ class MultiplexerService:
             if remote.connector is not None:
                 remote.connector.interface_updated()
 
-    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
 
         New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
@@ -325,7 +326,7 @@ class MultiplexerService:
         await self.receiver.close(0)
 
 
-async def end(credential: Account | Remote, grace: float = RETIRED_GRACE) -> None:
+async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE) -> None:
     """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
     seconds."""
     if isinstance(credential, Account):

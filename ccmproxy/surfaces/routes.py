@@ -15,7 +15,7 @@ from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
 from ccmproxy.proxy.exchange import LOGGED_PATH
 from ccmproxy.proxy.forwarder import Caller, Forwarder
-from ccmproxy.reverse.receiver import Receiver, Remote
+from ccmproxy.reverse.receiver import Receiver, ReverseCredential
 from ccmproxy.reverse.upgrading import problem_of_asking
 from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
 from ccmproxy.surfaces.status import StatusEndpoint
@@ -45,7 +45,7 @@ class Routes:
         self._status = status
         self._sessions = SessionsEndpoint(dialect)
         self._receiver = receiver
-        self._remotes: UserTokens[Remote] = UserTokens((), dialect.product)
+        self._remotes: UserTokens[ReverseCredential] = UserTokens((), dialect.product)
         self._now = now
         self._request_id = request_id
         self._users: UserTokens[Caller] | None = None
@@ -59,7 +59,7 @@ class Routes:
         self._users = users
         self._anonymous = anonymous
 
-    def set_remotes(self, remotes: UserTokens[Remote]) -> None:
+    def set_remotes(self, remotes: UserTokens[ReverseCredential]) -> None:
         """Which remote instances may open connections to us from now on, by the tokens that they were given."""
         self._remotes = remotes
 
@@ -128,7 +128,9 @@ class Routes:
         if problem is not None:
             self._refuse(request, request_id, 400, "bad_handshake", problem)
             return
-        found: Remote | Refused | None = api_key_refusal(request.head.headers, self._dialect.product)
+        found: ReverseCredential | Refused | None = api_key_refusal(
+            request.head.headers, self._dialect.product
+        )
         if found is None:
             found = self._remotes.identify(request.head.headers)
         if isinstance(found, Refused):
