@@ -11,7 +11,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
-from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.credentials.pool.single import SingleProvider
@@ -23,7 +22,7 @@ from ccmproxy.policy.authentication import UserTokens
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.receiver import Receiver
-from ccmproxy.root.assembly import Assembly, same_login, same_remote
+from ccmproxy.root.assembly import Account, Assembly, same_login, same_remote
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.surfaces.routes import Routes
 from ccmproxy.surfaces.status import StatusEndpoint
@@ -329,13 +328,13 @@ class MultiplexerService:
 async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE) -> None:
     """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
     seconds."""
-    if isinstance(credential, Account):
-        credential.close_connections()
-        await credential.stop()
+    if isinstance(credential, RemoteInstance):
+        credential.external.stop()
+        if credential.connector is not None:
+            await credential.connector.stop(grace)
         return
-    credential.external.stop()
-    if credential.connector is not None:
-        await credential.connector.stop(grace)
+    credential.close_connections()
+    await credential.stop()
 
 
 async def _done() -> None:

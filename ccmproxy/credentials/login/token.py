@@ -17,6 +17,7 @@ from ccmproxy.credentials.login.profile import fetch_profile
 from ccmproxy.credentials.single_flight import SingleFlight
 from ccmproxy.dialects.oauth import (
     ApiKey,
+    Authorization,
     CredentialFileError,
     Login,
     OAuthToken,
@@ -165,7 +166,7 @@ class TokenKeeper:
             return present
         return await self._share(None)
 
-    async def recover(self, rejected: Login) -> Login:
+    async def recover(self, rejected: Authorization) -> Login:
         """Another token than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable.
 
         What is present is compared first: a late caller must not replace what an earlier one got (F4).
@@ -431,11 +432,11 @@ class TokenKeeper:
         return self._share(None).addTimeout(STOP_GRACE, self._clock).addBoth(over)
 
 
-def _same_secret(one: Login, other: Login) -> bool:
+def _same_secret(one: Login, other: Authorization) -> bool:
     """Would the upstream see the same token or key?"""
-    if isinstance(one, ApiKey) or isinstance(other, ApiKey):
-        return one == other
-    return one.access_token == other.access_token
+    if isinstance(one, OAuthToken) and isinstance(other, OAuthToken):
+        return one.access_token == other.access_token
+    return one == other
 
 
 def _is_login(authorization: Login, token: OAuthToken) -> bool:
