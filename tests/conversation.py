@@ -23,10 +23,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.config import OutboundConfig, ProxyOutboundConfig, UpstreamConfig, load_text
-from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.http.message import Headers, first_value
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.root.assembly import Account
 from ccmproxy.root.multiplexer import MultiplexerService
 from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings

@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.credential import upstream_of
+from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.login.account import LoginAccount
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.http.message import first_value
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
@@ -125,7 +126,7 @@ class PoolWorld(World):
     def poll(self) -> None:
         """Every account's usage is asked for now."""
         for account in self.accounts:
-            assert account._poller is not None
+            assert isinstance(account, LoginAccount)
             account._poller.poll()
         self.network.flush()
 

@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.dialects.claude.account import ClaudeAccountFormat
 from ccmproxy.dialects.oauth import Authorization, OAuthToken
 from ccmproxy.http.client.connection_pool import ConnectionPool

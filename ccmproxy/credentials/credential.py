@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ccmproxy.credentials.destination import Upstream
 from ccmproxy.credentials.lease import Lease
 from ccmproxy.dialects.oauth import Authorization
-from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import (
@@ -51,15 +50,6 @@ OBSERVED_TWICE = 10.0
 REJECTION = 3600.0
 #: Views for so many models are kept; their names come from clients.
 MOST_VIEWS = 16
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class Upstream(NamedTuple):
-    """Where requests go. ``host``: for the Host header field; ``base_path``: without a slash at its end."""
-
-    host: bytes
-    base_path: bytes
-    connections: ConnectionPool
 
 
 class _View(NamedTuple):
@@ -263,19 +253,3 @@ class Credential(ABC):
     def _time_passed(self) -> None:
         self._timer = None
         self._apply(TimePassed())
-
-
-def upstream_of(api_url: str, connections: ConnectionPool) -> Upstream:
-    """Where requests for a base URL go, through ``connections``."""
-    return Upstream(host_field(api_url), urlsplit(api_url).path.rstrip("/").encode("ascii"), connections)
-
-
-def host_field(url: str) -> bytes:
-    """The Host header field for a URL (RFC 9110 section 7.2): no default port."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    if parts.port is not None and parts.port != _DEFAULT_PORTS.get(parts.scheme):
-        host = f"{host}:{parts.port}"
-    return host.encode("ascii")

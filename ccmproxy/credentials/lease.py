@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.credentials.destination import Upstream
 from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import LimitsUpdate
 
-if TYPE_CHECKING:
-    from ccmproxy.credentials.credential import Credential
-    from ccmproxy.http.client.connection_pool import ConnectionPool
+
+class LeasedCredential(Protocol):
+    """What a lease needs of the credential that it is on. Lets the credential know its leases by their class, and not
+    the other way round."""
+
+    tag: str
+    is_external: bool
+    log: Logger
+
+    @property
+    def upstream(self) -> Upstream:
+        """Where requests go, until it is known what authorizes them."""
+
+    def upstream_for(self, authorization: Authorization) -> Upstream:
+        """Where requests go that are sent with ``authorization``."""
+
+    async def authorize(self) -> Authorization:
+        """What to send requests with. Raises CredentialUnavailable."""
+
+    async def recover(self, rejected: Authorization) -> Authorization:
+        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable."""
+
+    def observe(self, update: LimitsUpdate) -> None:
+        """State learnt from an answer."""
+
+    def rate_limited(self, until: float, explicit: bool) -> None:
+        """The upstream answered 429 on account of the whole credential; ``until`` in Unix seconds."""
+
+    def block(self, reason: str, until: float) -> None:
+        """Not to be used until then (Unix seconds)."""
+
+    def reject(self) -> None:
+        """Not to be used for a while (spec 4.4)."""
+
+    def poll_if_stale(self) -> None:
+        """Start a poll if what is known is old. Returns at once."""
+
+    def is_usable(self) -> bool:
+        """Can it take a request now?"""
+
+    def release(self, lease: Lease) -> None:
+        """Called by a lease that was closed, once."""
 
 
 @implementer(ILease)
 class Lease:
-    """A lease on an :class:`~ccmproxy.credentials.credential.Credential`; made by its ``lease``.
+    """A lease on a credential; made by :meth:`.Credential.lease`.
 
     ``outcome`` is None until it is closed. What an answer says is taken over also after that (F38): it is about this
     credential, whenever it comes.
@@ -37,7 +79,7 @@ class Lease:
         "tag",
     )
 
-    def __init__(self, credential: Credential, holder: Hashable = None) -> None:
+    def __init__(self, credential: LeasedCredential, holder: Hashable = None) -> None:
         self._credential = credential
         self.holder = holder
         self._interrupt: Callable[[Availability], None] | None = None

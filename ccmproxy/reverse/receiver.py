@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.interfaces.reverse import IReverseLink
 from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.endpoints import StreamClientEndpoint
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
@@ -21,18 +22,42 @@ REPLACED_GRACE = 10.0
 REPLACED_ANSWER = 2.0
 
 
-class Remote(Protocol):
+class ReverseCredential(Protocol):
     """A credential whose remote may open connections to us."""
 
     tag: str
 
-    def attach(
-        self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
-    ) -> Callable[[], None]:
-        """Use the connection from now on; the result is to be called when it is lost."""
+    def attach(self, link: IReverseLink) -> None:
+        """Use ``link`` from now on, in place of an older one, which is to be closed."""
 
-    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
-        """The remote takes no more on the connection that was attached with ``endpoint``; what is open goes on."""
+    def leaving(self, link: IReverseLink) -> None:
+        """The remote takes no new connections on ``link``; what is open there goes on."""
+
+    def detach(self, link: IReverseLink) -> None:
+        """``link`` is lost. Called once for every one that was attached."""
+
+
+@implementer(IReverseLink)
+class ReverseLink:
+    """A session with a remote that has dialled us, as the credential of that remote sees it."""
+
+    def __init__(self, session: YamuxProtocol, clock: IReactorTime) -> None:
+        self.endpoint = StreamClientEndpoint(session)
+        self._session = session
+        self._clock = clock
+
+    @property
+    def is_usable(self) -> bool:
+        """See IReverseLink."""
+        return self._session.is_usable
+
+    def close(self) -> None:
+        """Let the session finish what is in flight on it, for at most ``REPLACED_GRACE`` seconds, if its other side
+        answers a ping within ``REPLACED_ANSWER`` seconds."""
+        session = self._session
+        session.close(REPLACED_GRACE)
+        # Fails also where the session ends before the answer; then there is nothing to abort, and that does no harm.
+        session.ping().addTimeout(REPLACED_ANSWER, self._clock).addErrback(lambda _: session.abort())
 
 
 class _ReceivedSession(YamuxProtocol):
@@ -52,9 +77,9 @@ class Receiver:
         self._clock = clock
         self.sessions: set[YamuxProtocol] = set()
 
-    def accept(self, request: ServerRequest, remote: Remote, request_id: str) -> None:
-        """Answer the handshake of ``remote``'s connector, who has been identified. Newer connections replace older
-        ones. Raises RuntimeError, with nothing done, where the request has a body."""
+    def accept(self, request: ServerRequest, credential: ReverseCredential, request_id: str) -> None:
+        """Answer the handshake of the connector of ``credential``'s remote, who has been identified. Newer connections
+        replace older ones. Raises RuntimeError, with nothing done, where the request has a body."""
         session = _ReceivedSession(self._clock, is_client=True)
         peer = request.peer
         request.take_over(session)
@@ -64,34 +89,24 @@ class Receiver:
         self.log.info(
             "{request_id} reverse connection of {tag} from {peer} is up",
             request_id=request_id,
-            tag=remote.tag,
+            tag=credential.tag,
             peer=str(peer),
         )
-        endpoint = StreamClientEndpoint(session)
-        session.on_peer_leaving = lambda: remote.leaving(endpoint)
-        detach = remote.attach(
-            endpoint,
-            lambda: session.is_usable,
-            lambda: self._let_go(session),
-        )
+        link = ReverseLink(session, self._clock)
+        session.on_peer_leaving = lambda: credential.leaving(link)
+        credential.attach(link)
 
         def lost(reason: Exception) -> None:
             self.sessions.discard(session)
             self.log.info(
                 "{request_id} reverse connection of {tag} is down: {reason}",
                 request_id=request_id,
-                tag=remote.tag,
+                tag=credential.tag,
                 reason=str(reason),
             )
-            detach()
+            credential.detach(link)
 
         session.when_lost().addCallback(lost)
-
-    def _let_go(self, session: YamuxProtocol) -> None:
-        """Let a session finish what is in flight on it, if anybody is still there."""
-        session.close(REPLACED_GRACE)
-        # Fails also where the session ends before the answer; then there is nothing to abort, and that does no harm.
-        session.ping().addTimeout(REPLACED_ANSWER, self._clock).addErrback(lambda _: session.abort())
 
     def close(self, grace: float) -> Deferred[None]:
         """End every connection with a go-away: what is in flight may finish for ``grace`` seconds. Fires when all are

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 
-from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
-from ccmproxy.credentials.account import Account
-from ccmproxy.credentials.credential import host_field
+from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig, UpstreamConfig
+from ccmproxy.credentials.destination import host_field, origin, upstream_of
+from ccmproxy.credentials.key import KeyAccount
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.keychain import FirstOf, KeyringStore, service_name
 from ccmproxy.credentials.login.lock import lock_path
@@ -28,6 +29,9 @@ from ccmproxy.root.surroundings import Surroundings
 
 #: How long a remote may take to answer the handshake of a reverse connection (seconds).
 HANDSHAKE_TIMEOUT = 20.0
+
+#: A default credential, of either kind.
+Account = LoginAccount | KeyAccount
 
 
 class Assembly:
@@ -63,38 +67,45 @@ class Assembly:
             key_api_url="" if upstream.api_url else dialect.urls.key_api_url,
         )
         outbound = surroundings.outbound(upstream, credential.outbound)
-        limits = ClientLimits(
-            connect_timeout=upstream.connect_timeout,
-            first_byte_timeout=upstream.first_byte_timeout,
-            idle_timeout=upstream.idle_timeout,
-        )
+        limits = _client_limits(upstream)
 
         def connections(url: str) -> ConnectionPool:
             return ConnectionPool(outbound.endpoint(*origin(url)), clock, limits)
 
-        path = credential.credential_path
         if credential.api_key is not None:
-            source: ICredentialStore | ApiKey = ApiKey(credential.api_key.get_secret_value())
-        else:
-            assert path is not None
-            source = self._store(credential, path)
-        return Account(
+            url = urls.key_api_url or urls.api_url
+            return KeyAccount(
+                credential.tag,
+                ApiKey(credential.api_key.get_secret_value()),
+                upstream_of(url, connections(url)),
+                clock,
+                caps=credential.caps,
+                plan_weight=credential.plan_weight,
+                now=surroundings.now,
+            )
+        return LoginAccount(
             credential.tag,
-            source,
+            self._login_place(credential),
             dialect.account,
-            urls,
-            outbound,
-            connections(urls.api_url),
+            UpstreamAccess(
+                urls,
+                outbound,
+                connections(urls.api_url),
+                connections(urls.key_api_url) if urls.key_api_url else None,
+            ),
             clock,
             surroundings.random.random,
             caps=credential.caps,
             plan_weight=credential.plan_weight,
             watcher=self._watcher,
-            watched_path=path,
-            lock_path=lock_path(os.path.dirname(path)) if path and dialect.has_client_lock else None,
             now=surroundings.now,
-            key_connections=connections(urls.key_api_url) if urls.key_api_url else None,
         )
+
+    def _login_place(self, credential: CredentialConfig) -> LoginPlace:
+        path = credential.credential_path
+        assert path is not None, "without a key there is a path"
+        lock = lock_path(os.path.dirname(path)) if self._dialect.has_client_lock else None
+        return LoginPlace(self._store(credential, path), path, lock)
 
     def external(self, remote: ExternalConfig, config: ServiceConfig) -> tuple[External, Connector | None]:
         """The remote instance that ``remote`` describes, and what keeps the connection to it open where we are to;
@@ -104,11 +115,7 @@ class Assembly:
         """
         surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
         clock: IReactorTime = surroundings.reactor
-        limits = ClientLimits(
-            connect_timeout=upstream.connect_timeout,
-            first_byte_timeout=upstream.first_byte_timeout,
-            idle_timeout=upstream.idle_timeout,
-        )
+        limits = _client_limits(upstream)
         agent = upstream.user_agent or dialect.urls.user_agent
         prefix = dialect.path_prefix.decode("ascii")
         token = remote.token.get_secret_value()
@@ -159,6 +166,14 @@ class Assembly:
         return FirstOf(KeyringStore(name, getuser()), file)
 
 
+def _client_limits(upstream: UpstreamConfig) -> ClientLimits:
+    return ClientLimits(
+        connect_timeout=upstream.connect_timeout,
+        first_byte_timeout=upstream.first_byte_timeout,
+        idle_timeout=upstream.idle_timeout,
+    )
+
+
 def same_login(credential: CredentialConfig) -> CredentialConfig:
     """What makes a credential the same one after a reload: everything but its caps and weight."""
     return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
@@ -167,10 +182,3 @@ def same_login(credential: CredentialConfig) -> CredentialConfig:
 def same_remote(remote: ExternalConfig) -> ExternalConfig:
     """What makes a remote the same one after a reload: everything but its weight."""
     return replace(remote, plan_weight=None)
-
-
-def origin(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is spoken, of an http or https URL that the configuration has checked."""
-    parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    return parts.hostname or "", parts.port or (443 if tls else 80), tls

@@ -11,7 +11,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
-from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.credentials.pool.single import SingleProvider
@@ -25,7 +24,7 @@ from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.receiver import Receiver
-from ccmproxy.root.assembly import Assembly, same_login, same_remote
+from ccmproxy.root.assembly import Account, Assembly, same_login, same_remote
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.surfaces.routes import Routes
 from ccmproxy.surfaces.status import StatusEndpoint
@@ -40,7 +39,7 @@ class ListenFailed(Exception):
     """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
 
 
-class Remote(NamedTuple):
+class RemoteInstance(NamedTuple):
     """A remote instance, and what keeps a connection open to it, where we are its connector."""
 
     external: External
@@ -56,7 +55,7 @@ class Prepared(NamedTuple):
     """Credentials for a configuration, by what it says of them."""
 
     accounts: dict[CredentialConfig, Account]
-    externals: dict[ExternalConfig, Remote]
+    externals: dict[ExternalConfig, RemoteInstance]
 
 
 class MultiplexerService:
@@ -74,7 +73,7 @@ class MultiplexerService:
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
         self.accounts: dict[CredentialConfig, Account] = {}
-        self.externals: dict[ExternalConfig, Remote] = {}
+        self.externals: dict[ExternalConfig, RemoteInstance] = {}
         self._singles: dict[Account | External, SingleProvider] = {}
         self._pools: dict[str, Pool] = {}
         self._callers: list[tuple[str, Caller]] = []
@@ -101,7 +100,7 @@ class MultiplexerService:
         unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
         """
         accounts: dict[CredentialConfig, Account] = {}
-        externals: dict[ExternalConfig, Remote] = {}
+        externals: dict[ExternalConfig, RemoteInstance] = {}
         if config.upstream == self.config.upstream:
             accounts = {same_login(each): account for each, account in self.accounts.items()}
             externals = {same_remote(each): remote for each, remote in self.externals.items()}
@@ -111,15 +110,16 @@ class MultiplexerService:
                 for each in config.credentials
             },
             {
-                each: externals.get(same_remote(each)) or Remote(*self._assembly.external(each, config))
+                each: externals.get(same_remote(each))
+                or RemoteInstance(*self._assembly.external(each, config))
                 for each in config.externals
             },
         )
 
-    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Bring credentials, callers and rules to ``config``; returns the credentials that are no longer wanted."""
         accounts, externals = prepared
-        dropped: list[Account | Remote] = [
+        dropped: list[Account | RemoteInstance] = [
             *(account for account in self.accounts.values() if account not in accounts.values()),
             *(remote for remote in self.externals.values() if remote not in externals.values()),
         ]
@@ -261,7 +261,7 @@ class MultiplexerService:
             if remote.connector is not None:
                 remote.connector.interface_updated()
 
-    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | Remote]:
+    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
 
         New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
@@ -328,16 +328,16 @@ class MultiplexerService:
         await self.receiver.close(0)
 
 
-async def end(credential: Account | Remote, grace: float = RETIRED_GRACE) -> None:
+async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE) -> None:
     """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
     seconds."""
-    if isinstance(credential, Account):
-        credential.close_connections()
-        await credential.stop()
+    if isinstance(credential, RemoteInstance):
+        credential.external.stop()
+        if credential.connector is not None:
+            await credential.connector.stop(grace)
         return
-    credential.external.stop()
-    if credential.connector is not None:
-        await credential.connector.stop(grace)
+    credential.close_connections()
+    await credential.stop()
 
 
 async def _done() -> None:

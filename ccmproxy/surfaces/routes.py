@@ -16,7 +16,7 @@ from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens,
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.proxy.proxied_request import LOGGED_PATH
-from ccmproxy.reverse.receiver import Receiver, Remote
+from ccmproxy.reverse.receiver import Receiver, ReverseCredential
 from ccmproxy.reverse.upgrading import problem_of_asking
 from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
 from ccmproxy.surfaces.status import StatusEndpoint
@@ -46,7 +46,7 @@ class Routes:
         self._status = status
         self._sessions = SessionsEndpoint(dialect)
         self._receiver = receiver
-        self._remotes: UserTokens[Remote] = UserTokens((), dialect.product)
+        self._remotes: UserTokens[ReverseCredential] = UserTokens((), dialect.product)
         self._now = now
         self._request_id = request_id
         self._users: UserTokens[Caller] | None = None
@@ -60,7 +60,7 @@ class Routes:
         self._users = users
         self._anonymous = anonymous
 
-    def set_remotes(self, remotes: UserTokens[Remote]) -> None:
+    def set_remotes(self, remotes: UserTokens[ReverseCredential]) -> None:
         """Which remote instances may open connections to us from now on, by the tokens that they were given."""
         self._remotes = remotes
 
@@ -129,7 +129,9 @@ class Routes:
         if problem is not None:
             self._refuse(request, request_id, 400, "bad_handshake", problem)
             return
-        found: Remote | Refused | None = api_key_refusal(request.head.headers, self._dialect.product)
+        found: ReverseCredential | Refused | None = api_key_refusal(
+            request.head.headers, self._dialect.product
+        )
         if found is None:
             found = self._remotes.identify(request.head.headers)
         if isinstance(found, Refused):

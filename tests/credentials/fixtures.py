@@ -15,8 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.credentials.control import Answer
-from ccmproxy.credentials.credential import Credential, upstream_of
-from ccmproxy.credentials.credential import Upstream as Origin
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream as Origin
+from ccmproxy.credentials.destination import upstream_of
 from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,
@@ -28,6 +29,8 @@ from ccmproxy.dialects.oauth import (
     UpstreamURLs,
 )
 from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.http.message import RequestHead, ResponseHead
+from ccmproxy.http.server.factory import HTTPServerFactory
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
@@ -40,7 +43,8 @@ from ccmproxy.state.transitions import (
     TokenAvailable,
     TokenUnavailable,
 )
-from ccmproxy.testing.pump import MemoryNetwork
+from ccmproxy.testing.pump import MemoryNetwork, Pump
+from tests.http.upstream import Receiver
 
 T = TypeVar("T")
 
@@ -270,6 +274,19 @@ class PlainCredential(Credential):
     def close_model(self, family: str, seconds: float) -> None:
         """The window of one model family is used up for so long."""
         self.observe(LimitsUpdate(model_rejections={family: self._now() + seconds}))
+
+
+def with_idle_connection(network: MemoryNetwork, host: str, clock: Clock) -> tuple[ConnectionPool, Pump]:
+    """A pool to ``host``:443, where everything is answered; and the connection that it keeps for the next request."""
+    served = HTTPServerFactory(lambda request: request.respond(ResponseHead(200, b"OK", []), b""), clock)
+    listener = network.listen(host, 443, served)
+    pool = ConnectionPool(network.endpoint(host, 443), clock)
+    receiver = Receiver()
+    pool.send(RequestHead(b"GET", b"/", [(b"Host", host.encode())]), [], receiver)
+    receiver.sent = True
+    network.flush()
+    (connection,) = listener.connections
+    return pool, connection
 
 
 class CredentialTestCase(SynchronousTestCase):

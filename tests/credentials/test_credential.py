@@ -8,13 +8,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credential, host_field, upstream_of
-from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credential
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
 from ccmproxy.state.limits import LimitsUpdate, Window
-from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, PlainCredential
 
 HOUR = 3600.0
@@ -233,31 +231,8 @@ class ListenerTests(CredentialTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
 
-class UpstreamTests(SynchronousTestCase):
-    """Where requests go."""
-
-    def test_host_field(self) -> None:
-        for url, host in (
-            ("https://api.example", b"api.example"),
-            ("https://api.example:443/x", b"api.example"),
-            ("http://api.example:443", b"api.example:443"),
-            ("http://127.0.0.1:8080", b"127.0.0.1:8080"),
-            ("http://[::1]:80", b"[::1]"),
-            ("http://[::1]:8080/path", b"[::1]:8080"),
-        ):
-            self.assertEqual(host_field(url), host)
-
-    def test_base_path(self) -> None:
-        clock = Clock()
-        connections = ConnectionPool(MemoryNetwork(clock).endpoint("api.example", 443), clock)
-        for url, path in (
-            ("https://api.example", b""),
-            ("https://api.example/", b""),
-            ("https://api.example/a/b/", b"/a/b"),
-        ):
-            upstream = upstream_of(url, connections)
-            self.assertEqual((upstream.host, upstream.base_path), (b"api.example", path))
-            self.assertIs(upstream.connections, connections)
+class BaseTests(SynchronousTestCase):
+    """The class alone."""
 
     def test_the_base_is_no_credential(self) -> None:
         self.assertRaises(TypeError, Credential, "key", Caps(), Clock())

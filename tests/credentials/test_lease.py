@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.key import KeyAccount
 from ccmproxy.credentials.lease import Lease
 from ccmproxy.dialects.oauth import ApiKey
 from ccmproxy.http.client.connection_pool import ConnectionPool
@@ -13,7 +14,7 @@ from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainCredential, PlainFormat
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
 
 FULL = LimitsUpdate(short=Window(100.0, NOW + 600, 18000.0))
 FREE = LimitsUpdate(short=Window(0.0, NOW + 18000, 18000.0))
@@ -23,9 +24,7 @@ class LeaseTests(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
-        self.account = Account(
-            "key", ApiKey("k"), PlainFormat(), URLS, NoOutbound(), self.pool, self.clock, lambda: 0.0
-        )
+        self.account = KeyAccount("key", ApiKey("k"), upstream_of(URLS.api_url, self.pool), self.clock)
         self.account.start()
         self.addCleanup(self.account.stop)
         lease = self.account.lease()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
 
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.http.message import RequestHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
+from ccmproxy.interfaces.reverse import IReverseLink
 from ccmproxy.reverse import YamuxProtocol
 from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
@@ -33,27 +33,23 @@ class Friend:
     tag = "friend"
 
     def __init__(self) -> None:
-        self.up: tuple[IStreamClientEndpoint, Callable[[], bool], Callable[[], object]] | None = None
+        self.up: IReverseLink | None = None
         self.attached = self.detached = 0
-        self.left: list[IStreamClientEndpoint] = []
+        self.left: list[IReverseLink] = []
 
-    def attach(
-        self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
-    ) -> Callable[[], None]:
+    def attach(self, link: IReverseLink) -> None:
         if self.up is not None:
-            self.up[2]()
-        up = self.up = endpoint, is_usable, close
+            self.up.close()
+        self.up = link
         self.attached += 1
 
-        def detach() -> None:
-            self.detached += 1
-            if self.up is up:
-                self.up = None
+    def leaving(self, link: IReverseLink) -> None:
+        self.left.append(link)
 
-        return detach
-
-    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
-        self.left.append(endpoint)
+    def detach(self, link: IReverseLink) -> None:
+        self.detached += 1
+        if self.up is link:
+            self.up = None
 
 
 class Connecting(Client):
@@ -132,7 +128,7 @@ class ReceiverCase(ServerTestCase):
         assert self.friend.up is not None
         answer = Answer()
         head = RequestHead(b"GET", b"/x", [(b"Host", b"a"), (b"Connection", b"close")])
-        ConnectionPool(self.friend.up[0], self.clock).send(head, [], answer)
+        ConnectionPool(self.friend.up.endpoint, self.clock).send(head, [], answer)
         answer.sent = True
         self.flush()
         return answer
@@ -155,6 +151,10 @@ class AcceptTests(ReceiverCase):
             self.served[number].respond(OK, b"%d" % number)
         self.flush()
         self.assertEqual([answer.body for answer in answers], [b"0", b"1", b"2"])
+
+    def test_provides_its_interface(self) -> None:
+        self.connect_remote()
+        self.assertTrue(verifyObject(IReverseLink, self.friend.up))
 
     def test_said_in_the_log(self) -> None:
         self.connect_remote().transport.loseConnection()
@@ -244,8 +244,8 @@ class LossTests(ReceiverCase):
         answer = self.send()
         connecting.session.close(30)
         self.flush()
-        self.assertFalse(self.friend.up[1]())
-        self.assertEqual(self.friend.left, [self.friend.up[0]])
+        self.assertFalse(self.friend.up.is_usable)
+        self.assertEqual(self.friend.left, [self.friend.up])
         self.served[0].respond(OK, b"served")
         self.flush()
         self.assertEqual(answer.body, b"served")

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from getpass import getuser
 from typing import Any
+from urllib.parse import urlsplit
 
 import keyring
 from twisted.internet.defer import Deferred
@@ -15,8 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.config import Config, OutboundConfig, UpstreamConfig, load_text
+from ccmproxy.credentials.destination import host_field
 from ccmproxy.credentials.login.keychain import service_name
+from ccmproxy.dialects.codex import CODEX
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.root.service import ProxyService
 from tests.conversation import CONFIGURATION, TOKEN, UPSTREAM, Client, World
 from tests.credentials.login.test_keychain import MemoryKeyring
@@ -209,6 +213,54 @@ class KeychainTests(SynchronousTestCase):
         world.service = ProxyService(world.service.config, replace(world.surroundings, use_keychain=True))
         world.start()
         self.assertEqual(world.answer().status, 200)
+
+
+class AccountTests(SynchronousTestCase):
+    """Which address requests of an account go to (spec 3.7)."""
+
+    CONFIGURATION = """
+services:
+  - type: ocm
+    listen_port: 8080
+    credentials:
+      - {{tag: key, api_key: sk-secret-1}}
+      - {{tag: file, credential_path: "{path}"}}
+    users: [{{name: alice, token: "{token}", credential: key}}]
+    upstream: {{{upstream}}}
+"""
+
+    def destinations(self, document: bytes, upstream: str = "") -> list[tuple[bytes, bytes]]:
+        """Host and base path of the requests of a key, and of a file with this content."""
+        world = World(self, start=False)
+        with open(world.path, "wb") as file:
+            file.write(document)
+        text = self.CONFIGURATION.format(path=world.path, token=TOKEN, upstream=upstream)
+        service = ProxyService(load_text(text, "test.yaml"), world.surroundings)
+        (entry,) = service.services.values()
+        found = []
+        for account in entry.accounts.values():
+            account.start()
+            lease = account.lease()
+            self.successResultOf(Deferred.fromCoroutine(lease.authorize()))
+            found.append((lease.host, lease.base_path))
+            lease.close(LeaseOutcome.SERVED)
+            self.successResultOf(account.stop())
+        return found
+
+    def test_keys_have_an_api_of_their_own(self) -> None:
+        login, key = CODEX.urls.api_url, CODEX.urls.key_api_url
+        self.assertNotEqual(login, key)
+        (at_login, at_key) = ((host_field(url), urlsplit(url).path.encode()) for url in (login, key))
+        tokens = (
+            b'{"tokens": {"access_token": "a", "refresh_token": "r"}, "last_refresh": "2099-01-01T00:00:00Z"}'
+        )
+        self.assertEqual(self.destinations(tokens), [at_key, at_login])
+        self.assertEqual(self.destinations(b'{"OPENAI_API_KEY": "sk-secret-2"}'), [at_key, at_key])
+
+    def test_an_address_of_the_configuration_is_for_both(self) -> None:
+        expected = [(b"127.0.0.1:9000", b"/x")] * 2
+        found = self.destinations(b'{"OPENAI_API_KEY": "sk-secret-2"}', 'api_url: "http://127.0.0.1:9000/x/"')
+        self.assertEqual(found, expected)
 
 
 class RemoteTests(SynchronousTestCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectError
@@ -13,7 +14,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.credentials.control import ControlClient, Fetch
-from ccmproxy.credentials.credential import Credential, Upstream, upstream_of
+from ccmproxy.credentials.credential import Credential
+from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.lease import Lease
 from ccmproxy.credentials.polling import DEFAULT_RETRY_AFTER, Poller, ask_repeatedly
 from ccmproxy.credentials.remote.status_watch import StatusWatch
@@ -24,6 +26,7 @@ from ccmproxy.http.message import RequestHead
 from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.interfaces.reverse import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
 from ccmproxy.state.limits import LimitsUpdate
@@ -60,14 +63,11 @@ class _Way:
         self.watch.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Reverse:
-    """A reverse connection that is up, or was. ``close``: end it in good order."""
+class _Reverse(NamedTuple):
+    """A reverse connection that is up, or was, and the way to the remote over it."""
 
+    link: IReverseLink
     way: _Way
-    endpoint: IStreamClientEndpoint
-    is_usable: Callable[[], bool]
-    close: Callable[[], object]
 
 
 @implementer(ICredential)
@@ -146,7 +146,7 @@ class External(Credential):
         self.ask_no_more()
         reverse, self._reverse = self._reverse, None
         if reverse is not None:
-            reverse.close()
+            reverse.link.close()
         if self._direct is not None:
             self._direct.close()
 
@@ -170,36 +170,29 @@ class External(Credential):
 
     # Reverse connections ----------------------------------------------------------------------------------
 
-    def attach(
-        self, endpoint: IStreamClientEndpoint, is_usable: Callable[[], bool], close: Callable[[], object]
-    ) -> Callable[[], None]:
-        """The remote has opened a connection to us: use it from now on, in place of an older one, which is closed.
-
-        ``endpoint``: each connection through it is one to the remote. ``is_usable``: can that be done at the moment?
-        ``close``: end the connection in good order. The result is to be called when it is lost.
-        """
-        before = self._reverse
-        reverse = self._reverse = _Reverse(self._way(REVERSE_URL, endpoint), endpoint, is_usable, close)
+    def attach(self, link: IReverseLink) -> None:
+        """The remote has opened a connection to us: use it from now on, in place of an older one, which is closed."""
+        before, self._reverse = self._reverse, _Reverse(link, self._way(REVERSE_URL, link.endpoint))
         if before is not None:
             before.way.close()
-            before.close()
+            before.link.close()
         self._changed_way()
 
-        def detach() -> None:
-            reverse.way.close()
-            if self._reverse is reverse:
-                self._reverse = None
-                self._changed_way()
-
-        return detach
-
-    def leaving(self, endpoint: IStreamClientEndpoint) -> None:
-        """The remote takes no more on the connection that was attached with ``endpoint``: keep nothing open there that
-        is not in use, so that it can end. Requests in flight go on; that is no reason to interrupt them."""
+    def leaving(self, link: IReverseLink) -> None:
+        """The remote takes no more on ``link``: keep nothing open there that is not in use, so that it can end.
+        Requests in flight go on; that is no reason to interrupt them."""
         reverse = self._reverse
-        if reverse is not None and reverse.endpoint is endpoint and self._running:
+        if reverse is not None and reverse.link is link and self._running:
             reverse.way.close()
             self._changed_way(ends_requests=False)
+
+    def detach(self, link: IReverseLink) -> None:
+        """``link`` is lost. Does nothing where another one has replaced it."""
+        reverse = self._reverse
+        if reverse is not None and reverse.link is link:
+            self._reverse = None
+            reverse.way.close()
+            self._changed_way()
 
     def _changed_way(self, ends_requests: bool = True) -> None:
         if not self._running:
@@ -222,7 +215,7 @@ class External(Credential):
 
     def _present(self) -> _Way | None:
         reverse = self._reverse
-        return reverse.way if reverse is not None and reverse.is_usable() else self._direct
+        return reverse.way if reverse is not None and reverse.link.is_usable else self._direct
 
     def _way(self, url: str, endpoint: IStreamClientEndpoint) -> _Way:
         patient = replace(self._limits, idle_timeout=inf, keepalive_timeout=1.0)
@@ -235,8 +228,8 @@ class External(Credential):
     def stream_endpoint(self) -> IStreamClientEndpoint:
         """Where connections to the remote go now. Raises CredentialUnavailable."""
         reverse = self._reverse
-        if reverse is not None and reverse.is_usable():
-            return reverse.endpoint
+        if reverse is not None and reverse.link.is_usable:
+            return reverse.link.endpoint
         if self._endpoint is None:
             raise CredentialUnavailable(NO_REVERSE)
         return self._endpoint

@@ -11,7 +11,8 @@ from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.key import KeyAccount
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.dialects.oauth import ApiKey
 from ccmproxy.http.client.connection_pool import ConnectionPool
@@ -21,7 +22,7 @@ from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.policy.sessions import JUST_ASSIGNED, SESSION_LIFE
 from ccmproxy.state.availability import Availability
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.credentials.fixtures import NOW, URLS, NoOutbound, PlainCredential, PlainFormat
+from tests.credentials.fixtures import NOW, URLS, PlainCredential
 
 HOUR = 3600.0
 OPUS = "claude-opus-4-5"
@@ -140,9 +141,7 @@ class SessionTests(PoolTestCase):
         accounts = []
         for tag in "ab":
             connections = ConnectionPool(network.endpoint(f"{tag}.example", 443), self.clock)
-            account = Account(
-                tag, ApiKey(tag), PlainFormat(), URLS, NoOutbound(), connections, self.clock, lambda: 0.0
-            )
+            account = KeyAccount(tag, ApiKey(tag), upstream_of(URLS.api_url, connections), self.clock)
             account.start()
             self.addCleanup(account.stop)
             accounts.append(account)

@@ -7,7 +7,8 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.key import KeyAccount
 from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.dialects.oauth import ApiKey
 from ccmproxy.http.client.connection_pool import ConnectionPool
@@ -17,16 +18,14 @@ from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.state.transitions import PollFailed, TokenUnavailable
 from ccmproxy.testing.pump import MemoryNetwork
-from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, NoOutbound, PlainCredential, PlainFormat
+from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
 
 
 class SingleProviderTests(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
         pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
-        self.account = Account(
-            "key", ApiKey("k"), PlainFormat(), URLS, NoOutbound(), pool, self.clock, lambda: 0.0
-        )
+        self.account = KeyAccount("key", ApiKey("k"), upstream_of(URLS.api_url, pool), self.clock)
         self.account.start()
         self.addCleanup(self.account.stop)
         self.provider = SingleProvider(self.account, self.clock.seconds)

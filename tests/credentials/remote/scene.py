@@ -9,10 +9,12 @@ from typing import Any, cast
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from ccmproxy.credentials.remote.external import External, RemoteSide
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
+from ccmproxy.interfaces.reverse import IReverseLink
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.credentials.fixtures import NOW
@@ -73,6 +75,7 @@ class Side:
                 request.respond(ResponseHead(self.status, b"", self.headers), self.line())
 
 
+@implementer(IReverseLink)
 class Reverse:
     """A connection that the remote has opened to us. ``side``: what is behind it; ``closed``: how often we did that."""
 
@@ -81,16 +84,21 @@ class Reverse:
         self.ours = YamuxProtocol(scene.clock, True)
         self.theirs = YamuxProtocol(scene.clock, False, self.side.factory)
         self.pump = Pump(self.ours, self.theirs)
+        self.endpoint = StreamClientEndpoint(self.ours)
         self.closed = 0
         scene.pumps.append(self.pump)
-        detach = scene.external.attach(
-            StreamClientEndpoint(self.ours), lambda: self.ours.is_usable, self._close
-        )
-        self.ours.when_lost().addCallback(lambda _: detach())
+        scene.external.attach(self)
+        self.ours.when_lost().addCallback(lambda _: scene.external.detach(self))
 
-    def _close(self) -> object:
+    @property
+    def is_usable(self) -> bool:
+        """See IReverseLink."""
+        return self.ours.is_usable
+
+    def close(self) -> None:
+        """See IReverseLink."""
         self.closed += 1
-        return self.ours.close(10)
+        self.ours.close(10)
 
     def lose(self) -> None:
         """The network loses it."""

@@ -622,11 +622,10 @@ class ReceiverTests(ExternalCase):
     def test_one_that_was_replaced_takes_no_more(self) -> None:
         """That is nothing to the new one."""
         self.scene.start()
-        Reverse(self.scene)
-        endpoint = self.external.stream_endpoint()
+        first = Reverse(self.scene)
         second = Reverse(self.scene)
         self.scene.settle()
-        self.external.leaving(endpoint)
+        self.external.leaving(first)
         self.scene.settle()
         self.assertEqual((len(second.side.polls), len(second.side.streams)), (1, 1))
         self.assertFalse(second.side.streams[0].is_over)
@@ -651,8 +650,7 @@ class ReceiverTests(ExternalCase):
         causes: list[str] = []
         lease.on_interrupt(lambda cause: causes.append(cause.reason))
         receiver = self.send()
-        endpoint = self.external.stream_endpoint()
-        reverse.ours.on_peer_leaving = lambda: self.external.leaving(endpoint)
+        reverse.ours.on_peer_leaving = lambda: self.external.leaving(reverse)
         reverse.theirs.close(30)
         self.scene.settle()
         self.assertEqual((self.scene.state, causes), (UNAVAILABLE, []))

@@ -16,7 +16,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.credentials.account import Account
+from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.key import KeyAccount
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex import CODEX
@@ -39,6 +41,7 @@ from tests.conversation import MemoryOutbound
 START = 1_795_000_000.0
 PROXY = ("proxy.test", 80)
 UPSTREAM = ("127.0.0.1", 9000)
+ORIGIN = "http://127.0.0.1:9000"
 NONCE = bytes(16)
 SECRET = "sk-secret-"
 
@@ -268,34 +271,18 @@ class Scene:
         factory = self.simulator.factory if plans else _Upstreams(self)
         self.upstream_listener = self.network.listen(*UPSTREAM, factory)
         self.logins = [self.simulator.add_codex_account(plan=plan) for plan in plans]
-        sources: list[ApiKey | ICredentialStore] = [ApiKey(f"{SECRET}{tag}") for tag in "abcdefgh"[:accounts]]
-        if plans:
-            sources = [_Login(login.credentials_document()) for login in self.logins]
         self.pools = [
             ConnectionPool(self.network.endpoint(*UPSTREAM, timeout=None), self.clock, limits)
-            for _ in sources
+            for _ in (plans or range(accounts))
         ]
-        origin = "http://127.0.0.1:9000"
-        urls = replace(
-            dialect.urls,
-            api_url=f"{origin}/backend-api/codex" if plans else origin,
-            key_api_url="",
-            token_url=f"{origin}/oauth/token",
-            usage_url=f"{origin}/backend-api/wham/usage",
-        )
-        self.accounts = [
-            Account(
-                tag,
-                source,
-                dialect.account,
-                urls,
-                MemoryOutbound(self.network),
-                pool,
-                self.clock,
-                lambda: 0.5,
-            )
-            for tag, source, pool in zip("abcdefgh", sources, self.pools, strict=False)
-        ]
+        self.accounts: list[LoginAccount | KeyAccount] = []
+        for number, (tag, pool) in enumerate(zip("abcdefgh", self.pools, strict=False)):
+            if plans:
+                document = self.logins[number].credentials_document()
+                self.accounts.append(self._login(tag, document, pool, dialect))
+            else:
+                upstream = upstream_of(ORIGIN, pool)
+                self.accounts.append(KeyAccount(tag, ApiKey(f"{SECRET}{tag}"), upstream, self.clock))
         for account in self.accounts:
             account.start()
         self.settle()
@@ -320,6 +307,19 @@ class Scene:
         globalLogPublisher.addObserver(observer)
         case.addCleanup(globalLogPublisher.removeObserver, observer)
         case.addCleanup(self.finish)
+
+    def _login(self, tag: str, document: bytes, pool: ConnectionPool, dialect: Dialect) -> LoginAccount:
+        """An account of the simulator's."""
+        urls = replace(
+            dialect.urls,
+            api_url=f"{ORIGIN}/backend-api/codex",
+            key_api_url="",
+            token_url=f"{ORIGIN}/oauth/token",
+            usage_url=f"{ORIGIN}/backend-api/wham/usage",
+        )
+        access = UpstreamAccess(urls, MemoryOutbound(self.network), pool)
+        place = LoginPlace(_Login(document))
+        return LoginAccount(tag, place, dialect.account, access, self.clock, lambda: 0.5)
 
     def handle(self, request: ServerRequest) -> None:
         """Everybody is alice."""

@@ -1,22 +1,23 @@
-"""Tests of :mod:`ccmproxy.credentials.account`: a login, its state and its requests, together."""
+"""Tests of :mod:`ccmproxy.credentials.login.account`: a login, its state and its requests, together."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.account import Account
 from ccmproxy.credentials.control import Answer, ControlClient
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import lock_path
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE, FileWatcher
 from ccmproxy.dialects.oauth import ApiKey, Authorization, OAuthToken
 from ccmproxy.http.client.connection_pool import ConnectionPool
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
 from ccmproxy.state.limits import LimitsUpdate, Window
@@ -33,6 +34,7 @@ from tests.credentials.fixtures import (
     login,
     tokens,
     usage,
+    with_idle_connection,
 )
 
 FRESH = login(expires=NOW + 1e9, plan="max")
@@ -45,30 +47,27 @@ class AccountTestCase(CredentialTestCase):
         self.upstream = Upstream(usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
         self.watcher = FileWatcher(self.clock)
         self.connections = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
+        self.access = UpstreamAccess(URLS, NoOutbound(), self.connections)
         self.notified = 0
         self.interrupts: list[str] = []
 
-    def make(self, source: ICredentialStore | ApiKey | None = None) -> Account:
-        account = Account(
+    def make(self) -> LoginAccount:
+        account = LoginAccount(
             "acct",
-            FileStore(self.path) if source is None else source,
+            LoginPlace(FileStore(self.path), self.path, lock_path(self.config)),
             PlainFormat(),
-            URLS,
-            NoOutbound(),
-            self.connections,
+            self.access,
             self.clock,
             lambda: 0.0,
             caps=Caps(90, 95),
             watcher=self.watcher,
-            watched_path=self.path,
-            lock_path=lock_path(self.config),
             fetch=self.upstream.fetch,
         )
         self.addCleanup(self.finish, account)
         account.subscribe(self.notify)
         return account
 
-    def start(self, document: bytes | None = FRESH) -> Account:
+    def start(self, document: bytes | None = FRESH) -> LoginAccount:
         if document is not None:
             self.put(document)
         account = self.make()
@@ -78,14 +77,14 @@ class AccountTestCase(CredentialTestCase):
     def notify(self) -> None:
         self.notified += 1
 
-    def finish(self, account: Account) -> None:
+    def finish(self, account: LoginAccount) -> None:
         """Nothing is left: no timer, no lock, no lease."""
         self.successResultOf(account.stop())
         self.assertEqual(account.leases, set(), "a lease was not closed")
         self.no_timers()
         self.assertEqual(os.listdir(self.directory), ["config"])
 
-    def availability(self, account: Account, model: str | None = None) -> Availability:
+    def availability(self, account: LoginAccount, model: str | None = None) -> Availability:
         return account.snapshot(self.clock.seconds(), model).availability
 
     def interrupted(self, availability: Availability) -> None:
@@ -214,17 +213,9 @@ class LoginTests(AccountTestCase):
 
     def test_control_requests_go_through_the_outbound(self) -> None:
         """F30: without a replacement, everything is asked through the credential's own outbound."""
-        account = Account(
-            "acct",
-            FileStore(self.path),
-            PlainFormat(),
-            URLS,
-            NoOutbound(),
-            self.connections,
-            self.clock,
-            lambda: 0.0,
+        account = LoginAccount(
+            "acct", LoginPlace(FileStore(self.path)), PlainFormat(), self.access, self.clock, lambda: 0.0
         )
-        assert account._keeper is not None
         owner = getattr(account._keeper._fetch, "__self__", None)
         assert isinstance(owner, ControlClient)
         self.put(login(plan="pro"))
@@ -351,31 +342,78 @@ class RequestTests(AccountTestCase):
 
 
 class KeyTests(AccountTestCase):
-    def test_api_key(self) -> None:
-        account = self.make(ApiKey("SECRET"))
-        self.assertTrue(verifyObject(ICredential, account))
-        account.start()
-        self.assertTrue(account.is_api_key)
-        snapshot = account.snapshot(NOW)
-        self.assertTrue(snapshot.availability.usable)
-        self.assertEqual((snapshot.plan_weight, snapshot.has_data), (1.0, False))
-        lease = account.lease()
-        self.assertEqual(self.result(lease.authorize()), ApiKey("SECRET"))
-        error = self.error(lease.recover(ApiKey("SECRET")), CredentialUnavailable)
-        self.assertNotIn("SECRET", str(error) + repr(account))
-        lease.poll_if_stale()
-        self.assertEqual(self.upstream.requests, [])
-        lease.rate_limited(NOW + 60, explicit=True)
-        self.assertEqual(self.availability(account).reason, "rate_limited")
-        self.clock.advance(60)
-        self.assertTrue(self.availability(account).usable)
-        lease.close(LeaseOutcome.SERVED)
+    """A key in the place of the login (spec 3.1)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        network = MemoryNetwork(self.clock)
+        self.key_connections = ConnectionPool(network.endpoint("keys.example", 443), self.clock)
+        urls = replace(URLS, key_api_url="https://keys.example/v1/")
+        self.access = UpstreamAccess(urls, NoOutbound(), self.connections, self.key_connections)
+
+    def goes_to(self, lease: ILease) -> tuple[bytes, bytes, ConnectionPool]:
+        return lease.host, lease.base_path, lease.connections()
 
     def test_key_in_the_file(self) -> None:
         account = self.start(b'{"key": "k"}')
         self.assertTrue(account.is_api_key)
         self.assertTrue(self.availability(account).usable)
         self.assertEqual(self.upstream.requests, [])
+
+    def test_a_key_takes_the_place_of_a_login_and_the_reverse(self) -> None:
+        """While it runs: requests go to the address for what authorizes them, also those of a lease that was taken
+        before; the login's usage is asked for, the key's is not."""
+        logins = b"api.example", b"", self.connections
+        keys = b"keys.example", b"/v1", self.key_connections
+        account = self.start()
+        lease = account.lease()
+        self.assertEqual(self.goes_to(lease), logins)
+        self.assertIsInstance(self.result(lease.authorize()), OAuthToken)
+        self.assertEqual(self.goes_to(lease), logins)
+        self.put(b'{"key": "k"}')
+        self.clock.pump(NOTICE)
+        self.assertTrue(account.is_api_key)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 1.0)
+        self.assertEqual(self.result(lease.authorize()), ApiKey("k"))
+        self.assertEqual(self.goes_to(lease), keys)
+        self.clock.advance(7200)
+        account.poll_if_stale()
+        self.assertEqual(len(self.upstream.asked(USAGE)), 1)
+        self.put(FRESH)
+        self.clock.pump(NOTICE)
+        self.assertFalse(account.is_api_key)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 10.0)
+        self.assertIsInstance(self.result(lease.recover(ApiKey("k"))), OAuthToken)
+        self.assertEqual(self.goes_to(lease), logins)
+        self.assertEqual(len(self.upstream.asked(USAGE)), 2)
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_a_key_that_is_refused(self) -> None:
+        account = self.start(b'{"key": "k"}')
+        lease = account.lease()
+        key = self.result(lease.authorize())
+        error = self.error(lease.recover(key), CredentialUnavailable)
+        self.assertFalse(error.hard)
+        lease.close(LeaseOutcome.REFUSED)
+
+    def test_keys_may_go_where_logins_go(self) -> None:
+        self.access = UpstreamAccess(URLS, NoOutbound(), self.connections)
+        lease = self.start(b'{"key": "k"}').lease()
+        self.result(lease.authorize())
+        self.assertEqual(self.goes_to(lease), (b"api.example", b"", self.connections))
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_both_kinds_of_connections_are_closed(self) -> None:
+        network = MemoryNetwork(self.clock)
+        logins, to_logins = with_idle_connection(network, "api.example", self.clock)
+        keys, to_keys = with_idle_connection(network, "keys.example", self.clock)
+        self.access = replace(self.access, connections=logins, key_connections=keys)
+        account = self.start()
+        self.assertEqual((to_logins.closed, to_keys.closed), (False, False))
+        account.close_connections()
+        network.flush()
+        self.assertEqual((to_logins.closed, to_keys.closed), (True, True))
 
 
 class StopTests(AccountTestCase):

@@ -1,0 +1,24 @@
+"""Connections that remote instances open to us, as the credentials see them that use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IStreamClientEndpoint
+
+
+class IReverseLink(Interface):
+    """A connection that a remote instance has opened to us, and over which we send it our requests (spec 7.2)."""
+
+    endpoint: IStreamClientEndpoint = Attribute("Each connection made through it is one to the remote.")
+    is_usable: bool = Attribute(
+        "Whether connections can be made at the moment: the link is up, and the remote has not announced that it is"
+        " leaving. Asked for with every request."
+    )
+
+    def close() -> None:
+        """Take no new connection, and end when those that are open have ended, or after a time that the implementation
+        sets. Returns at once. Harmless where the link is lost already."""
