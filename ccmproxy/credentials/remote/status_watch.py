@@ -13,13 +13,14 @@ from ccmproxy.http.client.connection_pool import Call, ConnectionPool
 from ccmproxy.http.failures import UpstreamError
 from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.policy.backoff import Backoff
+from ccmproxy.policy.rate import TokenBucket
 
 #: A state is some hundred bytes; a line that is longer than this is none (bytes).
 LONGEST_LINE = 64 * 1024
 #: Refusals that will not mend by themselves: only a change gives reason to ask again.
 HOPELESS = frozenset({401, 403, 404})
-#: So many states may follow each other at once, and one in so many seconds in the long run; of more, the newest counts.
-#: Twice of what an instance of ours says: each may be a line in the log, and news to all who watch us.
+#: Token bucket: burst size and seconds per further state; excess states collapse into the newest. Each state may be a
+#: line in the log, and news to all who watch us. Twice of what an instance of ours sends: none of its states waits.
 BURST = 20
 APART = 0.1
 
@@ -58,8 +59,7 @@ class StatusWatch:
         self._line = bytearray()
         self._complained = False
         self._timer: IDelayedCall | None = None
-        #: When the states that were taken over would be through, one every ``APART`` seconds.
-        self._through = 0.0
+        self._rate = TokenBucket(BURST, APART)
         #: The newest state, where it has to wait, and for when it is to be taken over.
         self._held: RemoteStatus | None = None
         self._soon: IDelayedCall | None = None
@@ -170,10 +170,9 @@ class StatusWatch:
                     "{tag}: a state was not taken over: {problem}", tag=self._tag, problem=str(error)
                 )
             return
-        wait = self._through - BURST * APART - self._clock.seconds()
         if self._soon is not None:
             self._held = status
-        elif wait > 0:
+        elif wait := self._rate.delay(self._clock.seconds()):
             self._held = status
             self._soon = self._clock.callLater(wait, self._take_held)
         else:
@@ -185,7 +184,7 @@ class StatusWatch:
             self._take(status)
 
     def _take(self, status: RemoteStatus) -> None:
-        self._through = max(self._through, self._clock.seconds()) + APART
+        self._rate.take(self._clock.seconds())
         self._apply(status)
 
     def _give_up(self, problem: str) -> None:
