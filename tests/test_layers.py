@@ -58,7 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dialects.registry": names("dialects dialects.claude dialects.codex"),
     "config": names("dialects.registry policy state"),
     # parts
-    "transports": names("config interfaces"),
+    "transports": names("config interfaces policy"),
     "network": names("interfaces"),
     "http.server": names("http transports"),
     "http.client": names("http transports"),
