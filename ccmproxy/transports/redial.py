@@ -13,9 +13,10 @@ class Redial:
     """Decides when a connection is made: at once, and again after a delay whenever a try fails or it is lost.
 
     ``dial`` is called by :meth:`start` and :meth:`restart`, and when the delay after :meth:`lost` is over; never before
-    :meth:`start`, nor after :meth:`stop`. The connection itself belongs to somebody else, who says with :meth:`made` and
-    :meth:`lost` how a try went, and gives up one that is under way before :meth:`restart` or :meth:`stop`. (Twisted's
-    ClientService does the same for connections that an endpoint makes; these begin with an HTTP request.)
+    :meth:`start`, nor after :meth:`stop`. The connection itself belongs to somebody else, who says with :meth:`made`
+    and :meth:`lost` how a try went, and gives up one that is under way before :meth:`restart` or :meth:`stop`.
+
+    Twisted's ClientService does the same for connections that an endpoint makes; these begin with an HTTP request.
     """
 
     def __init__(self, clock: IReactorTime, random: Callable[[], float], dial: Callable[[], None]) -> None:
