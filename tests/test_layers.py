@@ -58,7 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dialects.registry": names("dialects dialects.claude dialects.codex"),
     "config": names("dialects.registry policy state"),
     # parts
-    "transports": names("config interfaces"),
+    "transports": names("config interfaces policy"),
     "network": names("interfaces"),
     "http.server": names("http transports"),
     "http.client": names("http transports"),
@@ -67,7 +67,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "reverse": VALUES | names("http.client http.server transports yamux"),
     # surfaces
     "surfaces": VALUES | names("http.server proxy reverse"),
-    "simulator": names("dialects http http.server state testing websocket"),
+    "simulator": names("dialects http http.server state testing transports websocket"),
     "testing": frozenset(),
     # root
     "root": VALUES

@@ -78,7 +78,11 @@ def api_key_refusal(headers: Headers, product: str) -> Refused | None:
 
 
 class FailureThrottle:
-    """Slows down whoever guesses tokens: after ten failures in a minute an address has to wait."""
+    """Slows down whoever guesses tokens: after ten failures in a minute an address has to wait.
+
+    A sliding window over each address's last failures, and not a token bucket: the wait lasts until the oldest of them
+    is a minute ago, instead of letting one more try pass every six seconds. The clock may be set back.
+    """
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()

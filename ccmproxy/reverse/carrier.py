@@ -48,12 +48,11 @@ from ccmproxy.yamux import (
 
 _log = Logger()
 
-KIB: Final = 1024
 #: Bytes that are given to the carrier in one go; it is asked afterwards whether it is full.
-_PIECE: Final = 64 * KIB
+_PIECE: Final = 64 * 1024
 #: Bytes that the kernel may hold without having sent them. With all of its buffer, a few MiB, the answer to a ping
 #: would come behind seconds of data on a slow line.
-_UNSENT: Final = 128 * KIB
+_UNSENT: Final = 128 * 1024
 #: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
 _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 #: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
@@ -61,10 +60,6 @@ _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 _LATE: Final = 0.05
 #: Seconds in which a session that is drained may end, unless told otherwise.
 _DRAIN_TIMEOUT: Final = 30.0
-
-
-def _nowhere(data: bytes) -> None:
-    """Before there is a transport."""
 
 
 def _nothing() -> None:
@@ -102,7 +97,6 @@ class YamuxProtocol(Protocol):
         #: Those that wait until the peer acknowledges some of the streams that it was sent.
         self._opening: deque[tuple[Deferred[IProtocol], IProtocolFactory]] = deque()
         self._pings: dict[int, Deferred[float]] = {}
-        self._send: Callable[[bytes], None] = _nowhere
         self._blocked = False
         self._working = False
         self._draining = False

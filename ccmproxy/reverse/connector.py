@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 
 from ccmproxy.http.client.connection_pool import Call, ConnectionPool
 from ccmproxy.http.client.upgrade import SwitchedConnection
 from ccmproxy.http.failures import UpstreamError
 from ccmproxy.http.message import RequestHead, ResponseHead
-from ccmproxy.policy.backoff import Backoff
 from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.upgrading import problem_of_answer
+from ccmproxy.transports.redial import Redial
 
 
 class Connector:
@@ -41,29 +41,25 @@ class Connector:
         self._request = request
         self._factory = factory
         self._clock = clock
-        self._backoff = Backoff(random)
-        self._running = False
+        self._redial = Redial(clock, random, self._dial)
         self._call: Call | None = None
-        self._timer: IDelayedCall | None = None
         self._session: YamuxProtocol | None = None
 
     @property
     def is_up(self) -> bool:
         """Whether the remote can send requests at the moment."""
-        return self._running and self._session is not None
+        return self._redial.is_running and self._session is not None
 
     def start(self) -> None:
         """Dial."""
-        if not self._running:
-            self._running = True
-            self._dial()
+        self._redial.start()
 
     def stop(self, grace: float) -> Deferred[None]:
         """Close the connection with a go-away: requests that are being served may finish for ``grace`` seconds.
 
         Fires when it is gone. Nothing is dialled any more. May be called again; the first ``grace`` holds.
         """
-        self._running = False
+        self._redial.stop()
         self._give_up()
         self._connections.close()
         if self._session is None:
@@ -72,21 +68,17 @@ class Connector:
 
     def interface_updated(self) -> None:
         """The machine's network has changed: what is open may be dead without knowing, so dial anew at once."""
-        if not self._running:
+        if not self._redial.is_running:
             return
         self._give_up()
-        self._backoff.reset()
         session, self._session = self._session, None
         if session is not None:
             self.log.info("{tag}: the network changed, reverse connection is made anew", tag=self.tag)
             session.abort()
-        self._dial()
+        self._redial.restart()
 
     def _give_up(self) -> None:
-        """On a connection that is being made, or waited for."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """On a connection that is being made."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -94,38 +86,32 @@ class Connector:
     def _dial(self) -> None:
         self._call = self._connections.upgrade(self._request, self, self._switched)
 
-    def _again(self, problem: str, lived: float = 0.0) -> None:
-        if not self._running:
-            return
-        delay = self._backoff.failed(lived)
-        self.log.warn(
-            "{tag}: no reverse connection ({problem}), again in {delay:.1f} s",
-            tag=self.tag,
-            problem=problem,
-            delay=delay,
-        )
-        self._timer = self._clock.callLater(delay, self._timed)
-
-    def _timed(self) -> None:
-        self._timer = None
-        self._dial()
+    def _again(self, problem: str) -> None:
+        delay = self._redial.lost()
+        if delay is not None:
+            self.log.warn(
+                "{tag}: no reverse connection ({problem}), again in {delay:.1f} s",
+                tag=self.tag,
+                problem=problem,
+                delay=delay,
+            )
 
     # The handshake's answer -------------------------------------------------------------------------------
 
     def _switched(self, head: ResponseHead, connection: SwitchedConnection) -> None:
         self._call = None
         problem = problem_of_answer(head)
-        if problem is not None or not self._running:
+        if problem is not None or not self._redial.is_running:
             connection.abort()
             self._again(problem or "stopped")
             return
         session = self._session = YamuxProtocol(self._clock, is_client=False, acceptor=self._factory)
-        began = self._clock.seconds()
+        self._redial.made()
 
         def lost(reason: Exception) -> None:
             if self._session is session:
                 self._session = None
-                self._again(str(reason), self._clock.seconds() - began)
+                self._again(str(reason))
 
         connection.hand_over(session)
         self.log.info("{tag}: reverse connection is up", tag=self.tag)

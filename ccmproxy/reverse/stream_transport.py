@@ -9,14 +9,12 @@ from typing import Final, cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import (
-    IConsumer,
     IHalfCloseableProtocol,
     IProducer,
     IProtocol,
     IPullProducer,
     IPushProducer,
     IReactorTime,
-    ITransport,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,19 +22,19 @@ from zope.interface import implementer
 
 from ccmproxy.reverse.address import StreamAddress
 from ccmproxy.reverse.stream_errors import StreamAborted
+from ccmproxy.transports.contract import IByteStream
 from ccmproxy.yamux import Direction, Session, Stream
 
 _log = Logger()
 
-KIB: Final = 1024
 #: Bytes in a stream's queue above which its producer is paused, and below which it is resumed. A window is 512 KiB: so
 #: a producer is resumed well before the peer has read what it has room for.
-HIGH_MARK: Final = 256 * KIB
-LOW_MARK: Final = 64 * KIB
+HIGH_MARK: Final = 256 * 1024
+LOW_MARK: Final = 64 * 1024
 #: Pieces below this size (bytes) are joined while they are kept, up to the other one: a peer that sends two bytes at a
 #: time would otherwise use twenty times the memory that its window says.
-_SMALL: Final = 4 * KIB
-_JOINED: Final = 64 * KIB
+_SMALL: Final = 4 * 1024
+_JOINED: Final = 64 * 1024
 
 
 class Carrier(typing.Protocol):
@@ -52,7 +50,7 @@ class Carrier(typing.Protocol):
         """The stream's protocol has been told, or is about to be, that it is over."""
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(IByteStream)
 class StreamTransport:
     """A stream, with TCP's habits in Twisted: the protocol is told of a close of its own in a later turn; what was
     written is sent first; a close waits for the producer to unregister.

@@ -13,15 +13,15 @@ from zope.interface import implementer
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.policy.rate import TokenBucket
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.state.aggregate import aggregate, status_object
 from ccmproxy.surfaces.own_endpoints import answer_get
 
 #: A watcher that takes nothing for so long is dropped (seconds, spec 8.2).
 STALLED_WATCHER = 60.0
-#: So many states of one stream may follow each other at once, and one in so many seconds in the long run; what changes
-#: meanwhile is told as one. Instances that borrow from each other may each tell what the other's state makes of theirs,
-#: by turns and without end.
+#: Token bucket of each stream: burst size and seconds per further state; excess changes are told as one state. Without
+#: it, instances that borrow from each other could tell by turns, without end, what the other's state makes of theirs.
 BURST = 10
 APART = 0.2
 #: How often a window's reset passing is looked for (seconds).
@@ -74,8 +74,7 @@ class Watcher:
         self._caller = caller
         self._clock = clock
         self._sent = b""
-        #: When the states that were sent would be through, one every ``APART`` seconds.
-        self._through = 0.0
+        self._rate = TokenBucket(BURST, APART)
         self._paused = False
         self._soon: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
@@ -103,8 +102,7 @@ class Watcher:
     def _changed(self) -> None:
         """Coalesce: what changes within one turn, or too soon after other states, is sent as one."""
         if self._soon is None:
-            delay = max(0.0, self._through - BURST * APART - self._clock.seconds())
-            self._soon = self._clock.callLater(delay, self._send)
+            self._soon = self._clock.callLater(self._rate.delay(self._clock.seconds()), self._send)
 
     def _send(self) -> None:
         if self._soon is not None and self._soon.active():
@@ -115,7 +113,7 @@ class Watcher:
         line = self._endpoint.render(self._caller)
         if line != self._sent:
             self._sent = line
-            self._through = max(self._through, self._clock.seconds()) + APART
+            self._rate.take(self._clock.seconds())
             self._request.write(line)
 
     def _look_again(self) -> None:

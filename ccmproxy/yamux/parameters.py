@@ -16,7 +16,7 @@ LARGEST_WINDOW: Final = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many at once, and so many per second in the long run."""
+    """Of a token bucket: burst size, and how many more may happen per second."""
 
     burst: int
     per_second: float
@@ -76,7 +76,7 @@ class SessionConfig:
 
 
 class RateLimit:
-    """Counts what happens, against a :class:`Rate`."""
+    """Token bucket: tells what is within a :class:`Rate`. Nothing waits; what is beyond it is refused."""
 
     __slots__ = ("_at", "_left", "_rate")
 

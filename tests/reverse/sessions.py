@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
-from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from ccmproxy.reverse import StreamTransport, YamuxProtocol
 from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux import SessionConfig
-from tests.testing.test_pump import Recorder
+from tests.transports.contract import Building, Recorder
 
 
 class StreamRecorder(Recorder):
     """A recorder on a stream."""
 
     transport: StreamTransport
-
-
-class Building(Factory):
-    """A factory that builds what it is told to. ``built``: all of them."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[], Any] = StreamRecorder) -> None:
-        self.build = build
-        self.built: list[Any] = []
-        self.started = self.stopped = 0
-
-    def buildProtocol(self, addr: object) -> Any:
-        protocol = self.build()
-        self.built.append(protocol)
-        return protocol
-
-    def startFactory(self) -> None:
-        self.started += 1
-
-    def stopFactory(self) -> None:
-        self.stopped += 1
 
 
 class SessionPair:
@@ -55,7 +31,7 @@ class SessionPair:
         **options: Any,
     ) -> None:
         self.clock = Clock()
-        self.acceptor = acceptor or Building()
+        self.acceptor = acceptor or Building(StreamRecorder)
         self.client = YamuxProtocol(self.clock, True, None, config)
         self.server = YamuxProtocol(self.clock, False, self.acceptor, server_config or config)
         self.pump = Pump(self.client, self.server, **options)

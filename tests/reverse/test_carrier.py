@@ -16,13 +16,12 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.reverse import SessionLost, StreamAborted, StreamNotOpened, YamuxProtocol
 from ccmproxy.reverse.stream_transport import HIGH_MARK
-from ccmproxy.testing.pump import Pump
+from ccmproxy.testing.pump import KIB, Pump
 from ccmproxy.yamux.frames import ACK, DATA, GO_AWAY, PING, SYN, WINDOW_UPDATE
-from tests.reverse.sessions import Building, SessionPair, StreamRecorder
-from tests.testing.test_pump import Source
+from tests.reverse.sessions import SessionPair, StreamRecorder
+from tests.transports.contract import Building, Source
 from tests.yamux.sides import described, frame
 
-KIB = 1024
 MIB = 1024 * KIB
 
 

@@ -12,7 +12,8 @@ from zope.interface.verify import verifyObject
 from ccmproxy.reverse import StreamAborted, StreamClientEndpoint, StreamNotOpened, StreamServerEndpoint
 from ccmproxy.yamux import SessionConfig
 from ccmproxy.yamux.frames import ACK, WINDOW_UPDATE
-from tests.reverse.sessions import Building, SessionPair, StreamRecorder
+from tests.reverse.sessions import SessionPair, StreamRecorder
+from tests.transports.contract import Building
 from tests.yamux.sides import frame
 
 

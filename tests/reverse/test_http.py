@@ -12,11 +12,11 @@ from ccmproxy.http.failures import RequestNotSent, ResponseLost
 from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import StreamClientEndpoint
+from ccmproxy.testing.pump import KIB
 from tests.http.conversation import OK, echo
 from tests.http.upstream import Receiver
-from tests.reverse.sessions import Building, SessionPair, StreamRecorder
-
-KIB = 1024
+from tests.reverse.sessions import SessionPair, StreamRecorder
+from tests.transports.contract import Building
 
 
 class HTTPTests(SynchronousTestCase):

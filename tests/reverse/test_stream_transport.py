@@ -15,14 +15,23 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.reverse import SessionLost, StreamAborted
 from ccmproxy.reverse.stream_transport import HIGH_MARK, LOW_MARK
+from ccmproxy.testing.pump import KIB
+from ccmproxy.transports.contract import IByteStream
 from ccmproxy.yamux import SessionConfig
-from tests.reverse.sessions import Building, SessionPair, StreamRecorder
-from tests.testing.test_pump import Failing, HalfCloser, PullSource, Recorder, Source, TransportContract
+from tests.reverse.sessions import SessionPair, StreamRecorder
+from tests.transports.contract import (
+    Building,
+    Failing,
+    HalfCloseContract,
+    HalfCloser,
+    InMemory,
+    PullSource,
+    Recorder,
+    Source,
+)
 
-KIB = 1024
 
-
-class StreamContractTests(TransportContract, TestCase):
+class StreamContractTests(InMemory, HalfCloseContract, TestCase):
     """A stream behaves as a connection of TCP does, except where it says more."""
 
     chunk_size = 64 * KIB
@@ -32,17 +41,13 @@ class StreamContractTests(TransportContract, TestCase):
         self.pair_of_sessions = SessionPair(Building(lambda: server), chunk_size=self.chunk_size)
         self.pair_of_sessions.stream(client)
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        self.pair_of_sessions.flush()
-        assert condition()
-
-    async def settle(self) -> None:
+    def flush(self) -> None:
         self.pair_of_sessions.flush()
 
     async def test_abort(self) -> None:
         """The other side can tell a reset from the loss of the session."""
         client, server = await self.pair()
-        client.transport.abortConnection()  # type: ignore[attr-defined]
+        client.transport.abortConnection()
         assert client.lost == []
         await self.until(lambda: client.lost and server.lost)
         assert client.lost == [ConnectionAborted]
@@ -74,7 +79,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_interfaces(self) -> None:
         near, _ = SessionPair().stream()
-        for interface in (ITransport, IConsumer, IPushProducer):
+        for interface in (ITransport, IConsumer, IPushProducer, IByteStream):
             self.assertTrue(verifyObject(interface, near.transport))
         self.assertFalse(ITCPTransport.providedBy(near.transport))
         self.assertEqual(repr(near.transport)[:19], "<StreamTransport 1 ")

@@ -1,146 +1,27 @@
-"""Our TLS against pyOpenSSL's, over in-memory transports."""
+"""Our TLS against pyOpenSSL's, over in-memory transports: which connections are made."""
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from pathlib import Path
-from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import (
-    ConnectionAborted,
-    ConnectionDone,
-    ConnectionLost,
-    ConnectionRefusedError,
-    TimeoutError,
-)
-from twisted.internet.interfaces import (
-    IConsumer,
-    IProtocol,
-    IProtocolFactory,
-    IPushProducer,
-    IStreamClientEndpoint,
-    ITransport,
-)
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError, TimeoutError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import TLSVersion
 from twisted.internet.task import Clock
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from ccmproxy.http.client.connection_pool import ConnectionPool
-from ccmproxy.http.failures import RequestNotSent, ResponseLost
-from ccmproxy.http.message import RequestHead
-from ccmproxy.testing.pump import KIB, MemoryListener, MemoryNetwork, Pump
-from ccmproxy.transports.tls import ClientTLS, TLSTransport
-from tests.http.upstream import Receiver
-from tests.transports.certificates import make_authority
-
-HOST = "upstream.test"
-PORT = 443
-
-
-class Recorder(Protocol):
-    """Keeps what it receives, and how its connection ended."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.pieces: list[int] = []
-        self.lost: list[type[BaseException]] = []
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        self.pieces.append(len(data))
-
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        assert reason.type is not None
-        self.lost.append(reason.type)
-
-
-class RecorderFactory(Factory):
-    """Remembers the protocols that it built."""
-
-    def __init__(self) -> None:
-        self.built: list[Recorder] = []
-
-    def buildProtocol(self, addr: object) -> Recorder:
-        protocol = Recorder()
-        self.built.append(protocol)
-        return protocol
-
-
-@implementer(IPushProducer)
-class Producer:
-    """Writes pieces until paused, ``limit`` bytes in all."""
-
-    def __init__(self, transport: ITransport, limit: int) -> None:
-        self._transport = transport
-        self.remaining = limit
-        self.paused = False
-        self.pauses = 0
-        self.stopped = False
-
-    def resumeProducing(self) -> None:
-        self.paused = False
-        while not self.paused and self.remaining > 0:
-            self.remaining -= 16 * KIB
-            self._transport.write(bytes(16 * KIB))
-
-    def pauseProducing(self) -> None:
-        self.paused = True
-        self.pauses += 1
-
-    def stopProducing(self) -> None:
-        self.stopped = True
-
-
-class Scene:
-    """A TLS server in memory, and a client that trusts its authority."""
-
-    def __init__(self, test: SynchronousTestCase, trust: bool = True, **options: Any) -> None:
-        self.test = test
-        self.authority = make_authority()
-        self.network = MemoryNetwork()
-        self.servers = RecorderFactory()
-        self.clients = RecorderFactory()
-        names = options.pop("names", (HOST,))
-        self.listener = self.serve(self.authority.server_options(*names, **options))
-        ca_file = self.authority.write(Path(test.mktemp())) if trust else None
-        self.tls = ClientTLS(ca_file, handshake_timeout=5.0)
-
-    def serve(self, options: CertificateOptions) -> MemoryListener:
-        """Replaces the server."""
-        factory = TLSMemoryBIOFactory(options, False, self.servers, self.network.clock)
-        self.listener = self.network.listen("10.0.0.1", PORT, factory)
-        return self.listener
-
-    def connect(self, host: str = HOST) -> Deferred[IProtocol]:
-        """Begin to connect."""
-        endpoint = self.tls.wrap(self.network.endpoint("10.0.0.1", PORT), host, PORT, self.network.clock)
-        return endpoint.connect(self.clients)
-
-    def settle(self) -> None:
-        """Carry everything, and let the server write what it holds back for a turn."""
-        for _ in range(3):
-            self.network.flush()
-            self.network.clock.advance(0)
-        self.network.flush()
-
-    def connected(self, host: str = HOST) -> tuple[Recorder, Recorder]:
-        """A client and its server, after the handshake."""
-        result = self.connect(host)
-        self.settle()
-        client = self.test.successResultOf(result)
-        assert isinstance(client, Recorder)
-        return client, self.servers.built[-1]
+from ccmproxy.testing.pump import MemoryNetwork, Pump
+from ccmproxy.transports.contract import IByteStream
+from ccmproxy.transports.tls import ClientTLS
+from tests.transports.contract import Building, Recorder
+from tests.transports.tls_scene import HOST, PORT, Scene
 
 
 class HandshakeTests(SynchronousTestCase):
@@ -149,13 +30,11 @@ class HandshakeTests(SynchronousTestCase):
     def test_name_is_verified_and_sent(self) -> None:
         scene = Scene(self, alpn=[b"http/1.1"])
         client, server = scene.connected()
-        self.assertEqual(client.transport.negotiatedProtocol, b"http/1.1")
         connection: SSL.Connection = server.transport.getHandle()
+        self.assertEqual(connection.get_alpn_proto_negotiated(), b"http/1.1")
         self.assertEqual(connection.get_servername(), HOST.encode())
         self.assertEqual(connection.get_protocol_version_name(), "TLSv1.3")
-        verifyObject(ITransport, client.transport)
-        verifyObject(IConsumer, client.transport)
-        verifyObject(IPushProducer, client.transport)
+        self.assertTrue(verifyObject(IByteStream, client.transport))
 
     def test_address(self) -> None:
         scene = Scene(self, names=("127.0.0.1", "::1"))
@@ -172,7 +51,7 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_nothing_older_is_offered(self) -> None:
         scene = Scene(self)
-        recorders = RecorderFactory()
+        recorders = Building()
         scene.network.listen("10.0.0.1", PORT, recorders)
         scene.connect().addErrback(lambda reason: None)
         scene.settle()
@@ -217,7 +96,7 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_silent_server(self) -> None:
         scene = Scene(self)
-        listener = scene.network.listen("10.0.0.1", PORT, RecorderFactory())
+        listener = scene.network.listen("10.0.0.1", PORT, Building())
         result = scene.connect()
         scene.network.flush()
         scene.network.advance(4.9)
@@ -298,282 +177,3 @@ class HandshakeTests(SynchronousTestCase):
     def test_unreadable_authority(self) -> None:
         with self.assertRaises(OSError):
             ClientTLS(self.mktemp())
-
-
-class SessionTests(SynchronousTestCase):
-    """Handshakes are shortened by what an earlier connection left."""
-
-    def resumed(self, scene: Scene) -> list[bool]:
-        """Three connections, one after the other, each with a byte of data."""
-        found = []
-        for _ in range(3):
-            client, server = scene.connected()
-            server.transport.write(b"x")
-            scene.settle()
-            self.assertEqual(client.received, b"x")
-            found.append(client.transport.session_reused)
-            client.transport.loseConnection()
-            scene.settle()
-        return found
-
-    def test_resumed(self) -> None:
-        self.assertEqual(self.resumed(Scene(self)), [False, True, True])
-
-    def test_resumed_tls_12(self) -> None:
-        self.assertEqual(self.resumed(Scene(self, newest=TLSVersion.TLSv1_2)), [False, True, True])
-
-    def test_other_origin(self) -> None:
-        """A session is good for the name that was verified, and for no other."""
-        scene = Scene(self, names=(HOST, "other.test"))
-        _, server = scene.connected()
-        server.transport.write(b"x")
-        scene.settle()
-        other, _ = scene.connected("other.test")
-        self.assertFalse(other.transport.session_reused)
-        again, _ = scene.connected()
-        self.assertTrue(again.transport.session_reused)
-
-    def test_server_forgot(self) -> None:
-        """A server that does not know the session gets a whole handshake."""
-        scene = Scene(self)
-        self.resumed(scene)
-        scene.serve(scene.authority.server_options(HOST))
-        self.assertEqual(self.resumed(scene), [False, True, True])
-
-    def test_forgotten_after_a_failure(self) -> None:
-        """What may be the reason why a handshake failed is not tried again."""
-        scene = Scene(self)
-        self.resumed(scene)
-        self.assertIn((HOST, PORT), scene.tls._sessions)
-        scene.serve(scene.authority.server_options("other.test"))
-        result = scene.connect()
-        scene.settle()
-        self.failureResultOf(result, ssl.SSLCertVerificationError)
-        self.assertNotIn((HOST, PORT), scene.tls._sessions)
-
-    def test_bounded(self) -> None:
-        scene = Scene(self)
-        _, server = scene.connected()
-        server.transport.write(b"x")
-        scene.settle()
-        session = scene.tls._sessions[HOST, PORT]
-        for port in range(1000):
-            scene.tls.remember(("many.test", port), session)
-        self.assertEqual(len(scene.tls._sessions), 256)
-        self.assertIn(("many.test", 999), scene.tls._sessions)
-
-
-class TransportTests(SynchronousTestCase):
-    """What the protocol above sees."""
-
-    def test_data_both_ways(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        big = bytes(range(256)) * 4 * KIB
-        client.transport.write(b"hello ")
-        client.transport.writeSequence([b"wor", b"", b"ld"])
-        client.transport.write(big)
-        server.transport.write(big)
-        scene.settle()
-        self.assertEqual(server.received, b"hello world" + big)
-        self.assertEqual(client.received, big)
-
-    def test_records_of_one_read_arrive_together(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        connection = server.transport.getHandle()
-        for _ in range(20):
-            connection.send(b"event\n\n")
-        server.transport._flushSendBIO()
-        scene.settle()
-        self.assertEqual(client.pieces, [140])
-
-    def test_byte_by_byte(self) -> None:
-        scene = Scene(self)
-        scene.listener.options["chunk_size"] = 1
-        client, server = scene.connected()
-        client.transport.write(b"ping")
-        server.transport.write(b"pong" * 100)
-        scene.settle()
-        self.assertEqual((bytes(server.received), bytes(client.received)), (b"ping", b"pong" * 100))
-        client.transport.loseConnection()
-        scene.settle()
-        self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
-
-    def test_we_close(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        client.transport.write(b"last words")
-        client.transport.loseConnection()
-        client.transport.write(b"too late")
-        scene.settle()
-        self.assertEqual(server.received, b"last words")
-        self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
-
-    def test_we_close_while_producing(self) -> None:
-        """As with TCP, what the producer still writes is sent, and then the connection closed."""
-        scene = Scene(self)
-        client, server = scene.connected()
-        producer = Producer(client.transport, 0)
-        client.transport.registerProducer(producer, True)
-        client.transport.loseConnection()
-        client.transport.write(b"the rest")
-        scene.settle()
-        self.assertEqual(client.lost, [])
-        client.transport.unregisterProducer()
-        scene.settle()
-        self.assertEqual(server.received, b"the rest")
-        self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
-
-    def test_peer_closes(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        server.transport.write(b"bye")
-        server.transport.loseConnection()
-        scene.settle()
-        self.assertEqual(client.received, b"bye")
-        self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
-
-    def test_cut_off(self) -> None:
-        """F22: an end that the peer has not signed is no clean one."""
-        scene = Scene(self)
-        client, server = scene.connected()
-        server.transport.write(b"half of the ans")
-        scene.settle()
-        scene.listener.connections[-1].server.loseConnection()
-        scene.settle()
-        self.assertEqual(client.received, b"half of the ans")
-        self.assertEqual(client.lost, [ConnectionLost])
-
-    def test_corrupted(self) -> None:
-        scene = Scene(self)
-        client, _ = scene.connected()
-        scene.listener.connections[-1].server.write(b"\x17\x03\x03\x00\x20" + bytes(32))
-        scene.settle()
-        self.assertEqual(client.received, b"")
-        self.assertEqual(client.lost, [ConnectionLost])
-
-    def test_abort(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        server.transport.write(b"x" * KIB)
-        scene.network.clock.advance(0)
-        client.transport.abortConnection()
-        scene.settle()
-        self.assertEqual(client.received, b"", "nothing is delivered after abortConnection")
-        self.assertEqual(client.lost, [ConnectionAborted])
-        self.assertEqual(scene.listener.open_connections, [])
-
-    def test_closed_while_receiving(self) -> None:
-        """What has been decrypted is not delivered to a protocol that has closed."""
-
-        class Closer(Recorder):
-            def dataReceived(self, data: bytes) -> None:
-                super().dataReceived(data)
-                self.transport.abortConnection()
-
-        scene = Scene(self)
-        scene.listener.options.update(chunk_size=1024 * KIB, wire_size=1024 * KIB)
-        client, server = scene.connected()
-        client.__class__ = Closer
-        server.transport.write(bytes(300 * KIB))
-        scene.settle()
-        self.assertEqual(client.pieces, [96 * KIB])
-
-    def test_reading_pauses(self) -> None:
-        scene = Scene(self)
-        client, server = scene.connected()
-        producer = Producer(server.transport, 2048 * KIB)
-        server.transport.registerProducer(producer, True)
-        client.transport.pauseProducing()
-        producer.resumeProducing()
-        scene.settle()
-        self.assertEqual(client.received, b"")
-        self.assertGreater(producer.remaining, 1024 * KIB, "the server is held back")
-        client.transport.resumeProducing()
-        scene.settle()
-        while producer.remaining > 0:
-            scene.settle()
-        scene.settle()
-        self.assertEqual(len(client.received), 2048 * KIB)
-
-    def test_producer_is_paused(self) -> None:
-        """A peer that does not read stops the producer; nothing grows without bound."""
-        scene = Scene(self)
-        client, server = scene.connected()
-        below = scene.listener.connections[-1]
-        below.server.pauseProducing()
-        producer = Producer(client.transport, 4096 * KIB)
-        client.transport.registerProducer(producer, True)
-        producer.resumeProducing()
-        scene.settle()
-        self.assertTrue(producer.paused)
-        self.assertLess(below.client.peak, 96 * KIB)
-        below.server.resumeProducing()
-        scene.settle()
-        self.assertEqual(producer.remaining, 0)
-        client.transport.unregisterProducer()
-        client.transport.loseConnection()
-        scene.settle()
-        self.assertEqual(len(server.received), 4096 * KIB)
-        self.assertFalse(producer.stopped)
-        self.assertLess(below.client.peak, 96 * KIB)
-
-    def test_not_twisteds_tls_transport(self) -> None:
-        client, _ = Scene(self).connected()
-        self.assertIsInstance(client.transport, TLSTransport)
-        self.assertEqual(client.transport.getPeer().host, "10.0.0.1")
-        self.assertEqual(client.transport.getHost().host, "127.0.0.1")
-
-
-class ResponseTests(SynchronousTestCase):
-    """HTTP over TLS: where the difference shows."""
-
-    def response(self, scene: Scene, reply: bytes) -> Receiver:
-        """A request that is answered by ``reply``; the connection stays open."""
-        endpoint = scene.tls.wrap(scene.network.endpoint("10.0.0.1", PORT), HOST, PORT, scene.network.clock)
-        self.pool = ConnectionPool(endpoint, scene.network.clock)
-        receiver = Receiver()
-        self.pool.send(RequestHead(b"GET", b"/", []), [], receiver)
-        receiver.sent = True
-        scene.settle()
-        scene.servers.built[-1].transport.write(reply)
-        scene.settle()
-        return receiver
-
-    def test_response_that_ends_with_the_connection(self) -> None:
-        """F22: such a response is whole only if the peer has said so; whoever cuts TCP can not."""
-        for clean in (True, False):
-            scene = Scene(self)
-            receiver = self.response(scene, b"HTTP/1.1 200 OK\r\n\r\nall of it")
-            if clean:
-                scene.servers.built[-1].transport.loseConnection()
-            else:
-                scene.listener.connections[-1].server.loseConnection()
-            scene.settle()
-            self.assertEqual(receiver.body, b"all of it")
-            if clean:
-                self.assertEqual(receiver.outcome, "ended")
-            else:
-                self.assertIsInstance(receiver.outcome, ResponseLost)
-
-    def test_tickets_are_no_surprise(self) -> None:
-        """TLS's own messages on an idle connection are not bytes of the upstream."""
-        scene = Scene(self)
-        receiver = self.response(scene, b"HTTP/1.1 204 No Content\r\n\r\n")
-        self.assertEqual(receiver.outcome, "ended")
-        self.assertEqual(self.pool.idle, 1)
-
-    def test_connect_timeout_covers_the_handshake(self) -> None:
-        scene = Scene(self)
-        listener = scene.network.listen("10.0.0.1", PORT, RecorderFactory())
-        scene.tls.handshake_timeout = 1000.0
-        endpoint = scene.tls.wrap(scene.network.endpoint("10.0.0.1", PORT), HOST, PORT, scene.network.clock)
-        receiver = Receiver()
-        ConnectionPool(endpoint, scene.network.clock).send(RequestHead(b"GET", b"/", []), [], receiver)
-        receiver.sent = True
-        for _ in range(12):
-            scene.network.advance(1.0)
-        self.assertIsInstance(receiver.outcome, RequestNotSent)
-        self.assertEqual(listener.open_connections, [])
-        self.assertEqual(scene.network.clock.getDelayedCalls(), [])

@@ -28,8 +28,8 @@ from ccmproxy.transports.proxy_dialogue import Handshake, ProxyError
 from ccmproxy.transports.socks import SocksHandshake
 from ccmproxy.transports.tunnel import TunnelEndpoint
 from tests.http.upstream import Receiver
+from tests.transports.contract import Building, Recorder, Source
 from tests.transports.proxies import ConnectProxy, Proxy, SocksProxy
-from tests.transports.test_tls import Producer, Recorder, RecorderFactory
 
 PROXY = ("10.0.0.1", 1080)
 TARGET = ("h.test", 443)
@@ -43,17 +43,17 @@ class Scene:
     def __init__(self, test: SynchronousTestCase) -> None:
         self.test = test
         self.network = MemoryNetwork()
-        self.clients = RecorderFactory()
-        self.servers = RecorderFactory()
+        self.clients = Building()
+        self.servers = Building()
         self.network.listen(*TARGET, self.servers)
         self.endpoint = TunnelEndpoint(
             self.network.endpoint(*PROXY), lambda: ConnectHandshake(*TARGET), self.network.clock, timeout=5.0
         )
         verifyObject(IStreamClientEndpoint, self.endpoint)
 
-    def scripted(self) -> RecorderFactory:
+    def scripted(self) -> Building:
         """In place of a proxy, somebody who says only what the test says."""
-        proxies = RecorderFactory()
+        proxies = Building()
         self.network.listen(*PROXY, proxies)
         return proxies
 
@@ -149,8 +149,8 @@ class TunnelTests(SynchronousTestCase):
         """The connection is one to the proxy, and says so."""
         asked = []
 
-        class Clients(RecorderFactory):
-            def buildProtocol(self, addr: object) -> Recorder:
+        class Clients(Building):
+            def buildProtocol(self, addr: object) -> Any:
                 asked.append(addr)
                 return super().buildProtocol(addr)
 
@@ -169,12 +169,12 @@ class TunnelTests(SynchronousTestCase):
         assert isinstance(client, Recorder)
         self.assertIs(client.transport, scene.pump.client)
         scene.servers.built[0].transport.pauseProducing()
-        producer = Producer(client.transport, 4096 * KIB)
+        producer = Source(client, 4096 * KIB)
         client.transport.registerProducer(producer, True)
-        producer.resumeProducing()
+        producer.run()
         scene.network.flush()
         self.assertTrue(producer.paused)
-        self.assertGreater(producer.remaining, 3000 * KIB)
+        self.assertGreater(producer.left, 3000 * KIB)
         scene.servers.built[0].transport.resumeProducing()
         scene.network.flush()
         self.assertEqual(len(scene.servers.built[0].received), 4096 * KIB)
@@ -276,7 +276,7 @@ class EndpointTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.clients = RecorderFactory()
+        self.clients = Building()
         self.tunnels: list[IProtocol | None] = []
         self.transport = StringTransport()
 

@@ -12,14 +12,15 @@ from ccmproxy.dialects.remote import RemoteStatus, read_status
 from ccmproxy.http.client.connection_pool import Call, ConnectionPool
 from ccmproxy.http.failures import UpstreamError
 from ccmproxy.http.message import RequestHead, ResponseHead
-from ccmproxy.policy.backoff import Backoff
+from ccmproxy.policy.rate import TokenBucket
+from ccmproxy.transports.redial import Redial
 
 #: A state is some hundred bytes; a line that is longer than this is none (bytes).
 LONGEST_LINE = 64 * 1024
 #: Refusals that will not mend by themselves: only a change gives reason to ask again.
 HOPELESS = frozenset({401, 403, 404})
-#: So many states may follow each other at once, and one in so many seconds in the long run; of more, the newest counts.
-#: Twice of what an instance of ours says: each may be a line in the log, and news to all who watch us.
+#: Token bucket: burst size and seconds per further state; excess states collapse into the newest. Each state may be a
+#: line in the log, and news to all who watch us. Twice of what an instance of ours sends: none of its states waits.
 BURST = 20
 APART = 0.1
 
@@ -49,17 +50,12 @@ class StatusWatch:
         self._apply = apply
         self._failed = failed
         self._clock = clock
-        self._backoff = Backoff(random)
-        self._running = False
+        self._redial = Redial(clock, random, self._open)
         self._hopeless = False
         self._call: Call | None = None
-        #: When the stream was answered; None while it is only asked for.
-        self._began: float | None = None
         self._line = bytearray()
         self._complained = False
-        self._timer: IDelayedCall | None = None
-        #: When the states that were taken over would be through, one every ``APART`` seconds.
-        self._through = 0.0
+        self._rate = TokenBucket(BURST, APART)
         #: The newest state, where it has to wait, and for when it is to be taken over.
         self._held: RemoteStatus | None = None
         self._soon: IDelayedCall | None = None
@@ -71,20 +67,17 @@ class StatusWatch:
 
     def start(self) -> None:
         """Open the stream, if there is a way."""
-        self._running = True
-        self._open()
+        self._redial.start()
 
     def stop(self) -> None:
         """Close it; nothing is opened any more."""
-        self._running = False
+        self._redial.stop()
         self._close()
 
     def restart(self) -> None:
         """There is another way to the remote now: use it at once."""
-        self._backoff.reset()
         self._close()
-        if self._running:
-            self._open()
+        self._redial.restart()
 
     def recovered(self) -> None:
         """The remote has answered a poll: if the stream was given up, try again."""
@@ -98,14 +91,12 @@ class StatusWatch:
         connections, head = way
         self._hopeless = self._complained = False
         self._line.clear()
-        self._began = None
         self._call = connections.send(head, [], self)
 
     def _close(self) -> None:
-        for timer in (self._timer, self._soon):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._soon = self._held = None
+        if self._soon is not None:
+            self._soon.cancel()
+        self._soon = self._held = None
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -115,7 +106,7 @@ class StatusWatch:
     def response_started(self, head: ResponseHead, data: bytes) -> None:
         """The stream begins, or is refused."""
         if head.status == 200:
-            self._began = self._clock.seconds()
+            self._redial.made()
             if data:
                 self.response_data(data)
             return
@@ -172,10 +163,9 @@ class StatusWatch:
                     "{tag}: a state was not taken over: {problem}", tag=self._tag, problem=str(error)
                 )
             return
-        wait = self._through - BURST * APART - self._clock.seconds()
         if self._soon is not None:
             self._held = status
-        elif wait > 0:
+        elif wait := self._rate.delay(self._clock.seconds()):
             self._held = status
             self._soon = self._clock.callLater(wait, self._take_held)
         else:
@@ -187,7 +177,7 @@ class StatusWatch:
             self._take(status)
 
     def _take(self, status: RemoteStatus) -> None:
-        self._through = max(self._through, self._clock.seconds()) + APART
+        self._rate.take(self._clock.seconds())
         self._apply(status)
 
     def _give_up(self, problem: str) -> None:
@@ -195,18 +185,11 @@ class StatusWatch:
         self._again(problem)
 
     def _again(self, problem: str) -> None:
-        if not self._running:
-            return
-        lived = 0.0 if self._began is None else self._clock.seconds() - self._began
-        delay = self._backoff.failed(lived)
-        self.log.info(
-            "{tag}: status stream lost ({problem}), again in {delay:.1f} s",
-            tag=self._tag,
-            problem=problem,
-            delay=delay,
-        )
-        self._timer = self._clock.callLater(delay, self._timed)
-
-    def _timed(self) -> None:
-        self._timer = None
-        self._open()
+        delay = self._redial.lost()
+        if delay is not None:
+            self.log.info(
+                "{tag}: status stream lost ({problem}), again in {delay:.1f} s",
+                tag=self._tag,
+                problem=problem,
+                delay=delay,
+            )

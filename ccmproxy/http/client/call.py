@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
@@ -14,8 +13,6 @@ from zope.interface import implementer
 from ccmproxy.http.client.upgrade import SwitchedConnection
 from ccmproxy.http.failures import UpstreamError
 from ccmproxy.http.message import ResponseHead
-
-KIB: Final = 1024
 
 _log = Logger()
 
@@ -35,7 +32,7 @@ class ClientLimits:
     first_byte_timeout: float = 600.0
     idle_timeout: float = 600.0
     keepalive_timeout: float = 60.0
-    head_size: int = 256 * KIB
+    head_size: int = 256 * 1024
 
 
 class ResponseReceiver(typing.Protocol):

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from ccmproxy.http.client.call import Call, ClientLimits
 from ccmproxy.http.client.upgrade import SwitchedConnection
-from ccmproxy.http.client.upload import WHOLE_REQUEST, StreamTransport, Upload
+from ccmproxy.http.client.upload import WHOLE_REQUEST, Upload
 from ccmproxy.http.failures import (
     CarrierLost,
     RequestNotSent,
@@ -32,6 +32,7 @@ from ccmproxy.http.failures import (
 from ccmproxy.http.framing import FramingError, body_length, response_has_body, split_head
 from ccmproxy.http.message import Headers, ResponseHead, list_items
 from ccmproxy.transports.carried import CarrierConnectionLost
+from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tcp import direct_writer
 
 #: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
@@ -118,7 +119,7 @@ class HTTPClientProtocol:
         "_used",
         "transport",
     )
-    transport: StreamTransport
+    transport: IByteStream
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner

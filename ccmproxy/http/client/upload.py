@@ -6,32 +6,16 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from twisted.internet.interfaces import IAddress, IProducer, IPushProducer
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from ccmproxy.http.client.call import KIB
+from ccmproxy.transports.contract import IByteStream
 
 #: Up to this size (bytes) a body goes to the transport in one piece with its head. A larger one is produced as the
 #: transport takes it, because transports join, and TLS encrypts, all that they are given at once.
-WHOLE_REQUEST: Final = 256 * KIB
+WHOLE_REQUEST: Final = 256 * 1024
 #: What a produced body is cut into, bytes; what Twisted's transports send in one go.
-_PIECE: Final = 128 * KIB
-
-
-class StreamTransport(typing.Protocol):
-    """What is used of a transport: Twisted's TCP and TLS transports have it, and multiplexed streams do."""
-
-    def write(self, data: bytes) -> None:
-        """See ITransport."""
-
-    def writeSequence(self, data: Sequence[bytes]) -> None: ...
-    def loseConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def getPeer(self) -> IAddress: ...
+_PIECE: Final = 128 * 1024
 
 
 class UploadingConnection(typing.Protocol):
@@ -54,7 +38,7 @@ class Upload:
     __slots__ = ("_connection", "_paused", "_pieces", "_stopped", "_transport")
 
     def __init__(
-        self, connection: UploadingConnection, transport: StreamTransport, head: bytes, body: Sequence[bytes]
+        self, connection: UploadingConnection, transport: IByteStream, head: bytes, body: Sequence[bytes]
     ) -> None:
         self._connection = connection
         self._transport = transport

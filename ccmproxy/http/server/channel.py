@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITCPTransport, ITransport
+from twisted.internet.interfaces import IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ from ccmproxy.http.server.owner import KIB, ConnectionOwner, last_answer
 from ccmproxy.http.server.request import ServerRequest
 from ccmproxy.http.server.request_body import BodyIntake, no_body
 from ccmproxy.http.server.request_head import check_partial, parse_request_head
+from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import direct_writer, set_socket_options
 
@@ -42,17 +43,6 @@ _WASTE: Final = 3
 _NOTHING: Final = 4
 
 
-class IConnection(ITransport, IConsumer, IPushProducer):
-    """What a transport must be, to carry HTTP: TCP, TLS and any multiplexed stream."""
-
-    def abortConnection() -> None:
-        """Drop the connection at once, in a way that the other side can tell from a regular end."""
-
-
-def _nowhere(data: bytes) -> None:
-    """Before there is a transport."""
-
-
 @implementer(IPushProducer)
 class HTTPServerProtocol(Protocol):
     """One connection. It is a producer for its transport: paused, it pauses who writes the response, and
@@ -62,11 +52,11 @@ class HTTPServerProtocol(Protocol):
     the owner looks at it every second.
     """
 
-    transport: IConnection
+    transport: IByteStream
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
-        self.send: Callable[[bytes], None] = _nowhere
+        self.send: Callable[[bytes], None] = nowhere
         self.deadline = _NEVER
         self.is_blocked = False
         self._arriving = _HEAD

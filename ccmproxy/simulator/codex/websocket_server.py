@@ -22,13 +22,13 @@ from wsproto.utilities import generate_accept_token
 from zope.interface import implementer
 
 from ccmproxy.http.message import Headers
-from ccmproxy.http.server.channel import IConnection
 from ccmproxy.simulator.codex import websocket_steps as frames
 from ccmproxy.simulator.codex.websocket_session import Exchange, Session
 from ccmproxy.simulator.codex.websocket_steps import FrameStep
 from ccmproxy.simulator.player import Ending
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.steps import Abort, Close, Hang, Raw, Wait
+from ccmproxy.transports.contract import IByteStream
 
 #: Largest message of a client, in bytes.
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -77,7 +77,7 @@ class WebSocketServer(Protocol):
     handshake, ``gone`` without one, ``broken`` by a fault.
     """
 
-    transport: IConnection
+    transport: IByteStream
 
     def __init__(
         self,

@@ -27,7 +27,6 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 
 from ccmproxy.http.message import Headers
-from ccmproxy.http.server.channel import IConnection
 from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from ccmproxy.simulator.codex.websocket_server import (
     CLOSE_TIMEOUT,
@@ -37,6 +36,7 @@ from ccmproxy.simulator.codex.websocket_server import (
 )
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.testing.pump import Pump
+from ccmproxy.transports.contract import IByteStream
 from tests.simulator.client import Conversation
 from tests.simulator.codex.service import turn
 
@@ -51,7 +51,7 @@ FRAMES = st.builds(
 class WebSocketClient(Protocol):
     """A client that wsproto leads; keeps what came."""
 
-    transport: IConnection
+    transport: IByteStream
 
     def __init__(self, target: str, headers: Headers, *, deflate: bool) -> None:
         self.connection = WSConnection(ConnectionType.CLIENT)
