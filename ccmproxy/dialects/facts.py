@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ccmproxy.http.message import Headers, first_value
+
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
 def printable_key(value: str | None) -> str | None:
     """``value`` if it may serve as a key and stand in a log line: short, visible ASCII; else None."""
     return value if value and _KEY.fullmatch(value) else None
+
+
+def header_key(headers: Headers, *names: bytes) -> str | None:
+    """The first of the fields ``names`` (lower case) whose value may serve as a key, without the spaces around it."""
+    for name in names:
+        value = first_value(headers, name)
+        if value is not None and (key := printable_key(value.decode("latin-1").strip())):
+            return key
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from ccmproxy.dialects.oauth import ControlRequest, CredentialFileError, RefreshRefused, UpstreamURLs
+from ccmproxy.dialects.json_values import DECODE_ERRORS, json_object, text
+from ccmproxy.dialects.oauth import (
+    AnswerMalformed,
+    ControlRequest,
+    CredentialFileError,
+    OAuthToken,
+    RefreshRefused,
+    UpstreamURLs,
+)
 from ccmproxy.http.retry_after import parse_retry_after
 
 #: A token is refreshed this long before it expires (seconds).
 REFRESH_MARGIN = 300.0
 #: What a 403 says whose cause is the token.
 REVOKED = b"OAuth token has been revoked"
-#: Everything that decoding foreign JSON raises.
-DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def load_document(document: bytes) -> dict[str, Any]:
@@ -51,20 +56,41 @@ def dump_document(loaded: dict[str, Any]) -> bytes:
         return json.dumps(loaded, indent=2).encode("ascii")
 
 
-def text(value: object) -> str | None:
-    """``value`` if it is a string that is not empty."""
-    return value if isinstance(value, str) and value else None
+def login_of(loaded: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object ``key`` of a credential file, which holds the login.
+
+    Raises CredentialFileError where it is missing, or no object.
+    """
+    login = loaded.get(key)
+    if login is None:
+        raise CredentialFileError(f"{key} field not found")
+    if not isinstance(login, dict):
+        raise CredentialFileError(f"{key} is not a JSON object")
+    return login
 
 
-def number(value: object) -> float | None:
-    """``value`` as a finite float; None for anything that is no number, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
+def access_token_of(login: dict[str, Any], key: str, name: str) -> str:
+    """The access token, called ``name``, in ``login``, the object ``key`` of a credential file.
+
+    Raises CredentialFileError where there is none, or none that a header can hold.
+    """
+    access_token = text(login.get(name))
+    if access_token is None:
+        raise CredentialFileError(f"{key} holds no {name}")
+    if not is_header_safe(access_token):
+        raise CredentialFileError(f"{key}.{name} holds characters that no token has")
+    return access_token
+
+
+def put_login(loaded: dict[str, Any], key: str, said: Mapping[str, object]) -> None:
+    """Put ``said`` into the object ``key`` of a credential file; what else it holds stays."""
+    login = loaded.get(key)
+    loaded[key] = {**(login if isinstance(login, dict) else {}), **said}
+
+
+def client_path(directory: str | None, usual: str, name: str) -> str:
+    """Path of the official client's file ``name``: in ``directory``, where one is set, else in the ``usual`` one."""
+    return f"{(directory or usual).rstrip('/')}/{name}"
 
 
 def is_header_safe(secret: str) -> bool:
@@ -87,23 +113,54 @@ def refresh_post(body: Mapping[str, object], urls: UpstreamURLs) -> ControlReque
     return ControlRequest("POST", urls.token_url, headers, json.dumps(body).encode())
 
 
-def refuse_if_rate_limited(status: int, headers: Mapping[str, str], now: float) -> None:
-    """Raise RefreshRefused for a 429 of the token endpoint (spec 3.2 point 8)."""
+def control_get(url: str, token: OAuthToken, urls: UpstreamURLs, *extra: tuple[str, str]) -> ControlRequest:
+    """A question about the account of ``token``, in our own name; ``extra``: header fields besides the usual ones."""
+    headers = (
+        ("Authorization", f"Bearer {token.access_token}"),
+        ("Accept", "application/json"),
+        ("User-Agent", urls.user_agent),
+        *extra,
+    )
+    return ControlRequest("GET", url, headers)
+
+
+def refuse_unless_granted(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float,
+    is_permanent: Callable[[int, str], bool],
+) -> None:
+    """Raise RefreshRefused for any answer of the token endpoint but a 200 (spec 3.2 point 8).
+
+    ``headers`` with names in lower case. ``is_permanent``: of a status and an error code, whether this refresh token
+    will never be accepted again.
+    """
     if status == 429:
         raise RefreshRefused(
             "token endpoint answered 429",
             rate_limited=True,
             retry_after=parse_retry_after(headers.get("retry-after"), now),
         )
+    if status != 200:
+        permanent = is_permanent(status, error_code(body))
+        raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
+
+
+def usage_object(body: bytes) -> dict[str, Any]:
+    """The object that a usage endpoint answered. Raises AnswerMalformed where it is none."""
+    try:
+        answer = msgspec.json.decode(body)
+    except DECODE_ERRORS:
+        raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
+    if not isinstance(answer, dict):
+        raise AnswerMalformed("usage endpoint answered no JSON object")
+    return answer
 
 
 def error_code(body: bytes) -> str:
     """``error`` or ``error.code``/``error.type`` of an OAuth error answer (RFC 6749 section 5.2); empty if unclear."""
-    try:
-        answer = msgspec.json.decode(body)
-    except DECODE_ERRORS:
-        return ""
-    error = answer.get("error") if isinstance(answer, dict) else None
+    error = (json_object(body) or {}).get("error")
     if isinstance(error, dict):
         error = error.get("code") or error.get("type")
     return error if isinstance(error, str) else ""

@@ -23,9 +23,7 @@ def fitting_meter(
 
     Only an answer to a request that costs something has a usage, and a proper end of its own.
     """
-    if first_value(head.headers, b"content-encoding") not in (None, b"identity"):
-        return OpaqueMeter()
-    if not facts.billable or head.status != 200:
+    if not is_readable(head) or not facts.billable or head.status != 200:
         return OpaqueMeter()
     kind = media_type(head)
     if kind == b"text/event-stream":
@@ -33,6 +31,11 @@ def fitting_meter(
     if kind == b"application/json":
         return JSONMeter(read_json)
     return OpaqueMeter()
+
+
+def is_readable(head: ResponseHead) -> bool:
+    """Whether the body of an answer can be read as it passes: it is not compressed."""
+    return first_value(head.headers, b"content-encoding") in (None, b"identity")
 
 
 def media_type(head: ResponseHead) -> bytes:

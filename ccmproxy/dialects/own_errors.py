@@ -50,9 +50,15 @@ def error_head(
     return ResponseHead(status, _phrase(status), headers)
 
 
-def reset_field(availability: Availability) -> Headers:
-    """When that ends, for another instance of ours: a client is told in its own words; empty where it is unknown."""
-    return [(b"X-CCM-Reset-At", b"%d" % ceil(availability.reset_at))] if availability.reset_at > 0 else []
+def exhausted_fields(availability: Availability) -> Headers:
+    """Fields of the 429 for a client all of whose credentials are rate-limited: it is not to try again.
+
+    ``X-CCM-Reset-At``, where the end is known, is for another instance of ours: a client is told in its own words.
+    """
+    fields: Headers = [(b"x-should-retry", b"false")]
+    if availability.reset_at > 0:
+        fields.append((b"X-CCM-Reset-At", b"%d" % ceil(availability.reset_at)))
+    return fields
 
 
 def exhausted_message(availability: Availability, now: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
 from ccmproxy.http.headers import HOPS, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
@@ -108,7 +109,7 @@ def read_status(document: bytes) -> RemoteStatus:
     """
     try:
         loaded = msgspec.json.decode(document)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         raise AnswerMalformed("the remote's status is not JSON") from None
     if not isinstance(loaded, dict):
         raise AnswerMalformed("the remote's status is no JSON object")

@@ -23,7 +23,7 @@ class ClientFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedTurn:
     """An error inside of the connection that means what an HTTP answer with this head and body would mean."""
 
     head: ResponseHead
@@ -42,7 +42,7 @@ class UpstreamFrame:
 
     is_hidden: bool = False
     limits: LimitsUpdate | None = None
-    refusal: Refusal | None = None
+    refusal: RefusedTurn | None = None
     connection_limit: bool = False
     is_output: bool = False
     ends_turn: bool = False

@@ -15,7 +15,12 @@ from __future__ import annotations
 
 from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import upstream_settings
-from ccmproxy.simulator.codex.simulated_account import CodexAccount, Credits, NamedLimit, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import (
+    CodexAccount,
+    OpenAIKey,
+    SimulatedCredits,
+    SimulatedLimit,
+)
 from ccmproxy.simulator.faults import FAULTS, SCENARIOS, Fault, Scenario
 from ccmproxy.simulator.record import ReceivedRequest, Record
 from ccmproxy.simulator.server import Simulator
@@ -27,14 +32,14 @@ __all__ = [
     "ApiKeyAccount",
     "ClaudeAccount",
     "CodexAccount",
-    "Credits",
     "Fault",
-    "NamedLimit",
     "OpenAIKey",
     "Pace",
     "ReceivedRequest",
     "Record",
     "Scenario",
+    "SimulatedCredits",
+    "SimulatedLimit",
     "Simulator",
     "upstream_settings",
 ]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import random
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.usage_windows import UsageWindow, cost
@@ -41,6 +42,10 @@ class RefreshTokenReused(Exception):
     """The refresh token was redeemed before; the account has been logged out for it."""
 
 
+class RefreshTokenExpired(Exception):
+    """The refresh token has become too old."""
+
+
 class _TurnCounter:
     """Counts the turns of an account."""
 
@@ -58,11 +63,12 @@ class _TurnCounter:
         self.counters.concurrent -= 1
 
 
-class SimulatedAccount(_TurnCounter):
+class SimulatedAccount(_TurnCounter, ABC):
     """One login: current tokens, earlier ones, windows by name, counters.
 
-    ``access_tokens_overlap``: a refresh leaves earlier access tokens valid until they expire; by default it ends them,
-    so that whoever goes on with one is found out.
+    ``refresh_token_expired``: the refresh token has become too old. ``access_tokens_overlap``: a refresh leaves
+    earlier access tokens valid until they expire; by default it ends them, so that whoever goes on with one is found
+    out.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class SimulatedAccount(_TurnCounter):
         self.organization_uuid = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         self.email = f"{name}@example.com"
         self.logged_in = True
+        self.refresh_token_expired = False
         self._rng = rng
         self._time = time
         self._access_tokens: dict[str, float] = {}
@@ -97,15 +104,20 @@ class SimulatedAccount(_TurnCounter):
 
     # Tokens ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _new_access_token(self) -> str:
-        raise NotImplementedError
+        """A token in the provider's form."""
 
+    @abstractmethod
     def _new_refresh_token(self) -> str:
-        raise NotImplementedError
+        """A token in the provider's form."""
 
+    @abstractmethod
     def credentials_document(self, *, plan_known: bool = True) -> bytes:
-        """The credential file as the official client would have written it now."""
-        raise NotImplementedError
+        """The credential file as the official client would have written it now.
+
+        ``plan_known`` False: it does not say what plan the account has, where the client's file may leave that out.
+        """
 
     def _secret(self, size: int) -> str:
         """A random base64url word made from ``size`` bytes; seeded, so that a run can be repeated."""
@@ -127,6 +139,7 @@ class SimulatedAccount(_TurnCounter):
     def _rotate(self) -> None:
         if not self.access_tokens_overlap:
             self._access_tokens.clear()
+        self.refresh_token_expired = False
         self.access_token = self._new_access_token()
         self._access_tokens[self.access_token] = self._time() + self.token_lifetime
         self.refresh_token = self._new_refresh_token()
@@ -135,8 +148,12 @@ class SimulatedAccount(_TurnCounter):
         """Exchange a refresh token for a new pair of tokens.
 
         Raises RefreshTokenReused for one that was redeemed before, which logs the account out (RFC 9700 section
-        2.2.2; seen with both providers), and KeyError for one that is not this account's or is not valid any more.
+        2.2.2; seen with both providers), RefreshTokenExpired for one that is too old, and KeyError for one that is
+        not this account's or is not valid any more.
         """
+        if self.refresh_token_expired and refresh_token == self.refresh_token:
+            self.counters.refused_refreshes += 1
+            raise RefreshTokenExpired
         if refresh_token in self._redeemed:
             self.counters.refused_refreshes += 1
             self.log_out()
@@ -164,6 +181,10 @@ class SimulatedAccount(_TurnCounter):
     def expire_access_token(self) -> None:
         """The current access token expires now; the refresh token stays good."""
         self._access_tokens[self.access_token] = self._time()
+
+    def expire_refresh_token(self) -> None:
+        """The refresh token is too old from now on."""
+        self.refresh_token_expired = True
 
     def revoke(self) -> None:
         """The current access token is refused from now on as revoked; the refresh token stays good."""
@@ -193,6 +214,17 @@ class SimulatedAccount(_TurnCounter):
         """Percent of a window that is used now."""
         return self.windows[window].utilization(self._time()) * 100.0
 
+    def shown_window(self, window: str, now: float, full: str | None = None) -> tuple[float, float]:
+        """What an answer tells of a window, which begins with it: the fraction used, and the reset in Unix seconds.
+
+        ``full``: name of a window that is shown as used up, whatever is in it.
+        """
+        shown = self.windows[window]
+        shown.begin(now)
+        assert shown.resets_at is not None
+        utilization = shown.utilization(now)
+        return max(utilization, 1.0) if window == full else utilization, shown.resets_at
+
     def full_until(self, names: Iterable[str]) -> float | None:
         """When the last of those of the named windows resets that are used up (Unix seconds); None: none is."""
         now = self._time()
@@ -205,6 +237,10 @@ class SimulatedAccount(_TurnCounter):
         now = self._time()
         for name in windows:
             self.windows[name].consume(units, now)
+
+
+#: What the token limit of a key is, for each request that it may send.
+TOKENS_PER_REQUEST = 1000
 
 
 class SimulatedKey(_TurnCounter):
@@ -250,8 +286,35 @@ class SimulatedKey(_TurnCounter):
         self._refill()
         return self._remaining, self._refills_at
 
+    def quotas(self) -> list[tuple[str, int, int]]:
+        """``requests`` and ``tokens``, each with what a minute allows and what is left of it."""
+        left, _ = self.allowance()
+        return [
+            ("requests", self.requests_per_minute, left),
+            ("tokens", self.requests_per_minute * TOKENS_PER_REQUEST, left * TOKENS_PER_REQUEST),
+        ]
+
     def _refill(self) -> None:
         now = self._time()
         if now >= self._refills_at:
             self._remaining = self.requests_per_minute
             self._refills_at = now + 60.0
+
+
+_AccountT = TypeVar("_AccountT", bound=SimulatedAccount)
+_KeyT = TypeVar("_KeyT", bound=SimulatedKey)
+
+
+def find_login(
+    accounts: Iterable[_AccountT], access_token: str
+) -> tuple[_AccountT, TokenState] | tuple[None, None]:
+    """The account that has, or had, an access token, and what that is by now."""
+    for account in accounts:
+        if (state := account.token_state(access_token)) is not None:
+            return account, state
+    return None, None
+
+
+def find_key(keys: Iterable[_KeyT], key: str) -> _KeyT | None:
+    """The key that is written so."""
+    return next((known for known in keys if known.key == key), None)

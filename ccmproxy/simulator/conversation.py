@@ -58,7 +58,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Said:
     """What is said."""
 
     text: str
@@ -79,7 +79,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
-Block = Text | Thinking | ToolCall
+Block = Said | Thinking | ToolCall
 
 
 def compose(prompt: Prompt, rng: random.Random) -> list[Block]:
@@ -88,7 +88,7 @@ def compose(prompt: Prompt, rng: random.Random) -> list[Block]:
     if "[[think]]" in prompt.text:
         blocks.append(Thinking("Let me see what is asked here, step by step — and then answer."))
     if prompt.schema is not None:
-        blocks.append(Text(json.dumps(example(prompt.schema), ensure_ascii=False)))
+        blocks.append(Said(json.dumps(example(prompt.schema), ensure_ascii=False)))
         return blocks
     calls, missing = _tool_calls(prompt)
     if prompt.forced is not None and not calls:
@@ -96,15 +96,15 @@ def compose(prompt: Prompt, rng: random.Random) -> list[Block]:
         arguments = example({"type": "object", **schema})
         calls = [ToolCall(name, arguments if isinstance(arguments, dict) else {})]
     if calls:
-        blocks.append(Text("I will use a tool for that."))
+        blocks.append(Said("I will use a tool for that."))
         blocks.extend(calls)
     elif missing:
-        blocks.append(Text(f"I would use the tool {missing[0]}, but it is not on offer."))
+        blocks.append(Said(f"I would use the tool {missing[0]}, but it is not on offer."))
     elif prompt.tool_results:
         quoted = "; ".join(f"“{result[:_MAX_QUOTE]}”" for result in prompt.tool_results)
-        blocks.append(Text(f"The tool answered: {quoted}"))
+        blocks.append(Said(f"The tool answered: {quoted}"))
     else:
-        blocks.append(Text(_prose(prompt.text, rng)))
+        blocks.append(Said(_prose(prompt.text, rng)))
     return blocks
 
 

@@ -91,6 +91,7 @@ _STATUS_NAMES = {
 
 _PLACES = frozenset({"before_head", "after_head", "mid", "before_stop"})
 _REMEMBERED_CONVERSATIONS = 1000
+_DEFAULT_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ class Fault:
     code: int = 500
     size: int | None = None
     times: int = 0
+
+    @property
+    def delay(self) -> float:
+        """For how long it holds something back: ``seconds``, or else 5."""
+        return _DEFAULT_DELAY if self.seconds is None else self.seconds
 
     @property
     def is_answer(self) -> bool:

@@ -45,6 +45,12 @@ class ReceivedRequest:
         """First value of the field ``name`` (lower case), or None."""
         return first_value(self.headers, name)
 
+    @property
+    def bearer(self) -> str | None:
+        """The token of an Authorization field with the scheme Bearer (RFC 6750 section 2.1); None for any other."""
+        scheme, _, token = (self.header(b"authorization") or b"").decode("latin-1").partition(" ")
+        return token if scheme.lower() == "bearer" and token else None
+
     def items(self, name: bytes) -> list[bytes]:
         """Items of the comma-separated field ``name`` (lower case)."""
         return list_items(self.headers, name)

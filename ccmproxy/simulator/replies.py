@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.simulator.faults import Fault
 from ccmproxy.simulator.steps import Reply
 
 REASONS = {
@@ -32,7 +33,11 @@ _PAGE = b"""<!DOCTYPE html>
 """
 
 
-class Refused(Exception):
+class InvalidRequest(Exception):
+    """The request cannot be answered. ``str()`` is the sentence for the client."""
+
+
+class RequestRefused(Exception):
     """The request is answered with ``reply`` and nothing else."""
 
     def __init__(self, reply: Reply) -> None:
@@ -57,3 +62,33 @@ def page_reply(status: int, title: bytes, headers: Headers) -> Reply:
         [(b"content-type", b"text/html; charset=UTF-8"), (b"server", b"cloudflare"), *headers],
     )
     return Reply(head, [_PAGE % (status, title, title, status)])
+
+
+def retry_after_field(fault: Fault) -> Headers:
+    """The Retry-After of a fault that is to have one."""
+    return [] if fault.retry_after is None else [(b"retry-after", b"%d" % fault.retry_after)]
+
+
+def shapeless_reply(fault: Fault, target: bytes, broken: bytes) -> Reply | None:
+    """The answer that ``fault`` stands for, where it is the same for every provider; else None.
+
+    ``target``: of the request. ``broken``: JSON that breaks off.
+    """
+    headers = retry_after_field(fault)
+    match fault.name:
+        case "bad_gateway":
+            return page_reply(502, b"Bad gateway", headers)
+        case "html":
+            return page_reply(200, b"Sign in to the network", headers)
+        case "empty":
+            return json_reply(200, None, headers, raw=b"")
+        case "hang":
+            return Reply(ResponseHead(200, b"OK"), [])
+        case "nonsense":
+            return json_reply(200, {"unexpected": ["nothing", "of", "use"]}, headers)
+        case "broken_json":
+            return json_reply(200, None, headers, raw=broken)
+        case "redirect":
+            return json_reply(307, {}, [(b"location", target), *headers])
+        case _:
+            return None

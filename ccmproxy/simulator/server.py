@@ -9,16 +9,21 @@ from twisted.internet.interfaces import IReactorTime
 from ccmproxy.http.failures import BodyTooLarge
 from ccmproxy.http.message import Body, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits, ServerRequest
-from ccmproxy.simulator.claude.error_answers import Refusals
+from ccmproxy.simulator.claude.error_answers import ErrorAnswers
 from ccmproxy.simulator.claude.simulated_account import SCOPES, ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
-from ccmproxy.simulator.codex.simulated_account import CodexAccount, Credits, NamedLimit, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import (
+    CodexAccount,
+    OpenAIKey,
+    SimulatedCredits,
+    SimulatedLimit,
+)
 from ccmproxy.simulator.codex.upstream import CodexUpstream
 from ccmproxy.simulator.faults import FaultPlan, Scenario
 from ccmproxy.simulator.player import Ending, Player
 from ccmproxy.simulator.record import ReceivedRequest, Record
 from ccmproxy.simulator.steps import Pace, perform
-from ccmproxy.simulator.upstream import Answer, Upstream
+from ccmproxy.simulator.upstream import Delivery, SimulatedUpstream
 
 #: Largest request that the real service takes, in bytes; what the answer to a larger one says is true.
 MAX_REQUEST_BODY = 32 * 1024 * 1024
@@ -58,8 +63,8 @@ class Simulator:
         self.claude = ClaudeUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
         self.codex = CodexUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
         # Of paths that both have, Codex takes what is meant for it, and Claude the rest.
-        self._upstreams: list[Upstream] = [self.codex, self.claude]
-        self._refusals = Refusals(self._rng)
+        self._upstreams: list[SimulatedUpstream] = [self.codex, self.claude]
+        self._errors = ErrorAnswers(self._rng)
         self.factory = HTTPServerFactory(
             self._receive, clock, limits if limits is not None else ServerLimits(), self._malformed
         )
@@ -114,8 +119,8 @@ class Simulator:
         name: str = "",
         plan: str = "pro",
         *,
-        named_limits: tuple[NamedLimit, ...] = (),
-        credits: Credits | None = None,
+        named_limits: tuple[SimulatedLimit, ...] = (),
+        credits: SimulatedCredits | None = None,
         same_workspace_as: CodexAccount | None = None,
         token_lifetime: float = 864000.0,
         access_tokens_overlap: bool = False,
@@ -164,15 +169,15 @@ class Simulator:
     def _refuse(self, request: ServerRequest, error: Exception) -> None:
         """A body that did not come whole."""
         if isinstance(error, BodyTooLarge):
-            reply = self._refusals.error(413, "request_too_large", "Request exceeds the maximum size")
+            reply = self._errors.error(413, "request_too_large", "Request exceeds the maximum size")
         else:
-            reply = self._refusals.error(400, "invalid_request_error", "The request body did not arrive")
+            reply = self._errors.error(400, "invalid_request_error", "The request body did not arrive")
         request.close_after_response()
         request.respond(reply.head, reply.body)
 
     def _malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
         """The answer to what never became a request."""
-        reply = self._refusals.error(status, "invalid_request_error", message)
+        reply = self._errors.error(status, "invalid_request_error", message)
         return reply.head, reply.body
 
     def _answer(self, request: ServerRequest, body: Body) -> None:
@@ -210,8 +215,8 @@ class Simulator:
         received.number = self.received
         self.requests.append(received)
 
-    def _ask(self, received: ReceivedRequest) -> Answer:
+    def _ask(self, received: ReceivedRequest) -> Delivery:
         for upstream in self._upstreams:
             if (answer := upstream.answer(received)) is not None:
                 return answer
-        return Answer(self._refusals.error(404, "not_found_error", "Not Found"))
+        return Delivery(self._errors.error(404, "not_found_error", "Not Found"))

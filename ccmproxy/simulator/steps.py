@@ -17,7 +17,6 @@ from ccmproxy.simulator.faults import Fault
 #: Seconds between the last bytes and a reset, so that the bytes are not reset away with the connection.
 RESET_DELAY = 0.05
 
-_DEFAULT_DELAY = 5.0
 _HALF = 0.5
 
 
@@ -27,6 +26,10 @@ class Pace:
 
     first: float = 0.0
     each: float = 0.0
+
+    def before(self, index: int) -> float:
+        """Seconds before the event of that number, which counts from 0."""
+        return self.each if index else self.first
 
 
 @dataclass(slots=True)
@@ -115,9 +118,9 @@ def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]
         return _plainly(reply)
     match fault.name:
         case "slow":
-            return [Wait(_seconds(fault)), *_plainly(reply)]
+            return [Wait(fault.delay), *_plainly(reply)]
         case "slow_first_token":
-            return [Head(_sized(reply)), Wait(_seconds(fault)), *_paced(reply), Finish()]
+            return [Head(_sized(reply)), Wait(fault.delay), *_paced(reply), Finish()]
         case "stall":
             return _stall(reply, fault)
         case "hang":
@@ -145,8 +148,15 @@ def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]
                 *(Data(data) for piece in reply.pieces for data in (*pings, piece)),
                 Finish(),
             ]
+        case _:
+            return _past_http(reply, fault, rng)
+
+
+def _past_http(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:
+    """The same for what no HTTP server would write."""
+    match fault.name:
         case "garbage":
-            return [Raw(b"\x16\x03\x01 this is not HTTP \x00\xff\r\n\r\n" + rng.randbytes(64)), Close()]
+            return [garbage(rng), Close()]
         case "half_head":
             head = _serialized(reply.head, b"content-length: 2\r\n\r\n")
             return [Raw(head[: len(head) // 2]), Close()]
@@ -177,8 +187,14 @@ def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]
             return _plainly(reply)
 
 
-def _seconds(fault: Fault) -> float:
-    return _DEFAULT_DELAY if fault.seconds is None else fault.seconds
+def pause(fault: Fault) -> Wait | Hang:
+    """How long a stall lasts: ``seconds``, or else for ever."""
+    return Wait(fault.seconds) if fault.seconds else Hang()
+
+
+def garbage(rng: random.Random) -> Raw:
+    """What is nothing like a response."""
+    return Raw(b"\x16\x03\x01 this is not HTTP \x00\xff\r\n\r\n" + rng.randbytes(64))
 
 
 def _plainly(reply: Reply) -> list[Step]:
@@ -194,7 +210,7 @@ def _paced(reply: Reply) -> list[Step]:
         return [Data(piece) for piece in reply.pieces]
     steps: list[Step] = []
     for index, piece in enumerate(reply.pieces):
-        if seconds := pace.each if index else pace.first:
+        if seconds := pace.before(index):
             steps.append(Wait(seconds))
         steps.append(Data(piece))
     return steps
@@ -212,13 +228,12 @@ def _divided(reply: Reply, at: str) -> tuple[list[bytes], list[bytes]]:
 
 
 def _stall(reply: Reply, fault: Fault) -> list[Step]:
-    pause: Step = Wait(fault.seconds) if fault.seconds else Hang()
     if fault.at == "before_head":
-        return [pause, *_plainly(reply)]
+        return [pause(fault), *_plainly(reply)]
     if fault.at == "after_head":
-        return [Head(_sized(reply)), pause, *_paced(reply), Finish()]
+        return [Head(_sized(reply)), pause(fault), *_paced(reply), Finish()]
     before, after = _divided(reply, fault.at)
-    return [Head(_sized(reply)), *map(Data, before), pause, *map(Data, after), Finish()]
+    return [Head(_sized(reply)), *map(Data, before), pause(fault), *map(Data, after), Finish()]
 
 
 def _cut(reply: Reply, fault: Fault) -> list[Step]:

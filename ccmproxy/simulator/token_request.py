@@ -1,13 +1,24 @@
-"""What a client asks of a token endpoint, as JSON or as a form (RFC 6749 section 3.2). Pure."""
+"""What a client asks of a token endpoint, as JSON or as a form (RFC 6749 section 3.2), and whether it gets it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from ccmproxy.http.message import first_value
+from ccmproxy.simulator.accounts import RefreshTokenExpired, RefreshTokenReused, SimulatedAccount
+from ccmproxy.simulator.faults import Endpoint
 from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.steps import Reply
+from ccmproxy.simulator.upstream import Delivery
+
+#: Why a refresh is refused. ``unknown``: nobody's refresh token, or of a login that is over.
+RefreshProblem = Literal["grant_type", "client", "unknown", "expired", "reused"]
+
+_AccountT = TypeVar("_AccountT", bound=SimulatedAccount)
 
 
 def token_request(request: ReceivedRequest) -> dict[str, str]:
@@ -22,3 +33,50 @@ def token_request(request: ReceivedRequest) -> dict[str, str]:
     if not isinstance(document, dict):
         return {}
     return {key: value for key, value in document.items() if isinstance(value, str)}
+
+
+def refreshing_account(parameters: Mapping[str, str], accounts: Iterable[_AccountT]) -> _AccountT | None:
+    """The account whose refresh token, present or past, was sent."""
+    token = parameters.get("refresh_token", "")
+    return next((account for account in accounts if account.knows_refresh_token(token)), None)
+
+
+def deliver_refresh(
+    request: ReceivedRequest,
+    accounts: Iterable[_AccountT],
+    deliver: Callable[[ReceivedRequest, _AccountT | None, Endpoint, Callable[[], Reply]], Delivery],
+    refresh: Callable[[Mapping[str, str], _AccountT | None], Reply],
+) -> Delivery:
+    """The answer of a token endpoint: the fault that is due, or what ``refresh`` makes of parameters and account.
+
+    ``deliver``: of :class:`~ccmproxy.simulator.due_faults.DueFaults`. Raises RequestRefused for a wish for a fault that
+    cannot be read.
+    """
+    parameters = token_request(request)
+    account = refreshing_account(parameters, accounts)
+    request.account = account.name if account is not None else None
+    return deliver(request, account, "token", lambda: refresh(parameters, account))
+
+
+def refresh_problem(
+    parameters: Mapping[str, str], account: SimulatedAccount | None, client_id: str
+) -> RefreshProblem | None:
+    """Redeem the refresh token of ``account``, which rotates its tokens; or say why not.
+
+    ``client_id``: of the client that logins are issued to.
+    """
+    if parameters.get("grant_type") != "refresh_token":
+        return "grant_type"
+    if parameters.get("client_id") != client_id:
+        return "client"
+    if account is None:
+        return "unknown"
+    try:
+        account.redeem(parameters["refresh_token"])
+    except RefreshTokenReused:
+        return "reused"
+    except RefreshTokenExpired:
+        return "expired"
+    except KeyError:
+        return "unknown"
+    return None

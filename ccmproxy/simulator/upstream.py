@@ -37,7 +37,7 @@ class Switch(Protocol):
 
 
 @dataclass(slots=True)
-class Answer:
+class Delivery:
     """What is to be sent, what goes wrong with it, and whose turn it is (None: nobody's, or no turn).
 
     ``switch``: sends it, and everything that follows, in place of the HTTP server.
@@ -49,8 +49,8 @@ class Answer:
     switch: Switch | None = None
 
 
-class Upstream(Protocol):
+class SimulatedUpstream(Protocol):
     """One provider. No I/O."""
 
-    def answer(self, request: ReceivedRequest) -> Answer | None:
+    def answer(self, request: ReceivedRequest) -> Delivery | None:
         """The answer to ``request``, whose ``account`` and ``endpoint`` are filled in; None: not one of its paths."""

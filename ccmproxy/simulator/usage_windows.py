@@ -5,9 +5,11 @@ Allowances are made up (the providers do not publish theirs); their proportions 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ccmproxy.dialects.usage import Tokens
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
 
 #: Units that the smallest plan may use in five hours, and in a week. One unit costs what one input token of the
 #: smallest model costs, so that a cached coding turn of a large model takes about one percent of the smallest plan.
@@ -30,6 +32,11 @@ def cost(tokens: Tokens, model_weight: float) -> float:
         + tokens.cache_creation_5m * CACHE_WRITE_5M_COST
         + tokens.cache_creation_1h * CACHE_WRITE_1H_COST
     )
+
+
+def weight_of(model: str, weights: Mapping[str, float], usual: float) -> float:
+    """Price of ``model`` relative to the smallest one, by the first word that is in its name; else ``usual``."""
+    return next((weight for word, weight in weights.items() if word in model), usual)
 
 
 @dataclass(slots=True)
@@ -84,3 +91,13 @@ class UsageWindow:
     def is_full(self, now: float) -> bool:
         """Whether nothing may be taken any more."""
         return self.utilization(now) >= 1.0
+
+
+def short_window(size: float, speed: float) -> UsageWindow:
+    """The 5-hour window of a plan; ``size``: relative to the smallest one; ``speed``: how much faster time passes."""
+    return UsageWindow(SHORT_WINDOW / speed, SHORT_ALLOWANCE * size)
+
+
+def weekly_window(size: float, speed: float) -> UsageWindow:
+    """The weekly window, in the same way."""
+    return UsageWindow(WEEKLY_WINDOW / speed, WEEKLY_ALLOWANCE * size, recurring=True)

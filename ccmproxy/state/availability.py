@@ -5,7 +5,6 @@ Pure: ``now`` (Unix seconds) is an argument. It may jump, also backwards: nothin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from ccmproxy.state.limits import (
     Window,
     current_utilization,
 )
+from ccmproxy.state.model_names import is_of_family, name_words
 
 #: The states that the status endpoint names (spec 8.1).
 AvailabilityState = Literal["usable", "rate_limited", "temporarily_blocked", "unavailable"]
@@ -229,43 +229,24 @@ def _full_window(limits: Limits, caps: Caps, now: float) -> Availability | None:
 
 
 def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) -> Availability | None:
-    words = _words(model)
+    words = name_words(model)
     for family, until in state.model_rejections.items():
-        if until > now and _is_of_family(words, family):
+        if until > now and is_of_family(words, family):
             message = f"{family} window used up until {_moment(until, now)}"
             return Availability("rate_limited", "model_window", message, until)
     for family, window in state.limits.models.items():
         # The windows of models are weekly ones: the reserve of the week holds for them too.
-        if current_utilization(window, now) >= caps.weekly and _is_of_family(words, family):
+        if current_utilization(window, now) >= caps.weekly and is_of_family(words, family):
             message = _full(f"{family} window", window, caps.weekly, now)
             return Availability("rate_limited", "model_window", message, window.resets_at)
     for limit in state.limits.named.values():
-        # Of the model that it is called after; one without a name, or of a feature, closes nothing.
-        if not _is_of_family(words, limit.name):
+        # Of the models that it is called after; one without a name, or of a feature, closes nothing.
+        if not limit.names_models or not is_of_family(words, limit.name):
             continue
         closed = _full_window(Limits(limit.short, limit.weekly), caps, now)
         if closed is not None:
             return replace(closed, reason="model_window", message=f"{limit.name}: {closed.message}")
     return None
-
-
-#: Words that stand in the names of many models: a window called so would close all of them.
-_VENDOR_WORDS = frozenset({"claude", "anthropic", "gpt", "codex", "openai", "model", "latest"})
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+|[0-9]+", name.lower())
-
-
-def _is_of_family(model_words: list[str], family: str) -> bool:
-    """``opus`` is the family of ``claude-opus-4-5``: its words stand in the model's name, side by side.
-
-    A family that is in no model's name closes nothing; nor does a number alone, or a vendor's name alone.
-    """
-    words = _words(family)
-    if all(word.isdigit() for word in words) or (len(words) == 1 and words[0] in _VENDOR_WORDS):
-        return False
-    return any(model_words[at : at + len(words)] == words for at in range(len(model_words)))
 
 
 def _window_name(length: float) -> str:

@@ -57,11 +57,14 @@ class NamedLimit:
     """A limit that an upstream keeps beside the account's own, for one model or feature, with windows of its own.
 
     ``name``: as people know it, often the model's (``GPT-5.3-Codex-Spark``); empty where it was not said.
+    ``names_models``: the models whose names hold that name are held to the limit; False where the dialect knows that
+    it tells no model from another.
     """
 
     name: str = ""
     short: Window = EMPTY
     weekly: Window = EMPTY
+    names_models: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,9 @@ _NONE_NAMED: Mapping[str, NamedLimit] = MappingProxyType({})
 class Limits:
     """All that is known of an account's windows.
 
-    ``models``: windows that hold for one model family only, by the family's name (``opus``). ``named``: limits beside
-    the account's own, by the upstream's id for them. ``credits`` None = never heard of.
+    ``models``: windows that hold for one model family only, by the family's name (``opus``), which stands in the names
+    of its models and of no others (:mod:`ccmproxy.state.model_names`). ``named``: limits beside the account's own, by
+    the upstream's id for them. ``credits`` None = never heard of.
     """
 
     short: Window = EMPTY
@@ -115,6 +119,10 @@ class LimitsUpdate:
     def has_data(self) -> bool:
         """True if the answer mentioned any window: only then does it put off polling (spec 4.7)."""
         return self.short is not None or self.weekly is not None or bool(self.models) or bool(self.named)
+
+
+#: Of an answer that says nothing of limits.
+NOTHING_SAID = LimitsUpdate()
 
 
 # One window ---------------------------------------------------------------------------------------------------
@@ -273,9 +281,9 @@ _UNKNOWN_LIMIT = NamedLimit()
 def _merged_named(
     known: NamedLimit, said: NamedLimit, merge: Callable[[Window, Window | None], Window]
 ) -> NamedLimit:
-    return NamedLimit(
-        said.name or known.name, merge(known.short, said.short), merge(known.weekly, said.weekly)
-    )
+    named = said if said.name else known
+    short, weekly = merge(known.short, said.short), merge(known.weekly, said.weekly)
+    return NamedLimit(named.name, short, weekly, named.names_models)
 
 
 _ValueT = TypeVar("_ValueT")

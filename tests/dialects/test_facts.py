@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.facts import RequestFacts, header_key
+from ccmproxy.http.message import Headers
 
 
 class RequestFactsTests(SynchronousTestCase):
@@ -19,3 +20,15 @@ class RequestFactsTests(SynchronousTestCase):
     def test_frozen(self) -> None:
         with self.assertRaises(AttributeError):
             RequestFacts().model = "other"  # type: ignore[misc]
+
+
+class KeyTests(SynchronousTestCase):
+    """Ids in header fields."""
+
+    def test_the_first_that_can_be_one(self) -> None:
+        headers: Headers = [(b"A", b""), (b"B", b"two words"), (b"C", b" c "), (b"D", b"d")]
+        self.assertEqual(header_key(headers, b"a", b"b", b"c", b"d"), "c")
+        self.assertEqual(header_key(headers, b"d", b"c"), "d")
+        for name in (b"a", b"b", b"x"):
+            self.assertIsNone(header_key(headers, name))
+        self.assertIsNone(header_key([(b"a", b"x" * 201)], b"a"))

@@ -12,6 +12,7 @@ from ccmproxy.dialects.meters import (
     OpaqueMeter,
     count,
     fitting_meter,
+    is_readable,
     media_type,
 )
 from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
@@ -47,6 +48,11 @@ class ChoiceTests(SynchronousTestCase):
     def test_compressed_answers_are_not_read(self) -> None:
         head = ResponseHead(200, b"", [(b"content-type", b"application/json"), (b"content-encoding", b"br")])
         self.assertIs(type(fitting_meter(RequestFacts(), head, OwnStream, read)), OpaqueMeter)
+
+    def test_what_can_be_read_as_it_passes(self) -> None:
+        for coding, expected in ((b"identity", True), (b"gzip", False), (b"gzip, identity", False)):
+            self.assertEqual(is_readable(ResponseHead(200, b"", [(b"Content-Encoding", coding)])), expected)
+        self.assertTrue(is_readable(ResponseHead(200, b"")))
 
     def test_media_type(self) -> None:
         self.assertEqual(media_type(ResponseHead(200, b"")), b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
 from ccmproxy.state.availability import Availability
 
 
@@ -48,3 +48,8 @@ class ErrorTests(SynchronousTestCase):
             exhausted_message(availability, 1000.0), "all credentials rate-limited, earliest reset in 2h13m"
         )
         self.assertEqual(exhausted_message(availability, 1e9), "all credentials rate-limited")
+
+    def test_a_client_of_exhausted_credentials_is_not_to_try_again(self) -> None:
+        told = exhausted_fields(Availability("rate_limited", reset_at=1000.2))
+        self.assertEqual(told, [(b"x-should-retry", b"false"), (b"X-CCM-Reset-At", b"1001")])
+        self.assertEqual(exhausted_fields(Availability("rate_limited")), [(b"x-should-retry", b"false")])

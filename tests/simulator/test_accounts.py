@@ -8,7 +8,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.usage import Tokens
-from ccmproxy.simulator.accounts import RefreshTokenReused
+from ccmproxy.simulator.accounts import (
+    RefreshTokenExpired,
+    RefreshTokenReused,
+    SimulatedAccount,
+    SimulatedKey,
+    find_key,
+    find_login,
+)
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 
 
@@ -111,3 +118,53 @@ class AccountTests(SynchronousTestCase):
         self.account.begin_turn()
         counters = self.account.counters
         self.assertEqual((counters.turns, counters.concurrent, counters.max_concurrent), (3, 2, 2))
+
+    def test_an_expired_refresh_token(self) -> None:
+        token = self.account.refresh_token
+        self.account.expire_refresh_token()
+        self.assertRaises(RefreshTokenExpired, self.account.redeem, token)
+        self.assertRaises(KeyError, self.account.redeem, "another's")
+        self.assertEqual(self.account.counters.refused_refreshes, 2)
+        self.account.log_in()
+        self.account.redeem(self.account.refresh_token)
+
+    def test_what_is_shown_of_a_window(self) -> None:
+        self.account.set_utilization("five_hour", 25.0, resets_in=60.0)
+        now = 1_000_000.0
+        self.assertEqual(self.account.shown_window("five_hour", now), (0.25, now + 60.0))
+        self.assertEqual(self.account.shown_window("five_hour", now, "seven_day"), (0.25, now + 60.0))
+        self.assertEqual(self.account.shown_window("five_hour", now, "five_hour"), (1.0, now + 60.0))
+        self.assertEqual(self.account.shown_window("seven_day", now), (0.0, now + 7 * 86400), "it begins")
+
+    def test_a_provider_must_say_what_its_tokens_look_like(self) -> None:
+        self.assertEqual(
+            SimulatedAccount.__abstractmethods__,
+            {"_new_access_token", "_new_refresh_token", "credentials_document"},
+        )
+
+
+class KeyTests(SynchronousTestCase):
+    """Keys of a commercial API."""
+
+    def test_quotas(self) -> None:
+        key = SimulatedKey("k", "secret", rng=random.Random(0), time=lambda: 1000.0, requests_per_minute=2)
+        self.assertEqual(key.quotas(), [("requests", 2, 2), ("tokens", 2000, 2000)])
+        key.take_request()
+        self.assertEqual(key.quotas(), [("requests", 2, 1), ("tokens", 2000, 1000)])
+
+
+class FindTests(SynchronousTestCase):
+    """Whose token or key it is."""
+
+    def test_logins(self) -> None:
+        accounts = [ClaudeAccount(name, rng=random.Random(name), time=lambda: 1000.0) for name in "ab"]
+        token = accounts[1].access_token
+        self.assertEqual(find_login(accounts, token), (accounts[1], "valid"))
+        accounts[1].revoke()
+        self.assertEqual(find_login(accounts, token), (accounts[1], "revoked"))
+        self.assertEqual(find_login(accounts, "nobody's"), (None, None))
+
+    def test_keys(self) -> None:
+        keys = [SimulatedKey(name, f"key of {name}", rng=random.Random(0), time=float) for name in "ab"]
+        self.assertIs(find_key(keys, "key of b"), keys[1])
+        self.assertIsNone(find_key(keys, "b"))

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.simulator.conversation import (
     Block,
     Prompt,
-    Text,
+    Said,
     Thinking,
     ToolCall,
     compose,
@@ -34,11 +34,11 @@ class ComposeTests(SynchronousTestCase):
     def test_ordinary_answer_is_repeatable(self) -> None:
         self.assertEqual(say("Hello"), say("Hello"))
         (block,) = say("Hello")
-        assert isinstance(block, Text)
+        assert isinstance(block, Said)
         self.assertTrue(block.text)
 
     def test_say(self) -> None:
-        self.assertEqual(say("please [[say:exactly\nthis – 🙂]] now"), [Text("exactly\nthis – 🙂")])  # noqa: RUF001
+        self.assertEqual(say("please [[say:exactly\nthis – 🙂]] now"), [Said("exactly\nthis – 🙂")])  # noqa: RUF001
 
     def test_tool(self) -> None:
         blocks = say('run [[tool:Bash:{"command":"echo [[hi]] }]]x"}]] and [[tool:Read:{"path":{"a":[]}}]]')
@@ -46,11 +46,11 @@ class ComposeTests(SynchronousTestCase):
             blocks[1:],
             [ToolCall("Bash", {"command": "echo [[hi]] }]]x"}), ToolCall("Read", {"path": {"a": []}})],
         )
-        self.assertIsInstance(blocks[0], Text)
+        self.assertIsInstance(blocks[0], Said)
 
     def test_tool_that_is_not_on_offer(self) -> None:
         (block,) = say('[[tool:Bash:{"command":"echo"}]]', tools=("Read",))
-        assert isinstance(block, Text)
+        assert isinstance(block, Said)
         self.assertIn("Bash", block.text)
 
     def test_broken_tool_markers_are_passed_over(self) -> None:
@@ -61,27 +61,27 @@ class ComposeTests(SynchronousTestCase):
             "[[tool:Bash:" + "[" * 5000,
         ):
             (block,) = say(text)
-            self.assertIsInstance(block, Text)
+            self.assertIsInstance(block, Said)
 
     def test_tool_result_is_quoted(self) -> None:
         (block,) = say("", "hello from the shell")
-        assert isinstance(block, Text)
+        assert isinstance(block, Said)
         self.assertIn("hello from the shell", block.text)
 
     def test_think_comes_first(self) -> None:
         blocks = say("[[think]] [[say:x]]")
         self.assertIsInstance(blocks[0], Thinking)
-        self.assertEqual(blocks[1], Text("x"))
+        self.assertEqual(blocks[1], Said("x"))
 
     def test_tokens(self) -> None:
         (block,) = say("[[tokens:250]]")
-        assert isinstance(block, Text)
+        assert isinstance(block, Said)
         self.assertEqual(len(block.text.split(" ")), 250)
 
     def test_schema(self) -> None:
         schema = {"type": "object", "properties": {"title": {"type": "string"}, "n": {"type": "integer"}}}
         (block,) = compose(Prompt("x", schema=schema), random.Random(0))
-        assert isinstance(block, Text)
+        assert isinstance(block, Said)
         self.assertEqual(json.loads(block.text).keys(), {"title", "n"})
 
     def test_simulate_marker(self) -> None:

@@ -37,6 +37,12 @@ class RecordTests(SynchronousTestCase):
         record.append(request(9, b"x" * 100))
         self.assertEqual(self.numbers(record), [9])
 
+    def test_bearer_tokens(self) -> None:
+        for value, token in ((b"Bearer t", "t"), (b"bearer t", "t"), (b"Bearer ", None), (b"Basic t", None)):
+            received = ReceivedRequest(1, 0.0, b"GET", b"/", [(b"Authorization", value)], b"", "peer")
+            self.assertEqual(received.bearer, token)
+        self.assertIsNone(ReceivedRequest(1, 0.0, b"GET", b"/", [], b"", "peer").bearer)
+
     def test_may_keep_nothing(self) -> None:
         record = Record(max_requests=0)
         record.append(request(1))

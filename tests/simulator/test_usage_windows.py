@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.usage import Tokens
-from ccmproxy.simulator.usage_windows import UsageWindow, cost
+from ccmproxy.simulator.usage_windows import UsageWindow, cost, short_window, weekly_window, weight_of
 
 
 class CostTests(SynchronousTestCase):
@@ -24,6 +24,21 @@ class CostTests(SynchronousTestCase):
         )
         self.assertEqual(cost(tokens, 1.0), 100 + 50 + 100 + 50 + 40)
         self.assertEqual(cost(tokens, 5.0), 5 * cost(tokens, 1.0))
+
+
+class PlanTests(SynchronousTestCase):
+    """What plans and models are worth."""
+
+    def test_windows_of_a_plan(self) -> None:
+        short, weekly = short_window(2.0, 10.0), weekly_window(2.0, 10.0)
+        self.assertEqual((short.length, short.allowance, short.recurring), (1800.0, 16_000_000.0, False))
+        self.assertEqual((weekly.length, weekly.allowance, weekly.recurring), (60480.0, 128_000_000.0, True))
+
+    def test_prices(self) -> None:
+        weights = {"mini": 1.0, "pro": 10.0}
+        self.assertEqual(weight_of("gpt-5-mini", weights, 3.0), 1.0)
+        self.assertEqual(weight_of("gpt-5-pro-mini", weights, 3.0), 1.0)
+        self.assertEqual(weight_of("gpt-5", weights, 3.0), 3.0)
 
 
 class UsageWindowTests(SynchronousTestCase):

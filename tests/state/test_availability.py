@@ -144,7 +144,6 @@ class ModelWindowTests(SynchronousTestCase):
             ("opus", "claude-sonnet-4-5"),
             ("oi", "claude-void-1"),
             ("mystery", "claude-opus-4-5"),
-            ("claude", "claude-opus-4-5"),
             ("4", "claude-opus-4-5"),
             ("_", "claude-opus-4-5"),
             ("", "claude-opus-4-5"),
@@ -190,6 +189,19 @@ class NamedLimitTests(SynchronousTestCase):
         limit = NamedLimit("", Window(100.0, NOW + HOUR, SHORT_WINDOW))
         credential.give(HeadersObserved(LimitsUpdate(named={"gpt": limit})))
         self.assertTrue(credential.at(model="gpt-5").usable)
+
+    def test_one_whose_name_tells_no_models_closes_nothing(self) -> None:
+        credential = Credential()
+        full = Window(100.0, NOW + HOUR, SHORT_WINDOW)
+        for names_models in (True, False):
+            limit = NamedLimit("GPT", full, names_models=names_models)
+            credential.give(HeadersObserved(LimitsUpdate(named={"gpt": limit})))
+            self.assertEqual(credential.at(model="gpt-5").usable, not names_models)
+        unnamed = LimitsUpdate(named={"gpt": NamedLimit("", full)})
+        credential.give(HeadersObserved(unnamed))
+        self.assertTrue(
+            credential.at(model="gpt-5").usable, "the name that is kept is the one without models"
+        )
 
 
 class NextChangeTests(SynchronousTestCase):

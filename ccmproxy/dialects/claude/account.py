@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 
 import msgspec
 from zope.interface import implementer
 
+from ccmproxy.dialects.claude.windows import read_usage
+from ccmproxy.dialects.json_values import DECODE_ERRORS, number, text
 from ccmproxy.dialects.logins import (
-    DECODE_ERRORS,
     REFRESH_MARGIN,
+    access_token_of,
+    client_path,
+    control_get,
     dump_document,
-    error_code,
     is_header_safe,
     load_document,
     load_for_merge,
-    number,
+    login_of,
+    put_login,
     refresh_post,
-    refuse_if_rate_limited,
-    text,
+    refuse_unless_granted,
     token_rejected,
+    usage_object,
 )
 from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ApiKey,
     ControlRequest,
-    CredentialFileError,
     OAuthToken,
     RefreshRefused,
     UpstreamURLs,
 )
 from ccmproxy.interfaces.facets import IAccountFormat
-from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window, make_window
+from ccmproxy.state.limits import LimitsUpdate
 
 #: The public client id of the official CLI: the login in the file was issued to it (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
@@ -45,6 +47,7 @@ REFRESH_SCOPES = "user:profile user:inference user:sessions:claude_code user:mcp
 #: No token lives longer (seconds): what is said beyond is not known.
 LONGEST_LIFETIME = 10 * 366 * 86400.0
 
+_BETA = ("anthropic-beta", OAUTH_BETA)
 _KEY = "claudeAiOauth"
 _PLANS = {
     "claude_pro": "pro",
@@ -59,17 +62,12 @@ class ClaudeAccountFormat:
     """Account facet of the Claude dialect. Stateless."""
 
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
-        """Read ``claudeAiOauth`` of the official CLI's ``.credentials.json`` (spec 3.1)."""
-        login = load_document(document).get(_KEY)
-        if login is None:
-            raise CredentialFileError("claudeAiOauth field not found")
-        if not isinstance(login, dict):
-            raise CredentialFileError("claudeAiOauth is not a JSON object")
-        access_token = text(login.get("accessToken"))
-        if access_token is None:
-            raise CredentialFileError("claudeAiOauth holds no accessToken")
-        if not is_header_safe(access_token):
-            raise CredentialFileError("claudeAiOauth.accessToken holds characters that no token has")
+        """Read ``claudeAiOauth`` of the official CLI's ``.credentials.json`` (spec 3.1).
+
+        Raises CredentialFileError where it holds no access token, or none that a header can hold.
+        """
+        login = login_of(load_document(document), _KEY)
+        access_token = access_token_of(login, _KEY, "accessToken")
         expires_ms = number(login.get("expiresAt"))
         scopes = login.get("scopes")
         return OAuthToken(
@@ -84,17 +82,15 @@ class ClaudeAccountFormat:
     def merge(self, document: bytes, token: OAuthToken) -> bytes:
         """Put ``token`` into the document; other keys, also those within ``claudeAiOauth``, survive."""
         loaded = load_for_merge(document)
-        login = loaded.get(_KEY)
-        login = dict(login) if isinstance(login, dict) else {}
-        login.update(
-            accessToken=token.access_token,
-            refreshToken=token.refresh_token,
-            expiresAt=int(token.expires_at * 1000) if token.expires_at else 0,
-            scopes=list(token.scopes),
-            subscriptionType=token.plan,
-            rateLimitTier=token.tier,
-        )
-        loaded[_KEY] = login
+        said = {
+            "accessToken": token.access_token,
+            "refreshToken": token.refresh_token,
+            "expiresAt": int(token.expires_at * 1000) if token.expires_at else 0,
+            "scopes": list(token.scopes),
+            "subscriptionType": token.plan,
+            "rateLimitTier": token.tier,
+        }
+        put_login(loaded, _KEY, said)
         return dump_document(loaded)
 
     def can_refresh(self, token: OAuthToken) -> bool:
@@ -127,12 +123,10 @@ class ClaudeAccountFormat:
     ) -> OAuthToken:
         """The new login; a missing ``refresh_token`` means that the old one goes on being valid.
 
-        A lifetime or scope that cannot be understood counts as not said. Raises RefreshRefused.
+        A lifetime or scope that cannot be understood counts as not said. Raises RefreshRefused for any answer but a
+        200, and for one without an access token.
         """
-        refuse_if_rate_limited(status, headers, now)
-        if status != 200:
-            permanent = status in (400, 401, 403) and error_code(body) in ("invalid_grant", "invalid_client")
-            raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
+        refuse_unless_granted(status, headers, body, now, _is_permanent)
         try:
             answer = msgspec.json.decode(body, type=_RefreshAnswer)
         except DECODE_ERRORS:
@@ -152,37 +146,23 @@ class ClaudeAccountFormat:
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
         """GET the usage of both windows (spec 3.5)."""
-        return ControlRequest("GET", urls.usage_url, _own_headers(token, urls))
+        return control_get(urls.usage_url, token, urls, _BETA)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """``{five_hour: {utilization, resets_at}, seven_day: …, seven_day_opus: …}``; windows may be null."""
-        try:
-            answer = msgspec.json.decode(body)
-        except DECODE_ERRORS:
-            raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
-        if not isinstance(answer, dict):
-            raise AnswerMalformed("usage endpoint answered no JSON object")
+        """What ``GET /api/oauth/usage`` answered. Raises AnswerMalformed where that has no window at all."""
+        answer = usage_object(body)
         if "five_hour" not in answer and "seven_day" not in answer:
             raise AnswerMalformed("usage endpoint answered without any window")
-        models = {
-            key.removeprefix("seven_day_"): window
-            for key, value in answer.items()
-            if key.startswith("seven_day_") and (window := _usage_window(value, WEEKLY_WINDOW)) is not None
-        }
-        return LimitsUpdate(
-            short=_usage_window(answer.get("five_hour"), SHORT_WINDOW),
-            weekly=_usage_window(answer.get("seven_day"), WEEKLY_WINDOW),
-            models=models,
-        )
+        return read_usage(answer)
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
         """Needed only where the file does not say what plan the account has."""
         if token.plan and token.tier:
             return None
-        return ControlRequest("GET", urls.profile_url, _own_headers(token, urls))
+        return control_get(urls.profile_url, token, urls, _BETA)
 
     def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
-        """Fill in plan and tier from ``organization`` (spec 3.2)."""
+        """Fill in plan and tier from ``organization`` (spec 3.2). Raises AnswerMalformed where there is none."""
         try:
             answer = msgspec.json.decode(body, type=_ProfileAnswer)
         except DECODE_ERRORS:
@@ -211,8 +191,7 @@ class ClaudeAccountFormat:
 
     def default_path(self, environ: Mapping[str, str], home: str) -> str:
         """``$CLAUDE_CONFIG_DIR/.credentials.json``, else ``~/.claude/.credentials.json``."""
-        directory = environ.get("CLAUDE_CONFIG_DIR") or f"{home}/.claude"
-        return f"{directory.rstrip('/')}/.credentials.json"
+        return client_path(environ.get("CLAUDE_CONFIG_DIR"), f"{home}/.claude", ".credentials.json")
 
 
 class _RefreshAnswer(msgspec.Struct):
@@ -237,25 +216,6 @@ def _organization_id(value: object) -> str | None:
     return text(value.get("uuid")) if isinstance(value, dict) else None
 
 
-def _own_headers(token: OAuthToken, urls: UpstreamURLs) -> tuple[tuple[str, str], ...]:
-    return (
-        ("Authorization", f"Bearer {token.access_token}"),
-        ("anthropic-beta", OAUTH_BETA),
-        ("Accept", "application/json"),
-        ("User-Agent", urls.user_agent),
-    )
-
-
-def _usage_window(value: object, length: float) -> Window | None:
-    if not isinstance(value, dict):
-        return None
-    resets_at = 0.0
-    stamp = value.get("resets_at")
-    if isinstance(stamp, str):
-        try:
-            moment = datetime.fromisoformat(stamp)
-            # Without an offset the text would be read in the machine's own zone.
-            resets_at = moment.timestamp() if moment.tzinfo else 0.0
-        except (ValueError, OverflowError):
-            resets_at = 0.0
-    return make_window(number(value.get("utilization")), resets_at, length)
+def _is_permanent(status: int, code: str) -> bool:
+    """Whether a refusal means that this refresh token will never be accepted again (spec 3.2)."""
+    return status in (400, 401, 403) and code in ("invalid_grant", "invalid_client")

@@ -9,19 +9,16 @@ import msgspec
 from zope.interface import implementer
 
 from ccmproxy.dialects.claude.account import OAUTH_BETA
-from ccmproxy.dialects.claude.metering import (
-    aggregate_headers,
-    api_key_reset,
-    error_event_type,
-    family_claims,
-    parse_family,
-)
-from ccmproxy.dialects.facts import RequestFacts, printable_key
-from ccmproxy.dialects.logins import DECODE_ERRORS, REVOKED
+from ccmproxy.dialects.claude.metering import aggregate_headers, api_key_reset
+from ccmproxy.dialects.claude.usage_meters import error_event_type
+from ccmproxy.dialects.claude.windows import family_claims, parse_family
+from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
+from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
+from ccmproxy.dialects.verdicts import burst, verdict_by_status
 from ccmproxy.http.headers import override, request_headers
 from ccmproxy.http.message import (
     Body,
@@ -34,7 +31,7 @@ from ccmproxy.http.message import (
 )
 from ccmproxy.http.retry_after import retry_after
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.retry import DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 
@@ -46,9 +43,6 @@ _LEGACY_SESSION = "_session_"
 #: Types of errors that another account may not meet. The others are the request's own fault.
 _FAILURES = frozenset({"api_error", "overloaded_error", "timeout_error"})
 
-#: A field that is not there. (Raw cannot be one of several types.)
-_NO_JSON = msgspec.Raw()
-
 
 class _Body(msgspec.Struct):
     """The fields of a message request that somebody here needs; all others are skipped undecoded."""
@@ -56,14 +50,14 @@ class _Body(msgspec.Struct):
     model: str | None = None
     messages: list[msgspec.Raw] | None = None
     stream: bool | None = None
-    metadata: msgspec.Raw = _NO_JSON
+    metadata: msgspec.Raw = NO_JSON
 
 
 class _LooseBody(msgspec.Struct):
     """The same when a field is of an unexpected type: the upstream judges that, not we."""
 
-    model: msgspec.Raw = _NO_JSON
-    metadata: msgspec.Raw = _NO_JSON
+    model: msgspec.Raw = NO_JSON
+    metadata: msgspec.Raw = NO_JSON
 
 
 class _Metadata(msgspec.Struct):
@@ -78,7 +72,6 @@ _body_decoder = msgspec.json.Decoder(_Body)
 _loose_decoder = msgspec.json.Decoder(_LooseBody)
 _metadata_decoder = msgspec.json.Decoder(_Metadata)
 _user_id_decoder = msgspec.json.Decoder(_UserId)
-_text_decoder = msgspec.json.Decoder(str)
 
 
 @implementer(ITraffic)
@@ -92,11 +85,10 @@ class ClaudeTraffic:
         parsed = _Body()
         if body.size and first_value(headers, b"content-encoding") is None:
             parsed = _decode(body.joined())
-        agent = first_value(headers, b"x-claude-code-agent-id")
         return RequestFacts(
             model=printable_key(parsed.model),
-            session=_session(first_value(headers, b"x-claude-code-session-id"), parsed.metadata),
-            agent=printable_key(agent.decode("latin-1")) if agent else None,
+            session=header_key(headers, b"x-claude-code-session-id") or _session(parsed.metadata),
+            agent=header_key(headers, b"x-claude-code-agent-id"),
             stream=parsed.stream,
             messages=None if parsed.messages is None else len(parsed.messages),
             features=features,
@@ -143,7 +135,7 @@ class ClaudeTraffic:
         A client that speaks OAuth itself stops on the unified headers instead, and shows their reset.
         """
         message = exhausted_message(availability, now)
-        extra: Headers = [(b"x-should-retry", b"false"), *reset_field(availability)]
+        extra = exhausted_fields(availability)
         if facts.client_is_oauth and aggregate is not None:
             extra += aggregate_headers(aggregate, now)
         return self.error(429, "rate_limited", message, request_id, extra)
@@ -188,18 +180,9 @@ class ClaudeTraffic:
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """Spec 4.4 and 4.6; ``body`` is asked for where only it tells a revoked token from another 403."""
-        status = head.status
-        if status < 400:
-            return Verdict(AnswerKind.OK)
-        if status == 429:
+        if head.status == 429:
             return _classify_429(head.headers, now)
-        if status == 401:
-            return Verdict(AnswerKind.AUTH_FAILED)
-        if status == 403:
-            if body is None:
-                return Verdict(AnswerKind.NEEDS_BODY)
-            return Verdict(AnswerKind.AUTH_FAILED if REVOKED in body else AnswerKind.OTHER)
-        return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+        return verdict_by_status(head.status, body)
 
     def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
         """An ``error`` event in the place of ``message_start``: what its type would mean as a status."""
@@ -212,7 +195,7 @@ class ClaudeTraffic:
         if kind == "rate_limit_error":
             if parse_family(head.headers).get("status", "").lower() == "rejected":
                 return _classify_429(head.headers, now)
-            return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+            return burst(now)
         return Verdict(AnswerKind.STREAM_FAILED if kind in _FAILURES else AnswerKind.OK)
 
 
@@ -235,7 +218,7 @@ def _classify_429(headers: Headers, now: float) -> Verdict:
     reset = api_key_reset(headers)
     if reset > now:
         return Verdict(AnswerKind.RATE_LIMITED, reset)
-    return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+    return burst(now)
 
 
 def _decode(document: bytes) -> _Body:
@@ -247,23 +230,13 @@ def _decode(document: bytes) -> _Body:
         loose = _loose_decoder.decode(document)
     except DECODE_ERRORS:
         return _Body()
-    model = None
-    if bytes(loose.model):
-        try:
-            model = _text_decoder.decode(loose.model)
-        except DECODE_ERRORS:
-            pass
-    return _Body(model=model, metadata=loose.metadata)
+    return _Body(model=read_raw(loose.model, text_decoder), metadata=loose.metadata)
 
 
-def _session(header: bytes | None, metadata: msgspec.Raw) -> str | None:
-    """All known sources, in order (spec 4.1, F10): header, JSON in ``metadata.user_id``, legacy string there."""
-    if header is not None and (session := printable_key(header.decode("latin-1").strip())):
-        return session
-    try:
-        user_id = _metadata_decoder.decode(metadata).user_id
-    except DECODE_ERRORS:
-        return None
+def _session(metadata: msgspec.Raw) -> str | None:
+    """Where no header names the session (spec 4.1, F10): JSON in ``metadata.user_id``, or a legacy string there."""
+    told = read_raw(metadata, _metadata_decoder)
+    user_id = told.user_id if told is not None else None
     if not user_id:
         return None
     if user_id.lstrip().startswith("{"):

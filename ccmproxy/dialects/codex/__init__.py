@@ -7,7 +7,7 @@ from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex.account import CodexAccountFormat
 from ccmproxy.dialects.codex.metering import CodexMetering
 from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
-from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.dialects.oauth import UpstreamURLs
 
 __all__ = ["CODEX"]

@@ -12,28 +12,23 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.codex.windows import (
-    LONGEST_NAME,
-    OWN_LIMIT,
-    Limit,
-    json_credits,
-    json_window,
-    limit_id,
-    limits_update,
-)
+from ccmproxy.dialects.codex.windows import read_usage
+from ccmproxy.dialects.json_values import DECODE_ERRORS, json_object, moment, number, text
 from ccmproxy.dialects.logins import (
-    DECODE_ERRORS,
     REFRESH_MARGIN,
+    access_token_of,
+    client_path,
+    control_get,
     dump_document,
-    error_code,
     is_header_safe,
     load_document,
     load_for_merge,
-    number,
+    login_of,
+    put_login,
     refresh_post,
-    refuse_if_rate_limited,
-    text,
+    refuse_unless_granted,
     token_rejected,
+    usage_object,
 )
 from ccmproxy.dialects.oauth import (
     AnswerMalformed,
@@ -45,7 +40,7 @@ from ccmproxy.dialects.oauth import (
     UpstreamURLs,
 )
 from ccmproxy.interfaces.facets import IAccountFormat
-from ccmproxy.state.limits import LATEST_TIME, SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate
+from ccmproxy.state.limits import LATEST_TIME, LimitsUpdate
 
 #: The public client id of the official CLI: the login in the file was issued to it (spec 2).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
@@ -58,6 +53,7 @@ PERMANENT = frozenset(
 #: The claim of its tokens in which the provider tells of the account.
 CLAIM = "https://api.openai.com/auth"
 
+_KEY = "tokens"
 _WEIGHTS = {"pro": 10.0, "prolite": 5.0}
 
 
@@ -68,7 +64,8 @@ class CodexAccountFormat:
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
         """Read the official CLI's ``auth.json`` (spec 3.1): a key where it is in API-key mode, else its tokens.
 
-        ``auth_mode`` decides where it is there; older files are in API-key mode if they hold a key.
+        ``auth_mode`` decides where it is there; older files are in API-key mode if they hold a key. Raises
+        CredentialFileError where there is no key or access token, or none that a header can hold.
         """
         loaded = load_document(document)
         mode, key = text(loaded.get("auth_mode")), text(loaded.get("OPENAI_API_KEY"))
@@ -78,31 +75,21 @@ class CodexAccountFormat:
             if not is_header_safe(key):
                 raise CredentialFileError("OPENAI_API_KEY holds characters that no key has")
             return ApiKey(key)
-        tokens = loaded.get("tokens")
-        if tokens is None:
-            raise CredentialFileError("tokens field not found")
-        if not isinstance(tokens, dict):
-            raise CredentialFileError("tokens is not a JSON object")
-        access_token = text(tokens.get("access_token"))
-        if access_token is None:
-            raise CredentialFileError("tokens holds no access_token")
-        if not is_header_safe(access_token):
-            raise CredentialFileError("tokens.access_token holds characters that no token has")
+        tokens = login_of(loaded, _KEY)
+        access_token = access_token_of(tokens, _KEY, "access_token")
         return _with_claims(
             OAuthToken(
                 access_token=access_token,
                 refresh_token=text(tokens.get("refresh_token")),
                 account_id=_safe(tokens.get("account_id")),
                 id_token=text(tokens.get("id_token")),
-                last_refresh=_rfc3339(loaded.get("last_refresh")),
+                last_refresh=moment(loaded.get("last_refresh")),
             )
         )
 
     def merge(self, document: bytes, token: OAuthToken) -> bytes:
         """Put ``token`` into the document; other keys, also those within ``tokens``, survive."""
         loaded = load_for_merge(document) or {"OPENAI_API_KEY": None}
-        tokens = loaded.get("tokens")
-        tokens = dict(tokens) if isinstance(tokens, dict) else {}
         said = {
             "id_token": token.id_token,
             "access_token": token.access_token,
@@ -110,11 +97,10 @@ class CodexAccountFormat:
             "account_id": token.account_id,
         }
         # The CLI cannot read a null in their place.
-        tokens.update({name: value for name, value in said.items() if value is not None})
-        loaded["tokens"] = tokens
+        put_login(loaded, _KEY, {name: value for name, value in said.items() if value is not None})
         if token.last_refresh is not None:
-            moment = datetime.fromtimestamp(token.last_refresh, UTC)
-            loaded["last_refresh"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+            refreshed = datetime.fromtimestamp(token.last_refresh, UTC)
+            loaded["last_refresh"] = refreshed.isoformat(timespec="microseconds").replace("+00:00", "Z")
         return dump_document(loaded)
 
     def can_refresh(self, token: OAuthToken) -> bool:
@@ -141,11 +127,11 @@ class CodexAccountFormat:
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
-        """The new login: each token that the answer has replaces the known one."""
-        refuse_if_rate_limited(status, headers, now)
-        if status != 200:
-            permanent = status == 401 or error_code(body) in PERMANENT
-            raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
+        """The new login: each token that the answer has replaces the known one.
+
+        Raises RefreshRefused for any answer but a 200, and for one without any token.
+        """
+        refuse_unless_granted(status, headers, body, now, _is_permanent)
         try:
             answer = msgspec.json.decode(body)
         except DECODE_ERRORS:
@@ -168,36 +154,15 @@ class CodexAccountFormat:
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
         """GET the usage of all windows (spec 3.5)."""
-        headers = [
-            ("Authorization", f"Bearer {token.access_token}"),
-            ("Accept", "application/json"),
-            ("User-Agent", urls.user_agent),
-        ]
-        if token.account_id is not None:
-            headers.append(("ChatGPT-Account-Id", token.account_id))
-        return ControlRequest("GET", urls.usage_url, tuple(headers))
+        extra = () if token.account_id is None else (("ChatGPT-Account-Id", token.account_id),)
+        return control_get(urls.usage_url, token, urls, *extra)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """``{rate_limit: {primary_window, secondary_window}, additional_rate_limits, credits}``; most may be null."""
-        try:
-            answer = msgspec.json.decode(body)
-        except DECODE_ERRORS:
-            raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
-        if not isinstance(answer, dict):
-            raise AnswerMalformed("usage endpoint answered no JSON object")
+        """What ``GET …/wham/usage`` answered. Raises AnswerMalformed where that says nothing of limits."""
+        answer = usage_object(body)
         if "rate_limit" not in answer:
             raise AnswerMalformed("usage endpoint answered without rate_limit")
-        limits = {}
-        additional = answer.get("additional_rate_limits")
-        for said in additional if isinstance(additional, list) else ():
-            if isinstance(said, dict):
-                name = text(said.get("limit_name")) or ""
-                key = limit_id(said.get("metered_feature")) or limit_id(name)
-                limit = _usage_limit(name[:LONGEST_NAME], said.get("rate_limit"), now)
-                if key is not None and limit.windows:
-                    limits[key] = limit
-        limits[OWN_LIMIT] = _usage_limit("", answer["rate_limit"], now)
-        return limits_update(limits, OWN_LIMIT, json_credits(answer.get("credits")))
+        return read_usage(answer, now)
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
         """None: the login's own tokens tell the plan."""
@@ -217,8 +182,7 @@ class CodexAccountFormat:
 
     def default_path(self, environ: Mapping[str, str], home: str) -> str:
         """``$CODEX_HOME/auth.json``, else ``~/.codex/auth.json``."""
-        directory = environ.get("CODEX_HOME") or f"{home}/.codex"
-        return f"{directory.rstrip('/')}/auth.json"
+        return client_path(environ.get("CODEX_HOME"), f"{home}/.codex", "auth.json")
 
 
 def claims(token: str | None) -> dict[str, Any]:
@@ -228,10 +192,9 @@ def claims(token: str | None) -> dict[str, Any]:
         return {}
     try:
         payload = urlsafe_b64decode(parts[1].encode("ascii") + b"=" * (-len(parts[1]) % 4))
-        found = msgspec.json.decode(payload)
-    except (*DECODE_ERRORS, UnicodeEncodeError, binascii.Error, ValueError):
+    except (UnicodeEncodeError, binascii.Error, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return json_object(payload) or {}
 
 
 def _with_claims(token: OAuthToken) -> OAuthToken:
@@ -256,23 +219,6 @@ def _safe(value: object) -> str | None:
     return found if found is not None and is_header_safe(found) else None
 
 
-def _rfc3339(value: object) -> float | None:
-    if not isinstance(value, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        # Without an offset the text would be read in the machine's own zone.
-        return moment.timestamp() if moment.tzinfo else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _usage_limit(name: str, value: object, now: float) -> Limit:
-    if not isinstance(value, dict):
-        return Limit(name)
-    windows = []
-    for place, by_position in (("primary_window", SHORT_WINDOW), ("secondary_window", WEEKLY_WINDOW)):
-        said = value.get(place)
-        length = said.get("limit_window_seconds") if isinstance(said, dict) else None
-        windows.append(json_window(said, length, by_position, now))
-    return Limit(name, *windows)
+def _is_permanent(status: int, code: str) -> bool:
+    """Whether a refusal means that this refresh token will never be accepted again (spec 3.3)."""
+    return status == 401 or code in PERMANENT

@@ -6,20 +6,29 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from zope.interface import implementer
 
 from ccmproxy.dialects.codex.decompression import decompressed
-from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES, event_failure
+from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
+from ccmproxy.dialects.codex.usage_meters import event_failure
 from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
-from ccmproxy.dialects.facts import RequestFacts, printable_key
-from ccmproxy.dialects.logins import DECODE_ERRORS, number, token_rejected
+from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
+from ccmproxy.dialects.json_values import (
+    DECODE_ERRORS,
+    NO_JSON,
+    json_object,
+    number,
+    read_raw,
+    text_decoder,
+)
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_message, reset_field
+from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
+from ccmproxy.dialects.verdicts import burst, used_up_resets, verdict_by_status
 from ccmproxy.http.headers import override, request_headers
 from ccmproxy.http.message import (
     Body,
@@ -28,7 +37,6 @@ from ccmproxy.http.message import (
     ResponseHead,
     first_value,
     list_items,
-    lower_names,
     without,
 )
 from ccmproxy.http.retry_after import retry_after
@@ -49,31 +57,28 @@ TOLD_PLAN = "team"
 
 _VERSION = b"/v1"
 _BILLABLE = frozenset({RESPONSES, COMPACT, CHAT})
+#: Every spelling that is known: proxies in between drop names with underscores (F10).
 _SESSION_HEADERS = (b"session-id", b"session_id", b"conversation_id")
 _THREAD_HEADERS = (b"thread-id", b"thread_id")
 #: Refusals that no window's reset lifts, but that no burst explains either.
 _NOT_INCLUDED = frozenset({"usage_not_included", "insufficient_quota"})
 #: Failures that another account may not meet. The others are the request's own fault.
 _FAILURES = frozenset({"server_error", "server_is_overloaded", "slow_down", "unknown"})
-_KEY_RESET = re.compile(rb"x-ratelimit-(reset|remaining)-(requests|tokens)")
+_KEY_LIMIT = re.compile(rb"x-ratelimit-(?P<fact>reset|remaining)-(?P<limit>requests|tokens)")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
-
-#: A field that is not there.
-_NO_JSON = msgspec.Raw()
 
 
 class _Body(msgspec.Struct):
     """The fields that somebody here needs, undecoded: one of an unexpected type hides only itself."""
 
-    model: msgspec.Raw = _NO_JSON
-    stream: msgspec.Raw = _NO_JSON
-    input: msgspec.Raw = _NO_JSON
-    messages: msgspec.Raw = _NO_JSON
-    prompt_cache_key: msgspec.Raw = _NO_JSON
+    model: msgspec.Raw = NO_JSON
+    stream: msgspec.Raw = NO_JSON
+    input: msgspec.Raw = NO_JSON
+    messages: msgspec.Raw = NO_JSON
+    prompt_cache_key: msgspec.Raw = NO_JSON
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
-_text_decoder = msgspec.json.Decoder(str)
 _flag_decoder = msgspec.json.Decoder(bool)
 _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -89,17 +94,17 @@ class CodexTraffic:
         parsed = _Body()
         if body.size and b"json" in (first_value(headers, b"content-type") or b"json").lower():
             parsed = _decode(decompressed(body.joined(), first_value(headers, b"content-encoding")))
-        session = _first_key(headers, _SESSION_HEADERS) or printable_key(
-            _field(parsed.prompt_cache_key, _text_decoder)
+        session = header_key(headers, *_SESSION_HEADERS) or printable_key(
+            read_raw(parsed.prompt_cache_key, text_decoder)
         )
-        thread = _first_key(headers, _THREAD_HEADERS)
-        items = _field(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
+        thread = header_key(headers, *_THREAD_HEADERS)
+        items = read_raw(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
         return RequestFacts(
-            model=printable_key(_field(parsed.model, _text_decoder)),
+            model=printable_key(read_raw(parsed.model, text_decoder)),
             session=session,
             agent=thread if thread != session else None,
-            stream=_field(parsed.stream, _flag_decoder),
+            stream=read_raw(parsed.stream, _flag_decoder),
             messages=None if items is None else len(items),
             features=tuple(item.decode("latin-1") for item in features),
             billable=head.method == b"POST" and operation in _BILLABLE,
@@ -155,8 +160,7 @@ class CodexTraffic:
         if availability.reset_at > now:
             error["resets_at"] = math.ceil(availability.reset_at)
             error["resets_in_seconds"] = math.ceil(availability.reset_at - now)
-        extra = ((b"x-should-retry", b"false"), *reset_field(availability))
-        head = _own_head(429, "rate_limited", request_id, extra)
+        head = _own_head(429, "rate_limited", request_id, exhausted_fields(availability))
         return head, json.dumps({"error": error}).encode()
 
     def upstream_head(
@@ -192,16 +196,11 @@ class CodexTraffic:
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         """Spec 4.4 and 4.6; a 429's body is asked for because only its ``error.type`` tells a quota from a burst."""
-        status = head.status
-        if status < 400:
-            return Verdict(AnswerKind.OK)
-        if status in (403, 429) and body is None:
-            return Verdict(AnswerKind.NEEDS_BODY)
-        if status == 429:
-            return _classify_429(head.headers, body or b"", now)
-        if token_rejected(status, body or b""):
-            return Verdict(AnswerKind.AUTH_FAILED)
-        return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+        if head.status == 429:
+            if body is None:
+                return Verdict(AnswerKind.NEEDS_BODY)
+            return _classify_429(head.headers, body, now)
+        return verdict_by_status(head.status, body)
 
     def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
         """A stream that begins with its failure, but for reports of the account's state, which come when they like."""
@@ -210,8 +209,15 @@ class CodexTraffic:
             return None
         failure = event_failure(event.name, event.data)
         if failure in (USAGE_LIMIT, "rate_limit_exceeded"):
-            return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+            return burst(now)
         return Verdict(AnswerKind.STREAM_FAILED if failure in _FAILURES else AnswerKind.OK)
+
+
+def _decode(document: bytes | None) -> _Body:
+    try:
+        return _body_decoder.decode(document) if document else _Body()
+    except DECODE_ERRORS:
+        return _Body()
 
 
 def _own_head(
@@ -278,17 +284,7 @@ def _is_used_up(found: HeaderLimits) -> bool:
 
 def key_reset(headers: Headers) -> float:
     """In how many seconds the used-up limits of an API key renew (``x-ratelimit-reset-tokens: 6m0s``); 0 = not said."""
-    said = {
-        (match[1], match[2]): pair[1].strip()
-        for pair, name in zip(headers, lower_names(headers), strict=True)
-        if (match := _KEY_RESET.fullmatch(name))
-    }
-    waits = [
-        _duration(value.decode("latin-1"))
-        for (what, of), value in said.items()
-        if what == b"reset" and said.get((b"remaining", of)) == b"0"
-    ]
-    return max(waits, default=0.0)
+    return max(map(_duration, used_up_resets(headers, _KEY_LIMIT)), default=0.0)
 
 
 def _duration(value: str) -> float:
@@ -301,41 +297,7 @@ def _duration(value: str) -> float:
 
 def _error(body: bytes) -> dict[str, Any]:
     """The ``error`` object of an answer, with words only where words belong; empty where there is none."""
-    try:
-        answer = msgspec.json.decode(body)
-    except DECODE_ERRORS:
-        return {}
-    error = answer.get("error") if isinstance(answer, dict) else None
+    error = (json_object(body) or {}).get("error")
     if not isinstance(error, dict):
         return {}
     return {name: value for name, value in error.items() if isinstance(value, str | int | float)}
-
-
-# Bodies -------------------------------------------------------------------------------------------------------
-
-_T = TypeVar("_T")
-
-
-def _decode(document: bytes | None) -> _Body:
-    try:
-        return _body_decoder.decode(document) if document else _Body()
-    except DECODE_ERRORS:
-        return _Body()
-
-
-def _field(raw: msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T | None:
-    if not bytes(raw):
-        return None
-    try:
-        return decoder.decode(raw)
-    except DECODE_ERRORS:
-        return None
-
-
-def _first_key(headers: Headers, names: Sequence[bytes]) -> str | None:
-    """The first of these fields that has a usable value (F10: proxies in between drop names with underscores)."""
-    for name in names:
-        value = first_value(headers, name)
-        if value is not None and (key := printable_key(value.decode("latin-1").strip())):
-            return key
-    return None

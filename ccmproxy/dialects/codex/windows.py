@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ccmproxy.dialects.facts import printable_key
-from ccmproxy.dialects.logins import number, text
-from ccmproxy.http.message import Headers, first_value, lower_names
+from ccmproxy.dialects.facts import header_key, printable_key
+from ccmproxy.dialects.json_values import number, text
+from ccmproxy.dialects.model_families import names_models
+from ccmproxy.http.message import Headers, lower_names
 from ccmproxy.state.limits import (
     EMPTY,
     MOST_MODELS,
@@ -25,6 +26,9 @@ from ccmproxy.state.limits import (
     make_window,
     parse_unix_time,
 )
+
+#: Words that stand in the names of many models: a limit called so would close all of them, so it closes none.
+VENDOR_WORDS = frozenset({"gpt", "codex", "openai", "model", "latest"})
 
 #: Id of the account's own limit.
 OWN_LIMIT = "codex"
@@ -98,8 +102,7 @@ def read_headers(headers: Headers, now: float) -> HeaderLimits:
         )
         for key, said in fields.items()
     }
-    active = first_value(headers, ACTIVE_LIMIT)
-    named = printable_key(active.decode("latin-1").strip()) if active is not None else None
+    named = header_key(headers, ACTIVE_LIMIT)
     key = _id(named) if named else OWN_LIMIT
     return HeaderLimits(
         {each: limit for each, limit in limits.items() if limit.windows},
@@ -120,6 +123,57 @@ def read_credits(headers: Headers) -> Credits | None:
     if has_credits is None or unlimited is None:
         return None
     return Credits(has_credits, unlimited, said.get(b"balance", b"").decode("latin-1")[:LONGEST_NAME])
+
+
+def read_usage(answer: Mapping[str, object], now: float) -> LimitsUpdate:
+    """``{rate_limit: {primary_window, secondary_window}, additional_rate_limits, credits}``; most may be null."""
+    limits = {}
+    additional = answer.get("additional_rate_limits")
+    for said in additional if isinstance(additional, list) else ():
+        if isinstance(said, dict):
+            name = text(said.get("limit_name")) or ""
+            key = limit_id(said.get("metered_feature")) or limit_id(name)
+            limit = _usage_limit(name[:LONGEST_NAME], said.get("rate_limit"), now)
+            if key is not None and limit.windows:
+                limits[key] = limit
+    limits[OWN_LIMIT] = _usage_limit("", answer["rate_limit"], now)
+    return limits_update(limits, OWN_LIMIT, json_credits(answer.get("credits")))
+
+
+def _usage_limit(name: str, value: object, now: float) -> Limit:
+    if not isinstance(value, dict):
+        return Limit(name)
+    windows = []
+    for place, by_position in (("primary_window", SHORT_WINDOW), ("secondary_window", WEEKLY_WINDOW)):
+        said = value.get(place)
+        length = said.get("limit_window_seconds") if isinstance(said, dict) else None
+        windows.append(json_window(said, length, by_position, now))
+    return Limit(name, *windows)
+
+
+def read_event(event: Mapping[str, object], now: float) -> LimitsUpdate:
+    """What a ``codex.rate_limits`` event says of one limit, and of the credits."""
+    name = text(event.get("limit_name")) or ""
+    key = limit_id(event.get("metered_limit_name")) or limit_id(name) or OWN_LIMIT
+    limits = {}
+    said = event.get("rate_limits")
+    if isinstance(said, dict):
+        windows = [
+            json_window(window, _seconds(window), by_position, now)
+            for window, by_position in (
+                (said.get("primary"), SHORT_WINDOW),
+                (said.get("secondary"), WEEKLY_WINDOW),
+            )
+        ]
+        limit = Limit(name[:LONGEST_NAME], *windows)
+        if limit.windows:
+            limits[key] = limit
+    return limits_update(limits, OWN_LIMIT, json_credits(event.get("credits")))
+
+
+def _seconds(window: object) -> float | None:
+    minutes = number(window.get("window_minutes")) if isinstance(window, dict) else None
+    return None if minutes is None else minutes * 60
 
 
 def json_window(value: object, length: object, by_position: float, now: float) -> Window | None:
@@ -153,7 +207,8 @@ def limits_update(limits: Mapping[str, Limit], own: str, credits: Credits | None
     for key, limit in limits.items():
         if key != own and len(named) < MOST_MODELS:
             its_short, its_weekly = place(limit)
-            named[key] = NamedLimit(limit.name, its_short or EMPTY, its_weekly or EMPTY)
+            is_models = not limit.name or names_models(limit.name, VENDOR_WORDS)
+            named[key] = NamedLimit(limit.name, its_short or EMPTY, its_weekly or EMPTY, is_models)
     return LimitsUpdate(short, weekly, named=named, credits=credits)
 
 

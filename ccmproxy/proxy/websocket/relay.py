@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ccmproxy.dialects.usage import MeterReading
-from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, Refusal
+from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.policy.retry import AnswerKind, LeaseOutcome
@@ -269,7 +269,7 @@ class WebSocketRelay:
                 code, reason, result = self._leaving
                 self._end(code, reason, result, LeaseOutcome.SERVED)
 
-    def _refused(self, refusal: Refusal, turn: Turn | None) -> bool:
+    def _refused(self, refusal: RefusedTurn, turn: Turn | None) -> bool:
         """The credential learns of it. Whether the client need not: nothing was said yet, and another can serve."""
         dialect = self._context.dialect
         now = self._context.now()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ccmproxy.simulator.claude.error_answers import EXPIRED, NO_OAUTH_FEATURE, REVOKED, Refusals
+from ccmproxy.simulator.accounts import find_key, find_login
+from ccmproxy.simulator.claude.error_answers import EXPIRED, NO_OAUTH_FEATURE, REVOKED, ErrorAnswers
 from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.replies import RequestRefused
 
 #: The feature that a request with an access token must name in ``anthropic-beta``.
 OAUTH_FEATURE = b"oauth-2025-04-20"
@@ -16,57 +17,53 @@ Authenticated = ClaudeAccount | ApiKeyAccount
 class Authenticator:
     """Knows the accounts and keys of an upstream; the lists may grow."""
 
-    def __init__(self, accounts: list[ClaudeAccount], keys: list[ApiKeyAccount], refusals: Refusals) -> None:
+    def __init__(
+        self, accounts: list[ClaudeAccount], keys: list[ApiKeyAccount], errors: ErrorAnswers
+    ) -> None:
         self._accounts = accounts
         self._keys = keys
-        self._refusals = refusals
+        self._errors = errors
 
     def authenticate(self, request: ReceivedRequest) -> Authenticated:
-        """Whose request it is; noted in it. A bearer token comes before a key. Raises Refused."""
-        authorization = request.header(b"authorization")
-        if authorization is not None:
-            scheme, _, token = authorization.decode("latin-1").partition(" ")
-            if scheme.lower() != "bearer" or not token:
+        """Whose request it is; noted in it. A bearer token comes before a key. Raises RequestRefused."""
+        if request.header(b"authorization") is not None:
+            if (token := request.bearer) is None:
                 raise self._unauthenticated("Invalid authorization header")
             return self._bearer(request, token)
         key = request.header(b"x-api-key")
         if key is None:
             raise self._unauthenticated("x-api-key header is required")
-        if (found := self._key(key.decode("latin-1"))) is None:
+        if (found := find_key(self._keys, key.decode("latin-1"))) is None:
             raise self._unauthenticated("invalid x-api-key")
         request.account = found.name
         return found
 
     def subscription(self, request: ReceivedRequest) -> ClaudeAccount:
-        """The same, for what only a login with the profile scope may ask. Raises Refused."""
+        """The same, for what only a login with the profile scope may ask. Raises RequestRefused."""
         account = self.authenticate(request)
         if not isinstance(account, ClaudeAccount):
             raise self._unauthenticated("OAuth authentication is required")
         if "user:profile" not in account.scopes:
             message = "OAuth token does not meet scope requirement user:profile"
-            raise Refused(self._refusals.error(403, "permission_error", message))
+            raise RequestRefused(self._errors.error(403, "permission_error", message))
         return account
 
     def _bearer(self, request: ReceivedRequest, token: str) -> Authenticated:
-        for account in self._accounts:
-            if (state := account.token_state(token)) is None:
-                continue
+        account, state = find_login(self._accounts, token)
+        if account is not None:
             request.account = account.name
             if OAUTH_FEATURE not in request.items(b"anthropic-beta"):
                 raise self._unauthenticated(NO_OAUTH_FEATURE)
             if state == "expired":
                 raise self._unauthenticated(EXPIRED)
             if state == "revoked":
-                raise Refused(self._refusals.error(403, "permission_error", REVOKED))
+                raise RequestRefused(self._errors.error(403, "permission_error", REVOKED))
             return account
         # The real service does not take its keys as bearer tokens; gateways do, and clients can be told to send them.
-        if (found := self._key(token)) is None:
+        if (found := find_key(self._keys, token)) is None:
             raise self._unauthenticated("Invalid bearer token")
         request.account = found.name
         return found
 
-    def _key(self, key: str) -> ApiKeyAccount | None:
-        return next((account for account in self._keys if account.key == key), None)
-
-    def _unauthenticated(self, message: str) -> Refused:
-        return Refused(self._refusals.error(401, "authentication_error", message))
+    def _unauthenticated(self, message: str) -> RequestRefused:
+        return RequestRefused(self._errors.error(401, "authentication_error", message))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers
 from ccmproxy.simulator.faults import Fault
-from ccmproxy.simulator.replies import json_reply, page_reply
+from ccmproxy.simulator.replies import json_reply, retry_after_field, shapeless_reply
 from ccmproxy.simulator.steps import Reply
 
 EXPIRED = "OAuth token has expired. Please obtain a new token or refresh your existing token."
@@ -35,6 +35,8 @@ _PLAIN: dict[str, tuple[int, str, str, bool]] = {
     ),
     "too_large": (413, "request_too_large", "Request exceeds the maximum size", False),
 }
+
+_BROKEN = b'{"access_token":"x","five_hour":{"utiliz'
 
 _TYPES = {
     400: "invalid_request_error",
@@ -63,7 +65,7 @@ def _word(rng: random.Random, length: int) -> str:
     return "".join(rng.choices("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", k=length))
 
 
-class Refusals:
+class ErrorAnswers:
     """Makes refusals with ids of their own."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -96,26 +98,12 @@ class Refusals:
         ``limits``: the rate-limit headers of the account, for those that carry any. ``exhausted`` gets them as they
         are, so they must say so.
         """
-        headers: Headers = []
-        if fault.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % fault.retry_after))
+        if (reply := shapeless_reply(fault, target, _BROKEN)) is not None:
+            return reply
+        headers = retry_after_field(fault)
         match fault.name:
             case "exhausted":
                 return self.error(429, "rate_limit_error", RATE_LIMITED, [*limits, *headers], retry=True)
-            case "bad_gateway":
-                return page_reply(502, b"Bad gateway", headers)
-            case "html":
-                return page_reply(200, b"Sign in to the network", headers)
-            case "empty":
-                return json_reply(200, None, headers, raw=b"")
-            case "hang":
-                return Reply(ResponseHead(200, b"OK"), [])
-            case "nonsense":
-                return json_reply(200, {"unexpected": ["nothing", "of", "use"]}, headers)
-            case "broken_json":
-                return json_reply(200, None, headers, raw=b'{"access_token":"x","five_hour":{"utiliz')
-            case "redirect":
-                return json_reply(307, {}, [(b"location", target), *headers])
             case "invalid_grant":
                 return self.invalid_grant()
             case "status":

@@ -35,21 +35,16 @@ def unified_headers(account: ClaudeAccount, model: str, now: float, full: str | 
     headers: Headers = []
     highest, claim, reset = 0, "five_hour", 0.0
     for name in account.windows_for(model):
-        window = account.windows[name]
-        window.begin(now)
-        utilization = window.utilization(now)
-        if name == full:
-            utilization = max(utilization, 1.0)
+        utilization, resets_at = account.shown_window(name, now, full)
         threshold = _THRESHOLDS.get(name, _WEEKLY_THRESHOLD)
         part = _PREFIX + ABBREVIATIONS[name]
         rank = 2 if utilization >= 1.0 else int(utilization >= threshold)
-        assert window.resets_at is not None
         # Of two that are used up, the one that resets last says when the account can be used again.
-        if not reset or rank > highest or (rank == highest == 2 and window.resets_at > reset):
-            highest, claim, reset = rank, name, window.resets_at
+        if not reset or rank > highest or (rank == highest == 2 and resets_at > reset):
+            highest, claim, reset = rank, name, resets_at
         headers += [
             (part + b"-status", _STATUS[rank]),
-            (part + b"-reset", b"%d" % round(window.resets_at)),
+            (part + b"-reset", b"%d" % round(resets_at)),
             (part + b"-utilization", f"{round(utilization, 4):g}".encode()),
         ]
         if rank:
@@ -69,14 +64,10 @@ def unified_headers(account: ClaudeAccount, model: str, now: float, full: str | 
 
 def key_headers(account: ApiKeyAccount) -> Headers:
     """The rate-limit headers of the commercial API: requests and tokens per minute, resets in RFC 3339."""
-    remaining, refills_at = account.allowance()
-    reset = _rfc3339(refills_at).encode()
+    reset = _rfc3339(account.allowance()[1]).encode()
     headers: Headers = []
-    for kind, limit, left in (
-        (b"requests", account.requests_per_minute, remaining),
-        (b"tokens", account.requests_per_minute * 1000, remaining * 1000),
-    ):
-        part = b"anthropic-ratelimit-" + kind
+    for kind, limit, left in account.quotas():
+        part = f"anthropic-ratelimit-{kind}".encode()
         headers += [
             (part + b"-limit", b"%d" % limit),
             (part + b"-remaining", b"%d" % left),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +16,23 @@ from ccmproxy.simulator.claude.error_answers import object_id
 from ccmproxy.simulator.conversation import (
     Block,
     Prompt,
-    Text,
+    Said,
     Thinking,
     ToolCall,
     estimate_tokens,
     split_into_deltas,
 )
+from ccmproxy.simulator.remembered_prefixes import RememberedPrefixes
+from ccmproxy.simulator.replies import InvalidRequest
+from ccmproxy.simulator.request_parts import (
+    decode_object,
+    dictionaries,
+    forced_tool,
+    json_schema,
+    object_of,
+    plain_text,
+)
+from ccmproxy.simulator.seals import is_sealed_by, seal
 
 _FIVE_MINUTES = 300.0
 _HOUR = 3600.0
@@ -34,19 +43,9 @@ _UNCACHED_TOKENS = 4
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
-class InvalidRequest(Exception):
-    """The body is not a request for a message. ``str()`` is the sentence for the client."""
-
-
 def decode_body(body: bytes) -> dict[str, Any]:
     """The request as a dictionary. Raises InvalidRequest."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest("The request body is not valid JSON") from None
-    if not isinstance(document, dict):
-        raise InvalidRequest("Input should be a valid dictionary")
-    return document
+    return decode_object(body, "The request body is not valid JSON", "Input should be a valid dictionary")
 
 
 def check(document: Mapping[str, Any], *, counting: bool = False) -> None:
@@ -69,19 +68,19 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
     """What the last user message says; never fails: parts of unknown shape are passed over."""
     text: list[str] = []
     results: list[str] = []
-    for message in reversed(_dictionaries(document.get("messages"))):
+    for message in reversed(dictionaries(document.get("messages"))):
         if message.get("role") != "user":
             continue
         content = message.get("content")
         if isinstance(content, str):
             text.append(content)
-        for block in _dictionaries(content):
+        for block in dictionaries(content):
             if block.get("type") == "text":
                 text.append(str(block.get("text", "")))
             elif block.get("type") == "tool_result":
-                results.append(_plain_text(block.get("content")))
+                results.append(plain_text(block.get("content")))
         break
-    tools = {str(tool.get("name")): tool for tool in _dictionaries(document.get("tools"))}
+    tools = {str(tool.get("name")): tool for tool in dictionaries(document.get("tools"))}
     forced = _forced_tool(document, tools)
     return Prompt("\n".join(text), tuple(results), frozenset(tools), _schema(document), forced)
 
@@ -102,7 +101,7 @@ class PromptCache:
     """Remembers what each conversation has put into the prompt cache, so that later turns read it."""
 
     def __init__(self) -> None:
-        self._prefixes: OrderedDict[tuple[str, ...], tuple[int, float]] = OrderedDict()
+        self._prefixes = RememberedPrefixes(_REMEMBERED_PREFIXES)
 
     def tokens(self, key: tuple[str, ...], body: bytes, now: float) -> Tokens:
         """Input tokens of a request with ``body``; writes and reads only where the body asks for caching."""
@@ -110,13 +109,9 @@ class PromptCache:
         if b'"cache_control"' not in body:
             return Tokens(input=total)
         lifetime = _HOUR if b'"ttl":"1h"' in body or b'"ttl": "1h"' in body else _FIVE_MINUTES
-        cached, expires_at = self._prefixes.pop(key, (0, 0.0))
         cacheable = max(total - _UNCACHED_TOKENS, 0)
-        read = min(cached, cacheable) if now < expires_at else 0
+        read = min(self._prefixes.renew(key, cacheable, now, lifetime), cacheable)
         written = cacheable - read
-        self._prefixes[key] = (cacheable, now + lifetime)
-        if len(self._prefixes) > _REMEMBERED_PREFIXES:
-            self._prefixes.popitem(last=False)
         return Tokens(
             input=total - cacheable,
             cache_read=read,
@@ -127,7 +122,7 @@ class PromptCache:
 
 
 @dataclass(slots=True)
-class Message:
+class AnswerMessage:
     """An answer, ready to be written as one JSON object or as events."""
 
     identity: str
@@ -208,7 +203,7 @@ def build_message(
     tokens: Tokens,
     sign: Callable[[str], str],
     rng: random.Random,
-) -> Message:
+) -> AnswerMessage:
     """The message that says ``blocks``, cut at the request's max_tokens. ``sign``: thought → signature."""
     limit = max(1, int(document["max_tokens"]))
     content: list[dict[str, Any]] = []
@@ -219,7 +214,7 @@ def build_message(
             case Thinking(text):
                 content.append({"type": "thinking", "thinking": text, "signature": sign(text)})
                 used += len(text.split())
-            case Text(text):
+            case Said(text):
                 words = text.split(" ")
                 if used + len(words) > limit:
                     text = " ".join(words[: max(1, limit - used)])
@@ -233,7 +228,7 @@ def build_message(
         if used >= limit:
             stop_reason = "max_tokens"
             break
-    return Message(
+    return AnswerMessage(
         object_id("msg", rng),
         str(document["model"]),
         content,
@@ -257,29 +252,24 @@ def error_event(kind: str) -> bytes:
     return b"event: error\ndata: %s\n\n" % msgspec.json.encode(document)
 
 
-def signature(organization: str, text: str) -> str:
+def sign_thought(organization: str, text: str) -> str:
     """The signature of a thought: the first half tells the organization, which alone accepts it back (F12)."""
-    return base64.b64encode(_digest(organization) + _digest(text)).decode()
+    return base64.b64encode(seal(organization, text)).decode()
 
 
 def foreign_thought(document: Mapping[str, Any], organization: str) -> tuple[int, int] | None:
     """Where the conversation holds a thought that another organization signed: message and block, or None."""
-    own = _digest(organization)
-    for number, message in enumerate(_dictionaries(document.get("messages"))):
-        for index, block in enumerate(_dictionaries(message.get("content"))):
+    for number, message in enumerate(dictionaries(document.get("messages"))):
+        for index, block in enumerate(dictionaries(message.get("content"))):
             if block.get("type") != "thinking":
                 continue
             try:
                 signed = base64.b64decode(str(block.get("signature", "")), validate=True)
             except ValueError:
                 signed = b""
-            if not hmac.compare_digest(signed[: len(own)], own):
+            if not is_sealed_by(organization, signed):
                 return number, index
     return None
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _streamed(block: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -305,11 +295,9 @@ def _streamed(block: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any]
 def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The JSON schema in ``output_config.format`` (or ``output_format``), if the request has one."""
     configuration = document.get("output_config")
-    output = configuration.get("format") if isinstance(configuration, dict) else document.get("output_format")
-    if isinstance(output, dict) and output.get("type") == "json_schema":
-        schema = output.get("schema")
-        return schema if isinstance(schema, dict) else None
-    return None
+    if isinstance(configuration, dict):
+        return json_schema(configuration.get("format"))
+    return json_schema(document.get("output_format"))
 
 
 def _forced_tool(
@@ -326,15 +314,4 @@ def _forced_tool(
             name = str(choice.get("name"))
         case _:
             return None
-    schema = tools.get(name, {}).get("input_schema")
-    return (name, schema if isinstance(schema, dict) else {}) if name in tools else None
-
-
-def _plain_text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(block.get("text", "")) for block in _dictionaries(content))
-
-
-def _dictionaries(value: object) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return forced_tool(name, {tool: object_of(said.get("input_schema")) for tool, said in tools.items()})

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ccmproxy.simulator.accounts import SimulatedAccount, SimulatedKey
-from ccmproxy.simulator.usage_windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
-from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
+from ccmproxy.simulator.usage_windows import short_window, weekly_window, weight_of
 
 #: Scopes of a login made with the official CLI (spec 3.2 point 5).
 SCOPES = (
@@ -50,7 +49,7 @@ PLANS = {
 
 def model_weight(model: str) -> float:
     """Price of ``model`` relative to the smallest one; unknown ones cost what the middle one costs."""
-    return next((weight for word, weight in MODEL_WEIGHTS.items() if word in model), MODEL_WEIGHTS["sonnet"])
+    return weight_of(model, MODEL_WEIGHTS, MODEL_WEIGHTS["sonnet"])
 
 
 class ClaudeAccount(SimulatedAccount):
@@ -72,17 +71,13 @@ class ClaudeAccount(SimulatedAccount):
     ) -> None:
         self.plan = PLANS[plan]
         windows = {
-            "five_hour": UsageWindow(SHORT_WINDOW / speed, SHORT_ALLOWANCE * self.plan.size),
-            "seven_day": UsageWindow(
-                WEEKLY_WINDOW / speed, WEEKLY_ALLOWANCE * self.plan.size, recurring=True
-            ),
+            "five_hour": short_window(self.plan.size, speed),
+            "seven_day": weekly_window(self.plan.size, speed),
         }
         for window in model_windows:
             if window not in MODEL_WINDOWS:
                 raise ValueError(f"unknown model window: {window}")
-            windows[window] = UsageWindow(
-                WEEKLY_WINDOW / speed, WEEKLY_ALLOWANCE * self.plan.size / 2, recurring=True
-            )
+            windows[window] = weekly_window(self.plan.size / 2, speed)
         super().__init__(
             name,
             rng=rng,

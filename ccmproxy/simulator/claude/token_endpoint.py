@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from ccmproxy.simulator.accounts import RefreshTokenReused
-from ccmproxy.simulator.claude.error_answers import Refusals
+from ccmproxy.simulator.claude.error_answers import ErrorAnswers
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.replies import json_reply
 from ccmproxy.simulator.steps import Reply
+from ccmproxy.simulator.token_request import refresh_problem
 
 #: Client id of the official client (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 
 
-def refreshing_account(parameters: dict[str, str], accounts: Iterable[ClaudeAccount]) -> ClaudeAccount | None:
-    """The account whose refresh token, present or past, was sent."""
-    token = parameters.get("refresh_token", "")
-    return next((account for account in accounts if account.knows_refresh_token(token)), None)
-
-
-def refresh(parameters: dict[str, str], account: ClaudeAccount | None, refusals: Refusals) -> Reply:
+def refresh(parameters: Mapping[str, str], account: ClaudeAccount | None, errors: ErrorAnswers) -> Reply:
     """The answer of the token endpoint; a success rotates the account's tokens."""
-    if parameters.get("grant_type") != "refresh_token":
-        return refusals.oauth_error("unsupported_grant_type", "Only refresh_token is simulated")
-    if parameters.get("client_id") != CLIENT_ID:
-        return refusals.oauth_error("invalid_client", "Unknown client")
-    if account is None:
-        return refusals.invalid_grant()
+    problem = refresh_problem(parameters, account, CLIENT_ID)
+    if problem == "grant_type":
+        return errors.oauth_error("unsupported_grant_type", "Only refresh_token is simulated")
+    if problem == "client":
+        return errors.oauth_error("invalid_client", "Unknown client")
+    if problem is not None or account is None:
+        return errors.invalid_grant()
     wanted = parameters.get("scope", "").split()
-    try:
-        account.redeem(parameters["refresh_token"])
-    except (RefreshTokenReused, KeyError):
-        return refusals.invalid_grant()
     scopes = tuple(scope for scope in wanted if scope in account.scopes) or account.scopes
     return json_reply(
         200,

@@ -10,7 +10,7 @@ from typing import Any
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.simulator.claude.authorization import Authenticated, Authenticator
-from ccmproxy.simulator.claude.error_answers import Refusals, request_id
+from ccmproxy.simulator.claude.error_answers import ErrorAnswers, request_id
 from ccmproxy.simulator.claude.limit_views import (
     key_headers,
     profile_document,
@@ -19,7 +19,6 @@ from ccmproxy.simulator.claude.limit_views import (
 )
 from ccmproxy.simulator.claude.messages import (
     PING,
-    InvalidRequest,
     PromptCache,
     build_message,
     check,
@@ -28,17 +27,19 @@ from ccmproxy.simulator.claude.messages import (
     error_event,
     foreign_thought,
     read_prompt,
-    signature,
+    sign_thought,
 )
 from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAccount, model_weight
-from ccmproxy.simulator.claude.token_endpoint import refresh, refreshing_account
+from ccmproxy.simulator.claude.token_endpoint import refresh
 from ccmproxy.simulator.conversation import compose, estimate_tokens, simulate_marker
-from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
+from ccmproxy.simulator.due_faults import DueFaults, wish
+from ccmproxy.simulator.endpoints import Endpoints
+from ccmproxy.simulator.faults import Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused, json_reply
+from ccmproxy.simulator.replies import InvalidRequest, RequestRefused, json_reply
 from ccmproxy.simulator.steps import Pace, Reply
-from ccmproxy.simulator.token_request import token_request
-from ccmproxy.simulator.upstream import Answer
+from ccmproxy.simulator.token_request import deliver_refresh
+from ccmproxy.simulator.upstream import Delivery
 
 #: Models that exist: id → display name.
 MODELS = {
@@ -49,6 +50,9 @@ MODELS = {
     "claude-opus-4-6": "Claude Opus 4.6",
     "claude-sonnet-4-6": "Claude Sonnet 4.6",
 }
+
+#: What clients ask for before they have any credential.
+_PROBES = (b"/", b"/api/hello")
 
 _EDGE_HEADERS: Headers = [
     (b"server", b"cloudflare"),
@@ -84,14 +88,14 @@ class ClaudeUpstream:
     ) -> None:
         self.accounts: list[ClaudeAccount] = []
         self.keys: list[ApiKeyAccount] = []
-        self._faults = faults
+        self._due = DueFaults[Authenticated](faults, self._invalid_answer, self._replacement)
         self._rng = rng
         self._time = time
         self._pace = pace
-        self._refusals = Refusals(rng)
-        self._authenticator = Authenticator(self.accounts, self.keys, self._refusals)
+        self._errors = ErrorAnswers(rng)
+        self._authenticator = Authenticator(self.accounts, self.keys, self._errors)
         self._cache = PromptCache()
-        self._routes: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Answer]] = {
+        exact: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Delivery]] = {
             (b"POST", b"/v1/messages"): self._messages,
             (b"POST", b"/v1/messages/count_tokens"): self._count_tokens,
             (b"GET", b"/v1/models"): self._models,
@@ -99,38 +103,31 @@ class ClaudeUpstream:
             (b"GET", b"/api/oauth/usage"): self._usage,
             (b"GET", b"/api/oauth/profile"): self._profile,
         }
-        self._paths = {path for _, path in self._routes}
+        self._endpoints = Endpoints(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
-    def answer(self, request: ReceivedRequest) -> Answer | None:
+    def answer(self, request: ReceivedRequest) -> Delivery | None:
         """The answer to one request."""
-        path = request.path
-        handler = self._routes.get((request.method, path))
-        try:
-            if handler is not None:
-                return handler(request)
-            if path.startswith(b"/v1/models/") and request.method == b"GET":
-                return self._model(request)
-        except Refused as refused:
-            return Answer(refused.reply)
-        if path in (b"/", b"/api/hello") and request.method in (b"GET", b"HEAD"):
-            return Answer(Reply(ResponseHead(200, b"OK", [(b"content-type", b"text/plain")]), [b""]))
-        if path in self._paths:
-            return Answer(self._refusals.error(405, "invalid_request_error", "Method Not Allowed"))
-        return None
+        if request.path in _PROBES and request.method in (b"GET", b"HEAD"):
+            return Delivery(Reply(ResponseHead(200, b"OK", [(b"content-type", b"text/plain")]), [b""]))
+        return self._endpoints.answer(request)
+
+    def _not_allowed(self, request: ReceivedRequest) -> Reply:
+        return self._errors.error(405, "invalid_request_error", "Method Not Allowed")
 
     # Endpoints ------------------------------------------------------------------------------------------------
 
-    def _messages(self, request: ReceivedRequest) -> Answer:
+    def _messages(self, request: ReceivedRequest) -> Delivery:
         request.endpoint = "turn"
         account = self._authenticator.authenticate(request)
         document = self._document(request)
         prompt = read_prompt(document)
         key = conversation_key(request.header(b"x-claude-code-session-id"), document)
-        fault = self._fault(request, account, "turn", simulate_marker(prompt.text), key)
+        wished = wish(request, simulate_marker(prompt.text))
+        fault = self._due.meet(request, account, "turn", wished, key)
         model = str(document.get("model", ""))
         if fault is not None and fault.is_answer:
             account.counters.refused_turns += 1
-            return Answer(self._replacement(request, account, fault, model), fault, account)
+            return Delivery(self._replacement(request, account, fault, model), fault, account)
         self._check_version(request)
         self._check(document)
         place = foreign_thought(document, account.organization_uuid)
@@ -140,14 +137,14 @@ class ClaudeUpstream:
             )
         if (refusal := self._used_up(account, model)) is not None:
             account.counters.refused_turns += 1
-            return Answer(refusal, fault, account)
+            return Delivery(refusal, fault, account)
 
         now = self._time()
         cache_key = (account.organization_uuid, key, model, str(len(prompt.tools)))
         tokens = self._cache.tokens(cache_key, request.body, now)
         blocks = compose(prompt, self._rng)
         message = build_message(
-            document, blocks, tokens, lambda text: signature(account.organization_uuid, text), self._rng
+            document, blocks, tokens, lambda text: sign_thought(account.organization_uuid, text), self._rng
         )
         self._consume(account, model, tokens, message.output_tokens)
         head = self._head(account, model)
@@ -160,9 +157,9 @@ class ClaudeUpstream:
         else:
             head.headers[:0] = [(b"content-type", b"application/json")]
             reply = Reply(head, [message.whole()])
-        return Answer(reply, fault, account)
+        return Delivery(reply, fault, account)
 
-    def _count_tokens(self, request: ReceivedRequest) -> Answer:
+    def _count_tokens(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.authenticate(request)
         document = self._document(request)
 
@@ -171,9 +168,9 @@ class ClaudeUpstream:
             self._check(document, counting=True)
             return json_reply(200, {"input_tokens": estimate_tokens(len(request.body))}, self._identity())
 
-        return self._unless_faulty(request, account, "count_tokens", count)
+        return self._due.deliver(request, account, "count_tokens", count)
 
-    def _models(self, request: ReceivedRequest) -> Answer:
+    def _models(self, request: ReceivedRequest) -> Delivery:
         models = [_model_document(model) for model in MODELS]
         page = {
             "data": models,
@@ -182,43 +179,41 @@ class ClaudeUpstream:
             "last_id": models[-1]["id"],
         }
         account = self._authenticator.authenticate(request)
-        return self._unless_faulty(
-            request, account, "models", lambda: json_reply(200, page, self._identity())
-        )
+        return self._due.deliver(request, account, "models", lambda: json_reply(200, page, self._identity()))
 
-    def _model(self, request: ReceivedRequest) -> Answer:
+    def _model(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.authenticate(request)
         model = request.path.removeprefix(b"/v1/models/").decode("latin-1")
 
         def show() -> Reply:
             if model not in MODELS:
-                return self._refusals.error(404, "not_found_error", f"model: {model}")
+                return self._errors.error(404, "not_found_error", f"model: {model}")
             return json_reply(200, _model_document(model), self._identity())
 
-        return self._unless_faulty(request, account, "models", show)
+        return self._due.deliver(request, account, "models", show)
 
-    def _token(self, request: ReceivedRequest) -> Answer:
-        parameters = token_request(request)
-        account = refreshing_account(parameters, self.accounts)
-        request.account = account.name if account is not None else None
-        return self._unless_faulty(
-            request, account, "token", lambda: refresh(parameters, account, self._refusals)
+    def _token(self, request: ReceivedRequest) -> Delivery:
+        return deliver_refresh(
+            request,
+            self.accounts,
+            self._due.deliver,
+            lambda parameters, account: refresh(parameters, account, self._errors),
         )
 
-    def _usage(self, request: ReceivedRequest) -> Answer:
+    def _usage(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.subscription(request)
         account.counters.usage_polls += 1
-        return self._unless_faulty(
+        return self._due.deliver(
             request,
             account,
             "usage",
             lambda: json_reply(200, usage_document(account, self._time()), self._identity()),
         )
 
-    def _profile(self, request: ReceivedRequest) -> Answer:
+    def _profile(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.subscription(request)
         account.counters.profile_requests += 1
-        return self._unless_faulty(
+        return self._due.deliver(
             request,
             account,
             "profile",
@@ -233,46 +228,14 @@ class ClaudeUpstream:
         except InvalidRequest as error:
             raise self._invalid(str(error)) from None
 
-    def _fault(
-        self,
-        request: ReceivedRequest,
-        account: Authenticated | None,
-        endpoint: Endpoint,
-        marker: str | None = None,
-        conversation: str = "",
-    ) -> Fault | None:
-        header = request.header(b"x-simulate")
-        wish = header.decode("latin-1") if header is not None else marker
-        name = account.name if account is not None else None
-        try:
-            fault = self._faults.choose(endpoint, name, wish, conversation)
-        except ValueError as error:
-            raise self._invalid(str(error)) from None
-        request.fault = fault.name if fault is not None else None
-        return fault
-
-    def _unless_faulty(
-        self,
-        request: ReceivedRequest,
-        account: Authenticated | None,
-        endpoint: Endpoint,
-        reply: Callable[[], Reply],
-    ) -> Answer:
-        """The fault that is due at ``endpoint``, or else ``reply``, which has no effects before it is called."""
-        request.endpoint = endpoint
-        fault = self._fault(request, account, endpoint)
-        if fault is not None and fault.is_answer:
-            return Answer(self._replacement(request, account, fault), fault)
-        return Answer(reply(), fault)
-
     def _replacement(
-        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str = ""
+        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str
     ) -> Reply:
         """What ``fault`` puts in the place of the answer."""
         limits: Headers = []
         if account is not None and fault.name == "exhausted":
             limits = self._limits(account, model, fault.window)
-        return self._refusals.answer(fault, request.target, limits)
+        return self._errors.answer(fault, request.target, limits)
 
     def _check_version(self, request: ReceivedRequest) -> None:
         if request.header(b"anthropic-version") is None:
@@ -284,7 +247,7 @@ class ClaudeUpstream:
         except InvalidRequest as error:
             raise self._invalid(str(error)) from None
         if not document["model"].startswith("claude-"):
-            raise Refused(self._refusals.error(404, "not_found_error", f"model: {document['model']}"))
+            raise RequestRefused(self._errors.error(404, "not_found_error", f"model: {document['model']}"))
 
     def _used_up(self, account: Authenticated, model: str) -> Reply | None:
         """The 429 of an account without any allowance left, else None."""
@@ -298,7 +261,7 @@ class ClaudeUpstream:
                 return None
             wait = until - self._time()
         fault = Fault("exhausted", retry_after=max(1, round(wait)))
-        return self._refusals.answer(fault, b"", self._limits(account, model))
+        return self._errors.answer(fault, b"", self._limits(account, model))
 
     def _limits(self, account: Authenticated, model: str, full: str | None = None) -> Headers:
         if isinstance(account, ApiKeyAccount):
@@ -319,8 +282,11 @@ class ClaudeUpstream:
     def _identity(self) -> Headers:
         return [(b"request-id", request_id(self._rng).encode())]
 
-    def _invalid(self, message: str) -> Refused:
-        return Refused(self._refusals.error(400, "invalid_request_error", message))
+    def _invalid(self, message: str) -> RequestRefused:
+        return RequestRefused(self._invalid_answer(None, message))
+
+    def _invalid_answer(self, account: Authenticated | None, message: str) -> Reply:
+        return self._errors.error(400, "invalid_request_error", message)
 
 
 def _model_document(model: str) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ccmproxy.simulator.codex.error_answers import EXPIRED, REVOKED, UNPARSEABLE, Refusals
+from ccmproxy.simulator.accounts import find_key, find_login
+from ccmproxy.simulator.codex.error_answers import EXPIRED, REVOKED, UNPARSEABLE, ErrorAnswers
 from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.replies import RequestRefused
 
 Authenticated = CodexAccount | OpenAIKey
 
@@ -16,66 +17,58 @@ NO_SCOPE = "You have insufficient permissions for this operation. Missing scopes
 class Authenticator:
     """Finds the account or key of a request."""
 
-    def __init__(self, accounts: list[CodexAccount], keys: list[OpenAIKey], refusals: Refusals) -> None:
+    def __init__(self, accounts: list[CodexAccount], keys: list[OpenAIKey], errors: ErrorAnswers) -> None:
         self._accounts = accounts
         self._keys = keys
-        self._refusals = refusals
+        self._errors = errors
 
     def account(self, request: ReceivedRequest) -> CodexAccount:
-        """The account whose access token came, for ChatGPT's backend; noted in ``request``. Raises Refused.
+        """The account whose access token came, for ChatGPT's backend; noted in ``request``. Raises RequestRefused.
 
         ``ChatGPT-Account-Id`` may be missing, but not be another workspace's.
         """
-        token = self._token(request)
-        for account in self._accounts:
-            if (state := account.token_state(token)) is None:
-                continue
-            request.account = account.name
-            if state == "expired":
-                raise self._unauthenticated("token_expired", EXPIRED, None)
-            if state == "revoked":
-                raise self._unauthenticated("token_invalidated", REVOKED, None)
-            workspace = request.header(b"chatgpt-account-id")
-            if workspace is not None and workspace.decode("latin-1") != account.account_id:
-                message = "The token does not belong to this ChatGPT account"
-                raise Refused(self._refusals.error(403, "invalid_request_error", "account_mismatch", message))
-            return account
-        raise self._unauthenticated("invalid_token", UNPARSEABLE)
+        account, state = find_login(self._accounts, self._token(request))
+        if account is None:
+            raise self._unauthenticated("invalid_token", UNPARSEABLE)
+        request.account = account.name
+        if state == "expired":
+            raise self._unauthenticated("token_expired", EXPIRED, None)
+        if state == "revoked":
+            raise self._unauthenticated("token_invalidated", REVOKED, None)
+        workspace = request.header(b"chatgpt-account-id")
+        if workspace is not None and workspace.decode("latin-1") != account.account_id:
+            message = "The token does not belong to this ChatGPT account"
+            raise RequestRefused(
+                self._errors.error(403, "invalid_request_error", "account_mismatch", message)
+            )
+        return account
 
     def key(self, request: ReceivedRequest) -> OpenAIKey:
-        """The key that came, for the OpenAI API; noted in ``request``. Raises Refused."""
+        """The key that came, for the OpenAI API; noted in ``request``. Raises RequestRefused."""
         token = self._token(request)
-        for key in self._keys:
-            if key.key == token:
-                request.account = key.name
-                return key
-        for account in self._accounts:
-            if account.token_state(token) is not None:
-                request.account = account.name
-                raise self._unauthenticated("missing_scope", NO_SCOPE)
+        if (key := find_key(self._keys, token)) is not None:
+            request.account = key.name
+            return key
+        account, _ = find_login(self._accounts, token)
+        if account is not None:
+            request.account = account.name
+            raise self._unauthenticated("missing_scope", NO_SCOPE)
         raise self._unauthenticated("invalid_api_key", "Incorrect API key provided.")
 
     def knows(self, request: ReceivedRequest) -> bool:
         """Whether the bearer token, good or not, is one of this provider's."""
-        token = _bearer(request)
+        token = request.bearer
         if token is None:
             return False
-        return any(key.key == token for key in self._keys) or any(
-            account.token_state(token) is not None for account in self._accounts
-        )
+        return find_key(self._keys, token) is not None or find_login(self._accounts, token)[0] is not None
 
     def _token(self, request: ReceivedRequest) -> str:
-        token = _bearer(request)
+        token = request.bearer
         if token is None:
             raise self._unauthenticated(None, "You didn't provide an API key.")
         return token
 
     def _unauthenticated(
         self, code: str | None, message: str, kind: str | None = "invalid_request_error"
-    ) -> Refused:
-        return Refused(self._refusals.error(401, kind, code, message))
-
-
-def _bearer(request: ReceivedRequest) -> str | None:
-    scheme, _, token = (request.header(b"authorization") or b"").decode("latin-1").partition(" ")
-    return token if scheme.lower() == "bearer" and token else None
+    ) -> RequestRefused:
+        return RequestRefused(self._errors.error(401, kind, code, message))

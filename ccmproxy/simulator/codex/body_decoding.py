@@ -5,37 +5,32 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-import msgspec
 import zstandard
 
 from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.replies import InvalidRequest
+from ccmproxy.simulator.request_parts import decode_object
 
 #: Largest body after decompression, in bytes.
 MAX_DECODED = 64 * 1024 * 1024
 
 
-class BadBody(Exception):
-    """The body cannot be read; the text says why."""
-
-
-def read_document(request: ReceivedRequest) -> dict[str, Any]:
-    """The JSON object in the body of ``request``. Raises BadBody."""
+def read_body(request: ReceivedRequest) -> dict[str, Any]:
+    """The JSON object in the body of ``request``. Raises InvalidRequest."""
     return decode_document(decompressed(request.body, request.items(b"content-encoding")))
 
 
 def decode_document(body: bytes | str) -> dict[str, Any]:
-    """A JSON object. Raises BadBody."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadBody("We could not parse the JSON body of your request.") from None
-    if not isinstance(document, dict):
-        raise BadBody("The body of your request is not a JSON object.")
-    return document
+    """A JSON object. Raises InvalidRequest."""
+    return decode_object(
+        body,
+        "We could not parse the JSON body of your request.",
+        "The body of your request is not a JSON object.",
+    )
 
 
 def decompressed(body: bytes, codings: list[bytes]) -> bytes:
-    """``body`` without its content codings; gzip and zstd are understood. Raises BadBody."""
+    """``body`` without its content codings; gzip and zstd are understood. Raises InvalidRequest."""
     for coding in reversed(codings):
         match coding.lower():
             case b"zstd":
@@ -45,7 +40,7 @@ def decompressed(body: bytes, codings: list[bytes]) -> bytes:
             case b"identity":
                 pass
             case _:
-                raise BadBody(f"Unsupported content encoding: {coding.decode('latin-1')}")
+                raise InvalidRequest(f"Unsupported content encoding: {coding.decode('latin-1')}")
     return body
 
 
@@ -56,11 +51,11 @@ def _unzstd(body: bytes) -> bytes:
         for start in range(0, len(body), 4096):
             decoded += decompressor.decompress(body[start : start + 4096])
             if len(decoded) > MAX_DECODED:
-                raise BadBody("The body of your request is too large.")
+                raise InvalidRequest("The body of your request is too large.")
     except zstandard.ZstdError:
-        raise BadBody("The body of your request is not zstd data.") from None
+        raise InvalidRequest("The body of your request is not zstd data.") from None
     if not decompressor.eof:
-        raise BadBody("The body of your request ends too early.")
+        raise InvalidRequest("The body of your request ends too early.")
     return bytes(decoded)
 
 
@@ -69,9 +64,9 @@ def _gunzip(body: bytes) -> bytes:
     try:
         decoded = decompressor.decompress(body, MAX_DECODED + 1)
     except zlib.error:
-        raise BadBody("The body of your request is not gzip data.") from None
+        raise InvalidRequest("The body of your request is not gzip data.") from None
     if len(decoded) > MAX_DECODED:
-        raise BadBody("The body of your request is too large.")
+        raise InvalidRequest("The body of your request is too large.")
     if not decompressor.eof:
-        raise BadBody("The body of your request ends too early.")
+        raise InvalidRequest("The body of your request ends too early.")
     return decoded

@@ -14,9 +14,9 @@ import msgspec
 
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.error_answers import object_id
-from ccmproxy.simulator.codex.items import dictionaries
-from ccmproxy.simulator.codex.responses import InvalidRequest
-from ccmproxy.simulator.conversation import Block, Prompt, Text, ToolCall, estimate_tokens, split_into_deltas
+from ccmproxy.simulator.conversation import Block, Prompt, Said, ToolCall, estimate_tokens, split_into_deltas
+from ccmproxy.simulator.replies import InvalidRequest
+from ccmproxy.simulator.request_parts import dictionaries, forced_tool, json_schema, object_of, plain_text
 
 _PIECE = 12
 _DONE = b"data: [DONE]\n\n"
@@ -26,11 +26,11 @@ def check(document: Mapping[str, Any]) -> None:
     """The checks that a client can trip over by itself. Raises InvalidRequest."""
     for name, kind in (("model", str), ("messages", list)):
         if name not in document:
-            raise InvalidRequest(f"Missing required parameter: '{name}'.", name)
+            raise InvalidRequest(f"Missing required parameter: '{name}'.")
         if not isinstance(document[name], kind):
-            raise InvalidRequest(f"Invalid type for '{name}'.", name)
+            raise InvalidRequest(f"Invalid type for '{name}'.")
     if not document["messages"]:
-        raise InvalidRequest("Invalid 'messages': empty array.", "messages")
+        raise InvalidRequest("Invalid 'messages': empty array.")
 
 
 def read_prompt(document: Mapping[str, Any]) -> Prompt:
@@ -39,10 +39,10 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
     results: list[str] = []
     for message in reversed(dictionaries(document.get("messages"))):
         if message.get("role") == "tool":
-            results.append(_plain_text(message.get("content")))
+            results.append(plain_text(message.get("content")))
             continue
         if message.get("role") == "user" and not results:
-            text.append(_plain_text(message.get("content")))
+            text.append(plain_text(message.get("content")))
         if message.get("role") == "user" or results:
             break
     functions = {
@@ -54,7 +54,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
         "\n".join(text),
         tuple(reversed(results)),
         frozenset(functions),
-        _schema(document.get("response_format")),
+        json_schema(document.get("response_format"), "json_schema"),
         _forced_tool(document.get("tool_choice"), functions),
     )
 
@@ -169,7 +169,7 @@ def build_completion(
     is_cut = False
     for block in blocks:
         match block:
-            case Text(said):
+            case Said(said):
                 words = said.split(" ")
                 if isinstance(limit, int) and used + len(words) > limit:
                     words = words[: max(1, limit - used)]
@@ -194,15 +194,6 @@ def build_completion(
     return Completion(identity, int(now), str(document["model"]), text, calls, tokens, is_cut)
 
 
-def _schema(wanted: object) -> Mapping[str, Any] | None:
-    """The JSON schema in ``response_format``, if the request has one."""
-    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
-        return None
-    inner = wanted.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, dict) else None
-    return schema if isinstance(schema, dict) else None
-
-
 def _forced_tool(
     choice: object, functions: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, Mapping[str, Any]] | None:
@@ -213,13 +204,4 @@ def _forced_tool(
         name = str(choice["function"].get("name"))
     else:
         return None
-    if name not in functions:
-        return None
-    schema = functions[name].get("parameters")
-    return name, schema if isinstance(schema, dict) else {}
-
-
-def _plain_text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in dictionaries(content))
+    return forced_tool(name, {known: object_of(said.get("parameters")) for known, said in functions.items()})

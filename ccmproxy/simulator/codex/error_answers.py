@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers
 from ccmproxy.simulator.faults import Fault
-from ccmproxy.simulator.replies import json_reply, page_reply
+from ccmproxy.simulator.replies import json_reply, retry_after_field, shapeless_reply
 from ccmproxy.simulator.steps import Reply
 
 EXPIRED = "Provided authentication token is expired. Please try signing in again."
@@ -28,7 +28,7 @@ CONNECTION_LIMIT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ErrorWords:
     """One kind of refusal."""
 
     status: int
@@ -39,16 +39,18 @@ class Problem:
 
 #: Fault → what it says.
 _PLAIN = {
-    "rate_limited": Problem(429, "requests", "rate_limit_exceeded", "Rate limit reached for requests."),
-    "overloaded": Problem(503, "server_error", "server_is_overloaded", OVERLOADED),
-    "server_error": Problem(500, "server_error", None, SERVER_ERROR),
-    "unavailable": Problem(503, "server_error", None, "Service temporarily unavailable"),
-    "unauthorized": Problem(401, "invalid_request_error", "invalid_token", UNPARSEABLE),
-    "revoked": Problem(401, None, "token_invalidated", REVOKED),
-    "forbidden": Problem(403, "invalid_request_error", "forbidden", "You do not have access to this model."),
-    "too_long": Problem(400, "invalid_request_error", "context_length_exceeded", TOO_LONG),
-    "too_large": Problem(413, "invalid_request_error", "request_too_large", "Request body is too large."),
-    "connection_limit": Problem(
+    "rate_limited": ErrorWords(429, "requests", "rate_limit_exceeded", "Rate limit reached for requests."),
+    "overloaded": ErrorWords(503, "server_error", "server_is_overloaded", OVERLOADED),
+    "server_error": ErrorWords(500, "server_error", None, SERVER_ERROR),
+    "unavailable": ErrorWords(503, "server_error", None, "Service temporarily unavailable"),
+    "unauthorized": ErrorWords(401, "invalid_request_error", "invalid_token", UNPARSEABLE),
+    "revoked": ErrorWords(401, None, "token_invalidated", REVOKED),
+    "forbidden": ErrorWords(
+        403, "invalid_request_error", "forbidden", "You do not have access to this model."
+    ),
+    "too_long": ErrorWords(400, "invalid_request_error", "context_length_exceeded", TOO_LONG),
+    "too_large": ErrorWords(413, "invalid_request_error", "request_too_large", "Request body is too large."),
+    "connection_limit": ErrorWords(
         400, "invalid_request_error", "websocket_connection_limit_reached", CONNECTION_LIMIT
     ),
 }
@@ -65,6 +67,8 @@ REFRESH_REFUSALS = {
 _UNNAMED = Fault("error_mid").type
 _OVERLOADED_CODE = "server_is_overloaded"
 
+_BROKEN = b'{"access_token":"x","rate_limit":{"primary_wi'
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -78,14 +82,14 @@ def object_id(prefix: str, rng: random.Random) -> str:
     return f"{prefix}_{rng.randbytes(25).hex()}"
 
 
-def error_document(problem: Problem) -> dict[str, Any]:
+def error_document(words: ErrorWords) -> dict[str, Any]:
     """A refusal as the body of an answer."""
     return {
         "error": {
-            "message": problem.message,
-            "type": problem.type,
+            "message": words.message,
+            "type": words.type,
             "param": None,
-            "code": problem.code,
+            "code": words.code,
         }
     }
 
@@ -97,7 +101,7 @@ def failure(kind: str) -> dict[str, Any]:
     return {"code": code, "message": message}
 
 
-class Refusals:
+class ErrorAnswers:
     """Makes refusals with request ids of their own."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -116,7 +120,7 @@ class Refusals:
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> Reply:
         """An error in the standard shape."""
-        document = error_document(Problem(status, kind, code, message))
+        document = error_document(ErrorWords(status, kind, code, message))
         return json_reply(status, document, [*self.identity(), *headers])
 
     def detail(self, status: int, message: str) -> Reply:
@@ -143,33 +147,19 @@ class Refusals:
 
         ``type`` of the fault, where it was given, is the error's code.
         """
-        headers: Headers = []
-        if fault.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % fault.retry_after))
+        if (reply := shapeless_reply(fault, target, _BROKEN)) is not None:
+            return reply
+        headers = retry_after_field(fault)
         code = None if fault.type == _UNNAMED else fault.type
         match fault.name:
-            case "bad_gateway":
-                return page_reply(502, b"Bad gateway", headers)
-            case "html":
-                return page_reply(200, b"Sign in to the network", headers)
-            case "empty":
-                return json_reply(200, None, headers, raw=b"")
-            case "hang":
-                return Reply(ResponseHead(200, b"OK"), [])
-            case "nonsense":
-                return json_reply(200, {"unexpected": ["nothing", "of", "use"]}, headers)
-            case "broken_json":
-                return json_reply(200, None, headers, raw=b'{"access_token":"x","rate_limit":{"primary_wi')
-            case "redirect":
-                return json_reply(307, {}, [(b"location", target), *headers])
             case "invalid_grant":
                 document = {"error": code or "invalid_grant", "error_description": "Invalid refresh token"}
                 return json_reply(400, document, headers)
             case "status":
                 kind = "server_error" if fault.code >= 500 else "invalid_request_error"
-                problem = Problem(fault.code, _TYPES.get(fault.code, kind), code, "")
+                words = ErrorWords(fault.code, _TYPES.get(fault.code, kind), code, "")
                 message = f"Simulated status {fault.code}"
             case name:
-                problem = _PLAIN[name]
-                message = problem.message
-        return self.error(problem.status, problem.type, code or problem.code, message, headers)
+                words = _PLAIN[name]
+                message = words.message
+        return self.error(words.status, words.type, code or words.code, message, headers)

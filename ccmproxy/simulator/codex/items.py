@@ -6,8 +6,6 @@ Shapes as in the published reference of the Responses API, and as the official c
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +16,17 @@ import msgspec
 from ccmproxy.simulator.codex.error_answers import object_id
 from ccmproxy.simulator.conversation import (
     Block,
-    Text,
+    Said,
     Thinking,
     ToolCall,
     estimate_tokens,
     split_into_deltas,
 )
+from ccmproxy.simulator.request_parts import dictionaries
+from ccmproxy.simulator.seals import is_sealed_by, seal
 
+#: What is encrypted begins so.
+_MARK = b"\x80"
 #: Characters of arguments in one delta.
 _PIECE = 12
 
@@ -40,14 +42,13 @@ class Tools:
     namespaces: Mapping[str, str] = field(default_factory=dict)
 
 
-def seal(account_id: str, text: str) -> str:
+def encrypt(account_id: str, text: str) -> str:
     """What stands for an encrypted thought: its beginning tells the workspace, which alone accepts it back (F12)."""
-    return base64.urlsafe_b64encode(b"\x80" + _digest(account_id) + _digest(text)).decode()
+    return base64.urlsafe_b64encode(_MARK + seal(account_id, text)).decode()
 
 
 def foreign_item(document: Mapping[str, Any], account_id: str) -> str | None:
     """The id of the first item in ``input`` whose encrypted content another workspace made, or None."""
-    own = b"\x80" + _digest(account_id)
     for item in dictionaries(document.get("input")):
         content = item.get("encrypted_content")
         if not isinstance(content, str):
@@ -56,7 +57,7 @@ def foreign_item(document: Mapping[str, Any], account_id: str) -> str | None:
             sealed = base64.urlsafe_b64decode(content.encode())
         except ValueError:
             sealed = b""
-        if not hmac.compare_digest(sealed[: len(own)], own):
+        if not sealed.startswith(_MARK) or not is_sealed_by(account_id, sealed[len(_MARK) :]):
             return str(item.get("id", ""))
     return None
 
@@ -75,12 +76,12 @@ def build_items(
                         "id": object_id("rs", rng),
                         "type": "reasoning",
                         "summary": [{"type": "summary_text", "text": text}],
-                        "encrypted_content": seal(account_id, text),
+                        "encrypted_content": encrypt(account_id, text),
                     }
                 )
                 reasoning += len(text.split())
                 used += len(text.split())
-            case Text(text):
+            case Said(text):
                 words = text.split(" ")
                 if limit is not None and used + len(words) > limit:
                     words = words[: max(1, limit - used)]
@@ -99,7 +100,7 @@ def compaction(account_id: str, rng: random.Random) -> Item:
     return {
         "id": object_id("cmp", rng),
         "type": "compaction",
-        "encrypted_content": seal(account_id, "a long conversation"),
+        "encrypted_content": encrypt(account_id, "a long conversation"),
     }
 
 
@@ -110,15 +111,6 @@ def item_events(item: Item, index: int, rng: random.Random) -> Iterator[dict[str
     yield {"type": "response.output_item.added", "output_index": index, "item": begun}
     yield from within
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
-
-
-def dictionaries(value: object) -> list[dict[str, Any]]:
-    """The objects in a list; nothing for what is no list."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _message(text: str, rng: random.Random) -> Item:

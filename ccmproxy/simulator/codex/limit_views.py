@@ -21,16 +21,11 @@ def window_states(
     """
     states = {}
     for kind, name in zip(KINDS, account.windows_of(limit), strict=True):
-        window = account.windows[name]
-        window.begin(now)
-        percent = window.utilization(now) * 100.0
-        if name == full:
-            percent = max(percent, 100.0)
-        assert window.resets_at is not None
+        utilization, resets_at = account.shown_window(name, now, full)
         states[kind] = {
-            "used_percent": round(percent, 1),
-            "window_minutes": math.ceil(window.length / 60),
-            "reset_at": round(window.resets_at),
+            "used_percent": round(utilization * 100.0, 1),
+            "window_minutes": math.ceil(account.windows[name].length / 60),
+            "reset_at": round(resets_at),
         }
     return states
 
@@ -105,17 +100,13 @@ def usage_document(account: CodexAccount, now: float) -> dict[str, Any]:
 
 def key_headers(key: OpenAIKey, now: float) -> Headers:
     """The rate-limit headers of the OpenAI API: requests and tokens per minute, durations until the reset."""
-    remaining, refills_at = key.allowance()
-    reset = f"{max(0.0, refills_at - now):.3g}s".encode()
+    reset = f"{max(0.0, key.allowance()[1] - now):.3g}s".encode()
     headers: Headers = []
-    for kind, limit, left in (
-        (b"requests", key.requests_per_minute, remaining),
-        (b"tokens", key.requests_per_minute * 1000, remaining * 1000),
-    ):
+    for kind, limit, left in key.quotas():
         headers += [
-            (b"x-ratelimit-limit-" + kind, b"%d" % limit),
-            (b"x-ratelimit-remaining-" + kind, b"%d" % left),
-            (b"x-ratelimit-reset-" + kind, reset),
+            (f"x-ratelimit-limit-{kind}".encode(), b"%d" % limit),
+            (f"x-ratelimit-remaining-{kind}".encode(), b"%d" % left),
+            (f"x-ratelimit-reset-{kind}".encode(), reset),
         ]
     return [*headers, (b"openai-organization", f"org-{key.organization_uuid}".encode())]
 

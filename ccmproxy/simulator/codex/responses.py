@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,11 @@ import msgspec
 
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.error_answers import failure
-from ccmproxy.simulator.codex.items import Item, Tools, dictionaries, item_events
+from ccmproxy.simulator.codex.items import Item, Tools, item_events
 from ccmproxy.simulator.conversation import Prompt, estimate_tokens
+from ccmproxy.simulator.remembered_prefixes import RememberedPrefixes
+from ccmproxy.simulator.replies import InvalidRequest
+from ccmproxy.simulator.request_parts import dictionaries, forced_tool, json_schema, object_of, plain_text
 
 #: Prompts shorter than this are not cached; longer ones in steps of the second number (tokens).
 _CACHE_FROM = 1024
@@ -45,24 +47,16 @@ _ECHOED: Mapping[str, Any] = {
 }
 
 
-class InvalidRequest(Exception):
-    """The request cannot be answered; ``param`` names what is wrong with it, where one thing is."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
 def check(document: Mapping[str, Any]) -> None:
     """The checks that a client can trip over by itself. Raises InvalidRequest."""
     for name, kinds in (("model", (str,)), ("input", (str, list))):
         if name not in document:
-            raise InvalidRequest(f"Missing required parameter: '{name}'.", name)
+            raise InvalidRequest(f"Missing required parameter: '{name}'.")
         if not isinstance(document[name], kinds):
-            raise InvalidRequest(f"Invalid type for '{name}'.", name)
+            raise InvalidRequest(f"Invalid type for '{name}'.")
     limit = document.get("max_output_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise InvalidRequest("Invalid 'max_output_tokens'.", "max_output_tokens")
+        raise InvalidRequest("Invalid 'max_output_tokens'.")
 
 
 def check_backend(document: Mapping[str, Any], *, stream: bool = True) -> None:
@@ -91,17 +85,17 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
     for item in reversed(dictionaries(whole)):
         kind = item.get("type", "message")
         if kind in ("function_call_output", "custom_tool_call_output"):
-            results.append(_plain_text(item.get("output")))
+            results.append(plain_text(item.get("output")))
         elif kind == "message" and item.get("role") == "user":
             if not results:
-                text.append(_plain_text(item.get("content")))
+                text.append(plain_text(item.get("content")))
             break
     tools = read_tools(document)
     return Prompt(
         "\n".join(text),
         tuple(reversed(results)),
         frozenset(tools.schemas),
-        _schema(document),
+        json_schema(object_of(document.get("text")).get("format")),
         _forced_tool(document.get("tool_choice"), tools),
     )
 
@@ -115,10 +109,10 @@ def read_tools(document: Mapping[str, Any]) -> Tools:
         if tool.get("type") == "namespace":
             for inner in dictionaries(tool.get("tools")):
                 namespaces[str(inner.get("name"))] = str(tool.get("name"))
-                schemas[str(inner.get("name"))] = _object(inner.get("parameters"))
+                schemas[str(inner.get("name"))] = object_of(inner.get("parameters"))
         elif "name" in tool:
             name = str(tool["name"])
-            schemas[name] = _object(tool.get("parameters"))
+            schemas[name] = object_of(tool.get("parameters"))
             if tool.get("type") == "custom":
                 custom.add(name)
     return Tools(schemas, frozenset(custom), namespaces)
@@ -142,18 +136,15 @@ class PromptCache:
     """Remembers how much of each conversation was seen, so that the next request finds it cached."""
 
     def __init__(self) -> None:
-        self._prefixes: OrderedDict[tuple[str, ...], tuple[int, float]] = OrderedDict()
+        self._prefixes = RememberedPrefixes(_REMEMBERED_PREFIXES)
 
     def tokens(self, key: tuple[str, ...], size: int, now: float) -> Tokens:
         """Input tokens of a prompt of ``size`` bytes, cached ones apart."""
         total = estimate_tokens(size)
-        seen, expires_at = self._prefixes.pop(key, (0, 0.0))
-        cached = min(seen, total - 1) // _CACHE_STEP * _CACHE_STEP if now < expires_at else 0
+        seen = self._prefixes.renew(key, total, now, _CACHE_LIFETIME)
+        cached = min(seen, total - 1) // _CACHE_STEP * _CACHE_STEP
         if cached < _CACHE_FROM:
             cached = 0
-        self._prefixes[key] = (total, now + _CACHE_LIFETIME)
-        if len(self._prefixes) > _REMEMBERED_PREFIXES:
-            self._prefixes.popitem(last=False)
         return Tokens(input=total - cached, cache_read=cached)
 
 
@@ -207,7 +198,7 @@ class Response:
 
     def _envelope(self, status: str, output: list[Item], usage: dict[str, Any] | None) -> dict[str, Any]:
         request = self.request
-        reasoning = _object(request.get("reasoning"))
+        reasoning = object_of(request.get("reasoning"))
         return {
             "id": self.identity,
             "object": "response",
@@ -242,13 +233,6 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
     }
 
 
-def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The JSON schema that the text must follow, if the request has one."""
-    wanted = _object(_object(document.get("text")).get("format"))
-    schema = wanted.get("schema")
-    return schema if wanted.get("type") == "json_schema" and isinstance(schema, dict) else None
-
-
 def _forced_tool(choice: object, tools: Tools) -> tuple[str, Mapping[str, Any]] | None:
     """The tool that ``tool_choice`` demands, with the schema of its arguments; None: the model is free."""
     if not tools.schemas:
@@ -259,14 +243,4 @@ def _forced_tool(choice: object, tools: Tools) -> tuple[str, Mapping[str, Any]] 
         name = str(choice.get("name"))
     else:
         return None
-    return (name, tools.schemas[name]) if name in tools.schemas else None
-
-
-def _plain_text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in dictionaries(content))
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return forced_tool(name, tools.schemas)

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccmproxy.simulator.accounts import SimulatedAccount, SimulatedKey
-from ccmproxy.simulator.usage_windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
-from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
+from ccmproxy.simulator.usage_windows import short_window, weekly_window, weight_of
 
 #: Client id of the official client (spec 2).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
@@ -44,11 +43,11 @@ _UNITS_PER_CREDIT = 40_000.0
 
 def model_weight(model: str) -> float:
     """Price of ``model`` relative to the smallest one."""
-    return next((weight for word, weight in MODEL_WEIGHTS.items() if word in model), _USUAL_WEIGHT)
+    return weight_of(model, MODEL_WEIGHTS, _USUAL_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
-class NamedLimit:
+class SimulatedLimit:
     """A limit of some models' own, with windows of its own. ``word``: what those models have in their names."""
 
     identity: str
@@ -57,11 +56,11 @@ class NamedLimit:
 
 
 #: The one that is known from outside.
-SPARK = NamedLimit("codex_bengalfox", "GPT-5.3-Codex-Spark", "spark")
+SPARK = SimulatedLimit("codex_bengalfox", "GPT-5.3-Codex-Spark", "spark")
 
 
 @dataclass(slots=True)
-class Credits:
+class SimulatedCredits:
     """What may be used once the windows are full. ``balance``: credits left."""
 
     has_credits: bool = False
@@ -87,7 +86,7 @@ class CodexAccount(SimulatedAccount):
     of a named limit in front: ``codex_bengalfox.five_hour``.
 
     ``id_token``: the current one. ``foreign_turn_states``: how many turns brought an ``x-codex-turn-state`` that
-    another account had issued. ``refresh_token_expired``: the refresh token has become too old.
+    another account had issued.
     """
 
     def __init__(
@@ -98,8 +97,8 @@ class CodexAccount(SimulatedAccount):
         rng: random.Random,
         time: Callable[[], float],
         speed: float = 1.0,
-        named_limits: tuple[NamedLimit, ...] = (),
-        credits: Credits | None = None,
+        named_limits: tuple[SimulatedLimit, ...] = (),
+        credits: SimulatedCredits | None = None,
         same_workspace_as: CodexAccount | None = None,
         token_lifetime: float = 864000.0,
         access_tokens_overlap: bool = False,
@@ -107,17 +106,14 @@ class CodexAccount(SimulatedAccount):
         size = PLANS[plan]
         self.plan = plan
         self.named_limits = {limit.identity: limit for limit in named_limits}
-        self.credits = credits if credits is not None else Credits()
+        self.credits = credits if credits is not None else SimulatedCredits()
         self.foreign_turn_states = 0
-        self.refresh_token_expired = False
         self.id_token = ""
         self._last_refresh = 0.0
         windows = {}
         for prefix in ("", *(f"{limit}." for limit in self.named_limits)):
-            windows[f"{prefix}five_hour"] = UsageWindow(SHORT_WINDOW / speed, SHORT_ALLOWANCE * size)
-            windows[f"{prefix}seven_day"] = UsageWindow(
-                WEEKLY_WINDOW / speed, WEEKLY_ALLOWANCE * size, recurring=True
-            )
+            windows[f"{prefix}five_hour"] = short_window(size, speed)
+            windows[f"{prefix}seven_day"] = weekly_window(size, speed)
         self.workspace = same_workspace_as
         super().__init__(
             name,
@@ -140,7 +136,6 @@ class CodexAccount(SimulatedAccount):
     def _rotate(self) -> None:
         super()._rotate()
         now = self._time()
-        self.refresh_token_expired = False
         self._last_refresh = now
         self.id_token = self._jwt(
             {"aud": [CLIENT_ID], "exp": int(now + 3600), "email": self.email, "email_verified": True}
@@ -177,10 +172,6 @@ class CodexAccount(SimulatedAccount):
             AUTH_CLAIM: auth,
         }
         return jwt(document, self._rng.randbytes(256))
-
-    def expire_refresh_token(self) -> None:
-        """The refresh token is too old from now on."""
-        self.refresh_token_expired = True
 
     def auth_document(self) -> bytes:
         """The content of ``auth.json`` (spec 3.1)."""

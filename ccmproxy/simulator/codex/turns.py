@@ -16,22 +16,17 @@ from ccmproxy.dialects.usage import Tokens
 from ccmproxy.http.message import Headers
 from ccmproxy.simulator.codex.authorization import Authenticated
 from ccmproxy.simulator.codex.chat import Completion, build_completion
-from ccmproxy.simulator.codex.error_answers import Refusals, object_id
+from ccmproxy.simulator.codex.error_answers import ErrorAnswers, object_id
 from ccmproxy.simulator.codex.items import build_items, compaction, foreign_item
 from ccmproxy.simulator.codex.limit_views import key_headers, limit_headers, limits_event
 from ccmproxy.simulator.codex.models import is_served
-from ccmproxy.simulator.codex.responses import (
-    InvalidRequest,
-    PromptCache,
-    Response,
-    read_tools,
-    wants_compaction,
-)
+from ccmproxy.simulator.codex.responses import PromptCache, Response, read_tools, wants_compaction
 from ccmproxy.simulator.codex.simulated_account import CodexAccount, model_weight
 from ccmproxy.simulator.conversation import Prompt, compose, estimate_tokens
-from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
+from ccmproxy.simulator.due_faults import DueFaults
+from ccmproxy.simulator.faults import Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.replies import RequestRefused
 from ccmproxy.simulator.steps import Reply
 from ccmproxy.simulator.usage_windows import cost
 
@@ -39,53 +34,36 @@ TURN_STATE = b"x-codex-turn-state"
 
 
 class Turns:
-    """Takes turns for accounts and keys."""
+    """Takes turns for accounts and keys. ``due``: the faults that requests meet."""
 
     def __init__(
-        self, faults: FaultPlan, rng: random.Random, time: Callable[[], float], refusals: Refusals
+        self, faults: FaultPlan, rng: random.Random, time: Callable[[], float], errors: ErrorAnswers
     ) -> None:
-        self.refusals = refusals
+        self.errors = errors
         self.rng = rng
         self.time = time
-        self._faults = faults
+        self.due = DueFaults[Authenticated](faults, self.invalid, self.replacement)
         self._cache = PromptCache()
 
     # What goes wrong ------------------------------------------------------------------------------------------
 
-    def fault(
-        self,
-        request: ReceivedRequest,
-        account: Authenticated | None,
-        endpoint: Endpoint,
-        wish: str | None = None,
-        conversation: str = "",
-    ) -> Fault | None:
-        """The fault that is due, noted in ``request``. Raises Refused for a wish that cannot be read."""
-        name = account.name if account is not None else None
-        try:
-            fault = self._faults.choose(endpoint, name, wish, conversation)
-        except ValueError as error:
-            raise Refused(self.invalid(account, InvalidRequest(str(error)))) from None
-        request.fault = fault.name if fault is not None else None
-        return fault
-
     def replacement(
-        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str = ""
+        self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str
     ) -> Reply:
         """What ``fault`` puts in the place of the answer."""
         if fault.name != "exhausted":
-            return self.refusals.answer(fault, request.target)
+            return self.errors.answer(fault, request.target)
         if isinstance(account, CodexAccount):
             window = fault.window if fault.window in account.windows else "five_hour"
             return self._usage_limit(account, model, window, fault.retry_after)
         message = "You exceeded your current quota, please check your plan and billing details."
-        return self.refusals.error(429, "insufficient_quota", "insufficient_quota", message)
+        return self.errors.error(429, "insufficient_quota", "insufficient_quota", message)
 
-    def invalid(self, account: Authenticated | None, error: InvalidRequest) -> Reply:
+    def invalid(self, account: Authenticated | None, message: str) -> Reply:
         """The 400 that an account of this kind gets to see."""
         if isinstance(account, CodexAccount):
-            return self.refusals.detail(400, str(error))
-        return self.refusals.error(400, "invalid_request_error", None, str(error))
+            return self.errors.detail(400, message)
+        return self.errors.error(400, "invalid_request_error", None, message)
 
     # Turns ----------------------------------------------------------------------------------------------------
 
@@ -99,7 +77,7 @@ class Turns:
     ) -> Response:
         """The answer to a request of the Responses API, paid for. ``size``: bytes of prompt, earlier turns included.
 
-        Raises Refused.
+        Raises RequestRefused.
         """
         self.admit(account, document)
         tokens = self._input_tokens(account, document, key, size)
@@ -116,14 +94,14 @@ class Turns:
         return self._response(document, items, tokens, is_cut)
 
     def warm_up(self, account: Authenticated, document: Mapping[str, Any], size: int) -> Response:
-        """The answer to a request that is to generate nothing; it costs nothing. Raises Refused."""
+        """The answer to a request that is to generate nothing; it costs nothing. Raises RequestRefused."""
         self.admit(account, document, free=True)
         return self._response(document, [], Tokens(input=estimate_tokens(size)), False)
 
     def complete(
         self, account: Authenticated, document: Mapping[str, Any], prompt: Prompt, key: str, size: int
     ) -> Completion:
-        """The answer to a request for a chat completion. Raises Refused."""
+        """The answer to a request for a chat completion. Raises RequestRefused."""
         self.admit(account, document)
         tokens = self._input_tokens(account, document, key, size)
         return build_completion(document, compose(prompt, self.rng), tokens, self.time(), self.rng)
@@ -131,21 +109,21 @@ class Turns:
     def admit(self, account: Authenticated, document: Mapping[str, Any], *, free: bool = False) -> None:
         """Refuse what cannot be answered: an unknown model, a thought of somebody else's, a used-up account.
 
-        ``free``: it costs nothing, so it does not matter what is left. Raises Refused.
+        ``free``: it costs nothing, so it does not matter what is left. Raises RequestRefused.
         """
         model = str(document["model"])
         if not is_served(model):
-            raise Refused(self._no_model(account, model))
+            raise RequestRefused(self._no_model(account, model))
         if (item := foreign_item(document, _owner(account))) is not None:
             message = (
                 f"The encrypted content for item {item} could not be verified."
                 " Reason: Encrypted content organization_id did not match the target organization."
             )
-            raise Refused(
-                self.refusals.error(400, "invalid_request_error", "invalid_encrypted_content", message)
+            raise RequestRefused(
+                self.errors.error(400, "invalid_request_error", "invalid_encrypted_content", message)
             )
         if not free and (refusal := self._used_up(account, model)) is not None:
-            raise Refused(refusal)
+            raise RequestRefused(refusal)
 
     # What is told of an account -------------------------------------------------------------------------------
 
@@ -209,7 +187,7 @@ class Turns:
         wait = max(1, round(account.allowance()[1] - self.time()))
         message = f"Rate limit reached for {model} on requests per min. Please try again in {wait}s."
         headers = [(b"retry-after", b"%d" % wait), *key_headers(account, self.time())]
-        return self.refusals.error(429, "requests", "rate_limit_exceeded", message, headers)
+        return self.errors.error(429, "requests", "rate_limit_exceeded", message, headers)
 
     def _usage_limit(
         self, account: CodexAccount, model: str, window: str | None = None, retry_after: int | None = None
@@ -224,14 +202,14 @@ class Turns:
         if retry_after is not None:
             headers.append((b"retry-after", b"%d" % retry_after))
         headers.append((b"x-codex-rate-limit-reached-type", b"rate_limit_reached"))
-        return self.refusals.usage_limit(account.plan, resets_at or now, now, headers)
+        return self.errors.usage_limit(account.plan, resets_at or now, now, headers)
 
     def _no_model(self, account: Authenticated, model: str) -> Reply:
         if isinstance(account, CodexAccount):
             message = f"The '{model}' model is not supported when using Codex with a ChatGPT account."
-            return self.refusals.detail(400, message)
+            return self.errors.detail(400, message)
         message = f"The model `{model}` does not exist or you do not have access to it."
-        return self.refusals.error(404, "invalid_request_error", "model_not_found", message)
+        return self.errors.error(404, "invalid_request_error", "model_not_found", message)
 
 
 def _owner(account: Authenticated) -> str:

@@ -13,24 +13,26 @@ from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.simulator.codex import chat, responses
 from ccmproxy.simulator.codex.authorization import Authenticated, Authenticator
-from ccmproxy.simulator.codex.body_decoding import BadBody, read_document
-from ccmproxy.simulator.codex.error_answers import Refusals
+from ccmproxy.simulator.codex.body_decoding import read_body
+from ccmproxy.simulator.codex.error_answers import ErrorAnswers
 from ccmproxy.simulator.codex.limit_views import usage_document
 from ccmproxy.simulator.codex.models import MODELS, catalog, model_document
-from ccmproxy.simulator.codex.responses import InvalidRequest, conversation_key, sse
+from ccmproxy.simulator.codex.responses import conversation_key, sse
 from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
-from ccmproxy.simulator.codex.token_endpoint import refresh, refreshing_account
+from ccmproxy.simulator.codex.token_endpoint import refresh
 from ccmproxy.simulator.codex.turns import TURN_STATE, Turns
 from ccmproxy.simulator.codex.websocket_server import WebSocketServer, accept_handshake, wants_websocket
-from ccmproxy.simulator.codex.websocket_session import Session
+from ccmproxy.simulator.codex.websocket_session import WebSocketSession
 from ccmproxy.simulator.codex.websocket_steps import perform_opening
 from ccmproxy.simulator.conversation import Prompt, simulate_marker
-from ccmproxy.simulator.faults import Endpoint, Fault, FaultPlan
+from ccmproxy.simulator.due_faults import wish
+from ccmproxy.simulator.endpoints import Endpoints
+from ccmproxy.simulator.faults import Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused, json_reply
+from ccmproxy.simulator.replies import InvalidRequest, RequestRefused, json_reply
 from ccmproxy.simulator.steps import Pace, Reply
-from ccmproxy.simulator.token_request import token_request
-from ccmproxy.simulator.upstream import Answer
+from ccmproxy.simulator.token_request import deliver_refresh
+from ccmproxy.simulator.upstream import Delivery
 
 #: Where both providers have an endpoint of the same name.
 _SHARED = b"/v1/models"
@@ -70,12 +72,12 @@ class CodexUpstream:
         self._rng = rng
         self._time = time
         self._pace = pace
-        self._refusals = Refusals(rng)
-        self._authenticator = Authenticator(self.accounts, self.keys, self._refusals)
-        self.turns = Turns(faults, rng, time, self._refusals)
+        self._errors = ErrorAnswers(rng)
+        self._authenticator = Authenticator(self.accounts, self.keys, self._errors)
+        self.turns = Turns(faults, rng, time, self._errors)
         self._catalog, self._etag = catalog()
         account, key = self._authenticator.account, self._authenticator.key
-        self._routes: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Answer]] = {
+        exact: dict[tuple[bytes, bytes], Callable[[ReceivedRequest], Delivery]] = {
             (b"POST", b"/backend-api/codex/responses"): lambda request: self._responses(
                 request, account(request)
             ),
@@ -90,31 +92,27 @@ class CodexUpstream:
             (b"GET", b"/backend-api/wham/usage"): self._usage,
             (b"POST", b"/oauth/token"): self._token,
         }
-        self._paths = {path for _, path in self._routes}
+        self._endpoints = Endpoints(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
-    def answer(self, request: ReceivedRequest) -> Answer | None:
+    def answer(self, request: ReceivedRequest) -> Delivery | None:
         """The answer to one request."""
         path = request.path
         if path.startswith(_SHARED) and not self._is_ours(request):
             return None
-        handler = self._routes.get((request.method, path))
-        try:
-            if handler is not None:
-                return handler(request)
-            if path.startswith(b"/v1/models/") and request.method == b"GET":
-                return self._model(request)
-        except Refused as refused:
-            return Answer(refused.reply)
-        if path in self._paths:
-            message = f"Not allowed to {request.method.decode('latin-1')} on {path.decode('latin-1')}"
-            return Answer(self._refusals.error(405, "invalid_request_error", None, message))
+        answer = self._endpoints.answer(request)
+        if answer is not None:
+            return answer
         if path.startswith(b"/backend-api/"):
-            return Answer(self._refusals.detail(404, "Not Found"))
+            return Delivery(self._errors.detail(404, "Not Found"))
         return None
+
+    def _not_allowed(self, request: ReceivedRequest) -> Reply:
+        message = f"Not allowed to {request.method.decode('latin-1')} on {request.path.decode('latin-1')}"
+        return self._errors.error(405, "invalid_request_error", None, message)
 
     # Endpoints ------------------------------------------------------------------------------------------------
 
-    def _responses(self, request: ReceivedRequest, account: Authenticated) -> Answer:
+    def _responses(self, request: ReceivedRequest, account: Authenticated) -> Delivery:
         document = self._begin(request, account)
         prompt = responses.read_prompt(document)
         key = conversation_key(request.header(b"session-id") or request.header(b"session_id"), document)
@@ -127,16 +125,16 @@ class CodexUpstream:
             if is_backend:
                 responses.check_backend(document)
         except InvalidRequest as error:
-            raise self._invalid(account, error) from None
+            raise self._invalid(account, str(error)) from None
         try:
             response = self.turns.respond(account, document, prompt, key, len(request.body))
-        except Refused as refused:
+        except RequestRefused as refused:
             account.counters.refused_turns += 1
-            return Answer(refused.reply, fault, account)
+            return Delivery(refused.reply, fault, account)
         head = self._head(request, account, response.model)
         if document.get("stream") is not True:
             head.headers.insert(0, (b"content-type", b"application/json"))
-            return Answer(Reply(head, [response.whole()]), fault, account)
+            return Delivery(Reply(head, [response.whole()]), fault, account)
         head.headers[:0] = _STREAM_HEADERS
         events = [*self.turns.limits_event(account, response.model), *response.events(self._rng)]
         reply = Reply(
@@ -147,33 +145,33 @@ class CodexUpstream:
             _KEEP_ALIVE,
             self._pace(),
         )
-        return Answer(reply, fault, account)
+        return Delivery(reply, fault, account)
 
-    def _websocket(self, request: ReceivedRequest, account: Authenticated) -> Answer:
+    def _websocket(self, request: ReceivedRequest, account: Authenticated) -> Delivery:
         if not wants_websocket(request):
-            return Answer(
-                self._refusals.error(405, "invalid_request_error", None, "Upgrade to websocket required")
+            return Delivery(
+                self._errors.error(405, "invalid_request_error", None, "Upgrade to websocket required")
             )
         request.endpoint = "websocket"
-        fault = self.turns.fault(request, account, "websocket", _wish(request))
+        fault = self.turns.due.meet(request, account, "websocket", wish(request))
         if fault is not None and fault.is_answer:
-            return Answer(self.turns.replacement(request, account, fault), fault)
+            return Delivery(self.turns.replacement(request, account, fault, ""), fault)
         if (accepted := accept_handshake(request)) is None:
-            raise self._invalid(account, InvalidRequest("Invalid WebSocket handshake"))
+            raise self._invalid(account, "Invalid WebSocket handshake")
         fields, extensions = accepted
         headers = [
             *fields,
-            *self._refusals.identity(),
+            *self._errors.identity(),
             *self.turns.limit_headers(account),
             *_EDGE_HEADERS,
             (b"x-models-etag", self._etag),
         ]
-        session = Session(self.turns, account, request, self._pace)
+        session = WebSocketSession(self.turns, account, request, self._pace)
         head = ResponseHead(101, b"Switching Protocols", headers)
         opening = perform_opening(
             join_head(b"HTTP/1.1 101 Switching Protocols", headers), fault, session.early_message(), self._rng
         )
-        return Answer(
+        return Delivery(
             Reply(head, []),
             fault,
             switch=lambda clock, on_request, on_end: WebSocketServer(
@@ -181,7 +179,7 @@ class CodexUpstream:
             ),
         )
 
-    def _chat(self, request: ReceivedRequest, account: Authenticated) -> Answer:
+    def _chat(self, request: ReceivedRequest, account: Authenticated) -> Delivery:
         document = self._begin(request, account)
         prompt = chat.read_prompt(document)
         key = conversation_key(None, document)
@@ -191,57 +189,57 @@ class CodexUpstream:
         try:
             chat.check(document)
         except InvalidRequest as error:
-            raise self._invalid(account, error) from None
+            raise self._invalid(account, str(error)) from None
         try:
             completion = self.turns.complete(account, document, prompt, key, len(request.body))
-        except Refused as refused:
+        except RequestRefused as refused:
             account.counters.refused_turns += 1
-            return Answer(refused.reply, fault, account)
+            return Delivery(refused.reply, fault, account)
         head = self._head(request, account, completion.model)
         if document.get("stream") is not True:
             head.headers.insert(0, (b"content-type", b"application/json"))
-            return Answer(Reply(head, [completion.whole()]), fault, account)
+            return Delivery(Reply(head, [completion.whole()]), fault, account)
         head.headers[:0] = _STREAM_HEADERS
         options = document.get("stream_options")
         include_usage = isinstance(options, dict) and options.get("include_usage") is True
         events = completion.events(self._rng, include_usage=include_usage)
         reply = Reply(head, events, True, chat.error_event, b": keep-alive\n\n", self._pace())
-        return Answer(reply, fault, account)
+        return Delivery(reply, fault, account)
 
-    def _models(self, request: ReceivedRequest, account: Authenticated) -> Answer:
-        headers = [(b"etag", self._etag), *self._refusals.identity()]
-        return self._unless_faulty(
+    def _models(self, request: ReceivedRequest, account: Authenticated) -> Delivery:
+        headers = [(b"etag", self._etag), *self._errors.identity()]
+        return self.turns.due.deliver(
             request, account, "models", lambda: json_reply(200, None, headers, raw=self._catalog)
         )
 
-    def _model(self, request: ReceivedRequest) -> Answer:
+    def _model(self, request: ReceivedRequest) -> Delivery:
         key = self._authenticator.key(request)
         model = request.path.removeprefix(b"/v1/models/").decode("latin-1")
 
         def show() -> Reply:
             if model not in MODELS:
                 message = f"The model '{model}' does not exist"
-                return self._refusals.error(404, "invalid_request_error", "model_not_found", message)
-            return json_reply(200, model_document(model), self._refusals.identity())
+                return self._errors.error(404, "invalid_request_error", "model_not_found", message)
+            return json_reply(200, model_document(model), self._errors.identity())
 
-        return self._unless_faulty(request, key, "models", show)
+        return self.turns.due.deliver(request, key, "models", show)
 
-    def _token(self, request: ReceivedRequest) -> Answer:
-        parameters = token_request(request)
-        account = refreshing_account(parameters, self.accounts)
-        request.account = account.name if account is not None else None
-        return self._unless_faulty(
-            request, account, "token", lambda: refresh(parameters, account, self._refusals)
+    def _token(self, request: ReceivedRequest) -> Delivery:
+        return deliver_refresh(
+            request,
+            self.accounts,
+            self.turns.due.deliver,
+            lambda parameters, account: refresh(parameters, account, self._errors),
         )
 
-    def _usage(self, request: ReceivedRequest) -> Answer:
+    def _usage(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.account(request)
         account.counters.usage_polls += 1
-        return self._unless_faulty(
+        return self.turns.due.deliver(
             request,
             account,
             "usage",
-            lambda: json_reply(200, usage_document(account, self._time()), self._refusals.identity()),
+            lambda: json_reply(200, usage_document(account, self._time()), self._errors.identity()),
         )
 
     # Steps of them --------------------------------------------------------------------------------------------
@@ -255,12 +253,12 @@ class CodexUpstream:
         return request.header(b"anthropic-version") is None and request.header(b"x-api-key") is None
 
     def _begin(self, request: ReceivedRequest, account: Authenticated) -> dict[str, Any]:
-        """The body of a request for a turn. Raises Refused."""
+        """The body of a request for a turn. Raises RequestRefused."""
         request.endpoint = "turn"
         try:
-            return read_document(request)
-        except BadBody as error:
-            raise self._invalid(account, InvalidRequest(str(error))) from None
+            return read_body(request)
+        except InvalidRequest as error:
+            raise self._invalid(account, str(error)) from None
 
     def _fault(
         self,
@@ -269,32 +267,18 @@ class CodexUpstream:
         document: Mapping[str, Any],
         prompt: Prompt,
         conversation: str,
-    ) -> tuple[Fault | None, Answer | None]:
+    ) -> tuple[Fault | None, Delivery | None]:
         """The fault of a turn, and the answer that it puts in the place of the real one, if it does."""
-        wish = _wish(request) or simulate_marker(prompt.text)
-        fault = self.turns.fault(request, account, "turn", wish, conversation)
+        wished = wish(request, simulate_marker(prompt.text))
+        fault = self.turns.due.meet(request, account, "turn", wished, conversation)
         if fault is None or not fault.is_answer:
             return fault, None
         account.counters.refused_turns += 1
         reply = self.turns.replacement(request, account, fault, str(document.get("model", "")))
-        return fault, Answer(reply, fault, account)
-
-    def _unless_faulty(
-        self,
-        request: ReceivedRequest,
-        account: Authenticated | None,
-        endpoint: Endpoint,
-        reply: Callable[[], Reply],
-    ) -> Answer:
-        """The fault that is due at ``endpoint``, or else ``reply``, which has no effects before it is called."""
-        request.endpoint = endpoint
-        fault = self.turns.fault(request, account, endpoint, _wish(request))
-        if fault is not None and fault.is_answer:
-            return Answer(self.turns.replacement(request, account, fault), fault)
-        return Answer(reply(), fault)
+        return fault, Delivery(reply, fault, account)
 
     def _head(self, request: ReceivedRequest, account: Authenticated, model: str) -> ResponseHead:
-        headers = [*self._refusals.identity(), *self.turns.limit_headers(account, model), *_EDGE_HEADERS]
+        headers = [*self._errors.identity(), *self.turns.limit_headers(account, model), *_EDGE_HEADERS]
         headers.append((b"openai-model", model.encode()))
         if isinstance(account, CodexAccount):
             headers.append((b"x-models-etag", self._etag))
@@ -305,11 +289,5 @@ class CodexUpstream:
             headers.append((TURN_STATE, state.encode()))
         return ResponseHead(200, b"OK", headers)
 
-    def _invalid(self, account: Authenticated, error: InvalidRequest) -> Refused:
-        return Refused(self.turns.invalid(account, error))
-
-
-def _wish(request: ReceivedRequest) -> str | None:
-    """The fault that a request asks for in a header."""
-    header = request.header(b"x-simulate")
-    return header.decode("latin-1") if header is not None else None
+    def _invalid(self, account: Authenticated, message: str) -> RequestRefused:
+        return RequestRefused(self.turns.invalid(account, message))

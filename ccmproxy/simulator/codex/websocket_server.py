@@ -23,7 +23,8 @@ from zope.interface import implementer
 
 from ccmproxy.http.message import Headers
 from ccmproxy.simulator.codex import websocket_steps as frames
-from ccmproxy.simulator.codex.websocket_session import Exchange, Session
+from ccmproxy.simulator.codex.websocket_session import MessageAnswer as Exchange
+from ccmproxy.simulator.codex.websocket_session import WebSocketSession as Session
 from ccmproxy.simulator.codex.websocket_steps import FrameStep
 from ccmproxy.simulator.player import Ending
 from ccmproxy.simulator.record import ReceivedRequest

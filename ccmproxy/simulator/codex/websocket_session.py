@@ -11,15 +11,15 @@ import msgspec
 
 from ccmproxy.simulator.codex import responses
 from ccmproxy.simulator.codex.authorization import Authenticated
-from ccmproxy.simulator.codex.body_decoding import BadBody, decode_document
-from ccmproxy.simulator.codex.responses import InvalidRequest, conversation_key
+from ccmproxy.simulator.codex.body_decoding import decode_document
+from ccmproxy.simulator.codex.responses import conversation_key
 from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from ccmproxy.simulator.codex.turns import TURN_STATE, Turns
 from ccmproxy.simulator.codex.websocket_steps import CloseFrame, FrameStep, Text, perform_messages
 from ccmproxy.simulator.conversation import simulate_marker
 from ccmproxy.simulator.faults import Fault
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.replies import InvalidRequest, RequestRefused
 from ccmproxy.simulator.steps import Hang, Pace, Reply
 from ccmproxy.simulator.upstream import TurnCounter
 
@@ -31,7 +31,7 @@ _LIMIT_REACHED = Fault("connection_limit")
 
 
 @dataclass(slots=True)
-class Exchange:
+class MessageAnswer:
     """A message of the client as it is recorded, what is sent back, and whose turn it is (None: no turn)."""
 
     received: ReceivedRequest
@@ -39,7 +39,7 @@ class Exchange:
     turn: TurnCounter | None = None
 
 
-class Session:
+class WebSocketSession:
     """One connection's conversation.
 
     ``handshake``: the request that began it; what came with it stands in the record of each message as well.
@@ -60,7 +60,7 @@ class Session:
         self._began_at = turns.time()
         self._contexts: OrderedDict[str, int] = OrderedDict()
 
-    def receive(self, message: str | bytes) -> Exchange:
+    def receive(self, message: str | bytes) -> MessageAnswer:
         """The answer to one message."""
         handshake = self._handshake
         received = ReceivedRequest(
@@ -75,14 +75,12 @@ class Session:
             status=200,
         )
         if isinstance(message, bytes):
-            return Exchange(received, [CloseFrame(1003, "only text is understood")])
+            return MessageAnswer(received, [CloseFrame(1003, "only text is understood")])
         try:
             return self._answer(received, decode_document(message))
-        except BadBody as error:
-            refusal = self._turns.invalid(self._account, InvalidRequest(str(error)))
         except InvalidRequest as error:
-            refusal = self._turns.invalid(self._account, error)
-        except Refused as refused:
+            refusal = self._turns.invalid(self._account, str(error))
+        except RequestRefused as refused:
             refusal = refused.reply
         return self._refuse(received, refusal)
 
@@ -91,10 +89,10 @@ class Session:
         events = self._turns.limits_event(self._account, "") or [{"type": "keepalive"}]
         return _encode(events[0])
 
-    def _answer(self, received: ReceivedRequest, document: dict[str, Any]) -> Exchange:
+    def _answer(self, received: ReceivedRequest, document: dict[str, Any]) -> MessageAnswer:
         kind = document.pop("type", None)
         if kind == "response.processed":
-            return Exchange(received, [])
+            return MessageAnswer(received, [])
         if kind != "response.create":
             raise InvalidRequest(f"Unknown message type: {kind}")
         received.endpoint = "warm_up" if document.get("generate") is False else "turn"
@@ -104,9 +102,9 @@ class Session:
             self._handshake.header(b"session-id") or self._handshake.header(b"session_id"), document
         )
         if received.endpoint == "turn":
-            fault = turns.fault(received, account, "turn", simulate_marker(prompt.text), key)
+            fault = turns.due.meet(received, account, "turn", simulate_marker(prompt.text), key)
         else:
-            fault = turns.fault(received, account, "warm_up")
+            fault = turns.due.meet(received, account, "warm_up")
         if turns.time() - self._began_at >= MAX_AGE:
             fault = _LIMIT_REACHED
         if fault is not None and (fault.is_answer or fault.name == "connection_limit"):
@@ -132,7 +130,7 @@ class Session:
             self._pace(),
             turns.rng,
         )
-        return Exchange(received, steps, account if received.endpoint == "turn" else None)
+        return MessageAnswer(received, steps, account if received.endpoint == "turn" else None)
 
     def _check(self, document: Mapping[str, Any]) -> None:
         responses.check(document)
@@ -140,16 +138,14 @@ class Session:
             responses.check_backend(document, stream=False)
 
     def _context(self, document: Mapping[str, Any]) -> int:
-        """Bytes of what the request builds upon. Raises Refused where that is not known here."""
+        """Bytes of what the request builds upon. Raises RequestRefused where that is not known here."""
         previous = document.get("previous_response_id")
         if previous is None:
             return 0
         if (size := self._contexts.get(str(previous))) is None:
             message = f"Previous response with id '{previous}' not found."
-            raise Refused(
-                self._turns.refusals.error(
-                    400, "invalid_request_error", "previous_response_not_found", message
-                )
+            raise RequestRefused(
+                self._turns.errors.error(400, "invalid_request_error", "previous_response_not_found", message)
             )
         return size
 
@@ -158,20 +154,20 @@ class Session:
         if len(self._contexts) > _REMEMBERED_RESPONSES:
             self._contexts.popitem(last=False)
 
-    def _replace(self, received: ReceivedRequest, document: Mapping[str, Any], fault: Fault) -> Exchange:
+    def _replace(self, received: ReceivedRequest, document: Mapping[str, Any], fault: Fault) -> MessageAnswer:
         """What ``fault`` puts in the place of a turn."""
         if fault.name == "hang":
-            return Exchange(received, [Hang()], self._account)
+            return MessageAnswer(received, [Hang()], self._account)
         model = str(document.get("model", ""))
         return self._refuse(received, self._turns.replacement(received, self._account, fault, model))
 
-    def _refuse(self, received: ReceivedRequest, reply: Reply) -> Exchange:
+    def _refuse(self, received: ReceivedRequest, reply: Reply) -> MessageAnswer:
         received.status = reply.head.status
         turn = None
         if received.endpoint == "turn":
             self._account.counters.refused_turns += 1
             turn = self._account
-        return Exchange(received, [Text(error_message(reply))], turn)
+        return MessageAnswer(received, [Text(error_message(reply))], turn)
 
 
 def error_message(reply: Reply) -> str:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ccmproxy.simulator.faults import Fault
-from ccmproxy.simulator.steps import RESET_DELAY, Abort, Close, Hang, Pace, Raw, Wait
+from ccmproxy.simulator.steps import RESET_DELAY, Abort, Close, Hang, Pace, Raw, Wait, garbage, pause
 
-_DEFAULT_DELAY = 5.0
 _DEFAULT_CLOSE = 1011
 _DEFAULT_HUGE = 16 * 1024 * 1024
 
@@ -67,10 +66,9 @@ def perform_messages(
     before, after = _divided(messages, fault.at)
     match fault.name:
         case "slow" | "slow_first_token":
-            return [Wait(_seconds(fault)), *_paced(messages, pace)]
+            return [Wait(fault.delay), *_paced(messages, pace)]
         case "stall":
-            pause: FrameStep = Wait(fault.seconds) if fault.seconds else Hang()
-            return [*map(Text, before), pause, *map(Text, after)]
+            return [*map(Text, before), pause(fault), *map(Text, after)]
         case "cut" if fault.how == "fin":
             return [*map(Text, before), Close()]
         case "cut":
@@ -114,15 +112,15 @@ def perform_opening(head: bytes, fault: Fault | None, early: str, rng: random.Ra
         return [Raw(head)]
     match fault.name:
         case "slow" | "slow_first_token":
-            return [Wait(_seconds(fault)), Raw(head)]
+            return [Wait(fault.delay), Raw(head)]
         case "stall":
-            return [Wait(fault.seconds) if fault.seconds else Hang(), Raw(head)]
+            return [pause(fault), Raw(head)]
         case "cut":
             return [Close() if fault.how == "fin" else Abort()]
         case "half_head":
             return [Raw(head[: len(head) // 2]), Close()]
         case "garbage":
-            return [Raw(b"\x16\x03\x01 this is not HTTP \x00\xff\r\n\r\n" + rng.randbytes(64)), Close()]
+            return [garbage(rng), Close()]
         case "close":
             code = fault.code if fault.code >= _FIRST_CODE else _DEFAULT_CLOSE
             return [Raw(head), CloseFrame(code, "simulated")]
@@ -132,14 +130,10 @@ def perform_opening(head: bytes, fault: Fault | None, early: str, rng: random.Ra
             return [Raw(head)]
 
 
-def _seconds(fault: Fault) -> float:
-    return _DEFAULT_DELAY if fault.seconds is None else fault.seconds
-
-
 def _paced(messages: Sequence[str], pace: Pace) -> list[FrameStep]:
     steps: list[FrameStep] = []
     for index, message in enumerate(messages):
-        if seconds := pace.each if index else pace.first:
+        if seconds := pace.before(index):
             steps.append(Wait(seconds))
         steps.append(Text(message))
     return steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,27 +11,38 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.dialects.codex.metering import (
     CHAT,
-    ChatMeter,
     CodexMetering,
-    ResponsesMeter,
     aggregate_event,
     aggregate_headers,
     limits_from_event,
 )
+from ccmproxy.dialects.codex.usage_meters import ChatMeter, ResponsesMeter
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import JSONMeter, OpaqueMeter
 from ccmproxy.dialects.sse import EventRewriter
-from ccmproxy.dialects.usage import Tokens, UsageMeter
+from ccmproxy.dialects.usage import UsageMeter
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.interfaces.facets import IMetering
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import Credits, LimitsUpdate, NamedLimit, Window
+from tests.dialects.codex.events import (
+    CHAT_USAGE,
+    COMPLETED,
+    CREATED,
+    LIMITS,
+    NOW,
+    SHORT_RESET,
+    STREAM,
+    TEXT,
+    TOKENS,
+    USAGE,
+    WEEKLY_RESET,
+    event,
+    rate_limits,
+)
 
 METERING = CodexMetering()
-NOW = 1_795_000_000.0
-SHORT_RESET = int(NOW) + 3600
-WEEKLY_RESET = int(NOW) + 3 * 86400
 OWN = {
     "x-codex-primary-used-percent": "13.5",
     "x-codex-primary-window-minutes": "300",
@@ -124,22 +134,6 @@ def aggregate(short_reset: int = SHORT_RESET) -> Aggregate:
     return Aggregate(100 / 3, short_reset, 20, WEEKLY_RESET, 11, Availability("usable"))
 
 
-def rate_limits(**changes: object) -> dict[str, object]:
-    """The upstream's event (client-observed shape)."""
-    return {
-        "type": "codex.rate_limits",
-        "plan_type": "team",
-        "metered_limit_name": "codex",
-        "limit_name": None,
-        "rate_limits": {
-            "primary": {"used_percent": 13.5, "window_minutes": 300, "reset_at": SHORT_RESET},
-            "secondary": {"used_percent": 35.0, "window_minutes": 10080, "reset_at": WEEKLY_RESET},
-        },
-        "credits": {"has_credits": True, "unlimited": False, "balance": "5.00"},
-        **changes,
-    }
-
-
 class EventTests(SynchronousTestCase):
     """F36 and F37: the state in an event."""
 
@@ -227,30 +221,6 @@ class PublicHeadersTests(SynchronousTestCase):
         )
 
 
-def event(kind: str, named: bool = True, **data: object) -> bytes:
-    """One event as the upstream writes it; ``named``: with an ``event`` field."""
-    line = f"event: {kind}\n" if named else ""
-    return f"{line}data: {json.dumps({'type': kind, **data}, ensure_ascii=False)}\n\n".encode()
-
-
-USAGE = {
-    "input_tokens": 1000,
-    "input_tokens_details": {"cached_tokens": 900},
-    "output_tokens": 55,
-    "output_tokens_details": {"reasoning_tokens": 30},
-    "total_tokens": 1055,
-}
-CREATED = event("response.created", response={"id": "r", "model": "gpt-5.4", "usage": None, "error": None})
-TEXT = event("response.output_text.delta", delta="»error« response.completed ✓\n\nevent: error")
-LIMITS = b"event: codex.rate_limits\ndata: " + json.dumps(rate_limits()).encode() + b"\n\n"
-COMPLETED = event(
-    "response.completed",
-    response={"model": "gpt-5.4-2026", "service_tier": "default", "usage": USAGE, "status": "completed"},
-)
-STREAM = CREATED + LIMITS + TEXT + COMPLETED
-TOKENS = Tokens(input=100, output=55, cache_read=900, reasoning=30)
-
-
 class RewriterTests(SynchronousTestCase):
     """F36: the pool's state stands in the stream, and the account's own is learnt."""
 
@@ -286,147 +256,6 @@ class RewriterTests(SynchronousTestCase):
         fields = [(b"content-type", b"text/event-stream"), (b"content-encoding", b"zstd")]
         head = ResponseHead(200, b"", fields)
         self.assertIsNone(METERING.rewriter(head, self.observed.append, lambda: None, lambda: NOW))
-
-
-class ResponsesMeterTests(SynchronousTestCase):
-    """Usage of an event stream (spec 9)."""
-
-    def fed(self, *chunks: bytes) -> ResponsesMeter:
-        meter = ResponsesMeter()
-        for chunk in chunks:
-            meter.feed(chunk)
-        meter.end()
-        return meter
-
-    def test_whole(self) -> None:
-        reading = self.fed(STREAM).reading()
-        self.assertEqual(reading.tokens, TOKENS)
-        self.assertEqual(reading.tokens.total_input, 1000)
-        self.assertEqual((reading.model, reading.service_tier), ("gpt-5.4-2026", "default"))
-        self.assertEqual((reading.complete, reading.error, reading.reported), (True, "", True))
-
-    def test_byte_by_byte(self) -> None:
-        """F19."""
-        unnamed = CREATED + event("response.completed", named=False, response={"usage": USAGE})
-        for stream in (STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM.replace(b"\n", b"\r"), unnamed):
-            meter = self.fed(*(stream[at : at + 1] for at in range(len(stream))))
-            self.assertEqual(meter.reading().tokens, TOKENS)
-            self.assertTrue(meter.reading().complete)
-
-    def test_every_proper_end(self) -> None:
-        incomplete = self.fed(CREATED, event("response.incomplete", response={"usage": USAGE})).reading()
-        self.assertEqual((incomplete.complete, incomplete.error, incomplete.tokens), (True, "", TOKENS))
-        failed = self.fed(event("response.failed", response={"error": {"code": "server_error"}})).reading()
-        self.assertEqual((failed.complete, failed.error, failed.reported), (True, "server_error", False))
-
-    def test_what_broke_off_is_not_complete(self) -> None:
-        """F22: nothing but a last event ends a stream."""
-        reading = self.fed(CREATED, TEXT, COMPLETED[:-1]).reading()
-        self.assertEqual((reading.complete, reading.reported), (False, False))
-
-    def test_an_error_event_is_kept(self) -> None:
-        """F13."""
-        for data, word in (
-            ({"error": {"type": "t", "code": "c"}}, "c"),
-            ({"error": {"type": "t"}}, "t"),
-            ({"code": "rate_limit_exceeded", "message": "m"}, "rate_limit_exceeded"),
-            ({}, "unknown"),
-            ({"error": []}, "unknown"),
-        ):
-            fields: dict[str, Any] = data
-            reading = self.fed(event("error", **fields)).reading()
-            self.assertEqual((reading.error, reading.complete), (word, False))
-        self.assertEqual(self.fed(b"event: error\ndata: no json\n\n").reading().error, "unknown")
-        self.assertEqual(self.fed(event("response.failed")).reading().error, "unknown")
-
-    def test_where_a_keep_alive_may_stand(self) -> None:
-        """F44: only between two events, and not after the last one."""
-        meter = self.fed(CREATED)
-        self.assertTrue(meter.at_boundary)
-        meter.feed(TEXT[:-1])
-        self.assertFalse(meter.at_boundary)
-        meter.feed(TEXT[-1:] + COMPLETED)
-        self.assertFalse(meter.at_boundary)
-
-    def test_wrong_types_count_nothing(self) -> None:
-        usages: list[object] = [
-            [],
-            "x",
-            5,
-            {"input_tokens": "many"},
-            {"input_tokens": -5},
-            {"input_tokens": 10**30},
-        ]
-        for usage in usages:
-            reading = self.fed(event("response.completed", response={"usage": usage})).reading()
-            self.assertEqual((reading.tokens, reading.complete), (Tokens(), True))
-        absurd = {"input_tokens": 5, "input_tokens_details": {"cached_tokens": 9}}
-        reading = self.fed(event("response.completed", response={"usage": absurd})).reading()
-        self.assertEqual(reading.tokens, Tokens(cache_read=5))
-        self.fed(b"event: response.completed\ndata: " + b"[" * 100_000 + b"\n\n")
-
-    @given(st.lists(st.binary(max_size=60) | st.sampled_from([CREATED, TEXT, COMPLETED]), max_size=8))
-    def test_never_raises(self, chunks: list[bytes]) -> None:
-        self.fed(*chunks).reading()
-
-
-CHAT_USAGE = {
-    "prompt_tokens": 1000,
-    "completion_tokens": 55,
-    "prompt_tokens_details": {"cached_tokens": 900},
-    "completion_tokens_details": {"reasoning_tokens": 30},
-}
-
-
-def chunk(**data: object) -> bytes:
-    """One chunk of a chat completion."""
-    return f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': 'gpt-5', **data})}\n\n".encode()
-
-
-FIRST = chunk(choices=[{"delta": {"content": "hi"}, "finish_reason": None}], usage=None)
-LAST = chunk(choices=[{"delta": {}, "finish_reason": "stop"}], usage=None)
-SUMS = chunk(choices=[], usage=CHAT_USAGE, service_tier="flex")
-DONE = b"data: [DONE]\n\n"
-
-
-class ChatMeterTests(SynchronousTestCase):
-    """Usage of chat completions."""
-
-    def test_the_last_chunk_reports(self) -> None:
-        stream = FIRST + LAST + SUMS + DONE
-        for chunks in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
-            meter = ChatMeter()
-            for each in chunks:
-                meter.feed(each)
-            reading = meter.reading()
-            self.assertEqual((reading.tokens, reading.model, reading.service_tier), (TOKENS, "gpt-5", "flex"))
-            self.assertTrue(reading.complete)
-
-    def test_complete_at_done_or_after_the_finish_reason(self) -> None:
-        for stream, complete in ((FIRST + DONE, True), (FIRST + LAST, True), (FIRST, False)):
-            meter = ChatMeter()
-            meter.feed(stream)
-            meter.end()
-            self.assertEqual((meter.reading().complete, meter.reading().reported), (complete, False))
-
-    def test_no_keep_alive_that_would_be_taken_for_a_chunk(self) -> None:
-        """F18."""
-        meter = ChatMeter()
-        meter.feed(FIRST)
-        self.assertFalse(meter.at_boundary)
-
-    def test_errors(self) -> None:
-        meter = ChatMeter()
-        meter.feed(b'data: {"error": {"code": "c"}}\n\ndata: no json\n\n')
-        self.assertEqual(meter.reading().error, "c")
-
-    @given(st.lists(st.binary(max_size=60) | st.sampled_from([FIRST, LAST, SUMS, DONE]), max_size=8))
-    def test_never_raises(self, chunks: list[bytes]) -> None:
-        meter = ChatMeter()
-        for each in chunks:
-            meter.feed(each)
-        meter.end()
-        meter.reading()
 
 
 class ChoiceTests(SynchronousTestCase):

@@ -14,12 +14,15 @@ from ccmproxy.dialects.codex.windows import (
     limits_update,
     place,
     read_credits,
+    read_event,
     read_headers,
+    read_usage,
 )
 from ccmproxy.state.limits import MOST_MODELS, Credits, LimitsUpdate, Window
+from ccmproxy.state.transitions import HeadersObserved
+from tests.states import HOUR, NOW, Credential
 
-NOW = 1_795_000_000.0
-HOUR, DAY = 3600.0, 86400.0
+DAY = 86400.0
 
 
 class PlaceTests(SynchronousTestCase):
@@ -98,3 +101,41 @@ class HeaderTests(SynchronousTestCase):
         headers = [(b"x-" + name, value) for name, value in fields]
         read_headers(headers, NOW)
         read_credits(headers)
+
+
+class ModelTests(SynchronousTestCase):
+    """A limit beside the account's own closes the models that it is called after."""
+
+    def closes(self, name: str, model: str) -> set[bool]:
+        """Whether a full limit called ``name`` closes ``model``: told in headers, by an event, when asked for usage."""
+        window = {"used_percent": 100, "reset_at": NOW + HOUR}
+        headers = [
+            (b"x-odd-primary-used-percent", b"100"),
+            (b"x-odd-primary-reset-at", b"%d" % (NOW + HOUR)),
+            (b"x-odd-limit-name", name.encode()),
+        ]
+        event = {"metered_limit_name": "odd", "limit_name": name, "rate_limits": {"primary": window}}
+        additional = [
+            {"limit_name": name, "metered_feature": "odd", "rate_limit": {"primary_window": window}}
+        ]
+        results = set()
+        for update in (
+            limits_update(read_headers(headers, NOW).limits, "codex", None),
+            read_event(event, NOW),
+            read_usage({"rate_limit": None, "additional_rate_limits": additional}, NOW),
+        ):
+            self.assertEqual(update.named["odd"].name, name)
+            credential = Credential()
+            credential.give(HeadersObserved(update))
+            self.assertTrue(credential.at().usable)
+            results.add(not credential.at(model=model).usable)
+        return results
+
+    def test_the_models_that_it_names(self) -> None:
+        self.assertEqual(self.closes("GPT-5.3-Codex-Spark", "gpt-5.3-codex-spark"), {True})
+        self.assertEqual(self.closes("Spark", "gpt-5.3-codex-spark"), {True})
+        self.assertEqual(self.closes("Spark", "gpt-5.3-codex"), {False})
+
+    def test_a_name_that_is_a_word_of_all_models_closes_none(self) -> None:
+        for name in ("GPT", "codex", "OpenAI", "model", "latest"):
+            self.assertEqual(self.closes(name, f"gpt-5-codex-{name.lower()}"), {False}, name)

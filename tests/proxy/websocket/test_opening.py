@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.codex import CODEX
-from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.context import ProxyOptions

@@ -13,7 +13,7 @@ from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAcc
 from ccmproxy.simulator.claude.upstream import ClaudeUpstream
 from ccmproxy.simulator.faults import FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.upstream import Answer
+from ccmproxy.simulator.upstream import Delivery
 
 #: Unix seconds at which the tests begin.
 NOW = 1_795_000_000.0
@@ -29,7 +29,7 @@ def turn(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
     }
 
 
-def events(answer: Answer) -> list[tuple[str, dict[str, Any]]]:
+def events(answer: Delivery) -> list[tuple[str, dict[str, Any]]]:
     """The events of a streamed answer, decoded."""
     found = []
     for piece in answer.reply.pieces:
@@ -74,7 +74,7 @@ class Service:
         body: object = b"",
         headers: Headers | None = None,
         account: ClaudeAccount | None = None,
-    ) -> Answer:
+    ) -> Delivery:
         """One request, by default with an account's token."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = self.headers(account) if headers is None else headers
@@ -83,11 +83,11 @@ class Service:
         assert answer is not None, target
         return answer
 
-    def message(self, body: object, **arguments: Any) -> Answer:
+    def message(self, body: object, **arguments: Any) -> Delivery:
         """A request for a message."""
         return self.ask(b"POST", b"/v1/messages?beta=true", body, **arguments)
 
-    def refresh(self, token: str, **fields: str) -> Answer:
+    def refresh(self, token: str, **fields: str) -> Delivery:
         """A request to the token endpoint."""
         return self.ask(
             b"POST",
@@ -102,14 +102,14 @@ class Service:
         )
 
 
-def document(answer: Answer) -> dict[str, Any]:
+def document(answer: Delivery) -> dict[str, Any]:
     """The JSON body of an answer."""
     decoded = json.loads(answer.reply.body)
     assert isinstance(decoded, dict)
     return decoded
 
 
-def header(answer: Answer, name: str) -> str | None:
+def header(answer: Delivery, name: str) -> str | None:
     """A header of an answer."""
     value = first_value(answer.reply.head.headers, name.encode())
     return None if value is None else value.decode()

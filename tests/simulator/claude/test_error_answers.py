@@ -8,7 +8,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.message import first_value
-from ccmproxy.simulator.claude.error_answers import Refusals, object_id, request_id
+from ccmproxy.simulator.claude.error_answers import ErrorAnswers, object_id, request_id
 from ccmproxy.simulator.faults import ANSWERS, Fault
 
 #: Status of each fault's answer.
@@ -35,19 +35,19 @@ STATUS = {
 }
 
 
-class RefusalsTests(SynchronousTestCase):
+class ErrorAnswersTests(SynchronousTestCase):
     """Answers of faults."""
 
     def setUp(self) -> None:
-        self.refusals = Refusals(random.Random(0))
+        self.errors = ErrorAnswers(random.Random(0))
 
     def test_every_answer(self) -> None:
         for name in ANSWERS:
-            reply = self.refusals.answer(Fault(name), b"/v1/messages", [])
+            reply = self.errors.answer(Fault(name), b"/v1/messages", [])
             self.assertEqual(reply.head.status, STATUS[name], name)
 
     def test_standard_shape(self) -> None:
-        reply = self.refusals.answer(Fault("overloaded"), b"/", [])
+        reply = self.errors.answer(Fault("overloaded"), b"/", [])
         document = json.loads(reply.body)
         self.assertEqual(document["type"], "error")
         self.assertEqual(document["error"], {"type": "overloaded_error", "message": "Overloaded"})
@@ -57,33 +57,33 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_other_statuses(self) -> None:
         for code, kind in ((402, "billing_error"), (404, "not_found_error"), (418, "invalid_request_error")):
-            reply = self.refusals.answer(Fault("status", code=code), b"/", [])
+            reply = self.errors.answer(Fault("status", code=code), b"/", [])
             self.assertEqual(reply.head.status, code)
             self.assertEqual(json.loads(reply.body)["error"]["type"], kind)
 
     def test_retry_after(self) -> None:
         for name in ("rate_limited", "unavailable", "bad_gateway", "nonsense"):
-            reply = self.refusals.answer(Fault(name, retry_after=12), b"/", [])
+            reply = self.errors.answer(Fault(name, retry_after=12), b"/", [])
             self.assertEqual(first_value(reply.head.headers, b"retry-after"), b"12")
 
     def test_only_exhausted_carries_limits(self) -> None:
         limits = [(b"anthropic-ratelimit-unified-status", b"rejected")]
         for name in ANSWERS:
-            headers = self.refusals.answer(Fault(name), b"/", limits).head.headers
+            headers = self.errors.answer(Fault(name), b"/", limits).head.headers
             self.assertEqual(limits[0] in headers, name == "exhausted", name)
 
     def test_pages(self) -> None:
         for name in ("bad_gateway", "html"):
-            reply = self.refusals.answer(Fault(name), b"/", [])
+            reply = self.errors.answer(Fault(name), b"/", [])
             self.assertTrue(reply.body.startswith(b"<!DOCTYPE html>"))
             self.assertIn(b"text/html", first_value(reply.head.headers, b"content-type") or b"")
 
     def test_broken_json(self) -> None:
-        reply = self.refusals.answer(Fault("broken_json"), b"/", [])
+        reply = self.errors.answer(Fault("broken_json"), b"/", [])
         self.assertRaises(ValueError, json.loads, reply.body)
 
     def test_redirect(self) -> None:
-        reply = self.refusals.answer(Fault("redirect"), b"/v1/messages?beta=true", [])
+        reply = self.errors.answer(Fault("redirect"), b"/v1/messages?beta=true", [])
         self.assertEqual(first_value(reply.head.headers, b"location"), b"/v1/messages?beta=true")
 
     def test_identities(self) -> None:

@@ -19,9 +19,9 @@ from ccmproxy.simulator.claude.messages import (
     event,
     foreign_thought,
     read_prompt,
-    signature,
+    sign_thought,
 )
-from ccmproxy.simulator.conversation import Block, Text, Thinking, ToolCall
+from ccmproxy.simulator.conversation import Block, Said, Thinking, ToolCall
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -98,20 +98,20 @@ class MessageTests(SynchronousTestCase):
         return decoded
 
     def test_cut_at_max_tokens(self) -> None:
-        message = self.build(Text("one two three four"), ToolCall("t", {}), max_tokens=3)
+        message = self.build(Said("one two three four"), ToolCall("t", {}), max_tokens=3)
         self.assertEqual(message["content"], [{"type": "text", "text": "one two three"}])
         self.assertEqual(message["stop_reason"], "max_tokens")
         self.assertEqual(message["usage"]["output_tokens"], 3)
 
     def test_order_and_stop_reason(self) -> None:
-        message = self.build(Thinking("hm"), Text("so"), ToolCall("t", {"a": 1}))
+        message = self.build(Thinking("hm"), Said("so"), ToolCall("t", {"a": 1}))
         self.assertEqual([block["type"] for block in message["content"]], ["thinking", "text", "tool_use"])
         self.assertEqual(message["content"][0]["signature"], "signed")
         self.assertEqual(message["stop_reason"], "tool_use")
 
     @given(st.text(min_size=1), st.integers())
     def test_stream_says_what_the_whole_says(self, text: str, seed: int) -> None:
-        blocks: list[Block] = [Thinking(text), Text(text), ToolCall("t", {"x": text, "y": [1, {}]})]
+        blocks: list[Block] = [Thinking(text), Said(text), ToolCall("t", {"x": text, "y": [1, {}]})]
         document = {"model": "m", "max_tokens": 10**6}
         message = build_message(document, blocks, Tokens(), lambda text: "signed", random.Random(seed))
         whole = json.loads(message.whole())
@@ -162,8 +162,8 @@ class ThoughtTests(SynchronousTestCase):
     """Signatures."""
 
     def test_signature(self) -> None:
-        own = {"type": "thinking", "thinking": "x", "signature": signature("mine", "x")}
-        foreign = {**own, "signature": signature("yours", "x")}
+        own = {"type": "thinking", "thinking": "x", "signature": sign_thought("mine", "x")}
+        foreign = {**own, "signature": sign_thought("yours", "x")}
         for blocks, place in (
             ([own], None),
             ([{"type": "text"}, foreign], (0, 1)),

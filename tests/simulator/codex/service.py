@@ -13,7 +13,7 @@ from ccmproxy.simulator.codex.simulated_account import CLIENT_ID, CodexAccount, 
 from ccmproxy.simulator.codex.upstream import CodexUpstream
 from ccmproxy.simulator.faults import FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.upstream import Answer
+from ccmproxy.simulator.upstream import Delivery
 
 #: Unix seconds at which the tests begin.
 NOW = 1_795_000_000.0
@@ -41,7 +41,7 @@ def turn(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
     }
 
 
-def events(answer: Answer) -> list[dict[str, Any]]:
+def events(answer: Delivery) -> list[dict[str, Any]]:
     """The events of a streamed answer, decoded; each is called in its first line what its data say."""
     found = []
     for piece in answer.reply.pieces:
@@ -52,14 +52,14 @@ def events(answer: Answer) -> list[dict[str, Any]]:
     return found
 
 
-def document(answer: Answer) -> dict[str, Any]:
+def document(answer: Delivery) -> dict[str, Any]:
     """The JSON body of an answer."""
     decoded = json.loads(answer.reply.body)
     assert isinstance(decoded, dict)
     return decoded
 
 
-def header(answer: Answer, name: str) -> str | None:
+def header(answer: Delivery, name: str) -> str | None:
     """A header of an answer."""
     value = first_value(answer.reply.head.headers, name.encode())
     return None if value is None else value.decode()
@@ -104,7 +104,7 @@ class Service:
         body: object = b"",
         headers: Headers | None = None,
         more: Headers = [],  # noqa: B006 (not changed)
-    ) -> Answer:
+    ) -> Delivery:
         """One request, by default with the account's token."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = [*(self.headers() if headers is None else headers), *more]
@@ -113,15 +113,15 @@ class Service:
         assert answer is not None, target
         return answer
 
-    def respond(self, body: object, account: CodexAccount | None = None, more: Headers = []) -> Answer:  # noqa: B006
+    def respond(self, body: object, account: CodexAccount | None = None, more: Headers = []) -> Delivery:  # noqa: B006
         """A turn of a ChatGPT account."""
         return self.ask(b"POST", BACKEND, body, self.headers(account), more)
 
-    def respond_to_key(self, body: object, path: bytes = b"/v1/responses") -> Answer:
+    def respond_to_key(self, body: object, path: bytes = b"/v1/responses") -> Delivery:
         """A turn of the key."""
         return self.ask(b"POST", path, body, self.key_headers())
 
-    def refresh(self, token: str, **fields: str) -> Answer:
+    def refresh(self, token: str, **fields: str) -> Delivery:
         """A request to the token endpoint."""
         request = {
             "client_id": CLIENT_ID,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.simulator.codex import body_decoding as request_body
-from ccmproxy.simulator.codex.body_decoding import BadBody, decode_document, decompressed, read_document
+from ccmproxy.simulator.codex.body_decoding import decode_document, decompressed, read_body
 from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.replies import InvalidRequest
 
 BODY = json.dumps({"model": "gpt-5.4", "input": "ü" * 10_000}).encode()
 ZSTD = zstandard.ZstdCompressor().compress(BODY)
@@ -32,7 +33,7 @@ class RequestBodyTests(SynchronousTestCase):
 
     def test_document(self) -> None:
         request = ReceivedRequest(1, 0.0, b"POST", b"/", [(b"Content-Encoding", b"zstd")], ZSTD, "test")
-        self.assertEqual(read_document(request)["model"], "gpt-5.4")
+        self.assertEqual(read_body(request)["model"], "gpt-5.4")
 
     def test_broken(self) -> None:
         for body, codings in (
@@ -43,21 +44,21 @@ class RequestBodyTests(SynchronousTestCase):
             (BODY, [b"br"]),
             (b"", [b"zstd"]),
         ):
-            self.assertRaises(BadBody, decompressed, body, codings)
+            self.assertRaises(InvalidRequest, decompressed, body, codings)
 
     def test_bombs(self) -> None:
         self.patch(request_body, "MAX_DECODED", 100_000)
         zeros = bytes(10_000_000)
-        self.assertRaises(BadBody, decompressed, zstandard.ZstdCompressor().compress(zeros), [b"zstd"])
-        self.assertRaises(BadBody, decompressed, gzip.compress(zeros), [b"gzip"])
+        self.assertRaises(InvalidRequest, decompressed, zstandard.ZstdCompressor().compress(zeros), [b"zstd"])
+        self.assertRaises(InvalidRequest, decompressed, gzip.compress(zeros), [b"gzip"])
 
     @given(st.binary(max_size=200), st.sampled_from([b"zstd", b"gzip", b"identity"]))
     def test_garbage(self, body: bytes, coding: bytes) -> None:
         try:
             decode_document(decompressed(body, [coding]))
-        except BadBody:
+        except InvalidRequest:
             pass
 
     def test_no_object(self) -> None:
         for body in (b"", b"[]", b"{", b"\xff", b"[" * 100_000):
-            self.assertRaises(BadBody, decode_document, body)
+            self.assertRaises(InvalidRequest, decode_document, body)

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.chat import Completion, build_completion, check, error_event, read_prompt
-from ccmproxy.simulator.codex.responses import InvalidRequest
-from ccmproxy.simulator.conversation import Block, Text, Thinking, ToolCall
+from ccmproxy.simulator.conversation import Block, Said, Thinking, ToolCall
+from ccmproxy.simulator.replies import InvalidRequest
 
 TOOLS = [{"type": "function", "function": {"name": "shout", "parameters": {"type": "object"}}}]
 
@@ -55,7 +55,7 @@ class ChatTests(SynchronousTestCase):
             self.assertRaises(InvalidRequest, check, body)
 
     def test_whole(self) -> None:
-        document = json.loads(self.build([Thinking("so so"), Text("one two")]).whole())
+        document = json.loads(self.build([Thinking("so so"), Said("one two")]).whole())
         self.assertEqual((document["object"], document["created"]), ("chat.completion", 1000))
         (choice,) = document["choices"]
         self.assertEqual((choice["message"]["content"], choice["finish_reason"]), ("one two", "stop"))
@@ -65,11 +65,11 @@ class ChatTests(SynchronousTestCase):
         self.assertEqual(usage["prompt_tokens_details"]["cached_tokens"], 2)
 
     def test_cut(self) -> None:
-        completion = self.build([Text("a b c d")], max_completion_tokens=3)
+        completion = self.build([Said("a b c d")], max_completion_tokens=3)
         self.assertEqual((completion.text, completion.finish_reason), ("a b c", "length"))
 
     def test_chunks(self) -> None:
-        completion = self.build([Text("one two three"), ToolCall("shout", {"what": "ä long argument"})])
+        completion = self.build([Said("one two three"), ToolCall("shout", {"what": "ä long argument"})])
         pieces = completion.events(random.Random(0), include_usage=True)
         self.assertEqual(pieces[-1], b"data: [DONE]\n\n")
         chunks = [json.loads(piece.removeprefix(b"data: ")) for piece in pieces[:-1]]

@@ -8,7 +8,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.message import first_value
-from ccmproxy.simulator.codex.error_answers import Refusals, failure, object_id, request_id
+from ccmproxy.simulator.codex.error_answers import ErrorAnswers, failure, object_id, request_id
 from ccmproxy.simulator.faults import ANSWERS, Fault
 
 #: Status of each fault's answer.
@@ -35,20 +35,20 @@ STATUS = {
 }
 
 
-class RefusalsTests(SynchronousTestCase):
+class ErrorAnswersTests(SynchronousTestCase):
     """Answers of faults."""
 
     def setUp(self) -> None:
-        self.refusals = Refusals(random.Random(0))
+        self.errors = ErrorAnswers(random.Random(0))
 
     def test_every_fault_has_its_answer(self) -> None:
         self.assertEqual(ANSWERS.keys() - STATUS.keys(), {"exhausted"})
         for name, status in STATUS.items():
-            reply = self.refusals.answer(Fault(name), b"/target")
+            reply = self.errors.answer(Fault(name), b"/target")
             self.assertEqual(reply.head.status, status, name)
 
     def test_shape(self) -> None:
-        reply = self.refusals.answer(Fault.parse("overloaded;retry_after=3"), b"/")
+        reply = self.errors.answer(Fault.parse("overloaded;retry_after=3"), b"/")
         error = json.loads(reply.body)["error"]
         self.assertEqual(
             (error["type"], error["code"], error["param"]), ("server_error", "server_is_overloaded", None)
@@ -59,14 +59,14 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_named_code(self) -> None:
         for text in ("status;code=401;type=refresh_token_expired", "401;type=refresh_token_expired"):
-            reply = self.refusals.answer(Fault.parse(text), b"/")
+            reply = self.errors.answer(Fault.parse(text), b"/")
             self.assertEqual(reply.head.status, 401)
             self.assertEqual(json.loads(reply.body)["error"]["code"], "refresh_token_expired")
-        reply = self.refusals.answer(Fault.parse("invalid_grant;type=refresh_token_reused"), b"/")
+        reply = self.errors.answer(Fault.parse("invalid_grant;type=refresh_token_reused"), b"/")
         self.assertEqual(json.loads(reply.body)["error"], "refresh_token_reused")
 
     def test_usage_limit(self) -> None:
-        reply = self.refusals.usage_limit("team", 1100.4, 1000.0, [(b"x", b"y")])
+        reply = self.errors.usage_limit("team", 1100.4, 1000.0, [(b"x", b"y")])
         error = json.loads(reply.body)["error"]
         self.assertEqual(reply.head.status, 429)
         self.assertEqual((error["type"], error["plan_type"]), ("usage_limit_reached", "team"))
@@ -74,12 +74,12 @@ class RefusalsTests(SynchronousTestCase):
         self.assertEqual(first_value(reply.head.headers, b"x"), b"y")
 
     def test_refused_refresh(self) -> None:
-        reply = self.refusals.refresh_refused("refresh_token_expired")
+        reply = self.errors.refresh_refused("refresh_token_expired")
         self.assertEqual(reply.head.status, 401)
         self.assertEqual(json.loads(reply.body)["error"]["code"], "refresh_token_expired")
 
     def test_detail(self) -> None:
-        reply = self.refusals.detail(400, "Stream must be set to true")
+        reply = self.errors.detail(400, "Stream must be set to true")
         self.assertEqual(json.loads(reply.body), {"detail": "Stream must be set to true"})
 
     def test_failure(self) -> None:

@@ -10,17 +10,17 @@ from ccmproxy.simulator.codex.items import (
     Tools,
     build_items,
     compaction,
-    dictionaries,
+    encrypt,
     foreign_item,
     item_events,
-    seal,
 )
-from ccmproxy.simulator.conversation import Block, Text, Thinking, ToolCall
+from ccmproxy.simulator.conversation import Block, Said, Thinking, ToolCall
+from ccmproxy.simulator.request_parts import dictionaries
 
 TOOLS = Tools({"shell": {}, "patch": {}, "spawn": {}}, frozenset({"patch"}), {"spawn": "agents"})
 BLOCKS: list[Block] = [
     Thinking("let me see"),
-    Text("one two three"),
+    Said("one two three"),
     ToolCall("shell", {"cmd": "ls – la"}),  # noqa: RUF001
     ToolCall("patch", {"input": "*** Begin Patch\n*** End Patch"}),
     ToolCall("spawn", {}),
@@ -46,7 +46,7 @@ class ItemTests(SynchronousTestCase):
         self.assertEqual(len({item["id"] for item in items}), 5)
 
     def test_cut(self) -> None:
-        items, used, _, is_cut = build_items([Text("a b c d"), *BLOCKS], TOOLS, "w", 2, self.rng)
+        items, used, _, is_cut = build_items([Said("a b c d"), *BLOCKS], TOOLS, "w", 2, self.rng)
         self.assertEqual((len(items), used, is_cut), (1, 2, True))
         self.assertEqual(items[0]["content"][0]["text"], "a b")
 
@@ -68,7 +68,7 @@ class ItemTests(SynchronousTestCase):
             self.assertTrue(all(event["item_id"] == item["id"] for event in found[1:-1]))
 
     def test_seals(self) -> None:
-        own = {"id": "rs_1", "encrypted_content": seal("w", "thought")}
+        own = {"id": "rs_1", "encrypted_content": encrypt("w", "thought")}
         self.assertIsNone(foreign_item({"input": [own, {"type": "message"}]}, "w"))
         self.assertEqual(foreign_item({"input": [own]}, "v"), "rs_1")
         self.assertEqual(foreign_item({"input": [{"id": "x", "encrypted_content": "ü"}]}, "w"), "x")

@@ -15,7 +15,7 @@ from ccmproxy.simulator.codex.limit_views import (
     usage_document,
     window_states,
 )
-from ccmproxy.simulator.codex.simulated_account import SPARK, CodexAccount, Credits, OpenAIKey
+from ccmproxy.simulator.codex.simulated_account import SPARK, CodexAccount, OpenAIKey, SimulatedCredits
 from tests.simulator.codex.service import NOW
 
 
@@ -46,7 +46,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(headers[b"x-codex-credits-has-credits"], b"False")
 
     def test_named_limit(self) -> None:
-        account = self.make(named_limits=(SPARK,), credits=Credits(has_credits=True, balance=5))
+        account = self.make(named_limits=(SPARK,), credits=SimulatedCredits(has_credits=True, balance=5))
         account.set_utilization("codex_bengalfox.five_hour", 80, 60)
         headers = dict(limit_headers(account, "gpt-5.3-codex-spark", NOW))
         self.assertEqual(headers[b"x-codex-active-limit"], b"codex_bengalfox")

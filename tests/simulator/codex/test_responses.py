@@ -10,7 +10,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.responses import (
-    InvalidRequest,
     PromptCache,
     Response,
     check,
@@ -21,6 +20,7 @@ from ccmproxy.simulator.codex.responses import (
     sse,
     wants_compaction,
 )
+from ccmproxy.simulator.replies import InvalidRequest
 from tests.simulator.codex.service import turn, user
 
 TOOLS: list[dict[str, Any]] = [

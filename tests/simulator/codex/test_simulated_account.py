@@ -15,8 +15,8 @@ from ccmproxy.simulator.codex.simulated_account import (
     PLANS,
     SPARK,
     CodexAccount,
-    Credits,
     OpenAIKey,
+    SimulatedCredits,
     model_weight,
 )
 from tests.simulator.codex.service import NOW
@@ -93,10 +93,10 @@ class CodexAccountTests(SynchronousTestCase):
         self.assertGreater(model_weight("gpt-5.4"), model_weight("gpt-5.4-mini"))
 
     def test_credits(self) -> None:
-        self.assertFalse(Credits().usable)
-        self.assertFalse(Credits(has_credits=True).usable)
-        self.assertTrue(Credits(unlimited=True).usable)
-        account = self.make(credits=Credits(has_credits=True, balance=1.5))
+        self.assertFalse(SimulatedCredits().usable)
+        self.assertFalse(SimulatedCredits(has_credits=True).usable)
+        self.assertTrue(SimulatedCredits(unlimited=True).usable)
+        account = self.make(credits=SimulatedCredits(has_credits=True, balance=1.5))
         self.assertTrue(account.credits.usable)
         account.pay(40_000.0)
         self.assertEqual(account.credits.balance, 0.5)

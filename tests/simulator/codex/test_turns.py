@@ -7,12 +7,12 @@ import random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.codex.error_answers import Refusals
+from ccmproxy.simulator.codex.error_answers import ErrorAnswers
 from ccmproxy.simulator.codex.responses import read_prompt
 from ccmproxy.simulator.codex.simulated_account import CodexAccount, OpenAIKey
 from ccmproxy.simulator.codex.turns import Turns
 from ccmproxy.simulator.faults import FaultPlan
-from ccmproxy.simulator.replies import Refused
+from ccmproxy.simulator.replies import RequestRefused
 from tests.simulator.codex.service import NOW, turn, user
 
 
@@ -23,7 +23,7 @@ class TurnsTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         rng = random.Random(0)
-        self.turns = Turns(FaultPlan(rng), rng, self.clock.seconds, Refusals(rng))
+        self.turns = Turns(FaultPlan(rng), rng, self.clock.seconds, ErrorAnswers(rng))
         self.account = CodexAccount("a", rng=rng, time=self.clock.seconds)
         self.key = OpenAIKey("k", rng=rng, time=self.clock.seconds)
 
@@ -43,7 +43,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(self.account.utilization("five_hour"), 0.0)
         self.account.exhaust()
         self.turns.warm_up(self.account, turn(), 100)
-        self.assertRaises(Refused, self.turns.admit, self.account, turn())
+        self.assertRaises(RequestRefused, self.turns.admit, self.account, turn())
 
     def test_compaction(self) -> None:
         document = turn(input=[user("x"), {"type": "compaction_trigger"}])

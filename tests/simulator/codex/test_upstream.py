@@ -9,7 +9,7 @@ from typing import Any
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.codex.simulated_account import SPARK, Credits
+from ccmproxy.simulator.codex.simulated_account import SPARK, SimulatedCredits
 from ccmproxy.simulator.codex.upstream import upstream_settings
 from ccmproxy.simulator.record import ReceivedRequest
 from tests.simulator.codex.service import BACKEND, NOW, Service, document, events, header, turn, user
@@ -122,7 +122,7 @@ class BackendTests(SynchronousTestCase):
         self.assertEqual(self.service.respond(turn()).reply.head.status, 200)
 
     def test_credits(self) -> None:
-        account = self.service.add_account("b", credits=Credits(has_credits=True, balance=1.0))
+        account = self.service.add_account("b", credits=SimulatedCredits(has_credits=True, balance=1.0))
         account.exhaust()
         self.assertEqual(self.service.respond(turn("[[tokens:5000]]"), account).reply.head.status, 200)
         self.assertLess(account.credits.balance, 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.simulator.codex.authorization import Authenticated
-from ccmproxy.simulator.codex.websocket_session import MAX_AGE, Exchange, Session, error_message
+from ccmproxy.simulator.codex.websocket_session import MAX_AGE, MessageAnswer, WebSocketSession, error_message
 from ccmproxy.simulator.codex.websocket_steps import CloseFrame, Text
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.replies import page_reply
@@ -16,7 +16,7 @@ from ccmproxy.simulator.steps import Hang, Pace
 from tests.simulator.codex.service import NOW, Service, turn
 
 
-def told(exchange: Exchange) -> list[dict[str, Any]]:
+def told(exchange: MessageAnswer) -> list[dict[str, Any]]:
     """The events that answer a message."""
     return [json.loads(step.text) for step in exchange.steps if isinstance(step, Text)]
 
@@ -29,13 +29,15 @@ class SessionTests(SynchronousTestCase):
         self.account = self.service.account
         self.session = self.open(self.account)
 
-    def open(self, account: Authenticated) -> Session:
+    def open(self, account: Authenticated) -> WebSocketSession:
         """A new connection."""
         headers = [(b"session-id", b"s")]
         handshake = ReceivedRequest(1, NOW, b"GET", b"/x", headers, b"", "test", account=account.name)
-        return Session(self.service.upstream.turns, account, handshake, Pace)
+        return WebSocketSession(self.service.upstream.turns, account, handshake, Pace)
 
-    def say(self, prompt: str = "Hello", session: Session | None = None, **fields: Any) -> Exchange:
+    def say(
+        self, prompt: str = "Hello", session: WebSocketSession | None = None, **fields: Any
+    ) -> MessageAnswer:
         """One turn."""
         message = {"type": "response.create", **turn(prompt), **fields}
         return (session or self.session).receive(json.dumps(message))

@@ -7,16 +7,11 @@ import re
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.codex.metering import (
-    LARGEST_EVENT,
-    RATE_LIMITS,
-    aggregate_event,
-    limits_from_event,
-    read_response,
-)
+from ccmproxy.dialects.codex.metering import RATE_LIMITS, aggregate_event, limits_from_event
+from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type, read_response
 from ccmproxy.dialects.facts import printable_key
-from ccmproxy.dialects.logins import DECODE_ERRORS
-from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, Refusal, UpstreamFrame
+from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
+from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, RefusedTurn, UpstreamFrame
 from ccmproxy.http.message import Headers, ResponseHead, lower_names
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.interfaces.facets import IFrames
@@ -33,7 +28,7 @@ _ANSWER_FIELD = re.compile(rb"x-codex-.*|x-reasoning.*|openai-model")
 _TYPE_FIRST = b'{"type":"'
 #: The longest type that is looked for (bytes).
 _LONGEST_TYPE = 80
-_ENDS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
+_ENDS = frozenset(name.encode() for name in ENDS)
 #: Events of a response that come before it says anything.
 _BEFORE_OUTPUT = frozenset(
     {b"response.created", b"response.in_progress", b"response.queued", b"response.metadata"}
@@ -42,29 +37,21 @@ _CONNECTION_LIMIT = "websocket_connection_limit_reached"
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e]{0,1000}")
 
-_NO_JSON = msgspec.Raw()
-
-
-class _EventType(msgspec.Struct):
-    type: str | None = None
-
 
 class _EndEvent(msgspec.Struct):
-    response: msgspec.Raw = _NO_JSON
+    response: msgspec.Raw = NO_JSON
 
 
 class _ClientEvent(msgspec.Struct):
     """Raw, because a field of the wrong type is for the upstream to complain about."""
 
-    type: msgspec.Raw = _NO_JSON
-    model: msgspec.Raw = _NO_JSON
-    generate: msgspec.Raw = _NO_JSON
+    type: msgspec.Raw = NO_JSON
+    model: msgspec.Raw = NO_JSON
+    generate: msgspec.Raw = NO_JSON
 
 
-_type_decoder = msgspec.json.Decoder(_EventType)
 _end_decoder = msgspec.json.Decoder(_EndEvent)
 _client_decoder = msgspec.json.Decoder(_ClientEvent)
-_text_decoder = msgspec.json.Decoder(str)
 
 
 @implementer(IFrames)
@@ -97,11 +84,10 @@ class CodexFrames:
             event = _client_decoder.decode(data)
         except DECODE_ERRORS:
             return ClientFrame()
-        if _string(event.type) != "response.create":
+        if read_raw(event.type, text_decoder) != "response.create":
             return ClientFrame()
-        model = _string(event.model)
         is_warm_up = bytes(event.generate) == b"false"
-        return ClientFrame(True, is_warm_up, printable_key(model) if model else None)
+        return ClientFrame(True, is_warm_up, printable_key(read_raw(event.model, text_decoder)))
 
     def upstream_frame(self, data: bytes, now: float) -> UpstreamFrame:
         """Decodes what may carry state, usage or an error, and nothing else."""
@@ -134,17 +120,7 @@ def _kind(data: bytes) -> bytes:
         kind = data[len(_TYPE_FIRST) : end] if end > 0 else b""
         if kind and b"\\" not in kind:
             return kind
-    try:
-        return (_type_decoder.decode(data).type or "").encode("utf-8", "replace")
-    except DECODE_ERRORS:
-        return b""
-
-
-def _string(value: msgspec.Raw) -> str | None:
-    try:
-        return _text_decoder.decode(value)
-    except DECODE_ERRORS:
-        return None
+    return (event_type(data) or "").encode("utf-8", "replace")
 
 
 def _error(data: bytes) -> UpstreamFrame:
@@ -152,11 +128,8 @@ def _error(data: bytes) -> UpstreamFrame:
 
     One without a status means nothing to them, nor here, unless it says that the connection has lasted too long.
     """
-    try:
-        event = msgspec.json.decode(data)
-    except DECODE_ERRORS:
-        return PASSING
-    if not isinstance(event, dict):
+    event = json_object(data)
+    if event is None:
         return PASSING
     error = event.get("error")
     if isinstance(error, dict) and error.get("code") == _CONNECTION_LIMIT:
@@ -174,4 +147,4 @@ def _error(data: bytes) -> UpstreamFrame:
         if not isinstance(value, str) or not _FIELD_VALUE.fullmatch(value) or not _FIELD_NAME.fullmatch(name):
             continue
         fields.append((name.encode("ascii"), value.encode("ascii")))
-    return UpstreamFrame(refusal=Refusal(ResponseHead(status, b"", fields), data), ends_turn=True)
+    return UpstreamFrame(refusal=RefusedTurn(ResponseHead(status, b"", fields), data), ends_turn=True)

@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.dialects.codex.websocket_messages`."""
+"""Tests for :mod:`ccmproxy.dialects.codex.websocket_frames`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.dialects.codex.websocket_messages import CodexFrames
+from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame
 from ccmproxy.http.message import Headers

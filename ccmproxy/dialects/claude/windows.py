@@ -1,0 +1,163 @@
+"""Claude's rate-limit windows in all the forms in which the upstream tells them: headers, and the usage endpoint.
+
+An account has a 5-hour and a weekly window; a further weekly one may hold for the models of one family (``opus``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ccmproxy.dialects.facts import header_key
+from ccmproxy.dialects.json_values import moment, number
+from ccmproxy.dialects.model_families import names_models
+from ccmproxy.http.message import Headers, first_value, lower_names
+from ccmproxy.state.limits import (
+    SHORT_WINDOW,
+    WEEKLY_WINDOW,
+    LimitsUpdate,
+    Window,
+    make_window,
+    parse_unix_time,
+    parse_weight,
+)
+
+#: The headers in which the upstream tells the state of one account begin so.
+FAMILY = b"anthropic-ratelimit-unified-"
+#: And here it tells whose account that is.
+ORGANIZATION = b"anthropic-organization-id"
+#: And here another instance tells how big it is.
+PLAN_WEIGHT = b"x-ccm-plan-weight"
+
+#: Words that stand in the names of many models: a window called so would close all of them, so it closes none.
+VENDOR_WORDS = frozenset({"claude", "anthropic", "model", "latest"})
+
+#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, what is said of it.
+_FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
+_CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
+_CLAIM_MODEL = re.compile(r"(?:7d|seven_day)_([a-z0-9_]+)")
+#: Names of the weekly windows of one model family at the usage endpoint begin so.
+_USAGE_OF_MODEL = "seven_day_"
+
+
+def parse_family(headers: Headers) -> dict[str, str]:
+    """The fields of the family, by what follows the prefix, in lower case; empty where there are none."""
+    return {
+        name[len(FAMILY) :].decode("latin-1"): pair[1].decode("latin-1").strip()
+        for pair, name in zip(headers, lower_names(headers), strict=True)
+        if name.startswith(FAMILY)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Which window a refusal names. ``model``: the family where it is one model's; ``resets_at`` 0 = not said."""
+
+    resets_at: float = 0.0
+    model: str = ""
+
+
+def family_claims(family: Mapping[str, str]) -> Claim:
+    """Why the upstream refused, and until when (spec 4.6).
+
+    A refusal is one model's alone if the representative claim, or else the only rejected window, is that model's.
+    """
+    claim = family.get("representative-claim", "").lower()
+    if match := _CLAIM_MODEL.fullmatch(claim):
+        return Claim(
+            parse_unix_time(family.get(f"7d_{match[1]}-reset")) or parse_unix_time(family.get("reset")),
+            match[1],
+        )
+    if window := _CLAIM_WINDOWS.get(claim):
+        return Claim(parse_unix_time(family.get(f"{window}-reset")) or parse_unix_time(family.get("reset")))
+    rejected = [
+        match
+        for name, value in family.items()
+        if value.lower() == "rejected" and (match := _FIELD.fullmatch(name))
+    ]
+    if rejected and all(match[2] for match in rejected):
+        match = rejected[0]
+        return Claim(parse_unix_time(family.get(f"{match[1]}_{match[2]}-reset")), match[2])
+    return Claim(parse_unix_time(family.get("reset")))
+
+
+@lru_cache(maxsize=256)
+def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
+    """The limits in these fields, of the family and beside it, whenever; malformed ones are as if not there.
+
+    Remembered, because an account's answers say the same for many requests on end.
+    """
+    headers = list(said)
+    family = parse_family(headers)
+    raw: dict[tuple[str, str], dict[str, str]] = {}
+    for name, value in family.items():
+        if match := _FIELD.fullmatch(name):
+            raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
+    windows = {key: _header_window(key[0], fields) for key, fields in raw.items()}
+    rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
+    model_rejections = {key[1]: parse_unix_time(raw[key].get("reset")) for key in rejected if key[1]}
+    claim = family_claims(family)
+    overall = family.get("status", "").lower() == "rejected"
+    if overall and claim.model:
+        model_rejections.setdefault(claim.model, claim.resets_at)
+    # The account is used up if one of its own windows is, or if the overall status says so for no model alone.
+    rejected_until = [parse_unix_time(raw[key].get("reset")) for key in rejected if not key[1]]
+    if overall and not claim.model:
+        rejected_until.append(claim.resets_at)
+    return LimitsUpdate(
+        short=windows.get(("5h", "")),
+        weekly=windows.get(("7d", "")),
+        models={
+            family_name: window
+            for (_, family_name), window in windows.items()
+            if window is not None and names_models(family_name, VENDOR_WORDS)
+        },
+        rejected_until=max(rejected_until, default=0.0),
+        model_rejections={
+            name: until for name, until in model_rejections.items() if names_models(name, VENDOR_WORDS)
+        },
+        organization=header_key(headers, ORGANIZATION) or "",
+        plan_weight=parse_weight(first_value(headers, PLAN_WEIGHT)),
+    )
+
+
+def read_usage(answer: Mapping[str, object]) -> LimitsUpdate:
+    """``{five_hour: {utilization, resets_at}, seven_day: …, seven_day_opus: …}``; windows may be null."""
+    models = {
+        family: window
+        for key, value in answer.items()
+        if key.startswith(_USAGE_OF_MODEL)
+        and names_models(family := key.removeprefix(_USAGE_OF_MODEL), VENDOR_WORDS)
+        and (window := _usage_window(value, WEEKLY_WINDOW)) is not None
+    }
+    return LimitsUpdate(
+        short=_usage_window(answer.get("five_hour"), SHORT_WINDOW),
+        weekly=_usage_window(answer.get("seven_day"), WEEKLY_WINDOW),
+        models=models,
+    )
+
+
+def _header_window(name: str, fields: Mapping[str, str]) -> Window | None:
+    utilization = None
+    if "utilization" in fields:
+        try:
+            fraction = float(fields["utilization"])
+        except ValueError:
+            return None
+        if not math.isfinite(fraction) or fraction < 0:
+            return None
+        # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not become 8.
+        utilization = float(math.ceil(round(fraction * 100, 6)))
+    resets_at = parse_unix_time(fields.get("reset"))
+    if utilization is None and not resets_at:
+        return None
+    return make_window(utilization, resets_at, SHORT_WINDOW if name == "5h" else WEEKLY_WINDOW)
+
+
+def _usage_window(value: object, length: float) -> Window | None:
+    if not isinstance(value, dict):
+        return None
+    return make_window(number(value.get("utilization")), moment(value.get("resets_at")) or 0.0, length)

@@ -1,0 +1,247 @@
+"""Tokens of Codex's answers: of responses and chat completions, whole or as the events of a stream (spec 9)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ccmproxy.dialects.codex.windows import LONGEST_NAME
+from ccmproxy.dialects.json_values import DECODE_ERRORS
+from ccmproxy.dialects.meters import count
+from ccmproxy.dialects.sse import EventScanner
+from ccmproxy.dialects.usage import MeterReading, Tokens
+
+#: An event repeats the whole response, tools and output included (bytes).
+LARGEST_EVENT = 16 * 1024 * 1024
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Of a response."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _ChatUsage(msgspec.Struct):
+    """The same in the words of chat completions."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _Response(msgspec.Struct):
+    model: str | None = None
+    usage: _Usage | None = None
+    service_tier: str | None = None
+    status: str | None = None
+    error: _Error | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str | None = None
+    response: _Response | None = None
+    error: _Error | None = None
+    code: str | int | None = None
+
+
+class _EventType(msgspec.Struct):
+    type: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    model: str | None = None
+    usage: _ChatUsage | None = None
+    service_tier: str | None = None
+    choices: list[_Choice] | None = None
+    error: _Error | None = None
+
+
+_response_decoder = msgspec.json.Decoder(_Response)
+_event_decoder = msgspec.json.Decoder(_Event)
+_type_decoder = msgspec.json.Decoder(_EventType)
+_completion_decoder = msgspec.json.Decoder(_Completion)
+
+#: The events that end a response, each in its own way; after one of them nothing follows.
+ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_ENDING_NAMES = frozenset({*(name.encode() for name in ENDS), b"error", b"message"})
+#: Of these, at least one stands in every event that is looked at, in its name or in its data.
+_MARKERS = (b"response.completed", b"response.incomplete", b"response.failed", b"error")
+
+
+def read_response(body: bytes) -> MeterReading:
+    """The reading of a whole response in JSON."""
+    try:
+        response = _response_decoder.decode(body)
+    except DECODE_ERRORS:
+        return _reading(None, True)
+    error = _word(response.error) if response.error or response.status == "failed" else ""
+    return _reading(response, True, error)
+
+
+def read_completion(body: bytes) -> MeterReading:
+    """The reading of a whole chat completion in JSON."""
+    try:
+        completion = _completion_decoder.decode(body)
+    except DECODE_ERRORS:
+        return _reading(None, True)
+    return _reading(completion, True, _word(completion.error) if completion.error else "")
+
+
+def event_type(payload: bytes) -> str | None:
+    """The type of an event, whatever else it holds; None if it has none."""
+    try:
+        return _type_decoder.decode(payload).type
+    except DECODE_ERRORS:
+        return None
+
+
+def event_failure(name: bytes, payload: bytes) -> str | None:
+    """What an event that reports a failure calls it; None for any other event."""
+    kind = event_type(payload) or name.decode("latin-1")
+    if kind == "response.failed":
+        event = _decode_event(payload)
+        return _word(event.response.error if event.response else None)
+    if kind == "error":
+        event = _decode_event(payload)
+        return _word(event.error or _Error(event.code))
+    return None
+
+
+class ResponsesMeter:
+    """Usage of a response's event stream, which its last event reports.
+
+    Complete with ``response.completed``, ``response.incomplete`` or ``response.failed``: clients leave on seeing it.
+    The type in an event's data counts, as it does for the clients; its name only where the data has none.
+    """
+
+    __slots__ = ("_complete", "_error", "_response", "_scanner")
+
+    def __init__(self) -> None:
+        self._scanner = EventScanner(_ENDING_NAMES, LARGEST_EVENT, _MARKERS)
+        self._response: _Response | None = None
+        self._complete = False
+        self._error = ""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Between two events, and before the last one: nobody waits for a sign of life after that."""
+        return self._scanner.at_boundary and not self._complete
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        for name, payload in self._scanner.feed(data):
+            kind = event_type(payload) or name.decode("latin-1")
+            if kind in ENDS:
+                self._complete = True
+                event = _decode_event(payload)
+                self._response = event.response or self._response
+            if not self._error:
+                self._error = event_failure(name, payload) or ""
+
+    def end(self) -> None:
+        """A stream's end says nothing: only its last event makes it complete (F22)."""
+
+    def reading(self) -> MeterReading:
+        """What is known now."""
+        return _reading(self._response, self._complete, self._error)
+
+
+class ChatMeter:
+    """Usage of a chat completion's stream: in the last chunk, for clients that ask for it.
+
+    Complete with ``[DONE]``, or where a stream without it ends after its finish reason.
+    """
+
+    __slots__ = ("_complete", "_completion", "_error", "_finished", "_scanner", "at_boundary")
+
+    def __init__(self) -> None:
+        # Clients take every event for a chunk, so no sign of life may be written that is one (F18).
+        self.at_boundary = False
+        self._scanner = EventScanner(frozenset({b"message", b"error"}), LARGEST_EVENT)
+        self._completion: _Completion | None = None
+        self._finished = self._complete = False
+        self._error = ""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        for _, payload in self._scanner.feed(data):
+            if payload.strip() == b"[DONE]":
+                self._complete = True
+                continue
+            try:
+                chunk = _completion_decoder.decode(payload)
+            except DECODE_ERRORS:
+                continue
+            if chunk.usage is not None or self._completion is None:
+                self._completion = chunk
+            if any(choice.finish_reason for choice in chunk.choices or ()):
+                self._finished = True
+            if chunk.error is not None and not self._error:
+                self._error = _word(chunk.error)
+
+    def end(self) -> None:
+        """The body has ended."""
+        self._complete = self._complete or self._finished
+
+    def reading(self) -> MeterReading:
+        """What is known now."""
+        return _reading(self._completion, self._complete, self._error)
+
+
+def _decode_event(payload: bytes) -> _Event:
+    try:
+        return _event_decoder.decode(payload)
+    except DECODE_ERRORS:
+        return _Event()
+
+
+def _word(error: _Error | None) -> str:
+    """What an error calls itself."""
+    return str((error.code or error.type if error else None) or "unknown")[:LONGEST_NAME]
+
+
+def _reading(answer: _Response | _Completion | None, complete: bool, error: str = "") -> MeterReading:
+    if answer is None:
+        return MeterReading(Tokens(), None, None, complete, error, False)
+    usage = answer.usage
+    if isinstance(usage, _ChatUsage):
+        usage = _Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens_details,
+            usage.completion_tokens_details,
+        )
+    reported = usage is not None
+    return MeterReading(_tokens(usage), answer.model, answer.service_tier, complete, error, reported)
+
+
+def _tokens(usage: _Usage | None) -> Tokens:
+    """OpenAI counts what was read from the cache as part of the input; here it stands apart (F21)."""
+    if usage is None:
+        return Tokens()
+    read, written = usage.input_tokens_details, usage.output_tokens_details
+    total = count(usage.input_tokens, 0)
+    cached = min(total, count(read.cached_tokens, 0)) if read else 0
+    output = count(usage.output_tokens, 0)
+    reasoning = min(output, count(written.reasoning_tokens, 0)) if written else 0
+    return Tokens(input=total - cached, output=output, cache_read=cached, reasoning=reasoning)

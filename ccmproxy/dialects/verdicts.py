@@ -1,0 +1,45 @@
+"""What an upstream's answers mean, as far as it is the same in all dialects (spec 4.4, 4.6). Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ccmproxy.dialects.logins import token_rejected
+from ccmproxy.http.message import Headers, lower_names
+from ccmproxy.policy.retry import BURST_BLOCK, AnswerKind, Verdict
+
+
+def verdict_by_status(status: int, body: bytes | None) -> Verdict:
+    """What a status other than 429 means; ``body`` None: not read yet, and asked for where the status alone says too
+    little: only its body tells a revoked token from any other 403.
+    """
+    if status < 400:
+        return Verdict(AnswerKind.OK)
+    if status == 403 and body is None:
+        return Verdict(AnswerKind.NEEDS_BODY)
+    if token_rejected(status, body or b""):
+        return Verdict(AnswerKind.AUTH_FAILED)
+    return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
+
+
+def burst(now: float) -> Verdict:
+    """A rate limit that names neither its end nor a window: our own default, which is short (F5)."""
+    return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+
+
+def used_up_resets(headers: Headers, field: re.Pattern[bytes]) -> list[str]:
+    """The resets of those limits of an API key of which nothing is left, in the upstream's own form.
+
+    ``field`` matches whole names in lower case, with the groups ``limit`` (its name) and ``fact`` (``reset`` or
+    ``remaining``).
+    """
+    said = {
+        (match["limit"], match["fact"]): pair[1].decode("latin-1").strip()
+        for pair, name in zip(headers, lower_names(headers), strict=True)
+        if (match := field.fullmatch(name))
+    }
+    return [
+        value
+        for (limit, fact), value in said.items()
+        if fact == b"reset" and said.get((limit, b"remaining")) == "0"
+    ]

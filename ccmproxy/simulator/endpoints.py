@@ -1,0 +1,49 @@
+"""Finds the endpoint that a request is for, as every HTTP API does it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ccmproxy.simulator.record import ReceivedRequest
+from ccmproxy.simulator.replies import RequestRefused
+from ccmproxy.simulator.steps import Reply
+from ccmproxy.simulator.upstream import Delivery
+
+Handler = Callable[[ReceivedRequest], Delivery]
+
+
+class Endpoints:
+    """The endpoints of one provider.
+
+    ``exact``: by method and path. ``below``: by method and the beginning of the path, for what is no exact one.
+    ``not_allowed`` makes the 405 for a path that is only there for other methods. ``paths``: of the exact ones.
+    """
+
+    def __init__(
+        self,
+        exact: Mapping[tuple[bytes, bytes], Handler],
+        below: Mapping[tuple[bytes, bytes], Handler],
+        not_allowed: Callable[[ReceivedRequest], Reply],
+    ) -> None:
+        self._exact = exact
+        self._below = below
+        self._not_allowed = not_allowed
+        self.paths = frozenset(path for _, path in exact)
+
+    def answer(self, request: ReceivedRequest) -> Delivery | None:
+        """The answer to one request; None: not one of these paths."""
+        handler = self._find(request.method, request.path)
+        if handler is None:
+            return Delivery(self._not_allowed(request)) if request.path in self.paths else None
+        try:
+            return handler(request)
+        except RequestRefused as refused:
+            return Delivery(refused.reply)
+
+    def _find(self, method: bytes, path: bytes) -> Handler | None:
+        if (handler := self._exact.get((method, path))) is not None:
+            return handler
+        for (known, beginning), handler in self._below.items():
+            if method == known and path.startswith(beginning):
+                return handler
+        return None

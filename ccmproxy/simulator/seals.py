@@ -1,0 +1,22 @@
+"""What stands for signatures and encryption: only the organization that made it accepts it back. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+_SIZE = 16
+
+
+def seal(owner: str, text: str) -> bytes:
+    """Bytes of which the first half tells the owner, and the second the text."""
+    return _digest(owner) + _digest(text)
+
+
+def is_sealed_by(owner: str, sealed: bytes) -> bool:
+    """Whether ``sealed`` is something that ``owner`` sealed (F12)."""
+    return hmac.compare_digest(sealed[:_SIZE], _digest(owner))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:_SIZE]

@@ -1,0 +1,32 @@
+"""Fields of one account, and what takes their place."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.dialects.account_fields import replace_account_fields
+from ccmproxy.http.message import Headers
+
+
+class ReplaceTests(SynchronousTestCase):
+    """Spec 8.3."""
+
+    def test_what_tells_of_the_account_goes(self) -> None:
+        headers: Headers = [
+            (b"Content-Type", b"text/plain"),
+            (b"X-Account-Left", b"5"),
+            (b"Connection", b"close"),
+            (b"x-request-id", b"r"),
+        ]
+        asked: list[bytes] = []
+
+        def tells_of_account(name: bytes) -> bool:
+            asked.append(name)
+            return name.startswith(b"x-account-")
+
+        seen = replace_account_fields(headers, tells_of_account, [(b"X-Account-Left", b"50")])
+        self.assertEqual(
+            seen, [(b"Content-Type", b"text/plain"), (b"x-request-id", b"r"), (b"X-Account-Left", b"50")]
+        )
+        self.assertEqual(asked, [b"content-type", b"x-account-left", b"x-request-id"])
+        self.assertEqual(replace_account_fields(headers, lambda name: True, []), [])

@@ -1,0 +1,43 @@
+"""Values out of foreign JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.dialects.json_values import NO_JSON, json_object, moment, number, read_raw, text, text_decoder
+
+
+class ValueTests(SynchronousTestCase):
+    """Of the wrong kind is as good as not said."""
+
+    def test_text_and_numbers(self) -> None:
+        kinds: list[object] = ["", None, 5, [], {}, True]
+        self.assertEqual([text(value) for value in kinds], [None] * 6)
+        self.assertEqual([number(value) for value in kinds], [None, None, 5, None, None, None])
+        for odd in (float("nan"), float("inf"), 10**400):
+            self.assertIsNone(number(odd))
+
+    def test_moments(self) -> None:
+        self.assertEqual(moment("2026-11-23T15:00:00Z"), 1_795_446_000)
+        self.assertEqual(moment("2026-11-23T15:00:00+00:00"), 1_795_446_000)
+        for odd in ("2026-11-23T15:00:00", "soon", "", "9" * 400, 5, None, True):
+            self.assertIsNone(moment(odd), odd)
+
+    def test_objects(self) -> None:
+        self.assertEqual(json_object(b'{"a": [1]}'), {"a": [1]})
+        for odd in (b"", b"<html>", b"[]", b"5", b"[" * 100_000, b'{"a": "\xff"}'):
+            self.assertIsNone(json_object(odd), odd[:10])
+
+    def test_fields_that_were_kept_undecoded(self) -> None:
+        self.assertEqual(read_raw(msgspec.Raw(b'"a"'), text_decoder), "a")
+        for raw in (NO_JSON, msgspec.Raw(b"5"), msgspec.Raw(b'"a'), msgspec.Raw(b'"\xff"')):
+            self.assertEqual(read_raw(raw, text_decoder) or "", "")
+
+    @given(st.binary(max_size=60), st.text(max_size=30))
+    def test_never_raises(self, document: bytes, stamp: str) -> None:
+        json_object(document)
+        read_raw(msgspec.Raw(document), text_decoder)
+        moment(stamp)
