@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,8 +17,9 @@ from ccmproxy.http.message import Body
 from ccmproxy.http.server.owner import KIB, ConnectionOwner, last_answer
 from ccmproxy.http.server.request import ServerRequest
 from ccmproxy.http.server.request_body import BodyIntake, no_body
-from ccmproxy.http.server.request_head import check_partial, parse_request_head
+from ccmproxy.http.server.request_head import find_head_end, parse_request_head
 from ccmproxy.transports.contract import IByteStream, nowhere
+from ccmproxy.transports.read_gate import ReadGate
 from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import direct_writer, set_socket_options
 
@@ -26,16 +27,15 @@ _log = Logger()
 
 _NEVER: Final = float("inf")
 
-#: Received bytes that are kept while nothing may be done with them, until reading pauses. Not less than a
-#: client may send ahead in earnest: while reading is paused, its going away is not noticed.
+#: Received bytes that are kept while nothing may be done with them, until reading pauses. Not less than a client may
+#: send ahead in earnest: while reading is paused, its going away is not noticed.
 _HELD_LIMIT: Final = 64 * KIB
 #: Seconds in which one who sent something that is not HTTP may read the answer.
 _LINGER: Final = 2.0
 
-
-#: What the bytes that arrive belong to. A head: of the next request. Held: nothing yet, the request at hand
-#: comes first. A body: one that its handler waits for. Waste: a body that was answered already, or what
-#: follows an error. Nothing: the connection is being closed.
+#: What the bytes that arrive belong to. A head: of the next request. Held: nothing yet, the request at hand comes
+#: first. A body: one that its handler waits for. Waste: a body that was answered already, or what follows an error.
+#: Nothing: the connection is being closed.
 _HEAD: Final = 0
 _HELD: Final = 1
 _BODY: Final = 2
@@ -45,8 +45,8 @@ _NOTHING: Final = 4
 
 @implementer(IPushProducer)
 class HTTPServerProtocol(Protocol):
-    """One connection. It is a producer for its transport: paused, it pauses who writes the response, and
-    begins no other request.
+    """One connection. It is a producer for its transport: paused, it pauses who writes the response, and begins no
+    other request.
 
     ``send``: writes to the transport. ``deadline``: when something must have happened, in the clock's seconds;
     the owner looks at it every second.
@@ -63,7 +63,6 @@ class HTTPServerProtocol(Protocol):
         self._buffer = b""
         self._searched = 0  # bytes of the buffer that hold no end of a head
         self._served = False  # a request has been received on this connection
-        self._reading = True
         self._dispatching = False
         self._request: ServerRequest | None = None
         self._body: BodyIntake | None = None
@@ -74,20 +73,15 @@ class HTTPServerProtocol(Protocol):
         """Whether the request at hand is the last one: the server is stopping."""
         return self._owner.stopping
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is no request, nor a part of one."""
-        return self._arriving == _HEAD and not self._buffer
-
     # What the transport calls
 
     def connectionMade(self) -> None:
         self._owner.connection_made(self)
         transport = self.transport
-        if ITCPTransport.providedBy(transport):
-            set_socket_options(transport)
+        set_socket_options(transport)
         self.send = direct_writer(transport)
         self._stall = StallWatch(transport)
+        self._gate = ReadGate(transport)
         self._peer = transport.getPeer()
         transport.registerProducer(self, True)
         self.deadline = self._after(self._owner.limits.head_timeout)
@@ -103,13 +97,13 @@ class HTTPServerProtocol(Protocol):
                     self.deadline = self._after(self._owner.limits.head_timeout)
             self._dispatch()
             if self.is_blocked and len(self._buffer) > _HELD_LIMIT:
-                self._pause_reading()
+                self._gate.close()
         elif arriving == _BODY:
             self._take_body(data)
         elif arriving == _HELD:
             self._buffer += data
             if len(self._buffer) > _HELD_LIMIT:
-                self._pause_reading()
+                self._gate.close()
         elif arriving == _WASTE:
             self._waste(data)
         elif self._successor is not None:
@@ -140,7 +134,7 @@ class HTTPServerProtocol(Protocol):
         if self._request is None:
             self._dispatch()
             if self._arriving == _HEAD:
-                self._resume_reading()
+                self._gate.open()
         elif self._request.producer is not None:
             self._request.producer.resumeProducing()
 
@@ -158,9 +152,7 @@ class HTTPServerProtocol(Protocol):
             timeout = request.stall_timeout
         if stalled >= timeout:
             _log.info(
-                "client {peer} dropped: it has taken nothing for {seconds} s",
-                peer=self._peer,
-                seconds=int(stalled),
+                "client {peer} dropped: it has taken nothing for {s} s", peer=self._peer, s=int(stalled)
             )
             if request is not None:
                 request.give_up()
@@ -171,7 +163,7 @@ class HTTPServerProtocol(Protocol):
 
     def close_when_idle(self) -> None:
         """Take no further request."""
-        if self.is_idle:
+        if self._arriving == _HEAD and not self._buffer:
             self._close()
 
     def abort(self) -> None:
@@ -201,7 +193,7 @@ class HTTPServerProtocol(Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body.continue_expected = False
         self._arriving = _BODY
-        self._resume_reading()
+        self._gate.open()
         if data or body.is_complete:
             self._take_body(data)
         else:
@@ -221,14 +213,14 @@ class HTTPServerProtocol(Protocol):
                 return True
         self._arriving = _WASTE
         self.deadline = _NEVER
-        self._resume_reading()
+        self._gate.open()
         return False
 
     def response_finished(self, close: bool) -> None:
         """The response has been written; ``close``: it was the last one."""
         self._request = None
         if self._arriving == _WASTE:
-            if self._reading and not (self._body is not None and self._body.is_complete):
+            if self._gate.is_open and not (self._body is not None and self._body.is_complete):
                 self.deadline = self._after(self._owner.limits.drain_timeout)
             else:
                 self._close()
@@ -239,13 +231,13 @@ class HTTPServerProtocol(Protocol):
                 self._arriving = _WASTE
                 self.deadline = self._after(_LINGER)
                 self._buffer = b""
-                self._resume_reading()
+                self._gate.open()
             else:
                 self._close()
         elif self._arriving == _HELD:
             self._arriving = _HEAD
             self._searched = 0
-            self._resume_reading()
+            self._gate.open()
             limits = self._owner.limits
             self.deadline = self._after(limits.head_timeout if self._buffer else limits.keepalive_timeout)
             self._dispatch()
@@ -262,7 +254,7 @@ class HTTPServerProtocol(Protocol):
         self._body = no_body()
         self._buffer = b""
         self._arriving = _WASTE
-        self._resume_reading()
+        self._gate.open()
         self.deadline = self._after(_LINGER)
         try:
             raw = last_answer(self._owner, status, message)
@@ -278,7 +270,7 @@ class HTTPServerProtocol(Protocol):
             raise RuntimeError("the request has a body that was not received")
         transport = self.transport
         transport.unregisterProducer()
-        self._resume_reading()
+        self._gate.open()
         self._arriving = _NOTHING
         self.deadline = _NEVER
         self._stall.released()
@@ -305,8 +297,7 @@ class HTTPServerProtocol(Protocol):
         return self._owner.clock.seconds() + seconds
 
     def _dispatch(self) -> None:
-        """Hand the requests in the buffer to the handler, one after the other, as far as they can be
-        answered."""
+        """Hand the requests in the buffer to the handler, one after the other, as far as they can be answered."""
         if self._dispatching:
             return
         self._dispatching = True
@@ -318,20 +309,14 @@ class HTTPServerProtocol(Protocol):
             self._dispatching = False
 
     def _take_head(self) -> bool:
-        """Begin the request whose head stands in the buffer. False if the head is not complete, or
-        refused."""
+        """Begin the request whose head stands in the buffer. False if the head is not complete, or refused."""
         buffer = self._buffer
         while buffer[:2] == b"\r\n":  # RFC 9112 section 2.2
             buffer = self._buffer = buffer[2:]
             self._searched = 0
-        size_limit = self._owner.limits.head_size
-        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3), size_limit) + 4
         try:
-            if end < 4:
-                if len(buffer) >= size_limit:
-                    raise FramingError("request head too large", 431)
-                if buffer != b"\r":
-                    check_partial(buffer, self._searched)
+            end = find_head_end(buffer, self._searched, self._owner.limits.head_size)
+            if not end:
                 self._searched = len(buffer)
                 return False
             incoming = parse_request_head(buffer[:end])
@@ -377,7 +362,7 @@ class HTTPServerProtocol(Protocol):
             return
         tell = body.failed(error)
         data, self._buffer = self._buffer, b""
-        self._resume_reading()
+        self._gate.open()
         self._waste(data)
         if tell is not None:
             self.call(tell)
@@ -395,7 +380,7 @@ class HTTPServerProtocol(Protocol):
             if self._request is None:
                 self._close()
             else:
-                self._pause_reading()
+                self._gate.close()
 
     def _time_out(self) -> None:
         """The deadline has passed."""
@@ -422,13 +407,3 @@ class HTTPServerProtocol(Protocol):
         self._stall.blocked(self._owner.clock.seconds())
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-
-    def _pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self.transport.pauseProducing()
-
-    def _resume_reading(self) -> None:
-        if not self._reading:
-            self._reading = True
-            self.transport.resumeProducing()

@@ -54,6 +54,23 @@ def check_partial(data: bytes, start: int) -> None:
         raise FramingError("not an HTTP request")
 
 
+def find_head_end(data: bytes, start: int, size_limit: int) -> int:
+    """How many bytes of ``data`` the head is that it begins with; 0 while that is not complete.
+
+    Up to ``start`` it has been looked at before. Raises FramingError where no head will come of it, with status 431
+    where it is longer than ``size_limit`` bytes.
+    """
+    end = data.find(b"\r\n\r\n", max(0, start - 3), size_limit) + 4
+    if end >= 4:
+        return end
+    if len(data) >= size_limit:
+        raise FramingError("request head too large", 431)
+    if data != b"\r":
+        check_partial(data, start)
+    return 0
+
+
+# One pass over the fields, which decide together about framing; apart they would be a walk each.
 def parse_request_head(raw: bytes) -> IncomingHead:
     """Read a complete head, with the empty line that ends it.
 
