@@ -77,8 +77,7 @@ class HTTPServerProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._owner.connection_made(self)
-        transport = self.transport
-        set_socket_options(transport)
+        set_socket_options(transport := self.transport)
         self.send = direct_writer(transport)
         self._stall = StallWatch(transport)
         self._gate = ReadGate(transport)
@@ -244,8 +243,7 @@ class HTTPServerProtocol(Protocol):
 
     def close_unfinished(self) -> None:
         """Close behind what was written of a response that is not complete."""
-        self._request = None
-        self._body = None
+        self._request = self._body = None
         self._close()
 
     def refuse(self, status: int, message: str) -> None:
@@ -257,12 +255,10 @@ class HTTPServerProtocol(Protocol):
         self._gate.open()
         self.deadline = self._after(_LINGER)
         try:
-            raw = last_answer(self._owner, status, message)
+            self.transport.write(last_answer(self._owner, status, message))
         except Exception:
             _log.failure("no answer could be made for what was refused")
             self._close()
-        else:
-            self.transport.write(raw)
 
     def take_over(self, successor: IProtocol) -> None:
         """See ServerRequest.take_over."""
@@ -271,10 +267,8 @@ class HTTPServerProtocol(Protocol):
         transport = self.transport
         transport.unregisterProducer()
         self._gate.open()
-        self._arriving = _NOTHING
-        self.deadline = _NEVER
         self._stall.released()
-        self._request = None
+        self._arriving, self._request, self.deadline = _NOTHING, None, _NEVER
         self._successor = successor
         early, self._buffer = self._buffer, b""
         successor.makeConnection(transport)
@@ -384,10 +378,9 @@ class HTTPServerProtocol(Protocol):
 
     def _time_out(self) -> None:
         """The deadline has passed."""
-        limits = self._owner.limits
         if self._arriving == _HEAD:
             if self.is_blocked:
-                self.deadline = self._after(limits.head_timeout)
+                self.deadline = self._after(self._owner.limits.head_timeout)
             elif self._buffer:
                 self.refuse(408, "the request did not arrive in time")
             else:
@@ -401,9 +394,7 @@ class HTTPServerProtocol(Protocol):
 
     def _close(self) -> None:
         """Close as soon as what was written has been sent; abort if the client stops taking it."""
-        self._arriving = _NOTHING
-        self._buffer = b""
-        self.deadline = _NEVER
+        self._arriving, self._buffer, self.deadline = _NOTHING, b"", _NEVER
         self._stall.blocked(self._owner.clock.seconds())
         self.transport.unregisterProducer()
         self.transport.loseConnection()
