@@ -75,6 +75,7 @@ class MultiplexerService:
     log = Logger()
 
     def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
+        """Raises OSError where a file that the way to the upstream needs cannot be used."""
         self._surroundings = surroundings
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
@@ -102,7 +103,7 @@ class MultiplexerService:
     def prepare(self, config: ServiceConfig) -> Prepared:
         """All that is needed to go over to ``config``; nothing changes yet.
 
-        Raises OSError where a file that the way to the upstream needs cannot be read.
+        Raises OSError where a file that the way to the upstream needs cannot be used.
         """
         return self._prepare(plan_service(self.config, config))
 
@@ -217,7 +218,8 @@ class MultiplexerService:
                 remote.connector.start()
 
     def listen(self) -> None:
-        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed."""
+        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed, with nobody
+        dialled, where the address cannot be listened on."""
         problem: list[Failure] = []
 
         def listening(port: IListeningPort) -> None:

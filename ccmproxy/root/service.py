@@ -31,6 +31,7 @@ class ProxyService(Service):
     log = Logger()
 
     def __init__(self, config: Config, surroundings: Surroundings) -> None:
+        """Raises OSError where a file that the way to an upstream needs cannot be used."""
         self.config = config
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor)
