@@ -44,7 +44,7 @@ class ControlError(Exception):
     """There was no whole answer: no connection, lost, timed out, too large. ``str()`` is a phrase without secrets."""
 
 
-#: Makes one request. Raises ControlError.
+#: Makes one request, and gives its whole answer, whatever the status. Raises ControlError where there is none.
 Fetch = Callable[[ControlRequest], Coroutine[Deferred[Any], Any, Answer]]
 
 
@@ -91,10 +91,14 @@ class ControlClient:
         self._agent = agent(outbound, clock)
 
     async def fetch(self, request: ControlRequest) -> Answer:
-        """The whole answer, whatever its status; at most 1 MiB, within 30 s. Raises ControlError."""
+        """The whole answer, whatever its status; at most 1 MiB, within 30 s.
+
+        Raises ControlError where there is none: no connection, lost, too late, too large.
+        """
         return await fetch_within(self._timeout, self._exchange, request, self._clock)
 
     async def _exchange(self, request: ControlRequest) -> Answer:
+        """The whole answer. Raises ControlError where there is none, for whatever reason."""
         # treq asks for a whole reactor, and uses its clock if at all.
         reactor: Any = self._clock
         headers = Headers()

@@ -100,11 +100,12 @@ class Credential(ABC):
 
     @abstractmethod
     async def authorize(self) -> Authorization:
-        """What to send requests with. Raises CredentialUnavailable."""
+        """What to send requests with. Raises CredentialUnavailable where there is nothing."""
 
     @abstractmethod
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable."""
+        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable where
+        there is nothing else."""
 
     def upstream_for(self, authorization: Authorization) -> Upstream:
         """Where requests go that are sent with ``authorization``."""

@@ -33,10 +33,11 @@ class LeasedCredential(Protocol):
         """Where requests go that are sent with ``authorization``."""
 
     async def authorize(self) -> Authorization:
-        """What to send requests with. Raises CredentialUnavailable."""
+        """What to send requests with. Raises CredentialUnavailable where there is nothing."""
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable."""
+        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable where
+        there is nothing else."""
 
     def observe(self, update: LimitsUpdate) -> None:
         """State learnt from an answer."""
@@ -93,11 +94,11 @@ class Lease:
         return f"<Lease {self.tag} {self.outcome.name if self.outcome else 'open'}>"
 
     async def authorize(self) -> Authorization:
-        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
+        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable where there is none."""
         return self._sent_with(await self._credential.authorize())
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable."""
+        """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable where there is none."""
         return self._sent_with(await self._credential.recover(rejected))
 
     def _sent_with(self, authorization: Authorization) -> Authorization:

@@ -76,7 +76,8 @@ class Poller(ABC):
     async def _poll(self) -> None:
         """One poll, from the question to :meth:`_succeeded`, :meth:`_count` or :meth:`_postpone`.
 
-        May raise ControlError and CredentialUnavailable, which count as failures.
+        May raise ControlError, where there was no answer, and CredentialUnavailable, where there is nothing to ask
+        with; both count as failures, but for a CredentialUnavailable that is hard.
         """
 
     # ------------------------------------------------------------------------------------------------------
@@ -187,7 +188,8 @@ class Poller(ABC):
 
 
 async def ask_repeatedly(fetch: Fetch, request: ControlRequest, clock: IReactorTime) -> Answer:
-    """The answer to ``request``, asked for three times where there is none at all. Raises ControlError."""
+    """The answer to ``request``, asked for three times where there is none at all. Raises ControlError after the
+    last."""
     for delay in RETRY_DELAYS:
         try:
             return await fetch_within(TIMEOUT, fetch, request, clock)

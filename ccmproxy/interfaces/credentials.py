@@ -59,10 +59,11 @@ class ILease(Interface):
     base_path: bytes = Attribute("Path of the upstream's base URL, without a slash at its end; mostly empty.")
 
     async def authorize() -> Authorization:
-        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable."""
+        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable where there is none."""
 
     async def recover(rejected: Authorization) -> Authorization:
-        """After the upstream refused ``rejected`` (spec 3.4): another one. Raises CredentialUnavailable."""
+        """After the upstream refused ``rejected`` (spec 3.4): another one. Raises CredentialUnavailable where no other
+        is to be had."""
 
     def connections() -> ConnectionPool:
         """The pool of connections to this credential's upstream."""
@@ -123,7 +124,8 @@ class IProvider(Interface):
     """What a user is routed to: a single credential, or a pool."""
 
     def select(selection: Selection) -> ILease:
-        """A lease on the credential that should serve. Raises :class:`ccmproxy.policy.balancing.NoCredential`."""
+        """A lease on the credential that should serve. Raises :class:`ccmproxy.policy.balancing.NoCredential`
+        where none can."""
 
     def keeps(selection: Selection, tag: str) -> bool:
         """Whether a turn may begin on a connection of this session that is open on the credential ``tag``.

@@ -172,13 +172,3 @@ def _client_limits(upstream: UpstreamConfig) -> ClientLimits:
         first_byte_timeout=upstream.first_byte_timeout,
         idle_timeout=upstream.idle_timeout,
     )
-
-
-def same_login(credential: CredentialConfig) -> CredentialConfig:
-    """What makes a credential the same one after a reload: everything but its caps and weight."""
-    return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
-
-
-def same_remote(remote: ExternalConfig) -> ExternalConfig:
-    """What makes a remote the same one after a reload: everything but its weight."""
-    return replace(remote, plan_weight=None)

@@ -10,21 +10,29 @@ from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig
+from ccmproxy.config import (
+    CredentialConfig,
+    ExternalConfig,
+    PoolConfig,
+    ServiceConfig,
+    ServiceLimits,
+    UserConfig,
+)
 from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.credentials.remote.external import External
 from ccmproxy.dialects.registry import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
-from ccmproxy.interfaces.credentials import IProvider
+from ccmproxy.interfaces.credentials import ICredential, IProvider
 from ccmproxy.policy.authentication import UserTokens
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.receiver import Receiver
-from ccmproxy.root.assembly import Account, Assembly, same_login, same_remote
+from ccmproxy.root.assembly import Account, Assembly
+from ccmproxy.root.plan import Change, Keep, ServicePlan, Start, carry_over, ended, plan_service
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.surfaces.routes import Routes
 from ccmproxy.surfaces.status import StatusEndpoint
@@ -52,8 +60,9 @@ class RemoteInstance(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Credentials for a configuration, by what it says of them."""
+    """A plan, and the credentials that it is about: those that stay, and new ones that are not started."""
 
+    plan: ServicePlan
     accounts: dict[CredentialConfig, Account]
     externals: dict[ExternalConfig, RemoteInstance]
 
@@ -68,7 +77,7 @@ class MultiplexerService:
     log = Logger()
 
     def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
-        self.config = config
+        """Raises OSError where a file that the way to the upstream needs cannot be used."""
         self._surroundings = surroundings
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
@@ -86,7 +95,7 @@ class MultiplexerService:
         self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
         self._assembly = Assembly(dialect, surroundings, watcher, self.factory)
         self._port: IListeningPort | None = None
-        self._adopt(config, self.prepare(config))
+        self._adopt(self._prepare(plan_service(None, config)))
 
     def _request_id(self) -> str:
         return f"req_{self._surroundings.random.getrandbits(96):024x}"
@@ -94,96 +103,73 @@ class MultiplexerService:
     # Configuration ----------------------------------------------------------------------------------------------
 
     def prepare(self, config: ServiceConfig) -> Prepared:
-        """The credentials for ``config``, of which the new ones are not started; nothing changes yet.
+        """All that is needed to go over to ``config``; nothing changes yet.
 
-        One that is the same, by tag and login or remote, is kept with all it knows, if the way to the upstream is
-        unchanged too. Raises OSError where a file that the way to the upstream needs cannot be read.
+        Raises OSError where a file that the way to the upstream needs cannot be used.
         """
-        accounts: dict[CredentialConfig, Account] = {}
-        externals: dict[ExternalConfig, RemoteInstance] = {}
-        if config.upstream == self.config.upstream:
-            accounts = {same_login(each): account for each, account in self.accounts.items()}
-            externals = {same_remote(each): remote for each, remote in self.externals.items()}
+        return self._prepare(plan_service(self.config, config))
+
+    def _prepare(self, plan: ServicePlan) -> Prepared:
+        assembly, config = self._assembly, plan.config
         return Prepared(
-            {
-                each: accounts.get(same_login(each)) or self._assembly.account(each, config)
-                for each in config.credentials
-            },
-            {
-                each: externals.get(same_remote(each))
-                or RemoteInstance(*self._assembly.external(each, config))
-                for each in config.externals
-            },
+            plan,
+            carry_over(
+                plan.credentials, self.accounts, lambda credential: assembly.account(credential, config)
+            ),
+            carry_over(
+                plan.externals, self.externals, lambda each: RemoteInstance(*assembly.external(each, config))
+            ),
         )
 
-    def _adopt(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
-        """Bring credentials, callers and rules to ``config``; returns the credentials that are no longer wanted."""
-        accounts, externals = prepared
-        dropped: list[Account | RemoteInstance] = [
-            *(account for account in self.accounts.values() if account not in accounts.values()),
-            *(remote for remote in self.externals.values() if remote not in externals.values()),
-        ]
-        for credential, account in accounts.items():
-            if account in self.accounts.values() and credential not in self.accounts:
-                account.reconfigure(credential.caps, credential.plan_weight)
-        for each, remote in externals.items():
-            if remote in self.externals.values() and each not in self.externals:
-                remote.external.reconfigure(each.plan_weight)
-        self.accounts, self.externals = accounts, externals
-        self.config = config
-        limits = config.limits
-        self.forwarder.options = ProxyOptions(
-            max_body=limits.max_request_body,
-            overrides=config.headers,
-            keep_alive=limits.ping_interval or 0.0,
-            client_stall_timeout=limits.client_stall_timeout,
-            max_per_user=limits.max_connections_per_user,
-        )
-        self.factory.limits = ServerLimits(
-            head_size=limits.max_request_head,
-            head_timeout=limits.head_timeout,
-            body_idle_timeout=limits.body_timeout,
-            keepalive_timeout=limits.keepalive_timeout,
-            client_stall_timeout=limits.client_stall_timeout,
-        )
-        by_tag: dict[str, Account | External] = {each.tag: account for each, account in accounts.items()}
-        by_tag |= {each.tag: remote.external for each, remote in externals.items()}
-        providers = self._provide(config, by_tag)
-        product = self._dialect.product
-        callers = [
-            (
-                user.token.get_secret_value(),
-                Caller(
-                    user.name,
-                    providers[user.credential],
-                    user.allow_external_usage,
-                    by_tag.get(user.external_credential or ""),
-                ),
-            )
-            for user in config.users
-        ] or [("", Caller("", providers[config.first], allow_external=True))]
+    def _adopt(self, prepared: Prepared) -> list[Account | RemoteInstance]:
+        """Bring credentials, callers and rules to what is planned; returns the credentials that are no longer
+        wanted."""
+        plan = prepared.plan
+        dropped = [*ended(plan.credentials, self.accounts), *ended(plan.externals, self.externals)]
+        self.config = plan.config
+        self.accounts, self.externals = prepared.accounts, prepared.externals
+        self._reconfigure(plan)
+        self.forwarder.options = _proxy_options(plan.config)
+        self.factory.limits = _server_limits(plan.config.limits)
+        self._let_in(plan)
+        return dropped
+
+    def _reconfigure(self, plan: ServicePlan) -> None:
+        """Tell the credentials that stay what is different."""
+        for credential in plan.credentials:
+            if isinstance(credential, Change):
+                wanted = credential.wanted
+                self.accounts[wanted].reconfigure(wanted.caps, wanted.plan_weight)
+        for external in plan.externals:
+            if isinstance(external, Change):
+                self.externals[external.wanted].external.reconfigure(external.wanted.plan_weight)
+
+    def _let_in(self, plan: ServicePlan) -> None:
+        """Route users to credentials and pools, and let the remotes in that may open connections to us."""
+        by_tag: dict[str, Account | External] = {each.tag: each for each in self.accounts.values()}
+        by_tag |= {each.tag: each.external for each in self.externals.values()}
+        providers = self._provide(plan, by_tag)
+        callers = [_caller(user, providers, by_tag) for user in plan.users]
         # One that is the same, token included, stays the very one, by which its WebSockets are known.
         self._callers = [
             next((each for each in self._callers if each == caller), caller) for caller in callers
         ]
-        if config.users:
+        product = self._dialect.product
+        if plan.config.users:
             self.routes.set_callers(UserTokens(self._callers, product), None)
         else:
             self.routes.set_callers(None, self._callers[0][1])
-        wanted = {user.credential for user in config.users} or {config.first}
-        wanted.update(tag for each_pool in config.pools for tag in each_pool.credentials)
-        for remote in externals.values():
-            remote.external.want(remote.tag in wanted)
-        remotes = [
+        for remote in self.externals.values():
+            remote.external.want(remote.tag in plan.in_use)
+        dialling = [
             (each.token.get_secret_value(), remote.external)
-            for each, remote in externals.items()
+            for each, remote in self.externals.items()
             if remote.connector is None
         ]
-        self.routes.set_remotes(UserTokens(remotes, product))
-        return dropped
+        self.routes.set_remotes(UserTokens(dialling, product))
 
     def _provide(
-        self, config: ServiceConfig, by_tag: Mapping[str, Account | External]
+        self, plan: ServicePlan, by_tag: Mapping[str, Account | External]
     ) -> Mapping[str, IProvider]:
         """What users can be routed to, by tag. What was there before and is the same one keeps its sessions."""
         known = self._singles
@@ -192,26 +178,26 @@ class MultiplexerService:
             for credential in by_tag.values()
         }
         pools: dict[str, Pool] = {}
-        for each in config.pools:
-            members = [by_tag[tag] for tag in each.credentials]
-            rules = PoolRules(each.strategy, each.rebalance_threshold, each.spread_subagents)
-            pool = self._pools.pop(each.tag, None)
-            if pool is None:
-                surroundings = self._surroundings
-                pool = Pool(
-                    each.tag,
-                    members,
-                    rules,
-                    surroundings.now,
-                    surroundings.random.random,
-                    takes_keys=self._dialect.keys_in_pools,
-                )
-            else:
-                pool.reconfigure(members, rules)
-            pools[each.tag] = pool
+        for step in plan.pools:
+            match step:
+                case Start(wanted):
+                    pools[wanted.tag] = self._new_pool(wanted, by_tag)
+                case Keep(wanted) | Change(wanted=wanted):
+                    pool = pools[wanted.tag] = self._pools[wanted.tag]
+                    pool.reconfigure([by_tag[tag] for tag in wanted.credentials], _pool_rules(wanted))
         self._pools = pools
         singles = {tag: self._singles[credential] for tag, credential in by_tag.items()}
         return {**singles, **pools}
+
+    def _new_pool(self, config: PoolConfig, by_tag: Mapping[str, Account | External]) -> Pool:
+        return Pool(
+            config.tag,
+            [by_tag[tag] for tag in config.credentials],
+            _pool_rules(config),
+            self._surroundings.now,
+            self._surroundings.random.random,
+            takes_keys=self._dialect.keys_in_pools,
+        )
 
     # Life -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +220,8 @@ class MultiplexerService:
                 remote.connector.start()
 
     def listen(self) -> None:
-        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed."""
+        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed, with nobody
+        dialled, where the address cannot be listened on."""
         problem: list[Failure] = []
 
         def listening(port: IListeningPort) -> None:
@@ -261,13 +248,13 @@ class MultiplexerService:
             if remote.connector is not None:
                 remote.connector.interface_updated()
 
-    def reload(self, config: ServiceConfig, prepared: Prepared) -> list[Account | RemoteInstance]:
-        """Go over to ``config``, and to what :meth:`prepare` gave for it; returns what is to be ended.
+    def reload(self, prepared: Prepared) -> list[Account | RemoteInstance]:
+        """Go over to what :meth:`prepare` gave; returns the credentials that are to be ended.
 
         New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
         longer there end after the turn that is in progress.
         """
-        dropped = self._adopt(config, prepared)
+        dropped = self._adopt(prepared)
         # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
         self.status.close()
         # Before others of the same name are used.
@@ -342,3 +329,46 @@ async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE
 
 async def _done() -> None:
     """Nothing to wait for."""
+
+
+# What a configuration says, as the parts take it ----------------------------------------------------------------
+
+
+def _proxy_options(config: ServiceConfig) -> ProxyOptions:
+    limits = config.limits
+    return ProxyOptions(
+        max_body=limits.max_request_body,
+        overrides=config.headers,
+        keep_alive=limits.ping_interval or 0.0,
+        client_stall_timeout=limits.client_stall_timeout,
+        max_per_user=limits.max_connections_per_user,
+    )
+
+
+def _server_limits(limits: ServiceLimits) -> ServerLimits:
+    return ServerLimits(
+        head_size=limits.max_request_head,
+        head_timeout=limits.head_timeout,
+        body_idle_timeout=limits.body_timeout,
+        keepalive_timeout=limits.keepalive_timeout,
+        client_stall_timeout=limits.client_stall_timeout,
+    )
+
+
+def _pool_rules(config: PoolConfig) -> PoolRules:
+    return PoolRules(config.strategy, config.rebalance_threshold, config.spread_subagents)
+
+
+def _caller(
+    user: UserConfig, providers: Mapping[str, IProvider], by_tag: Mapping[str, ICredential]
+) -> tuple[str, Caller]:
+    """The user's token, and what it lets in."""
+    return (
+        user.token.get_secret_value(),
+        Caller(
+            user.name,
+            providers[user.credential],
+            user.allow_external_usage,
+            by_tag.get(user.external_credential or ""),
+        ),
+    )

@@ -6,7 +6,7 @@ everything else that comes from outside.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from twisted.application.service import Service
@@ -17,6 +17,7 @@ from ccmproxy.config import Config, ServiceConfig, readable_by_others
 from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.root.lag import LagMeter
 from ccmproxy.root.multiplexer import ListenFailed, MultiplexerService, Prepared, end
+from ccmproxy.root.plan import Change, End, Keep, Start, Step, plan_services
 from ccmproxy.root.surroundings import Surroundings
 
 
@@ -30,6 +31,7 @@ class ProxyService(Service):
     log = Logger()
 
     def __init__(self, config: Config, surroundings: Surroundings) -> None:
+        """Raises OSError where a file that the way to an upstream needs cannot be used."""
         self.config = config
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor)
@@ -116,35 +118,46 @@ class ProxyService(Service):
             self._reloading.release()
 
     async def _go_over(self, config: Config) -> None:
+        steps = plan_services((entry.config for entry in self.services.values()), config.services)
         try:
-            prepared = [(each, *self._prepare(each)) for each in config.services]
+            new, changed = self._prepare(steps)
         except OSError as error:
             self.log.error("configuration not reloaded: {error}", error=str(error))
             return
         self.config = config
-        kept = {entry for _, entry, credentials in prepared if credentials is not None}
-        for endpoint, entry in list(self.services.items()):
-            if entry not in kept:
+        for step in steps:
+            if isinstance(step, End):
                 # Its address may be the new one of another service.
+                entry = self.services[step.running.endpoint]
                 await entry.stop_listening()
                 if not self.running:
                     return  # stopped meanwhile: whatever is there ends, and nothing else may begin
-                del self.services[endpoint]
+                del self.services[step.running.endpoint]
                 self._retire(self._end(entry))
-        for new, entry, credentials in prepared:
-            if credentials is not None:
-                for credential in entry.reload(new, credentials):
-                    self._retire(end(credential))
-            elif self.running:
-                self._begin(entry)
+        for entry, prepared in changed:
+            for credential in entry.reload(prepared):
+                self._retire(end(credential))
+        for entry in new:
+            self._begin(entry)
         self.log.info("configuration reloaded")
 
-    def _prepare(self, new: ServiceConfig) -> tuple[MultiplexerService, Prepared | None]:
-        """Who is to serve ``new``: one that runs, with its credentials to be, or a new one."""
-        known = self.services.get(new.endpoint)
-        if known is not None and known.config.type == new.type:
-            return known, known.prepare(new)
-        return self._entry(new), None
+    def _prepare(
+        self, steps: Iterable[Step[ServiceConfig]]
+    ) -> tuple[list[MultiplexerService], list[tuple[MultiplexerService, Prepared]]]:
+        """New services, and those that go on with what they are to become; nothing changes yet.
+
+        Raises OSError where a file that is needed cannot be read.
+        """
+        new: list[MultiplexerService] = []
+        changed: list[tuple[MultiplexerService, Prepared]] = []
+        for step in steps:
+            match step:
+                case Start(wanted):
+                    new.append(self._entry(wanted))
+                case Keep(wanted) | Change(wanted=wanted):
+                    entry = self.services[wanted.endpoint]
+                    changed.append((entry, entry.prepare(wanted)))
+        return new, changed
 
     def _begin(self, entry: MultiplexerService) -> None:
         entry.start()

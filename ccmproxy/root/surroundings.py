@@ -39,6 +39,7 @@ class Surroundings:
         """The real ones: this reactor's clock and network, this process's environment."""
 
         def outbound(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
+            """Raises OSError where the certificates cannot be used."""
             try:
                 return make_outbound(detour, reactor, upstream.ca_path, upstream.connect_timeout)
             except OSError as error:  # also what is wrong with a certificate

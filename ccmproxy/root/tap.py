@@ -38,7 +38,7 @@ class Options(_Options):
     config_values: Config
 
     def postOptions(self) -> None:
-        """Read the configuration."""
+        """Read the configuration. Raises SystemExit, with a list of its errors, where it has any."""
         try:
             self.config_values = read_config(self["config"])
         except ConfigurationError as error:
@@ -46,7 +46,8 @@ class Options(_Options):
 
 
 def read_config(path: str | None) -> Config:
-    """The configuration of ``path``, or what goes without one. Raises ConfigurationError."""
+    """The configuration of ``path``, or what goes without one. Raises ConfigurationError, which holds every error of
+    it, where it has any or cannot be read."""
     return load(path) if path is not None else default_config()
 
 

@@ -64,8 +64,8 @@ class FileStore:
         """Replace the content: a new file of mode 0600 beside it, synced to disk, then renamed over it.
 
         Owner and group are kept where the system permits. Returns only when the document would survive a crash of
-        the machine. Raises OSError or CredentialFileError; the old content is then still in place, and nothing is
-        left behind.
+        the machine. Raises OSError where the system refuses, and CredentialFileError where :attr:`path` can hold no
+        file; the old content is then still in place, and nothing is left behind.
         """
         target = self._target()
         temporary = _write_sibling(target, document)
@@ -96,7 +96,7 @@ class FileStore:
             raise self._error(f"cannot be written: {_reason(error)}") from None
 
     def remove(self) -> None:
-        """Delete the file (of a link: its target). One that does not exist is no error. Raises OSError."""
+        """Delete the file (of a link: its target); none is no error. Raises OSError where it cannot be deleted."""
         try:
             os.unlink(os.path.realpath(self.path))
         except FileNotFoundError:
@@ -113,6 +113,8 @@ class FileStore:
         return f"credential file {self.path} is accessible to others (mode {mode:04o}); it should be 0600"
 
     def _read_unchanged(self) -> bytes:
+        """The content at a moment when nobody was writing it. Raises CredentialFileError where this is no regular file
+        or too large, OSError where it cannot be read, and ValueError for a name that no file can have."""
         document = b""
         for _ in range(_READ_ATTEMPTS):
             # Without O_NONBLOCK, opening a FIFO would block the process.
@@ -135,7 +137,8 @@ class FileStore:
         return document
 
     def _target(self) -> str:
-        """Where the document really lies, links resolved."""
+        """Where the document really lies, links resolved. Raises CredentialFileError for a directory, and for a link
+        that leads to itself."""
         target = os.path.realpath(self.path)
         if os.path.islink(target):
             raise self._error("is a symbolic link to itself")

@@ -56,7 +56,7 @@ class KeyringStore:
         return text.encode("utf-8")
 
     def write(self, document: bytes) -> None:
-        """Replace the item's content. Raises CredentialFileError."""
+        """Replace the item's content. Raises CredentialFileError where the keychain does not do it."""
         with _Translated(self.description, "cannot be written"):
             self._keyring().set_password(self._service, self._account, document.decode("utf-8"))
 
@@ -68,7 +68,7 @@ class KeyringStore:
             keyring.delete_password(self._service, self._account + _PROBE)
 
     def remove(self) -> None:
-        """Delete the item; one that does not exist is no error. Raises CredentialFileError."""
+        """Delete the item; one that does not exist is no error. Raises CredentialFileError where it may remain."""
         with _Translated(self.description, "cannot be removed"):
             keyring = self._keyring()
             if keyring.get_password(self._service, self._account) is not None:
@@ -96,7 +96,8 @@ class FirstOf:
         self.description = f"{first.description} or {second.description}"
 
     def read(self) -> bytes:
-        """The keychain's document, else the file's. Raises CredentialFileError with both reasons."""
+        """The keychain's document, else the file's. Raises CredentialFileError with both reasons where neither can be
+        read."""
         try:
             return self._first.read()
         except CredentialFileError as error:
@@ -107,7 +108,8 @@ class FirstOf:
             raise CredentialFileError(f"{first_problem}; {error}") from None
 
     def write(self, document: bytes) -> None:
-        """Write to the keychain, else to the file. Raises OSError or CredentialFileError.
+        """Write to the keychain, else to the file. Raises OSError or CredentialFileError where the file cannot be
+        written either.
 
         If the file was written but the keychain's old copy could not be removed, that is a failure: the next read
         would find the old one.
@@ -125,7 +127,8 @@ class FirstOf:
             pass  # never read while the keychain has one
 
     def check_writable(self) -> None:
-        """Raise CredentialFileError if neither can be written."""
+        """Raise CredentialFileError if neither can be written; or if only the file could, and the keychain has an old
+        copy, which would be read first."""
         try:
             self._first.check_writable()
         except CredentialFileError as error:
@@ -159,6 +162,7 @@ class _Translated:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Raises CredentialFileError in place of any other Exception."""
         if isinstance(error, Exception):
             raise CredentialFileError(
                 f"{self._description} {self._problem} ({type(error).__name__})"

@@ -60,7 +60,8 @@ class DirectoryLock:
         return None
 
     async def __aenter__(self) -> None:
-        """Take the lock: up to 6 tries, 1 to 2 s apart. Raises LockUnavailable. May be cancelled."""
+        """Take the lock: up to 6 tries, 1 to 2 s apart. Raises LockUnavailable where it is held by another program all
+        that time, or cannot be taken at all. May be cancelled."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await deferLater(self._clock, 1.0 + self._random())

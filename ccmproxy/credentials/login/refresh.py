@@ -81,6 +81,8 @@ class TokenRefresh:
             raise CredentialUnavailable("token refresh failed unexpectedly") from None
 
     async def _refresh(self, rejected: str | None) -> Login:
+        """See :meth:`attempt`. Raises CredentialUnavailable: a hard one where the lock or the login cannot be had, a
+        soft one where no refresh is possible for the moment and the present token will not do."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -102,6 +104,8 @@ class TokenRefresh:
             raise self._login.fail_hard(str(error)) from None
 
     async def _refresh_locked(self, rejected: str | None) -> Login:
+        """The same under the lock. Raises CredentialUnavailable: a hard one where a new login could not be, or was not,
+        saved, or the refresh token is refused for good, else a soft one."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token

@@ -138,7 +138,8 @@ class Pool:
         return self._sessions.of_user(user, self._now())
 
     def select(self, selection: Selection) -> ILease:
-        """A lease on the session's credential, or on the one that the strategy chooses. Raises NoCredential."""
+        """A lease on the session's credential, or on the one that the strategy chooses. Raises NoCredential where no
+        member can serve the request."""
         now = self._now()
         key = self._key(selection)
         assignment = self._sessions.find(key, now) if key is not None else None

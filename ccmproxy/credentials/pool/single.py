@@ -41,9 +41,9 @@ class SingleProvider:
         return self._sessions.of_user(user, self._now())
 
     def select(self, selection: Selection) -> ILease:
-        """The credential, if it is usable.
+        """The credential, if it is usable, or worth trying: there is nothing else to prefer.
 
-        Or worth trying: there is nothing else to prefer.
+        Raises NoCredential where it is not, was tried for this request already, or is not for this user.
         """
         now = self._now()
         credential = self._credential

@@ -226,7 +226,7 @@ class External(Credential):
         )
 
     def stream_endpoint(self) -> IStreamClientEndpoint:
-        """Where connections to the remote go now. Raises CredentialUnavailable."""
+        """Where connections to the remote go now. Raises CredentialUnavailable where there is no way to it."""
         reverse = self._reverse
         if reverse is not None and reverse.link.is_usable:
             return reverse.link.endpoint
@@ -249,7 +249,7 @@ class External(Credential):
         return self._token
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """There is but one token. The remote is left alone for a while. Raises CredentialUnavailable."""
+        """There is but one token. Raises CredentialUnavailable, always, and leaves the remote alone for a while."""
         self.reject()
         raise CredentialUnavailable("the remote does not accept our token")
 
