@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from ccmproxy.reverse import StreamTransport, YamuxProtocol
 from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux import SessionConfig
-from tests.testing.test_pump import Recorder
+from tests.testing.transport_contract import Recorder
 
 
 class StreamRecorder(Recorder):

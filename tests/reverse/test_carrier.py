@@ -19,7 +19,7 @@ from ccmproxy.reverse.stream_transport import HIGH_MARK
 from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux.frames import ACK, DATA, GO_AWAY, PING, SYN, WINDOW_UPDATE
 from tests.reverse.sessions import Building, SessionPair, StreamRecorder
-from tests.testing.test_pump import Source
+from tests.testing.transport_contract import Source
 from tests.yamux.sides import described, frame
 
 KIB = 1024

@@ -17,7 +17,14 @@ from ccmproxy.reverse import SessionLost, StreamAborted
 from ccmproxy.reverse.stream_transport import HIGH_MARK, LOW_MARK
 from ccmproxy.yamux import SessionConfig
 from tests.reverse.sessions import Building, SessionPair, StreamRecorder
-from tests.testing.test_pump import Failing, HalfCloser, PullSource, Recorder, Source, TransportContract
+from tests.testing.transport_contract import (
+    Failing,
+    HalfCloser,
+    PullSource,
+    Recorder,
+    Source,
+    TransportContract,
+)
 
 KIB = 1024
 

@@ -28,7 +28,8 @@ from ccmproxy.interfaces.credentials import ICredentialStore
 from ccmproxy.proxy.forwarder import Caller, Forwarder, ForwarderOptions
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.state.limits import LimitsUpdate, Window
-from ccmproxy.testing.pump import MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.testing.memory_transport import MemoryTransport
+from ccmproxy.testing.pump import MemoryNetwork, Pump
 from ccmproxy.websocket.connection import Close, Connection, Event, Message, ProtocolError
 from ccmproxy.websocket.deflate import DeflateAgreement, server_agreement
 from ccmproxy.websocket.handshake import accept_value, check_answer, request_fields
