@@ -32,7 +32,8 @@ from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
-from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.testing.memory_transport import MemoryTransport
+from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
 from ccmproxy.transports.outbounds import ProxyOutbound
 from ccmproxy.transports.tls import ClientTLS
 

@@ -1,4 +1,4 @@
-"""Two protocols connected in memory, by transports that behave as TCP's do in Twisted.
+"""Two protocols connected in memory, by transports that behave as TCP's do in Twisted; and networks of those.
 
 Unlike the stock in-memory transports these push back: a write buffer pauses its producer, a paused reader
 receives nothing, and what is in flight is bounded. Nothing moves by itself: a test writes, then lets
@@ -12,268 +12,19 @@ it, RFC 9112 section 9.6 warns of it).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import (
-    ConnectionAborted,
-    ConnectionDone,
-    ConnectionLost,
-    ConnectionRefusedError,
-    TimeoutError,
-)
-from twisted.internet.interfaces import (
-    IConsumer,
-    IHalfCloseableProtocol,
-    IProducer,
-    IProtocol,
-    IProtocolFactory,
-    IPullProducer,
-    IPushProducer,
-    IStreamClientEndpoint,
-    ITCPTransport,
-)
+from twisted.internet.error import ConnectionRefusedError, TimeoutError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.testing.memory_transport import MemoryTransport
+
 KIB = 1024
-
-_log = Logger()
-
-
-@implementer(ITCPTransport, IConsumer, IPushProducer)
-class MemoryTransport:
-    """One end of a :class:`Pump`.
-
-    ``held``: while true, nothing that this end sent is delivered: neither bytes nor its going away.
-    ``reading``: false while the protocol has paused it. ``written``: bytes that the protocol has written so
-    far. ``buffered``: bytes still in the write buffer. ``peak``: the most bytes that were ever in the write
-    buffer.
-    """
-
-    def __init__(
-        self, host: IPv4Address, peer: IPv4Address, high_mark: int, low_mark: int, wire_size: int
-    ) -> None:
-        self._host = host
-        self._peer = peer
-        self._high_mark = high_mark
-        self._low_mark = low_mark
-        self._wire_size = wire_size
-        self._protocol: IProtocol
-        self._other: MemoryTransport
-        self._outgoing = bytearray()
-        #: What left the write buffer and was not delivered yet; as if in the kernels' buffers.
-        self._wire = bytearray()
-        self._end_sent = False  # an end of stream stands behind ``_wire``
-        self._end_delivered = False
-        self._reset_sent = False  # a reset was sent; nothing before it arrives any more
-        self._aborting = False
-        self._write_disconnecting = False
-        self._writing = False  # as if registered with the reactor for writing
-        self._no_delay = False
-        self._keep_alive = False
-        self.connected = True
-        self.disconnected = False
-        self.disconnecting = False
-        self.reading = True
-        self.held = False
-        self.written = 0
-        self.peak = 0
-        self.producer: IProducer | None = None
-        self.streaming_producer = False
-        self.producer_paused = False
-
-    @property
-    def buffered(self) -> int:
-        """Bytes in the write buffer."""
-        return len(self._outgoing)
-
-    def unsent_bytes(self) -> int:
-        """Bytes that the other end has not been given: in the write buffer, and in the kernels', as it were."""
-        return len(self._outgoing) + len(self._wire)
-
-    # ITransport
-
-    def write(self, data: bytes) -> None:
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError(f"transports carry bytes, not {type(data).__name__}")
-        if self.disconnected or self._aborting or self._end_sent or not data:
-            return
-        self._outgoing += data
-        self._writing = True
-        self.written += len(data)
-        self.peak = max(self.peak, len(self._outgoing))
-        if len(self._outgoing) > self._high_mark and self.producer is not None and self.streaming_producer:
-            if not self.producer_paused:
-                self.producer_paused = True
-                cast(IPushProducer, self.producer).pauseProducing()
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        for piece in data:
-            self.write(piece)
-
-    def loseConnection(self) -> None:
-        if not self.disconnected:
-            self.disconnecting = self._writing = True
-
-    def abortConnection(self) -> None:
-        if not self.disconnected:
-            self._aborting = True
-            self.reading = False
-
-    def loseWriteConnection(self) -> None:
-        self._write_disconnecting = self._writing = True
-
-    def getPeer(self) -> IPv4Address:
-        return self._peer
-
-    def getHost(self) -> IPv4Address:
-        return self._host
-
-    # ITCPTransport
-
-    def getTcpNoDelay(self) -> bool:
-        return self._no_delay
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        self._no_delay = bool(enabled)
-
-    def getTcpKeepAlive(self) -> bool:
-        return self._keep_alive
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        self._keep_alive = bool(enabled)
-
-    # IPushProducer
-
-    def pauseProducing(self) -> None:
-        self.reading = False
-
-    def resumeProducing(self) -> None:
-        if not self.disconnected and not self._aborting:
-            self.reading = True
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    # IConsumer
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        if self.producer is not None:
-            raise RuntimeError("a producer is already registered")
-        if self.disconnected:
-            producer.stopProducing()
-            return
-        self.producer = producer
-        self.streaming_producer = streaming
-        self.producer_paused = False
-        if not streaming:
-            cast(IPullProducer, producer).resumeProducing()
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-        if self.disconnecting:
-            self._writing = True
-
-    # What the pump calls. Each returns whether anything happened.
-
-    def _push(self) -> bool:
-        """Move bytes out of the write buffer, and act on what was to happen behind them."""
-        if self.disconnected:
-            return False
-        if self._aborting:
-            self._reset()
-            self._disconnect(ConnectionAborted())
-            return True
-        if not self._writing:
-            return False
-        moved = min(len(self._outgoing), self._wire_size - len(self._wire))
-        if self._outgoing and self._other.disconnected:
-            # Bytes for an end that is gone are answered by a reset.
-            self._other._reset()
-            self._outgoing.clear()
-            moved = 1
-        elif moved > 0:
-            self._wire += self._outgoing[:moved]
-            del self._outgoing[:moved]
-        if len(self._outgoing) > self._low_mark:
-            return moved > 0
-        if not self._outgoing:
-            self._writing = False
-        if self.producer is not None and (self.producer_paused or not self.streaming_producer):
-            self.producer_paused = False
-            self._call(cast(IPullProducer, self.producer).resumeProducing)
-            return True
-        if self._outgoing:
-            return moved > 0
-        if self.disconnecting:
-            if self._other._wire and not self._other._reset_sent:
-                self._reset()
-            self._end_sent = True
-            self._disconnect(ConnectionDone())
-            return True
-        if self._write_disconnecting and not self._end_sent:
-            self._end_sent = True
-            if IHalfCloseableProtocol.providedBy(self._protocol):
-                self._call(cast(IHalfCloseableProtocol, self._protocol).writeConnectionLost)
-            return True
-        return moved > 0
-
-    def _deliver(self, chunk_size: int) -> bool:
-        """Give the other end what has come, at most ``chunk_size`` bytes."""
-        other = self._other
-        if self.held or other.disconnected or other._aborting:
-            return False
-        if self._reset_sent:
-            # An end that neither reads nor writes is not watched, and so learns nothing.
-            if other.reading or other._outgoing:
-                other._disconnect(ConnectionLost())
-                return True
-            return False
-        if not other.reading or other._end_delivered:
-            return False
-        if self._wire:
-            data = bytes(self._wire[:chunk_size])
-            del self._wire[:chunk_size]
-            other._call(other._protocol.dataReceived, data)
-            return True
-        if self._end_sent:
-            other._end_delivered = True
-            if IHalfCloseableProtocol.providedBy(other._protocol):
-                other._call(cast(IHalfCloseableProtocol, other._protocol).readConnectionLost)
-            else:
-                other._end_sent = True
-                other._disconnect(ConnectionDone())
-            return True
-        return False
-
-    def _reset(self) -> None:
-        self._wire.clear()
-        self._reset_sent = True
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        """What the reactor does with an exception: log it, lose the connection."""
-        try:
-            function(*arguments)
-        except Exception as error:
-            _log.failure("a protocol let an exception out")
-            self._reset()
-            self._disconnect(error)
-
-    def _disconnect(self, error: Exception) -> None:
-        if self.disconnected:
-            return
-        self.disconnected = True
-        self.connected = self.reading = False
-        self._outgoing.clear()
-        producer, self.producer = self.producer, None
-        if producer is not None:
-            self._call(producer.stopProducing)
-        self._call(self._protocol.connectionLost, Failure(error))
 
 
 class Pump:
@@ -283,6 +34,8 @@ class Pump:
     ``chunk_size``: most bytes that are delivered in one piece; may be changed at any time. ``high_mark``,
     ``low_mark``: fill of a write buffer, in bytes, above which a producer is paused and down to which it is
     resumed (Twisted's own: 64 KiB and 0). ``wire_size``: bytes that may be in flight in one direction.
+    ``on_work`` is called with the pump when it wakes up: with the first change since a round in which there was
+    nothing to do. ``awake``: whether there may be something to do.
     """
 
     def __init__(
@@ -296,13 +49,17 @@ class Pump:
         wire_size: int = 64 * KIB,
         client_address: IPv4Address | None = None,
         server_address: IPv4Address | None = None,
+        on_work: Callable[[Pump], None] | None = None,
     ) -> None:
         self.chunk_size = chunk_size
         client_address = client_address or IPv4Address("TCP", "127.0.0.1", 50000)
         server_address = server_address or IPv4Address("TCP", "127.0.0.1", 8080)
-        self.client = MemoryTransport(client_address, server_address, high_mark, low_mark, wire_size)
-        self.server = MemoryTransport(server_address, client_address, high_mark, low_mark, wire_size)
+        marks = high_mark, low_mark, wire_size
+        self.client = MemoryTransport(client_address, server_address, *marks, wake=self._wake)
+        self.server = MemoryTransport(server_address, client_address, *marks, wake=self._wake)
+        self._on_work = on_work
         self._running = False
+        self.awake = False
         for transport, other, protocol in (
             (self.client, self.server, client),
             (self.server, self.client, server),
@@ -323,7 +80,7 @@ class Pump:
 
         Does nothing when called from within itself, that is by a protocol that is just receiving.
         """
-        if self._running:
+        if self._running or not self.awake:
             return False
         self._running = True
         acted = False
@@ -334,6 +91,8 @@ class Pump:
                 acted = self.client._deliver(self.chunk_size) or acted
                 acted = self.server._deliver(self.chunk_size) or acted
                 if not acted:
+                    # No protocol was called, so nothing can have come up meanwhile.
+                    self.awake = False
                     break
         finally:
             self._running = False
@@ -345,6 +104,12 @@ class Pump:
             if not self.advance():
                 return
         raise AssertionError(f"the conversation did not come to rest within {limit} rounds")
+
+    def _wake(self) -> None:
+        if not self.awake:
+            self.awake = True
+            if self._on_work is not None:
+                self._on_work(self)
 
 
 class MemoryListener:
@@ -383,6 +148,9 @@ class MemoryNetwork:
         self.clock = clock or Clock()
         self.listeners: dict[tuple[str, int], MemoryListener] = {}
         self._pending: list[Callable[[], None]] = []
+        #: The connections on which there may be something to do, in the order in which they woke up. A round asks no
+        #: others: there may be thousands that are idle or closed.
+        self._awake: dict[Pump, None] = {}
         self._last_port = 50000
 
     @property
@@ -408,9 +176,11 @@ class MemoryNetwork:
             for connect in pending:
                 connect()
             acted = bool(pending)
-            for listener in self.listeners.values():
-                for pump in listener.connections:
-                    acted = pump.advance() or acted
+            for pump in list(self._awake):
+                if pump.advance():
+                    acted = True
+                elif not pump.awake:
+                    self._awake.pop(pump, None)
             if not acted:
                 return
         raise AssertionError(f"the network did not come to rest within {limit} rounds")
@@ -419,6 +189,9 @@ class MemoryNetwork:
         """Let time pass, then flush."""
         self.clock.advance(seconds)
         self.flush()
+
+    def _on_work(self, pump: Pump) -> None:
+        self._awake[pump] = None
 
 
 @implementer(IStreamClientEndpoint)
@@ -484,7 +257,12 @@ class MemoryEndpoint:
             waiting.errback(ConnectionRefusedError())
             return
         pump = Pump(
-            client, server, client_address=client_address, server_address=listener.address, **listener.options
+            client,
+            server,
+            client_address=client_address,
+            server_address=listener.address,
+            on_work=network._on_work,
+            **listener.options,
         )
         listener.connections.append(pump)
         waiting.callback(client)

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.message import Body, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits, ServerRequest
-from ccmproxy.testing.pump import MemoryTransport, Pump
+from ccmproxy.testing.memory_transport import MemoryTransport
+from ccmproxy.testing.pump import Pump
 
 OK = ResponseHead(200, b"OK", [(b"Content-Type", b"text/plain")])
 

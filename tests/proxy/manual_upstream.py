@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from ccmproxy.testing.pump import MemoryTransport
+from ccmproxy.testing.memory_transport import MemoryTransport
 from tests.conversation import World
 
 STREAM_HEAD = (

@@ -17,7 +17,8 @@ from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS, asking
-from ccmproxy.testing.pump import KIB, MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.testing.memory_transport import MemoryTransport
+from ccmproxy.testing.pump import KIB, MemoryNetwork, Pump
 from ccmproxy.yamux import Session, SessionConfig
 from tests.http.conversation import OK, echo
 from tests.http.upstream import Receiver

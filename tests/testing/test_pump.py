@@ -1,95 +1,29 @@
-"""The in-memory transports behave as TCP does: the same conversations on both, and what only the pump can do."""
+"""Connections in memory, and networks of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.defer import Deferred
 from twisted.internet.error import (
+    ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
     TimeoutError,
 )
-from twisted.internet.interfaces import (
-    IPushProducer,
-    ITransport,
-)
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
-from zope.interface.verify import verifyObject
+from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.testing.pump import KIB, MemoryNetwork, Pump
-from ccmproxy.transports.contract import IByteStream
-from tests.transports.contract import HalfCloseContract, InMemory, Recorder, Source
-
-
-class PumpContractTests(InMemory, HalfCloseContract, TestCase):
-    """The pump."""
-
-    chunk_size = 64 * KIB
-
-    async def connect(self, client: Recorder, server: Recorder) -> None:
-        self.pump = Pump(client, server, chunk_size=self.chunk_size)
-
-    def flush(self) -> None:
-        self.pump.flush()
-
-
-class SmallPiecesContractTests(PumpContractTests):
-    """The pump, cutting the bytes into odd pieces."""
-
-    chunk_size = 4093
-
-
-class TCPContractTests(HalfCloseContract, TestCase):
-    """TCP over the loopback interface: what the pump is held to."""
-
-    timeout = 20
-
-    async def connect(self, client: Recorder, server: Recorder) -> None:
-        from twisted.internet import reactor  # noqa: TID251 - the real thing
-
-        def build_server() -> Recorder:
-            return server
-
-        self.reactor = reactor
-        port = reactor.listenTCP(0, Factory.forProtocol(build_server), interface="127.0.0.1")  # type: ignore[arg-type]
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)  # type: ignore[attr-defined]
-        await connectProtocol(endpoint, client)
-        await self.until(lambda: server.transport is not None)
-        await maybeDeferred(port.stopListening)
-
-        async def disconnect() -> None:
-            for protocol in (client, server):
-                protocol.transport.abortConnection()
-            await self.until(lambda: client.lost and server.lost)
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(disconnect()))
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(2000):
-            if condition():
-                return
-            await deferLater(self.reactor, 0.002)
-        raise AssertionError("it did not happen within 4 s")
-
-    async def settle(self) -> None:
-        await deferLater(self.reactor, 0.05)
+from tests.transports.contract import HalfCloser, Recorder, Source
 
 
 class PumpTests(SynchronousTestCase):
-    """What the network never lets a test decide."""
+    """Bytes pass when the test says so, in pieces of its size."""
 
     def setUp(self) -> None:
         self.client, self.server = Recorder(), Recorder()
-
-    def test_interfaces(self) -> None:
-        pump = Pump(self.client, self.server)
-        for interface in (ITransport, IPushProducer, IByteStream):
-            self.assertTrue(verifyObject(interface, pump.client, tentative=interface is IByteStream))
 
     def test_nothing_moves_by_itself(self) -> None:
         pump = Pump(self.client, self.server)
@@ -108,55 +42,75 @@ class PumpTests(SynchronousTestCase):
         self.assertEqual(self.server.received, b"abc")
         self.assertEqual(self.server.pieces, [1, 1, 1])
 
-    def test_held_direction(self) -> None:
-        pump = Pump(self.client, self.server)
-        pump.client.held = True
+
+class WakingTests(SynchronousTestCase):
+    """A connection is asked only while there may be something to do."""
+
+    def setUp(self) -> None:
+        self.client, self.server = HalfCloser(), HalfCloser()
+        self.woken: list[Pump] = []
+        self.pump = Pump(self.client, self.server, on_work=self.woken.append)
+
+    def assertWakes(self, change: Callable[[], object]) -> None:
+        """``change`` finds the connection asleep, wakes it once, and is acted upon until it sleeps again."""
+        self.pump.flush()
+        self.woken.clear()
+        self.assertFalse(self.pump.awake)
+        change()
+        self.assertEqual(self.woken, [self.pump])
+        self.assertTrue(self.pump.awake)
+        self.pump.flush()
+        self.assertFalse(self.pump.awake)
+
+    def hold(self, held: bool) -> None:
+        self.pump.client.held = held
+
+    def test_writing(self) -> None:
+        self.assertWakes(lambda: self.client.transport.write(b"abc"))
+        self.assertEqual(self.server.received, b"abc")
+        self.assertWakes(lambda: self.server.transport.writeSequence([b"d", b"ef"]))
+        self.assertEqual(self.client.received, b"def")
+
+    def test_nothing_to_write(self) -> None:
+        self.client.transport.write(b"")
+        self.assertEqual(self.woken, [])
+
+    def test_reading_again(self) -> None:
+        self.pump.server.pauseProducing()
         self.client.transport.write(b"abc")
+        self.assertWakes(self.pump.server.resumeProducing)
+        self.assertEqual(self.server.received, b"abc")
+
+    def test_no_longer_held(self) -> None:
+        self.hold(True)
+        self.client.transport.write(b"abc")
+        self.assertWakes(lambda: self.hold(False))
+        self.assertEqual(self.server.received, b"abc")
+
+    def test_closing(self) -> None:
+        self.assertWakes(self.client.transport.loseConnection)
+        self.assertEqual((self.client.lost, self.server.read_lost), ([ConnectionDone], 1))
+
+    def test_closing_when_the_producer_has_finished(self) -> None:
+        self.pump.client.registerProducer(Source(self.client, 0), True)
+        self.pump.client.producer_paused = True  # nothing that it would be resumed for
         self.client.transport.loseConnection()
-        self.server.transport.write(b"ignored by one who has closed")
-        pump.flush()
-        self.assertEqual((self.server.received, self.server.lost), (b"", []))
+        self.assertWakes(self.pump.client.unregisterProducer)
         self.assertEqual(self.client.lost, [ConnectionDone])
-        pump.client.held = False
-        pump.flush()
-        self.assertEqual(len(self.server.lost), 1)
 
-    def test_what_is_in_flight_is_bounded(self) -> None:
-        pump = Pump(self.client, self.server, wire_size=1000)
-        pump.client.held = True
-        self.client.transport.write(b"x" * 5000)
-        pump.flush()
-        self.assertEqual((pump.client.written, pump.client.buffered, pump.client.peak), (5000, 4000, 5000))
+    def test_closing_one_direction(self) -> None:
+        self.assertWakes(self.pump.client.loseWriteConnection)
+        self.assertEqual((self.client.write_lost, self.server.read_lost), (1, 1))
 
-    def test_marks(self) -> None:
-        pump = Pump(
-            self.client, self.server, high_mark=30 * KIB, low_mark=20 * KIB, wire_size=KIB, chunk_size=KIB
-        )
-        source = Source(self.client, 200 * KIB)
-        pump.client.registerProducer(source, True)
-        source.run()
-        self.assertEqual(pump.client.buffered, 40 * KIB)
-        while source.left:
-            pump.advance()
-            self.assertGreaterEqual(pump.client.buffered, 20 * KIB)
-        pump.flush()
-        self.assertEqual(len(self.server.received), 200 * KIB)
-        self.assertEqual(pump.client.peak, 40 * KIB)
+    def test_aborting(self) -> None:
+        self.assertWakes(self.pump.client.abortConnection)
+        self.assertEqual((self.client.lost, self.server.lost), ([ConnectionAborted], [ConnectionLost]))
 
-    def test_closing_on_unread_bytes_resets(self) -> None:
-        """An answer is lost when its sender closes while the other is still sending."""
-        pump = Pump(self.client, self.server)
-        self.client.transport.write(b"x" * 100 * KIB)
-        pump.advance()
-        self.server.transport.write(b"answer")
-        self.server.transport.loseConnection()
-        pump.flush()
-        self.assertEqual((self.client.received, self.client.lost), (b"", [ConnectionLost]))
-
-    def test_only_bytes(self) -> None:
-        Pump(self.client, self.server)
-        with self.assertRaises(TypeError):
-            self.client.transport.write("text")  # type: ignore[arg-type]
+    def test_bytes_in_the_buffer_of_one_whose_peer_vanished(self) -> None:
+        self.pump.client.held = True
+        self.client.transport.write(b"x" * 200 * KIB)
+        self.assertWakes(lambda: self.pump.server._disconnect(ConnectionLost()))
+        self.assertEqual(self.client.lost, [ConnectionLost])
 
 
 class MemoryNetworkTests(SynchronousTestCase):
@@ -191,6 +145,40 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(len(self.listener.open_connections), 0)
         self.assertEqual(len(self.network.connections), 1)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_who_has_nothing_to_do_is_not_asked(self) -> None:
+        """The work of a flush grows with what there is to carry, not with the connections ever made."""
+        clients = [self.connect() for _ in range(10)]
+        self.network.flush()
+        self.successResultOf(clients[2]).transport.loseConnection()
+        self.network.flush()
+        self.assertEqual([pump for pump in self.network.connections if pump.awake], [])
+        self.assertEqual(self.network._awake, {})
+        self.successResultOf(clients[7]).transport.write(b"abc")
+        self.assertEqual(list(self.network._awake), [self.listener.connections[7]])
+        self.network.flush()
+        self.assertEqual((self.servers[7].received, self.network._awake), (b"abc", {}))
+
+    def test_flushed_by_a_protocol_that_is_just_receiving(self) -> None:
+        """The others' bytes pass at once, its own when it has returned."""
+        network, servers = self.network, self.servers
+        passed: list[bytes] = []
+
+        class Flusher(Recorder):
+            def dataReceived(self, data: bytes) -> None:
+                super().dataReceived(data)
+                self.transport.write(b"answer")
+                network.flush()
+                passed.extend(bytes(server.received) for server in servers)
+
+        network.endpoint("upstream", 443).connect(Factory.forProtocol(Flusher))
+        other = self.connect()
+        network.flush()
+        servers[0].transport.write(b"question")
+        self.successResultOf(other).transport.write(b"another's")
+        network.flush()
+        self.assertEqual(passed, [b"", b"another's"])
+        self.assertEqual(servers[0].received, b"answer")
 
     def test_nobody_listens(self) -> None:
         connecting = self.connect(port=80)

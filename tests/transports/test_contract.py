@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from ccmproxy.reverse import StreamTransport
-from ccmproxy.testing.pump import MemoryTransport
+from ccmproxy.testing.memory_transport import MemoryTransport
 from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tls_transport import TLSTransport
 from tests.transports.contract import ByteStreamContract, InMemory, Recorder

@@ -32,7 +32,8 @@ from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.state.limits import LimitsUpdate, Window
-from ccmproxy.testing.pump import MemoryNetwork, MemoryTransport, Pump
+from ccmproxy.testing.memory_transport import MemoryTransport
+from ccmproxy.testing.pump import MemoryNetwork, Pump
 from ccmproxy.websocket.connection import Close, Connection, Event, Message, ProtocolError
 from ccmproxy.websocket.deflate import DeflateAgreement, server_agreement
 from ccmproxy.websocket.handshake import accept_value, check_answer, request_fields
