@@ -29,7 +29,8 @@ from ccmproxy.simulator.codex.websocket_session import WebSocketSession as Sessi
 from ccmproxy.simulator.codex.websocket_steps import FrameStep
 from ccmproxy.simulator.player import Ending
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.steps import Abort, Close, Hang, Raw, Wait
+from ccmproxy.simulator.steps import Abort, Hang, Raw, Wait
+from ccmproxy.simulator.steps import Fin as Close
 
 #: Largest message of a client, in bytes.
 MAX_MESSAGE = 64 * 1024 * 1024

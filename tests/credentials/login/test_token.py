@@ -16,7 +16,7 @@ from ccmproxy.credentials.control import Answer, ControlError
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import DirectoryLock, lock_path
 from ccmproxy.credentials.login.token import TokenKeeper
-from ccmproxy.dialects.claude.account import ClaudeAccountFormat
+from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.oauth import ApiKey, ControlRequest, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable
 from ccmproxy.interfaces.facets import IAccountFormat
