@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from ccmproxy.credentials.credential import Credential
 from ccmproxy.credentials.destination import Upstream, upstream_of
-from ccmproxy.dialects.claude.account import ClaudeAccountFormat
+from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.oauth import Authorization, OAuthToken
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential

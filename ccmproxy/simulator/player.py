@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from ccmproxy.http.server.factory import ServerRequest
-from ccmproxy.simulator.steps import Abort, Close, Data, Finish, Hang, Head, Raw, Step, Wait, Whole
+from ccmproxy.simulator.steps import Abort, Data, Fin, Finish, Hang, Head, Raw, Step, Wait, Whole
 
 #: How an answer went: to its end, until the client left, or until a fault broke it.
 Ending = Literal["finished", "gone", "broken"]
@@ -97,7 +97,7 @@ class Player:
                     request.abort(reset=True)
                 case Raw(data):
                     self._past_http().send(data)
-                case Close():
+                case Fin():
                     connection = self._past_http()
                     self._end("broken")
                     connection.close()

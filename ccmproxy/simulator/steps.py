@@ -105,11 +105,11 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class Fin:
     """The connection ends with FIN after what was written; follows :class:`Raw` or nothing at all."""
 
 
-Step = Whole | Head | Data | Wait | Hang | Finish | Abort | Raw | Close
+Step = Whole | Head | Data | Wait | Hang | Finish | Abort | Raw | Fin
 
 
 def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]:
@@ -156,33 +156,33 @@ def _past_http(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:
     """The same for what no HTTP server would write."""
     match fault.name:
         case "garbage":
-            return [garbage(rng), Close()]
+            return [garbage(rng), Fin()]
         case "half_head":
             head = _serialized(reply.head, b"content-length: 2\r\n\r\n")
-            return [Raw(head[: len(head) // 2]), Close()]
+            return [Raw(head[: len(head) // 2]), Fin()]
         case "endless_head":
             start = _serialized(reply.head, b"x-endless: ")
-            return [Raw(start), *[Raw(b"a" * 16384)] * 256, Close()]
+            return [Raw(start), *[Raw(b"a" * 16384)] * 256, Fin()]
         case "long_content_length":
             body = reply.body
             return [
                 Raw(_serialized(reply.head, b"content-length: %d\r\n\r\n" % (len(body) + 100)) + body),
-                Close(),
+                Fin(),
             ]
         case "short_content_length":
             body = reply.body
             return [
                 Raw(_serialized(reply.head, b"content-length: %d\r\n\r\n" % (len(body) // 2)) + body),
-                Close(),
+                Fin(),
             ]
         case "bad_chunk":
             before, after = _divided(reply, "mid")
             return [
                 Raw(_chunked_start(reply, before) + b"zz\r\n" + b"".join(after) + b"\r\n0\r\n\r\n"),
-                Close(),
+                Fin(),
             ]
         case "no_last_chunk":
-            return [Raw(_chunked_start(reply, reply.pieces)), Close()]
+            return [Raw(_chunked_start(reply, reply.pieces)), Fin()]
         case _:
             return _plainly(reply)
 
@@ -244,11 +244,11 @@ def _cut(reply: Reply, fault: Fault) -> list[Step]:
         delay = RESET_DELAY if fault.seconds is None else fault.seconds
         return [Head(_sized(reply)), *map(Data, before), Wait(delay), Abort()]
     if fault.at == "before_head":
-        return [Close()]
+        return [Fin()]
     if reply.is_stream:
-        return [Raw(_chunked_start(reply, before)), Close()]
+        return [Raw(_chunked_start(reply, before)), Fin()]
     length = b"content-length: %d\r\n\r\n" % len(reply.body)
-    return [Raw(_serialized(reply.head, length) + b"".join(before)), Close()]
+    return [Raw(_serialized(reply.head, length) + b"".join(before)), Fin()]
 
 
 def _truncated(reply: Reply, fault: Fault) -> list[Step]:

@@ -13,8 +13,8 @@ from ccmproxy.http.message import ResponseHead, first_value
 from ccmproxy.simulator.faults import DELIVERIES, Fault
 from ccmproxy.simulator.steps import (
     Abort,
-    Close,
     Data,
+    Fin,
     Finish,
     Hang,
     Head,
@@ -102,12 +102,12 @@ class FaultTests(SynchronousTestCase):
             self.assertIsInstance(taken[-2], Wait)
 
     def test_fin(self) -> None:
-        self.assertEqual(steps(stream(), "cut;at=before_head;how=fin"), [Close()])
+        self.assertEqual(steps(stream(), "cut;at=before_head;how=fin"), [Fin()])
         for at, before in (("after_head", 0), ("mid", 2), ("before_stop", 3)):
             taken = steps(stream(), f"cut;at={at};how=fin")
             self.assertEqual(sent(taken).count(b"event:"), before)
             self.assertNotIn(b"\r\n0\r\n", sent(taken))
-            self.assertEqual(taken[-1], Close())
+            self.assertEqual(taken[-1], Fin())
         raw = sent(steps(whole(), "cut;at=mid;how=fin"))
         self.assertTrue(raw.endswith(b"content-length: 10\r\n\r\n01234"), raw)
 
@@ -163,7 +163,7 @@ class FaultTests(SynchronousTestCase):
         self.assertNotIn(b"\r\n\r\n", half)
         self.assertGreater(len(sent(steps(stream(), "endless_head"))), 1024 * 1024)
         for name in ("garbage", "half_head", "endless_head"):
-            self.assertEqual(steps(stream(), name)[-1], Close())
+            self.assertEqual(steps(stream(), name)[-1], Fin())
 
     def test_wrong_lengths(self) -> None:
         body = b"".join(EVENTS)

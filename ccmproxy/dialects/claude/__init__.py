@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccmproxy._version import __version__
 from ccmproxy.dialects.base import Dialect
-from ccmproxy.dialects.claude.account import ClaudeAccountFormat
+from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.oauth import UpstreamURLs

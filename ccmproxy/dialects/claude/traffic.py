@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.claude.account import OAUTH_BETA
+from ccmproxy.dialects.claude.account_format import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import aggregate_headers, api_key_reset
 from ccmproxy.dialects.claude.usage_meters import error_event_type
 from ccmproxy.dialects.claude.windows import family_claims, parse_family

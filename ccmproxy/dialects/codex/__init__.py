@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccmproxy._version import __version__
 from ccmproxy.dialects.base import Dialect
-from ccmproxy.dialects.codex.account import CodexAccountFormat
+from ccmproxy.dialects.codex.account_format import CodexAccountFormat
 from ccmproxy.dialects.codex.metering import CodexMetering
 from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
 from ccmproxy.dialects.codex.websocket_frames import CodexFrames

@@ -28,7 +28,8 @@ from ccmproxy.simulator.codex.websocket_session import WebSocketSession as Sessi
 from ccmproxy.simulator.codex.websocket_steps import FrameStep
 from ccmproxy.simulator.player import Ending
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.steps import Abort, Close, Hang, Raw, Wait
+from ccmproxy.simulator.steps import Abort, Hang, Raw, Wait
+from ccmproxy.simulator.steps import Fin as Close
 from ccmproxy.transports.contract import IByteStream
 
 #: Largest message of a client, in bytes.

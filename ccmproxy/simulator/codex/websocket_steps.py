@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ccmproxy.simulator.faults import Fault
-from ccmproxy.simulator.steps import RESET_DELAY, Abort, Close, Hang, Pace, Raw, Wait, garbage, pause
+from ccmproxy.simulator.steps import RESET_DELAY, Abort, Fin, Hang, Pace, Raw, Wait, garbage, pause
 
 _DEFAULT_CLOSE = 1011
 _DEFAULT_HUGE = 16 * 1024 * 1024
@@ -47,7 +47,7 @@ class CloseFrame:
     reason: str = ""
 
 
-FrameStep = Text | Binary | Ping | CloseFrame | Wait | Hang | Abort | Raw | Close
+FrameStep = Text | Binary | Ping | CloseFrame | Wait | Hang | Abort | Raw | Fin
 
 
 def perform_messages(
@@ -70,7 +70,7 @@ def perform_messages(
         case "stall":
             return [*map(Text, before), pause(fault), *map(Text, after)]
         case "cut" if fault.how == "fin":
-            return [*map(Text, before), Close()]
+            return [*map(Text, before), Fin()]
         case "cut":
             delay = RESET_DELAY if fault.seconds is None else fault.seconds
             return [*map(Text, before), Wait(delay), Abort()]
@@ -93,7 +93,7 @@ def perform_messages(
                 steps += [*[Ping()] * (fault.size or 3), Text(message)]
             return steps
         case "garbage":
-            return [*map(Text, before), Raw(b"\xff\xff" + rng.randbytes(64)), Close()]
+            return [*map(Text, before), Raw(b"\xff\xff" + rng.randbytes(64)), Fin()]
         case "binary_frame":
             return [*map(Text, before), Binary(after[0].encode()), *map(Text, after[1:])]
         case "invalid_event":
@@ -116,11 +116,11 @@ def perform_opening(head: bytes, fault: Fault | None, early: str, rng: random.Ra
         case "stall":
             return [pause(fault), Raw(head)]
         case "cut":
-            return [Close() if fault.how == "fin" else Abort()]
+            return [Fin() if fault.how == "fin" else Abort()]
         case "half_head":
-            return [Raw(head[: len(head) // 2]), Close()]
+            return [Raw(head[: len(head) // 2]), Fin()]
         case "garbage":
-            return [garbage(rng), Close()]
+            return [garbage(rng), Fin()]
         case "close":
             code = fault.code if fault.code >= _FIRST_CODE else _DEFAULT_CLOSE
             return [Raw(head), CloseFrame(code, "simulated")]

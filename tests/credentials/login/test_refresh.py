@@ -8,7 +8,7 @@ import os
 from twisted.internet.defer import CancelledError, Deferred
 
 from ccmproxy.credentials.control import Answer, ControlError
-from ccmproxy.dialects.claude.account import ClaudeAccountFormat
+from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.oauth import ControlRequest, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable
 from tests.credentials.fixtures import NOW, PlainFormat, login, tokens

@@ -16,7 +16,7 @@ from ccmproxy.simulator.codex.websocket_steps import (
     perform_opening,
 )
 from ccmproxy.simulator.faults import DELIVERIES, MESSAGES, Fault
-from ccmproxy.simulator.steps import Abort, Close, Hang, Pace, Raw, Wait
+from ccmproxy.simulator.steps import Abort, Fin, Hang, Pace, Raw, Wait
 
 MESSAGE = ['{"n":1}', '{"n":2}', '{"n":3}', '{"n":4}']
 A, B, C, D = map(Text, MESSAGE)
@@ -41,7 +41,7 @@ class MessageTests(SynchronousTestCase):
             ("slow;seconds=2", [Wait(2.0), A, B, C, D]),
             ("stall", [A, B, Hang(), C, D]),
             ("stall;at=before_stop;seconds=3", [A, B, C, Wait(3.0), D]),
-            ("cut;how=fin;at=before_head", [Close()]),
+            ("cut;how=fin;at=before_head", [Fin()]),
             ("cut;seconds=0", [A, B, Wait(0.0), Abort()]),
             ("truncated", [A, B, C, CloseFrame(1000)]),
             ("close;code=1012", [A, B, CloseFrame(1012, "simulated")]),
@@ -82,8 +82,8 @@ class OpeningTests(SynchronousTestCase):
             ("slow;seconds=2", [Wait(2.0), Raw(HEAD)]),
             ("stall", [Hang(), Raw(HEAD)]),
             ("cut", [Abort()]),
-            ("cut;how=fin", [Close()]),
-            ("half_head", [Raw(HEAD[:18]), Close()]),
+            ("cut;how=fin", [Fin()]),
+            ("half_head", [Raw(HEAD[:18]), Fin()]),
             ("close;code=4000", [Raw(HEAD), CloseFrame(4000, "simulated")]),
             ("early_text", [Raw(HEAD), Text("early")]),
         ):
@@ -91,4 +91,4 @@ class OpeningTests(SynchronousTestCase):
         garbage, end = self.deliver("garbage")
         assert isinstance(garbage, Raw)
         self.assertFalse(garbage.data.startswith(b"HTTP"))
-        self.assertEqual(end, Close())
+        self.assertEqual(end, Fin())

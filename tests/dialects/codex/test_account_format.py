@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.codex import CODEX
-from ccmproxy.dialects.codex.account import CLAIM, CLIENT_ID, REFRESH_INTERVAL, CodexAccountFormat, claims
+from ccmproxy.dialects.codex.account_format import (
+    CLAIM,
+    CLIENT_ID,
+    REFRESH_INTERVAL,
+    CodexAccountFormat,
+    claims,
+)
 from ccmproxy.dialects.oauth import AnswerMalformed, ApiKey, CredentialFileError, OAuthToken, RefreshRefused
 from ccmproxy.state.limits import Credits, Window
 
