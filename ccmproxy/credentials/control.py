@@ -23,10 +23,8 @@ from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.transports.outbounds import agent
 from ccmproxy.transports.proxy_dialogue import ProxyError
 
-KIB = 1024
-
 #: An answer of a token, usage or profile endpoint is a few hundred bytes; beyond this it is none (bytes, decoded).
-MAX_ANSWER = 1024 * KIB
+MAX_ANSWER = 1024 * 1024
 #: How long a whole exchange may take (seconds).
 TIMEOUT = 30.0
 

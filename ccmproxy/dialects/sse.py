@@ -64,8 +64,8 @@ class EventScanner:
     ``wanted``: the names of the events to return, or a function that says so of a name. With names, chunks in which
     none of them occurs cost next to nothing. ``markers``: what every wanted event contains, where its name alone does
     not tell (events that are named in their data only); nothing else is returned then. ``max_event``: bytes of an
-    event up to its empty line; a larger one is skipped and counted in :attr:`oversized`. At most that much is kept, of
-    an event whose end has not come yet.
+    event up to its empty line; a larger one is skipped. At most that much is kept, of an event whose end has not come
+    yet.
     """
 
     __slots__ = (
@@ -78,7 +78,6 @@ class EventScanner:
         "_max_event",
         "_pending",
         "_size",
-        "oversized",
     )
 
     def __init__(
@@ -109,8 +108,6 @@ class EventScanner:
         self._line_end = b""
         #: The last bytes of the stream, up to 3.
         self._last = b""
-        #: How many events were too large to be looked at.
-        self.oversized = 0
 
     @property
     def at_boundary(self) -> bool:
@@ -167,9 +164,7 @@ class EventScanner:
             if start < 0:
                 self._begin_pending(data, position)
                 break
-            if start - position > self._max_event:
-                self.oversized += 1
-            else:
+            if start - position <= self._max_event:
                 self._complete(data[position:start], events)
             position = end
         return events
@@ -227,10 +222,7 @@ class EventScanner:
         if end < 0:
             self._extend_pending(data)
             return len(data)
-        size = self._size + start
-        if size > self._max_event:
-            self.oversized += 1
-        else:
+        if self._size + start <= self._max_event:
             if start > 0:
                 self._pending.append(data[:start])
             self._complete(b"".join(self._pending), events)

@@ -119,9 +119,7 @@ class Connector:
 
     def response_started(self, head: ResponseHead, data: bytes) -> None:
         """Anything but a 101 is a refusal."""
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        self._give_up()
         self._again(f"refused with {head.status}")
 
     def response_data(self, data: bytes) -> None:

@@ -121,7 +121,7 @@ class StreamTransport:
                 raise TypeError(f"transports carry bytes, not {type(data).__name__}")
             data = bytes(data)
         stream = self.stream
-        if self.disconnected or stream.is_closed or stream.outbound is not Direction.OPEN:
+        if stream.is_closed or stream.outbound is not Direction.OPEN:
             return
         self._carrier.session.send(stream, data)
         self._carrier.work()
@@ -203,8 +203,7 @@ class StreamTransport:
     def data_received(self, data: bytes) -> None:
         """A piece has come."""
         if self._paused or self._input:
-            if not self._finishing:
-                self._keep(data)
+            self._keep(data)
         else:
             self._deliver(data)
 
@@ -276,9 +275,9 @@ class StreamTransport:
 
     def _deliver_kept(self) -> None:
         self._delivering = False
-        while self._input and not self._paused and not self._finishing:
+        while self._input and not self._paused:
             self._deliver(bytes(self._input.popleft()))
-        if self._end_waits and not self._input and not self._paused and not self._finishing:
+        if self._end_waits and not self._input and not self._paused:
             self._end_waits = False
             self._end()
         self._carrier.work()

@@ -34,16 +34,6 @@ class Output:
         self._ready: OrderedDict[Stream, None] = OrderedDict()
         self.waiting = Timeouts(config.window_timeout)
 
-    @property
-    def has_control(self) -> bool:
-        """Whether there are frames that go out even while the carrier is full."""
-        return bool(self._control)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether there may be data to send."""
-        return bool(self._ready)
-
     def add_control(self, kind: int, flags: int, stream_id: int, length: int) -> None:
         """A frame without payload is to be sent."""
         self._control.append(encode(kind, flags, stream_id, length))

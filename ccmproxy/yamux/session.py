@@ -252,11 +252,6 @@ class Session:
         """The carrier takes something again."""
         self._blocked_since = _NEVER
 
-    @property
-    def has_control_to_send(self) -> bool:
-        """Whether ``data_to_send`` has something even for a carrier that is full."""
-        return self._output.has_control
-
     def data_to_send(self, max_bytes: int, now: float) -> bytes:
         """All frames that carry no data, then data, a frame of each stream in turn, until there are ``max_bytes`` of
         it or little more (one frame). 0 is for a carrier that is full: the rest is small, and bounded by the limits.

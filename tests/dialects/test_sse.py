@@ -228,7 +228,7 @@ class ChunkTests(SynchronousTestCase):
         results = []
         for chunks in ([stream], single_bytes(stream), pieces):
             limited = scanner(max_event)
-            results.append((scan(limited, chunks), limited.oversized, limited.at_boundary))
+            results.append((scan(limited, chunks), limited.at_boundary))
         self.assertEqual(results[0], results[1])
         self.assertEqual(results[0], results[2])
 
@@ -295,14 +295,18 @@ class BoundTests(SynchronousTestCase):
         for chunks in ([large + small], single_bytes(large + small)):
             scanner = EventScanner(NAMES, max_event=100)
             self.assertEqual(scan(scanner, chunks), [Event(b"usage", b"y")])
-            self.assertEqual(scanner.oversized, 1)
+
+    def test_the_rest_of_an_oversized_event_is_none(self) -> None:
+        """Though its last lines would be one."""
+        scanner = EventScanner(NAMES, max_event=100)
+        chunks = [b"data: " + b"x" * 200 + b"\n", b"event: usage\ndata: y\n\n"]
+        self.assertEqual(scan(scanner, chunks), [])
 
     def test_the_limit_itself_is_allowed(self) -> None:
         event = b"event: usage\ndata: y"
-        for size, oversized in ((len(event), 0), (len(event) - 1, 1)):
-            scanner = EventScanner(NAMES, max_event=size)
-            scanner.feed(event + b"\n\n")
-            self.assertEqual(scanner.oversized, oversized)
+        for size, found in ((len(event), [Event(b"usage", b"y")]), (len(event) - 1, [])):
+            for chunks in ([event + b"\n\n"], single_bytes(event + b"\n\n")):
+                self.assertEqual(scan(EventScanner(NAMES, max_event=size), chunks), found)
 
     def test_nothing_is_kept_of_an_endless_event(self) -> None:
         """F23: ten megabytes without an empty line."""

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 from ccmproxy.reverse import SessionLost, StreamAborted, StreamNotOpened, YamuxProtocol
 from ccmproxy.reverse.stream_transport import HIGH_MARK
 from ccmproxy.testing.pump import KIB, Pump
-from ccmproxy.yamux.frames import ACK, DATA, GO_AWAY, PING, SYN, WINDOW_UPDATE
+from ccmproxy.yamux.frames import ACK, DATA, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE
 from tests.reverse.sessions import SessionPair, StreamRecorder
 from tests.transports.contract import Building, Source
 from tests.yamux.sides import described, frame
@@ -197,6 +197,14 @@ class StreamsTests(SynchronousTestCase):
         scene.peer.transport.abortConnection()
         scene.pump.flush()
         self.assertEqual(scene.acceptor.built[0].lost, [])
+
+    def test_opened_and_reset_at_once(self) -> None:
+        """A stream that is over before anybody could have it is given to nobody."""
+        scene = Scene()
+        said = scene.answers(frame(WINDOW_UPDATE, SYN, 1) + frame(WINDOW_UPDATE, RST, 1))
+        self.assertEqual(said, ["WUPD|ACK id=1 len=262144"])
+        self.assertEqual((scene.acceptor.built, scene.session.streams), ([], 0))
+        self.assertTrue(scene.session.is_usable)
 
     def test_reset_while_others_go_on(self) -> None:
         pair = SessionPair()

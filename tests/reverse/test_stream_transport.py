@@ -184,6 +184,26 @@ class StreamTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual((len(far.pieces), far.lost), (1, [ConnectionAborted]))
 
+    def test_nothing_is_given_after_an_abort_while_paused(self) -> None:
+        """Neither what was kept, nor what came with it, nor the end behind that."""
+
+        class PausingAndAborting(HalfCloser):
+            def dataReceived(self, data: bytes) -> None:
+                super().dataReceived(data)
+                self.transport.pauseProducing()
+                self.transport.abortConnection()
+                self.transport.resumeProducing()
+                self.transport.pauseProducing()
+
+        near, far = (pair := SessionPair(Building(PausingAndAborting))).stream()
+        near.transport.write(bytes(100 * KIB))
+        near.transport.loseConnection()
+        pair.flush()
+        self.assertEqual((len(far.pieces), far.read_lost, far.lost), (1, 0, [ConnectionAborted]))
+        far.transport.resumeProducing()
+        pair.flush()
+        self.assertEqual((len(far.pieces), far.read_lost, far.lost), (1, 0, [ConnectionAborted]))
+
     def test_stopped_as_a_producer(self) -> None:
         """By a transport that it was to feed, and that is lost."""
         near, far = (pair := SessionPair()).stream()

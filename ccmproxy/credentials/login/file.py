@@ -13,16 +13,14 @@ from zope.interface import implementer
 from ccmproxy.dialects.oauth import CredentialFileError
 from ccmproxy.interfaces.credentials import ICredentialStore
 
-KIB = 1024
-
 #: Far beyond any login, and far below what would hold up the reactor: a larger file is something else (bytes).
-MAX_DOCUMENT = 1024 * KIB
+MAX_DOCUMENT = 1024 * 1024
 #: A login is for its owner alone.
 PRIVATE = 0o600
 #: A document that changes while it is read is read again, this often in all.
 _READ_ATTEMPTS = 5
 #: How much a new login may be longer than the old one, for the test write (bytes).
-_GROWTH = 4 * KIB
+_GROWTH = 4 * 1024
 #: File systems without a notion of syncing a directory say so with these.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 

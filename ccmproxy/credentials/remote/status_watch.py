@@ -173,8 +173,8 @@ class StatusWatch:
 
     def _take_held(self) -> None:
         status, self._held, self._soon = self._held, None, None
-        if status is not None:
-            self._take(status)
+        assert status is not None  # the timer was set with it
+        self._take(status)
 
     def _take(self, status: RemoteStatus) -> None:
         self._rate.take(self._clock.seconds())
