@@ -101,7 +101,3 @@ class UpstreamURLs:
     profile_url: str
     user_agent: str
     key_api_url: str = ""
-
-    def api_for(self, authorization: Authorization) -> str:
-        """Base URL of the API for requests that are sent with ``authorization``."""
-        return self.key_api_url or self.api_url if isinstance(authorization, ApiKey) else self.api_url

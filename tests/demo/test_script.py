@@ -1,4 +1,4 @@
-"""The script's judgement: what goes wrong is told, and ends nothing. (That all goes well, a program of its own shows.)"""
+"""The script's judgement: what goes wrong is told, and ends nothing. (That all goes well, a whole program shows.)"""
 
 from __future__ import annotations
 

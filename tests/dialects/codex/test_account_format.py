@@ -356,7 +356,7 @@ class DialectTests(SynchronousTestCase):
     """The dialect as a whole, as long as it is not among the offered ones."""
 
     def test_addresses(self) -> None:
-        self.assertEqual(URLS.api_for(OAuthToken("at")), "https://chatgpt.com/backend-api/codex")
-        self.assertEqual(URLS.api_for(ApiKey("k")), "https://api.openai.com")
+        self.assertEqual(URLS.api_url, "https://chatgpt.com/backend-api/codex")
+        self.assertEqual(URLS.key_api_url, "https://api.openai.com")
         self.assertTrue(URLS.user_agent.startswith("ccmproxy/"))
         self.assertEqual(CODEX.request_id_header, b"X-OCM-Request-Id")
