@@ -114,7 +114,7 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(metadata["Requires-Python"], ">=3.11")
         self.assertEqual(metadata["License-Expression"], "MIT")
         self.assertEqual(metadata["License-File"], "LICENSE")
-        self.assertIn("ccmproxy = ccmproxy.surfaces.cli.commands:main", build().entry_points)
+        self.assertIn("ccmproxy = ccmproxy.surfaces.cli:main", build().entry_points)
 
 
 class RequirementTests(SynchronousTestCase):

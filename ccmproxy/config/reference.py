@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ccmproxy.config import credential_options as credentials
+from ccmproxy.config import outbound_options as outbounds
 from ccmproxy.config import schema
 from ccmproxy.config.not_supported import NOT_SUPPORTED
 from ccmproxy.config.units import DURATION, KIB, MIB, SIZE
@@ -23,12 +25,20 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("`services[].upstream`", "services[].upstream", schema.UpstreamOptions),
     ("`services[].tls`", "services[].tls", schema.TLSOptions),
     ("`services[].users[]`", "services[].users[]", schema.UserOptions),
-    ("`services[].credentials[]`, type `default`", "services[].credentials[]", schema.DefaultCredential),
-    ("`services[].credentials[]`, type `external`", "services[].credentials[]", schema.ExternalCredential),
-    ("`services[].credentials[]`, type `balancer`", "services[].credentials[]", schema.BalancerCredential),
-    ("`outbounds[]`, type `direct`", "outbounds[]", schema.DirectOutbound),
-    ("`outbounds[]`, type `socks`", "outbounds[]", schema.SocksOutbound),
-    ("`outbounds[]`, type `http`", "outbounds[]", schema.HTTPOutbound),
+    ("`services[].credentials[]`, type `default`", "services[].credentials[]", credentials.DefaultCredential),
+    (
+        "`services[].credentials[]`, type `external`",
+        "services[].credentials[]",
+        credentials.ExternalCredential,
+    ),
+    (
+        "`services[].credentials[]`, type `balancer`",
+        "services[].credentials[]",
+        credentials.BalancerCredential,
+    ),
+    ("`outbounds[]`, type `direct`", "outbounds[]", outbounds.DirectOutboundOptions),
+    ("`outbounds[]`, type `socks`", "outbounds[]", outbounds.SocksOutboundOptions),
+    ("`outbounds[]`, type `http`", "outbounds[]", outbounds.HTTPOutboundOptions),
     ("`prices.MODEL`", "prices.MODEL", schema.PriceOptions),
 )
 

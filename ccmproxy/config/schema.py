@@ -7,92 +7,25 @@ them. An option that is null counts as left out, and so does an empty path, tag 
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    SecretStr,
-    Tag,
-    WithJsonSchema,
-    model_validator,
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr
+
+from ccmproxy.config.credential_options import CredentialOptions
+from ccmproxy.config.option_types import (
+    URL,
+    FilePath,
+    ListenIP,
+    Name,
+    Network,
+    OneOrMore,
+    OptionMapping,
+    ServerEndpoint,
+    UserAgent,
+    Variable,
 )
-
-from ccmproxy.config import addresses
+from ccmproxy.config.outbound_options import OutboundOptions
 from ccmproxy.config.units import GIB, KIB, MIB, Duration, Size, Timeout
-
-#: What begins the name of a branch of a union in pydantic's locations; no option does.
-BRANCH = "\0"
-
-_ENVIRONMENT_NAME = re.compile(r"[^=\0]+")
-
-
-def _name(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be empty")
-    if value != value.strip() or not value.isprintable() or len(value) > 100:
-        raise ValueError("must be at most 100 printable characters, without spaces at its ends")
-    return value
-
-
-def _path(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not contain a null character")
-    if value.startswith("~") and value != "~" and not value.startswith("~/"):
-        raise ValueError("must not begin with ~ and a user's name: write the directory out")
-    return value
-
-
-def _variable(value: str) -> str:
-    if not _ENVIRONMENT_NAME.fullmatch(value):
-        raise ValueError("must be the name of an environment variable")
-    return value
-
-
-def _url(value: str) -> str:
-    addresses.parse_url(value)
-    return value
-
-
-def _listen(value: str) -> str:
-    return addresses.parse_listen(value)
-
-
-def _endpoint(value: str) -> str:
-    if value:
-        addresses.parse_endpoint(value)
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError('must be an IP address or a network, for example "10.0.0.0/8"') from None
-    return value
-
-
-def _host(value: str) -> str:
-    if not addresses.is_host(value):
-        raise ValueError("must be a host name or an IP address")
-    return value
-
-
-def _user_agent(value: str) -> str:
-    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
-        raise ValueError("must be printable ASCII characters")
-    return value
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _tls_version(value: Any) -> Any:
@@ -100,38 +33,7 @@ def _tls_version(value: Any) -> Any:
     return f"{value:.1f}" if type(value) is float and value in (1.2, 1.3) else value
 
 
-Name = Annotated[str, AfterValidator(_name)]
-FilePath = Annotated[str, AfterValidator(_path)]
-Variable = Annotated[str, AfterValidator(_variable)]
-URL = Annotated[str, AfterValidator(_url)]
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-OneOrMore = Annotated[
-    list[str],
-    BeforeValidator(_list),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
-Weight = Annotated[float, Field(gt=0, le=1_000_000)]
-
-
-class Options(BaseModel):
-    """A mapping of the file. Unknown options are errors, nothing is converted, secrets stay hidden."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {
-            name: each for name, each in value.items() if each is not None or name not in cls.model_fields
-        }
-
-
-class LogOptions(Options):
+class LogOptions(OptionMapping):
     """`log`: what is logged, and how."""
 
     level: Literal["debug", "info", "warn", "error"] = Field(
@@ -142,7 +44,7 @@ class LogOptions(Options):
     )
 
 
-class TLSOptions(Options):
+class TLSOptions(OptionMapping):
     """`tls` of a service: serve TLS. Left out or empty: cleartext."""
 
     enabled: bool = Field(default=True, description="`false` turns TLS off without taking the options away.")
@@ -162,7 +64,7 @@ class TLSOptions(Options):
     )
 
 
-class UpstreamOptions(Options):
+class UpstreamOptions(OptionMapping):
     """`upstream` of a service: where the provider is, and how long to wait for it.
 
     The addresses are for tests, the demo and private gateways; left out, the official ones are used.
@@ -181,7 +83,7 @@ class UpstreamOptions(Options):
     ca_path: FilePath | None = Field(
         default=None, description="PEM file with certificate authorities to trust besides the system's."
     )
-    user_agent: Annotated[str, AfterValidator(_user_agent)] | None = Field(
+    user_agent: UserAgent | None = Field(
         default=None, description="What we call ourselves in our own requests; left out: `ccmproxy/VERSION`."
     )
     connect_timeout: Timeout = Field(default=10.0, description="Longest wait for a connection, TLS included.")
@@ -194,126 +96,7 @@ class UpstreamOptions(Options):
     )
 
 
-class DefaultCredential(Options):
-    """A credential of type `default`: one account, read from the file that the official CLI keeps; or an API key."""
-
-    tag: Name = Field(description="Unique name of the credential within its service.")
-    type: Literal["default"] = Field(default="default", description="May be left out.")
-    credential_path: FilePath | None = Field(
-        default=None,
-        description=(
-            "The account's credential file. Left out: `$CLAUDE_CONFIG_DIR/.credentials.json`, else"
-            " `~/.claude/.credentials.json` (`ccm`); `$CODEX_HOME/auth.json`, else `~/.codex/auth.json` (`ocm`)."
-        ),
-    )
-    claude_directory: FilePath | None = Field(
-        default=None,
-        description="A Claude Code configuration directory: its `.credentials.json` is used (`ccm` only).",
-    )
-    api_key: SecretStr | None = Field(
-        default=None, description="A key of the provider's commercial API, in place of a file."
-    )
-    api_key_file: FilePath | None = Field(default=None, description="A file with the API key.")
-    api_key_env: Variable | None = Field(
-        default=None, description="The environment variable with the API key."
-    )
-    usages_path: FilePath | None = Field(
-        default=None,
-        description="Database in which this credential's usage is recorded. Left out: not recorded.",
-    )
-    detour: str | None = Field(
-        default=None, description="Tag of the outbound that every connection of this credential takes."
-    )
-    reserve_5h: int = Field(
-        default=0,
-        ge=0,
-        le=99,
-        description="Keep N % of the 5-hour window free: the credential pauses at 100 - N %. 0: not given.",
-    )
-    reserve_weekly: int = Field(default=0, ge=0, le=99, description="The same for the weekly window.")
-    limit_5h: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description=(
-            "Pause when N % of the 5-hour window is used. Not together with `reserve_5h`; with neither, it pauses at"
-            " 99 %. 0: not given."
-        ),
-    )
-    limit_weekly: int = Field(default=0, ge=0, le=100, description="The same for the weekly window.")
-    plan_weight: Weight | None = Field(
-        default=None,
-        description="Weight of an API key among other credentials, 1 if left out. An account's weight is its plan's.",
-    )
-
-
-class ExternalCredential(Options):
-    """A credential of type `external`: another instance, which lends us its capacity.
-
-    With `url`: we send requests there. Without: a *receiver*, reachable only through a connection that the remote
-    opens to us. With `reverse`: a *connector*, we open such a connection to the remote and serve it.
-    """
-
-    tag: Name = Field(description="Unique name of the credential within its service.")
-    type: Literal["external"] = Field(description="")
-    url: URL | None = Field(default=None, description="Base URL of the remote, with an optional path prefix.")
-    server: Host | None = Field(
-        default=None, description="Dial this host instead of the URL's, which is still what Host and SNI say."
-    )
-    server_port: Port | None = Field(default=None, description="Dial this port instead of the URL's.")
-    token: SecretStr | None = Field(
-        default=None,
-        description="Token that the remote gave us as one of its users; one of the three token options is required.",
-    )
-    token_file: FilePath | None = Field(default=None, description="A file with the token.")
-    token_env: Variable | None = Field(default=None, description="The environment variable with the token.")
-    reverse: bool = Field(
-        default=False,
-        description="Dial out to `url`, which is required then, and serve the remote over that.",
-    )
-    plan_weight: Weight | None = Field(
-        default=None, description="Fixed weight of the remote. Left out: what the remote says, or 10."
-    )
-    detour: str | None = Field(
-        default=None, description="Tag of the outbound that every connection of this credential takes."
-    )
-    usages_path: FilePath | None = Field(
-        default=None,
-        description="Database in which this credential's usage is recorded. Left out: not recorded.",
-    )
-
-
-class BalancerCredential(Options):
-    """A credential of type `balancer`: a pool over default and external credentials."""
-
-    tag: Name = Field(description="Unique name of the pool within its service.")
-    type: Literal["balancer"] = Field(description="")
-    credentials: OneOrMore = Field(description="Tags of the members, at least one. Pools cannot be members.")
-    strategy: Literal["least-used", "round-robin", "random", "fallback"] = Field(
-        default="least-used",
-        description=(
-            "`least-used`: the one with the most capacity left; `round-robin`; `random`; `fallback`: the first that is"
-            " usable."
-        ),
-    )
-    rebalance_threshold: float = Field(
-        default=0.0,
-        ge=0,
-        description=(
-            "With `least-used`: move sessions when another member's weekly window is less used by more than this many"
-            " percent, divided by the plan weight. 0: off."
-        ),
-    )
-    spread_subagents: bool = Field(
-        default=False,
-        description=(
-            "Treat each subagent of a session as a session of its own, so that one conversation with many of them uses"
-            " several accounts. Each then pays for its own prompt cache."
-        ),
-    )
-
-
-class UserOptions(Options):
+class UserOptions(OptionMapping):
     """`users[]` of a service: who may use it, and through which credential."""
 
     name: Name = Field(description="Unique name within the service; it stands in logs and usage records.")
@@ -339,26 +122,7 @@ class UserOptions(Options):
     )
 
 
-def _credential_type(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return None
-    kind = value.get("type")
-    return f"{BRANCH}{'default' if kind is None else kind}"
-
-
-def _outbound_type(value: Any) -> str | None:
-    return f"{BRANCH}{value.get('type')}" if isinstance(value, Mapping) else None
-
-
-CredentialOptions = Annotated[
-    Annotated[DefaultCredential, Tag(f"{BRANCH}default")]
-    | Annotated[ExternalCredential, Tag(f"{BRANCH}external")]
-    | Annotated[BalancerCredential, Tag(f"{BRANCH}balancer")],
-    Discriminator(_credential_type),
-]
-
-
-class ServiceOptions(Options):
+class ServiceOptions(OptionMapping):
     """`services[]`: one listening address that speaks one provider's protocol.
 
     `credential_path`, `usages_path` and `detour` describe the one credential, tagged `default`, of a service without
@@ -367,7 +131,7 @@ class ServiceOptions(Options):
 
     type: Literal["ccm", "ocm"] = Field(description="`ccm`: Claude Code. `ocm`: OpenAI Codex.")
     tag: Name | None = Field(default=None, description="Name of the service in logs.")
-    listen: Annotated[str, AfterValidator(_listen)] | None = Field(
+    listen: ListenIP | None = Field(
         default=None, description="IP address to listen on, `127.0.0.1` if left out."
     )
     listen_port: int | None = Field(
@@ -376,7 +140,7 @@ class ServiceOptions(Options):
         le=65535,
         description="TCP port, 8080 (`ccm`) or 8081 (`ocm`) if left out. 0: any free one.",
     )
-    endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    endpoint: ServerEndpoint | None = Field(
         default=None,
         description=(
             "Instead of `listen` and `listen_port`: a Twisted server endpoint, like `unix:/run/ccmproxy.sock:mode=660`,"
@@ -412,7 +176,7 @@ class ServiceOptions(Options):
     upstream: UpstreamOptions = Field(
         default=UpstreamOptions(), description="Where the provider is, and how long to wait for it."
     )
-    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = Field(
+    trusted_proxies: list[Network] = Field(
         default=[],
         description="Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed.",
     )
@@ -453,50 +217,10 @@ class ServiceOptions(Options):
     )
 
 
-class DirectOutbound(Options):
-    """An outbound of type `direct`: straight to the destination."""
-
-    tag: Name = Field(description="Unique name of the outbound.")
-    type: Literal["direct"] = Field(description="")
-    bind_address: Annotated[str, AfterValidator(_listen)] | None = Field(
-        default=None, description="Local IP address that connections come from."
-    )
-
-
-class SocksOutbound(Options):
-    """An outbound of type `socks`: through a SOCKS5 proxy, which resolves the names."""
-
-    tag: Name = Field(description="Unique name of the outbound.")
-    type: Literal["socks"] = Field(description="")
-    server: Host = Field(description="Host of the proxy.")
-    server_port: Port = Field(description="Port of the proxy.")
-    username: str | None = Field(default=None, description="Left out: no authentication.")
-    password: SecretStr | None = Field(default=None, description="Goes with `username`.")
-
-
-class HTTPOutbound(Options):
-    """An outbound of type `http`: through an HTTP proxy (CONNECT), which resolves the names."""
-
-    tag: Name = Field(description="Unique name of the outbound.")
-    type: Literal["http"] = Field(description="")
-    server: Host = Field(description="Host of the proxy.")
-    server_port: Port = Field(description="Port of the proxy.")
-    username: str | None = Field(default=None, description="Left out: no authentication.")
-    password: SecretStr | None = Field(default=None, description="Goes with `username`.")
-    tls: bool = Field(default=False, description="Speak TLS to the proxy itself.")
-
-
-OutboundOptions = Annotated[
-    Annotated[DirectOutbound, Tag(f"{BRANCH}direct")]
-    | Annotated[SocksOutbound, Tag(f"{BRANCH}socks")]
-    | Annotated[HTTPOutbound, Tag(f"{BRANCH}http")],
-    Discriminator(_outbound_type),
-]
-
 Price = Annotated[float, Field(ge=0)]
 
 
-class PriceOptions(Options):
+class PriceOptions(OptionMapping):
     """`prices.MODEL`: what a model costs, in USD per million tokens. Overrides the price list that comes with us."""
 
     input: Price = Field(description="Input tokens.")
@@ -512,7 +236,7 @@ class PriceOptions(Options):
     )
 
 
-class FileOptions(Options):
+class FileOptions(OptionMapping):
     """The whole file."""
 
     model_config = ConfigDict(title="ccmproxy configuration")
@@ -528,19 +252,6 @@ class FileOptions(Options):
     prices: dict[str, PriceOptions] = Field(
         default={}, description="Model name → price, where the built-in list is to be overridden."
     )
-
-
-#: Kind of mapping → type that it says → its options: what :func:`options_at` walks through.
-CREDENTIAL_TYPES: Mapping[str, type[Options]] = {
-    "default": DefaultCredential,
-    "external": ExternalCredential,
-    "balancer": BalancerCredential,
-}
-OUTBOUND_TYPES: Mapping[str, type[Options]] = {
-    "direct": DirectOutbound,
-    "socks": SocksOutbound,
-    "http": HTTPOutbound,
-}
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,7 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ccmproxy.config import credential_options as credentials
+from ccmproxy.config import outbound_options as outbounds
 from ccmproxy.config import schema
+from ccmproxy.config.option_types import BRANCH
 from ccmproxy.config.problems import Path, Report
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -43,11 +46,11 @@ _PLACES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("a service", schema.ServiceOptions),
     ('a service\'s "upstream"', schema.UpstreamOptions),
     ("a user", schema.UserOptions),
-    ('an entry of "credentials"', schema.DefaultCredential),
-    ("an external credential", schema.ExternalCredential),
-    ("a balancer", schema.BalancerCredential),
+    ('an entry of "credentials"', credentials.DefaultCredential),
+    ("an external credential", credentials.ExternalCredential),
+    ("a balancer", credentials.BalancerCredential),
     ('a service\'s "tls"', schema.TLSOptions),
-    ("an outbound", schema.HTTPOutbound),
+    ("an outbound", outbounds.HTTPOutboundOptions),
 )
 
 
@@ -71,7 +74,7 @@ def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | Non
         case ("prices", _):
             return schema.PriceOptions
         case ("outbounds", int()):
-            return schema.OUTBOUND_TYPES.get(str(value_at((*path, "type"), document)))
+            return outbounds.OUTBOUND_TYPES.get(str(value_at((*path, "type"), document)))
         case ("services", int()):
             return schema.ServiceOptions
         case ("services", int(), "tls"):
@@ -82,7 +85,7 @@ def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | Non
             return schema.UserOptions
         case ("services", int(), "credentials", int()):
             kind = value_at((*path, "type"), document)
-            return schema.CREDENTIAL_TYPES.get("default" if kind is None else str(kind))
+            return credentials.CREDENTIAL_TYPES.get("default" if kind is None else str(kind))
     return None
 
 
@@ -99,7 +102,7 @@ def value_at(path: Path, document: Any) -> Any:
 
 
 def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -> None:
-    path = tuple(each for each in detail["loc"] if not str(each).startswith(schema.BRANCH))
+    path = tuple(each for each in detail["loc"] if not str(each).startswith(BRANCH))
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     match kind:
         case "missing":
@@ -114,7 +117,7 @@ def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -
         case "union_tag_invalid":
             path = (*path, "type")
             value = value_at(path, document)
-            known = list(schema.CREDENTIAL_TYPES if "credentials" in path else schema.OUTBOUND_TYPES)
+            known = list(credentials.CREDENTIAL_TYPES if "credentials" in path else outbounds.OUTBOUND_TYPES)
             if value is None:
                 report.add(path, f"is required: {_either(known)}")
             else:

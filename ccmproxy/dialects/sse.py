@@ -1,4 +1,4 @@
-"""Event streams (``text/event-stream``) as they pass: events that are asked for are found, or replaced, as bytes.
+"""Event streams (``text/event-stream``) as they pass: events that are asked for are found, as bytes.
 
 Follows the WHATWG HTML standard, section "Server-sent events". Sans I/O: bytes in, events out; what is fed is never
 changed, kept longer than its event lasts, or delayed. How the bytes are cut into chunks makes no difference (F19).
@@ -14,12 +14,10 @@ from typing import NamedTuple
 DEFAULT_NAME = b"message"
 #: Default bound on one event (bytes).
 LARGEST_EVENT = 1024 * 1024
-#: Default bound on an event that may be replaced (bytes): reports of state are small.
-LARGEST_REPLACED = 16 * 1024
 
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: The end of a line and an empty line. Atomic: CRLF is one line end, never taken apart into two.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
 class Event(NamedTuple):
@@ -49,8 +47,8 @@ def parse_event(raw: bytes) -> Event | None:
 def first_event(data: bytes, passed_over: Collection[bytes] = ()) -> Event | None:
     """The first event of a stream that begins with ``data``, but for those with these names; None: not whole yet."""
     position = 0
-    data = data.removeprefix(_BOM)
-    while (match := _BLANK_LINE.search(data, position)) is not None:
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    while (match := BLANK_LINE.search(data, position)) is not None:
         event = parse_event(data[position : match.start()])
         if event is not None and event.name not in passed_over:
             return event
@@ -138,21 +136,21 @@ class EventScanner:
         self._last = (self._last + data[-3:])[-3:]
         if self._bom is not None:
             data = self._bom + data
-            if len(data) < len(_BOM) and _BOM.startswith(data):
+            if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
                 self._bom = data
                 self._idle = False
                 return _NOTHING
             self._bom = None
             self._idle = True
-            data = data.removeprefix(_BOM)
+            data = data.removeprefix(BYTE_ORDER_MARK)
         events: list[Event] = []
         position = 0
         # Streams with LF alone, which is nearly all of them, are searched without the pattern.
-        find = _find_blank_line if b"\r" in data else _find_lf_lf
+        find = find_blank_line if b"\r" in data else find_lf_lf
         if not self._idle:
             position = self._finish_pending(data, find, events)
         # From here on ``position`` is at the start of an event, unless the data is used up.
-        if find is _find_lf_lf:
+        if find is find_lf_lf:
             position = self._skip_unwanted(data, position)
         at_end = len(data)
         while position < at_end:
@@ -214,7 +212,7 @@ class EventScanner:
         start, end = -1, -1
         if known and data[0] in b"\r\n":
             # Only a line end that was cut in two, or an empty line's, can begin before ``data``.
-            found = _BLANK_LINE.match(self._line_end + data[:2])
+            found = BLANK_LINE.match(self._line_end + data[:2])
             if found is not None:
                 start, end = -known, found.end() - known
         if end < 0:
@@ -222,7 +220,8 @@ class EventScanner:
         if end < 0:
             self._extend_pending(data)
             return len(data)
-        if self._size + start <= self._max_event:
+        size = self._size + start
+        if size <= self._max_event:
             if start > 0:
                 self._pending.append(data[:start])
             self._complete(b"".join(self._pending), events)
@@ -239,137 +238,16 @@ class EventScanner:
             events.append(event)
 
 
-class EventRewriter:
-    """Passes a stream on with some of its events replaced; every other byte as it came.
-
-    ``name``: of those events, in the ``event`` field or, where there is none, in their data: it must occur there.
-    ``replace``: gets such an event's data and returns what to send in its place (whole events, or nothing), or None to
-    leave it. An event is held back until it is known not to be one of them, at the latest when its first line or
-    ``max_event`` bytes have come: a client can do nothing with half an event. How the bytes are cut into chunks makes
-    no difference to what comes out, taken together.
-    """
-
-    __slots__ = ("_held", "_max_event", "_name", "_passing", "_replace", "_skip_lf", "_start", "_tail")
-
-    def __init__(
-        self, name: bytes, replace: Callable[[bytes], bytes | None], max_event: int = LARGEST_REPLACED
-    ) -> None:
-        self._name = name
-        self._replace = replace
-        self._max_event = max_event
-        #: The stream has only begun: a byte order mark may come, or has come and is being held.
-        self._start = True
-        #: The beginning of an event that may have to be replaced.
-        self._held = b""
-        #: The present event is passed on; ``_tail`` is the line end that it ends with so far.
-        self._passing = False
-        self._tail = b""
-        #: A replaced event ended with CR: an LF that follows still belongs to it.
-        self._skip_lf = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return what can be passed on now. Raises what ``replace`` raises."""
-        if not data:
-            return data
-        if self._skip_lf:
-            self._skip_lf = False
-            data = data.removeprefix(b"\n")
-        position = 0
-        if self._passing:
-            found = _BLANK_LINE.search(self._tail + data)
-            if found is None:
-                self._tail = _line_end(self._tail + data)
-                return data
-            self._passing = False
-            position = found.end() - len(self._tail)
-        elif self._held:
-            data = self._held + data
-            self._held = b""
-        elif data.endswith((b"\n\n", b"\r\n\r\n")) and self._name not in data:
-            # Whole events, as they nearly always come, and none to be replaced.
-            self._start = False
-            return data
-        return self._rewrite(data, position)
-
-    def end(self) -> bytes:
-        """The stream has ended or broken off: what is still held, as it came."""
-        held, self._held = self._held, b""
-        return held
-
-    def _rewrite(self, data: bytes, position: int) -> bytes:
-        """``data`` with its events replaced; from ``position`` on it is at the start of an event."""
-        pieces: list[bytes] = []
-        passed = 0  # all of ``data`` before it is in ``pieces``, or replaced
-        find = _find_blank_line if b"\r" in data else _find_lf_lf
-        while position < len(data):
-            if data[position] in b"\r\n":
-                self._start = False
-                position += 1
-                continue
-            start, end = find(data, position)
-            if start < 0:
-                if self._may_be_replaced(data[position:]):
-                    self._held = data[position:]
-                    data = data[:position]
-                else:
-                    self._start = False
-                    self._passing = True
-                    self._tail = _line_end(data)
-                break
-            replacement = self._replacement(data[position:start])
-            if replacement is not None:
-                pieces += (data[passed:position], replacement)
-                passed = end
-                self._skip_lf = end == len(data) and data.endswith(b"\r")
-            self._start = False
-            position = end
-        if not passed and not pieces:
-            return data
-        return b"".join((*pieces, data[passed:]))
-
-    def _may_be_replaced(self, raw: bytes) -> bool:
-        """Decided by what an event has in common with its own beginning, so that chunks make no difference."""
-        if len(raw) - len(_line_end(raw)) > self._max_event:
-            return False
-        if self._start:
-            raw = raw.removeprefix(_BOM)
-        lines = raw.splitlines(keepends=True)
-        if not lines or not lines[0].endswith((b"\r", b"\n")):
-            return True
-        field, _, value = lines[0].rstrip(b"\r\n").partition(b":")
-        return field != b"event" or value.removeprefix(b" ") == self._name
-
-    def _replacement(self, raw: bytes) -> bytes | None:
-        """What to send in place of a whole event, given without its empty line; None: itself."""
-        if self._name not in raw or not self._may_be_replaced(raw + b"\n"):
-            return None
-        mark = b""
-        if self._start and raw.startswith(_BOM):
-            mark, raw = _BOM, raw[len(_BOM) :]
-        event = parse_event(raw)
-        if event is None or event.name not in (self._name, DEFAULT_NAME):
-            return None
-        replacement = self._replace(event.data)
-        return None if replacement is None else mark + replacement
-
-
-def _line_end(data: bytes) -> bytes:
-    """The line end that ``data`` ends with, if it does."""
-    if data.endswith(b"\r\n"):
-        return b"\r\n"
-    return data[-1:] if data.endswith((b"\r", b"\n")) else b""
-
-
-def _find_blank_line(data: bytes, position: int) -> tuple[int, int]:
+def find_blank_line(data: bytes, position: int) -> tuple[int, int]:
     """Start and end of the first empty line with the line end before it, from ``position`` on; (-1, -1) for none.
 
     ``position`` must not lie between CR and LF.
     """
-    found = _BLANK_LINE.search(data, position)
+    found = BLANK_LINE.search(data, position)
     return found.span() if found else (-1, -1)
 
 
-def _find_lf_lf(data: bytes, position: int) -> tuple[int, int]:
+def find_lf_lf(data: bytes, position: int) -> tuple[int, int]:
     """The same where there is no CR in ``data``."""
     start = data.find(b"\n\n", position)
     return (start, start + 2) if start >= 0 else (-1, -1)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from zope.interface import Interface
 
 if TYPE_CHECKING:
+    from ccmproxy.dialects.event_rewriter import EventRewriter
     from ccmproxy.dialects.facts import RequestFacts
     from ccmproxy.dialects.oauth import ApiKey, Authorization, ControlRequest, OAuthToken, UpstreamURLs
-    from ccmproxy.dialects.sse import EventRewriter
     from ccmproxy.dialects.usage import UsageMeter
     from ccmproxy.dialects.websocket_messages import ClientFrame, UpstreamFrame
     from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from ccmproxy.dialects.sse import EventRewriter
+from ccmproxy.dialects.event_rewriter import EventRewriter
 from ccmproxy.dialects.usage import UsageMeter
 from ccmproxy.http.client.connection_pool import Call, ConnectionPool
 from ccmproxy.http.client.upgrade import SwitchedConnection

@@ -10,13 +10,15 @@ from ccmproxy.state.availability import Availability, AvailabilityState, Credent
 from ccmproxy.state.durations import format_duration
 from ccmproxy.state.limits import (
     RESET_JITTER,
-    OverallStatus,
     Window,
-    WindowKind,
     current_reset,
     current_utilization,
-    overall_status,
     remaining,
+)
+from ccmproxy.state.window_status import (
+    OverallStatus,
+    WindowKind,
+    overall_status,
     representative_claim,
     window_status,
 )

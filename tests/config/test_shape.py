@@ -5,6 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config import schema
+from ccmproxy.config.credential_options import BalancerCredential, DefaultCredential, ExternalCredential
+from ccmproxy.config.outbound_options import SocksOutboundOptions
 from ccmproxy.config.problems import Report
 from ccmproxy.config.shape import check_shape, options_at, value_at
 from tests.config.checking import complaints
@@ -125,15 +127,15 @@ class ShapeTests(SynchronousTestCase):
             ((), schema.FileOptions),
             (("log",), schema.LogOptions),
             (("prices", "m"), schema.PriceOptions),
-            (("outbounds", 0), schema.SocksOutbound),
+            (("outbounds", 0), SocksOutboundOptions),
             (("outbounds", 1), None),
             (service, schema.ServiceOptions),
             ((*service, "tls"), schema.TLSOptions),
             ((*service, "upstream"), schema.UpstreamOptions),
             ((*service, "users", 0), schema.UserOptions),
-            ((*service, "credentials", 0), schema.DefaultCredential),
-            ((*service, "credentials", 1), schema.ExternalCredential),
-            ((*service, "credentials", 2), schema.BalancerCredential),
+            ((*service, "credentials", 0), DefaultCredential),
+            ((*service, "credentials", 1), ExternalCredential),
+            ((*service, "credentials", 2), BalancerCredential),
             ((*service, "credentials", 3), None),
             ((*service, "headers"), None),
         ):

@@ -7,9 +7,9 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.demo.show import SCRIPT
+from ccmproxy.demo.script import SCRIPT
 
-PROGRAM = "import sys; from ccmproxy.surfaces.cli.commands import main; sys.exit(main(['demo', '--once']))"
+PROGRAM = "import sys; from ccmproxy.surfaces.cli import main; sys.exit(main(['demo', '--once']))"
 
 
 class DemoTests(SynchronousTestCase):

@@ -12,10 +12,10 @@ from zope.interface import implementer
 from ccmproxy.dialects.account_fields import replace_account_fields
 from ccmproxy.dialects.claude.usage_meters import StreamMeter, read_message
 from ccmproxy.dialects.claude.windows import FAMILY, ORGANIZATION, PLAN_WEIGHT, read_headers
+from ccmproxy.dialects.event_rewriter import EventRewriter
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.json_values import moment
 from ccmproxy.dialects.meters import fitting_meter
-from ccmproxy.dialects.sse import EventRewriter
 from ccmproxy.dialects.usage import UsageMeter
 from ccmproxy.dialects.verdicts import used_up_resets
 from ccmproxy.http.message import Headers, ResponseHead, lower_names

@@ -12,10 +12,10 @@ from zope.interface import implementer
 from ccmproxy.dialects.account_fields import replace_account_fields
 from ccmproxy.dialects.codex.usage_meters import ChatMeter, ResponsesMeter, read_completion, read_response
 from ccmproxy.dialects.codex.windows import OWN_LIMIT, limits_update, read_credits, read_event, read_headers
+from ccmproxy.dialects.event_rewriter import EventRewriter
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.json_values import json_object
 from ccmproxy.dialects.meters import fitting_meter, is_readable, media_type
-from ccmproxy.dialects.sse import EventRewriter
 from ccmproxy.dialects.usage import UsageMeter
 from ccmproxy.http.message import Headers, ResponseHead, first_value
 from ccmproxy.interfaces.facets import IMetering

@@ -17,9 +17,9 @@ from ccmproxy.dialects.codex.metering import (
     limits_from_event,
 )
 from ccmproxy.dialects.codex.usage_meters import ChatMeter, ResponsesMeter
+from ccmproxy.dialects.event_rewriter import EventRewriter
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import JSONMeter, OpaqueMeter
-from ccmproxy.dialects.sse import EventRewriter
 from ccmproxy.dialects.usage import UsageMeter
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.interfaces.facets import IMetering

@@ -1,0 +1,28 @@
+"""``ccmproxy demo``: everything in front of a simulated upstream."""
+
+from __future__ import annotations
+
+import argparse
+
+from ccmproxy.surfaces.cli.terminal import Commands, Terminal
+
+
+def add_command(commands: Commands, is_meant: bool) -> None:
+    """The command's own parser. ``is_meant``: only then is what it needs loaded, and are its options known."""
+    parser = commands.add_parser(
+        "demo",
+        help="run everything against a simulated upstream",
+        description="Run the proxy against a simulator.",
+    )
+    parser.set_defaults(command=run)
+    if is_meant:
+        from ccmproxy.demo.show import add_arguments
+
+        add_arguments(parser)
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    """``ccmproxy demo``: see :mod:`ccmproxy.demo.show`."""
+    from ccmproxy.demo.show import run as run_demo
+
+    return run_demo(args)

@@ -1,0 +1,221 @@
+"""The values that come out of a file's options."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+from pydantic import SecretStr
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.config import (
+    DirectOutboundConfig,
+    LogConfig,
+    ProxyOutboundConfig,
+    ServiceLimits,
+    UpstreamConfig,
+)
+from ccmproxy.config.not_supported import is_supported
+from tests.config.checking import HOME, loaded
+
+MINIMAL = "services: [{type: ccm}]"
+
+
+class ValueTests(SynchronousTestCase):
+    """What comes out of a valid file."""
+
+    def test_minimal(self) -> None:
+        config = loaded(MINIMAL)
+        (service,) = config.services
+        self.assertEqual(
+            (
+                service.type,
+                service.name,
+                service.listen,
+                service.listen_port,
+                service.endpoint,
+                service.users,
+            ),
+            ("ccm", "ccm 127.0.0.1:8080", "127.0.0.1", 8080, "tcp:8080:interface=127.0.0.1", ()),
+        )
+        (credential,) = service.credentials
+        self.assertEqual((credential.tag, credential.is_default_path), ("default", True))
+        self.assertEqual((credential.short_cap, credential.weekly_cap), (99, 99))
+        self.assertEqual((service.limits, service.upstream), (ServiceLimits(), UpstreamConfig()))
+        self.assertEqual((config.log, config.shutdown_grace, config.path), (LogConfig(), 30, None))
+
+    def test_everything(self) -> None:
+        config = loaded(
+            """
+            services:
+              - type: ccm
+                tag: main
+                endpoint: unix:/run/a.sock
+                credentials:
+                  - {tag: a, credential_path: a.json, reserve_5h: 10, limit_weekly: 70}
+                  - {tag: b, claude_directory: ~/b, limit_5h: 100, reserve_weekly: 99}
+                  - {tag: k, api_key_env: KEY, plan_weight: 2}
+                users:
+                  - {name: u, token: t, credential: b}
+                headers: {X: [a, b]}
+                upstream:
+                  api_url: http://127.0.0.1:1
+                  token_url: https://h/t
+                  usage_url: https://h/u
+                  profile_url: https://h/p
+                  ca_path: ca.pem
+                  user_agent: x/1
+                  connect_timeout: 1s
+                  first_byte_timeout: 2
+                  idle_timeout: 1.5m
+                max_request_body: 1MiB
+                max_request_head: 2048
+                head_timeout: 3
+                body_timeout: 4
+                keepalive_timeout: 5
+                client_stall_timeout: 6
+                ping_interval: 15s
+            log: {level: debug, format: json}
+            shutdown_grace: 0
+            """,
+            {"KEY": "the-key"},
+        )
+        (service,) = config.services
+        self.assertEqual(
+            (service.name, service.endpoint, service.address),
+            ("main", "unix:/run/a.sock", "unix:/run/a.sock"),
+        )
+        self.assertEqual((service.listen, service.listen_port), (None, None))
+        a, b, k = service.credentials
+        self.assertEqual((a.credential_path, a.is_default_path), ("/etc/ccm/a.json", False))
+        self.assertEqual((a.short_cap, a.weekly_cap), (90, 70))
+        self.assertEqual(
+            (b.credential_path, b.short_cap, b.weekly_cap), (f"{HOME}/b/.credentials.json", 100, 1)
+        )
+        assert k.api_key is not None
+        self.assertEqual(
+            (k.credential_path, k.api_key.get_secret_value(), k.plan_weight), (None, "the-key", 2)
+        )
+        (user,) = service.users
+        self.assertEqual((user.name, user.token.get_secret_value(), user.credential), ("u", "t", "b"))
+        self.assertEqual(service.headers, {"X": ("a", "b")})
+        self.assertEqual(
+            service.upstream,
+            UpstreamConfig(
+                "http://127.0.0.1:1",
+                "https://h/t",
+                "https://h/u",
+                "https://h/p",
+                "/etc/ccm/ca.pem",
+                "x/1",
+                1,
+                2,
+                90,
+            ),
+        )
+        self.assertEqual(service.limits, ServiceLimits(1024**2, 2048, None, 3, 4, 5, 6, 15))
+        self.assertEqual((config.log, config.shutdown_grace), (LogConfig("debug", "json"), 0))
+        self.assertEqual(config.secret_files, ("/etc/ccm/a.json", f"{HOME}/b/.credentials.json"))
+
+    def test_remotes(self) -> None:
+        config = loaded(
+            """
+            services:
+              - type: ccm
+                credentials:
+                  - {tag: a}
+                  - {tag: n, type: external, token: t1, url: "https://h/p", server: x, server_port: 5, detour: d}
+                  - {tag: r, type: external, token_env: TOKEN, plan_weight: 2.5}
+                  - {tag: c, type: external, token: t3, url: "http://h", reverse: true}
+                users:
+                  - {name: u, token: t, credential: n, allow_external_usage: true, external_credential: r}
+                  - {name: v, token: w, credential: a}
+            outbounds: [{tag: d, type: direct}]
+            """,
+            {"TOKEN": "t2"},
+        )
+        (service,) = config.services
+        self.assertEqual([each.tag for each in service.credentials], ["a"])
+        normal, receiver, connector = service.externals
+        self.assertEqual(
+            (normal.tag, normal.url, normal.server, normal.server_port), ("n", "https://h/p", "x", 5)
+        )
+        self.assertIsNotNone(normal.outbound)
+        self.assertEqual((normal.is_connector, normal.plan_weight), (False, None))
+        self.assertEqual((receiver.tag, receiver.url, receiver.plan_weight), ("r", None, 2.5))
+        self.assertEqual((connector.tag, connector.url, connector.is_connector), ("c", "http://h", True))
+        self.assertEqual([each.token.get_secret_value() for each in service.externals], ["t1", "t2", "t3"])
+        self.assertNotIn("t2", repr(service.externals))
+        self.assertEqual(
+            [(each.allow_external_usage, each.external_credential) for each in service.users],
+            [(True, "r"), (False, None)],
+        )
+
+    def test_reserves_of_zero(self) -> None:
+        config = loaded("services: [{type: ccm, credentials: [{tag: a, reserve_5h: 0, limit_weekly: 0}]}]")
+        self.assertEqual(config.services[0].credentials[0].caps.short, 99)
+        self.assertEqual(config.services[0].credentials[0].caps.weekly, 99)
+
+    def test_single_credential(self) -> None:
+        config = loaded("services: [{type: ccm, credential_path: ~/x.json, users: [{name: u, token: t}]}]")
+        (credential,) = config.services[0].credentials
+        self.assertEqual((credential.tag, credential.credential_path), ("default", f"{HOME}/x.json"))
+        self.assertEqual(config.services[0].users[0].credential, "default")
+
+    def test_ipv6(self) -> None:
+        (service,) = loaded("services: [{type: ccm, listen: '::1'}]").services
+        self.assertEqual((service.address, service.endpoint), ("[::1]:8080", r"tcp:8080:interface=\:\:1"))
+
+    def test_anchors(self) -> None:
+        config = loaded(
+            """
+            services:
+              - &base {type: ccm, head_timeout: 7}
+              - {<<: *base, listen_port: 9000}
+            """
+        )
+        self.assertEqual([each.limits.head_timeout for each in config.services], [7, 7])
+
+    def test_trusted_proxies(self) -> None:
+        # Parsed already, so that the line in the table of what is not supported is all that stands in the way.
+        if is_supported("services[].trusted_proxies", ""):
+            config = loaded("services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]")
+            self.assertEqual(config.services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
+
+
+class OutboundTests(SynchronousTestCase):
+    """What a detour comes to."""
+
+    TEXT = """
+        outbounds:
+          - {tag: d, type: direct, bind_address: "::0001"}
+          - {tag: s, type: socks, server: 127.0.0.1, server_port: 1080, username: me, password: s3cr3t}
+          - {tag: h, type: http, server: proxy.test, server_port: 3128, tls: true, username: ""}
+        services:
+          - type: ccm
+            credentials: [{tag: a, detour: d}, {tag: b, detour: s}, {tag: c, detour: h}, {tag: e}]
+          - {type: ocm, detour: h}
+    """
+
+    def test_outbounds(self) -> None:
+        several, single = loaded(self.TEXT).services
+        direct, socks, http, none = [each.outbound for each in several.credentials]
+        self.assertEqual(direct, DirectOutboundConfig("d", "::1"))
+        self.assertEqual(
+            socks, ProxyOutboundConfig("s", "socks", "127.0.0.1", 1080, "me", SecretStr("s3cr3t"))
+        )
+        self.assertEqual(http, ProxyOutboundConfig("h", "http", "proxy.test", 3128, tls=True))
+        self.assertIsNone(none)
+        self.assertEqual(single.credentials[0].outbound, http)
+        self.assertNotIn("s3cr3t", repr(several))
+
+    def test_the_name_of_an_outbound_makes_no_difference(self) -> None:
+        """And what it is does."""
+        before = loaded(self.TEXT).services
+        renamed = self.TEXT
+        for name in "ds":
+            self.assertIn(f"detour: {name}}}", renamed)
+            renamed = renamed.replace(f"tag: {name},", f"tag: {name}{name},")
+            renamed = renamed.replace(f"detour: {name}}}", f"detour: {name}{name}}}")
+        self.assertEqual(loaded(renamed).services, before)
+        for old, new in (("::0001", "::2"), ("1080", "1081"), ("s3cr3t", "other"), ("true", "false")):
+            self.assertNotEqual(loaded(self.TEXT.replace(old, new)).services, before)

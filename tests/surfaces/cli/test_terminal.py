@@ -1,0 +1,30 @@
+"""What commands print to."""
+
+from __future__ import annotations
+
+import io
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.surfaces.cli.terminal import Terminal
+
+
+class Flushed(io.StringIO):
+    """Counts how often it was told not to keep anything back."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+class TerminalTests(SynchronousTestCase):
+    """Two streams, each line out at once: somebody may watch."""
+
+    def test_lines(self) -> None:
+        out, err = Flushed(), Flushed()
+        terminal = Terminal(out, err)
+        terminal.say("asked for")
+        terminal.complain("wrong")
+        self.assertEqual((out.getvalue(), err.getvalue()), ("asked for\n", "wrong\n"))
+        self.assertEqual((out.flushes, err.flushes), (1, 1))
