@@ -239,9 +239,10 @@ class World:
             for login in self.logins:
                 self.write_login(login)
         self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        case.addCleanup(globalLogPublisher.removeObserver, observer)
+        self._observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(self._observer)
+        case.addCleanup(globalLogPublisher.removeObserver, self._observer)
+        self._closed = False
         credentials = "\n".join(
             f"      - {{tag: a{number}, credential_path: {path}}}"
             for number, path in enumerate(self.paths, 1)
@@ -313,7 +314,13 @@ class World:
         return list(self.entry.accounts.values())
 
     def close(self) -> None:
-        """Stop everything, and check what must hold whatever was said."""
+        """Stop everything, and check what must hold whatever was said. Called at the end of the test.
+
+        A test that makes many worlds closes each itself: every one of them gets what all of them log.
+        """
+        if self._closed:
+            return
+        self._closed = True
         for pump in self.network.connections:
             if not pump.client.disconnected:
                 pump.client.abortConnection()
@@ -330,6 +337,7 @@ class World:
         for secret in (TOKEN, *SECRET_PREFIXES):
             # Not assertNotIn: it would print the secret.
             self.case.assertFalse(secret in logged, "a secret was logged")
+        globalLogPublisher.removeObserver(self._observer)
 
     # Conversation ---------------------------------------------------------------------------------------------
 

@@ -76,6 +76,7 @@ class SecretTests(SynchronousTestCase):
             world = World(self, more="      first_byte_timeout: 10s\n      idle_timeout: 10s\n")
             for stream in (False, True):
                 self.talk(world, f"[[simulate:{fault}]]", stream=stream, session=f"s-{fault}")
+            world.close()
         self.check()
         self.assertGreater(len(self.errors), 5)
 
@@ -90,6 +91,7 @@ class SecretTests(SynchronousTestCase):
                     world.login.revoke()
                 self.talk(world)
                 self.talk(world, stream=True)
+                world.close()
         self.check()
         self.assertGreater(len(self.errors), 5)
 
@@ -104,6 +106,7 @@ class SecretTests(SynchronousTestCase):
                 for _ in range(70):
                     world.network.advance(1)
                 self.talk(world)
+                world.close()
         self.check()
 
     def test_strangers(self) -> None:

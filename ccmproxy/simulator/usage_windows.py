@@ -61,7 +61,9 @@ class UsageWindow:
         self.used = 0.0
         if self.recurring:
             periods = (now - self.resets_at) // self.length + 1
-            self.resets_at += periods * self.length
+            reset = self.resets_at + periods * self.length
+            # Rounding may put it at now, or behind the end of the period that begins now.
+            self.resets_at = reset if now < reset < now + self.length else now + self.length
         else:
             self.resets_at = None
 

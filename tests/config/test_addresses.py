@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
@@ -19,6 +19,7 @@ from ccmproxy.config.addresses import (
     tcp_address,
     tcp_endpoint,
 )
+from tests.profiles import examples
 
 
 class ListenTests(SynchronousTestCase):
@@ -125,7 +126,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertTrue(systemd.overlaps(systemd))
         self.assertFalse(systemd.overlaps(parse_endpoint("systemd:domain=INET:index=1")))
 
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     @given(st.text(st.sampled_from("tcpunixhaproxyssl:=\\/10[]. \n"), max_size=30))
     def test_garbage(self, text: str) -> None:
         try:

@@ -6,11 +6,12 @@ import json
 import math
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config.document import DocumentError, read_document
+from tests.profiles import examples
 
 SECRET = "s3cr3t-7e1f9d0b42aa"
 
@@ -153,7 +154,7 @@ class JSONTests(SynchronousTestCase):
             read_document("a:\n\tb: 1")
         self.assertIn("not with tabs", str(caught.exception))
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(JSON, st.sampled_from([None, 2, "\t"]))
     def test_same_as_json(self, data: Any, indent: int | str | None) -> None:
         text = json.dumps({"a": data}, indent=indent)
@@ -236,7 +237,7 @@ class BoundTests(SynchronousTestCase):
             else:
                 self.assertNotIn(SECRET, str([message for _, message, _ in document.faults]), text)
 
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     @given(st.text(st.sampled_from("ab:-[]{},&*!|>'\"%#?~\n\t \\0.<@`\0\ufeff\ud800"), max_size=40))
     def test_garbage(self, text: str) -> None:
         try:

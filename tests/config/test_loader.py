@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +22,7 @@ from ccmproxy.config import (
 from ccmproxy.config.not_supported import is_supported
 from ccmproxy.config.reference import option_names
 from tests.config.checking import HOME, complaints, found, loaded
+from tests.profiles import examples
 
 MINIMAL = "services: [{type: ccm}]"
 
@@ -286,17 +287,17 @@ class GarbageTests(SynchronousTestCase):
             for problem in error.problems:
                 self.assertTrue(problem.message and "\n" not in str(problem), str(problem))
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(st.dictionaries(NAMES, VALUES, max_size=4))
     def test_documents(self, document: dict[str, Any]) -> None:
         self.survive(json.dumps(document))
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(SERVICES, VALUES, VALUES)
     def test_services(self, services: list[Any], outbounds: Any, prices: Any) -> None:
         self.survive(json.dumps({"services": services, "outbounds": outbounds, "prices": prices}))
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(st.text(max_size=60))
     def test_text(self, text: str) -> None:
         self.survive(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.event_rewriter import EventRewriter
 from tests.dialects.test_sse import single_bytes
+from tests.profiles import examples
 
 
 def replace_state(data: bytes) -> bytes | None:
@@ -95,7 +96,7 @@ class EventRewriterTests(SynchronousTestCase):
         st.integers(0, 60),
         st.lists(st.integers(0, 200), max_size=6),
     )
-    @settings(max_examples=400)
+    @examples(400)
     def test_chunks_make_no_difference(self, parts: list[bytes], max_event: int, cuts: list[int]) -> None:
         stream = b"".join(parts)
         places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +15,7 @@ from ccmproxy.http.headers import HOPS, MOST_HOPS, hops
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, values
 from ccmproxy.policy.retry import AnswerKind, Verdict
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
+from tests.profiles import examples
 
 TOKEN = RemoteToken("our-token")
 
@@ -323,13 +324,13 @@ class StatusTests(SynchronousTestCase):
         for document in (b"hush", b'"hush"', state(plan_weight="hush"), b'{"hush": 1}'):
             self.assertNotIn("hush", self.refused(document))
 
-    @settings(max_examples=300)
+    @examples(300)
     @given(st.binary(max_size=300))
     @example(b"{" + b'"a":{' * 2000)
     def test_garbage(self, document: bytes) -> None:
         self.refused(document)
 
-    @settings(max_examples=200)
+    @examples(200)
     @given(
         st.dictionaries(
             st.sampled_from([*STATE, "availability", "other"]),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.sse import Event, EventScanner, first_event, parse_event
+from tests.profiles import examples
 
 NAMES = frozenset({b"usage", b"stop"})
 
@@ -111,7 +112,7 @@ class FirstEventTests(SynchronousTestCase):
             max_size=14,
         ).map(b"".join)
     )
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     def test_the_first_of_what_the_scanner_finds(self, stream: bytes) -> None:
         """And once it is known, what follows does not change it."""
         events = [event for event in EventScanner(lambda name: True).feed(stream) if event.name != b"b"]
@@ -187,7 +188,7 @@ class ChunkTests(SynchronousTestCase):
                 found = scan(EventScanner(NAMES), [stream[:at], stream[at:]])
                 self.assertEqual(found, EXPECTED, (line_end, at))
 
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     @given(
         stream=st.lists(
             st.sampled_from(
@@ -232,7 +233,7 @@ class ChunkTests(SynchronousTestCase):
         self.assertEqual(results[0], results[1])
         self.assertEqual(results[0], results[2])
 
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     @given(st.lists(st.binary(max_size=12), max_size=12))
     def test_garbage_raises_nothing(self, chunks: list[bytes]) -> None:
         whole = scan(EventScanner(lambda _: True), [b"".join(chunks)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -104,12 +104,10 @@ class HeadTests(SynchronousTestCase):
             with self.assertRaises(FramingError, msg=repr(raw)):
                 split_head(raw)
 
-    @settings(deadline=None)
     @given(st.lists(st.tuples(TOKENS, VALUES)))
     def test_round_trip(self, headers: Headers) -> None:
         self.assertEqual(split_head(join_head(b"HTTP/1.1 200 OK", headers)), (b"HTTP/1.1 200 OK", headers))
 
-    @settings(deadline=None)
     @given(st.binary())
     def test_garbage(self, garbage: bytes) -> None:
         try:
@@ -165,7 +163,6 @@ class HeadTests(SynchronousTestCase):
 class ChunkedTests(SynchronousTestCase):
     """The chunked coding."""
 
-    @settings(deadline=None)
     @given(
         st.lists(st.binary(min_size=1, max_size=300)),
         st.binary(max_size=50),
@@ -189,7 +186,6 @@ class ChunkedTests(SynchronousTestCase):
                 with self.assertRaises(FramingError, msg=repr(raw[:40])):
                     decode(pieces)
 
-    @settings(deadline=None)
     @given(st.binary(), st.lists(st.integers(min_value=0)))
     def test_garbage(self, garbage: bytes, places: list[int]) -> None:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import sys
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.network.bsd import DARWIN, FREEBSD, OPENBSD, Layout, RoutingSocket, bsd_monitor, layout
+from tests.profiles import examples
 
 LAYOUTS = (DARWIN, FREEBSD, OPENBSD)
 ADD, DELETE, CHANGE, GET, NEW_ADDRESS, DEL_ADDRESS, LINK = 1, 2, 3, 4, 12, 13, 14
@@ -206,7 +207,7 @@ class RoutingSocketTests(SynchronousTestCase):
         other[2] = 6
         self.assertEqual(self.told(DARWIN, bytes(other), link(DARWIN, 3, UP)), [False, True])
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(
         st.sampled_from(LAYOUTS),
         st.binary(max_size=100),

@@ -9,12 +9,13 @@ import struct
 import subprocess
 import sys
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ccmproxy.network.linux import Rtnetlink, attributes, messages, open_socket
 from tests.network.namespace import STEPS
+from tests.profiles import examples
 from tests.source import ROOT
 
 KERNEL = (0, 1)
@@ -233,7 +234,7 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(attributes(padded, 0), {3: b"b", 9: b""})
         self.assertEqual(attributes(struct.pack("=HH", 6, 3) + b"b", 0), {})
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 51), st.integers(0, 255)), max_size=6))
     def test_garbage(self, data: bytes, spoilt: list[tuple[int, int]]) -> None:
         """Nothing is raised."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.policy.backoff import GOOD_LIFE, Backoff
+from tests.profiles import examples
 
 DELAYS = [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
@@ -43,7 +44,7 @@ class BackoffTests(SynchronousTestCase):
         backoff.reset()
         self.assertEqual(backoff.failed(), 2.0)
 
-    @settings(max_examples=50)
+    @examples(50)
     @given(
         st.lists(st.floats(0, 200), max_size=30),
         st.floats(0, 1, exclude_max=True),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,6 +29,7 @@ from ccmproxy.policy.balancing import (
 )
 from ccmproxy.state.availability import EXTERNAL_CAPS, Availability, Caps, CredentialSnapshot
 from ccmproxy.state.limits import Limits, Window
+from tests.profiles import examples
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -181,7 +182,7 @@ class LeastUsedTests(SynchronousTestCase):
         st.lists(st.floats(1, 1e4), min_size=1, max_size=6),
         st.integers(1, 60),
     )
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def test_nobody_would_be_better_off_elsewhere(self, scores: list[float], sessions: int) -> None:
         """What the highest averages promise: no seat's average is beaten by one more seat of anybody."""
         given_to = self.spread(scores, sessions)

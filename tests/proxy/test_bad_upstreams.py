@@ -255,6 +255,7 @@ class BadUpstreamTests(SynchronousTestCase):
                         world.ask("[[say:again]]", client=client)
                         self.assertEqual(client.responses()[-1].json()["content"][0]["text"], "again")
                     self.assertEqual(world.answer().status, 200)
+                    world.close()
 
     def test_an_error_event_before_any_other(self) -> None:
         """F13: relayed with its 200, and logged as failed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -82,6 +82,9 @@ class UsageWindowTests(SynchronousTestCase):
         self.assertEqual(window.resets_at, 9.0)
         self.assertEqual(window.utilization(9.0), 0.0)
 
+    # Where rounding puts the end of a period at now, 512.5105811960284, and where it puts it behind the next one's.
+    @example([(212.51058119602845, 1.0), (300.0, 1.0)], True)
+    @example([(7.1, 1.0), (499.99999999999994, 1.0)], True)
     @given(st.lists(st.tuples(st.floats(0, 500), st.floats(0, 60)), max_size=30), st.booleans())
     def test_reset_is_never_in_the_past(self, uses: list[tuple[float, float]], recurring: bool) -> None:
         window = UsageWindow(length=100.0, allowance=50.0, recurring=recurring)

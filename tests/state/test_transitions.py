@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -444,7 +444,6 @@ histories = st.lists(st.tuples(inputs, times), max_size=12)
 class AnyHistoryTests(SynchronousTestCase):
     """What holds whatever happens, the clock jumping both ways."""
 
-    @settings(deadline=None)
     @given(histories, caps_values, st.sampled_from([None, "claude-opus-4-5"]))
     def test_invariants(self, history: list[tuple[Input, float]], caps: Caps, model: str | None) -> None:
         state = CredentialState()
@@ -502,7 +501,6 @@ class AnyHistoryTests(SynchronousTestCase):
                 self.assertTrue(math.isfinite(number) and number >= 0)
             self.assertGreater(state.plan_weight, 0)
 
-    @settings(deadline=None)
     @given(histories, caps_values, times, st.floats(0, 1))
     def test_nothing_changes_before_the_next_change(
         self, history: list[tuple[Input, float]], caps: Caps, now: float, part: float
@@ -519,7 +517,6 @@ class AnyHistoryTests(SynchronousTestCase):
             later, effects = transition(state, TimePassed(), between, caps)
             self.assertEqual((later.shown, effects), (state.shown, ()))
 
-    @settings(deadline=None)
     @given(st.lists(st.tuples(st.floats(0, 98), st.booleans()), min_size=1, max_size=8))
     def test_utilization_grows_within_a_window(self, answers: list[tuple[float, bool]]) -> None:
         credential = Credential()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.transports.connect import LONGEST_HEAD, ConnectHandshake
 from ccmproxy.transports.proxy_dialogue import Login, ProxyError
+from tests.profiles import examples
 
 LOGIN = Login("me", "s3:cr3t")
 
@@ -113,7 +114,7 @@ class AnswerTests(SynchronousTestCase):
                 self.assertIsNone(rest)
                 self.assertIn(f"more than {LONGEST_HEAD} bytes", message)
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(
         st.one_of(
             st.binary(max_size=60),

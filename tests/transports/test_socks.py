@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.transports.proxy_dialogue import Login, ProxyError
 from ccmproxy.transports.socks import SocksHandshake
+from tests.profiles import examples
 
 LOGIN = Login("me", "s3cr3t")
 LOGIN_MESSAGE = b"\x01\x02me\x06s3cr3t"
@@ -144,7 +145,7 @@ class RefusalTests(SynchronousTestCase):
 class PieceTests(SynchronousTestCase):
     """Whatever comes, in whatever pieces."""
 
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     @given(
         st.one_of(
             st.binary(max_size=40),

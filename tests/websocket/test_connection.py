@@ -6,7 +6,7 @@ import os
 import tracemalloc
 import zlib
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -25,6 +25,7 @@ from ccmproxy.websocket.connection import (
     is_sendable,
 )
 from ccmproxy.websocket.deflate import DeflateAgreement
+from tests.profiles import examples
 
 KEY = b"\x37\xfa\x21\x3d"
 DEFLATE = DeflateAgreement()
@@ -247,7 +248,7 @@ class ReceivingTests(SynchronousTestCase):
         self.assertRaises(ProtocolError, connection.next_event)
         self.assertEqual(connection.buffered, 0)
 
-    @settings(max_examples=200)
+    @examples(200)
     @given(st.binary(max_size=200), st.booleans(), st.booleans(), st.integers(1, 5))
     def test_garbage(self, data: bytes, server: bool, deflate: bool, step: int) -> None:
         """Whole and in pieces alike, and nothing but the protocol error."""
@@ -256,7 +257,7 @@ class ReceivingTests(SynchronousTestCase):
         pieces = events(Connection(None if server else mask, agreement, 100), data, step)
         self.assertEqual(whole, pieces)
 
-    @settings(max_examples=200)
+    @examples(200)
     @given(
         st.lists(
             st.tuples(st.sampled_from([1, 2, 0, 8, 9, 10]), st.booleans(), st.binary(max_size=140)),
@@ -281,7 +282,7 @@ class SendingTests(SynchronousTestCase):
         )
         self.assertEqual(Connection(None).send_ping(b"Hello"), bytes.fromhex("890548656c6c6f"))
 
-    @settings(max_examples=100)
+    @examples(100)
     @given(
         st.lists(st.tuples(st.binary(max_size=400), st.booleans()), max_size=8), st.booleans(), st.booleans()
     )

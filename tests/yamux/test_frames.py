@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.errors import ProtocolError
 from ccmproxy.yamux.frames import DATA, GO_AWAY, PING, FrameReader, Header, decode, encode
+from tests.profiles import examples
 
 U16 = st.integers(0, 2**16 - 1)
 U32 = st.integers(0, 2**32 - 1)
@@ -19,13 +20,13 @@ class HeaderTests(SynchronousTestCase):
     """One header."""
 
     @given(st.integers(0, 3), U16, U32, U32, st.binary(max_size=3))
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_round_trip(self, kind: int, flags: int, stream_id: int, length: int, before: bytes) -> None:
         data = before + encode(kind, flags, stream_id, length)
         self.assertEqual(decode(data, len(before)), Header(kind, flags, stream_id, length))
 
     @given(st.binary(min_size=12, max_size=12))
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     def test_any_twelve_bytes(self, data: bytes) -> None:
         """A header that says the same again, or a protocol error."""
         try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux import Direction, ProtocolError, SessionConfig, SessionEnded, Stream
 from ccmproxy.yamux.errors import PeerFailed
 from ccmproxy.yamux.frames import DATA, FIN, RST, SYN, WINDOW_UPDATE
+from tests.profiles import examples
 from tests.yamux.sides import ConnectionPair, Side, described, frame, told
 
 KIB = 1024
@@ -104,7 +105,7 @@ class AnyFrameTests(SynchronousTestCase):
         ),
         st.sampled_from(["nothing", "send", "close", "reset", "read"]),
     )
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     def test_any_frame(self, state: str, sent: list[tuple[int, int, int, int]], act: str) -> None:
         """An event, nothing, or the end of the session; then it still works or has ended for good."""
         side = self.side_in(state)
@@ -154,7 +155,7 @@ class GarbageTests(SynchronousTestCase):
     )
 
     @given(BYTES, st.integers(1, 20))
-    @settings(max_examples=200, deadline=None)
+    @examples(200)
     def test_whole_is_byte_by_byte(self, data: bytes, step: int) -> None:
         """The same is told, and the same is said, however it comes."""
         results = []
@@ -174,7 +175,7 @@ class JoinedTests(SynchronousTestCase):
     """Two sessions of ours, with limits of their own, and a carrier that takes and cuts as it likes."""
 
     @given(CONFIGS, CONFIGS, st.integers(0, 2**32))
-    @settings(max_examples=25, deadline=None)
+    @examples(25)
     def test_everything_arrives(self, client: SessionConfig, server: SessionConfig, seed: int) -> None:
         chance = random.Random(seed)
         pair = ConnectionPair(client, server)

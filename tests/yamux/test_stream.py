@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.stream import Direction, SendQueue, Stream
+from tests.profiles import examples
 
 
 class StreamTests(SynchronousTestCase):
@@ -36,7 +37,7 @@ class SendQueueTests(SynchronousTestCase):
     @given(
         st.lists(st.binary(min_size=1, max_size=20), max_size=10), st.lists(st.integers(1, 30), max_size=20)
     )
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_order_is_kept(self, chunks: list[bytes], sizes: list[int]) -> None:
         queue, taken = SendQueue(), b""
         for chunk in chunks:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.errors import ProtocolError
 from ccmproxy.yamux.parameters import INITIAL_WINDOW, LARGEST_WINDOW
 from ccmproxy.yamux.window import ReceiveWindow, SendWindow
+from tests.profiles import examples
 
 SIZES = st.integers(0, 2 * INITIAL_WINDOW)
 
@@ -49,7 +50,7 @@ class ReceiveWindowTests(SynchronousTestCase):
         self.assertRaises(ValueError, window.consumed, -1)
 
     @given(st.integers(INITIAL_WINDOW, 4 * INITIAL_WINDOW), st.lists(st.tuples(SIZES, SIZES), max_size=30))
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     def test_any_history(self, maximum: int, history: list[tuple[int, int]]) -> None:
         """The peer gets back what was consumed, and never has more than the maximum; it never gets stuck."""
         window = ReceiveWindow(maximum)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,6 +23,7 @@ from ccmproxy.policy.balancing import NoCredential, Selection, should_rebalance
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, CredentialSnapshot
 from tests.credentials.fixtures import NOW, PlainCredential
+from tests.profiles import examples
 
 TAGS = "abcde"
 MODELS = ("claude-opus-4-5", "claude-haiku-4-5", None)
@@ -253,10 +253,5 @@ class PoolMachineTests(SynchronousTestCase):
     def test_anything_may_happen(self) -> None:
         run_state_machine_as_test(
             PoolMachine,
-            settings=settings(
-                max_examples=120,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
+            settings=examples(120, stateful_step_count=40),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.client.connection_pool import Call, ClientLimits, ConnectionPool, HTTPClientProtocol
 from tests.http.upstream import Receiver, Scene, ScriptedServer
+from tests.profiles import examples
 
 REPLIES = {
     "kept": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -155,7 +155,5 @@ class PoolTests(SynchronousTestCase):
     """Runs the machine."""
 
     def test_in_any_order(self) -> None:
-        run_state_machine_as_test(
-            PoolMachine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
-        )
+        run_state_machine_as_test(PoolMachine, settings=examples(40, stateful_step_count=30))
         self.assertEqual(self.flushLoggedErrors(), [])

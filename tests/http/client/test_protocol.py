@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
@@ -25,6 +25,7 @@ from ccmproxy.http.message import ResponseHead
 from ccmproxy.testing.pump import KIB
 from ccmproxy.transports.carried import CarrierConnectionLost
 from tests.http.upstream import Receiver, Scene
+from tests.profiles import examples
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -242,7 +243,7 @@ class WholeResponseTests(SynchronousTestCase):
         st.sampled_from(sorted(WHOLE)),
         st.lists(st.integers(1, 40), max_size=12),
     )
-    @settings(deadline=None, max_examples=150)
+    @examples(150)
     @example("chunked", [57, 1, 2])
     def test_split_anyhow(self, name: str, sizes: list[int]) -> None:
         method, reply, status, body, _ = WHOLE[name]
@@ -314,7 +315,7 @@ class BrokenResponseTests(SynchronousTestCase):
     @given(
         st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 ", OK, CHUNKED, OK + b"Content-Length: "])
     )
-    @settings(deadline=None, max_examples=300)
+    @examples(300)
     def test_garbage(self, garbage: bytes, start: bytes) -> None:
         """Whatever comes, there is an ordinary end or a documented error, and nothing else is raised."""
         scene = Scene()

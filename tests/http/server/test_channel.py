@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
@@ -15,6 +15,7 @@ from ccmproxy.http.server.factory import ServerLimits, ServerRequest
 from tests.http.conversation import OK, Client, ServerTestCase, echo
 from tests.http.server.test_request_head import REFUSED
 from tests.http.test_framing import BROKEN_CHUNKS, cut
+from tests.profiles import examples
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -100,7 +101,6 @@ class ConversationTests(ServerTestCase):
         client.send(ALL)
         self.assertEqual(client.answers(*METHODS), EXPECTED)
 
-    @settings(deadline=None)
     @given(st.permutations(CORPUS), st.lists(st.integers(min_value=0)))
     def test_however_it_is_cut(self, requests: list[tuple[str, bytes, bytes]], places: list[int]) -> None:
         client = self.connect()
@@ -242,7 +242,7 @@ class RefusalTests(ServerTestCase):
             self.assertEqual(client.answers("POST"), [(400, BodyMalformed.__name__.encode())], raw[:200])
             self.assertEqual(client.lost, ConnectionDone)
 
-    @settings(deadline=None, max_examples=60)
+    @examples(60)
     @given(st.binary(min_size=1), st.lists(st.integers(min_value=0), max_size=5))
     def test_garbage(self, garbage: bytes, places: list[int]) -> None:
         self.handler = echo
@@ -253,7 +253,6 @@ class RefusalTests(ServerTestCase):
         if client.received:
             self.assertIn(client.answers("GET")[0][0], (400, 408, 505))
 
-    @settings(deadline=None)
     @given(st.integers(0, len(ALL)), st.binary(max_size=3), st.integers(0, 3))
     def test_damaged(self, place: int, damage: bytes, removed: int) -> None:
         """Whatever becomes of the requests, every answer is whole, and after a refusal there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,7 +16,6 @@ from tests.http.test_framing import cut
 class BodyReaderTests(SynchronousTestCase):
     """A reader, fed."""
 
-    @settings(deadline=None)
     @given(st.binary(max_size=300), st.binary(max_size=50), st.lists(st.integers(min_value=0)), st.booleans())
     def test_ends_where_it_should(
         self, payload: bytes, behind: bytes, places: list[int], chunked: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -144,7 +144,6 @@ class RequestHeadTests(SynchronousTestCase):
                 parse_request_head(raw + b"\r\n")
             self.assertEqual(caught.exception.status, status, raw)
 
-    @settings(deadline=None)
     @given(st.binary())
     def test_garbage(self, garbage: bytes) -> None:
         try:
@@ -152,7 +151,6 @@ class RequestHeadTests(SynchronousTestCase):
         except FramingError:
             pass
 
-    @settings(deadline=None)
     @given(st.sampled_from(REFUSED), st.integers(0, 200), st.binary(min_size=1, max_size=2))
     def test_damaged(self, refused: tuple[int, bytes], place: int, damage: bytes) -> None:
         raw = refused[1]

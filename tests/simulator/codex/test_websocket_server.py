@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
@@ -37,6 +37,7 @@ from ccmproxy.simulator.codex.websocket_server import (
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.testing.pump import Pump
 from ccmproxy.transports.contract import IByteStream
+from tests.profiles import examples
 from tests.simulator.client import Conversation
 from tests.simulator.codex.service import turn
 
@@ -323,7 +324,7 @@ class HandshakeTests(SynchronousTestCase):
 class GarbageTests(SynchronousTestCase):
     """Bytes of any kind."""
 
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(st.lists(st.one_of(st.binary(max_size=40), FRAMES), max_size=6), st.booleans())
     def test_nothing_is_raised(self, pieces: list[bytes], deflate: bool) -> None:
         conversation = Conversation()
