@@ -8,47 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-#: Until when a used-up account is left alone if the answer names no time (spec 4.6; seconds).
-DEFAULT_BLOCK = 300.0
-#: The same for a 429 that says nothing of limits at all: a burst, not a quota (F5; seconds).
-BURST_BLOCK = 60.0
+from ccmproxy.policy.answers import AnswerKind
+
 #: Where none can be reached, no further credential is tried after so long (seconds): clients give up.
 UNREACHABLE_TIME = 30.0
-
-
-class AnswerKind(Enum):
-    """Class of an upstream answer, as the dialect reads it."""
-
-    OK = auto()
-    #: 429 on account of the whole credential.
-    RATE_LIMITED = auto()
-    #: 429 that concerns one model's window of that account.
-    MODEL_RATE_LIMITED = auto()
-    #: 429 that concerns this request alone; nothing is marked.
-    REQUEST_RATE_LIMITED = auto()
-    #: A stream that begins with the news that nothing will come (F13); nothing is marked.
-    STREAM_FAILED = auto()
-    #: 401, or 403 that says the token was revoked.
-    AUTH_FAILED = auto()
-    #: A remote instance has no credential to serve us with (spec 4.4): it is left alone for a while.
-    REMOTE_REJECTED = auto()
-    #: A remote instance cannot serve this request for now, and nothing else is known of it; nothing is marked.
-    REMOTE_BUSY = auto()
-    #: 400: relayed unchanged, the client acts on it.
-    CLIENT_ERROR = auto()
-    #: Everything else: relayed.
-    OTHER = auto()
-    #: The body is needed to tell (a 403, a 429 with its reset in the body): read it and ask again.
-    NEEDS_BODY = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """An answer's class. For RATE_LIMITED, ``until`` (Unix seconds) and whether the upstream named it itself."""
-
-    kind: AnswerKind
-    until: float = 0.0
-    explicit: bool = True
 
 
 class LeaseOutcome(Enum):
@@ -109,20 +72,17 @@ class Progress:
 
 
 def after_answer(kind: AnswerKind, progress: Progress) -> Step:
-    """What to do with an answer whose head has arrived, and of which nothing has gone to the client yet."""
+    """What to do with an answer whose head has arrived, and of which nothing has gone to the client yet.
+
+    NEXT is only a wish: whether another credential is asked, and which answer the client gets in the end, is for
+    :class:`ccmproxy.policy.opinions.Hearing` to say.
+    """
     match kind:
         case AnswerKind.OK | AnswerKind.CLIENT_ERROR | AnswerKind.OTHER | AnswerKind.NEEDS_BODY:
             return Step.RELAY
         case AnswerKind.AUTH_FAILED:
             return Step.NEXT if progress.recovered else Step.RECOVER
-        case (
-            AnswerKind.RATE_LIMITED
-            | AnswerKind.MODEL_RATE_LIMITED
-            | AnswerKind.REQUEST_RATE_LIMITED
-            | AnswerKind.STREAM_FAILED
-            | AnswerKind.REMOTE_REJECTED
-            | AnswerKind.REMOTE_BUSY
-        ):
+        case _:
             return Step.NEXT
 
 

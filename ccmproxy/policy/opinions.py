@@ -1,0 +1,248 @@
+"""Whose fault a refusal is: what several credentials say to one request, and what is charged for it (spec 12.1). Pure.
+
+A refusal whose cause its own words and figures do not tell is put to a *second opinion*: what another login of the same
+kind and of another identity answers to the same request. Served there, the refusal is charged to where it came from,
+for this endpoint, model and set of betas only; refused there too, it is about the request, and nobody is charged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from ccmproxy.policy.answers import AnswerKind, Verdict
+
+#: Most sends of one request, for whatever reason, where there are many accounts.
+MOST_SENDS = 8
+#: How much more often than there are accounts a request may be sent: reconnects, refreshes.
+EXTRA_SENDS = 2
+#: After a refusal was found to be about the request, the like of it gets no second opinion for so long (seconds).
+REMEMBERED_TIME = 60.0
+#: As many such findings are remembered.
+MOST_REMEMBERED = 1000
+#: So many second opinions a caller may cause within so long (seconds).
+MOST_SOUGHT = 6
+SOUGHT_PERIOD = 60.0
+
+
+class RefusalClass(Enum):
+    """Refusals that are alike, as far as one is a second opinion on the other."""
+
+    #: 429 that no window explains.
+    BUSY = auto()
+    #: 401 that a refresh did not mend.
+    LOGIN = auto()
+    #: 402, 403, and 400s that speak of an account.
+    DENIED = auto()
+    #: A stream that begins with an error.
+    STREAM = auto()
+
+
+#: How many accounts are asked in all before a refusal of a class is passed on.
+MOST_ASKED = {
+    RefusalClass.BUSY: 3,
+    RefusalClass.LOGIN: 2,
+    RefusalClass.DENIED: 2,
+    RefusalClass.STREAM: 2,
+}
+
+_CLASSES = {
+    AnswerKind.BUSY: RefusalClass.BUSY,
+    AnswerKind.AUTH_FAILED: RefusalClass.LOGIN,
+    AnswerKind.DENIED: RefusalClass.DENIED,
+    AnswerKind.ACCOUNT_REFUSED: RefusalClass.DENIED,
+    AnswerKind.MODEL_REFUSED: RefusalClass.DENIED,
+    AnswerKind.STREAM_FAILED: RefusalClass.STREAM,
+}
+#: Answers that say by themselves what they are about: they are charged at once, and others are asked as usual.
+_KNOWN = frozenset({AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED})
+#: Answers after which the next credential is asked, although they are no opinion on an earlier refusal.
+_PASSED_OVER = frozenset(
+    {
+        AnswerKind.RATE_LIMITED,
+        AnswerKind.MODEL_RATE_LIMITED,
+        AnswerKind.REMOTE_REJECTED,
+        AnswerKind.REMOTE_BUSY,
+    }
+)
+
+
+class ChargeKind(Enum):
+    """What a charge does to a credential."""
+
+    #: The combination takes no cold work for a while.
+    REST = auto()
+    #: The combination is not served there for a while.
+    DENY = auto()
+    #: The model is not served there for a while.
+    MODEL = auto()
+    #: The account is refused: it is not chosen until it serves again.
+    ACCOUNT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the credential ``tag`` is charged with. ``wait``: seconds that a rest was asked for, None = not said.
+    ``sentence``: the provider's, for the operator."""
+
+    tag: str
+    kind: ChargeKind
+    wait: float | None = None
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one credential answered. ``identity``: of its login; empty where it is not known, and then it is as good as
+    another one. ``is_evidence``: it is an account like the one that was asked first; keys and remote instances are none.
+    """
+
+    tag: str
+    verdict: Verdict
+    identity: str = ""
+    is_evidence: bool = True
+
+
+class Ruling(Enum):
+    """What to do after an answer."""
+
+    #: It is the one for the client.
+    DELIVER = auto()
+    #: Ask another credential.
+    NEXT = auto()
+    #: Ask nobody any more: the client gets the first refusal, as it came.
+    FIRST = auto()
+
+
+@dataclass(slots=True)
+class Hearing:
+    """All that is said to one request. Feed it every answer in order; ``charges`` is what follows so far.
+
+    ``may_seek``: whether a second opinion on the first refusal may be sought. ``about``: the class of refusals that
+    turned out to be about the request, once that is so.
+    """
+
+    may_seek: bool = True
+    charges: list[Charge] = field(default_factory=list)
+    about: RefusalClass | None = None
+    _first: Opinion | None = None
+    _refusals: list[Opinion] = field(default_factory=list)
+    _asked: int = 0
+    _agreed: bool = False
+    _has_refused_account: bool = False
+
+    @property
+    def first(self) -> Opinion | None:
+        """The first refusal that is not explained by what an account has left; None: there was none."""
+        return self._first
+
+    def heard(self, opinion: Opinion) -> Ruling:
+        """A credential has answered."""
+        verdict = opinion.verdict
+        if self._first is not None:
+            self._asked += 1
+        refusal = _CLASSES.get(verdict.kind)
+        if refusal is None:
+            if verdict.kind in _PASSED_OVER:
+                return self._go_on()
+            if verdict.kind is AnswerKind.OK:
+                self._served_by(opinion)
+            return Ruling.DELIVER
+        self._charge_known(opinion)
+        if self._first is None:
+            self._first, self._asked = opinion, 1
+            self._refusals.append(opinion)
+            if verdict.kind in _KNOWN or self.may_seek:
+                return Ruling.NEXT
+            return Ruling.FIRST
+        if refusal is _CLASSES[self._first.verdict.kind] and self._is_second(opinion):
+            self._agreed = True
+            self._refusals.append(opinion)
+        return self._go_on()
+
+    def nobody_left(self) -> bool:
+        """No credential is left to ask. Whether the client is to get the first refusal, as it came."""
+        self._conclude()
+        return self._first is not None
+
+    def _go_on(self) -> Ruling:
+        first = self._first
+        if first is None or first.verdict.kind in _KNOWN:
+            return Ruling.NEXT
+        if self._asked < MOST_ASKED[_CLASSES[first.verdict.kind]]:
+            return Ruling.NEXT
+        self._conclude()
+        return Ruling.FIRST
+
+    def _conclude(self) -> None:
+        first = self._first
+        if self._agreed and first is not None and first.verdict.kind not in _KNOWN:
+            self.about = _CLASSES[first.verdict.kind]
+
+    def _is_second(self, opinion: Opinion) -> bool:
+        """Is it another login of the same kind, and of another identity (F33)?"""
+        assert self._first is not None
+        if not opinion.is_evidence or not self._first.is_evidence:
+            return False
+        return not opinion.identity or opinion.identity != self._first.identity
+
+    def _charge_known(self, opinion: Opinion) -> None:
+        verdict = opinion.verdict
+        if verdict.kind is AnswerKind.MODEL_REFUSED:
+            self.charges.append(Charge(opinion.tag, ChargeKind.MODEL, sentence=verdict.sentence))
+        elif verdict.kind is AnswerKind.ACCOUNT_REFUSED and not self._has_refused_account:
+            # One request has at most one account refused, whatever its content makes the providers say.
+            self._has_refused_account = True
+            self.charges.append(Charge(opinion.tag, ChargeKind.ACCOUNT, sentence=verdict.sentence))
+
+    def _served_by(self, opinion: Opinion) -> None:
+        """Somebody else serves what was refused before: so the refusal was about where it came from."""
+        for refused in self._refusals:
+            verdict = refused.verdict
+            if verdict.kind in _KNOWN or verdict.is_about_request or not opinion.is_evidence:
+                continue
+            if not refused.is_evidence or (opinion.identity and opinion.identity == refused.identity):
+                continue
+            if verdict.kind is AnswerKind.BUSY:
+                self.charges.append(Charge(refused.tag, ChargeKind.REST, verdict.wait, verdict.sentence))
+            elif verdict.kind is not AnswerKind.STREAM_FAILED:
+                # A stream that fails at its beginning is the provider's trouble, and nobody's charge.
+                self.charges.append(Charge(refused.tag, ChargeKind.DENY, sentence=verdict.sentence))
+
+
+def most_sends(accounts: int) -> int:
+    """How often one request may be sent in all, where its caller may use so many accounts."""
+    return min(accounts + EXTRA_SENDS, MOST_SENDS)
+
+
+class OpinionMemory:
+    """Which second opinions are not sought again just now, so that one caller's odd requests do not cost everybody's
+    accounts a request each."""
+
+    def __init__(self) -> None:
+        self._about_request: OrderedDict[tuple[str, str, str, RefusalClass], float] = OrderedDict()
+        self._sought: dict[str, deque[float]] = {}
+
+    def may_seek(self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float) -> bool:
+        """Whether a refusal of this class may be put to a second opinion at ``now`` (seconds of any clock); counts."""
+        found = self._about_request.get((caller, endpoint, model, refusal))
+        if found is not None and 0 <= now - found < REMEMBERED_TIME:
+            return False
+        recent = self._sought.setdefault(caller, deque())
+        while recent and not 0 <= now - recent[0] < SOUGHT_PERIOD:
+            recent.popleft()
+        if len(recent) >= MOST_SOUGHT:
+            return False
+        recent.append(now)
+        return True
+
+    def was_about_request(
+        self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float
+    ) -> None:
+        """All who were asked have refused it alike."""
+        key = (caller, endpoint, model, refusal)
+        self._about_request.pop(key, None)
+        self._about_request[key] = now
+        if len(self._about_request) > MOST_REMEMBERED:
+            self._about_request.popitem(last=False)
