@@ -1,0 +1,69 @@
+"""An account that its provider refuses: when it is asked again, and who may find out (spec 12.3). Pure values.
+
+Refused accounts are polled at growing intervals. After a good poll one request is let through; if that is served the
+account is as before. Where no other credential can serve, one request in each interval is let through as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+#: Seconds until the first, second, … poll; the last holds for all further ones.
+INTERVALS = (60.0, 120.0, 300.0, 600.0, 1800.0)
+#: After so long without being refused again the intervals begin anew (seconds).
+GOOD_TIME = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """``sentence``: the provider's. ``since``: when it was refused first, ``next_at``: when it is asked again (Unix
+    seconds). ``step``: which interval runs. ``is_open``: the next request may go there, to find out."""
+
+    sentence: str
+    since: float
+    next_at: float
+    step: int = 0
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LastRefused:
+    """How far the intervals had grown when an account was served again, and when that was (Unix seconds)."""
+
+    step: int
+    served_at: float
+
+
+def refused(known: Refused | None, last: LastRefused | None, sentence: str, now: float) -> Refused:
+    """The account was refused, perhaps again: the next interval begins."""
+    if known is not None:
+        step = (
+            min(known.step + 1, len(INTERVALS) - 1) if known.is_open or now >= known.next_at else known.step
+        )
+        return replace(
+            known,
+            sentence=sentence or known.sentence,
+            step=step,
+            next_at=now + INTERVALS[step],
+            is_open=False,
+        )
+    step = 0
+    if last is not None and 0 <= now - last.served_at < GOOD_TIME:
+        step = min(last.step + 1, len(INTERVALS) - 1)
+    return Refused(sentence, now, now + INTERVALS[step], step)
+
+
+def polled(known: Refused, now: float, *, is_good: bool) -> Refused:
+    """The usage endpoint was asked: after a good answer one request may find out; else the next interval begins."""
+    if is_good:
+        return replace(known, is_open=True)
+    if now < known.next_at:
+        return known
+    step = min(known.step + 1, len(INTERVALS) - 1)
+    return replace(known, step=step, next_at=now + INTERVALS[step])
+
+
+def sent(known: Refused, now: float) -> Refused:
+    """A request goes there, to find out; nobody else does before the next interval is over."""
+    step = min(known.step + 1, len(INTERVALS) - 1)
+    return replace(known, is_open=False, step=step, next_at=now + INTERVALS[step])
