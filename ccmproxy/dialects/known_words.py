@@ -62,9 +62,11 @@ class KnownWords:
         object.__setattr__(self, "_pattern", re.compile(pattern, re.DOTALL))
 
     @property
-    def parts(self) -> list[str]:
-        """The words that do not vary, in lower case, in order."""
-        return [part.strip() for part in _normal(self.sentence).split(WILDCARD) if part.strip()]
+    def telling(self) -> list[str]:
+        """The words by which the sentence is known, in lower case: its runs of several words that do not vary, or where
+        it has none, all that does not vary."""
+        parts = [part.strip() for part in _normal(self.sentence).split(WILDCARD) if part.strip()]
+        return [part for part in parts if " " in part] or parts
 
     def fits(self, value: str) -> bool:
         """Whether a field's value is this sentence."""
@@ -92,7 +94,7 @@ def find_words(table: Iterable[KnownWords], status: int, document: object, echo:
             continue
         for path in row.fields:
             value = _at(document, path)
-            if value is not None and row.fits(value) and not any(part in echo for part in row.parts):
+            if value is not None and row.fits(value) and not any(words in echo for words in row.telling):
                 return Found(row.meaning, shortened(sentence_of(document) or value))
     return None
 
