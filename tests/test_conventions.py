@@ -1,4 +1,5 @@
-"""Two habits that the package keeps: everything public says what it is, and every module has tests of its own."""
+"""Habits that the package keeps: everything public says what it is and what it raises, names are not used twice for
+different things, and every module has tests of its own."""
 
 from __future__ import annotations
 
@@ -55,6 +56,47 @@ def without_docstring(modules: Mapping[str, Module]) -> Iterator[str]:
                 for method in node.body:
                     if isinstance(method, FunctionNode) and _lacks(method) and method.name not in inherited:
                         yield f"{name}:{method.lineno} {node.name}.{method.name} has no docstring"
+
+
+def silent_about_errors(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Public functions and methods that raise, and whose docstring does not say so; of constructors, the class's.
+
+    Not asked for: what only passes an error on with a bare ``raise``, what a nested function raises, and what has no
+    docstring of its own because a base class, an interface or Twisted documents it.
+    """
+    for name, module in modules.items():
+        for node in module.tree.body:
+            if isinstance(node, FunctionNode) and not node.name.startswith("_"):
+                if _is_silent(node, ast.get_docstring(node)):
+                    yield f"{name}:{node.lineno} {node.name} raises, and its docstring does not say what and when"
+            elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                for method in node.body:
+                    if not isinstance(method, FunctionNode):
+                        continue
+                    text = ast.get_docstring(method)
+                    if method.name == "__init__":
+                        text = f"{ast.get_docstring(node)} {text}"
+                    elif method.name.startswith("_"):
+                        continue
+                    if _is_silent(method, text):
+                        yield (
+                            f"{name}:{method.lineno} {node.name}.{method.name} raises, and its docstring does not"
+                            " say what and when"
+                        )
+
+
+def _is_silent(node: FunctionNode, docstring: str | None) -> bool:
+    return docstring is not None and "raise" not in docstring.lower() and any(_raised(node))
+
+
+def _raised(node: ast.AST) -> Iterator[ast.Raise]:
+    """The errors that a function raises itself."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FunctionNode | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(child, ast.Raise) and child.exc is not None:
+            yield child
+        yield from _raised(child)
 
 
 def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
@@ -143,6 +185,9 @@ class ConventionTests(SynchronousTestCase):
     def test_docstrings(self) -> None:
         self.none(without_docstring(read_package()))
 
+    def test_errors_are_documented(self) -> None:
+        self.none(silent_about_errors(read_package()))
+
     def test_every_module_has_its_tests(self) -> None:
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
         self.none(without_tests(read_package(), files))
@@ -173,6 +218,34 @@ class RuleTests(SynchronousTestCase):
             self.lacking("class A:\n    def f(self): pass\n    def __len__(self): pass"), ["A", "A.f"]
         )
         self.assertEqual(self.lacking("class _A:\n    def f(self): pass"), [])
+
+    def silent(self, text: str) -> list[str]:
+        """The names in ``text`` that raise without saying so."""
+        modules = {"ccmproxy.x": parse("ccmproxy.x", text)}
+        return [sentence.split()[1] for sentence in silent_about_errors(modules)]
+
+    def test_errors(self) -> None:
+        raising = "    if x:\n        raise ValueError\n"
+        self.assertEqual(self.silent(f"def f():\n    'F.'\n{raising}"), ["f"])
+        self.assertEqual(self.silent(f"async def f():\n    'F.'\n{raising}"), ["f"])
+        self.assertEqual(self.silent(f"def f():\n    'F. Raises ValueError for x.'\n{raising}"), [])
+        for innocent in (
+            f"def _f():\n    'F.'\n{raising}",
+            f"def f():\n{raising}",
+            "def f():\n    'F.'\n    try: g()\n    except ValueError: raise",
+            "def f():\n    'F.'\n    def g():\n        raise ValueError\n    return g",
+            "class _A:\n    def f(self):\n        'F.'\n        raise ValueError",
+        ):
+            self.assertEqual(self.silent(innocent), [], innocent)
+
+    def test_errors_of_methods_and_constructors(self) -> None:
+        method = "    def {name}(self):\n{docstring}        raise ValueError\n"
+        f = method.format(name="f", docstring="        'F.'\n")
+        init = method.format(name="__init__", docstring="")
+        self.assertEqual(self.silent(f"class A:\n    'A.'\n{f}{init}"), ["A.f", "A.__init__"])
+        self.assertEqual(self.silent(f"class A:\n    'A. Raises ValueError.'\n{f}{init}"), ["A.f"])
+        private = method.format(name="_f", docstring="        'F.'\n")
+        self.assertEqual(self.silent(f"class A:\n    'A.'\n{private}"), [])
 
     def test_twisted_methods(self) -> None:
         self.assertEqual(self.lacking("class A:\n    'A.'\n    def dataReceived(self, data): pass"), [])

@@ -38,7 +38,7 @@ class Options(_Options):
     config_values: Config
 
     def postOptions(self) -> None:
-        """Read the configuration."""
+        """Read the configuration. Raises SystemExit, with every problem, where it has errors."""
         try:
             self.config_values = read_config(self["config"])
         except ConfigurationError as error:

@@ -43,7 +43,8 @@ class SingleProvider:
     def select(self, selection: Selection) -> ILease:
         """The credential, if it is usable.
 
-        Or worth trying: there is nothing else to prefer.
+        Or worth trying: there is nothing else to prefer. Raises NoCredential where it is neither, was tried for this
+        request before, or is another instance that the user may not use.
         """
         now = self._now()
         credential = self._credential

@@ -212,7 +212,6 @@ class ClaudeUpstream:
 
     def _profile(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.subscription(request)
-        account.counters.profile_requests += 1
         return self._due.deliver(
             request,
             account,
