@@ -13,6 +13,21 @@ from tests.source import PACKAGE, ROOT, Module, parse, read_package
 #: Modules without a test file of their own: types that whoever raises or builds them exercises. May only shrink.
 UNTESTED = frozenset({"ccmproxy.http.failures", "ccmproxy.interfaces.credentials", "ccmproxy.dialects.oauth"})
 
+#: Names that more than one module has, because they stand for one thing, and why. Not needed for what a package has of
+#: each provider (``dialects.claude.traffic``, ``dialects.codex.traffic``): that is one role.
+SHARED_NAMES = {
+    "claude": "what is of this provider, in every package that has such things",
+    "codex": "what is of this provider, in every package that has such things",
+    "credentials": "the package, and the seams that it is known by",
+    "network": "the package, and the seams that it is known by",
+    "pool": "the package, and the class that it is about",
+    "remote": "another instance: what its answers mean, and the credential that it is",
+    "server": "HTTP's, and the one that the simulator is made of",
+    "upstream": "one provider as it is simulated, and what all of them offer",
+    "websocket": "the protocol, and what the proxy does with it",
+}
+PROVIDERS = ("claude", "codex")
+
 #: Decorators of methods that are never called by name, or that complete one that is documented.
 UNDOCUMENTED_DECORATORS = (
     "overload",
@@ -141,6 +156,28 @@ def _inherited(
     return found
 
 
+# Names ----------------------------------------------------------------------------------------------------
+
+
+def shared_names(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Names that several modules have for different things, and reasons that are not needed any more.
+
+    Of a dotted name the last part counts: it is what people call the module.
+    """
+    roles: dict[str, dict[str, list[str]]] = {}
+    for name in modules:
+        parts = name.split(".")
+        role = ".".join("(provider)" if part in PROVIDERS else part for part in parts[:-1])
+        roles.setdefault(parts[-1], {}).setdefault(role, []).append(name)
+    shared = {last: found for last, found in roles.items() if len(found) > 1}
+    for last, found in shared.items():
+        if last not in SHARED_NAMES:
+            names = sorted(name for each in found.values() for name in each)
+            yield f"{', '.join(names)} are all called {last}: one of them needs a name of its own"
+    for last in sorted(SHARED_NAMES.keys() - shared.keys()):
+        yield f"{last} is the name of one thing only: take it out of SHARED_NAMES"
+
+
 # Tests ----------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +224,9 @@ class ConventionTests(SynchronousTestCase):
 
     def test_errors_are_documented(self) -> None:
         self.none(silent_about_errors(read_package()))
+
+    def test_no_name_stands_for_two_things(self) -> None:
+        self.none(shared_names(read_package()))
 
     def test_every_module_has_its_tests(self) -> None:
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
@@ -272,6 +312,29 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(
             self.lacking("class A(B):\n    'A.'\nclass B(A):\n    'B.'\n    def f(self): pass"), ["B.f"]
         )
+
+    def test_shared_names(self) -> None:
+        def found(*names: str) -> list[str]:
+            """What is said of these modules, and of those whose names are shared with a reason."""
+            allowed = [f"ccmproxy.{place}.{name}" for name in SHARED_NAMES for place in ("here", "there")]
+            return list(shared_names({name: parse(name, "") for name in [*allowed, *names]}))
+
+        self.assertEqual(found(), [])
+        self.assertEqual(found("ccmproxy.dialects.claude.traffic", "ccmproxy.dialects.codex.traffic"), [])
+        (sentence,) = found("ccmproxy.dialects.claude.traffic", "ccmproxy.http.traffic")
+        self.assertIn(
+            "ccmproxy.dialects.claude.traffic, ccmproxy.http.traffic are all called traffic", sentence
+        )
+        (sentence,) = found("ccmproxy.dialects.claude.x", "ccmproxy.dialects.codex.x", "ccmproxy.dialects.x")
+        self.assertIn("are all called x", sentence)
+        (sentence,) = found("ccmproxy.proxy", "ccmproxy.root.proxy")
+        self.assertIn("are all called proxy", sentence)
+
+    def test_a_reason_that_is_not_needed(self) -> None:
+        names = [f"ccmproxy.{place}.{name}" for name in SHARED_NAMES for place in ("here", "there")]
+        names.remove("ccmproxy.there.server")
+        found = list(shared_names({name: parse(name, "") for name in names}))
+        self.assertEqual(found, ["server is the name of one thing only: take it out of SHARED_NAMES"])
 
     def test_mirror(self) -> None:
         for name, text, is_package, expected in (
