@@ -178,7 +178,7 @@ class HTTPServerProtocol(Protocol):
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
     ) -> None:
-        """See ServerRequest.receive_body."""
+        """See ServerRequest.receive_body. Raises RuntimeError where it was called before."""
         body = self._body
         if self._arriving != _HELD or body is None:
             raise RuntimeError("the body has been asked for already")
@@ -261,7 +261,7 @@ class HTTPServerProtocol(Protocol):
             self._close()
 
     def take_over(self, successor: IProtocol) -> None:
-        """See ServerRequest.take_over."""
+        """See ServerRequest.take_over. Raises RuntimeError where the request has a body that was not received."""
         if not self.leave_body():
             raise RuntimeError("the request has a body that was not received")
         transport = self.transport

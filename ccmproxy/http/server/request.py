@@ -143,7 +143,7 @@ class ServerRequest:
         One of the two is called, maybe before this returns: ``on_body`` with the body, of size 0 where there
         is none, or ``on_error`` with BodyTooLarge (at once where the client announces more), BodyTimeout or
         BodyMalformed. Neither once the client is gone or a response was begun. Sends "100 Continue" if the
-        client waits for it.
+        client waits for it. Raises RuntimeError once a response was begun.
         """
         if self._state == _ANSWERING:
             self._connection.receive_body(limit, on_body, on_error)
@@ -172,7 +172,7 @@ class ServerRequest:
         self._begin(head, None, first)
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body."""
+        """Send a piece of the body. Raises RuntimeError where no response was begun."""
         if self._state != _STREAMING:
             if self._state == _OVER:
                 return
@@ -196,7 +196,10 @@ class ServerRequest:
             self.give_up()
 
     def finish(self) -> None:
-        """The response is complete. One shorter than its Content-Length is logged, and aborted instead."""
+        """The response is complete. One shorter than its Content-Length is logged, and aborted instead.
+
+        Raises RuntimeError where no response was begun.
+        """
         if self._state != _STREAMING:
             if self._state == _OVER:
                 return
@@ -238,7 +241,7 @@ class ServerRequest:
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause ``producer`` while the client reads slowly. It is not told of the end: that is ``on_gone``'s
-        task."""
+        task. Raises RuntimeError where there is one already."""
         if self._state >= _FINISHED:
             return
         if self.producer is not None:
