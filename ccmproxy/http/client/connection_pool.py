@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ccmproxy.http.client.call import Call, ClientLimits, ResponseReceiver
-from ccmproxy.http.client.protocol import HTTPClientProtocol, is_persistent
+from ccmproxy.http.client.protocol import HTTPClientProtocol
+from ccmproxy.http.client.response_head import is_persistent
 from ccmproxy.http.client.upgrade import SwitchedConnection
 from ccmproxy.http.failures import RequestNotSent
 from ccmproxy.http.framing import FramingError, body_length, join_head

@@ -611,6 +611,7 @@ class CancelTests(SynchronousTestCase):
         for moment in ("on_start", "on_data"):
             for reply in (
                 CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+                CHUNKED + b"1\r\na\r\nnonsense\r\n",
                 OK + b"Content-Length: 2\r\n\r\nab",
                 OK + b"\r\nab",
             ):
