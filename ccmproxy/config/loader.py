@@ -18,7 +18,7 @@ from ccmproxy.config.problems import ConfigurationError, Problem, Report
 from ccmproxy.config.secret_sources import Secrets, read_secrets
 from ccmproxy.config.shape import check_shape
 from ccmproxy.config.values import Config
-from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.dialects.catalog import DIALECTS
 
 #: Bytes of a file that holds one token; more is not read.
 _SECRET_FILE = 64 * 1024

@@ -22,7 +22,7 @@ from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.credentials.remote.external import External
-from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import ICredential, IProvider
 from ccmproxy.policy.authentication import UserTokens

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.http.message import RequestHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse import YamuxProtocol
 from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS

@@ -26,7 +26,7 @@ from ccmproxy.http.message import RequestHead
 from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.network import IOutbound
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
 from ccmproxy.state.limits import LimitsUpdate

@@ -77,11 +77,7 @@ class WebSocketOpening:
         """Refuse what is no handshake (RFC 6455 section 4.2), and what no credential could serve."""
         asked = self._asked
         try:
-            if body.size:
-                raise HandshakeError("a WebSocket handshake has no body")
-            if not asked.request.can_switch:
-                raise HandshakeError("a WebSocket handshake needs HTTP/1.1")
-            self._acceptance = accept(asked.request.head)
+            self._acceptance = self._accept(body)
         except HandshakeError as error:
             extra: Headers = []
             if error.status == 426:
@@ -98,6 +94,14 @@ class WebSocketOpening:
             asked.refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
             return False
         return True
+
+    def _accept(self, body: Body) -> Acceptance:
+        """Our answer to the client's handshake. Raises HandshakeError where the request is none."""
+        if body.size:
+            raise HandshakeError("a WebSocket handshake has no body")
+        if not self._asked.request.can_switch:
+            raise HandshakeError("a WebSocket handshake needs HTTP/1.1")
+        return accept(self._asked.request.head)
 
     def unfit(self) -> set[str]:
         """Tags of those whose upstream speaks no WebSocket."""
@@ -124,7 +128,10 @@ class WebSocketOpening:
         attempt.answered.addBoth(answered)
 
     def judge(self, response: ResponseHead) -> None:
-        """A 101 must be the answer to our handshake (RFC 6455 section 4.1); anything else must be a refusal."""
+        """A 101 must be the answer to our handshake (RFC 6455 section 4.1), anything else a refusal.
+
+        Raises UpstreamProtocolError where it is neither.
+        """
         if response.status == 101:
             try:
                 self._agreement = check_answer(self._nonce, response)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from ccmproxy.credentials.remote.external import External, RemoteSide
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.credentials.fixtures import NOW
