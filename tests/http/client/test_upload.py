@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from ccmproxy.http.client.upload import Upload
 from ccmproxy.http.failures import RequestNotSent, ResponseLost, UpstreamTimeout
 from ccmproxy.testing.pump import KIB
 from tests.http.upstream import Receiver, Scene
@@ -140,8 +141,19 @@ class UploadTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, UpstreamTimeout)
 
     def test_provides(self) -> None:
-        scene = Scene()
-        scene.send([bytes(300 * KIB)], b"POST")
-        with contextlib.suppress(AssertionError):
-            scene.network.flush(1)
-        verifyObject(IPushProducer, scene.pump.client.producer)
+        """What the transport has for a producer does as the interface says."""
+        scene, _ = self.blocked_upload()
+        transport = scene.pump.client
+        upload: Any = transport.producer
+        self.assertIsInstance(upload, Upload)
+        verifyObject(IPushProducer, upload)
+        before = transport.written
+        for _ in range(2):
+            scene.server.transport.resumeProducing()  # reads once, and pauses
+            scene.network.flush()
+        self.assertTrue(transport.producer_paused)
+        self.assertTrue(0 < transport.written - before <= 200 * KIB, "it writes until it is paused")
+        before = transport.written
+        upload.stopProducing()
+        upload.resumeProducing()
+        self.assertEqual(transport.written, before, "it was stopped")
