@@ -32,7 +32,7 @@ from ccmproxy.yamux.events import (
 )
 from ccmproxy.yamux.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, FrameReader, Header
 from ccmproxy.yamux.keepalive import KeepAlive
-from ccmproxy.yamux.opening import Opening
+from ccmproxy.yamux.open_streams import Opening
 from ccmproxy.yamux.output import Output
 from ccmproxy.yamux.parameters import SessionConfig
 from ccmproxy.yamux.stream import Direction, Stream

@@ -1,11 +1,11 @@
-"""Tests for :mod:`ccmproxy.yamux.opening`."""
+"""Tests for :mod:`ccmproxy.yamux.open_streams`."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.yamux.errors import CannotOpen
-from ccmproxy.yamux.opening import Opening
+from ccmproxy.yamux.open_streams import Opening
 from ccmproxy.yamux.parameters import SessionConfig
 from ccmproxy.yamux.stream import Stream
 
