@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection to an upstream: a request goes out, its response is passed on as it arrives.
+"""One HTTP/1.1 connection to an upstream: it sends a request and passes the response on as it arrives.
 
-Heads are read by :mod:`ccmproxy.http.framing`, strictly; bodies of known length and bodies that end with the
-connection are passed through as they come; the chunked coding is taken off by llhttp (in C, through httptools),
-which sees nothing but the chunks. :mod:`.connection_pool` decides which connection a request goes to.
+Heads are parsed strictly by :mod:`ccmproxy.http.framing`. Bodies of known length, and bodies that end with the
+connection, are passed on as received. The chunked coding is decoded by llhttp (in C, through httptools), which sees
+only the chunks. :mod:`.connection_pool` chooses the connection for a request.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ from ccmproxy.transports.carried import CarrierConnectionLost
 from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tcp import direct_writer
 
-#: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
-#: without a byte of response later than this many seconds, the upstream may well have been at work.
+#: If the upstream had closed a kept-alive connection, that becomes visible within one round trip of the next request.
+#: If the connection is lost later than this (seconds) without a byte of a response, the upstream may already have acted
+#: on the request.
 _STALE_WITHIN: Final = 10.0
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?")
 _VERSION: Final = b"HTTP/1."
-#: Makes llhttp expect chunks, and refuse anything behind the last one.
+#: Fed to llhttp first, so that it expects chunks and refuses any bytes after the last one.
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 
-#: Stands for "nothing buffered"; never written to.
+#: Stands for an empty buffer; never modified.
 _EMPTY: Final = bytearray()
 
-#: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
+#: A request body of up to this size (bytes) is joined to its head and sent in one write.
 _JOINED: Final = 64 * 1024
 
-# What is expected next from the upstream. Plain numbers: compared once per chunk.
+# What is expected next from the upstream. Plain numbers, as they are compared once per chunk.
 _IDLE: Final = 0
 _HEAD: Final = 1
 _CHUNKED: Final = 2
@@ -62,18 +63,18 @@ _log = Logger()
 
 
 class ConnectionOwner(typing.Protocol):
-    """What a connection tells whoever owns it."""
+    """The owner of a connection, as the connection notifies it."""
 
     limits: ClientLimits
 
     def seconds(self) -> float:
-        """The time, of any epoch."""
+        """Return the time in seconds since any epoch."""
 
     def connection_free(self, connection: HTTPClientProtocol) -> None:
         """The response is complete and the connection can take another request."""
 
     def connection_closing(self, connection: HTTPClientProtocol) -> None:
-        """The connection takes no more requests, and will be lost soon."""
+        """The connection takes no more requests and will be lost soon."""
 
     def connection_switched(self, connection: HTTPClientProtocol) -> None:
         """The connection speaks another protocol from now on, and has another owner."""
@@ -82,17 +83,18 @@ class ConnectionOwner(typing.Protocol):
         """The connection is gone."""
 
     def connection_stale(self, connection: HTTPClientProtocol) -> None:
-        """The upstream had closed this connection while nobody used it."""
+        """The upstream had closed this connection while it was idle."""
 
 
 @implementer(IProtocol)
 class HTTPClientProtocol:
     """HTTP/1.1 on one connection, one request at a time.
 
-    What counts as sent, and so decides between RequestNotSent and ResponseLost: a body that is produced (more than
-    ``WHOLE_REQUEST``) is sent when the transport has taken its last piece and asked for more, or did not pause the
-    producer after it. A smaller request is sent when it is written: the transport then holds all of it, and its
-    next act is to give it to the kernel; that it got no further cannot be known.
+    Whether a lost request is reported as RequestNotSent or as ResponseLost depends on whether it counts as sent. A
+    request with a body of more than ``WHOLE_REQUEST`` bytes is written by a producer; it counts as sent when the
+    transport has taken the last piece without pausing the producer, or has resumed it afterwards. A smaller request
+    counts as sent when it is written: the transport then holds all of it and passes it to the kernel next, and there is
+    no way to know how far it got.
     """
 
     __slots__ = (
@@ -138,7 +140,7 @@ class HTTPClientProtocol:
         self._send = direct_writer(transport)
 
     def connectionMade(self) -> None:
-        """Part of IProtocol; nothing is to be done."""
+        """Do nothing; part of IProtocol."""
 
     def dataReceived(self, data: bytes) -> None:
         mode = self._mode
@@ -156,8 +158,8 @@ class HTTPClientProtocol:
         elif self._switched is not None:
             self._switched.data_received(data)
         elif not self._closing:
-            # Nobody asked: an answer to nothing, or more than the last length said. What comes next on this
-            # connection could be taken for the answer to another request.
+            # Unsolicited bytes: a response without a request, or bytes beyond the length of the last response. What
+            # follows on this connection could be mistaken for the response to another request.
             self._close(abort=True)
 
     def connectionLost(self, reason: Failure) -> None:
@@ -198,7 +200,7 @@ class HTTPClientProtocol:
         return self._closing
 
     def start(self, call: Call) -> None:
-        """Send a request. The connection must be free."""
+        """Send the request of ``call``. The connection must be idle."""
         call.connection = self
         self._call = call
         self._mode = _HEAD
@@ -218,12 +220,12 @@ class HTTPClientProtocol:
             self.transport.registerProducer(self._upload, True)
             if self._upload is not None:
                 self._upload.resumeProducing()
-        call.head, call.body = b"", ()  # whoever may have to repeat it has its own
+        call.head, call.body = b"", ()  # frees memory; a caller that may retry keeps its own copy
         if call.paused:
             self.transport.pauseProducing()
 
     def check(self, now: float) -> None:
-        """Called about once a second: ends the call if the upstream has been silent for too long."""
+        """End the call if the upstream has been silent for too long. Called about once a second."""
         call = self._call
         if call is None:
             return
@@ -241,11 +243,11 @@ class HTTPClientProtocol:
             self._fail(UpstreamTimeout(f"{what} {limits.idle_timeout:g} seconds"))
 
     def close(self) -> None:
-        """Close a connection that has nothing to do, in good order."""
+        """Close an idle connection gracefully."""
         self._close(abort=False)
 
     def abort(self) -> None:
-        """Break the connection. A call on it is not told."""
+        """Drop the connection at once, without notifying its call."""
         self._detach()
         self._close(abort=True)
 
@@ -256,7 +258,7 @@ class HTTPClientProtocol:
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         self._last_heard = self._owner.seconds()
         self.transport.resumeProducing()
 
@@ -298,7 +300,7 @@ class HTTPClientProtocol:
                 elif self._head_size + len(joined) > self._owner.limits.head_size:
                     self._fail(UpstreamProtocolError("the head of the upstream's response is too large"))
                 elif data.count(b"\n") - data.count(b"\r\n") != (after_cr and data[0] == 10):
-                    # No empty line would ever end it.
+                    # Such a head would never be ended by an empty line.
                     self._fail(UpstreamProtocolError("bare LF in the head of the upstream's response"))
                 return
             self._buffer = _EMPTY
@@ -335,8 +337,10 @@ class HTTPClientProtocol:
         self._start_body(ResponseHead(status, match[3] or b"", headers), length, data)
 
     def _start_body(self, head: ResponseHead, length: int | None, data: bytes) -> None:
-        """Pass the head on, and ``data``, which came in the same read; then get ready for the rest of a body of
-        ``length`` bytes (-1: chunked, None: until the end)."""
+        """Pass on the head and ``data``, which came in the same read, and prepare for the rest of the body.
+
+        ``length``: of the body in bytes; -1: chunked, None: until the connection closes.
+        """
         call = self._call
         assert call is not None
         if not response_has_body(call.method, head.status):
@@ -371,7 +375,7 @@ class HTTPClientProtocol:
             self._end()
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
-        """HTTP is over here: whoever asked for another protocol gets the connection."""
+        """End HTTP on this connection, and hand it to the call's ``on_switch``. ``early``: bytes after the 101."""
         call = self._call
         assert call is not None and call.on_switch is not None
         self._detach()
@@ -397,12 +401,12 @@ class HTTPClientProtocol:
             self._end()
 
     def _take_sized(self, data: bytes) -> bytes:
-        """What of ``data`` belongs to a body of known length."""
+        """Return the part of ``data`` that belongs to the body of known length."""
         extra = len(data) - self._remaining
         if extra <= 0:
             self._remaining = -extra
             return data
-        # More than was announced: what comes next on this connection cannot be trusted.
+        # The upstream sent more than it announced, so further bytes on this connection cannot be trusted.
         self._keep_alive = False
         data = data[: self._remaining]
         self._remaining = 0
@@ -419,9 +423,9 @@ class HTTPClientProtocol:
             self._check_chunks(problem)
 
     def _unchunk(self, data: bytes) -> tuple[bytes, HttpParserError | None]:
-        """Take the chunked coding off; the second is what is wrong with it, behind what could still be read.
+        """Decode the chunked coding. Returns the payload up to an error, and that error or None.
 
-        All chunks of one read are passed on together: a burst of small ones costs one write, not one each.
+        All chunks of one read are joined, so that a burst of small chunks costs a single write.
         """
         self._overhead += len(data)
         problem: HttpParserError | None = None
@@ -436,26 +440,26 @@ class HTTPClientProtocol:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), problem
 
     def _check_chunks(self, problem: HttpParserError | None) -> None:
-        """End the call if the chunks have ended, or are not as they should be."""
+        """End the call if the chunked body has ended, is malformed, or has too much overhead."""
         if problem is not None:
             if not self._done:
                 self._fail(UpstreamProtocolError(f"malformed body from the upstream: {problem}"))
                 return
-            self._keep_alive = False  # more came than the last chunk
+            self._keep_alive = False  # there were bytes after the last chunk
         if self._done:
             self._end()
         elif self._overhead > self._owner.limits.head_size:
             self._fail(UpstreamProtocolError("too much between the chunks of the upstream's response"))
 
-    # llhttp calls these two while it is fed: it must not be fed again from within, nor the connection re-used.
+    # llhttp calls these two methods while it is being fed: they must not feed it again or reuse the connection.
 
     def on_body(self, data: bytes) -> None:
-        """A piece of a chunk."""
+        """Keep a piece of a chunk (callback of llhttp)."""
         self._overhead = 0
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        """The last chunk and the trailers have been read."""
+        """Note that the last chunk and the trailers have been read (callback of llhttp)."""
         self._done = True
 
     def _deliver(self, data: bytes) -> None:
@@ -467,7 +471,7 @@ class HTTPClientProtocol:
                 self._receiver_failed()
 
     def _receiver_failed(self) -> None:
-        """In an exception handler: log, and treat as cancel."""
+        """Log the exception that is being handled, and cancel the call."""
         _log.failure("receiver of a response raised; its call is cancelled")
         if self._call is not None:
             self._call.cancel()
@@ -475,7 +479,7 @@ class HTTPClientProtocol:
     # Ends
 
     def _end(self) -> None:
-        """The response is complete: free or close the connection, then tell."""
+        """Free or close the connection after a complete response, then notify the receiver."""
         call = self._call
         assert call is not None
         free = self._keep_alive and self._sent and not self._closing
@@ -488,7 +492,7 @@ class HTTPClientProtocol:
                 self.transport.resumeProducing()
             self._owner.connection_free(self)
         else:
-            # An upload that is still going on would keep a graceful close waiting.
+            # A graceful close would wait for an upload that is still in progress.
             self._close(abort=uploading)
         try:
             call.receiver.response_ended()
@@ -503,7 +507,7 @@ class HTTPClientProtocol:
             call.failed(error)
 
     def _detach(self) -> None:
-        """Forget the call."""
+        """Separate the connection from its call."""
         call, self._call = self._call, None
         self._mode = _IDLE
         self._parser = None
@@ -526,7 +530,7 @@ class HTTPClientProtocol:
 
 
 def is_persistent(minor: bytes, headers: Headers) -> bool:
-    """Whether the connection may be used again (RFC 9112 section 9.3)."""
+    """Return whether the connection may be reused (RFC 9112 section 9.3). ``minor``: digit of the HTTP/1.x version."""
     options = {option.lower() for option in list_items(headers, b"connection")}
     if b"close" in options:
         return False
