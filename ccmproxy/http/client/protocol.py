@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to an upstream: a request goes out, its response is passed on as it arrives.
+"""One HTTP/1.1 connection to an upstream: it sends a request and passes the response on as it arrives.
 
 :mod:`.response_head` reads heads, strictly. :mod:`.response_body` passes bodies of known length and bodies that end
 with the connection through as they come; the chunked coding is taken off by llhttp (in C, through httptools), which
@@ -35,8 +35,9 @@ from ccmproxy.transports.carried import CarrierConnectionLost
 from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tcp import direct_writer
 
-#: A kept-alive connection that the upstream had closed shows it within a round trip of the request. If it is lost
-#: without a byte of response later than this many seconds, the upstream may well have been at work.
+#: If the upstream had closed a kept-alive connection, that becomes visible within one round trip of the next request.
+#: If the connection is lost later than this (seconds) without a byte of a response, the upstream may already have acted
+#: on the request.
 _STALE_WITHIN: Final = 10.0
 
 #: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
@@ -46,18 +47,18 @@ _log = Logger()
 
 
 class ConnectionOwner(typing.Protocol):
-    """What a connection tells whoever owns it."""
+    """The owner of a connection, as the connection notifies it."""
 
     limits: ClientLimits
 
     def seconds(self) -> float:
-        """The time, of any epoch."""
+        """Return the time in seconds since any epoch."""
 
     def connection_free(self, connection: HTTPClientProtocol) -> None:
         """The response is complete and the connection can take another request."""
 
     def connection_closing(self, connection: HTTPClientProtocol) -> None:
-        """The connection takes no more requests, and will be lost soon."""
+        """The connection takes no more requests and will be lost soon."""
 
     def connection_switched(self, connection: HTTPClientProtocol) -> None:
         """The connection speaks another protocol from now on, and has another owner."""
@@ -66,17 +67,18 @@ class ConnectionOwner(typing.Protocol):
         """The connection is gone."""
 
     def connection_stale(self, connection: HTTPClientProtocol) -> None:
-        """The upstream had closed this connection while nobody used it."""
+        """The upstream had closed this connection while it was idle."""
 
 
 @implementer(IProtocol)
 class HTTPClientProtocol:
     """HTTP/1.1 on one connection, one request at a time.
 
-    What counts as sent, and so decides between RequestNotSent and ResponseLost: a body that is produced (more than
-    ``WHOLE_REQUEST``) is sent when the transport has taken its last piece and asked for more, or did not pause the
-    producer after it. A smaller request is sent when it is written: the transport then holds all of it, and its
-    next act is to give it to the kernel; that it got no further cannot be known.
+    Whether a lost request is reported as RequestNotSent or as ResponseLost depends on whether it counts as sent. A
+    request with a body of more than ``WHOLE_REQUEST`` bytes is written by a producer; it counts as sent when the
+    transport has taken the last piece without pausing the producer, or has resumed it afterwards. A smaller request
+    counts as sent when it is written: the transport then holds all of it and passes it to the kernel next, and there is
+    no way to know how far it got.
     """
 
     __slots__ = (
@@ -117,7 +119,7 @@ class HTTPClientProtocol:
         self._send = direct_writer(transport)
 
     def connectionMade(self) -> None:
-        """Part of IProtocol; nothing is to be done."""
+        """Do nothing; part of IProtocol."""
 
     def dataReceived(self, data: bytes) -> None:
         body = self._body
@@ -129,8 +131,8 @@ class HTTPClientProtocol:
         elif self._switched is not None:
             self._switched.data_received(data)
         elif not self._closing:
-            # Nobody asked: an answer to nothing, or more than the last length said. What comes next on this
-            # connection could be taken for the answer to another request.
+            # Unsolicited bytes: a response without a request, or bytes beyond the length of the last response. What
+            # follows on this connection could be mistaken for the response to another request.
             self._close(abort=True)
 
     def connectionLost(self, reason: Failure) -> None:
@@ -171,7 +173,7 @@ class HTTPClientProtocol:
         return self._closing
 
     def start(self, call: Call) -> None:
-        """Send a request. The connection must be free."""
+        """Send the request of ``call``. The connection must be idle."""
         call.connection = self
         self._call = call
         self._head = ResponseHeadReader(self._owner.limits.head_size)
@@ -189,12 +191,12 @@ class HTTPClientProtocol:
             self.transport.registerProducer(self._upload, True)
             if self._upload is not None:
                 self._upload.resumeProducing()
-        call.head, call.body = b"", ()  # whoever may have to repeat it has its own
+        call.head, call.body = b"", ()  # frees memory; a caller that may retry keeps its own copy
         if call.paused:
             self.transport.pauseProducing()
 
     def check(self, now: float) -> None:
-        """Called about once a second: ends the call if the upstream has been silent for too long."""
+        """End the call if the upstream has been silent for too long. Called about once a second."""
         call = self._call
         if call is None:
             return
@@ -212,11 +214,11 @@ class HTTPClientProtocol:
             self._fail(UpstreamTimeout(f"{what} {limits.idle_timeout:g} seconds"))
 
     def close(self) -> None:
-        """Close a connection that has nothing to do, in good order."""
+        """Close an idle connection gracefully."""
         self._close(abort=False)
 
     def abort(self) -> None:
-        """Break the connection. A call on it is not told."""
+        """Drop the connection at once, without notifying its call."""
         self._detach()
         self._close(abort=True)
 
@@ -227,7 +229,7 @@ class HTTPClientProtocol:
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         self._last_heard = self._owner.seconds()
         self.transport.resumeProducing()
 
@@ -307,7 +309,7 @@ class HTTPClientProtocol:
             self._end()
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
-        """HTTP is over here: whoever asked for another protocol gets the connection."""
+        """End HTTP on this connection, and hand it to the call's ``on_switch``. ``early``: bytes after the 101."""
         call = self._call
         assert call is not None and call.on_switch is not None
         self._detach()
@@ -341,7 +343,7 @@ class HTTPClientProtocol:
             self._fail(UpstreamProtocolError(problem))
 
     def _receiver_failed(self) -> None:
-        """In an exception handler: log, and treat as cancel."""
+        """Log the exception that is being handled, and cancel the call."""
         _log.failure("receiver of a response raised; its call is cancelled")
         if self._call is not None:
             self._call.cancel()
@@ -349,7 +351,7 @@ class HTTPClientProtocol:
     # Ends
 
     def _end(self) -> None:
-        """The response is complete: free or close the connection, then tell."""
+        """Free or close the connection after a complete response, then notify the receiver."""
         call = self._call
         assert call is not None
         free = self._keep_alive and self._sent and not self._closing
@@ -362,7 +364,7 @@ class HTTPClientProtocol:
                 self.transport.resumeProducing()
             self._owner.connection_free(self)
         else:
-            # An upload that is still going on would keep a graceful close waiting.
+            # A graceful close would wait for an upload that is still in progress.
             self._close(abort=uploading)
         try:
             call.receiver.response_ended()
@@ -377,7 +379,7 @@ class HTTPClientProtocol:
         call.failed(error)
 
     def _detach(self) -> None:
-        """Forget the call."""
+        """Separate the connection from its call."""
         call, self._call = self._call, None
         self._head = self._body = None
         if call is not None:

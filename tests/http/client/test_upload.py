@@ -42,7 +42,7 @@ class UploadTests(SynchronousTestCase):
         self.assertEqual(scene.pool.idle, 1, "the connection is used again")
 
     def test_back_pressure(self) -> None:
-        """An upstream that reads slowly makes no buffer of ours grow."""
+        """A slow upstream does not make our buffers grow."""
         scene = Scene()
         scene.send([bytes(64 * KIB)] * 64, b"POST")
         scene.network.flush()
@@ -63,14 +63,14 @@ class UploadTests(SynchronousTestCase):
         return scene, receiver
 
     def test_lost_while_uploading(self) -> None:
-        """Not sent whole: the upstream cannot have acted on it."""
+        """The request was not sent completely, so the upstream cannot have acted on it."""
         scene, receiver = self.blocked_upload()
         scene.server.transport.abortConnection()
         scene.settle()
         self.assertIsInstance(receiver.outcome, RequestNotSent)
 
     def test_early_answer(self) -> None:
-        """A complete answer during the upload is delivered at once; what is left is not sent."""
+        """A complete response during the upload is delivered at once; the rest of the request is not sent."""
         scene, receiver = self.blocked_upload()
         scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
         scene.settle()
@@ -121,7 +121,7 @@ class UploadTests(SynchronousTestCase):
         self.assertTrue(scene.pump.client.disconnected)
 
     def test_slow_upload_is_no_stall(self) -> None:
-        """The first-byte time-out begins when the request has left; until then, progress counts."""
+        """The first-byte time-out begins when the request was sent; until then, progress counts."""
         scene, receiver = self.blocked_upload()
         for _ in range(10):
             scene.pass_time(200)
