@@ -84,7 +84,7 @@ def urgency(resets_at: float, now: float) -> float:
 
 
 def score(snapshot: CredentialSnapshot, now: float) -> float:
-    """Return the score of a credential: remaining percent × weight × urgency of its weekly window (spec 6.3).
+    """Return the score of a credential: remaining percent x weight x urgency of its weekly window (spec 6.3).
 
     The credential with the highest score should be used first. The unit is percent of a Pro plan's week, weighted by
     how soon the window resets. An expired window counts as unused.
