@@ -7,19 +7,36 @@ NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
 
-.PHONY: help test interop demo lint bench clean
+# Processes that run tests side by side.
+JOBS ?= 2
+TRIAL = $(BIN)/python -m twisted.trial -j$(JOBS)
+# Not in `make test`: what starts whole programs, and what needs the real clients, which take minutes.
+FOLDERS = $(filter-out tests/system tests/interop,$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)))
+UNIT = $(subst /,.,$(FOLDERS) $(basename $(wildcard tests/test_*.py)))
+PROPERTIES = $(subst /,.,$(basename $(shell grep -rl --include='test_*.py' '^from hypothesis' tests)))
+
+.PHONY: help test test-all test-deep interop demo lint bench clean
 
 help:
-	@echo "make test     run the tests"
-	@echo "make interop  run those with the real clients, which .ci/run installs into .interop"
-	@echo "make demo     see it work, without an account: the proxy in front of a simulated upstream"
-	@echo "make lint     ruff and mypy"
-	@echo "make bench    measure"
-	@echo "make clean    remove everything that these commands made"
+	@echo "make test       run the tests, all within their own process: the same ones with the same data every time"
+	@echo "make test-all   run these, and those that start whole programs (twistd, the command, the demo)"
+	@echo "make test-deep  try properties with ten times as much data, at random; SEED=N repeats a run"
+	@echo "make interop    run the tests with the real clients, which .ci/run installs into .interop"
+	@echo "make demo       see it work, without an account: the proxy in front of a simulated upstream"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      measure"
+	@echo "make clean      remove everything that these commands made"
 
-# The real clients take minutes: not here, unless somebody asks for them.
 test: $(VENV)/.installed
-	@CCMPROXY_INTEROP_DIR=$${CCMPROXY_INTEROP_DIR-} $(BIN)/python -m twisted.trial tests
+	@$(TRIAL) $(UNIT)
+
+test-all: $(VENV)/.installed
+	@$(TRIAL) $(UNIT) tests.system
+
+test-deep: $(VENV)/.installed
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
+	echo "The seed is $$seed; once more: make test-deep SEED=$$seed"; \
+	CCMPROXY_HYPOTHESIS=deep CCMPROXY_HYPOTHESIS_SEED=$$seed $(TRIAL) $(PROPERTIES)
 
 interop: $(VENV)/.installed
 	@$(BIN)/python -m twisted.trial tests.interop

@@ -23,9 +23,10 @@ __all__ = ["Config", "ConfigurationError", "__version__", "loadConfig", "makeSer
 
 
 def makeService(config: Config, reactor: Any) -> ProxyService:
-    """An IService that does what ``config`` asks for, on ``reactor``. Nothing happens before it is started.
+    """Return an IService that runs the proxy described by ``config`` on ``reactor``. It does nothing until started.
 
-    Starting raises :class:`ccmproxy.root.multiplexer.ListenFailed` where an address is taken. May be made any number of
-    times in one process. ``reload(config)`` goes over to another configuration without dropping connections.
+    ``startService()`` raises :class:`ccmproxy.root.multiplexer.ListenFailed` when an address is already in use.
+    ``reload(config)`` switches to another configuration without dropping connections. One process may hold any number
+    of these services.
     """
     return ProxyService(config, Surroundings.of_reactor(reactor, SystemRandom()))

@@ -1,4 +1,5 @@
-"""Two habits that the package keeps: everything public says what it is, and every module has tests of its own."""
+"""Habits that the package keeps: everything public says what it is and what it raises, names are not used twice for
+different things, and every module has tests of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +12,21 @@ from tests.source import PACKAGE, ROOT, Module, parse, read_package
 
 #: Modules without a test file of their own: types that whoever raises or builds them exercises. May only shrink.
 UNTESTED = frozenset({"ccmproxy.http.failures", "ccmproxy.interfaces.credentials", "ccmproxy.dialects.oauth"})
+
+#: Names that more than one module has, because they stand for one thing, and why. Not needed for what a package has of
+#: each provider (``dialects.claude.traffic``, ``dialects.codex.traffic``): that is one role.
+SHARED_NAMES = {
+    "claude": "what is of this provider, in every package that has such things",
+    "codex": "what is of this provider, in every package that has such things",
+    "credentials": "the package, and the seams that it is known by",
+    "network": "the package, and the seams that it is known by",
+    "pool": "the package, and the class that it is about",
+    "remote": "another instance: what its answers mean, and the credential that it is",
+    "server": "HTTP's, and the one that the simulator is made of",
+    "upstream": "one provider as it is simulated, and what all of them offer",
+    "websocket": "the protocol, and what the proxy does with it",
+}
+PROVIDERS = ("claude", "codex")
 
 #: Decorators of methods that are never called by name, or that complete one that is documented.
 UNDOCUMENTED_DECORATORS = (
@@ -57,6 +73,47 @@ def without_docstring(modules: Mapping[str, Module]) -> Iterator[str]:
                         yield f"{name}:{method.lineno} {node.name}.{method.name} has no docstring"
 
 
+def silent_about_errors(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Public functions and methods that raise, and whose docstring does not say so; of constructors, the class's.
+
+    Not asked for: what only passes an error on with a bare ``raise``, what a nested function raises, and what has no
+    docstring of its own because a base class, an interface or Twisted documents it.
+    """
+    for name, module in modules.items():
+        for node in module.tree.body:
+            if isinstance(node, FunctionNode) and not node.name.startswith("_"):
+                if _is_silent(node, ast.get_docstring(node)):
+                    yield f"{name}:{node.lineno} {node.name} raises, and its docstring does not say what and when"
+            elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                for method in node.body:
+                    if not isinstance(method, FunctionNode):
+                        continue
+                    text = ast.get_docstring(method)
+                    if method.name == "__init__":
+                        text = f"{ast.get_docstring(node)} {text}"
+                    elif method.name.startswith("_"):
+                        continue
+                    if _is_silent(method, text):
+                        yield (
+                            f"{name}:{method.lineno} {node.name}.{method.name} raises, and its docstring does not"
+                            " say what and when"
+                        )
+
+
+def _is_silent(node: FunctionNode, docstring: str | None) -> bool:
+    return docstring is not None and "raise" not in docstring.lower() and any(_raised(node))
+
+
+def _raised(node: ast.AST) -> Iterator[ast.Raise]:
+    """The errors that a function raises itself."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FunctionNode | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(child, ast.Raise) and child.exc is not None:
+            yield child
+        yield from _raised(child)
+
+
 def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -97,6 +154,28 @@ def _inherited(
         else:
             found |= TWISTED_METHODS
     return found
+
+
+# Names ----------------------------------------------------------------------------------------------------
+
+
+def shared_names(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Names that several modules have for different things, and reasons that are not needed any more.
+
+    Of a dotted name the last part counts: it is what people call the module.
+    """
+    roles: dict[str, dict[str, list[str]]] = {}
+    for name in modules:
+        parts = name.split(".")
+        role = ".".join("(provider)" if part in PROVIDERS else part for part in parts[:-1])
+        roles.setdefault(parts[-1], {}).setdefault(role, []).append(name)
+    shared = {last: found for last, found in roles.items() if len(found) > 1}
+    for last, found in shared.items():
+        if last not in SHARED_NAMES:
+            names = sorted(name for each in found.values() for name in each)
+            yield f"{', '.join(names)} are all called {last}: one of them needs a name of its own"
+    for last in sorted(SHARED_NAMES.keys() - shared.keys()):
+        yield f"{last} is the name of one thing only: take it out of SHARED_NAMES"
 
 
 # Tests ----------------------------------------------------------------------------------------------------
@@ -143,6 +222,12 @@ class ConventionTests(SynchronousTestCase):
     def test_docstrings(self) -> None:
         self.none(without_docstring(read_package()))
 
+    def test_errors_are_documented(self) -> None:
+        self.none(silent_about_errors(read_package()))
+
+    def test_no_name_stands_for_two_things(self) -> None:
+        self.none(shared_names(read_package()))
+
     def test_every_module_has_its_tests(self) -> None:
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
         self.none(without_tests(read_package(), files))
@@ -174,6 +259,34 @@ class RuleTests(SynchronousTestCase):
         )
         self.assertEqual(self.lacking("class _A:\n    def f(self): pass"), [])
 
+    def silent(self, text: str) -> list[str]:
+        """The names in ``text`` that raise without saying so."""
+        modules = {"ccmproxy.x": parse("ccmproxy.x", text)}
+        return [sentence.split()[1] for sentence in silent_about_errors(modules)]
+
+    def test_errors(self) -> None:
+        raising = "    if x:\n        raise ValueError\n"
+        self.assertEqual(self.silent(f"def f():\n    'F.'\n{raising}"), ["f"])
+        self.assertEqual(self.silent(f"async def f():\n    'F.'\n{raising}"), ["f"])
+        self.assertEqual(self.silent(f"def f():\n    'F. Raises ValueError for x.'\n{raising}"), [])
+        for innocent in (
+            f"def _f():\n    'F.'\n{raising}",
+            f"def f():\n{raising}",
+            "def f():\n    'F.'\n    try: g()\n    except ValueError: raise",
+            "def f():\n    'F.'\n    def g():\n        raise ValueError\n    return g",
+            "class _A:\n    def f(self):\n        'F.'\n        raise ValueError",
+        ):
+            self.assertEqual(self.silent(innocent), [], innocent)
+
+    def test_errors_of_methods_and_constructors(self) -> None:
+        method = "    def {name}(self):\n{docstring}        raise ValueError\n"
+        f = method.format(name="f", docstring="        'F.'\n")
+        init = method.format(name="__init__", docstring="")
+        self.assertEqual(self.silent(f"class A:\n    'A.'\n{f}{init}"), ["A.f", "A.__init__"])
+        self.assertEqual(self.silent(f"class A:\n    'A. Raises ValueError.'\n{f}{init}"), ["A.f"])
+        private = method.format(name="_f", docstring="        'F.'\n")
+        self.assertEqual(self.silent(f"class A:\n    'A.'\n{private}"), [])
+
     def test_twisted_methods(self) -> None:
         self.assertEqual(self.lacking("class A:\n    'A.'\n    def dataReceived(self, data): pass"), [])
 
@@ -199,6 +312,29 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(
             self.lacking("class A(B):\n    'A.'\nclass B(A):\n    'B.'\n    def f(self): pass"), ["B.f"]
         )
+
+    def test_shared_names(self) -> None:
+        def found(*names: str) -> list[str]:
+            """What is said of these modules, and of those whose names are shared with a reason."""
+            allowed = [f"ccmproxy.{place}.{name}" for name in SHARED_NAMES for place in ("here", "there")]
+            return list(shared_names({name: parse(name, "") for name in [*allowed, *names]}))
+
+        self.assertEqual(found(), [])
+        self.assertEqual(found("ccmproxy.dialects.claude.traffic", "ccmproxy.dialects.codex.traffic"), [])
+        (sentence,) = found("ccmproxy.dialects.claude.traffic", "ccmproxy.http.traffic")
+        self.assertIn(
+            "ccmproxy.dialects.claude.traffic, ccmproxy.http.traffic are all called traffic", sentence
+        )
+        (sentence,) = found("ccmproxy.dialects.claude.x", "ccmproxy.dialects.codex.x", "ccmproxy.dialects.x")
+        self.assertIn("are all called x", sentence)
+        (sentence,) = found("ccmproxy.proxy", "ccmproxy.root.proxy")
+        self.assertIn("are all called proxy", sentence)
+
+    def test_a_reason_that_is_not_needed(self) -> None:
+        names = [f"ccmproxy.{place}.{name}" for name in SHARED_NAMES for place in ("here", "there")]
+        names.remove("ccmproxy.there.server")
+        found = list(shared_names({name: parse(name, "") for name in names}))
+        self.assertEqual(found, ["server is the name of one thing only: take it out of SHARED_NAMES"])
 
     def test_mirror(self) -> None:
         for name, text, is_package, expected in (

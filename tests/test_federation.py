@@ -109,14 +109,19 @@ class NormalTests(SynchronousTestCase):
         self.assertIn("earliest reset in 2h", response.error["message"])
 
     def test_the_remote_loses_its_account(self) -> None:
-        """400 with the remote's own word for it: rejected, and somebody else serves (spec 4.4)."""
+        """The remote says with a 400 that it has no account: it is left alone, and others serve (spec 4.4).
+
+        A client that only the remote could serve is told so in our own words (spec 4.2), not in the remote's.
+        """
         login = self.federation.logins["b1"]
         login.exhaust("five_hour", 60.0)
         self.assertEqual(self.b.answer(user="bob").status, 200)
         self.assertEqual(self.federation.served_by(), "a1")
         self.federation.logins["a1"].log_out()
         response = self.b.answer(user="alice")
-        self.assertIn(response.status, (400, 502))
+        self.assertEqual((response.status, response.error["type"]), (400, "invalid_request_error"))
+        self.assertEqual(response.header("x-ccm-error"), "credential_unavailable")
+        self.assertIn("rejected by the upstream", response.error["message"])
         self.federation.pass_time(61, 5)
         self.assertEqual(self.b.answer(user="bob").status, 200)
         self.assertEqual(self.federation.served_by(), "b1")

@@ -35,7 +35,7 @@ def unit(name: str) -> str | None:
 
 #: Pure units, which know neither Twisted nor the clock.
 PURE = names(
-    "http websocket yamux state policy dialects dialects.claude dialects.codex dialects.registry config"
+    "http websocket yamux state policy dialects dialects.claude dialects.codex dialects.catalog config"
 )
 #: What parts and surfaces may know of the pure ring. One dialect reaches them as an object that provides
 #: ``ccmproxy.interfaces.facets``, so that the dialects themselves are not among it.
@@ -55,8 +55,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dialects": names("http interfaces policy state"),
     "dialects.claude": names("http interfaces policy state dialects") | {""},
     "dialects.codex": names("http interfaces policy state dialects") | {""},
-    "dialects.registry": names("dialects dialects.claude dialects.codex"),
-    "config": names("dialects.registry policy state"),
+    "dialects.catalog": names("dialects dialects.claude dialects.codex"),
+    "config": names("dialects.catalog policy state"),
     # parts
     "transports": names("config interfaces policy"),
     "network": names("interfaces"),
@@ -71,9 +71,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "testing": frozenset(),
     # root
     "root": VALUES
-    | names(
-        "dialects.registry http.client http.server transports network credentials proxy reverse surfaces"
-    ),
+    | names("dialects.catalog http.client http.server transports network credentials proxy reverse surfaces"),
     "": names("config root"),
     # programs around it
     "demo": names("config root simulator testing http state websocket"),
@@ -120,7 +118,7 @@ REACTOR = "twisted.internet.reactor"
 
 #: A dialect's name means something to these alone; everywhere else it is an object that answers questions.
 DIALECT_NAMES = frozenset({"ccm", "ocm", "claude", "codex"})
-KNOW_DIALECTS = names("config dialects dialects.claude dialects.codex dialects.registry")
+KNOW_DIALECTS = names("config dialects dialects.claude dialects.codex dialects.catalog")
 
 
 # The rules ------------------------------------------------------------------------------------------------
@@ -462,7 +460,7 @@ class RuleTests(SynchronousTestCase):
             self.check(
                 dialect_branches, "ccmproxy.surfaces.routes", text, ["ccmproxy.surfaces.routes"] * found
             )
-            self.check(dialect_branches, "ccmproxy.dialects.registry", text, [])
+            self.check(dialect_branches, "ccmproxy.dialects.catalog", text, [])
         self.check(dialect_branches, "ccmproxy.surfaces.routes", "path = 'claude'", [])
 
     def test_left_over_permission(self) -> None:

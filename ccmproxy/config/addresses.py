@@ -109,7 +109,10 @@ def _tcp_endpoint_address(
 
 
 def _endpoint_arguments(description: str) -> tuple[list[str], dict[str, str]]:
-    """Split a description at its unescaped colons (``twisted.internet.endpoints.serverFromString``)."""
+    """Split a description at its unescaped colons (``twisted.internet.endpoints.serverFromString``).
+
+    Raises ValueError for one that ends in the middle of an escape.
+    """
     parts: list[str] = []
     names: list[str | None] = []
     current, name = "", None

@@ -48,7 +48,7 @@ class Place:
     client_file: Callable[[str], str]
 
 
-def build(options: schema.FileOptions, secrets: Secrets, place: Place, path: str | None) -> Config:
+def build_config(options: schema.FileOptions, secrets: Secrets, place: Place, path: str | None) -> Config:
     """The values of options without a problem."""
     outbounds = {each.tag: _outbound(each) for each in options.outbounds}
     services = tuple(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ccmproxy.config import schema
-from ccmproxy.config.building import Place, build
+from ccmproxy.config.building import Place, build_config
 from ccmproxy.config.checks import check_document
 from ccmproxy.config.document import LONGEST, Document, DocumentError, read_document
 from ccmproxy.config.not_supported import check_supported, is_supported
@@ -18,7 +18,7 @@ from ccmproxy.config.problems import ConfigurationError, Problem, Report
 from ccmproxy.config.secret_sources import Secrets, read_secrets
 from ccmproxy.config.shape import check_shape
 from ccmproxy.config.values import Config
-from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.dialects.catalog import DIALECTS
 
 #: Bytes of a file that holds one token; more is not read.
 _SECRET_FILE = 64 * 1024
@@ -117,7 +117,7 @@ def default_config(
             if is_file(dialect.account.default_path(surroundings.environ, surroundings.home)):
                 types.append(kind)
     options = schema.FileOptions.model_validate({"services": [{"type": kind} for kind in types]})
-    return build(options, Secrets(), surroundings.place, None)
+    return build_config(options, Secrets(), surroundings.place, None)
 
 
 def readable_by_others(config: Config) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ def _load(text: str, name: str, surroundings: _Surroundings, path: str | None) -
     problems = report.problems()
     if problems or options is None:
         raise ConfigurationError(problems)
-    return build(options, secrets, surroundings.place, path)
+    return build_config(options, secrets, surroundings.place, path)
 
 
 def _check(

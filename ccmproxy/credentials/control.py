@@ -1,4 +1,4 @@
-"""Requests that ccmproxy makes in its own name, through a credential's own outbound (F30)."""
+"""Control requests: those that ccmproxy makes on its own behalf, through the credential's outbound (F30)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.transports.outbounds import agent
 from ccmproxy.transports.proxy_dialogue import ProxyError
 
-#: An answer of a token, usage or profile endpoint is a few hundred bytes; beyond this it is none (bytes, decoded).
+#: Longest answer accepted (bytes, after decoding). Token, usage and profile endpoints answer with a few hundred bytes.
 MAX_ANSWER = 1024 * 1024
-#: How long a whole exchange may take (seconds).
+#: Time-out of a whole exchange (seconds).
 TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. ``headers``: names in lower case, repeated fields joined by commas (RFC 9110 section 5.3)."""
+    """A complete answer. ``headers``: names in lower case; repeated fields joined by commas (RFC 9110 section 5.3)."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -39,19 +39,20 @@ class Answer:
 
 
 class ControlError(Exception):
-    """There was no whole answer: no connection, lost, timed out, too large. ``str()`` is a phrase without secrets."""
+    """No complete answer was received: connecting failed, the connection was lost, the request timed out, or the
+    answer was too large. ``str()`` is a phrase that contains no secrets."""
 
 
-#: Makes one request, and gives its whole answer, whatever the status. Raises ControlError where there is none.
+#: Makes one request and returns its complete answer, whatever the status. Raises ControlError when there is none.
 Fetch = Callable[[ControlRequest], Coroutine[Deferred[Any], Any, Answer]]
 
 
 def fetch_within(
     seconds: float, fetch: Fetch, request: ControlRequest, clock: IReactorTime
 ) -> Deferred[Answer]:
-    """``fetch(request)``, given up after ``seconds``. Fails with ControlError, or CancelledError when cancelled.
+    """Run ``fetch(request)`` with a time-out of ``seconds``. Fails with ControlError, or CancelledError when cancelled.
 
-    Whatever the exchange makes of being given up is not looked at: HTTP clients have many words for it.
+    The outcome of an exchange that was cancelled is ignored, because HTTP clients report cancellation in many ways.
     """
     exchange = Deferred.fromCoroutine(fetch(request))
     outcome: Deferred[Answer] = Deferred(lambda _: abandon())
@@ -70,7 +71,7 @@ def fetch_within(
         if timer.active():
             timer.cancel()
         if not abandoned:
-            outcome.callback(result)  # a Failure begins the errbacks
+            outcome.callback(result)  # A Failure starts the errback chain.
 
     timer = clock.callLater(seconds, expire)
     exchange.addBoth(over)
@@ -78,9 +79,9 @@ def fetch_within(
 
 
 class ControlClient:
-    """Makes control requests on connections of their own; redirects are not followed, cookies not kept.
+    """Makes each control request on a connection of its own. It follows no redirects and keeps no cookies.
 
-    ``clock`` is used for time-outs only: every connection comes from ``outbound``.
+    ``clock`` is used for time-outs only; every connection comes from ``outbound``.
     """
 
     def __init__(self, clock: IReactorTime, outbound: IOutbound, timeout: float = TIMEOUT) -> None:
@@ -89,21 +90,21 @@ class ControlClient:
         self._agent = agent(outbound, clock)
 
     async def fetch(self, request: ControlRequest) -> Answer:
-        """The whole answer, whatever its status; at most 1 MiB, within 30 s.
+        """Return the complete answer, whatever its status. It may have at most 1 MiB and take ``timeout`` seconds.
 
-        Raises ControlError where there is none: no connection, lost, too late, too large.
+        Raises ControlError when connecting fails, the connection is lost, or the answer is too late or too large.
         """
         return await fetch_within(self._timeout, self._exchange, request, self._clock)
 
     async def _exchange(self, request: ControlRequest) -> Answer:
-        """The whole answer. Raises ControlError where there is none, for whatever reason."""
-        # treq asks for a whole reactor, and uses its clock if at all.
+        """Return the complete answer. Raises ControlError when there is none, whatever the reason."""
+        # treq's type asks for a whole reactor, but treq uses at most its clock.
         reactor: Any = self._clock
         headers = Headers()
         for name, value in request.headers:
             headers.addRawHeader(name, value)
         try:
-            # A client of its own each time: its cookie jar must not outlive the request.
+            # A new client for each request: its cookie jar must not outlive the request.
             response = await HTTPClient(self._agent, data_to_body_producer=_BytesBody).request(
                 request.method,
                 request.url,
@@ -117,14 +118,14 @@ class ControlClient:
         except (ControlError, CancelledError):
             raise
         except Exception as error:
-            # Connection, TLS, DNS and HTTP errors of every kind: all mean that there is no answer.
+            # Connection, TLS, DNS and HTTP errors of every kind all mean that there is no answer.
             raise ControlError(_phrase(error)) from None
         return Answer(response.code, _lower_case(response.headers), body)
 
 
 @implementer(IBodyProducer)
 class _BytesBody:
-    """A request body that is written at once: it is small. Twisted's own would ask the global reactor to slice it."""
+    """A small request body, written at once. Twisted's own producer uses the global reactor to send slices."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -145,14 +146,15 @@ class _BytesBody:
 
 
 def _receive(response: IResponse, limit: int) -> Deferred[bytes]:
-    """The response's body. Cancelling it drops the connection. Fails with ControlError."""
+    """Return the body of ``response``. Cancelling drops the connection. Fails with ControlError when the body is
+    incomplete or longer than ``limit`` bytes."""
     collector = _Collector(limit)
     response.deliverBody(collector)
     return collector.body
 
 
 class _Collector(Protocol):
-    """Collects a body up to a limit."""
+    """Collects a body of at most ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -171,7 +173,7 @@ class _Collector(Protocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         if self.body.called:
             return
-        # Without a length the end of the connection is the end of the body (RFC 9112 section 6.3).
+        # A body without a length ends with the connection (RFC 9112 section 6.3).
         if reason.check(ResponseDone, PotentialDataLoss):
             self.body.callback(b"".join(self._chunks))
         else:
@@ -196,7 +198,8 @@ def _lower_case(headers: Headers) -> dict[str, str]:
 
 
 def _phrase(error: Exception) -> str:
-    """What went wrong, by its type: messages of errors may quote what was sent. A proxy's do not."""
+    """Describe ``error`` by its type, because the messages of errors may quote what was sent. Those of ProxyError do
+    not, and are used as they are."""
     if isinstance(error, ProxyError):
         return str(error)
     reasons = getattr(error, "reasons", None)

@@ -1,6 +1,7 @@
-"""What every credential has in common: its state, whoever holds it, whoever looks at it (spec 5).
+"""The base class of all credentials: their state, their leases and their listeners (spec 5).
 
-State changes are pure (:mod:`ccmproxy.state.transitions`); here an input is put in and the effects are carried out.
+State changes are pure functions (:mod:`ccmproxy.state.transitions`); this module feeds inputs to them and carries out
+the effects that they return.
 """
 
 from __future__ import annotations
@@ -42,18 +43,19 @@ from ccmproxy.state.transitions import (
     transition,
 )
 
-#: The timer for changes that time makes by itself looks again at least this often (seconds): the wall clock may be set.
+#: Longest delay of the timer for changes that time alone causes (seconds). It is bounded because the wall clock may be
+#: set while the timer runs.
 LONGEST_TIMER = 3600.0
-#: An answer that says the same as the one before, within so long of it, is not looked at again (seconds).
+#: An answer with the same limits as the previous one is ignored for this long after it (seconds).
 OBSERVED_TWICE = 10.0
-#: How long a remote that refuses us is left alone (seconds): one poll interval (spec 4.4).
+#: How long a remote instance that refused a request is not used (seconds): one poll interval (spec 4.4).
 REJECTION = 3600.0
-#: Views for so many models are kept; their names come from clients.
+#: Most models for which snapshots are cached. It is bounded because the names of models come from clients.
 MOST_VIEWS = 16
 
 
 class _View(NamedTuple):
-    """A snapshot, and for which time it holds (Unix seconds): from ``at`` on, before ``until``."""
+    """A cached snapshot. It is valid from ``at`` until just before ``until`` (Unix seconds)."""
 
     snapshot: CredentialSnapshot
     at: float
@@ -61,9 +63,9 @@ class _View(NamedTuple):
 
 
 class Credential(ABC):
-    """State, leases and listeners of one credential; a base for those that know how to authorize a request.
+    """State, leases and listeners of one credential. Subclasses know how to authorize a request.
 
-    ``leases``: those that are not closed yet; ``outcomes``: how many were closed with each outcome.
+    ``leases``: the leases that are still open. ``outcomes``: how many leases were closed with each outcome.
     """
 
     log = Logger()
@@ -72,7 +74,7 @@ class Credential(ABC):
     def __init__(
         self, tag: str, caps: Caps, clock: IReactorTime, now: Callable[[], float] | None = None
     ) -> None:
-        """``now``: Unix seconds; left out, ``clock`` tells them."""
+        """``now`` returns Unix seconds; its default is ``clock.seconds``."""
         self.tag = tag
         self.caps = caps
         self.state = CredentialState()
@@ -91,44 +93,45 @@ class Credential(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.tag} {self._availability().state} in_flight={self.in_flight}>"
 
-    # What the kinds do in their own ways ------------------------------------------------------------------
+    # What subclasses implement ----------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def upstream(self) -> Upstream:
-        """Where requests go, unless :meth:`authorize` says otherwise."""
+        """The upstream that requests go to. For a given authorization, :meth:`upstream_for` may return another one."""
 
     @abstractmethod
     async def authorize(self) -> Authorization:
-        """What to send requests with. Raises CredentialUnavailable where there is nothing."""
+        """Return the authorization to send requests with. Raises CredentialUnavailable when there is none."""
 
     @abstractmethod
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable where
-        there is nothing else."""
+        """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
+        CredentialUnavailable when there is no other."""
 
     def upstream_for(self, authorization: Authorization) -> Upstream:
-        """Where requests go that are sent with ``authorization``."""
+        """Return the upstream for requests that are sent with ``authorization``."""
         return self.upstream
 
     @abstractmethod
     def poll_if_stale(self) -> None:
-        """Start a poll if what is known is old. Returns at once."""
+        """Start a poll if the known usage is out of date. Returns at once."""
 
     def poll_if_unusable(self) -> None:  # noqa: B027 - most kinds are not asked out of turn
-        """Start a poll if the credential cannot be used, where that may tell anything (spec 5.5)."""
+        """Start a poll if the credential is unusable and a poll may show that it has recovered (spec 5.5)."""
 
     # ICredential ------------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        """How many requests hold the credential."""
+        """The number of requests that hold a lease on the credential."""
         return len(self.leases)
 
     def snapshot(self, now: float, model: str | None = None) -> CredentialSnapshot:
-        """A frozen view; ``model`` takes windows of one model into account.
+        """Return an immutable view of the state at ``now`` (Unix seconds). With ``model``, it includes the windows of
+        that model.
 
-        The same object as long as nothing has changed: it is asked for with every request and every answer.
+        Returns the same object as long as nothing has changed, since every request and every answer asks for it.
         """
         state = self.state
         if not (state.limits.models or state.limits.named or state.model_rejections):
@@ -142,7 +145,8 @@ class Credential(ABC):
         view = snapshot(state, self.caps, now, tag=self.tag, is_external=self.is_external, model=model)
         until = next_change(state, self.caps, now) or math.inf
         if model is not None or not view.availability.usable:
-            # The words for an unusable one tell how long it still takes, and no timer knows the windows of a model.
+            # The message of an unusable credential tells the remaining time in seconds, and next_change() does not
+            # include the windows of a model.
             until = min(until, math.floor(now) + 1.0)
         if len(self._views) >= MOST_VIEWS:
             self._views.clear()
@@ -150,18 +154,18 @@ class Credential(ABC):
         return view
 
     def lease(self, holder: Hashable = None) -> ILease:
-        """Begin a use. ``holder``: who may interrupt it."""
+        """Open a lease. ``holder`` is the key by which :meth:`interrupt` finds it."""
         lease = Lease(self, holder)
         self.leases.add(lease)
         return lease
 
     def interrupt(self, holder: Hashable, cause: Availability) -> None:
-        """Interrupt the leases of ``holder``, as if the credential had stopped being usable."""
+        """Interrupt the leases of ``holder`` as if the credential had become unusable because of ``cause``."""
         for lease in [lease for lease in self.leases if lease.holder == holder]:
             lease.interrupt(cause)
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+        """Call ``listener`` at every change that is visible in the status. Returns a function that unsubscribes."""
         key = object()
         self._listeners[key] = listener
 
@@ -170,10 +174,10 @@ class Credential(ABC):
 
         return unsubscribe
 
-    # What leases ask for ----------------------------------------------------------------------------------
+    # What leases call -------------------------------------------------------------------------------------
 
     def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from an answer."""
+        """Take over the limits that an answer reported."""
         if not (update.has_data or update.rejected_until or update.model_rejections):
             return
         if (
@@ -189,23 +193,24 @@ class Credential(ABC):
         return HeadersObserved(update)
 
     def rate_limited(self, until: float, explicit: bool) -> None:
-        """The upstream answered 429 on account of the whole credential."""
+        """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds; ``explicit``: the
+        upstream named that time."""
         self._apply(RateLimited(until, explicit))
 
     def block(self, reason: str, until: float) -> None:
-        """Not to be used until then (Unix seconds)."""
+        """Do not use the credential before ``until`` (Unix seconds)."""
         self._apply(Blocked(reason, until))
 
     def reject(self) -> None:
-        """Not to be used for one poll interval, or until a poll succeeds (spec 4.4)."""
+        """Do not use the credential for one poll interval, or until a poll succeeds (spec 4.4)."""
         self._apply(Rejected(self._now() + REJECTION))
 
     def is_usable(self) -> bool:
-        """Can it take a request now?"""
+        """Return whether the credential can serve a request now."""
         return self._availability().usable
 
     def release(self, lease: Lease) -> None:
-        """Called by a lease that was closed."""
+        """Forget ``lease``. Called by the lease when it is closed."""
         self.leases.discard(lease)
         if lease.outcome is not None:
             self.outcomes[lease.outcome] += 1
@@ -216,7 +221,7 @@ class Credential(ABC):
         return availability(self.state, self.caps, self._now())
 
     def _apply(self, event: Input) -> None:
-        """Move the state, and carry out what follows from it."""
+        """Apply ``event`` to the state and carry out the effects of the transition."""
         self.state, effects = transition(self.state, event, self._now(), self.caps)
         self._arm()
         for effect in effects:
@@ -242,7 +247,7 @@ class Credential(ABC):
             self._timer = None
 
     def _arm(self) -> None:
-        """A timer for what time changes by itself: resets that pass, blocks that end."""
+        """Set a timer for the next change that time alone causes, such as a reset or the end of a block."""
         self._disarm()
         if not self._running:
             return

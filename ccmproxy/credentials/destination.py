@@ -1,4 +1,4 @@
-"""Where a credential's requests go: the base URL of an upstream taken apart, and the connections that lead there."""
+"""The destination of a credential's requests: the parsed base URL of an upstream, and the connections to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Upstream(NamedTuple):
-    """Where requests go. ``host``: for the Host header field; ``base_path``: without a slash at its end."""
+    """The destination of requests. ``host``: the value of the Host header field; ``base_path``: without a trailing
+    slash; ``connections``: the pool of connections to that host."""
 
     host: bytes
     base_path: bytes
@@ -19,12 +20,12 @@ class Upstream(NamedTuple):
 
 
 def upstream_of(api_url: str, connections: ConnectionPool) -> Upstream:
-    """Where requests for a base URL go, through ``connections``."""
+    """Return the Upstream for the base URL ``api_url``, reached through ``connections``."""
     return Upstream(host_field(api_url), urlsplit(api_url).path.rstrip("/").encode("ascii"), connections)
 
 
 def host_field(url: str) -> bytes:
-    """The Host header field for a URL (RFC 9110 section 7.2): no default port."""
+    """Return the Host header field for ``url`` (RFC 9110 section 7.2), without a default port."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if ":" in host:
@@ -35,8 +36,10 @@ def host_field(url: str) -> bytes:
 
 
 def origin(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether TLS is spoken, of an http or https URL that the configuration has checked (RFC 9110
-    section 4.3.1)."""
+    """Return (host, port, whether to use TLS) of an http or https URL (RFC 9110 section 4.3.1).
+
+    The URL must have passed the checks of the configuration.
+    """
     parts = urlsplit(url)
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 80)
     return parts.hostname or "", port, parts.scheme == "https"

@@ -1,4 +1,4 @@
-"""An account that is a key of the provider's commercial API (spec 3.7): nothing to refresh, nothing to poll."""
+"""An account that is a key of the provider's commercial API (spec 3.7). It needs no refreshes and no polls."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.state.availability import Caps
 from ccmproxy.state.transitions import TimePassed, TokenAvailable
 
-#: Weight of a key where the configuration names none (spec 3.7).
+#: Plan weight of a key for which the configuration sets none (spec 3.7).
 DEFAULT_WEIGHT = 1.0
 
 
 @implementer(ICredential)
 class KeyAccount(Credential):
-    """A key that the configuration holds. Usable from :meth:`start` on, unless the upstream says that it is used up.
+    """An API key from the configuration. It is usable after :meth:`start` unless the upstream reports its limits used
+    up.
 
-    A key in the file of a login is a :class:`.LoginAccount`'s: the file may hold a login again at any time.
+    A key in a login file belongs to a :class:`.LoginAccount` instead, because that file may hold a login again at any
+    time.
     """
 
     is_api_key = True
@@ -39,25 +41,25 @@ class KeyAccount(Credential):
         plan_weight: float | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """``upstream``: the API for keys. ``now``: Unix seconds; left out, ``clock`` tells them."""
+        """``upstream``: the API that accepts keys. ``now`` returns Unix seconds; its default is ``clock.seconds``."""
         super().__init__(tag, caps, clock, now)
         self._key = key
         self._upstream = upstream
         self._plan_weight = plan_weight
 
     def start(self) -> None:
-        """Be usable. Once more changes nothing."""
+        """Make the account usable. Idempotent."""
         self._running = True
         self._apply(self._available())
 
     def stop(self) -> Deferred[None]:
-        """End the timer. Leases stay valid until they are closed; connections are the caller's business."""
+        """Stop the timer. Leases stay valid until they are closed; closing the connections is left to the caller."""
         self._running = False
         self._disarm()
         return succeed(None)
 
     def reconfigure(self, caps: Caps, plan_weight: float | None) -> None:
-        """Take over what a reloaded configuration says; nothing in flight is touched unless a cap was reached."""
+        """Apply a reloaded configuration. Requests in flight go on unless a new cap is already reached."""
         self.caps = caps
         self._plan_weight = plan_weight
         self._apply(self._available() if self._running else TimePassed())
@@ -66,21 +68,21 @@ class KeyAccount(Credential):
         return TokenAvailable(DEFAULT_WEIGHT if self._plan_weight is None else self._plan_weight)
 
     def poll_if_stale(self) -> None:
-        """Nobody can be asked how much of a key's limits is used."""
+        """Do nothing: no endpoint reports the usage of a key."""
 
     async def authorize(self) -> Authorization:
-        """The key."""
+        """Return the key."""
         return self._key
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """There is but one key. Raises CredentialUnavailable, always."""
+        """Raise CredentialUnavailable, since there is only one key."""
         raise CredentialUnavailable("the upstream refused the API key")
 
     @property
     def upstream(self) -> Upstream:
-        """The API for keys."""
+        """The API that accepts keys."""
         return self._upstream
 
     def close_connections(self) -> None:
-        """Close the connections that nobody uses, and the others when they are done."""
+        """Close idle connections now, and the others when their requests are done."""
         self._upstream.connections.close()

@@ -1,4 +1,4 @@
-"""One request's hold on a credential (docs/architecture.md, "Leases")."""
+"""A lease: the hold of one request on a credential (docs/architecture.md, "Leases")."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ccmproxy.state.limits import LimitsUpdate
 
 
 class LeasedCredential(Protocol):
-    """What a lease needs of the credential that it is on. Lets the credential know its leases by their class, and not
-    the other way round."""
+    """The methods of a credential that its leases use. Credentials depend on the class Lease; this protocol avoids the
+    dependency in the other direction."""
 
     tag: str
     is_external: bool
@@ -27,46 +27,47 @@ class LeasedCredential(Protocol):
 
     @property
     def upstream(self) -> Upstream:
-        """Where requests go, until it is known what authorizes them."""
+        """The upstream that requests go to as long as their authorization is not known."""
 
     def upstream_for(self, authorization: Authorization) -> Upstream:
-        """Where requests go that are sent with ``authorization``."""
+        """Return the upstream for requests that are sent with ``authorization``."""
 
     async def authorize(self) -> Authorization:
-        """What to send requests with. Raises CredentialUnavailable where there is nothing."""
+        """Return the authorization to send requests with. Raises CredentialUnavailable when there is none."""
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Something else than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable where
-        there is nothing else."""
+        """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
+        CredentialUnavailable when there is no other."""
 
     def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from an answer."""
+        """Take over the limits that an answer reported."""
 
     def rate_limited(self, until: float, explicit: bool) -> None:
-        """The upstream answered 429 on account of the whole credential; ``until`` in Unix seconds."""
+        """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds; ``explicit``: the
+        upstream named that time."""
 
     def block(self, reason: str, until: float) -> None:
-        """Not to be used until then (Unix seconds)."""
+        """Do not use the credential before ``until`` (Unix seconds)."""
 
     def reject(self) -> None:
-        """Not to be used for a while (spec 4.4)."""
+        """Do not use the credential for a while (spec 4.4)."""
 
     def poll_if_stale(self) -> None:
-        """Start a poll if what is known is old. Returns at once."""
+        """Start a poll if the known usage is out of date. Returns at once."""
 
     def is_usable(self) -> bool:
-        """Can it take a request now?"""
+        """Return whether the credential can serve a request now."""
 
     def release(self, lease: Lease) -> None:
-        """Called by a lease that was closed, once."""
+        """Forget ``lease``. Called exactly once, by the lease when it is closed."""
 
 
 @implementer(ILease)
 class Lease:
-    """A lease on a credential; made by :meth:`.Credential.lease`.
+    """A lease on a credential, made by :meth:`.Credential.lease`.
 
-    ``outcome`` is None until it is closed. What an answer says is taken over also after that (F38): it is about this
-    credential, whenever it comes.
+    ``outcome`` is None while the lease is open. Limits and errors reported after closing still reach the credential
+    (F38), because they are about this credential whenever they arrive.
     """
 
     __slots__ = (
@@ -94,57 +95,60 @@ class Lease:
         return f"<Lease {self.tag} {self.outcome.name if self.outcome else 'open'}>"
 
     async def authorize(self) -> Authorization:
-        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable where there is none."""
+        """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
+        is none."""
         return self._sent_with(await self._credential.authorize())
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """After the upstream refused ``rejected``: another one. Raises CredentialUnavailable where there is none."""
+        """Return another authorization than ``rejected``, which the upstream refused. Raises CredentialUnavailable when
+        there is no other."""
         return self._sent_with(await self._credential.recover(rejected))
 
     def _sent_with(self, authorization: Authorization) -> Authorization:
-        """A login may have become a key, or the reverse: they may go to different addresses."""
+        """Switch to the upstream for ``authorization``: a login may have become a key, or the reverse, and the two may
+        have different upstreams."""
         self._upstream = self._credential.upstream_for(authorization)
         return authorization
 
     @property
     def host(self) -> bytes:
-        """Host header field of the upstream for what :meth:`authorize` gave last."""
+        """The Host header field of the upstream for the authorization that was returned last."""
         return self._upstream.host
 
     @property
     def base_path(self) -> bytes:
-        """Path of its base URL, without a slash at its end."""
+        """The path of the upstream's base URL, without a trailing slash."""
         return self._upstream.base_path
 
     def connections(self) -> ConnectionPool:
-        """The pool of connections to it."""
+        """Return the pool of connections to the upstream."""
         return self._upstream.connections
 
     def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from this request's answer."""
+        """Take over the limits that the answer to this request reported."""
         self._credential.observe(update)
 
     def rate_limited(self, until: float, explicit: bool) -> None:
-        """The upstream answered 429 on account of the whole credential."""
+        """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds."""
         self._credential.rate_limited(until, explicit)
 
     def block(self, reason: str, until: float) -> None:
-        """The credential is not to be used until then (Unix seconds)."""
+        """Do not use the credential before ``until`` (Unix seconds)."""
         self._credential.block(reason, until)
 
     def reject(self) -> None:
-        """A remote instance refused the request for reasons of its own: it is left alone for a while (spec 4.4)."""
+        """Do not use a remote instance for a while because it refused the request for reasons of its own (spec 4.4)."""
         self._credential.reject()
 
     def poll_if_stale(self) -> None:
-        """Ask for the usage if what is known is old. Returns at once."""
+        """Start a poll if the known usage is out of date. Returns at once."""
         self._credential.poll_if_stale()
 
     def on_interrupt(self, callback: Callable[[Availability], None] | None) -> None:
-        """Call ``callback`` once if the credential stops being usable; None disarms it.
+        """Call ``callback`` once when the credential becomes unusable. None removes the callback.
 
-        If that happened since the lease was taken, and still holds, ``callback`` is called at once: an interrupt is
-        not lost for having come early.
+        An interrupt that came before a callback was set is not lost: ``callback`` is called at once if the credential
+        is still unusable.
         """
         self._interrupt = callback
         missed, self._interrupted_by = self._interrupted_by, None
@@ -152,7 +156,8 @@ class Lease:
             self.interrupt(missed)
 
     def interrupt(self, availability: Availability) -> None:
-        """Called by the credential, once per transition to unusable. Never raises."""
+        """Report to the holder that the credential has become unusable. Called by the credential, once per transition.
+        Never raises."""
         callback, self._interrupt = self._interrupt, None
         if self.outcome is not None:
             return
@@ -165,7 +170,7 @@ class Lease:
             self._credential.log.failure("{tag}: interrupting a request failed", tag=self.tag)
 
     def close(self, outcome: LeaseOutcome) -> None:
-        """Give the credential back. Idempotent; the first outcome counts."""
+        """Give the credential back. Idempotent: the first outcome counts."""
         if self.outcome is not None:
             return
         self.outcome = outcome

@@ -1,4 +1,4 @@
-"""Asking the usage endpoint: rarely, one poll at a time, and never on a request's behalf (spec 3.5)."""
+"""Polls of the usage endpoint: rare, one at a time, and never in the path of a request (spec 3.5)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.state.transitions import Input, PollFailed, PollSucceeded
 
-#: How old what is known may get (seconds).
+#: Age at which the known usage is out of date (seconds).
 POLL_INTERVAL = 60 * 60.0
-#: After the first, second, … failure in a row; the last holds for all further ones (seconds).
+#: Delays after the first, second, … consecutive failure (seconds). The last one also applies to all further failures.
 BACK_OFF = (60.0, 120.0, 240.0, 300.0)
-#: After a 429 of the usage endpoint that names no time (seconds).
+#: Delay after a 429 of the usage endpoint without Retry-After (seconds).
 DEFAULT_RETRY_AFTER = 60.0
-#: After a 403 that is not about the token (seconds): it will hardly be different in a minute.
+#: Delay after a 403 that is not about the token (seconds). It is long because such a refusal seldom ends soon.
 FORBIDDEN_DELAY = BACK_OFF[-1]
-#: For one attempt (seconds).
+#: Time-out of one attempt (seconds).
 TIMEOUT = 5.0
-#: Between the attempts of one poll when there is no answer at all (seconds).
+#: Delays between the attempts of one poll when there is no answer at all (seconds).
 RETRY_DELAYS = (0.2, 0.4)
 
 
 class Poller(ABC):
-    """Asks now and then, one poll at a time, and tells ``apply`` what came of each poll that counts.
+    """Polls periodically, one poll at a time, and passes each success and each counted failure to ``apply``.
 
-    ``last_update`` gives the Unix seconds of the last data that came in any way: it puts polls off (spec 4.7). Nothing
-    here ever raises, or waits for long.
+    ``last_update`` returns the time of the newest data from any source (Unix seconds); such data postpones the next
+    poll (spec 4.7). No method raises or blocks.
     """
 
     log = Logger()
@@ -50,7 +50,7 @@ class Poller(ABC):
         last_update: Callable[[], float],
         now: Callable[[], float] | None = None,
     ) -> None:
-        #: Polls that failed, in a row.
+        #: Number of consecutive failures.
         self.failures = 0
         self._tag = tag
         self._clock = clock
@@ -65,30 +65,30 @@ class Poller(ABC):
         self._timer: IDelayedCall | None = None
         self._running = False
 
-    # What is asked ----------------------------------------------------------------------------------------
+    # What subclasses implement ----------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def _can_ask(self) -> bool:
-        """Is there anything to ask with?"""
+        """Whether a poll is possible, for example because there is a token."""
 
     @abstractmethod
     async def _poll(self) -> None:
-        """One poll, from the question to :meth:`_succeeded`, :meth:`_count` or :meth:`_postpone`.
+        """Make one poll and report its outcome by :meth:`_succeeded`, :meth:`_count` or :meth:`_postpone`.
 
-        May raise ControlError, where there was no answer, and CredentialUnavailable, where there is nothing to ask
-        with; both count as failures, but for a CredentialUnavailable that is hard.
+        Raises ControlError when there is no answer, and CredentialUnavailable when there is no token. Both count as
+        failures, except for a CredentialUnavailable with ``hard`` set.
         """
 
     # ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Poll now, if there is anything to ask with, and from then on whenever what is known gets old."""
+        """Poll now, if that is possible, and from then on whenever the known usage is out of date."""
         self._running = True
         self.poll_if_stale()
 
     def stop(self) -> None:
-        """End: no timer, no poll in flight."""
+        """Cancel the timer and a poll in flight."""
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -97,14 +97,14 @@ class Poller(ABC):
             self._poll_result.cancel()
 
     def poll_if_stale(self) -> None:
-        """Begin a poll if one is due. Returns at once."""
+        """Start a poll if one is due. Returns at once."""
         if self._wait() <= 0:
             self.poll()
         elif self._timer is None:
-            self._arm()  # there was nothing to ask with for a while
+            self._arm()  # No timer was set while polling was impossible.
 
     def poll(self) -> None:
-        """Begin a poll now, unless one is under way or there is nothing to ask with. Returns at once."""
+        """Start a poll now unless one is in flight or polling is impossible. Returns at once."""
         if not self._running or self._polling or not self._can_ask:
             return
         self._polling = True
@@ -113,21 +113,21 @@ class Poller(ABC):
             self._poll_result = result
 
     def poll_anew(self) -> None:
-        """Begin a poll now, in place of one that is under way: what that asks may be of no use any more."""
+        """Start a poll now and cancel one in flight, since its destination may no longer be valid."""
         if self._poll_result is not None:
             self._poll_result.cancel()
         self.poll()
 
-    # When -------------------------------------------------------------------------------------------------
+    # Schedule ---------------------------------------------------------------------------------------------
 
     def _wait(self) -> float:
-        """Seconds until the next poll is due; 0 and less: now."""
+        """Return the seconds until the next poll is due. Zero or less means now."""
         now = self._now()
         if self.failures:
             since, delay = self._last_attempt, BACK_OFF[min(self.failures, len(BACK_OFF)) - 1]
         else:
             since, delay = max(self._last_update(), self._last_success), POLL_INTERVAL
-        # Something that lies ahead means that the clock was set back: it says nothing of how old the data is.
+        # A time in the future means that the clock was set back, and then the age of the data is unknown.
         due = since + delay if since <= now else now
         return max(due, self._postponed_until) - now
 
@@ -136,14 +136,14 @@ class Poller(ABC):
             self._timer.cancel()
             self._timer = None
         if self._running and not self._polling and self._can_ask:
-            # Looked at again every hour at least: the wall clock may be set while the timer runs.
+            # At most one hour at a time, since the wall clock may be set while the timer runs.
             self._timer = self._clock.callLater(min(max(self._wait(), 1.0), POLL_INTERVAL), self._timed)
 
     def _timed(self) -> None:
         self._timer = None
         self.poll_if_stale()
 
-    # What came of it --------------------------------------------------------------------------------------
+    # Outcomes ---------------------------------------------------------------------------------------------
 
     def _succeeded(self, event: Input) -> None:
         self.failures = 0
@@ -151,7 +151,7 @@ class Poller(ABC):
         self._apply(event)
 
     def _postpone(self, seconds: float) -> None:
-        """The endpoint does not want to be asked just now, which is no failure (F26)."""
+        """Delay the next poll because the endpoint refuses polls for now. This does not count as a failure (F26)."""
         now = self._now()
         self._postponed_until = now + seconds
         self._last_attempt = now
@@ -177,7 +177,7 @@ class Poller(ABC):
             if isinstance(error, CancelledError):
                 pass
             elif isinstance(error, CredentialUnavailable):
-                if not error.hard:  # a hard one is known as such, and a poll would not help
+                if not error.hard:  # A hard error is already in the state, and a poll would not help.
                     self._count(str(error))
             elif isinstance(error, ControlError):
                 self._count(f"usage endpoint: {error}")
@@ -188,8 +188,7 @@ class Poller(ABC):
 
 
 async def ask_repeatedly(fetch: Fetch, request: ControlRequest, clock: IReactorTime) -> Answer:
-    """The answer to ``request``, asked for three times where there is none at all. Raises ControlError after the
-    last."""
+    """Return the answer to ``request``, after up to three attempts. Raises ControlError when none was answered."""
     for delay in RETRY_DELAYS:
         try:
             return await fetch_within(TIMEOUT, fetch, request, clock)
@@ -199,10 +198,10 @@ async def ask_repeatedly(fetch: Fetch, request: ControlRequest, clock: IReactorT
 
 
 class UsagePoller(Poller):
-    """Keeps one account's windows known. ``weight`` gives the weight of the plan of a login.
+    """Polls the usage windows of one account. ``weight`` returns the plan weight of a login.
 
-    A 403 that is not about the token and a 429 are not counted as failures, on purpose (F26): an endpoint that does
-    not want to be asked says nothing of the account. They only put off the next poll.
+    A 429, and a 403 that is not about the token, deliberately do not count as failures (F26): a refusal to answer
+    polls says nothing about the account. They only delay the next poll.
     """
 
     log = Logger()
@@ -232,9 +231,10 @@ class UsagePoller(Poller):
         return isinstance(self._keeper.authorization, OAuthToken)
 
     def token_failed(self, message: str) -> None:
-        """A token was wanted and could not be had for the moment: counts like a failed poll (spec 3.2).
+        """Count a temporary failure to get a token as a failed poll (spec 3.2).
 
-        During a poll, or while the back-off of an earlier failure runs, it is the same failure.
+        It is not counted during a poll, or during the back-off after an earlier failure, since it is then the same
+        failure.
         """
         if self._running and not self._polling and (not self.failures or self._wait() <= 0):
             self._count(message)

@@ -1,4 +1,4 @@
-"""One attempt at a time, however many want its outcome."""
+"""Single flight: concurrent callers share one attempt and its outcome."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Shares the outcome of an attempt among all who ask while it is under way.
+    """Shares the outcome of an attempt among all callers that join while it is in flight.
 
-    Who stops waiting does not end the attempt. ``finished``, called before anyone gets a failure, is told the
-    exception, so that what is to happen once per attempt happens once.
+    A caller that cancels its Deferred does not end the attempt. ``failed`` is called with the exception once per
+    failed attempt, before any caller receives it.
     """
 
     def __init__(self, failed: Callable[[BaseException], None] = lambda error: None) -> None:
-        #: True while an attempt is under way.
+        #: True while an attempt is in flight.
         self.active = False
         self._failed = failed
         self._attempt: Deferred[None] | None = None
         self._waiters: list[Deferred[T]] = []
 
     def join(self, begin: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
-        """The outcome of the attempt under way, or of a new one: ``begin()``. May be cancelled."""
+        """Return the outcome of the attempt in flight or, if there is none, of a new one started by ``begin()``.
+
+        The Deferred may be cancelled. It fails with a copy of the exception that ``begin()`` raised, or with
+        CancelledError after :meth:`cancel`.
+        """
         waiter: Deferred[T] = Deferred(self._forget)
         self._waiters.append(waiter)
         if not self.active:
-            # Before the coroutine runs: what it calls may come back here.
+            # Set before the coroutine runs, because the coroutine may cause a reentrant call of join().
             self.active = True
             attempt = Deferred.fromCoroutine(begin()).addBoth(self._finished)
             if self.active:
@@ -39,12 +43,12 @@ class SingleFlight(Generic[T]):
         return waiter
 
     def cancel(self) -> None:
-        """Cancel the attempt itself. All who wait get its CancelledError."""
+        """Cancel the attempt itself. All waiting callers receive its CancelledError."""
         if self._attempt is not None:
             self._attempt.cancel()
 
     def _forget(self, waiter: Deferred[T]) -> None:
-        if waiter in self._waiters:  # not any more while the outcome is being handed out
+        if waiter in self._waiters:  # It is gone from the list while the outcome is being delivered.
             self._waiters.remove(waiter)
 
     def _finished(self, result: T | Failure) -> None:
@@ -58,7 +62,7 @@ class SingleFlight(Generic[T]):
             if waiter.called:
                 continue
             if error is not None:
-                # Each its own: one that is raised collects the tracebacks of where it passed.
+                # A copy for each waiter, because an exception collects the tracebacks of all places that raise it.
                 waiter.errback(copy.copy(error))
             elif not isinstance(result, Failure):
                 waiter.callback(result)

@@ -1,25 +1,25 @@
-"""Errors that cross packages. A type exists where a caller decides differently on it.
+"""Errors of requests that cross package boundaries. There is one type for each case that a caller treats differently.
 
-No message here ever holds a token, or a byte of a body.
+No error message contains a token or a byte of a body.
 """
 
 from __future__ import annotations
 
 
 class UpstreamError(Exception):
-    """An attempt at the upstream did not bring a whole response. ``str()`` is a sentence without secrets."""
+    """An attempt at the upstream did not yield a complete response. ``str()`` is a sentence without secrets."""
 
 
 class RequestNotSent(UpstreamError):
-    """The upstream cannot have acted on the request: repeating it elsewhere is safe.
+    """The upstream cannot have acted on the request, so it is safe to send it again elsewhere.
 
-    No connection could be made, or it was lost before the whole request had left, or a kept-alive connection turned
-    out to have been closed by the upstream (lost with no byte of a response).
+    No connection could be made, or it was lost before the whole request was sent, or a kept-alive connection turned
+    out to have been closed by the upstream (lost without a byte of a response).
     """
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream was silent for too long: no first byte, or no byte for the idle time."""
+    """The upstream was silent for too long: the first-byte time-out or the idle time-out expired."""
 
 
 class ResponseLost(UpstreamError):
@@ -27,18 +27,18 @@ class ResponseLost(UpstreamError):
 
 
 class CarrierLost(ResponseLost):
-    """The same, because the connection beneath, which carried many, is gone (a reverse connection).
+    """The response was lost because the multiplexed connection beneath it, a reverse connection, was lost.
 
-    Whoever was served over it is to be served otherwise if no byte of a response has come.
+    A request of which no byte of a response has arrived should be tried over another path.
     """
 
 
 class UpstreamProtocolError(UpstreamError):
-    """What the upstream sent is not HTTP, or contradicts its own framing."""
+    """The upstream sent something that is not HTTP, or that contradicts its own framing."""
 
 
 class BodyTooLarge(Exception):
-    """A request body exceeds the limit; answered 413. ``limit`` is in bytes."""
+    """A request body exceeds the limit; answered with 413. ``limit`` is in bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"request body exceeds {limit} bytes")
@@ -46,8 +46,8 @@ class BodyTooLarge(Exception):
 
 
 class BodyTimeout(Exception):
-    """A request body stopped arriving; answered 408."""
+    """A request body stopped arriving; answered with 408."""
 
 
 class BodyMalformed(Exception):
-    """A request body's framing is broken (RFC 9112 section 7.1); answered 400, and the connection is closed."""
+    """The framing of a request body is broken (RFC 9112 section 7.1); answered with 400, then the connection closes."""

@@ -1,9 +1,9 @@
-"""The rules of HTTP/1.1 message framing (RFC 9112), strict, for the server and the client alike.
+"""The rules of HTTP/1.1 message framing (RFC 9112), applied strictly by both the server and the client.
 
-Sans I/O: bytes in, values out, :class:`FramingError` for whatever is broken or could be read in two ways. A
-proxy that is lenient here can be made to disagree with its neighbour about where a message ends (request
-smuggling), so nothing is repaired: no bare LF, no folded field, no space before the colon, no second
-Content-Length, and no transfer coding but ``chunked``.
+Sans I/O: functions take bytes and return values, and raise :class:`FramingError` for a message that is broken or
+ambiguous. A lenient proxy can be made to disagree with its neighbour about where a message ends (request smuggling), so
+nothing is repaired: a bare LF, a folded field, a space before the colon, a second Content-Length and any transfer
+coding other than ``chunked`` are errors.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Final
 from ccmproxy.http.message import Headers, ParsedHeaders, lower_names
 
 _TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-#: Deleting these from a head leaves the bytes that may not stand in one (RFC 9110 section 5.5): controls but
-#: for the tab, and DEL. CR and LF are counted separately.
+#: Bytes that are allowed in a head (RFC 9110 section 5.5); deleting them leaves the forbidden ones: DEL and the control
+#: characters other than tab. CR and LF are checked separately, by counting them.
 _HEAD_BYTES: Final = bytes(b for b in range(256) if (b >= 0x20 and b != 0x7F) or b in b"\t\r\n")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
-#: Size line of one chunk with its extensions, bytes: nobody uses extensions, an endless line is an attack.
+#: Longest size line of a chunk, its extensions included (bytes). Extensions are not used in practice, so a longer line
+#: is taken for an attack.
 _CHUNK_LINE_LIMIT: Final = 1024
-#: Trailer section, bytes; it is checked and dropped (spec 4.5).
+#: Largest trailer section (bytes). It is checked and dropped (spec 4.5).
 _TRAILER_LIMIT: Final = 16 * 1024
 
 #: The last chunk and an empty trailer section.
@@ -30,10 +31,10 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class FramingError(Exception):
-    """What came is not HTTP/1.1, or cannot be read in just one way.
+    """The received bytes are not HTTP/1.1, or are ambiguous.
 
-    ``status`` is what a server answers to it. ``str()`` says what is wrong, without repeating what was
-    received.
+    ``status`` is the status with which a server answers. ``str()`` says what is wrong without repeating any received
+    bytes.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -42,15 +43,15 @@ class FramingError(Exception):
 
 
 def is_token(name: bytes) -> bool:
-    """Whether ``name`` is a token (RFC 9110 section 5.6.2), as methods and field names must be."""
+    """Return whether ``name`` is a token (RFC 9110 section 5.6.2), which methods and field names must be."""
     return bool(name) and not name.translate(None, _TOKEN_BYTES)
 
 
 def split_head(raw: bytes) -> tuple[bytes, Headers]:
-    """Split a complete head, with the empty line that ends it, into its start line and its fields.
+    """Split a complete head, including the empty line that ends it, into its start line and its fields.
 
-    Names and values are as received, values without the white space around them; bytes from 0x80 on are let
-    through in values (obs-text). Raises FramingError.
+    Names and values are as received, except that the white space around values is removed. Bytes from 0x80 on are
+    allowed in values (obs-text). Raises FramingError when the head is malformed.
     """
     lines = raw.split(b"\r\n")
     breaks = len(lines) - 1
@@ -68,17 +69,17 @@ def split_head(raw: bytes) -> tuple[bytes, Headers]:
             raise FramingError("header line without a name")
         names += name
         headers.append((name, value.strip(b" \t")))
-    # One look at all names together; a folded line and a space before the colon show up here as well.
+    # Checking all names at once is faster. This also catches folded lines and spaces before the colon.
     if names.translate(None, _TOKEN_BYTES):
         raise FramingError("invalid character in a header name")
     return lines[0], headers
 
 
 def join_head(start_line: bytes, headers: Headers) -> bytes:
-    """The bytes of a head, with the empty line that ends it.
+    """Return the bytes of a head, including the empty line that ends it.
 
-    Raises FramingError where a field would become something else on the wire: a name that is no token, or CR,
-    LF or NUL in a value or the start line (response splitting).
+    Raises FramingError when a field would be read differently from the wire: when a name is not a token, or when a
+    value or the start line contains CR, LF or NUL (response splitting).
     """
     raw = b"\r\n".join([start_line, *[b"%b: %b" % pair for pair in headers], b"", b""])
     breaks = len(headers) + 2
@@ -90,19 +91,18 @@ def join_head(start_line: bytes, headers: Headers) -> bytes:
 
 
 def parse_content_length(value: bytes) -> int:
-    """The value of a Content-Length field: digits and nothing else. Raises FramingError."""
+    """Return the value of a Content-Length field. Raises FramingError when it is not 1 to 18 digits."""
     if not _DIGITS.fullmatch(value):
         raise FramingError("invalid Content-Length")
     return int(value)
 
 
 def body_length(headers: Headers) -> int | None:
-    """How long the fields say the body is: a number of bytes, None where they say nothing, and -1 for
-    chunked.
+    """Return the length of the body according to its header fields: bytes, None if not stated, or -1 if chunked.
 
-    Raises FramingError for more than one Content-Length (even if they agree), for Content-Length together
-    with Transfer-Encoding, for a Transfer-Encoding other than exactly ``chunked`` (status 501), and for a
-    repeated one.
+    Raises FramingError for more than one Content-Length (even if they agree), for Content-Length together with
+    Transfer-Encoding, for a Transfer-Encoding other than exactly ``chunked`` (status 501), and for a repeated
+    Transfer-Encoding.
     """
     length: int | None = None
     coding: bytes | None = None
@@ -125,26 +125,25 @@ def body_length(headers: Headers) -> int | None:
 
 
 def response_has_body(method: bytes, status: int) -> bool:
-    """Whether a response to ``method`` with ``status`` has a body at all (RFC 9112 section 6.3, rule 1)."""
+    """Return whether a response to ``method`` with ``status`` has a body at all (RFC 9112 section 6.3, rule 1)."""
     return method != b"HEAD" and status >= 200 and status != 204 and status != 304
 
 
 def chunk(data: bytes) -> bytes:
-    """``data``, which must not be empty, as one chunk."""
+    """Frame ``data``, which must not be empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class ChunkedDecoder:
-    """Takes the chunked coding (RFC 9112 section 7.1) off a body. Extensions and trailers are checked and
-    dropped.
+    """Decodes a body in the chunked coding (RFC 9112 section 7.1). Extensions and trailers are checked and dropped.
 
-    After the end of the body ``finished`` is true and ``rest`` holds the bytes that came behind it.
+    After the end of the body, ``finished`` is true and ``rest`` holds the bytes received after it.
     """
 
     __slots__ = ("_buffer", "_remaining", "_trailer", "finished", "rest")
 
-    #: Values of ``_remaining`` below zero; from 1 on it is the number of bytes still to come of the current
-    #: chunk.
+    #: Values of ``_remaining`` up to zero, which say what is expected next. A value from 1 on is the number of bytes
+    #: missing from the current chunk.
     _SIZE_LINE: Final = 0
     _CHUNK_END: Final = -1
     _TRAILER: Final = -2
@@ -157,7 +156,10 @@ class ChunkedDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The pieces of payload in ``data``. Raises FramingError, and must not be used after that."""
+        """Return the pieces of payload in ``data``.
+
+        Raises FramingError when the coding is broken; the decoder must not be used after that.
+        """
         if self.finished:
             self.rest += data
             return []
@@ -207,7 +209,7 @@ class ChunkedDecoder:
         self._remaining = int(match[1], 16) or self._TRAILER
 
     def _take_trailer(self, line: bytes) -> bool:
-        """Check one line of the trailer section; True for the empty one that ends it."""
+        """Check one line of the trailer section. Returns True for the empty line that ends it."""
         if not line:
             return True
         self._trailer += len(line)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ccmproxy.http.message import Headers, ParsedHeaders, first_value, list_items, lower_names
 
-#: Fields of one connection, never forwarded (RFC 9110 section 7.6.1, plus Host, which each side sets for itself).
+#: Fields that concern a single connection and are never forwarded: those of RFC 9110 section 7.6.1, and Host, which is
+#: set anew for each connection.
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -23,7 +24,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-#: Traces that reverse proxies leave: they describe the way to us, which is nobody else's business.
+#: Fields that reverse proxies add. They describe how the request reached this proxy, which is private.
 REVERSE_PROXY = frozenset(
     {
         b"cdn-loop",
@@ -35,19 +36,19 @@ REVERSE_PROXY = frozenset(
         b"x-real-ip",
     }
 )
-#: Every field that begins so is a trace of Cloudflare.
+#: Prefix of the fields that Cloudflare adds.
 REVERSE_PROXY_PREFIX = b"cf-"
 
-#: What a client authenticates with: ours to check, never the upstream's to see.
+#: Fields with which a client authenticates to this proxy. The upstream must never see them.
 KEYS = frozenset({b"x-api-key", b"api-key", b"authorization"})
 
-#: Answered by the server side itself before the body is asked for; forwarding it would make the upstream wait for
-#: a body that is already on its way.
+#: Expect is answered by this proxy's own server. Forwarding it would ask the upstream for a "100 Continue" although the
+#: body is sent right away.
 EXPECT = frozenset({b"expect"})
 
-#: How many instances of ours a request has passed; set by each that sends it on to another one.
+#: Number of ccmproxy instances that a request has passed. Each instance sets it when it forwards to another instance.
 HOPS = b"x-ccm-hops"
-#: A request that has passed more goes round in a ring.
+#: A request with more hops than this is assumed to be in a loop.
 MOST_HOPS = 4
 
 _BOTH_WAYS = HOP_BY_HOP | REVERSE_PROXY
@@ -58,7 +59,7 @@ def _forward(headers: Headers, dropped: frozenset[bytes]) -> Headers:
     names = lower_names(headers)
     if b"connection" in names:
         named = {name.lower() for name in list_items(headers, b"connection")}
-        # A field the far side needs for framing stays, whatever the near side writes into Connection.
+        # Fields that the recipient needs to read the body stay, even if the sender lists them in Connection.
         dropped = dropped | (named - {b"content-length", b"content-type", b"content-encoding"})
     return ParsedHeaders(
         pair
@@ -68,17 +69,17 @@ def _forward(headers: Headers, dropped: frozenset[bytes]) -> Headers:
 
 
 def request_headers(headers: Headers) -> Headers:
-    """The client's fields that go on to the upstream, in wire order, spelt as they came."""
+    """Return the client's fields that are forwarded to the upstream, in wire order and with their original spelling."""
     return _forward(headers, _TO_UPSTREAM)
 
 
 def response_headers(headers: Headers) -> Headers:
-    """The upstream's fields that go on to the client, in wire order, spelt as they came."""
+    """Return the upstream's fields that are forwarded to the client, in wire order and with their original spelling."""
     return _forward(headers, _BOTH_WAYS)
 
 
 def hops(headers: Headers) -> int:
-    """How many instances of ours the request has passed; one too many if the field makes no sense."""
+    """Return how many ccmproxy instances the request has passed, or ``MOST_HOPS + 1`` if the field is malformed."""
     value = first_value(headers, HOPS)
     if value is None:
         return 0
@@ -87,9 +88,9 @@ def hops(headers: Headers) -> int:
 
 
 def override(headers: Headers, overrides: Mapping[str, Sequence[str]]) -> Headers:
-    """``headers`` with the same-named fields replaced by the operator's (spec 1, ``headers``).
+    """Return ``headers`` with the fields named in ``overrides`` replaced by the operator's values.
 
-    An empty list of values removes the field.
+    An empty list of values removes the field (spec 1, ``headers``).
     """
     if not overrides:
         return headers

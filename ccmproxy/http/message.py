@@ -1,7 +1,7 @@
-"""HTTP messages as values: heads with their header fields in wire order, and request bodies as they came.
+"""HTTP messages as values: heads with their header fields in wire order, and request bodies as received.
 
-Nothing here knows HTTP/1.1 from HTTP/2, or a client from an upstream; :mod:`ccmproxy.http.headers` holds the
-rules that are applied to these values, :mod:`ccmproxy.http` turns them into bytes and back.
+These values are independent of the HTTP version and of the direction of a message. :mod:`ccmproxy.http.headers` holds
+the rules that are applied to them; the other modules of :mod:`ccmproxy.http` turn them into bytes and back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-#: Header fields in wire order, names spelt as they were received; repeated fields stay repeated.
+#: Header fields in wire order, with names spelt as received. Repeated fields stay separate.
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -26,12 +26,12 @@ class RequestHead:
 
     @property
     def path(self) -> bytes:
-        """The target up to its query, undecoded."""
+        """The part of the target before the query, undecoded."""
         return self.target.partition(b"?")[0]
 
     @property
     def query(self) -> bytes:
-        """What follows the first ``?`` of the target; empty where there is none."""
+        """The part of the target after the first ``?``, undecoded; empty if there is none."""
         return self.target.partition(b"?")[2]
 
 
@@ -45,7 +45,7 @@ class ResponseHead:
 
 
 class Body:
-    """A complete request body: the chunks as they were received, joined only if somebody has to look in.
+    """A complete request body, kept as the chunks that were received and joined only on demand.
 
     ``size`` is the sum of the chunks' lengths, in bytes.
     """
@@ -57,23 +57,24 @@ class Body:
         self.size = sum(map(len, chunks))
 
     def joined(self) -> bytes:
-        """The whole body as one bytes object; the result replaces the chunks, so it is built only once."""
+        """Return the whole body as one bytes object. The result replaces the chunks, so it is built only once."""
         if len(self.chunks) != 1:
             self.chunks = [b"".join(self.chunks)]
         return self.chunks[0]
 
 
 class ParsedHeaders(list[tuple[bytes, bytes]]):
-    """Header fields as a parser makes them: a list that remembers its names in lower case.
+    """Header fields that come from a parser: a list that caches its names in lower case.
 
-    A request's fields are asked for by name some ten times; lowering all names each time was a quarter of its cost.
+    The fields of a request are looked up by name about ten times; converting all names each time took a quarter of the
+    time spent on a request.
     """
 
     __slots__ = ("_lower_names",)
     _lower_names: list[bytes]
 
     def lower_names(self) -> list[bytes]:
-        """The names in lower case, in wire order."""
+        """Return the names in lower case, in wire order. The list must not be modified."""
         try:
             names = self._lower_names
             if len(names) == len(self):
@@ -85,20 +86,20 @@ class ParsedHeaders(list[tuple[bytes, bytes]]):
 
 
 def lower_names(headers: Headers) -> list[bytes]:
-    """The names of all fields in lower case, in wire order. Not to be changed."""
+    """Return the names of all fields in lower case, in wire order. The list must not be modified."""
     if type(headers) is ParsedHeaders:
         return headers.lower_names()
     return [pair[0].lower() for pair in headers]
 
 
 def first_value(headers: Headers, name: bytes) -> bytes | None:
-    """The value of the first field called ``name`` (given in lower case), or None."""
+    """Return the value of the first field called ``name`` (given in lower case), or None."""
     names = lower_names(headers)
     return headers[names.index(name)][1] if name in names else None
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
-    """The values of every field called ``name`` (given in lower case), in wire order."""
+    """Return the values of all fields called ``name`` (given in lower case), in wire order."""
     names = lower_names(headers)
     if name not in names:
         return []
@@ -106,11 +107,11 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def list_items(headers: Headers, name: bytes) -> list[bytes]:
-    """The items of a comma-separated list field (RFC 9110 section 5.6.1), over all its occurrences, stripped."""
+    """Return the stripped items of all occurrences of a comma-separated list field (RFC 9110 section 5.6.1)."""
     return [item for value in values(headers, name) for part in value.split(b",") if (item := part.strip())]
 
 
 def without(headers: Headers, names: Iterable[bytes]) -> Headers:
-    """A copy without the fields whose lower-case names are in ``names``."""
+    """Return a copy of ``headers`` without the fields whose lower-case names are in ``names``."""
     dropped = frozenset(names)
     return [pair for pair in headers if pair[0].lower() not in dropped]

@@ -1,4 +1,4 @@
-"""The Retry-After field (RFC 9110 section 10.2.3), which every party here sends and all are wary of."""
+"""Reading the Retry-After field (RFC 9110 section 10.2.3), whose value is not trusted blindly."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from email.utils import parsedate_to_datetime
 
 from ccmproxy.http.message import Headers, first_value
 
-#: Longer than any window of either provider: whatever lies beyond is nonsense (seconds).
+#: Longest delay that is believed (seconds). It exceeds the longest weekly window of the providers.
 LONGEST = 8 * 86400.0
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait from ``now`` (Unix seconds), for delay-seconds or an HTTP date.
+    """Return the seconds to wait from ``now`` (Unix seconds); ``value`` is delay-seconds or an HTTP date.
 
-    None where the field is missing, malformed, or beyond what a window can be. A date in the past gives 0.
+    Returns None if the field is missing, malformed, or larger than :data:`LONGEST`, and 0 for a date in the past.
     """
     if value is None:
         return None
@@ -26,12 +26,12 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
             moment = parsedate_to_datetime(value)
         except (ValueError, TypeError, OverflowError, IndexError):
             return None
-        # An HTTP date is always GMT; without a zone Python would take the machine's own.
+        # An HTTP date is always in GMT; without a zone, Python would use the machine's local time zone.
         seconds = max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
     return seconds if seconds <= LONGEST else None
 
 
 def retry_after(headers: Headers, now: float) -> float | None:
-    """:func:`parse_retry_after` of an answer's header fields."""
+    """Apply :func:`parse_retry_after` to the header fields of a response."""
     value = first_value(headers, b"retry-after")
     return parse_retry_after(value.decode("latin-1"), now) if value is not None else None

@@ -1,6 +1,7 @@
-"""The seams of ccmproxy that have, or will have, more than one implementation; nothing else is here.
+"""The interfaces of ccmproxy: those that have, or will have, more than one implementation.
 
-* :mod:`.credentials`: accounts and what selects among them; where an account's login is kept.
-* :mod:`.facets`: what a dialect is asked.
-* :mod:`.network`: ways out, and changes of the machine's network.
+* :mod:`.credentials`: credentials, the providers that select among them, and the stores of logins.
+* :mod:`.facets`: the facets of a dialect.
+* :mod:`.network`: outbounds, and monitors of the machine's network.
+* :mod:`.reverse`: reverse connections.
 """

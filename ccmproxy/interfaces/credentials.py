@@ -1,4 +1,4 @@
-"""Accounts and remote instances, what selects among them, and where a login is kept."""
+"""Credentials (accounts and remote instances), the providers that select among them, and the stores of logins."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class CredentialUnavailable(Exception):
-    """The credential has no token to offer: no file, a broken one, a refresh that failed.
+    """The credential has no usable token: its file is missing or broken, or a refresh failed, for example.
 
-    ``str()`` is a sentence for the operator and the client, without secrets. ``hard`` says that nothing but a change
-    of the credential file will help (spec 3.2); a soft failure may pass by itself.
+    ``str()`` is a sentence without secrets, for the operator and the client. ``hard`` means that only a change of the
+    credential file can help (spec 3.2); other failures are soft and may be temporary.
     """
 
     def __init__(self, message: str, *, hard: bool = False) -> None:
@@ -30,24 +30,26 @@ class CredentialUnavailable(Exception):
 
 
 class ICredentialStore(Interface):
-    """Where the login of one account is kept: a file, or the system's keychain. Blocking calls, short."""
+    """The store of one account's login: a file, or the system's keychain. Its methods block, but only briefly."""
 
     description: str = Attribute("A path or keychain item, for messages.")
 
     def read() -> bytes:
-        """The stored document. Raises CredentialFileError with a sentence where there is none."""
+        """Return the stored document. Raises CredentialFileError with a sentence when there is none."""
 
     def write(document: bytes) -> None:
-        """Replace the document atomically and durably (spec 3.1). Raises OSError or CredentialFileError."""
+        """Replace the document atomically and durably (spec 3.1). Raises OSError or CredentialFileError when it cannot
+        be written."""
 
     def check_writable() -> None:
         """Raise CredentialFileError if a ``write`` is bound to fail (spec 3.2 point 4)."""
 
 
 class ILease(Interface):
-    """One request's hold on a credential. Must be closed exactly once, with an outcome.
+    """The hold of one request on a credential. It must be closed exactly once, with an outcome.
 
-    In-flight counts, state from headers and interrupts meet here (docs/architecture.md, "Leases").
+    A lease counts as a request in flight, passes the limits in answers to the credential, and receives interrupts
+    (docs/architecture.md, "Leases").
     """
 
     tag: str = Attribute("Tag of the credential.")
@@ -59,39 +61,41 @@ class ILease(Interface):
     base_path: bytes = Attribute("Path of the upstream's base URL, without a slash at its end; mostly empty.")
 
     async def authorize() -> Authorization:
-        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable where there is none."""
+        """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
+        is none."""
 
     async def recover(rejected: Authorization) -> Authorization:
-        """After the upstream refused ``rejected`` (spec 3.4): another one. Raises CredentialUnavailable where no other
-        is to be had."""
+        """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
+        CredentialUnavailable when there is no other."""
 
     def connections() -> ConnectionPool:
-        """The pool of connections to this credential's upstream."""
+        """Return the pool of connections to this credential's upstream."""
 
     def observe(update: LimitsUpdate) -> None:
-        """State learnt from this request's answer."""
+        """Take over the limits that the answer to this request reported."""
 
     def rate_limited(until: float, explicit: bool) -> None:
-        """The upstream answered 429 on account of the whole credential; ``until`` in Unix seconds.
+        """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds.
 
-        ``explicit``: the upstream named that time; otherwise it is a default of ours (F46). A model's own window
-        comes through :meth:`observe`.
+        ``explicit``: the upstream named that time; otherwise it is a default of ccmproxy (F46). The limit of a single
+        model is reported by :meth:`observe` instead.
         """
 
     def block(reason: str, until: float) -> None:
-        """The credential is not to be used until then (Unix seconds); ``reason``: the word for it (spec 5.1)."""
+        """Do not use the credential before ``until`` (Unix seconds). ``reason``: the reason word (spec 5.1)."""
 
     def reject() -> None:
-        """A remote instance refused the request for reasons of its own (spec 4.4)."""
+        """Note that a remote instance refused the request for reasons of its own (spec 4.4)."""
 
     def poll_if_stale() -> None:
-        """Ask for the usage if what is known is old. Returns at once."""
+        """Start a poll if the known usage is out of date. Returns at once."""
 
     def on_interrupt(callback: Callable[[Availability], None] | None) -> None:
-        """Call ``callback`` once if the credential stops being usable; None or a first response byte disarms it."""
+        """Call ``callback`` once when the credential becomes unusable. None removes the callback; the holder does that
+        at the first response byte."""
 
     def close(outcome: LeaseOutcome) -> None:
-        """Give the credential back. Idempotent; the first outcome counts."""
+        """Give the credential back. Idempotent: the first outcome counts."""
 
 
 class ICredential(Interface):
@@ -102,45 +106,48 @@ class ICredential(Interface):
     is_api_key: bool = Attribute("True where a commercial API key is used (spec 3.7).")
 
     def snapshot(now: float, model: str | None = None) -> CredentialSnapshot:
-        """A frozen view; ``model`` takes windows of one model into account."""
+        """Return an immutable view of the state at ``now`` (Unix seconds). With ``model``, it includes the windows of
+        that model."""
 
     def lease(holder: Hashable = None) -> ILease:
-        """Begin a use. Never fails: usability is the provider's business. ``holder``: who may interrupt it."""
+        """Open a lease, even if the credential is unusable: the provider checks that. ``holder`` is the key by which
+        :meth:`interrupt` finds the lease."""
 
     def interrupt(holder: Hashable, cause: Availability) -> None:
-        """Interrupt the leases of ``holder`` as if the credential had stopped being usable (spec 6.5)."""
+        """Interrupt the leases of ``holder`` as if ``cause`` had made the credential unusable (spec 6.5)."""
 
     def subscribe(listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+        """Call ``listener`` at every change that is visible in the status. Returns a function that unsubscribes."""
 
     def poll_if_stale() -> None:
-        """Start a poll if what is known is older than the poll interval; never waits (spec 3.5)."""
+        """Start a poll if the known usage is older than the poll interval. Returns at once (spec 3.5)."""
 
     def poll_if_unusable() -> None:
-        """Start a poll if the credential cannot be used, to see whether it has recovered; never waits (spec 5.5)."""
+        """Start a poll if the credential is unusable, to see whether it has recovered. Returns at once (spec 5.5)."""
 
 
 class IProvider(Interface):
-    """What a user is routed to: a single credential, or a pool."""
+    """A target that a user can be routed to: a single credential, or a pool."""
 
     def select(selection: Selection) -> ILease:
-        """A lease on the credential that should serve. Raises :class:`ccmproxy.policy.balancing.NoCredential`
-        where none can."""
+        """Return a lease on the credential that is to serve the request. Raises
+        :class:`ccmproxy.policy.balancing.NoCredential` when none can."""
 
     def keeps(selection: Selection, tag: str) -> bool:
-        """Whether a turn may begin on a connection of this session that is open on the credential ``tag``.
+        """Return whether a new turn may use the connection that this session has to the credential ``tag``.
 
-        Looked at for every turn (F39); counts as a use of the session. If not, the client is to connect again, and
-        :meth:`select` gives it another one, or says why there is none.
+        This is checked for every turn (F39), and counts as a use of the session. If it returns False, the client has to
+        reconnect; :meth:`select` then chooses another credential, or reports why there is none.
         """
 
     def credentials(allow_external: bool) -> Sequence[ICredential]:
-        """All that may serve a user of that permission, usable or not, in order."""
+        """Return all credentials that may serve a user with that permission, usable or not, in order."""
 
     def subscribe(listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+        """Call ``listener`` at every change that is visible in the status. Returns a function that unsubscribes."""
 
     def sessions(user: str) -> Sequence[tuple[SessionKey, Assignment]]:
-        """Where the sessions of one user are (by name, empty without users); the most recently used first."""
+        """Return the sessions of one user and the credential that each is assigned to, the most recently used first.
+        ``user``: the name, empty in a service without users."""
 
     is_single_account: bool = Attribute("True for exactly one default credential (fast mode, spec 4.1).")

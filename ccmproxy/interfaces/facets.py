@@ -1,4 +1,4 @@
-"""The facets of a dialect. No I/O, no state; each is asked by one consumer."""
+"""The facets of a dialect. They do no I/O and have no state; each has one consumer."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 
 class ITraffic(Interface):
-    """Facet of a dialect for the proxy: what requests and answers mean. No I/O, no state."""
+    """Facet of a dialect for the proxy: the meaning of requests and answers. No I/O, no state."""
 
     def inspect(head: RequestHead, body: Body) -> RequestFacts:
-        """What the proxy must know of a request. Raises ``ValueError`` never: unknown things are None."""
+        """Return the facts about a request that the proxy needs. Never raises: what cannot be recognized is None."""
 
     def check(facts: RequestFacts, single_account: bool, has_api_key: bool = False) -> tuple[str, str] | None:
-        """Dialect checks of spec 4.1: None, or (reason word, message) of a 400.
+        """Make the dialect's checks of a request (spec 4.1). Returns None, or (reason word, message) for a 400.
 
-        ``single_account``: the user's provider is exactly one default credential. ``has_api_key``: one of its
-        credentials is a key of the commercial API (spec 3.7).
+        ``single_account``: the user's provider is exactly one default credential. ``has_api_key``: one of the
+        provider's credentials is a key of the commercial API (spec 3.7).
         """
 
     def error(
         status: int, reason: str, message: str, request_id: str, extra: Sequence[tuple[bytes, bytes]] = ()
     ) -> tuple[ResponseHead, bytes]:
-        """An error of our own in the dialect's shape (spec 4.2).
+        """Return an error answer of ccmproxy in the shape of the dialect (spec 4.2).
 
-        ``reason``: the stable word of ``X-CCM-Error``; status and reason decide the dialect's own error type.
+        ``reason``: the stable word in ``X-CCM-Error``. Status and reason determine the error type of the dialect.
         """
 
     def exhausted(
@@ -49,7 +49,7 @@ class ITraffic(Interface):
         request_id: str,
         now: float,
     ) -> tuple[ResponseHead, bytes]:
-        """The answer when every credential is rate-limited (spec 4.2)."""
+        """Return the answer for the case that every credential is rate-limited (spec 4.2). ``now``: Unix seconds."""
 
     def upstream_head(
         head: RequestHead,
@@ -59,28 +59,31 @@ class ITraffic(Interface):
         overrides: Mapping[str, Sequence[str]],
         bound: bool = False,
     ) -> RequestHead:
-        """The request as it goes to the upstream (spec 3.6, 4.3).
+        """Return the request head to send to the upstream (spec 3.6, 4.3).
 
-        ``host`` and ``base_path``: of the upstream that ``authorization`` is for. ``overrides``: the service's
-        ``headers``, which are not for another instance. ``bound``: what the request has in the dialect's
-        ``bound_header`` was issued by this very credential; otherwise it does not pass.
+        ``host`` and ``base_path``: those of the upstream for ``authorization``. ``overrides``: the ``headers`` of the
+        service, which are not sent to another instance. ``bound``: the value of the dialect's ``bound_header`` in the
+        request was issued by this credential; otherwise that field is removed.
         """
 
     def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """What an answer means. ``body`` is None before it was read; the verdict may ask for it (spec 4.4)."""
+        """Return what an answer means for the request. ``body`` is None if it was not read yet; the verdict may request
+        it (spec 4.4)."""
 
     def classify_stream(head: ResponseHead, data: bytes, now: float) -> Verdict | None:
-        """What an event stream means that begins with ``data`` (F13); None: its first event has not come whole."""
+        """Return what an event stream that begins with ``data`` means for the request (F13), or None as long as the
+        first event is incomplete."""
 
 
 class IMetering(Interface):
     """Facet of a dialect for limits and usage. No I/O."""
 
     def limits_from_headers(headers: Headers, now: float) -> LimitsUpdate:
-        """State from response headers (spec 4.7). Malformed values are ignored."""
+        """Return the limits in response headers (spec 4.7). Malformed values are ignored. ``now``: Unix seconds."""
 
     def public_headers(headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
-        """Response headers as the client may see them: one account's removed, the aggregate's added (spec 8.3)."""
+        """Return the response headers for the client: the limits of the account are replaced by those of the aggregate
+        (spec 8.3)."""
 
     def rewriter(
         head: ResponseHead,
@@ -88,81 +91,85 @@ class IMetering(Interface):
         aggregate: Callable[[], Aggregate | None],
         now: Callable[[], float],
     ) -> EventRewriter | None:
-        """What the body of this answer passes through on its way to the client; None: it passes as it comes.
+        """Return the rewriter for the body of this answer, or None if the body passes unchanged.
 
-        Events that tell one account's state are given to ``observe``, and what ``aggregate`` returns after that takes
-        their place (spec 4.5, F36); both are called while the body is fed. ``now``: Unix seconds.
+        The rewriter passes events that report the state of the account to ``observe``, and replaces them by the result
+        of ``aggregate`` (spec 4.5, F36); both are called while the body is fed. ``now`` returns Unix seconds.
         """
 
     def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """What observes the body of this answer: counts tokens, knows its proper end (spec 9)."""
+        """Return a meter that observes the body of this answer: it counts tokens and recognizes the regular end
+        (spec 9)."""
 
 
 class IFrames(Interface):
-    """Facet of a dialect for WebSocket: what its messages and handshakes mean (spec 10). No I/O, no state."""
+    """Facet of a dialect for WebSocket: the meaning of messages and handshakes (spec 10). No I/O, no state."""
 
     def serves(path: bytes) -> bool:
-        """Whether clients may ask for a WebSocket at this path."""
+        """Return whether clients may open a WebSocket at this path."""
 
     def speaks(credential: ICredential) -> bool:
-        """Whether this credential's upstream speaks WebSocket."""
+        """Return whether the upstream of this credential supports WebSocket."""
 
     def request_headers(headers: Headers) -> Headers:
-        """The fields of a handshake with what the upstream needs besides."""
+        """Return the header fields of a handshake, completed with the fields that the upstream needs."""
 
     def answer_headers(headers: Headers) -> Headers:
-        """Of the upstream's 101, the fields that go on to the client."""
+        """Return the header fields of the upstream's 101 that are passed on to the client."""
 
     def client_frame(data: bytes) -> ClientFrame:
-        """What a text message of the client means. Never raises."""
+        """Parse a text message of the client. Never raises."""
 
     def upstream_frame(data: bytes, now: float) -> UpstreamFrame:
-        """What a text message of the upstream means. Never raises. ``now``: Unix seconds."""
+        """Parse a text message of the upstream. Never raises. ``now``: Unix seconds."""
 
     def aggregate(aggregate: Aggregate) -> bytes:
-        """The message that tells a client the state of the whole (spec 8.1), as one account's would be told."""
+        """Return the message that reports the aggregate to a client (spec 8.1), in the form that the upstream uses for
+        one account."""
 
 
 class IAccountFormat(Interface):
     """Facet of a dialect for credentials: files, refresh, usage, profile (spec 3). No I/O, no clock."""
 
     def parse(document: bytes) -> OAuthToken | ApiKey:
-        """Read a credential file. Raises CredentialFileError."""
+        """Return the login or key in a credential file. Raises CredentialFileError when there is none."""
 
     def merge(document: bytes, token: OAuthToken) -> bytes:
-        """The document with ``token`` in it, everything of others kept. Raises CredentialFileError."""
+        """Return the document with ``token`` in it and all unrelated content kept. Raises CredentialFileError when the
+        document cannot hold it."""
 
     def refresh_due(token: OAuthToken, now: float) -> bool:
-        """Spec 3.2 / 3.3: is a refresh due, and possible?"""
+        """Return whether a refresh is due and possible (spec 3.2, 3.3). ``now``: Unix seconds."""
 
     def can_refresh(token: OAuthToken) -> bool:
-        """Does the login hold what a (forced) refresh needs?"""
+        """Return whether the login has what a refresh, even a forced one, needs."""
 
     def refresh_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """The refresh."""
+        """Return the request that refreshes ``token``."""
 
     def refresh_answer(
         status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
-        """The refreshed login. ``headers`` with lower-case names. Raises RefreshRefused."""
+        """Return the refreshed login. ``headers``: with lower-case names; ``now``: Unix seconds. Raises RefreshRefused
+        when the answer holds no new token."""
 
     def usage_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """The usage poll."""
+        """Return the request of a usage poll."""
 
     def usage_answer(body: bytes, now: float) -> LimitsUpdate:
-        """What a 200 of the usage endpoint said. Raises AnswerMalformed."""
+        """Return the limits in a 200 answer of the usage endpoint. Raises AnswerMalformed when it cannot be parsed."""
 
     def profile_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
-        """The profile request where plan or tier is unknown, else None."""
+        """Return the request for the profile if plan or tier is unknown, else None."""
 
     def profile_answer(body: bytes, token: OAuthToken) -> OAuthToken:
-        """``token`` with plan and tier filled in. Raises AnswerMalformed."""
+        """Return ``token`` with plan and tier filled in. Raises AnswerMalformed when the body cannot be parsed."""
 
     def plan_weight(token: OAuthToken | ApiKey) -> float:
-        """Spec 5.2."""
+        """Return the weight of the plan (spec 5.2)."""
 
     def token_rejected(status: int, body: bytes) -> bool:
-        """True for 401, and 403 that says the token was revoked (spec 3.4)."""
+        """Return True for a 401, and for a 403 that says that the token was revoked (spec 3.4)."""
 
     def default_path(environ: Mapping[str, str], home: str) -> str:
-        """Where the official CLI keeps the file (spec 1)."""
+        """Return the path where the official CLI keeps its credential file (spec 1)."""

@@ -1,4 +1,4 @@
-"""Ways out to the network, and what tells of its changes."""
+"""Outbounds, which connect to the network, and monitors of the machine's network."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 class IOutbound(Interface):
-    """A way out: directly, or through a proxy. Every connection of a credential goes through its outbound."""
+    """Makes outgoing connections, directly or through a proxy. All connections of a credential use its outbound."""
 
     def endpoint(host: str, port: int, tls: bool, server_name: str | None = None) -> IStreamClientEndpoint:
-        """An endpoint that connects to ``host``:``port``, with TLS (SNI, verified) if ``tls``.
+        """Return an endpoint that connects to ``host``:``port``, with TLS (SNI, verified) if ``tls``.
 
-        ``server_name``: the name that TLS asks for and verifies, where that is not ``host``.
+        ``server_name``: the name for SNI and verification if it is not ``host``.
 
-        Connecting fails with Twisted's connect errors, or with an SSL error where verification fails. Each
-        ``connect`` makes a connection of its own.
+        Connecting fails with Twisted's connect errors, or with an SSL error when verification fails. Each ``connect``
+        makes a new connection.
         """
 
 
 class INetworkMonitor(Interface):
-    """Tells when the machine's network changes: an address or a link comes or goes, or a default route (spec 7.4)."""
+    """Reports changes of the machine's network: addresses, links or default routes added or removed (spec 7.4)."""
 
     def start() -> None:
-        """Begin to watch. Raises OSError where the system has not got what this one rests on."""
+        """Start watching. Raises OSError when the system does not support this kind of monitor."""
 
     def stop() -> None:
-        """End; nothing is told any more, and nothing stays open. Harmless where it does not watch."""
+        """Stop watching and release all resources. Idempotent."""

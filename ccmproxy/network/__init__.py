@@ -1,4 +1,4 @@
-"""Changes of the machine's network, told by the operating system: :func:`network_monitor` is all that others need."""
+"""Monitors that report changes of the machine's network. Other packages need only :func:`network_monitor`."""
 
 from __future__ import annotations
 

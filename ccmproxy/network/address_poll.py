@@ -1,8 +1,9 @@
-"""Everywhere else: look every few seconds.
+"""The monitor for all other systems: it polls the state of the network every few seconds.
 
-Python can list the links, and ask the kernel which address it would send from; it cannot list all addresses. So this
-sees links that come and go, and another way out of the machine (address or default route, IPv4 and IPv6); it does not
-see an address that nothing is sent from, nor a cable that is unplugged and plugged in again between two looks.
+Python can list the links, and find out which source address the kernel would use, but it cannot list all addresses.
+This monitor therefore notices links that appear or disappear, and changes of the source address or default route (IPv4
+and IPv6). It does not notice an address that is no source address, or a cable that is unplugged and plugged in again
+between two polls.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from zope.interface import implementer
 
 from ccmproxy.interfaces.network import INetworkMonitor
 
-#: Seconds between two looks (spec 7.4).
+#: Seconds between two polls (spec 7.4).
 INTERVAL: Final = 10.0
 
-#: Addresses that only a default route leads to: they are for documentation (RFC 5737, RFC 3849). Nothing is sent there.
+#: Documentation addresses (RFC 5737, RFC 3849), which only a default route can reach. Nothing is sent to them.
 _ELSEWHERE: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
-#: The links' numbers and names, and the addresses that IPv4 and IPv6 are sent from; None where they cannot be sent.
+#: ((index, name) of each link, IPv4 source address, IPv6 source address). An address is None if there is no route.
 Look = tuple[tuple[tuple[int, str], ...], str | None, str | None]
 
 
 def look() -> Look:
-    """How things are. Never raises; takes a few calls to the kernel, and none to the network."""
+    """Return the present state of the network. Never raises; makes a few system calls but sends nothing."""
     try:
         links = tuple(socket.if_nameindex())
     except OSError:
-        links = ()  # a sandbox without netlink
+        links = ()  # For example in a sandbox without netlink.
     first, second = (_source(family, address) for family, address in _ELSEWHERE)
     return links, first, second
 
 
 def _source(family: socket.AddressFamily, destination: str) -> str | None:
-    """The address that packets to ``destination`` come from. Connecting a UDP socket sends nothing."""
+    """Return the source address of packets to ``destination``, or None. Connecting a UDP socket sends nothing."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((destination, 9))
@@ -48,7 +49,7 @@ def _source(family: socket.AddressFamily, destination: str) -> str | None:
 
 @implementer(INetworkMonitor)
 class PollMonitor:
-    """Calls ``changed`` where :func:`look` finds something else than at the last time. Works everywhere."""
+    """Calls ``changed`` when the result of :func:`look` differs from the previous one. Works on every system."""
 
     def __init__(
         self, clock: IReactorTime, changed: Callable[[], object], look: Callable[[], Look] = look

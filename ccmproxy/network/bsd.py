@@ -1,7 +1,7 @@
-"""macOS, FreeBSD and OpenBSD: the routing socket (route(4)). Anybody may listen.
+"""The monitor for macOS, FreeBSD and OpenBSD: the routing socket (route(4)). It needs no privileges.
 
-The messages are C structures that differ from system to system; where what lies in them is said by
-:class:`Layout`, taken from each system's <net/route.h> and <net/if.h> (64 bits).
+The messages are C structures that differ between the systems. :class:`Layout` holds the offsets of their fields, taken
+from <net/route.h> and <net/if.h> of each system (64 bits).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorFDSet
 
 from ccmproxy.network.reader import SocketMonitor
 
-#: PF_ROUTE has this value on all three.
+#: PF_ROUTE, which has this value on all three systems.
 _ROUTING: Final = 17
 _VERSION: Final = 5
 
@@ -25,20 +25,21 @@ _ADD, _DELETE, _CHANGE = 0x1, 0x2, 0x3
 _NEW_ADDRESS, _DEL_ADDRESS, _LINK_INFO = 0xC, 0xD, 0xE
 _UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40
 _HOST_ROUTE: Final = 0x4
-#: Which addresses follow a message, in this order: destination, gateway, netmask, genmask, link, link's address …
+#: Kinds of the socket addresses behind a message, which come in the order: destination, gateway, netmask, genmask,
+#: link, address of the link …
 _DESTINATION, _NETMASK, _INTERFACE_ADDRESS = 0, 2, 5
 _KINDS: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Offsets in bytes from the beginning of a message.
+    """Offsets of fields, in bytes from the start of a message.
 
-    ``route_size``, ``address_size``: of rt_msghdr and ifa_msghdr, behind which the socket addresses begin; None where
-    the message says it itself (at offset 4). ``route_addresses``, ``route_flags``: in rt_msghdr. ``addresses``,
-    ``flags``, ``index``: in if_msghdr and ifa_msghdr. ``link_state``: in if_msghdr; None where there is none.
-    ``alignment`` of socket addresses. ``ipv6``: value of AF_INET6. ``announcement``, ``lost``: types of messages for a
-    link that comes or goes, and for messages that were lost; 0 where there are none.
+    ``route_size``, ``address_size``: sizes of rt_msghdr and ifa_msghdr, behind which the socket addresses begin; None
+    if the message has the size at offset 4. ``route_addresses``, ``route_flags``: fields of rt_msghdr. ``addresses``,
+    ``flags``, ``index``: fields of if_msghdr and ifa_msghdr. ``link_state``: field of if_msghdr, None if it has none.
+    ``alignment``: of socket addresses. ``ipv6``: the value of AF_INET6. ``announcement``, ``lost``: the types of the
+    messages that a link was added or removed, and that messages were lost; 0 if the system has no such messages.
     """
 
     route_size: int | None
@@ -61,7 +62,7 @@ OPENBSD: Final = Layout(None, 12, 16, None, 12, 16, 6, 27, 8, 24, announcement=0
 
 
 def layout(platform: str) -> Layout | None:
-    """The layout for a ``sys.platform``; None where it is not known."""
+    """Return the layout for a value of ``sys.platform``, or None if it is not known."""
     for prefix, found in (("darwin", DARWIN), ("freebsd", FREEBSD), ("openbsd", OPENBSD)):
         if platform.startswith(prefix):
             return found
@@ -69,7 +70,7 @@ def layout(platform: str) -> Layout | None:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The messages of a datagram: type, and the whole message. Ends where something is malformed."""
+    """Yield (type, whole message) for each message of a datagram. Ends at the first malformed message."""
     position = 0
     while position + 4 <= len(data):
         length = _number(data, position, 2)
@@ -81,13 +82,13 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def socket_addresses(message: bytes, position: int, present: int, alignment: int) -> dict[int, bytes]:
-    """The socket addresses from ``position`` on, by kind; ``present``: a bit for each kind that is there."""
+    """Return the socket addresses from ``position`` on, by kind. ``present``: bit mask of the kinds that are there."""
     found = {}
     for kind in range(_KINDS):
         if present & (1 << kind) and position < len(message):
             length = message[position]
             found[kind] = message[position : position + length]
-            # One of length 0 takes as much room as the alignment asks for.
+            # An address of length 0 still takes up one unit of the alignment.
             position += max(alignment, (length + alignment - 1) & -alignment)
     return found
 
@@ -97,9 +98,10 @@ def _number(data: bytes, position: int, size: int) -> int:
 
 
 class RoutingSocket:
-    """What the datagrams of a routing socket mean; see :class:`~ccmproxy.network.reader.Notifications`.
+    """Parses the datagrams of a routing socket. See :class:`~ccmproxy.network.reader.Notifications`.
 
-    The socket cannot be asked how things are (that takes sysctl), so a link counts when it is first heard of.
+    The present state cannot be requested on this socket (that takes sysctl), so the first message about a link counts
+    as a change.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -165,12 +167,12 @@ class RoutingSocket:
             return False
         present = _number(message, layout.route_addresses, 4)
         found = socket_addresses(message, size, present, layout.alignment)
-        # The destination is all zeros, and so is the mask, as far as there is one.
+        # A default route has a destination of zeros, and a mask of zeros or none.
         destination = self._address(found.get(_DESTINATION, b""))
         return destination is not None and not any(destination) and not any(found.get(_NETMASK, b"")[4:])
 
     def _address(self, socket_address: bytes) -> bytes | None:
-        """The IP address in a sockaddr_in or sockaddr_in6; None in another, or a broken one."""
+        """Return the IP address in a sockaddr_in or sockaddr_in6. None for other families and malformed addresses."""
         if len(socket_address) >= 8 and socket_address[1] == socket.AF_INET:
             return socket_address[4:8]
         if len(socket_address) >= 24 and socket_address[1] == self._layout.ipv6:
@@ -179,12 +181,12 @@ class RoutingSocket:
 
 
 def open_socket() -> socket.socket:
-    """A routing socket. Raises OSError where there is none."""
+    """Open a routing socket. Raises OSError when the system has none."""
     opened = socket.socket(_ROUTING, socket.SOCK_RAW, 0)
     opened.setblocking(False)
     return opened
 
 
 def bsd_monitor(reactor: IReactorFDSet, changed: Callable[[], object], layout: Layout) -> SocketMonitor:
-    """A monitor that rests on the routing socket."""
+    """Return a monitor that uses the routing socket."""
     return SocketMonitor(reactor, open_socket, RoutingSocket(layout), changed)

@@ -1,4 +1,4 @@
-"""Which monitor this system has."""
+"""Chooses the network monitor for this system."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ccmproxy.network.bsd import bsd_monitor, layout
 from ccmproxy.network.debounce import Debounce
 from ccmproxy.network.linux import linux_monitor
 
-#: Changes within this time are one change (seconds; spec 7.4).
+#: Changes within this time are reported as one (seconds; spec 7.4).
 TOGETHER: Final = 1.0
 
 
 def network_monitor(
     reactor: Any, changed: Callable[[], object], platform: str = sys.platform
 ) -> INetworkMonitor:
-    """A monitor for this system, not started: the kernel's notifications where there are any, else a poll.
+    """Return a monitor for this system, not started. It uses notifications of the kernel if possible, else polling.
 
-    ``reactor``: with time, and file descriptors where it has them. ``changed`` is called in the reactor, once for all
-    changes within a second, and never within ``start``. ``start`` does not raise.
+    ``reactor`` provides time, and file descriptors if it supports them. ``changed`` is called in the reactor thread,
+    once for all changes within a second, and never during ``start``. ``start`` does not raise.
     """
     together = Debounce(reactor, TOGETHER, changed)
     monitors: list[INetworkMonitor] = []
@@ -42,7 +42,8 @@ def network_monitor(
 
 @implementer(INetworkMonitor)
 class FirstAvailable:
-    """The first of ``monitors`` that can be started; the last one always can. ``together`` is stopped with it."""
+    """Runs the first of ``monitors`` that can be started. The last one must always start. ``stop`` also stops
+    ``together``."""
 
     log = Logger()
 

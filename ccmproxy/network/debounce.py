@@ -1,4 +1,4 @@
-"""One call for many: unplugging a cable is half a dozen notifications, and one change."""
+"""Debouncing: many notifications cause one call. Unplugging a cable causes half a dozen notifications, for example."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Debounce:
-    """Calls ``function`` once, ``interval`` seconds after the first of the calls that it gets within that time.
+    """Calls ``function`` once for all calls within ``interval`` seconds, at the end of that time.
 
-    After the first, not the last: what changes all the time must be told too.
+    The time runs from the first call, not from the last, so that continuous changes are reported too.
     """
 
     def __init__(self, clock: IReactorTime, interval: float, function: Callable[[], object]) -> None:
@@ -24,7 +24,7 @@ class Debounce:
             self._call = self._clock.callLater(self._interval, self._fire)
 
     def stop(self) -> None:
-        """Forget what has been called for."""
+        """Cancel a pending call."""
         if self._call is not None:
             self._call.cancel()
             self._call = None

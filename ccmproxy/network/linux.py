@@ -1,7 +1,8 @@
-"""Linux: rtnetlink (RFC 3549, rtnetlink(7)). Anybody may listen; no privilege is needed.
+"""The monitor for Linux: rtnetlink (RFC 3549, rtnetlink(7)). It needs no privileges.
 
-The kernel tells more than changes: drivers repeat the state of their links, routers refresh IPv6 addresses every few
-minutes. So what is known of links, addresses and default routes is kept, and only what differs from it counts.
+Not every message of the kernel is a change: drivers repeat the state of their links, and routers refresh IPv6
+addresses every few minutes. The monitor therefore remembers links, addresses and default routes, and only a difference
+counts as a change.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ _ERROR, _DONE, _OVERRUN = 2, 3, 4
 _NEW_LINK, _DEL_LINK, _GET_LINK = 16, 17, 18
 _NEW_ADDRESS, _DEL_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DEL_ROUTE = 24, 25
-_MULTI: Final = 0x2  # part of an answer to a question of ours
+_MULTI: Final = 0x2  # Part of the answer to a request of this process.
 _REQUEST_DUMP: Final = 0x1 | 0x300
 
 _UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40  # <linux/if.h>
 _SCOPE_HOST: Final = 254
-#: IFA_F_DADFAILED and IFA_F_TENTATIVE: an IPv6 address that cannot be used (yet).
+#: IFA_F_DADFAILED and IFA_F_TENTATIVE: an IPv6 address that is not usable, or not yet.
 _UNUSABLE: Final = 0x8 | 0x40
 _NATIVE: Final = sys.byteorder
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _UNICAST: Final = 1
-_CLONED: Final = 0x200  # an entry of the cache
+_CLONED: Final = 0x200  # An entry of the route cache.
 _OUTPUT: Final = 4
-#: What tells one default route from another: output link, gateway, priority, multipath, table, via, nexthop.
+#: The attributes that identify a default route: output link, gateway, priority, multipath, table, via, nexthop.
 _ROUTE_IDENTITY: Final = (_OUTPUT, 5, 6, 9, 15, 18, 30)
 
 Address = tuple[int, int, int, bytes]
@@ -54,7 +55,7 @@ Route = tuple[int, tuple[bytes | None, ...]]
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """The messages of a datagram: type, flags, sequence number, payload. Ends where something is malformed."""
+    """Yield (type, flags, sequence number, payload) for each message of a datagram. Ends at the first malformed one."""
     position = 0
     while position + _HEADER.size <= len(data):
         length, kind, flags, sequence, _ = _HEADER.unpack_from(data, position)
@@ -65,13 +66,13 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def attributes(data: bytes, position: int) -> dict[int, bytes]:
-    """Type → value of the attributes of a message from ``position`` on. Ends where something is malformed."""
+    """Return the attributes of a message from ``position`` on, as type → value. Ends at the first malformed one."""
     found = {}
     while position + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, position)
         if not _ATTRIBUTE.size <= length <= len(data) - position:
             break
-        found[kind & 0x3FFF] = data[position + _ATTRIBUTE.size : position + length]  # the rest are flags
+        found[kind & 0x3FFF] = data[position + _ATTRIBUTE.size : position + length]  # The rest are flags.
         position += _aligned(length)
     return found
 
@@ -81,10 +82,10 @@ def _aligned(length: int) -> int:
 
 
 class Rtnetlink:
-    """What rtnetlink's datagrams mean; see :class:`~ccmproxy.network.reader.Notifications`.
+    """Parses the datagrams of rtnetlink. See :class:`~ccmproxy.network.reader.Notifications`.
 
-    Asks for all links and then all addresses at first. Not for the routes, of which a router may have a million: a
-    default route counts when it is first heard of.
+    At the start it requests all links and then all addresses. It does not request the routes, since a router may have a
+    million of them; the first message about a default route therefore counts as a change.
     """
 
     def __init__(self) -> None:
@@ -110,16 +111,16 @@ class Rtnetlink:
         return request
 
     def _ask(self) -> None:
-        """The next question; the kernel answers one at a time."""
+        """Prepare the next request. The kernel handles one at a time."""
         self._sequence += 1
         if self._questions:
-            size = _HEADER.size + _LINK.size  # the kernel takes this length for all of them
+            size = _HEADER.size + _LINK.size  # The kernel accepts this length for all requests.
             self._request = _HEADER.pack(
                 size, self._questions.pop(), _REQUEST_DUMP, self._sequence, 0
             ) + bytes(_LINK.size)
 
     def receive(self, data: bytes, sender: Any) -> bool:
-        """See Notifications. ``sender``: port (0 is the kernel) and groups."""
+        """See Notifications. ``sender``: (port, groups); port 0 is the kernel."""
         if sender[0] != 0:
             return False
         changed = False
@@ -127,16 +128,16 @@ class Rtnetlink:
             if kind == _OVERRUN:
                 changed = True
             elif kind in (_DONE, _ERROR):
-                # An error: we may not ask. Then things count when they are first heard of.
+                # After an error the request is not permitted, and first messages count as changes.
                 if sequence == self._sequence:
                     self._ask()
             else:
-                # What answers a question was so before.
+                # The answer to a request is the present state, not a change.
                 changed = (self._take(kind, payload) and not flags & _MULTI) or changed
         return changed
 
     def _take(self, kind: int, payload: bytes) -> bool:
-        """Learn from a message: does it differ from what was known?"""
+        """Record the content of a message. Returns whether it differs from the known state."""
         if kind in (_NEW_LINK, _DEL_LINK) and len(payload) >= _LINK.size:
             changed = self._take_link(kind, payload)
         elif kind in (_NEW_ADDRESS, _DEL_ADDRESS) and len(payload) >= _ADDRESS.size:
@@ -146,14 +147,14 @@ class Rtnetlink:
         else:
             return False
         if changed:
-            # The kernel takes routes away with their link or address, and does not always say so.
+            # The kernel removes the routes of a link or address with it, and does not always report that.
             self._routes.clear()
         return changed
 
     def _take_link(self, kind: int, payload: bytes) -> bool:
         family, _, index, flags, _ = _LINK.unpack_from(payload)
         if family != socket.AF_UNSPEC:
-            return False  # a bridge tells of its ports, which are links anyhow
+            return False  # A bridge reports on its ports, which are also reported as links.
         if flags & _LOOPBACK:
             self._loopbacks.add(index)
             return False
@@ -197,7 +198,7 @@ class Rtnetlink:
 
 
 def open_socket() -> socket.socket:
-    """A socket that hears of links, addresses and routes. Raises OSError where there is no netlink."""
+    """Open a socket for messages about links, addresses and routes. Raises OSError when there is no netlink."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
     opened = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
     try:
@@ -209,5 +210,5 @@ def open_socket() -> socket.socket:
 
 
 def linux_monitor(reactor: IReactorFDSet, changed: Callable[[], object]) -> SocketMonitor:
-    """A monitor that rests on rtnetlink."""
+    """Return a monitor that uses rtnetlink."""
     return SocketMonitor(reactor, open_socket, Rtnetlink(), changed)

@@ -1,4 +1,4 @@
-"""Reads a socket on which the kernel tells of changes, in the reactor."""
+"""Reads a socket on which the kernel reports network changes, in the reactor."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from zope.interface import implementer
 
 from ccmproxy.interfaces.network import INetworkMonitor
 
-#: Longer than any datagram of the kernel's (bytes).
+#: Size of the receive buffer (bytes), larger than any datagram from the kernel.
 _LONGEST: Final = 64 * 1024
-#: Datagrams that are read in one turn of the reactor: others want to be served too.
+#: Most datagrams read in one iteration of the reactor, so that other events are not delayed.
 _AT_ONCE: Final = 32
 _NOTHING_THERE: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
 class Notifications(Protocol):
-    """What the datagrams of one kind of socket mean; bytes in, decisions out."""
+    """Parses the datagrams of one kind of socket, without I/O."""
 
     def begin(self) -> bytes:
-        """Forget what was learnt. What is to be sent to the kernel, if anything, to learn how things are."""
+        """Forget the known state. Returns the request that asks the kernel for the present state; empty for none."""
 
     def receive(self, data: bytes, sender: Any) -> bool:
-        """Take a datagram, and the address that it came from: has the network changed? Never raises."""
+        """Take a datagram and the address of its sender. Returns whether the network has changed. Never raises."""
 
     def request(self) -> bytes:
-        """What is to be sent to the kernel after that, if anything."""
+        """Return the next request to send to the kernel; empty for none. Called after each :meth:`receive`."""
 
 
 @implementer(INetworkMonitor, IReadDescriptor)
 class SocketMonitor:
-    """Calls ``changed`` whenever ``notifications`` find a change in what comes on a socket, or some were lost.
+    """Calls ``changed`` when ``notifications`` finds a change in the datagrams of a socket, or when some were lost.
 
-    ``make_socket`` makes the socket: for datagrams, one that does not block. It may raise OSError.
+    ``make_socket`` returns a non-blocking datagram socket, and may raise OSError.
     """
 
     log = Logger()
@@ -74,7 +74,7 @@ class SocketMonitor:
     # IReadDescriptor
 
     def fileno(self) -> int:
-        """See IReadDescriptor; -1 while there is none."""
+        """See IReadDescriptor. Returns -1 while there is no socket."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def logPrefix(self) -> str:
@@ -103,7 +103,7 @@ class SocketMonitor:
         self.stop()
 
     def _missed(self, error: OSError | None) -> None:
-        """Something happened that we were not told; what we know may be wrong."""
+        """Handle the loss of datagrams, after which the known state may be wrong. Stops after any other ``error``."""
         if error is not None and error.errno != errno.ENOBUFS:
             self.log.error("network changes are not noticed any more: {error}", error=str(error))
             self.stop()
@@ -116,4 +116,4 @@ class SocketMonitor:
             try:
                 self._socket.send(request)
             except OSError:
-                pass  # then what is not known yet counts as a change when it is first heard of
+                pass  # The present state remains unknown, so first messages count as changes.

@@ -1,1 +1,1 @@
-"""Decisions: who may enter, which credential serves, what may be repeated, what a client is told. Pure."""
+"""Decisions: authentication, selection of a credential, retries, and error answers. Pure."""

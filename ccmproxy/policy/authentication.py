@@ -1,4 +1,4 @@
-"""Letting a team's clients in: the tokens that the operator issued, and a brake on guessing (spec 4.1, 11). Pure."""
+"""Authentication of clients by the tokens that the operator issued, and throttling of guesses (spec 4.1, 11). Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ccmproxy.http.message import Headers, first_value, values
 
 UserT = TypeVar("UserT")
 
-#: Failures of one address within :data:`THROTTLE_SPAN` seconds before it has to wait.
+#: Number of failures within :data:`THROTTLE_SPAN` seconds after which an address has to wait.
 THROTTLE_FAILURES = 10
 THROTTLE_SPAN = 60.0
-#: Addresses remembered at most; beyond that the least recently failed is forgotten.
+#: Number of addresses that are remembered; beyond it, the address whose last failure is the oldest is forgotten.
 THROTTLE_ADDRESSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a request was not let in: status, reason word, sentence for the client."""
+    """Why a request was refused. ``reason``: a stable word; ``message``: a sentence for the client."""
 
     status: int
     reason: str
@@ -30,10 +30,10 @@ class Refused:
 
 
 class UserTokens(Generic[UserT]):
-    """Finds the user that a request's token belongs to.
+    """Finds the user to whom a request's token belongs.
 
-    Tokens are kept and compared as digests: how long a look-up takes says nothing about a token that was never
-    presented. ``product`` stands in the messages (``CCM``).
+    Tokens are stored and compared as digests, so the duration of a look-up reveals nothing about other tokens.
+    ``product``: name of the product in messages (``CCM``).
     """
 
     def __init__(self, users: Iterable[tuple[str, UserT]], product: str) -> None:
@@ -41,10 +41,10 @@ class UserTokens(Generic[UserT]):
         self._product = product
 
     def identify(self, headers: Headers) -> UserT | Refused:
-        """The user, or why there is none (spec 4.1 points 2 and 3)."""
+        """Return the user, or why there is none (spec 4.1 points 2 and 3)."""
         for name in (b"x-api-key", b"api-key"):
             key = (first_value(headers, name) or b"").strip()
-            if key:  # an empty one is none: some clients send it beside a token
+            if key:  # an empty key is ignored: some clients send one in addition to a token
                 user = self._find(key)
                 if user is None:
                     return Refused(
@@ -72,16 +72,17 @@ class UserTokens(Generic[UserT]):
 
 
 def api_key_refusal(headers: Headers, product: str) -> Refused | None:
-    """The refusal of spec 4.1 point 2 for a service without users, where no key can be a user's token."""
+    """Return the refusal of spec 4.1 point 2 for a service without users, where any API key is refused; else None."""
     found = UserTokens[None]((), product).identify(headers)
     return found if isinstance(found, Refused) and found.reason == "api_key" else None
 
 
 class FailureThrottle:
-    """Slows down whoever guesses tokens: after ten failures in a minute an address has to wait.
+    """Slows down guessing of tokens: after ten failures within a minute, an address has to wait.
 
-    A sliding window over each address's last failures, and not a token bucket: the wait lasts until the oldest of them
-    is a minute ago, instead of letting one more try pass every six seconds. The clock may be set back.
+    This is a sliding window over the last failures of each address. Unlike a token bucket, which would allow one more
+    attempt every six seconds, it makes the address wait until the oldest of the failures is a minute old. The clock may
+    be set back.
     """
 
     def __init__(self) -> None:
@@ -91,7 +92,7 @@ class FailureThrottle:
         return len(self._failures)
 
     def failed(self, address: str, now: float) -> None:
-        """One more failure of ``address`` at ``now`` (seconds)."""
+        """Record a failure of ``address`` at ``now`` (seconds)."""
         times = self._failures.pop(address, None) or deque(maxlen=THROTTLE_FAILURES)
         times.append(now)
         self._failures[address] = times
@@ -99,7 +100,7 @@ class FailureThrottle:
             self._failures.popitem(last=False)
 
     def retry_after(self, address: str, now: float) -> float:
-        """Seconds that ``address`` has to wait; 0 if it may try."""
+        """Return the seconds for which ``address`` has to wait, or 0 if it may try now."""
         times = self._failures.get(address)
         if times is None:
             return 0.0

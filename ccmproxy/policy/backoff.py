@@ -1,26 +1,26 @@
-"""How long to wait before the next try, where trying goes on for ever (spec 7.4). Pure."""
+"""Exponential back-off for attempts that are repeated without end (spec 7.4). Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: The delay stops growing after so many failures in a row, and at so many seconds.
+#: Number of consecutive failures after which the delay stops growing, and the longest delay without jitter (seconds).
 MOST_FAILURES = 5
 LONGEST_DELAY = 30.0
-#: A connection that lived so long was a good one (seconds): the next failure is the first again.
+#: A connection that lasted this long (seconds) was a success, so the next failure counts as the first.
 GOOD_LIFE = 60.0
 
 
 class Backoff:
-    """Delays of 2^n seconds, n failures in a row, and up to half of that at random, so that many that failed together
-    do not come back together. ``random``: numbers in [0, 1)."""
+    """Exponential back-off with jitter: 2^n seconds after n consecutive failures, plus a random part of up to half of
+    that, so that clients that failed together do not retry together. ``random``: returns numbers in [0, 1)."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._failures = 0
 
     def failed(self, lived: float = 0.0) -> float:
-        """A try failed, or the connection that it made was lost after ``lived`` seconds; the seconds to wait."""
+        """Record a failed attempt, or the loss of a connection after ``lived`` seconds. Returns the seconds to wait."""
         if lived >= GOOD_LIFE:
             self._failures = 0
         self._failures = min(self._failures + 1, MOST_FAILURES)
@@ -28,5 +28,5 @@ class Backoff:
         return delay + delay / 2 * self._random()
 
     def reset(self) -> None:
-        """Something has changed: what failed before says nothing of the next try."""
+        """Forget the failures, because something has changed that makes them irrelevant to the next attempt."""
         self._failures = 0

@@ -1,7 +1,7 @@
-"""Which credential serves a request: strategies and the rebalancing rule, over frozen snapshots (spec 6). Pure.
+"""Selection of a credential for a request: strategies and the rebalancing rule, over frozen snapshots (spec 6). Pure.
 
-``now`` (Unix seconds) and random numbers are arguments. What a pool remembers is in :mod:`ccmproxy.policy.sessions`;
-what a credential can do now, in :mod:`ccmproxy.state.availability`.
+``now`` (Unix seconds) and random numbers are arguments. :mod:`ccmproxy.policy.sessions` is the memory of a pool;
+:mod:`ccmproxy.state.availability` decides whether a credential is usable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 from ccmproxy.state.availability import Availability, CredentialSnapshot
 from ccmproxy.state.limits import current_reset, current_utilization, remaining
 
-#: A week in hours: what a reset so far away is worth is worth 1 (spec 6.3).
+#: A week in hours: the time until the reset at which the urgency is 1 (spec 6.3).
 WEEK_HOURS = 168.0
-#: A reset is taken to be at least so far away (hours, spec 6.3).
+#: The time until a reset counts as at least this (hours, spec 6.3).
 LEAST_HOURS = 1.0
-#: As many candidates are named in the reason for a choice.
+#: Number of candidates that are named in the reason for a choice.
 MOST_NAMED = 6
 
 StrategyName = Literal["least-used", "round-robin", "random", "fallback"]
@@ -25,10 +25,10 @@ StrategyName = Literal["least-used", "round-robin", "random", "fallback"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a provider is asked: a credential for this session and model, none of ``excluded`` (tags already tried).
+    """What a provider is asked for: a credential for this session and model, other than ``excluded`` (tags).
 
-    ``user``: name of who asks; sessions of different users never share an entry. ``agent``: a subagent within the
-    session.
+    ``user``: name of the user who sent the request; sessions of different users never share an entry. ``agent``: id of
+    a subagent within the session.
     """
 
     session: str | None = None
@@ -40,7 +40,7 @@ class Selection:
 
 
 class NoCredential(Exception):
-    """No credential can take the request now. ``availability`` is that of the whole provider (spec 8.1)."""
+    """No credential can take the request now. ``availability``: of the whole provider (spec 8.1)."""
 
     def __init__(self, availability: Availability) -> None:
         super().__init__(availability.message or availability.reason)
@@ -49,27 +49,27 @@ class NoCredential(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A credential that may be chosen. ``assigned``: sessions that were given to it in the last moments."""
+    """A credential that may be chosen. ``assigned``: number of sessions that were assigned to it recently."""
 
     snapshot: CredentialSnapshot
     assigned: int = 0
 
     @property
     def tag(self) -> str:
-        """Of its credential."""
+        """The credential's tag."""
         return self.snapshot.tag
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A candidate, and why it was chosen, for the log: the strategy's name and, where it has any, the scores."""
+    """A chosen candidate. ``reason``: why it was chosen, for the log: the strategy's name and the scores, if any."""
 
     candidate: Candidate
     reason: str
 
     @property
     def tag(self) -> str:
-        """Of the credential that was chosen."""
+        """The chosen credential's tag."""
         return self.candidate.tag
 
 
@@ -77,16 +77,17 @@ class Choice:
 
 
 def urgency(resets_at: float, now: float) -> float:
-    """How much sooner than in a week the window lapses: 1 … 168, and 1 where that is unknown (0) or has passed."""
+    """Return how many times sooner than in a week the window resets, 1 … 168; 1 if the reset is unknown (0) or past."""
     if resets_at <= now:
         return 1.0
     return WEEK_HOURS / max(LEAST_HOURS, (resets_at - now) / 3600.0)
 
 
 def score(snapshot: CredentialSnapshot, now: float) -> float:
-    """Remaining, times weight, times urgency of the weekly window (spec 6.3): the more, the sooner it should be used.
+    """Return the score of a credential: remaining percent x weight x urgency of its weekly window (spec 6.3).
 
-    Percent of a Pro plan's week, weighed by how soon it lapses. An expired window is empty.
+    The credential with the highest score should be used first. The unit is percent of a Pro plan's week, weighted by
+    how soon the window resets. An expired window counts as unused.
     """
     weekly = snapshot.limits.weekly
     left = remaining(weekly, snapshot.caps.weekly, now)
@@ -94,21 +95,21 @@ def score(snapshot: CredentialSnapshot, now: float) -> float:
 
 
 def spread_score(candidate: Candidate, now: float) -> float:
-    """The score, shared with the sessions that were just assigned there: their use does not show yet (F8).
+    """Return the score divided by one more than the number of sessions that were recently assigned to the credential.
 
-    Dividing by one more than their number is the method of highest averages (D'Hondt): of many sessions that move in
-    the same instant, each credential gets a share in proportion to its score.
+    The usage of such sessions is not visible yet (F8). The division is the highest-averages method (D'Hondt): if many
+    sessions move at the same time, each credential gets a share of them in proportion to its score.
     """
     return score(candidate.snapshot, now) / (1 + candidate.assigned)
 
 
 # Strategies ---------------------------------------------------------------------------------------------------
 #
-# A strategy is given the candidates in the order of the configuration, at least one, all of them allowed and usable.
+# A strategy gets at least one candidate, in the order of the configuration; all candidates are allowed and usable.
 
 
 def least_used(candidates: Sequence[Candidate], now: float) -> Choice:
-    """The highest score; of equals, the earlier in the list."""
+    """Choose the candidate with the highest score; of equals, the earlier in the list."""
     scores = [spread_score(candidate, now) for candidate in candidates]
     best = scores.index(max(scores))
     ranked = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
@@ -118,9 +119,9 @@ def least_used(candidates: Sequence[Candidate], now: float) -> Choice:
 
 
 def round_robin(candidates: Sequence[Candidate], order: Sequence[str], last: str | None) -> Choice:
-    """The next one in ``order`` (all tags of the pool) after ``last``, the tag that was chosen before; None: none was.
+    """Choose the next candidate in ``order`` (all tags of the pool) after ``last``, the last chosen tag or None.
 
-    Whoever cannot serve is passed over, and keeps its place.
+    Credentials that are no candidates are skipped, and keep their place in the order.
     """
     by_tag = {candidate.tag: candidate for candidate in candidates}
     start = order.index(last) + 1 if last in order else 0
@@ -131,12 +132,12 @@ def round_robin(candidates: Sequence[Candidate], order: Sequence[str], last: str
 
 
 def uniform(candidates: Sequence[Candidate], random: Callable[[], float]) -> Choice:
-    """Any, all alike. ``random``: a number in [0, 1)."""
+    """Choose a candidate at random, all with the same probability. ``random``: returns numbers in [0, 1)."""
     return Choice(candidates[min(int(random() * len(candidates)), len(candidates) - 1)], "random")
 
 
 def fallback(candidates: Sequence[Candidate]) -> Choice:
-    """The first."""
+    """Choose the first candidate."""
     return Choice(candidates[0], "fallback, the first that can serve")
 
 
@@ -146,10 +147,10 @@ def fallback(candidates: Sequence[Candidate]) -> Choice:
 def should_rebalance(
     held: CredentialSnapshot, better: CredentialSnapshot, threshold: float, now: float
 ) -> bool:
-    """Whether the sessions on ``held`` should move, ``better`` being what least-used would choose now (spec 6.5).
+    """Return whether the sessions on ``held`` should move to ``better``, which least-used would choose now (spec 6.5).
 
-    They should if the weekly window of ``held`` is more used than that of ``better`` by more than ``threshold``
-    percent divided by the weight of ``held``: a percent of a big plan is much. 0 = never.
+    They should if the weekly utilization of ``held`` exceeds that of ``better`` by more than ``threshold`` percent
+    divided by the weight of ``held``, because one percent of a large plan is a lot. A threshold of 0 means never.
     """
     if threshold <= 0 or held.tag == better.tag:
         return False

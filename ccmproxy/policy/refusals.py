@@ -1,4 +1,4 @@
-"""What a client is told whose request was not served: by the last outcome, or the state of all (spec 4.2). Pure."""
+"""The answer to a request that was not served, by its last outcome or by the state of the provider (spec 4.2). Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
 from ccmproxy.policy.retry import AnswerKind, Failure, Verdict
 from ccmproxy.state.availability import Availability
 
-#: What a client is told that has to send its request again itself.
+#: Message to a client that has to retry the request itself.
 SEND_AGAIN = "current credential reached its usage limit; retry the request to use another credential"
 
 _RATE_LIMITS = frozenset(
@@ -18,7 +18,7 @@ _RATE_LIMITS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error of our own. ``reason``: the stable word; ``retry_after``: seconds, None = not said."""
+    """An error answer of the proxy itself. ``reason``: a stable word; ``retry_after``: seconds, None = no field."""
 
     status: int
     reason: str
@@ -36,7 +36,7 @@ _FAILURES = {
 
 
 def of_body(error: Exception) -> Refusal:
-    """For a request whose body did not come whole."""
+    """Return the refusal of a request whose body was not received completely."""
     match error:
         case BodyTooLarge():
             return Refusal(413, "body_too_large", str(error))
@@ -49,7 +49,7 @@ def of_body(error: Exception) -> Refusal:
 
 
 def of_failure(outcome: Failure | Verdict | None) -> Refusal:
-    """For a request of which nothing may be tried any more."""
+    """Return the refusal of a request after a failure that forbids another attempt."""
     found = _FAILURES.get(outcome) if isinstance(outcome, Failure) else None
     return found or _FAILURES[Failure.LOST]
 
@@ -57,10 +57,11 @@ def of_failure(outcome: Failure | Verdict | None) -> Refusal:
 def of_nobody(
     availability: Availability, outcome: Failure | Verdict | None, no_token: str, retry_status: int
 ) -> Refusal | Availability:
-    """For a request that no credential is left for: ``availability`` of them all, and how the last try ended, if any.
+    """Return the answer to a request for which no credential is left.
 
-    ``no_token``: why there was no token, where that was it. ``retry_status``: makes every client send the request
-    again. An Availability as the result: everything is used up, and that is to be said in the dialect's words.
+    ``availability``: of all credentials together. ``outcome``: of the last attempt, None if there was none.
+    ``no_token``: why there was no token, if that was the outcome. ``retry_status``: a status that makes every client
+    retry. The result is an Availability if all capacity is used up, which the dialect reports in its own format.
     """
     if isinstance(outcome, Failure) and outcome in _FAILURES:
         return _FAILURES[outcome]
@@ -68,10 +69,10 @@ def of_nobody(
         return Refusal(retry_status, "interrupted", SEND_AGAIN, retry_after=1)
     if isinstance(outcome, Verdict):
         if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
-            # Never 401: the client's own token is fine.
+            # The status is never 401, because the client's own token is valid.
             return Refusal(502, "upstream_auth", "the upstream refuses the account's token")
         if outcome.kind in _RATE_LIMITS and availability.worth_trying:
-            # Refused for a window that closes nothing known here: of another name, or without an end.
+            # The refusal is for a window that does not match any known limit, or that has no known end.
             return Availability("rate_limited", "model_window", reset_at=outcome.until)
     if availability.state == "rate_limited":
         return availability

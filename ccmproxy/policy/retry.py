@@ -1,6 +1,6 @@
-"""What to do with the outcome of one attempt: relay it, try again, try another credential, or give up (spec 4.4).
+"""The next step after one attempt: relay the response, retry, try another credential, or give up (spec 4.4).
 
-Pure. The one rule above all others: once a byte of a response has gone to the client, nothing is tried again.
+Pure. The most important rule: there is no retry once a byte of a response was sent to the client.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ UNREACHABLE_TIME = 30.0
 
 
 class LeaseOutcome(Enum):
-    """How the use of a credential ended, as the credential sees it."""
+    """How the use of a credential for a request ended."""
 
     SERVED = auto()
-    #: Relayed, but broke off before its end.
+    #: The response was relayed, but broke off before its end.
     BROKEN = auto()
-    #: The upstream refused it: 429, 401.
+    #: The upstream refused the request, for example with 429 or 401.
     REFUSED = auto()
-    #: No connection, or lost before an answer.
+    #: There was no connection, or it was lost before a response.
     UNREACHABLE = auto()
-    #: The client went away.
+    #: The client disconnected.
     CANCELLED = auto()
-    #: The credential stopped being usable before the answer began.
+    #: The credential stopped being usable before the response began.
     INTERRUPTED = auto()
 
 
 class Failure(Enum):
-    """How an attempt ended that brought no answer."""
+    """How an attempt without a response ended."""
 
-    #: The upstream cannot have acted on it.
+    #: The request was not sent completely, so the upstream cannot have acted on it.
     NOT_SENT = auto()
-    #: Sent, then lost before a first byte of an answer.
+    #: The request was sent, then the connection was lost before the first byte of a response.
     LOST = auto()
-    #: The same, with the reverse connection that carried it (spec 7.4).
+    #: Like LOST, because the reverse connection that carried the request was lost (spec 7.4).
     CARRIER_LOST = auto()
-    #: Sent, and no first byte within the time allowed.
+    #: The request was sent, and no response began within the time-out.
     TIMED_OUT = auto()
-    #: What came was not HTTP.
+    #: The upstream's bytes were not HTTP.
     GARBLED = auto()
-    #: There was no token to send it with.
+    #: There was no token for the request.
     NO_TOKEN = auto()
-    #: The credential stopped being usable while it waited (spec 5.3).
+    #: The credential stopped being usable while the request waited for a response (spec 5.3).
     INTERRUPTED = auto()
 
 
@@ -53,19 +53,19 @@ class Step(Enum):
     """What to do after an attempt."""
 
     RELAY = auto()
-    #: Once more on the same credential, on a fresh connection.
+    #: Retry on the same credential, on a fresh connection.
     AGAIN = auto()
-    #: Once more on the same credential, with a token that was not refused (spec 3.4).
+    #: Retry on the same credential, with another token than the refused one (spec 3.4).
     RECOVER = auto()
-    #: On another credential; if there is none, answer for this outcome.
+    #: Try another credential; if there is none, answer according to this outcome.
     NEXT = auto()
-    #: Nothing may be tried any more: answer for this outcome.
+    #: Make no further attempt: answer according to this outcome.
     GIVE_UP = auto()
 
 
 @dataclass(slots=True)
 class Progress:
-    """What has been tried on one credential for one request."""
+    """Which retries have been made on one credential for one request."""
 
     reconnected: bool = False
     recovered: bool = False
@@ -87,9 +87,10 @@ def after_answer(kind: AnswerKind, progress: Progress) -> Step:
 
 
 def after_failure(failure: Failure, progress: Progress, elapsed: float = 0.0) -> Step:
-    """What to do when no answer came, ``elapsed`` seconds after the request did.
+    """Return the next step after an attempt without a response.
 
-    A request that the upstream may have acted on is not sent a second time: the client knows best whether it may be.
+    ``elapsed``: seconds that attempts have spent without sending the request. A request on which the upstream may have
+    acted is not sent again: only the client knows whether that is safe.
     """
     match failure:
         case Failure.NOT_SENT:
@@ -97,7 +98,8 @@ def after_failure(failure: Failure, progress: Progress, elapsed: float = 0.0) ->
                 return Step.GIVE_UP
             return Step.NEXT if progress.reconnected else Step.AGAIN
         case Failure.CARRIER_LOST:
-            # Once more where the remote can be reached otherwise. It may have been at work, and may still be.
+            # One retry, as the remote may be reachable over another path. It may have acted on the request, or still be
+            # at work on it.
             return Step.NEXT if progress.reconnected else Step.AGAIN
         case Failure.NO_TOKEN | Failure.INTERRUPTED:
             return Step.NEXT

@@ -1,4 +1,4 @@
-"""Where conversations are: bounded memory of sessions, and of values that only their issuer knows (spec 6). Pure."""
+"""Sticky sessions: which credential serves a session, and which one issued a value (spec 6). Bounded memory. Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
 
-#: After so long without a request a session is forgotten (seconds).
+#: How long a session is remembered after its last request (seconds).
 SESSION_LIFE = 24 * 3600.0
-#: Sessions, or issued values, that are remembered at most; beyond that the least recently used go first.
+#: Number of sessions, or of issued values, that are remembered; beyond it, the least recently used are forgotten.
 MOST_SESSIONS = 10_000
-#: Models of one session that are remembered; names come from clients, so they are bounded.
+#: Number of models that are remembered per session. Bounded, as clients choose the names.
 MOST_SESSION_MODELS = 8
-#: For so long a session that was assigned counts as use that does not show yet (seconds, F8).
+#: How long an assigned session counts as usage that is not visible yet (seconds, F8).
 JUST_ASSIGNED = 60.0
 
 
 class IssuedValues:
-    """Which credential issued a value that a client sends back in a later request (spec 3.6).
+    """Remembers which credential issued a value that a client sends back in a later request (spec 3.6).
 
-    A value counts for its session only. Entries expire :data:`SESSION_LIFE` after they were issued; of more than
-    ``bound`` the oldest go first. Values are kept as digests: they may be long, and are nobody's business.
+    A value is valid for its session only. Entries expire :data:`SESSION_LIFE` after they were issued; beyond ``bound``
+    entries, the oldest are dropped. Values are stored as digests, because they may be long and are private.
     """
 
     def __init__(self, bound: int = MOST_SESSIONS) -> None:
@@ -33,7 +33,7 @@ class IssuedValues:
         return len(self._issuers)
 
     def issued(self, session: str | None, value: bytes, tag: str, now: float) -> None:
-        """The credential ``tag`` sent ``value`` in an answer at ``now`` (Unix seconds)."""
+        """Record that the credential ``tag`` sent ``value`` in a response at ``now`` (Unix seconds)."""
         key = (session, _digest(value))
         self._issuers.pop(key, None)
         self._issuers[key] = (tag, now)
@@ -41,7 +41,7 @@ class IssuedValues:
             self._issuers.popitem(last=False)
 
     def is_from(self, session: str | None, value: bytes, tag: str, now: float) -> bool:
-        """Was it ``tag`` that issued ``value`` last, to this session?"""
+        """Return whether ``tag`` was the last credential that issued ``value`` to this session."""
         issuer, at = self._issuers.get((session, _digest(value)), ("", 0.0))
         return issuer == tag and now - at <= SESSION_LIFE
 
@@ -51,10 +51,10 @@ def _digest(value: bytes) -> bytes:
 
 
 class SessionKey(NamedTuple):
-    """What a session is known by: whose it is, its id, and its selection scope (spec 6.2).
+    """The key of a session: its user, its id, and its selection scope (spec 6.2).
 
-    ``allow_external``: whether its requests may go to external credentials; those that may and those that may not
-    share no entry. ``agent``: a subagent that is a session of its own; empty otherwise.
+    ``allow_external``: whether its requests may use external credentials; requests that may and requests that may not
+    never share an entry. ``agent``: id of a subagent that counts as a session of its own; empty otherwise.
     """
 
     user: str
@@ -65,10 +65,11 @@ class SessionKey(NamedTuple):
 
 @dataclass(slots=True)
 class Assignment:
-    """Where a session is. ``since``, ``last_use``: Unix seconds. ``models``: those it asked for, the last one last.
+    """The assignment of a session to a credential.
 
-    ``came_from``: tag of the credential that a request tried before this one, or that was taken away from the session;
-    empty where there is none. ``credential`` is empty after the latter, until the next request.
+    ``since``, ``last_use``: Unix seconds. ``models``: the requested models, the most recent last. ``came_from``: tag of
+    the credential that a request tried before this one, or that the session was released from; empty if there is none.
+    After a release, ``credential`` is empty until the next request.
     """
 
     credential: str
@@ -79,11 +80,11 @@ class Assignment:
 
     @property
     def model(self) -> str | None:
-        """The model that was asked for last."""
+        """The most recently requested model."""
         return self.models[-1] if self.models else None
 
     def asked_for(self, model: str | None) -> bool:
-        """A request for ``model`` comes. True the first time."""
+        """Record a request for ``model``. Returns True if it is the session's first request for this model."""
         if model is None or self.model == model:
             return False
         is_new = model not in self.models
@@ -95,7 +96,7 @@ class Assignment:
 
 
 class SessionTable:
-    """Session → credential. Entries expire :data:`SESSION_LIFE` after their last use."""
+    """The assignments of sessions to credentials. Entries expire :data:`SESSION_LIFE` after their last use."""
 
     def __init__(self, bound: int = MOST_SESSIONS) -> None:
         self._bound = bound
@@ -105,7 +106,7 @@ class SessionTable:
         return len(self._assignments)
 
     def find(self, key: SessionKey, now: float) -> Assignment | None:
-        """Where the session is; None if it is not known, or not any more. Counts as a use."""
+        """Return the assignment of the session, or None if it is unknown or expired. Counts as a use."""
         assignment = self._assignments.get(key)
         if assignment is None:
             return None
@@ -117,7 +118,7 @@ class SessionTable:
         return assignment
 
     def assign(self, key: SessionKey, credential: str, now: float) -> Assignment:
-        """Put the session on the credential with this tag, wherever it was before; the models it uses stay known."""
+        """Assign the session to the credential with this tag, replacing any assignment; its models are kept."""
         before = self._assignments.pop(key, None)
         models = before.models if before is not None else []
         assignment = self._assignments[key] = Assignment(credential, now, now, models)
@@ -126,7 +127,10 @@ class SessionTable:
         return assignment
 
     def release_all(self, credential: str, allow_external: bool) -> int:
-        """Let go of the sessions of one scope on a credential: each gets another one with its next request."""
+        """Release the sessions of one scope from a credential; each gets another credential with its next request.
+
+        Returns the number of released sessions.
+        """
         released = 0
         for key, assignment in self._assignments.items():
             if assignment.credential == credential and key.allow_external == allow_external:
@@ -135,7 +139,7 @@ class SessionTable:
         return released
 
     def forget_all(self, credentials: Iterable[str], allow_external: bool | None = None) -> int:
-        """Forget the sessions on these credentials, of one scope or (None) of both; returns how many there were."""
+        """Forget the sessions on these credentials, of one scope or, with None, of both. Returns their number."""
         tags = frozenset(credentials)
         forgotten = [
             key
@@ -147,7 +151,7 @@ class SessionTable:
         return len(forgotten)
 
     def of_user(self, user: str, now: float) -> list[tuple[SessionKey, Assignment]]:
-        """The sessions of one user, the most recently used first."""
+        """Return the sessions of one user, the most recently used first."""
         return [
             (key, assignment)
             for key, assignment in reversed(self._assignments.items())
@@ -156,20 +160,20 @@ class SessionTable:
 
 
 class RecentAssignments:
-    """How many sessions each credential was given within the last :data:`JUST_ASSIGNED` seconds."""
+    """Counts the sessions that were assigned to each credential within the last :data:`JUST_ASSIGNED` seconds."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, str]] = deque()
         self._counts: Counter[str] = Counter()
 
     def add(self, credential: str, now: float) -> None:
-        """A session was given to the credential with this tag."""
+        """Record that a session was assigned to the credential with this tag."""
         self._recent.append((now, credential))
         self._counts[credential] += 1
 
     def count(self, credential: str, now: float) -> int:
-        """Sessions that this credential was given in the last moments."""
-        # A clock that was set back must not keep them for ever.
+        """Return the number of sessions that were recently assigned to this credential."""
+        # Entries must not stay for ever if the clock is set back.
         while self._recent and not 0 <= now - self._recent[0][0] < JUST_ASSIGNED:
             self._counts[self._recent.popleft()[1]] -= 1
         return self._counts[credential]

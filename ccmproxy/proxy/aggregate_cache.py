@@ -1,4 +1,4 @@
-"""The state of all credentials that a caller may see, summed up anew only when it has changed."""
+"""A cache of the aggregate state that a caller may see, which is recomputed only after a change."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ccmproxy.state.availability import CredentialSnapshot
 
 
 class AggregateCache:
-    """Sums up for one caller after the other, and remembers the last sum: answers come faster than states change."""
+    """Computes aggregates for callers, and caches the last one, as responses are more frequent than state changes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """``now``: Unix seconds."""
         self._now = now
-        #: The snapshots that were summed up last, the Unix second in which that was, and the sum.
+        #: The snapshots that were aggregated last, the time of that (whole Unix seconds), and the result.
         self._last: tuple[list[CredentialSnapshot], int, Aggregate | None] = ([], 0, None)
 
     def aggregate_for(self, caller: Caller) -> Aggregate | None:
-        """The state that this caller may see (spec 8.1), or None while no credential's figures count.
+        """Return the aggregate that this caller may see (spec 8.1), or None while no credential's figures count.
 
-        The figures of none are those of a pool that is used up: beside an answer that was served all the same, by an
-        API key for example, clients would take them for its state.
+        The aggregate of no figures reads as a pool that is used up. Clients would take it for the true state if it came
+        with a response that was served anyway, for example by an API key.
         """
         now = self._now()
         snapshots = [credential.snapshot(now) for credential in caller.shown()]

@@ -1,4 +1,4 @@
-"""What becomes of an upstream's answer: the strategy of an exchange, and the one for answers over HTTP."""
+"""How an upstream's response is handled: the strategy interface of an exchange, and the strategy for HTTP responses."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ _LEASE_OUTCOMES = {
 
 
 class Answering(Protocol):
-    """In what requests differ that end in an HTTP answer, and those that end in an open WebSocket.
+    """The strategy of an exchange: what differs between requests for an HTTP response and for a WebSocket.
 
-    An exchange asks in this order: :meth:`prepare` once; for each try :meth:`send` and :meth:`judge`; at most once
-    :meth:`deliver`, after which the answer is this one. :meth:`leave` and :meth:`abort` may come at any time.
+    An exchange calls, in this order, :meth:`prepare` once, :meth:`send` and :meth:`judge` for each attempt, and
+    :meth:`deliver` at most once, after which no other response is possible. It may call :meth:`leave` and :meth:`abort`
+    at any time.
     """
 
     def prepare(self, body: Body) -> bool:
-        """The request has come whole. False: it has been refused, and nothing is to be asked of any upstream."""
+        """Check a request that was received completely. Returns False if the request was refused, so that no upstream
+        is asked."""
 
     def unfit(self) -> set[str]:
-        """Tags of the caller's credentials that cannot serve such a request at all."""
+        """Return the tags of the caller's credentials that cannot serve this kind of request."""
 
     def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
-        """Begin ``attempt``: ask the lease's upstream."""
+        """Begin ``attempt``: send the request to the lease's upstream."""
 
     def judge(self, response: ResponseHead) -> None:
-        """Look at the head of an answer. Raises UpstreamProtocolError where it is none to such a request."""
+        """Check the head of a response. Raises UpstreamProtocolError when it is no valid response to the request."""
 
     def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
-        """Give the client this answer, which ``attempt`` holds; close the lease and conclude the request at its end."""
+        """Give the client the response that ``attempt`` holds; at its end, close the lease and conclude the request."""
 
     def leave(self) -> None:
-        """The credential or the caller was taken away."""
+        """End soon, because the credential or the caller was removed."""
 
     def abort(self) -> None:
-        """A defect of ours was met: drop what was begun."""
+        """Drop everything that was begun, after an internal error."""
 
 
 class HTTPAnswering:
-    """Relays the upstream's answer as it comes, with the header fields that the client may see (spec 4.5, 8.3)."""
+    """Relays the upstream's response as it arrives, with the header fields that the client may see (spec 4.5, 8.3)."""
 
     __slots__ = ("_asked",)
 
@@ -56,22 +58,22 @@ class HTTPAnswering:
         self._asked = asked
 
     def prepare(self, body: Body) -> bool:
-        """Any request will do."""
+        """Accept any request."""
         return True
 
     def unfit(self) -> set[str]:
-        """Every credential will do."""
+        """Return no tags: every credential can serve HTTP requests."""
         return set()
 
     def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
-        """Send head and body."""
+        """Send the head and the body to the lease's upstream."""
         attempt.send(lease.connections(), head, body.chunks)
 
     def judge(self, response: ResponseHead) -> None:
-        """Any answer will do."""
+        """Accept any response."""
 
     def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
-        """Relay it, and what is held of its body, then the rest as it comes."""
+        """Relay the response: its head and the held part of its body now, the rest as it arrives."""
         asked = self._asked
         context = asked.context
         metering = context.dialect.metering
@@ -97,40 +99,40 @@ class HTTPAnswering:
         attempt.relay(asked.request, head, meter, ended, rewriter)
 
     def leave(self) -> None:
-        """A request ends as it began."""
+        """Do nothing: an HTTP request keeps its credential and its caller until its end."""
 
     def abort(self) -> None:
-        """The exchange itself drops the attempt."""
+        """Do nothing: the exchange itself drops the attempt."""
 
     def _headers(self, response: ResponseHead) -> Headers:
-        """The answer's header fields as the client is to see them."""
+        """Return the response's header fields for the client."""
         asked = self._asked
         context = asked.context
         dialect = context.dialect
-        # Not on errors: the CLI reads any rate-limit header there as the error's cause (observed).
+        # Errors get no aggregate, because the CLI takes any rate-limit header for the cause of the error (observed).
         aggregate = context.aggregates.aggregate_for(asked.caller) if response.status < 400 else None
         headers: Headers = dialect.metering.public_headers(response.headers, aggregate, context.now())
-        # A remote instance may have set these two itself; here they are about this request.
+        # A remote instance may have set these two fields for its own request; they must describe this one.
         headers = without(headers, (dialect.request_id_header.lower(), b"x-accel-buffering"))
         headers.append((dialect.request_id_header, asked.id.encode("ascii")))
         if is_event_stream(response):
-            # nginx in front would otherwise gather events until a buffer is full (F17).
+            # Otherwise an nginx in front of the proxy would buffer events (F17).
             headers.append((b"X-Accel-Buffering", b"no"))
         return headers
 
     def _result(self, end: RelayEnd, response: ResponseHead, reading: MeterReading) -> str:
-        """One word for the log: was the answer whole, and what did it say of itself (F13, F20, F22)?"""
+        """Return the log's word for the outcome, by how the response ended and what it reported (F13, F20, F22)."""
         if end is RelayEnd.CLIENT_GONE:
             return "incomplete"
         if end is RelayEnd.BROKEN:
             return "truncated"
         if reading.error or response.status >= 400:
             return "failed"
-        # Neither a message nor a stream of one: whatever answered, it may not have been the provider.
+        # The response was neither a message nor a stream of one, so it may not have come from the provider.
         return "served" if reading.reported or not self._asked.facts.billable else "unrecognised"
 
 
 def is_event_stream(head: ResponseHead) -> bool:
-    """Whether an answer's body is a stream of events, by its Content-Type."""
+    """Return whether the body is a stream of server-sent events, by its Content-Type."""
     content_type = first_value(head.headers, b"content-type") or b""
     return content_type.lstrip().lower().startswith(b"text/event-stream")

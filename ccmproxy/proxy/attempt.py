@@ -1,6 +1,6 @@
-"""One try at an upstream: waits for the head, holds the body until somebody decides, then passes it on.
+"""One attempt at an upstream: it waits for the head, holds the body until the exchange decides, then relays it.
 
-The methods called per chunk are the hot path: no Deferred, no timer, no log event, no copy there.
+The methods that are called per chunk are the hot path and must not use Deferreds, timers, log events or copies.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.state.availability import Availability
 
-#: As much of a refusal's body is read to understand it (bytes), and for as long (seconds).
+#: How much of a refusal's body is read to classify it (bytes), and for how long (seconds).
 COLLECT_SIZE = 64 * 1024
 COLLECT_TIME = 10.0
 
 
 class Interrupted(Exception):
-    """The credential stopped being usable before its answer began (spec 5.3)."""
+    """The credential stopped being usable before the response began (spec 5.3)."""
 
     def __init__(self, availability: Availability) -> None:
         super().__init__(availability.message)
@@ -35,14 +35,14 @@ class Interrupted(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client disconnected before the response began."""
 
 
 class RelayEnd(Enum):
-    """How a relayed answer ended."""
+    """How a relayed response ended."""
 
     WHOLE = auto()
-    #: The upstream broke off, or ended a stream before its proper end: the client's side was broken too.
+    #: The upstream broke off, or ended a stream prematurely, so the client's connection was broken too.
     BROKEN = auto()
     CLIENT_GONE = auto()
 
@@ -56,11 +56,11 @@ class _State(Enum):
 
 @implementer(IPushProducer)
 class Attempt:
-    """Receives one upstream answer (it is a :class:`ccmproxy.http.client.connection_pool.ResponseReceiver`).
+    """Receives one upstream response (it is a :class:`ccmproxy.http.client.connection_pool.ResponseReceiver`).
 
-    ``answered`` fires with the head once it is there, within the reactor turn that brought it; or fails with an
-    UpstreamError, :class:`Interrupted` or :class:`ClientGone`. From then on the body is held, and reading paused,
-    until :meth:`relay` or :meth:`discard`.
+    ``answered`` fires with the head, in the reactor turn in which the head arrives, or fails with an UpstreamError,
+    :class:`Interrupted` or :class:`ClientGone`. After the head, the body is held and reading is paused until
+    :meth:`relay` or :meth:`discard`.
     """
 
     __slots__ = (
@@ -98,26 +98,26 @@ class Attempt:
         self._meter: UsageMeter | None = None
         self._on_end: Callable[[RelayEnd], None] | None = None
         self._rewriter: EventRewriter | None = None
-        #: The connection, where the upstream has switched protocols; whoever takes it puts None here.
+        #: The connection, if the upstream has switched protocols. Its new owner sets this to None.
         self.switched: SwitchedConnection | None = None
-        #: Seconds since the last byte of the upstream; whether the client takes no more for now.
+        #: Seconds since the last byte from the upstream; whether the client exerts back-pressure.
         self._quiet_ticks = 0
         self._paused = False
 
     def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
-        """Begin. Must be called once; sends nothing if the attempt was interrupted before."""
+        """Send the request. Must be called once; sends nothing if the attempt was interrupted before."""
         if self._state is _State.WAITING:
             self._call = connections.send(head, body, self)
 
     def upgrade(self, connections: ConnectionPool, head: RequestHead) -> None:
-        """The same, asking the upstream to switch protocols: a 101 comes with the connection as ``switched``."""
+        """Ask the upstream to switch protocols. After a 101, ``switched`` is the connection."""
         if self._state is _State.WAITING:
             self._call = connections.upgrade(head, self, self._switch)
 
     # What the client protocol calls
 
     def response_started(self, head: ResponseHead, data: bytes) -> None:
-        """The head is there. Whoever waits decides now; ``data`` is held meanwhile."""
+        """Fire ``answered`` with the head, so that the exchange can decide, and hold ``data`` meanwhile."""
         if self._state is not _State.WAITING:
             return
         self._state = _State.HOLDING
@@ -135,7 +135,7 @@ class Attempt:
         self.answered.callback(head)
 
     def response_data(self, data: bytes) -> None:
-        """A piece of the body; passed on at once while relaying."""
+        """Pass a piece of the body on at once while relaying, else hold it."""
         if self._state is _State.RELAYING:
             self._quiet_ticks = 0
             self._meter.feed(data)  # type: ignore[union-attr]  # set whenever relaying
@@ -149,7 +149,7 @@ class Attempt:
                 self._finish_collecting()
 
     def response_ended(self) -> None:
-        """The body is complete as its framing says."""
+        """Note that the body is complete according to its framing."""
         self._ended = True
         if self._state is _State.RELAYING:
             self._finish()
@@ -157,7 +157,7 @@ class Attempt:
             self._finish_collecting()
 
     def response_failed(self, error: UpstreamError) -> None:
-        """No (whole) answer will come."""
+        """Note that there will be no complete response."""
         if self._state is _State.WAITING:
             self._state = _State.OVER
             self.answered.errback(error)
@@ -173,10 +173,10 @@ class Attempt:
     async def collect(
         self, enough: Callable[[bytes], bool] | None = None, seconds: float = COLLECT_TIME
     ) -> bytes:
-        """The body as far as it is needed to understand it: until ``enough`` says so of what has come, or else whole;
-        at most its first 64 KiB, and what comes within ``seconds``.
+        """Return as much of the body as is needed to classify the response.
 
-        It stays held, so that it can be relayed afterwards.
+        Reads until ``enough`` returns True for the bytes so far, until the end of the body, until 64 KiB have arrived,
+        or until ``seconds`` have passed. The body stays held, so that it can be relayed afterwards.
         """
         self._enough = enough
         if not self._ended and self._error is None and not self._has_enough():
@@ -211,9 +211,10 @@ class Attempt:
         on_end: Callable[[RelayEnd], None],
         rewriter: EventRewriter | None = None,
     ) -> None:
-        """Pass the answer on under ``head``: what is held at once, the rest as it comes; ``on_end`` once.
+        """Relay the response with ``head`` as its head: the held part of the body now, the rest as it arrives.
 
-        ``meter`` sees the upstream's bytes; the client gets what ``rewriter`` makes of them, where there is one.
+        ``meter`` is fed the upstream's bytes. The client gets these bytes, or the output of ``rewriter`` if there is
+        one. ``on_end`` is called once, at the end.
         """
         self._state = _State.RELAYING
         self._request, self._meter, self._on_end = request, meter, on_end
@@ -233,12 +234,12 @@ class Attempt:
             self._finish()
         elif self._call is not None:
             request.register_producer(self)
-            # What was held may be more than the client takes at once; then it resumes us.
+            # The held part may have filled the client's buffer; then the client's transport resumes the upstream later.
             if not self._paused:
                 self._call.resumeProducing()
 
     def discard(self) -> None:
-        """Nobody wants this answer: free its connection."""
+        """Drop the response, and free its connection."""
         self._state = _State.OVER
         self._held.clear()
         if self._call is not None and not self._ended:
@@ -248,15 +249,15 @@ class Attempt:
             self.switched = None
 
     def time_out(self, message: str) -> None:
-        """Give up waiting for the head, after less time than any answer may take."""
+        """Stop waiting for the head, because of a time-out that is shorter than the connection pool's."""
         self._fail(UpstreamTimeout(message))
 
     def interrupt(self, availability: Availability) -> None:
-        """Give up waiting for the head."""
+        """Stop waiting for the head, because the credential is not usable any more."""
         self._fail(Interrupted(availability))
 
     def client_gone(self) -> None:
-        """Cancel the upstream at once, whatever the state."""
+        """Cancel the upstream's response at once, in any state."""
         if self._state is _State.RELAYING:
             self._state = _State.OVER
             if self._call is not None:
@@ -275,7 +276,7 @@ class Attempt:
     # Producer: the client's side pauses the upstream
 
     def pauseProducing(self) -> None:
-        """The client reads slowly: stop reading from the upstream."""
+        """Stop reading from the upstream, as the client reads slowly."""
         self._paused = True
         if self._call is not None:
             self._call.pauseProducing()
@@ -286,13 +287,16 @@ class Attempt:
             self._call.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The client's connection is gone; its request says so by itself."""
+        """Do nothing: the request reports the loss of the client's connection."""
 
     # Ends
 
     def tick(self, keep_alive: float, sign_of_life: bytes) -> None:
-        """Called once a second while relaying: after ``keep_alive`` seconds without a byte of the upstream (0: never)
-        write ``sign_of_life``, if the stream stands between two events (F44) and the client reads."""
+        """Write ``sign_of_life`` after ``keep_alive`` seconds without a byte from the upstream (0: never).
+
+        Nothing is written in the middle of an event (F44), or while the client does not read. Called once a second
+        while relaying.
+        """
         self._quiet_ticks += 1
         if not keep_alive or self._paused or self._quiet_ticks < keep_alive:
             return
@@ -314,8 +318,8 @@ class Attempt:
             request.finish()
             self._end(RelayEnd.WHOLE)
         else:
-            # Framed as complete, yet without its own end: a clean end here would pass a truncated answer
-            # off as a whole one (F22).
+            # The framing is complete, but the final event is missing: a clean end would make a truncated response look
+            # complete (F22).
             request.abort()
             self._end(RelayEnd.BROKEN)
 

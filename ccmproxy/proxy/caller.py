@@ -1,4 +1,4 @@
-"""Who sends requests to a service, and what they may use."""
+"""The sender of requests to a service, and the credentials that it may use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ccmproxy.interfaces.credentials import ICredential, IProvider
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user's name (empty without users), what they are routed to, and what they may use.
+    """A user's name (empty if the service has no users), the provider that serves the user, and permissions.
 
-    ``own_remote``: the credential that this user is, being another instance of ours: it is not told of its own share.
+    ``own_remote``: if the user is another ccmproxy instance, the external credential by which this instance borrows
+    from it. Its capacity is left out of the state that the user is shown.
     """
 
     name: str
@@ -21,13 +22,13 @@ class Caller:
     own_remote: ICredential | None = None
 
     def shown(self) -> list[ICredential]:
-        """The credentials whose state this user is shown (spec 8.1)."""
+        """Return the credentials whose state this user is shown (spec 8.1)."""
         return [c for c in self.provider.credentials(self.allow_external) if c is not self.own_remote]
 
     def can_be_served(self, now: float, model: str | None, without: Container[str]) -> bool:
-        """Is there a credential that can serve ``model`` now, besides those with the tags ``without``?
+        """Return whether a credential other than those with the tags ``without`` can serve ``model`` now.
 
-        ``now`` in Unix seconds; ``model`` None: one that is not known.
+        ``now`` in Unix seconds; ``model`` None if the model is not known.
         """
         return any(
             credential.tag not in without and credential.snapshot(now, model).availability.usable
@@ -35,6 +36,6 @@ class Caller:
         )
 
     def lacking(self, ability: Callable[[ICredential], bool]) -> set[str]:
-        """Tags of the caller's credentials that have not got this ability."""
+        """Return the tags of the caller's credentials that lack this ability."""
         credentials = self.provider.credentials(self.allow_external)
         return {credential.tag for credential in credentials if not ability(credential)}

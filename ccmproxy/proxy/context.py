@@ -1,4 +1,4 @@
-"""What all proxied requests of one service share."""
+"""The options and state that all proxied requests of one service share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ccmproxy.proxy.stale_polls import StalePolls
 
 @dataclass(frozen=True, slots=True)
 class ProxyOptions:
-    """``max_body``: bytes. ``overrides``: the service's ``headers``. Times in seconds; ``keep_alive`` 0 = off.
+    """The rules for the requests of a service. Times in seconds.
 
-    ``client_stall_timeout``: a client of a WebSocket that has taken not a byte of what waits for it for so long is
-    disconnected; for HTTP the server sees to that. ``max_per_user``: requests of one user that may be under way at a
-    time, an open WebSocket being one; None = no limit.
+    ``max_body``: largest request body in bytes. ``overrides``: the service's ``headers``. ``keep_alive``: silence after
+    which a sign of life is sent; 0 = off. ``client_stall_timeout``: a WebSocket client that has read no byte of its
+    pending data for this long is disconnected; for HTTP, the server does that. ``max_per_user``: concurrent requests of
+    one user, where an open WebSocket counts as one; None = no limit.
     """
 
     max_body: int = 64 * 1024 * 1024
@@ -32,9 +33,9 @@ class ProxyOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProxyContext:
-    """What a request finds when it comes; it keeps it to its end, whatever a reload changes for those after it.
+    """The environment of a request. A request keeps it to its end; a reload replaces it for later requests only.
 
-    ``now``: Unix seconds. ``entropy``: as many random bytes as asked for, which nobody can foresee.
+    ``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes.
     """
 
     dialect: Dialect
@@ -56,7 +57,7 @@ class ProxyContext:
         options: ProxyOptions,
         entropy: Callable[[int], bytes],
     ) -> ProxyContext:
-        """The context of a service at which nothing is under way yet."""
+        """Return the context of a service without any request in progress."""
         return cls(
             dialect,
             clock,

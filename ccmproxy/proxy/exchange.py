@@ -1,4 +1,4 @@
-"""One client request, from its head to the last byte of its answer (spec 4.1 points 4 to 9)."""
+"""One client request, from its head to the last byte of its response (spec 4.1 points 4 to 9)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
 
-#: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
+#: How long the first event of a stream is awaited if another credential could serve instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
@@ -47,18 +47,19 @@ _FAILURES = {
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
 }
-#: Answers that say nothing of the credential: if nobody else can serve, the client should see them as they came.
+#: Responses that concern the request alone and say nothing about the credential. If no other credential can serve, the
+#: client gets the response unchanged.
 _CONCERN_ONE_REQUEST = frozenset(
     {AnswerKind.REQUEST_RATE_LIMITED, AnswerKind.STREAM_FAILED, AnswerKind.REMOTE_BUSY}
 )
 
 
 class Exchange:
-    """Answers one request. Created by the forwarder; the registry knows it until it is over.
+    """Answers one request. Created by the forwarder; kept in the registry until it is over.
 
-    A sequence of attempts until one may be relayed: what follows from each outcome is decided in
-    :mod:`ccmproxy.policy.retry`, and what becomes of the answer that is relayed, by ``answering``. Nothing is tried any
-    more once the answer's head went to the client.
+    An exchange makes attempts until the response of one may be relayed. :mod:`ccmproxy.policy.retry` decides on the
+    next step after each outcome, and ``answering`` delivers the response. There is no retry once the head of a response
+    was sent to the client.
     """
 
     log = Logger()
@@ -80,24 +81,24 @@ class Exchange:
         self._context = asked.context
         self._attempt: Attempt | None = None
         self._lease: ILease | None = None
-        #: Why there was no token to send the request with.
+        #: Why there was no token for the request.
         self._no_token = ""
-        #: Seconds that attempts took which could not be sent.
+        #: Seconds spent on attempts whose request could not be sent.
         self._unreached = 0.0
         self._was_interrupted = False
 
     @property
     def caller(self) -> Caller:
-        """Who asks."""
+        """The sender of the request."""
         return self._asked.caller
 
     @property
     def credential(self) -> str:
-        """Tag of the credential that it is on, or was last; empty: none yet."""
+        """Tag of the current or last credential; empty if there was none yet."""
         return self._asked.credential
 
     def start(self) -> None:
-        """Ask for the body; everything else follows from its arrival."""
+        """Begin to receive the body; its arrival starts everything else."""
         registry = self._context.registry
         registry.begin(self)
         self._asked.on_concluded = partial(registry.end, self)
@@ -106,7 +107,7 @@ class Exchange:
         request.receive_body(self._context.options.max_body, self._body_received, self._body_failed)
 
     def leave(self) -> None:
-        """Its credential or its caller was taken away."""
+        """End soon if the exchange opened a WebSocket, because its credential or its caller was removed."""
         self._answering.leave()
 
     # The client's side
@@ -118,7 +119,7 @@ class Exchange:
             self._attempt.client_gone()
         elif not asked.tries:
             asked.conclude(499, "client_gone")
-        # Otherwise a token is being waited for; the sequence looks at is_gone when it goes on.
+        # Otherwise the exchange waits for a token, and checks is_gone afterwards.
 
     def _body_failed(self, error: Exception) -> None:
         self._asked.refuse(of_body(error))
@@ -131,7 +132,7 @@ class Exchange:
         asked.facts = traffic.inspect(asked.request.head, body)
         provider = asked.caller.provider
         credentials = provider.credentials(asked.caller.allow_external)
-        # What a remote instance has is for that one to say.
+        # A remote instance decides itself whether it has an API key.
         has_api_key = any(credential.is_api_key or credential.is_external for credential in credentials)
         problem = traffic.check(asked.facts, provider.is_single_account, has_api_key)
         if problem is not None:
@@ -141,7 +142,7 @@ class Exchange:
         Deferred.fromCoroutine(self._serve(body)).addErrback(self._crashed)
 
     def _crashed(self, failure: TwistedFailure) -> None:
-        """A defect of ours: logged with its traceback, answered if that is still possible."""
+        """Log an internal error with its traceback, and send an error answer if that is still possible."""
         asked = self._asked
         self.log.failure("request {request_id} failed in ccmproxy itself", failure, request_id=asked.id)
         self._answering.abort()
@@ -161,7 +162,7 @@ class Exchange:
     # Attempts
 
     async def _serve(self, body: Body) -> None:
-        """Try credentials until one answers, or none is left."""
+        """Try credentials until one serves the request, or none is left."""
         asked = self._asked
         excluded = asked.excluded = self._answering.unfit()
         outcome: Failure | Verdict | None = None
@@ -172,7 +173,7 @@ class Exchange:
                 lease = asked.caller.provider.select(asked.selection())
             except NoCredential as nobody:
                 if interrupted and nobody.availability.worth_trying:
-                    # Rebalanced away from one that could have served, or usable again: once more, not for ever.
+                    # An interrupted credential was only rebalanced, or is usable again: try such credentials once more.
                     excluded -= interrupted
                     interrupted.clear()
                     if outcome is Failure.INTERRUPTED:
@@ -200,7 +201,7 @@ class Exchange:
                 asked.refuse(of_failure(outcome))
                 return
             if head is not None and isinstance(outcome, Verdict) and outcome.kind in _CONCERN_ONE_REQUEST:
-                # Concerns this request alone: if nobody else can serve it, the client should see it as it came.
+                # Keep the response: if no other credential can serve the request, the client gets it unchanged.
                 held = (lease, head)
             elif head is not None:
                 self._drop(lease, LeaseOutcome.REFUSED)
@@ -210,9 +211,10 @@ class Exchange:
             excluded.add(lease.tag)
 
     async def _use(self, lease: ILease, body: Body) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
-        """Try on one credential, repeated as far as that makes sense.
+        """Make attempts on one credential, as long as a retry on it makes sense.
 
-        With a head, the lease is still open and the attempt holds the answer; without, the lease is closed.
+        Returns the next step, the outcome, and the head of a response or None. With a head, the lease is still open and
+        the attempt holds the response; without a head, the lease is closed.
         """
         asked, clock = self._asked, self._context.clock
         progress = Progress()
@@ -274,7 +276,11 @@ class Exchange:
     async def _try(
         self, lease: ILease, authorization: Authorization, body: Body
     ) -> tuple[ResponseHead, Verdict]:
-        """One attempt: the head of its answer, and what it means for the credential, which learns of it here."""
+        """Make one attempt, and report to the lease what its response says about the credential.
+
+        Returns the head of the response, and its classification. Raises UpstreamError, :class:`Interrupted` or
+        :class:`ClientGone` when there is no response.
+        """
         asked, context = self._asked, self._context
         dialect, session = context.dialect, asked.facts.session
         request_head = asked.request.head
@@ -318,14 +324,14 @@ class Exchange:
         return response, verdict
 
     def _interrupted(self, attempt: Attempt, lease: ILease, cause: Availability) -> None:
-        """Rebalancing is no reason to leave where every other one was tried already."""
+        """Interrupt the attempt, except for rebalancing if no other credential is left to try."""
         if cause.reason == "rebalanced" and not self._asked.another_can(lease.tag):
             lease.on_interrupt(partial(self._interrupted, attempt, lease))
         else:
             attempt.interrupt(cause)
 
     async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
-        """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""
+        """Classify a stream by its first event, which may be an error that another credential would avoid (F13)."""
         now = self._context.now
         classify = self._context.dialect.traffic.classify_stream
 
@@ -343,12 +349,12 @@ class Exchange:
     # Answers
 
     def _deliver(self, lease: ILease, response: ResponseHead) -> None:
-        """The point of no return: from here on the answer is this one, whole or broken."""
+        """Deliver the response. From this point on there is no other one, even if this one breaks off."""
         assert self._attempt is not None
         self._answering.deliver(self._attempt, lease, response)
 
     def _nobody(self, availability: Availability, outcome: Failure | Verdict | None) -> None:
-        """No credential is left: say it as the last outcome, or the provider's state, asks for (spec 4.2)."""
+        """Answer a request for which no credential is left, by the last outcome or the provider's state (spec 4.2)."""
         asked, context = self._asked, self._context
         word = of_nobody(availability, outcome, self._no_token, context.dialect.retry_status)
         if isinstance(word, Refusal):

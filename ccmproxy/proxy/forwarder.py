@@ -1,4 +1,4 @@
-"""Takes the authenticated requests of one service, and looks after those that are under way."""
+"""Receiving the authenticated requests of one service, and supervising those in progress."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ccmproxy.websocket.handshake import wants_websocket
 
 
 class Forwarder:
-    """Answers each request from the upstream of a credential (spec 4.4, 4.5).
+    """Forwards each request to the upstream of a credential (spec 4.4, 4.5).
 
-    ``context``: what requests find that come from now on.
+    ``context``: the environment of requests from now on.
     """
 
     log = Logger()
@@ -38,19 +38,19 @@ class Forwarder:
         options: ProxyOptions = ProxyOptions(),  # noqa: B008 - frozen
         entropy: Callable[[int], bytes] = urandom,
     ) -> None:
-        """``now``: Unix seconds. ``entropy``: as many random bytes as asked for, which nobody can foresee."""
+        """``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes."""
         self.context = ProxyContext.of_service(dialect, clock, now, options, entropy)
         self._wheel = LoopingCall(self._tick)
         self._wheel.clock = clock
 
     @property
     def registry(self) -> Registry:
-        """What is under way."""
+        """The requests, streams and WebSockets in progress."""
         return self.context.registry
 
     @property
     def options(self) -> ProxyOptions:
-        """The rules for requests that come from now on; those under way keep the ones that they began with."""
+        """The rules for requests from now on; requests in progress keep the rules with which they began."""
         return self.context.options
 
     @options.setter
@@ -58,16 +58,16 @@ class Forwarder:
         self.context = replace(self.context, options=options)
 
     def start(self) -> None:
-        """Begin to look after running streams."""
+        """Start the tick that supervises streams and WebSockets."""
         self._wheel.start(1.0, now=False)
 
     def stop(self) -> None:
-        """Stop looking after them; does not end any."""
+        """Stop the tick. Streams and WebSockets go on."""
         if self._wheel.running:
             self._wheel.stop()
 
     def forward(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
-        """Answer ``request``. Returns at once."""
+        """Begin to answer ``request``, and return at once."""
         context = self.context
         asked = ProxiedRequest(context, request, caller, request_id)
         limit = context.options.max_per_user
@@ -81,26 +81,27 @@ class Forwarder:
         Exchange(asked, answering).start()
 
     def close_websockets(self, grace: float) -> None:
-        """Open no more; close the open ones, those in the middle of a turn at its end or after ``grace`` seconds."""
+        """Open no further WebSockets, and close the open ones: at the end of the current turn, if there is one, at the
+        latest after ``grace`` seconds."""
         self.registry.is_closing = True
         for websocket in tuple(self.registry.websockets):
             websocket.shut_down(grace)
 
     def leave(self, tags: Collection[str], callers: Iterable[Caller]) -> None:
-        """The credentials ``tags`` are no longer there, and of callers only these very ones are: WebSockets that lack
-        either are to end, which may be after a turn."""
+        """End WebSockets, after their current turn, whose credential is in ``tags`` or whose caller is not in
+        ``callers`` (compared by identity), as a reload has removed the credential or the caller."""
         known = {id(caller) for caller in callers}
         for exchange in tuple(self.registry.exchanges):
             if exchange.credential in tags or id(exchange.caller) not in known:
                 exchange.leave()
 
     def abort_websockets(self) -> None:
-        """Drop what is left of them."""
+        """Drop the WebSockets that are still open."""
         for websocket in tuple(self.registry.websockets):
             websocket.abort("shutdown")
 
     def _tick(self) -> None:
-        """Once a second, for all streams and WebSockets together."""
+        """Tick all streams and WebSockets. Called once a second."""
         keep_alive = self.options.keep_alive
         sign_of_life = self.context.dialect.keep_alive
         for stream in tuple(self.registry.streams):

@@ -1,4 +1,4 @@
-"""A client's request, who sent it, and the one answer that it gets."""
+"""A client's request, its caller, and the single answer that it gets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from ccmproxy.policy.refusals import Refusal
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyContext
 
-#: As much of a path goes into the log (bytes).
+#: How much of a path is logged (bytes).
 LOGGED_PATH = 200
 
 
 class ProxiedRequest:
-    """Sees to it that a request is answered once and logged once, whoever answers it.
+    """Ensures that a request is answered once and logged once.
 
-    ``facts``: what the dialect found out about it; nothing before its body has come. ``credential``: tag of the
-    credential that it is on, or was last; empty: none yet. ``excluded``: tags of those that cannot serve it, or did
-    not. ``tries``: at upstreams. ``is_gone``: the client went away. ``on_concluded``: called once, when it is over.
+    ``facts``: what the dialect found out about the request; empty until its body was received. ``credential``: tag of
+    the current or last credential; empty if there was none yet. ``excluded``: tags of credentials that cannot serve the
+    request, or failed to. ``tries``: number of attempts at upstreams. ``is_gone``: the client disconnected.
+    ``on_concluded``: called once, when the request is over.
     """
 
     log = Logger()
@@ -64,20 +65,20 @@ class ProxiedRequest:
 
     @property
     def is_over(self) -> bool:
-        """It has been answered in full, or will never be."""
+        """Whether the request was answered completely, or never will be."""
         return self._is_over
 
     @property
     def has_begun(self) -> bool:
-        """The upstream's answer has begun to go to the client: it is this one, or none."""
+        """Whether an upstream's response is being sent to the client, so that no other answer is possible."""
         return self._first_byte > 0
 
     def begin_answer(self) -> None:
-        """The point of no return: an upstream's answer is about to go to the client."""
+        """Note that an upstream's response is about to be sent to the client; no retry is possible after this."""
         self._first_byte = self.context.clock.seconds()
 
     def selection(self) -> Selection:
-        """What a provider is asked for."""
+        """Return what a provider needs to know in order to select a credential."""
         facts, caller = self.facts, self.caller
         return Selection(
             session=facts.session,
@@ -89,13 +90,13 @@ class ProxiedRequest:
         )
 
     def another_can(self, tag: str) -> bool:
-        """Is there a credential besides ``tag``, and besides those tried, that could serve it?"""
+        """Return whether a credential other than ``tag``, and not yet excluded, could serve the request."""
         return self.caller.can_be_served(self.context.now(), self.facts.model, {tag, *self.excluded})
 
-    # Answers of our own
+    # Answers by the proxy itself
 
     def refuse(self, refusal: Refusal, extra: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with an error of our own (spec 4.2), with the header fields ``extra``."""
+        """Answer with an error of the proxy itself (spec 4.2), with the additional header fields ``extra``."""
         fields = list(extra)
         if refusal.retry_after is not None:
             fields.append((b"Retry-After", b"%d" % refusal.retry_after))
@@ -105,10 +106,10 @@ class ProxiedRequest:
         self.respond(head, body, refusal.reason)
 
     def refuse_one_more(self, limit: int) -> None:
-        """Refuse it because ``limit`` requests of the same user are under way already.
+        """Refuse the request because ``limit`` requests of the same user are in progress already.
 
-        Never silently (F41): the client is told when to try again, the operator reads why. It is no request that is
-        under way, and so has no line of its own in the log of those.
+        The refusal is never silent (F41): the client is told when to try again, and the log tells the operator why. The
+        refused request was never in progress, so it is not logged as a concluded request.
         """
         self.log.info(
             "{request_id} {user} refused: {limit} requests are under way already",
@@ -126,7 +127,7 @@ class ProxiedRequest:
         self.request.respond(head, body)
 
     def respond(self, head: ResponseHead, body: bytes, result: str) -> None:
-        """Answer with ``head`` and ``body``; ``result``: the word for it in the log."""
+        """Answer with ``head`` and ``body``. ``result``: the log's word for the outcome."""
         if not self.is_gone:
             self.request.respond(head, body)
         self.conclude(head.status, result)
@@ -134,9 +135,10 @@ class ProxiedRequest:
     # The end
 
     def conclude(self, status: int, result: str, reading: MeterReading | None = None) -> None:
-        """It is over: log what became of it. Does nothing the second time.
+        """End the request, and log its outcome. Does nothing when called again.
 
-        ``status``: of the answer. ``result``: one word. ``reading``: what the answer reported of usage.
+        ``status``: status of the answer. ``result``: the log's word for the outcome. ``reading``: the usage that the
+        response reported.
         """
         if self._is_over:
             return

@@ -1,4 +1,4 @@
-"""What is under way in one service: requests that are being answered, streams, open WebSockets."""
+"""The activities in progress in one service: requests that are being answered, streams and open WebSockets."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from ccmproxy.proxy.caller import Caller
 
 
 class Exchange(Protocol):
-    """A request that has not been answered in full."""
+    """A request that has not been answered completely."""
 
     @property
     def caller(self) -> Caller:
-        """Who asks."""
+        """The sender of the request."""
 
     @property
     def credential(self) -> str:
-        """Tag of the credential that it is on, or was last; empty: none yet."""
+        """Tag of the current or last credential; empty if there was none yet."""
 
     def leave(self) -> None:
-        """Its credential or its caller was taken away."""
+        """End a WebSocket soon, because its credential or its caller was removed."""
 
 
 class Stream(Protocol):
-    """An answer whose body is being passed on."""
+    """A response whose body is being relayed."""
 
     def tick(self, keep_alive: float, sign_of_life: bytes) -> None:
-        """Called once a second: write ``sign_of_life`` after ``keep_alive`` seconds without a byte of the upstream; 0:
-        never."""
+        """Write ``sign_of_life`` after ``keep_alive`` seconds without a byte from the upstream (0: never). Called once
+        a second."""
 
 
 class WebSocket(Protocol):
-    """An open WebSocket, until both of its sides are gone."""
+    """An open WebSocket; it stays registered until both of its connections are lost."""
 
     def tick(self) -> None:
-        """Called once a second."""
+        """Enforce time-outs and send keep-alive pings. Called once a second."""
 
     def shut_down(self, grace: float) -> None:
-        """The service stops: close, within ``grace`` seconds."""
+        """Close within ``grace`` seconds, because the service stops."""
 
     def abort(self, result: str) -> None:
-        """Drop both sides; ``result``: the word for it in the log."""
+        """Drop both connections. ``result``: the log's word for the outcome."""
 
 
 class Registry:
-    """Sets of what is under way, and how much of it is each user's.
+    """The activities in progress, and the number of requests of each user.
 
-    ``under_way``: requests by user, an open WebSocket being one. ``is_closing``: no WebSocket is opened any more.
+    ``under_way``: number of requests in progress by user name, where an open WebSocket counts as one. ``is_closing``:
+    no further WebSocket is opened.
     """
 
     def __init__(self) -> None:
@@ -58,12 +59,12 @@ class Registry:
         self.is_closing = False
 
     def begin(self, exchange: Exchange) -> None:
-        """A request has come."""
+        """Register a request that was received."""
         self.exchanges.add(exchange)
         self.under_way[exchange.caller.name] += 1
 
     def end(self, exchange: Exchange) -> None:
-        """It has been answered in full, or will never be. To be called once for each."""
+        """Remove a request that was answered completely, or never will be. To be called once for each request."""
         self.exchanges.discard(exchange)
         name = exchange.caller.name
         self.under_way[name] -= 1

@@ -1,4 +1,4 @@
-"""Asking for polls of credentials whose state is old, when somebody wants to use them."""
+"""Requesting polls of credentials whose state is stale, when a request is about to use them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ccmproxy.interfaces.credentials import ICredential, IProvider
 
 
 class StalePolls:
-    """Lets the credentials of a provider look at the age of their state, at most once a second each."""
+    """Lets the credentials of a provider check the age of their state, at most once a second per provider."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """``now``: Unix seconds."""
         self._now = now
-        #: Providers whose credentials have been asked, and in which second.
+        #: Providers whose credentials were asked in the current second, and that second (Unix time).
         self._asked: set[IProvider] = set()
         self._second = 0
 
     def poll_stale(self, provider: IProvider, credentials: Sequence[ICredential]) -> None:
-        """Let those of ``provider``'s ``credentials`` be polled whose state is old. Never waits (spec 4.1 point 5)."""
+        """Poll those of ``provider``'s ``credentials`` whose state is stale. Never waits (spec 4.1 point 5)."""
         second = int(self._now())
         if second != self._second:
             self._second = second

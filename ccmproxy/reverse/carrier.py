@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,7 +24,7 @@ from zope.interface import implementer
 from ccmproxy.reverse.address import StreamAddress
 from ccmproxy.reverse.stream_errors import SessionLost, StreamNotOpened
 from ccmproxy.reverse.stream_transport import StreamTransport
-from ccmproxy.transports.tcp import direct_writer, set_socket_options
+from ccmproxy.transports.tcp import direct_writer, limit_unsent, set_socket_options
 from ccmproxy.yamux import (
     CannotOpen,
     DataReceived,
@@ -53,8 +51,6 @@ _PIECE: Final = 64 * 1024
 #: Bytes that the kernel may hold without having sent them. With all of its buffer, a few MiB, the answer to a ping
 #: would come behind seconds of data on a slow line.
 _UNSENT: Final = 128 * 1024
-#: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
-_TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 #: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
 #: taken for too late because of that, and set anew each time.
 _LATE: Final = 0.05
@@ -119,7 +115,7 @@ class YamuxProtocol(Protocol):
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             set_socket_options(transport)
-        _limit_unsent(transport)  # our own TLS is no ITCPTransport, but knows its socket
+        limit_unsent(transport, _UNSENT)  # our own TLS is no ITCPTransport, but knows its socket
         self.session = Session(self._config, self._is_client, self.clock.seconds())
         self._send = direct_writer(transport)
         transport.registerProducer(self, True)
@@ -397,12 +393,3 @@ class YamuxProtocol(Protocol):
     def _tick(self) -> None:
         self.session.tick(self.clock.seconds())
         self.work()
-
-
-def _limit_unsent(transport: Any) -> None:
-    """Let the kernel take little more than it can send; where that cannot be said, pings wait behind more data."""
-    if _TCP_NOTSENT_LOWAT is not None:
-        try:
-            transport.getHandle().setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT)
-        except (OSError, AttributeError):
-            pass

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.http.server.factory import ServerRequest
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.endpoints import StreamClientEndpoint
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS

@@ -1,1 +1,1 @@
-"""Builds everything from a configuration, and owns its life and death."""
+"""Builds all parts of ccmproxy from a configuration, and starts and stops them."""

@@ -1,4 +1,4 @@
-"""Building credentials from what a configuration says of them."""
+"""Builds credentials from their configuration."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ccmproxy.reverse.connector import Connector
 from ccmproxy.reverse.upgrading import asking
 from ccmproxy.root.surroundings import Surroundings
 
-#: How long a remote may take to answer the handshake of a reverse connection (seconds).
+#: Time-out for the remote's answer to the handshake of a reverse connection (seconds).
 HANDSHAKE_TIMEOUT = 20.0
 
-#: A default credential, of either kind.
+#: A default credential of either kind.
 Account = LoginAccount | KeyAccount
 
 
 class Assembly:
-    """Builds the credentials of one service. ``watcher``: tells when a credential's file changes. ``factory``: serves
-    what comes in on connections that we open to remotes."""
+    """Builds the credentials of one service. ``watcher`` reports changes of credential files. ``factory`` serves the
+    requests that arrive over the reverse connections that this instance opens to remotes."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Assembly:
         self._watcher = watcher
 
     def account(self, credential: CredentialConfig, config: ServiceConfig) -> Account:
-        """The account that ``credential`` describes, not started.
+        """Return the account that ``credential`` describes. It is not started.
 
-        Raises OSError where a file that the way to the upstream needs cannot be used.
+        Raises OSError when a file that connections to the upstream need, such as the certificates, cannot be used.
         """
         surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
         clock: IReactorTime = surroundings.reactor
@@ -63,7 +63,7 @@ class Assembly:
             usage_url=upstream.usage_url or dialect.urls.usage_url,
             profile_url=upstream.profile_url or dialect.urls.profile_url,
             user_agent=upstream.user_agent or dialect.urls.user_agent,
-            # Whoever names an address means it for keys as well.
+            # An API address in the configuration applies to keys as well.
             key_api_url="" if upstream.api_url else dialect.urls.key_api_url,
         )
         outbound = surroundings.outbound(upstream, credential.outbound)
@@ -108,8 +108,8 @@ class Assembly:
         return LoginPlace(self._store(credential, path), path, lock)
 
     def external(self, remote: ExternalConfig, config: ServiceConfig) -> tuple[External, Connector | None]:
-        """The remote instance that ``remote`` describes, and what keeps the connection to it open where we are to;
-        neither is started.
+        """Return the remote instance that ``remote`` describes, and the connector that keeps a reverse connection to it
+        open if this instance is to open one. Neither is started.
 
         Raises OSError as :meth:`account` does.
         """

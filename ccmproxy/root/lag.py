@@ -1,4 +1,4 @@
-"""How late the reactor is: a metric, and a warning where something holds it up (F24)."""
+"""The lag of the reactor: a metric, and a warning when something blocks the reactor (F24)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from twisted.logger import Logger
 
 #: Seconds between two measurements.
 INTERVAL: Final = 1.0
-#: From this lateness on (seconds) something is wrong: every client waits for so long.
+#: Lag above which a warning is logged (seconds). Every client waits for that long.
 WARNING: Final = 1.0
 
 
 class LagMeter:
-    """Asks once a second to be called, and measures how late the call comes.
+    """Schedules a call once a second and measures its delay.
 
-    ``last``: lateness at the last measurement, ``worst``: the greatest since :meth:`start`; both in seconds. A clock
-    that is set forward looks the same, once.
+    ``last``: the lag at the last measurement; ``worst``: the largest lag since :meth:`start`; both in seconds. Setting
+    the clock forward looks like lag, once.
     """
 
     log = Logger()
@@ -30,13 +30,13 @@ class LagMeter:
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start measuring. Resets ``last`` and ``worst``."""
         self.last = self.worst = 0.0
         if self._call is None:
             self._arm()
 
     def stop(self) -> None:
-        """End; nothing stays with the clock."""
+        """Stop measuring and cancel the timer."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -46,7 +46,7 @@ class LagMeter:
         self._call = self._clock.callLater(INTERVAL, self._measure)
 
     def _measure(self) -> None:
-        # A clock that was set back makes nobody wait.
+        # A negative lag means that the clock was set back, which delays nothing.
         self.last = max(0.0, self._clock.seconds() - self._due)
         self.worst = max(self.worst, self.last)
         if self.last > WARNING:

@@ -1,6 +1,6 @@
-"""Where the daemon's log events go: text or JSON lines, from a level up (spec 11).
+"""The log observer of the daemon: writes events from a minimum level up as text or JSON lines (spec 11).
 
-Only the daemon uses this; whoever embeds ccmproxy observes :mod:`twisted.logger` as they like.
+Only the daemon uses it. A program that embeds ccmproxy adds its own observers to :mod:`twisted.logger`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from twisted.logger import (
 )
 from twisted.python.logfile import LogFile
 
-#: What a terminal or a reader of lines might obey: control characters, and Unicode's own line ends.
+#: Control characters and Unicode line ends, which a terminal or a line-oriented reader might interpret.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_BUT_LAYOUT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -34,23 +34,25 @@ _TWISTED_CLIENT = "twisted.web.client"
 
 
 def daemon_observer(path: str | None, level: str, form: str) -> ILogObserver:
-    """An observer that writes events of ``level`` and above to ``path``, or to standard output for None or ``-``.
+    """Return an observer that writes events of ``level`` and above to ``path``, or to standard output for None or
+    ``-``.
 
-    ``level``: ``debug``, ``info``, ``warn``, ``error``, ``critical``. ``form``: ``text`` or ``json`` (one object a
-    line: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``traceback`` where there is one, and every
-    field of the event). A file is rotated when it reaches 1 MB, as twistd does.
+    ``level``: ``debug``, ``info``, ``warn``, ``error``, ``critical``. ``form``: ``text`` or ``json``, which writes one
+    object per line with ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``traceback`` if there is one,
+    and every field of the event. A file is rotated when it reaches 1 MB, as by twistd.
     """
     out: IO[Any] = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
     observer = _FileLogObserver(out, _as_json if form == "json" else _as_line)
     predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
     if level == "info":
-        # Twisted's client tells of every factory that it starts and stops: twice for each usage poll.
+        # Twisted's HTTP client logs the start and stop of every factory, so two lines for each usage poll.
         predicate.setLogLevelForNamespace(_TWISTED_CLIENT, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
 
 
 def _as_line(event: LogEvent) -> str | None:
-    """One line an event, a traceback indented below it; control characters of a peer have no effect."""
+    """Format an event as one line, with a traceback indented below it. Control characters are escaped, so that those
+    in text from a peer have no effect."""
     if "log_failure" in event:
         return _escape(_CONTROLS_BUT_LAYOUT, formatEventAsClassicLogText(event) or "")
     text = eventAsText(event, includeSystem=True)
@@ -74,7 +76,7 @@ def _as_json(event: LogEvent) -> str | None:
     }
     if failure is not None:
         line["traceback"] = failure.getTraceback()
-    # The names that begin so are the logging system's own; the others, those that older observers are given.
+    # Names with the prefix are internal to the logging system; the other excluded names are for legacy observers.
     for name, value in event.items():
         if not name.startswith("log_") and name not in ("time", "system", "format", "isError", "message"):
             line[name] = value
@@ -82,7 +84,7 @@ def _as_json(event: LogEvent) -> str | None:
 
 
 def _as_plain(value: object) -> object:
-    """A value that JSON does not know."""
+    """Convert a value of a type that JSON does not support."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)

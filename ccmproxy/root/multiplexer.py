@@ -1,4 +1,4 @@
-"""One entry of ``services:``: what it consists of, and its life in steps (docs/architecture.md, "Life")."""
+"""One entry of ``services:``: its parts, and the steps of its life cycle (docs/architecture.md, "Life")."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ccmproxy.credentials.login.watch import FileWatcher
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.credentials.remote.external import External
-from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import ICredential, IProvider
 from ccmproxy.policy.authentication import UserTokens
@@ -37,30 +37,30 @@ from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.surfaces.routes import Routes
 from ccmproxy.surfaces.status import StatusEndpoint
 
-#: How long requests on a reverse connection may go on that a reload has taken away (seconds).
+#: Grace time for requests on a reverse connection that a reload has removed (seconds).
 RETIRED_GRACE = 30.0
-#: How long what is left after the grace time may take to be gone (seconds).
+#: Time for connections to close after they were aborted at the end of the grace time (seconds).
 ABORT_TIME = 2.0
 
 
 class ListenFailed(Exception):
-    """An address of the configuration cannot be listened on. ``str()`` names it and says why."""
+    """Listening on an address of the configuration failed. ``str()`` names the address and the reason."""
 
 
 class RemoteInstance(NamedTuple):
-    """A remote instance, and what keeps a connection open to it, where we are its connector."""
+    """A remote instance, and the connector that keeps a reverse connection to it open, if there is one."""
 
     external: External
     connector: Connector | None = None
 
     @property
     def tag(self) -> str:
-        """Of the credential."""
+        """The tag of the credential."""
         return self.external.tag
 
 
 class Prepared(NamedTuple):
-    """A plan, and the credentials that it is about: those that stay, and new ones that are not started."""
+    """A plan and its credentials: those that are kept, and new ones that are not started."""
 
     plan: ServicePlan
     accounts: dict[CredentialConfig, Account]
@@ -68,16 +68,16 @@ class Prepared(NamedTuple):
 
 
 class MultiplexerService:
-    """One entry of ``services:``: its accounts, its callers, its listener.
+    """One entry of ``services:`` with its accounts, its callers and its listener.
 
-    Life in four steps, so that the whole is never half-started: :meth:`start`, :meth:`listen`, :meth:`drain`,
-    :meth:`stop`.
+    Its life cycle has four steps, so that a set of services is never half-started: :meth:`start`, :meth:`listen`,
+    :meth:`drain`, :meth:`stop`.
     """
 
     log = Logger()
 
     def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
-        """Raises OSError where a file that the way to the upstream needs cannot be used."""
+        """Raises OSError when a file that connections to the upstream need cannot be used."""
         self._surroundings = surroundings
         self._clock: IReactorTime = surroundings.reactor
         dialect = self._dialect = DIALECTS[config.type]
@@ -103,9 +103,9 @@ class MultiplexerService:
     # Configuration ----------------------------------------------------------------------------------------------
 
     def prepare(self, config: ServiceConfig) -> Prepared:
-        """All that is needed to go over to ``config``; nothing changes yet.
+        """Return everything that a reload of ``config`` needs, without changing the service.
 
-        Raises OSError where a file that the way to the upstream needs cannot be used.
+        Raises OSError when a file that connections to the upstream need cannot be used.
         """
         return self._prepare(plan_service(self.config, config))
 
@@ -122,8 +122,7 @@ class MultiplexerService:
         )
 
     def _adopt(self, prepared: Prepared) -> list[Account | RemoteInstance]:
-        """Bring credentials, callers and rules to what is planned; returns the credentials that are no longer
-        wanted."""
+        """Apply the plan to credentials, callers and rules. Returns the credentials that are no longer configured."""
         plan = prepared.plan
         dropped = [*ended(plan.credentials, self.accounts), *ended(plan.externals, self.externals)]
         self.config = plan.config
@@ -135,7 +134,7 @@ class MultiplexerService:
         return dropped
 
     def _reconfigure(self, plan: ServicePlan) -> None:
-        """Tell the credentials that stay what is different."""
+        """Pass changed settings to the credentials that are kept."""
         for credential in plan.credentials:
             if isinstance(credential, Change):
                 wanted = credential.wanted
@@ -145,12 +144,12 @@ class MultiplexerService:
                 self.externals[external.wanted].external.reconfigure(external.wanted.plan_weight)
 
     def _let_in(self, plan: ServicePlan) -> None:
-        """Route users to credentials and pools, and let the remotes in that may open connections to us."""
+        """Route users to credentials and pools, and admit the remotes that may open reverse connections."""
         by_tag: dict[str, Account | External] = {each.tag: each for each in self.accounts.values()}
         by_tag |= {each.tag: each.external for each in self.externals.values()}
         providers = self._provide(plan, by_tag)
         callers = [_caller(user, providers, by_tag) for user in plan.users]
-        # One that is the same, token included, stays the very one, by which its WebSockets are known.
+        # A caller that has not changed, token included, remains the same object: its WebSockets refer to it.
         self._callers = [
             next((each for each in self._callers if each == caller), caller) for caller in callers
         ]
@@ -171,7 +170,8 @@ class MultiplexerService:
     def _provide(
         self, plan: ServicePlan, by_tag: Mapping[str, Account | External]
     ) -> Mapping[str, IProvider]:
-        """What users can be routed to, by tag. What was there before and is the same one keeps its sessions."""
+        """Return the providers that users can be routed to, by tag. Providers that existed before keep their
+        sessions."""
         known = self._singles
         self._singles = {
             credential: known.get(credential) or SingleProvider(credential, self._surroundings.now)
@@ -202,33 +202,33 @@ class MultiplexerService:
     # Life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the credentials and begin to look after them."""
+        """Read the credentials, and start their timers, watches and polls."""
         self._start_credentials()
         self.forwarder.start()
 
     def _start_credentials(self) -> None:
-        """Those that are not started yet."""
+        """Start the credentials that are not started yet."""
         for account in self.accounts.values():
             account.start()
         for remote in self.externals.values():
             remote.external.start()
 
     def _start_connectors(self) -> None:
-        """After everything else: what is asked over their connections is served at once."""
+        """Start the connectors. This comes last, because requests over their connections are served at once."""
         for remote in self.externals.values():
             if remote.connector is not None:
                 remote.connector.start()
 
     def listen(self) -> None:
-        """Accept clients, and dial those whom we serve over connections of our own. Raises ListenFailed, with nobody
-        dialled, where the address cannot be listened on."""
+        """Listen for clients, and open the reverse connections. Raises ListenFailed when listening fails; no reverse
+        connection is opened then."""
         problem: list[Failure] = []
 
         def listening(port: IListeningPort) -> None:
             self._port = port
             self.log.info("{name} listens on {address}", name=self.config.name, address=self.config.address)
 
-        # The stream endpoints of Twisted answer at once.
+        # The Deferreds of Twisted's stream server endpoints fire at once.
         self._surroundings.listen(self.config.endpoint).listen(self.factory).addCallbacks(
             listening, problem.append
         )
@@ -239,25 +239,25 @@ class MultiplexerService:
 
     @property
     def port(self) -> IListeningPort | None:
-        """What listens, while it does."""
+        """The listening port, or None while the service does not listen."""
         return self._port
 
     def interface_updated(self) -> None:
-        """The machine's network has changed: dial anew (spec 7.4)."""
+        """Reopen the reverse connections, because the machine's network has changed (spec 7.4)."""
         for remote in self.externals.values():
             if remote.connector is not None:
                 remote.connector.interface_updated()
 
     def reload(self, prepared: Prepared) -> list[Account | RemoteInstance]:
-        """Go over to what :meth:`prepare` gave; returns the credentials that are to be ended.
+        """Apply what :meth:`prepare` returned. Returns the credentials that the caller must end.
 
-        New requests go by the new rules, those under way end as they began; WebSockets whose credential or user is no
-        longer there end after the turn that is in progress.
+        New requests follow the new rules; requests in flight finish under the old ones. WebSockets whose credential or
+        user has been removed end after the current turn.
         """
         dropped = self._adopt(prepared)
-        # A watcher's caller may be gone or routed elsewhere: it connects again and is told the new state.
+        # The caller of a status stream may be removed or rerouted. Watchers reconnect and receive the new state.
         self.status.close()
-        # Before others of the same name are used.
+        # This must happen before new credentials with the same tags are used.
         self.forwarder.leave({each.tag for each in dropped}, (caller for _, caller in self._callers))
         self._start_credentials()
         if self._port is not None:
@@ -265,13 +265,13 @@ class MultiplexerService:
         return dropped
 
     async def stop_listening(self) -> None:
-        """Accept nobody new; the address is free afterwards."""
+        """Stop accepting connections. The address is free when this returns."""
         if self._port is not None:
             port, self._port = self._port, None
             await (port.stopListening() or _done())
 
     async def drain(self, grace: float) -> None:
-        """Accept nobody new; let the requests under way finish for ``grace`` seconds, then break them off."""
+        """Stop accepting connections, let requests in flight finish for ``grace`` seconds, and then abort the rest."""
         await self.stop_listening()
         self.routes.closing = True
         self.status.close()
@@ -290,7 +290,7 @@ class MultiplexerService:
             )
             self.factory.abort_all()
             await self._gone_within(ABORT_TIME)
-        # Of a WebSocket the upstream's side may still be there.
+        # The upstream connections of WebSockets may still be open.
         self.forwarder.abort_websockets()
 
     async def _gone_within(self, seconds: float) -> bool:
@@ -306,7 +306,7 @@ class MultiplexerService:
         return True
 
     async def stop(self) -> None:
-        """End what :meth:`start` began."""
+        """Stop everything that :meth:`start` started."""
         self.forwarder.stop()
         for account in self.accounts.values():
             await end(account)
@@ -316,8 +316,8 @@ class MultiplexerService:
 
 
 async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE) -> None:
-    """Stop a credential for good; what it still serves goes on to its end, on a reverse connection for ``grace``
-    seconds."""
+    """Stop a credential permanently. Requests that it still serves may finish; those that arrived over a reverse
+    connection have ``grace`` seconds for that."""
     if isinstance(credential, RemoteInstance):
         credential.external.stop()
         if credential.connector is not None:
@@ -328,10 +328,10 @@ async def end(credential: Account | RemoteInstance, grace: float = RETIRED_GRACE
 
 
 async def _done() -> None:
-    """Nothing to wait for."""
+    """Return at once."""
 
 
-# What a configuration says, as the parts take it ----------------------------------------------------------------
+# Conversion of the configuration into the options of the parts --------------------------------------------------
 
 
 def _proxy_options(config: ServiceConfig) -> ProxyOptions:
@@ -362,7 +362,7 @@ def _pool_rules(config: PoolConfig) -> PoolRules:
 def _caller(
     user: UserConfig, providers: Mapping[str, IProvider], by_tag: Mapping[str, ICredential]
 ) -> tuple[str, Caller]:
-    """The user's token, and what it lets in."""
+    """Return the user's token and the caller that it authenticates."""
     return (
         user.token.get_secret_value(),
         Caller(

@@ -1,6 +1,6 @@
-"""What has to happen for what runs to become what a configuration says: a plan, as values (spec 1, Reload).
+"""Plans, as plain values, of the steps from the running configuration to a new one (spec 1, Reload).
 
-Nothing here builds, starts or ends anything: :mod:`.service` and :mod:`.multiplexer` carry a plan out.
+Nothing here builds, starts or ends anything: :mod:`.service` and :mod:`.multiplexer` carry out the plans.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ RunningT = TypeVar("RunningT")
 
 @dataclass(frozen=True, slots=True)
 class Start(Generic[ConfigT]):
-    """Nothing that runs is this one: make it."""
+    """Build and start an item that is not running."""
 
     wanted: ConfigT
 
 
 @dataclass(frozen=True, slots=True)
 class Keep(Generic[ConfigT]):
-    """This one runs, and is configured as it was."""
+    """Keep a running item whose configuration is unchanged."""
 
     wanted: ConfigT
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[ConfigT]):
-    """``running`` goes on as the same one, with all that it knows, and is to be told what is different."""
+    """Keep a running item with its state, and apply its changed configuration."""
 
     running: ConfigT
     wanted: ConfigT
@@ -41,7 +41,7 @@ class Change(Generic[ConfigT]):
 
 @dataclass(frozen=True, slots=True)
 class End(Generic[ConfigT]):
-    """Nobody wants this one any more."""
+    """End a running item that is no longer configured."""
 
     running: ConfigT
 
@@ -51,10 +51,11 @@ Step = Start[ConfigT] | Keep[ConfigT] | Change[ConfigT] | End[ConfigT]
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What one entry of ``services:`` is to become: ``config``.
+    """The steps that bring one entry of ``services:`` to ``config``.
 
-    ``users``: who is let in; without users in the configuration, one without name and token, who is everybody.
-    ``in_use``: tags of what users are routed to, and of the members of pools.
+    ``users``: the users that are admitted. If the configuration has none, this is a single user without name or token
+    that stands for every client. ``in_use``: the tags of all credentials and pools that users are routed to, and of all
+    members of pools.
     """
 
     config: ServiceConfig
@@ -68,15 +69,16 @@ class ServicePlan:
 def plan_services(
     running: Iterable[ServiceConfig], wanted: Iterable[ServiceConfig]
 ) -> tuple[Step[ServiceConfig], ...]:
-    """A service is the same one if it listens on the same endpoint and speaks the same dialect."""
+    """Return the steps from the ``running`` services to the ``wanted`` ones. A running service is kept if its endpoint
+    and its dialect are unchanged."""
     return compare(running, wanted, lambda service: (service.endpoint, service.type))
 
 
 def plan_service(running: ServiceConfig | None, wanted: ServiceConfig) -> ServicePlan:
-    """From a service that is configured as ``running`` says, None = there is none yet, to ``wanted``.
+    """Return the plan from the configuration ``running`` of a service, or None for a new service, to ``wanted``.
 
-    A credential is the same one by its tag and its login or remote, if the way to the upstream is unchanged too. A pool
-    is the same one by its tag; there may be other credentials behind the tags of a pool that is kept.
+    A credential is kept if its tag, its login or remote, and the service's ``upstream`` settings are unchanged. A pool
+    is kept if its tag is unchanged, even if the tags of its members now belong to other credentials.
     """
     before = running or replace(wanted, credentials=(), externals=(), pools=())
     is_same_way = before.upstream == wanted.upstream
@@ -95,8 +97,11 @@ def plan_service(running: ServiceConfig | None, wanted: ServiceConfig) -> Servic
 def compare(
     running: Iterable[ConfigT], wanted: Iterable[ConfigT], identity: Callable[[ConfigT], Hashable]
 ) -> tuple[Step[ConfigT], ...]:
-    """One step for each that is wanted, in that order, and then one for each that is to end. Two are the same one if
-    ``identity`` gives the same for both; it must tell those that run apart, and those that are wanted."""
+    """Return one step for each item of ``wanted``, in that order, and then one for each running item that ends.
+
+    A running and a wanted item are the same item if ``identity`` returns equal values for both. The values must be
+    unique within ``running`` and within ``wanted``.
+    """
     left = {identity(each): each for each in running}
     steps: list[Step[ConfigT]] = []
     for each in wanted:
@@ -115,8 +120,8 @@ def carry_over(
     running: Mapping[ConfigT, RunningT],
     make: Callable[[ConfigT], RunningT],
 ) -> dict[ConfigT, RunningT]:
-    """What is to run, by its configuration, in the order of the steps: out of ``running``, or made. Raises what
-    ``make`` raises; ``running`` is not touched."""
+    """Return the objects that are to run, by configuration, in the order of the steps. Each is taken from ``running``
+    or built by ``make``. Raises what ``make`` raises; ``running`` is not modified."""
     found: dict[ConfigT, RunningT] = {}
     for step in steps:
         match step:
@@ -130,20 +135,20 @@ def carry_over(
 
 
 def ended(steps: Iterable[Step[ConfigT]], running: Mapping[ConfigT, RunningT]) -> list[RunningT]:
-    """What of ``running`` is to end."""
+    """Return the objects in ``running`` that are to end."""
     return [running[step.running] for step in steps if isinstance(step, End)]
 
 
 def _same_login(credential: CredentialConfig) -> CredentialConfig:
-    """What makes a credential the same one: everything but its caps and weight."""
+    """Return the identity of a credential: its configuration without caps and weight."""
     return replace(credential, short_cap=0.0, weekly_cap=0.0, plan_weight=None)
 
 
 def _same_remote(remote: ExternalConfig) -> ExternalConfig:
-    """What makes a remote the same one: everything but its weight."""
+    """Return the identity of a remote: its configuration without the weight."""
     return replace(remote, plan_weight=None)
 
 
 def _unique(config: object) -> Hashable:
-    """What makes none the same as another."""
+    """Return a unique identity, so that no item is the same as another."""
     return object()

@@ -1,7 +1,7 @@
-"""The root: builds everything from a configuration, and owns its life and death (docs/architecture.md, "Life").
+"""The root service: builds all parts from a configuration, and starts and stops them (docs/architecture.md, "Life").
 
-A :class:`ProxyService` may be put under any parent, several times in one process: the reactor is passed in, and so is
-everything else that comes from outside.
+A :class:`ProxyService` may have any parent, and there may be several in one process, because the reactor and
+everything else that belongs to the process are passed in.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ccmproxy.root.surroundings import Surroundings
 
 
 class ProxyService(Service):
-    """Everything that one configuration asks for, as one service (spec 11).
+    """Runs everything in one configuration as a Twisted service (spec 11).
 
-    ``services``: by endpoint, in the order of the configuration. ``lag``: how late the reactor is. Runs once: one
-    that was stopped, or failed to start, cannot be started again; make another one.
+    ``services``: the entries of ``services:`` by endpoint, in the order of the configuration. ``lag``: measures the lag
+    of the reactor. A ProxyService that was stopped, or failed to start, cannot be started again.
     """
 
     log = Logger()
 
     def __init__(self, config: Config, surroundings: Surroundings) -> None:
-        """Raises OSError where a file that the way to an upstream needs cannot be used."""
+        """Raises OSError when a file that connections to an upstream need cannot be used."""
         self.config = config
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor)
         self.services = {each.endpoint: self._entry(each) for each in config.services}
         self.lag = LagMeter(surroundings.reactor)
         self._reloading = DeferredLock()
-        #: What a reload has taken out, until it has ended.
+        #: The ends of services and credentials that reloads have removed, while they are in progress.
         self._retiring: set[Deferred[None]] = set()
         self._over = False
         self._stopping: Deferred[None] | None = None
@@ -47,8 +47,8 @@ class ProxyService(Service):
         return MultiplexerService(config, self._surroundings, self._watcher)
 
     def startService(self) -> None:
-        """Credentials first, then listeners. Raises ListenFailed, with nothing left running, and RuntimeError where
-        the service has run before."""
+        """Start all credentials, and then all listeners. Raises ListenFailed, after stopping everything again, when an
+        address cannot be listened on, and RuntimeError when the service has run before."""
         if self._over:
             raise RuntimeError("a ccmproxy service runs once: make another one")
         for path in readable_by_others(self.config):
@@ -70,9 +70,9 @@ class ProxyService(Service):
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Deferred[None]:
-        """Drain all listeners together for the grace time, then stop the rest. Fires when nothing is left.
+        """Drain all listeners in parallel for the grace time, and then stop the rest. Fires when nothing is left.
 
-        May be called again meanwhile; each call's Deferred fires.
+        May be called again meanwhile: the Deferred of each call fires.
         """
         self._over = True
         super().stopService()  # type: ignore[no-untyped-call]
@@ -91,25 +91,26 @@ class ProxyService(Service):
         self.lag.stop()
 
     def interfaceUpdated(self) -> None:
-        """The machine's network has changed: every reverse connection that we have dialled is dialled anew, at once.
+        """Reopen at once every reverse connection that this instance has opened.
 
-        For whoever embeds the service, and knows of such changes (spec 7.4). Does nothing while it is not running.
+        Called by a program that embeds the service when the machine's network changes (spec 7.4). Does nothing while
+        the service is not running.
         """
         if self.running:
             for entry in self.services.values():
                 entry.interface_updated()
 
     def reload(self, config: Config) -> Deferred[None]:
-        """Go over to ``config`` without dropping a connection (spec 1, Reload).
+        """Switch to ``config`` without dropping a connection (spec 1, Reload).
 
-        A service is the same one if it listens on the same endpoint and speaks the same dialect. One that cannot
-        listen is logged and left out; the others go on. Where a file that ``config`` names cannot be read, that is
-        logged, and nothing changes; nor does it while the service is not running.
+        An entry of ``services:`` is kept if its endpoint and its dialect are unchanged. A new entry that cannot listen
+        is logged and left out; the others go on. If a file that ``config`` names cannot be read, this is logged and
+        nothing changes. Does nothing while the service is not running.
         """
         return self._run(self._reload(config))
 
     async def _reload(self, config: Config) -> None:
-        # One at a time: a second one compares with what the first has made.
+        # One reload at a time, because a second one starts from the result of the first.
         await self._reloading.acquire()
         try:
             if self.running:
@@ -127,11 +128,11 @@ class ProxyService(Service):
         self.config = config
         for step in steps:
             if isinstance(step, End):
-                # Its address may be the new one of another service.
+                # Another service may be about to use this address.
                 entry = self.services[step.running.endpoint]
                 await entry.stop_listening()
                 if not self.running:
-                    return  # stopped meanwhile: whatever is there ends, and nothing else may begin
+                    return  # The service was stopped meanwhile: all entries end, and none may start.
                 del self.services[step.running.endpoint]
                 self._retire(self._end(entry))
         for entry, prepared in changed:
@@ -144,9 +145,9 @@ class ProxyService(Service):
     def _prepare(
         self, steps: Iterable[Step[ServiceConfig]]
     ) -> tuple[list[MultiplexerService], list[tuple[MultiplexerService, Prepared]]]:
-        """New services, and those that go on with what they are to become; nothing changes yet.
+        """Return the new services, and the kept services with their prepared changes. Nothing changes yet.
 
-        Raises OSError where a file that is needed cannot be read.
+        Raises OSError when a file that is needed cannot be read.
         """
         new: list[MultiplexerService] = []
         changed: list[tuple[MultiplexerService, Prepared]] = []
@@ -174,13 +175,13 @@ class ProxyService(Service):
         await entry.stop()
 
     def _retire(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
-        """End something while the rest goes on; stopping waits for it."""
+        """Run ``work``, which ends a removed service or credential, in the background. Stopping waits for it."""
         retiring = self._run(work)
         self._retiring.add(retiring)
         retiring.addCallback(lambda _: self._retiring.discard(retiring))
 
     def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-        """Run a step of our life; what goes wrong in it is logged, and the next step comes all the same."""
+        """Run a step of stopping or reloading. Its errors are logged, so that the next step always follows."""
         done = Deferred.fromCoroutine(work)
         done.addErrback(lambda failure: self.log.failure("stopping or reloading failed", failure))
         return done

@@ -1,4 +1,4 @@
-"""What a service takes from the process around it."""
+"""The resources that a service takes from its process: clock, randomness, network and environment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from ccmproxy.transports.outbounds import make_outbound
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a service takes from the process around it; tests give their own.
+    """The resources that a service takes from its process. Tests pass their own.
 
-    ``now``: Unix seconds. ``outbound``: the way out for connections to a service's upstream, by what a credential's
-    detour names (None = straight); raises OSError where a file that it needs cannot be used. ``listen``: a server
-    endpoint for a description. ``use_keychain``: macOS keeps the official CLI's login in its keychain (spec 3.1).
+    ``now`` returns Unix seconds. ``outbound`` returns the outbound for connections to a service's upstream, given the
+    outbound configuration of a credential (None = direct); it raises OSError when a file that it needs cannot be used.
+    ``listen`` returns a server endpoint for an endpoint description. ``use_keychain``: whether the official CLI keeps
+    its login in the keychain, as on macOS (spec 3.1).
     """
 
     reactor: Any
@@ -36,13 +37,13 @@ class Surroundings:
 
     @classmethod
     def of_reactor(cls, reactor: Any, random: Random) -> Surroundings:
-        """The real ones: this reactor's clock and network, this process's environment."""
+        """Return the real surroundings: the clock and network of ``reactor``, and the environment of this process."""
 
         def outbound(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
-            """Raises OSError where the certificates cannot be used."""
+            """Return the outbound. Raises OSError when the certificates cannot be used."""
             try:
                 return make_outbound(detour, reactor, upstream.ca_path, upstream.connect_timeout)
-            except OSError as error:  # also what is wrong with a certificate
+            except OSError as error:  # This includes errors in a certificate.
                 raise OSError(f"cannot use the certificates in {upstream.ca_path}: {error}") from None
 
         def listen(description: str) -> IStreamServerEndpoint:

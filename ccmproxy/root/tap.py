@@ -1,4 +1,4 @@
-"""``twistd ccmproxy``: the options, and the service that the plugin hands to Twisted."""
+"""``twistd ccmproxy``: the options, and the service that the plugin passes to Twisted."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from ccmproxy.root.tuning import tune_process
 
 
 class Options(_Options):
-    """Options of ``twistd ccmproxy``. The configuration is read and checked while they are parsed.
+    """Options of ``twistd ccmproxy``. The configuration is read and checked while the options are parsed.
 
-    So a configuration with errors ends the process with status 1 and every error on standard error, before anything
-    has been started. (What twistd does for a UsageError, its usage and the error on standard output, is for errors of
-    the command line.)
+    A configuration with errors therefore ends the process before anything is started, with status 1 and all errors on
+    standard error. A UsageError would make twistd print its usage, which suits only errors of the command line.
     """
 
     optParameters = [
@@ -38,7 +37,7 @@ class Options(_Options):
     config_values: Config
 
     def postOptions(self) -> None:
-        """Read the configuration. Raises SystemExit, with a list of its errors, where it has any."""
+        """Read the configuration. Raises SystemExit with a list of the errors when it has any."""
         try:
             self.config_values = read_config(self["config"])
         except ConfigurationError as error:
@@ -46,13 +45,14 @@ class Options(_Options):
 
 
 def read_config(path: str | None) -> Config:
-    """The configuration of ``path``, or what goes without one. Raises ConfigurationError, which holds every error of
-    it, where it has any or cannot be read."""
+    """Return the configuration in the file ``path``, or the default configuration for None. Raises ConfigurationError,
+    which holds all errors, when the configuration has errors or cannot be read."""
     return load(path) if path is not None else default_config()
 
 
 def _observer(parent: Any, config: Config) -> ILogObserver | None:
-    """What logs as ``log:`` says, to where twistd was told to; None if its command line names another logger."""
+    """Return the observer that ``log:`` configures, for the log file of twistd. None if twistd's command line selects
+    another logger."""
     if parent is None or parent.get("logger") is not None or parent.get("syslog"):
         return None
     path = parent.get("logfile")
@@ -62,10 +62,10 @@ def _observer(parent: Any, config: Config) -> ILogObserver | None:
 
 
 class Daemon(ProxyService):
-    """The service in a process of its own: SIGHUP reads the configuration again (spec 1, Reload), and a change of the
-    machine's network is told to the service (spec 7.4).
+    """The service in a process of its own. It reloads the configuration on SIGHUP (spec 1, Reload), and reports changes
+    of the machine's network to the service (spec 7.4).
 
-    ``monitor``: makes what notices such changes, from the reactor and what is to be called.
+    ``monitor`` makes the network monitor from the reactor and the function to call at a change.
     """
 
     log = Logger()
@@ -82,24 +82,24 @@ class Daemon(ProxyService):
         self._path = path
         self._observer = observer
         self._reactor = surroundings.reactor
-        # Also where nothing is dialled for others now: a reload may bring that, and a monitor costs nothing.
+        # The monitor also runs without reverse connections: a reload may add some, and a monitor is cheap.
         self._monitor = monitor(surroundings.reactor, self.interfaceUpdated)
 
     def setServiceParent(self, parent: Any) -> None:
-        """twistd asks its application for an observer, and the application is our parent."""
+        """Set the log observer on the parent, which is the application from which twistd takes its observer."""
         if self._observer is not None and hasattr(parent, "setComponent"):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
-        """Begin to listen for SIGHUP as well, where the system has it, and for changes of the network."""
+        """Start the service, handle SIGHUP where the system has it, and watch for network changes."""
         super().startService()
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._hang_up)
         self._monitor.start()
 
     def stopService(self) -> Deferred[None]:
-        """A late SIGHUP must not kill a process that is draining."""
+        """Stop the service. SIGHUP is ignored from now on, since it must not kill a process that is draining."""
         self._monitor.stop()
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -120,8 +120,8 @@ class Daemon(ProxyService):
 
 
 def makeService(options: Options) -> IService:
-    """Build the service for twistd. Raises SystemExit where a file that the configuration names cannot be read."""
-    from twisted.internet import reactor  # noqa: TID251  # here, and nowhere else, the process has chosen it
+    """Build the service for twistd. Raises SystemExit when a file that the configuration names cannot be read."""
+    from twisted.internet import reactor  # noqa: TID251  # Only here is the reactor certain to be chosen.
 
     surroundings = Surroundings.of_reactor(reactor, SystemRandom())
     process: Any = reactor

@@ -1,16 +1,17 @@
-"""Settings of a process that does nothing but proxy: for the daemon, never for whoever embeds ccmproxy."""
+"""Settings for a process that only runs ccmproxy. The daemon applies them; a program that embeds ccmproxy does not."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 
-#: Fewer garbage collections of the young generation: requests leave few cycles, and 700 objects are one request.
+#: Allocations between garbage collections of the young generation. It is raised because a single request allocates 700
+#: objects, and requests leave few reference cycles.
 GC_THRESHOLD = 10_000
-#: Up to this size (bytes) memory is taken from the heap, not mapped anew: a 1 MB body in fresh pages costs 250 page
-#: faults, which were a fifth of the CPU of such a request. glibc takes no more than 32 MiB.
+#: Largest allocation that malloc takes from the heap instead of mapping new pages (bytes). A 1 MB body in new pages
+#: costs 250 page faults, which took a fifth of the CPU time of such a request. glibc's maximum is 32 MiB.
 MMAP_THRESHOLD = 32 * 1024 * 1024
-#: The heap keeps so much free memory at its end before it gives it back (bytes).
+#: Free memory at the end of the heap that malloc keeps before it returns memory to the system (bytes).
 TRIM_THRESHOLD = 64 * 1024 * 1024
 
 # malloc.h of glibc
@@ -19,8 +20,8 @@ _M_MMAP_THRESHOLD = -3
 
 
 def tune_process() -> bool:
-    """Tune collector and allocator. Call it when everything has been loaded; False where the allocator has no such
-    settings (they are glibc's).
+    """Tune the garbage collector and the allocator. Call it when all modules are loaded. Returns False if the allocator
+    is not glibc's and lacks these settings.
     """
     gc.collect()
     gc.freeze()

@@ -33,7 +33,6 @@ class AccountCounters:
     refreshes: int = 0
     refused_refreshes: int = 0
     usage_polls: int = 0
-    profile_requests: int = 0
     concurrent: int = 0
     max_concurrent: int = 0
 

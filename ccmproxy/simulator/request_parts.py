@@ -38,7 +38,7 @@ def plain_text(content: object) -> str:
     return "\n".join(str(part.get("text", "")) for part in dictionaries(content))
 
 
-def json_schema(wanted: object, within: str | None = None) -> Mapping[str, Any] | None:
+def schema_of(wanted: object, within: str | None = None) -> Mapping[str, Any] | None:
     """The schema that a format of the type ``json_schema`` holds (in its object ``within``); None for other formats."""
     if object_of(wanted).get("type") != "json_schema":
         return None

@@ -1,1 +1,1 @@
-"""What is known of a credential: its limits, whether it can be used, how inputs change that. Pure."""
+"""The state of credentials: their limits, their availability, and how inputs change them. Pure."""

@@ -1,4 +1,7 @@
-"""Many credentials, one status: what a user is told of all that may serve it (spec 8.1, 8.2). Pure."""
+"""The aggregate of many credentials: one status for a user, over all credentials that may serve it (spec 8.1, 8.2).
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ from ccmproxy.state.window_status import (
 
 @dataclass(frozen=True, slots=True)
 class LimitsView:
-    """An aggregate in the words in which one account's state is told (spec 8.3).
+    """An aggregate in the terms in which the upstream reports the state of one account (spec 8.3).
 
-    ``claim``: the window that stands for both.
+    ``claim``: the representative window of the two.
     """
 
     status: OverallStatus
@@ -39,10 +42,10 @@ class LimitsView:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The state of many credentials as that of one.
+    """The state of many credentials, summarized as that of one.
 
-    Utilizations in percent (0-100); resets in whole Unix seconds, 0 = unknown; ``plan_weight`` is the sum over those
-    that count.
+    Utilizations in percent (0-100); resets in whole Unix seconds, 0 = unknown; ``plan_weight`` is the sum over the
+    credentials that count.
     """
 
     short_utilization: float
@@ -53,7 +56,7 @@ class Aggregate:
     availability: Availability
 
     def view(self, now: float) -> LimitsView:
-        """Status, claim and surpassed thresholds at ``now`` (spec 8.3)."""
+        """Return status, claim and surpassed thresholds at ``now`` (Unix seconds; spec 8.3)."""
         short = window_status("short", self.short_utilization, self.short_reset, now)
         weekly = window_status("weekly", self.weekly_utilization, self.weekly_reset, now)
         return LimitsView(
@@ -65,9 +68,10 @@ class Aggregate:
 
 
 def counts(snapshot: CredentialSnapshot) -> bool:
-    """Whether a credential's figures enter the aggregate: it has some, and is not unavailable, rejected or blocked.
+    """Return whether a credential's figures enter the aggregate.
 
-    Failed polls make figures old, not wrong.
+    They do if there are any, and the credential is not unavailable, rejected or blocked. After failed polls they still
+    count: such figures are old, but not wrong.
     """
     availability = snapshot.availability
     in_reach = availability.state in ("usable", "rate_limited") or availability.reason == "poll_failed"
@@ -75,11 +79,12 @@ def counts(snapshot: CredentialSnapshot) -> bool:
 
 
 def share_windows(one: CredentialSnapshot, other: CredentialSnapshot, now: float) -> bool:
-    """Whether two accounts draw on the same windows (F33): the same login twice, or an allowance of an organization.
+    """Return whether two accounts share the same windows (F33): the same login twice, or an organization's allowance.
 
-    Belonging to one organization is not enough, as most give each member windows of his own: their resets, which
-    begin with somebody's first request, must agree as well, as far as both are known, and one at least must be. A
-    reset that has passed tells nothing any more.
+    Belonging to the same organization is not enough, because most organizations give each member separate windows. The
+    resets must agree as well, because a window begins with the first request of a user: they must be equal (within
+    :data:`RESET_JITTER`) for every window of which both resets are known, and there must be at least one such window. A
+    reset that has passed counts as unknown.
     """
     if not one.organization or one.organization != other.organization:
         return False
@@ -94,9 +99,10 @@ def share_windows(one: CredentialSnapshot, other: CredentialSnapshot, now: float
 
 
 def distinct(snapshots: Iterable[CredentialSnapshot], now: float) -> list[CredentialSnapshot]:
-    """The credentials, each set of windows once (F33): of those that share, the one that knows it fuller.
+    """Return one credential per set of shared windows (F33): the one with the highest utilization.
 
-    Utilization only grows within a window, so the higher figure is the later one. Of equals, the earlier in the list.
+    Utilization only grows within a window, so the higher figure is the more recent one. Of equals, the earlier in the
+    list is returned.
     """
     found: list[CredentialSnapshot] = []
     for snapshot in snapshots:
@@ -116,12 +122,12 @@ def _used(snapshot: CredentialSnapshot, now: float) -> tuple[float, float]:
 
 
 def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
-    """Spec 8.1 over the credentials of one user's provider; which ones may count is the caller's decision.
+    """Compute the aggregate of spec 8.1 over ``snapshots``, the credentials that the user may see.
 
-    Accounts that share their windows count once.
+    Accounts that share their windows are counted once.
 
-    Where none :func:`counts`, both windows are full, and the weight is that of the credentials that ever had data:
-    capacity that exists, but is out of reach (0 if there never was any).
+    If no credential :func:`counts`, both windows are full, and the weight is the sum over the credentials that ever had
+    data: capacity that exists but cannot be used now (0 if there never was any).
     """
     everyone = tuple(snapshots)
     counted = distinct(filter(counts, everyone), now)
@@ -142,7 +148,7 @@ def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
 
 
 def status_object(aggregate: Aggregate) -> dict[str, object]:
-    """The JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown."""
+    """Return the JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown."""
     availability = aggregate.availability
     return {
         "five_hour_utilization": aggregate.short_utilization,
@@ -163,7 +169,7 @@ _Weighted = tuple[Window, float, float]
 
 
 def _rounded(value: float) -> float:
-    """Sums of floats that differ in their last digits only are the same state, and must not look like a change."""
+    """Round away the last digits of a sum of floats, so that they do not look like a change of state."""
     return round(value, 6)
 
 
@@ -176,9 +182,10 @@ def _utilization(windows: Sequence[_Weighted], now: float) -> float:
 
 
 def _reset(windows: Sequence[_Weighted], now: float) -> int:
-    """The weighted mean of the resets to come.
+    """Return the weighted mean of the future resets (whole Unix seconds, 0 = unknown).
 
-    Averaging points in time is averaging the time until them (spec 8.1), without a result that trembles with ``now``.
+    Averaging the points in time is equivalent to averaging the time until them (spec 8.1), but the result does not
+    fluctuate with ``now``.
     """
     known = [(reset, weight) for window, _, weight in windows if (reset := current_reset(window, now))]
     total = sum(weight for _, weight in known)
@@ -188,7 +195,7 @@ def _reset(windows: Sequence[_Weighted], now: float) -> int:
 
 
 def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) -> Availability:
-    """Of the whole: the best state that any credential has (spec 8.1)."""
+    """Return the availability of all credentials together: the best state that any of them has (spec 8.1)."""
     states: dict[AvailabilityState, list[CredentialSnapshot]] = {}
     for snapshot in snapshots:
         states.setdefault(snapshot.availability.state, []).append(snapshot)
@@ -216,7 +223,7 @@ def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) ->
 
 
 def _sentence(snapshots: Sequence[CredentialSnapshot], state: str) -> str:
-    """The first one's reason; a pool's list would be long, and mostly the same."""
+    """Return a sentence with the first credential's reason; a list of all would be long and repetitive."""
     first, others = snapshots[0], len(snapshots) - 1
     more = f" (and {others} more)" if others else ""
     return f"credential {first.tag} is {state}: {first.availability.message}{more}"

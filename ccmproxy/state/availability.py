@@ -1,6 +1,6 @@
-"""The state of one credential: is it usable, and if not, why (spec 5)? :mod:`ccmproxy.state.transitions` changes it.
+"""The state of one credential, and its availability (spec 5). :mod:`ccmproxy.state.transitions` changes the state.
 
-Pure: ``now`` (Unix seconds) is an argument. It may jump, also backwards: nothing here relies on time passing evenly.
+Pure: ``now`` (Unix seconds) is an argument. It may jump forwards and backwards.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ AvailabilityState = Literal["usable", "rate_limited", "temporarily_blocked", "un
 class Availability:
     """Whether a credential (or a whole pool) can take a request now.
 
-    ``reason``: a stable word, empty where usable: ``unavailable``, ``connection_limit``, ``rate_limited``,
-    ``rejected``, ``poll_failed``, ``short_window``, ``weekly_window``, ``model_window``. ``message``: a sentence for
-    people. ``reset_at``: Unix seconds when it may change by itself, 0 = unknown.
+    ``reason``: a stable word, empty if usable: ``unavailable``, ``connection_limit``, ``rate_limited``, ``rejected``,
+    ``poll_failed``, ``short_window``, ``weekly_window``, ``model_window``. ``message``: a sentence for people.
+    ``reset_at``: when the state may change without an input (Unix seconds, 0 = unknown).
     """
 
     state: AvailabilityState
@@ -42,10 +42,10 @@ class Availability:
 
     @property
     def worth_trying(self) -> bool:
-        """Usable, or not to be preferred for a reason that need not concern the next request (spec 5.1).
+        """Whether the credential is usable, or unusable for a reason that need not affect the next request (spec 5.1).
 
-        Failed polls are the usage endpoint's trouble (compare F6), and a connection limit is that of the connections
-        that there are. Who has another credential takes that one; who has none is served all the same.
+        Failed polls are a problem of the usage endpoint (compare F6), and a connection limit concerns the connections
+        that are open now. A request uses another credential if there is one, and else this one.
         """
         return self.state == "usable" or self.reason in ("poll_failed", "connection_limit")
 
@@ -57,21 +57,21 @@ class Availability:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """At which utilization (percent) each window makes the credential pause (spec 1: reserve and limit)."""
+    """The utilization (percent) of each window at which the credential pauses (spec 1: reserve and limit)."""
 
     short: float = 99.0
     weekly: float = 99.0
 
 
-#: A remote instance keeps its own reserves (spec 5.1).
+#: Caps of a remote instance, which applies its own reserves (spec 5.1).
 EXTERNAL_CAPS = Caps(100.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a status shows of one credential. Compared to tell whether it changed (spec 5.4).
+    """The part of a credential's state that a status shows. Compared in order to detect changes (spec 5.4).
 
-    Utilizations in percent, None = never heard of; times in Unix seconds, 0 = unknown or passed.
+    Utilizations in percent, None = never reported; times in Unix seconds, 0 = unknown or passed.
     """
 
     state: AvailabilityState = "unavailable"
@@ -87,13 +87,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class CredentialState:
-    """Everything remembered of one credential. Starts unavailable: nothing has been read yet.
+    """Everything that is remembered about one credential. It starts as unavailable, as nothing has been read yet.
 
-    Times in Unix seconds, 0 = none. ``model_rejections``: model family -> until when its window is used up.
-    ``organization``: id of the one that the account belongs to, empty = unknown.
-    ``is_leaving``: unavailable for new requests only.
-    ``armed``: it was usable since the last interrupt, so requests may be waiting that the next one has to cancel.
-    ``shown``: what was last told to subscribers and to the log.
+    Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
+    ``model_rejections``: model family -> until when its window is used up. ``organization``: id of the organization
+    that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
+    ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
+    must cancel. ``shown``: the values that were last reported to subscribers and to the log.
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -117,8 +117,8 @@ class CredentialState:
 class CredentialSnapshot:
     """A frozen view of one credential for balancing, aggregation and status.
 
-    ``has_data``: there is something to aggregate. ``ever_had_data`` outlives a change of account. ``organization``: id
-    of the one that the account belongs to, empty = unknown.
+    ``has_data``: whether there are figures to aggregate. ``ever_had_data`` stays true after a change of account.
+    ``organization``: id of the organization that the account belongs to, empty = unknown.
     """
 
     tag: str
@@ -136,15 +136,16 @@ class CredentialSnapshot:
 
 
 def availability(state: CredentialState, caps: Caps, now: float, model: str | None = None) -> Availability:
-    """Whether the credential can take a request, and if not, why, in the order of spec 5.1.
+    """Return whether the credential can take a request at ``now``, and if not, why; reasons in the order of spec 5.1.
 
-    With a ``model``, the windows of its family count as well: they close that model on this account, not the account.
+    With a ``model``, the windows of its family count too: they make that model unusable on the account, but not the
+    account itself.
     """
     if state.unavailable is not None:
         return Availability("unavailable", "unavailable", state.unavailable)
     full = _full_window(state.limits, caps, now)
     if state.rate_limited_until > now:
-        # A window that is full beyond the end of the limit goes on closing the credential: tell the truth at once.
+        # A full window that resets after the end of the rate limit keeps the credential unusable until then.
         until = max(state.rate_limited_until, full.reset_at if full else 0.0)
         return Availability(
             "rate_limited", "rate_limited", f"rate-limited until {_moment(until, now)}", until
@@ -156,8 +157,8 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # These two last, though spec 5.1 has a connection limit before the windows: whoever has no other credential uses
-    # this one all the same (worth_trying), and must not pass over a reserve that is known to be reached.
+    # These two checks come last, although spec 5.1 has a connection limit before the windows: a request without another
+    # credential uses this one despite them (worth_trying), and must not exceed a reserve that is known to be reached.
     if state.blocked_until > now:
         reason = state.blocked_reason or "connection_limit"
         wait = format_duration(state.blocked_until - now)
@@ -178,7 +179,7 @@ def snapshot(
     is_external: bool = False,
     model: str | None = None,
 ) -> CredentialSnapshot:
-    """The frozen view of ``state`` at ``now``."""
+    """Return the frozen view of ``state`` at ``now``."""
     return CredentialSnapshot(
         tag=tag,
         is_external=is_external,
@@ -193,9 +194,10 @@ def snapshot(
 
 
 def next_change(state: CredentialState, caps: Caps, now: float) -> float | None:
-    """The first moment after ``now`` at which availability or the aggregate may change without an input; None = never.
+    """Return the first time after ``now`` (Unix seconds) at which the availability or the aggregate may change without
+    an input; None = never.
 
-    Until then nothing changes by itself. Windows of one model are not considered: no status shows them.
+    Windows of single models are not considered, as no status shows them.
     """
     moments = (
         state.blocked_until,
@@ -208,7 +210,7 @@ def next_change(state: CredentialState, caps: Caps, now: float) -> float | None:
 
 
 def _full_window(limits: Limits, caps: Caps, now: float) -> Availability | None:
-    """The window at or above its cap; of two, the one that stays so for longer."""
+    """Return the availability for a window at or above its cap, or None. Of two windows, the later reset counts."""
     full = [
         (window, cap, reason, name)
         for window, cap, reason, name in (
@@ -235,12 +237,13 @@ def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) ->
             message = f"{family} window used up until {_moment(until, now)}"
             return Availability("rate_limited", "model_window", message, until)
     for family, window in state.limits.models.items():
-        # The windows of models are weekly ones: the reserve of the week holds for them too.
+        # The windows of models are weekly, so the weekly reserve applies to them too.
         if current_utilization(window, now) >= caps.weekly and is_of_family(words, family):
             message = _full(f"{family} window", window, caps.weekly, now)
             return Availability("rate_limited", "model_window", message, window.resets_at)
     for limit in state.limits.named.values():
-        # Of the models that it is called after; one without a name, or of a feature, closes nothing.
+        # A named limit applies to the models whose names contain its name. A limit without a name, or for a feature,
+        # applies to no model.
         if not limit.names_models or not is_of_family(words, limit.name):
             continue
         closed = _full_window(Limits(limit.short, limit.weekly), caps, now)
@@ -250,7 +253,7 @@ def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) ->
 
 
 def _window_name(length: float) -> str:
-    """Windows are named by their own length, never by their place in an answer (F34)."""
+    """Return the name of a window, by its length in seconds and never by its place in a response (F34)."""
     if length == WEEKLY_WINDOW:
         return "weekly"
     if length == 30 * 86400.0:

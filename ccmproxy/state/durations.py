@@ -1,10 +1,11 @@
-"""Spans of time in words, for people."""
+"""Formatting durations for people."""
 
 from __future__ import annotations
 
 
 def format_duration(seconds: float) -> str:
-    """``2h13m``, ``3d4h``, ``45s``: the two largest units, rounded up to a whole second, never negative."""
+    """Return ``seconds`` as, for example, ``2h13m``, ``3d4h`` or ``45s``: rounded up to a whole second, at least 0, in
+    the two largest units."""
     whole = max(0, int(-(-seconds // 1)))
     if whole < 60:
         return f"{whole}s"

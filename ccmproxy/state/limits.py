@@ -1,6 +1,7 @@
-"""Rate-limit windows: what an upstream says of an account, merged into what is known (spec 4.7, 5, 8.3).
+"""Rate-limit windows: an upstream's reports about an account, and how they are merged (spec 4.7, 5, 8.3).
 
-Pure values and rules. Utilization is in percent of a window (0-100, may exceed), times are Unix seconds.
+Pure values and rules. Utilization is in percent of a window (usually 0-100, but it may exceed 100); times are Unix
+seconds.
 """
 
 from __future__ import annotations
@@ -10,32 +11,34 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-#: Length of the short window of both providers where the upstream does not say (seconds).
+#: Length of the short window of both providers, if the upstream does not report it (seconds).
 SHORT_WINDOW = 5 * 3600.0
-#: Length of the weekly window where the upstream does not say (seconds).
+#: Length of the weekly window, if the upstream does not report it (seconds).
 WEEKLY_WINDOW = 7 * 86400.0
 
-#: Two resets this close are the same one (seconds): upstreams compute it anew for each answer, on clocks of their own.
+#: Two resets that differ by no more than this are the same (seconds): upstreams recompute the reset for each response,
+#: on different clocks.
 RESET_JITTER = 60.0
-#: More than this is no utilization (percent): overage is seen slightly above 100.
+#: Largest number that is accepted as a utilization (percent). Overage has been observed slightly above 100.
 LARGEST_UTILIZATION = 10_000.0
-#: 2000-01-01: what lies earlier is no time of a reset (Unix seconds).
+#: 2000-01-01: an earlier time is not accepted as a reset (Unix seconds).
 EARLIEST_TIME = 946_684_800.0
-#: 2100-01-01: what lies later is no time, but milliseconds or garbage (Unix seconds).
+#: 2100-01-01: a later time is not accepted, as it is in milliseconds or garbage (Unix seconds).
 LATEST_TIME = 4_102_444_800.0
-#: No window is longer (seconds): a year and a bit.
+#: Largest number that is accepted as the length of a window (seconds): a little over a year.
 LONGEST_WINDOW = 400 * 86400.0
-#: No plan is this many times a Pro plan.
+#: Largest number that is accepted as a plan weight (multiples of a Pro plan).
 LARGEST_WEIGHT = 1e6
-#: Windows of models, and named limits, that are kept per account; names come from the upstream, so they are bounded.
+#: Number of model windows, and of named limits, that are kept per account. Bounded, as the upstream chooses the names.
 MOST_MODELS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One rate-limit window. ``utilization`` None = never heard of; ``resets_at`` 0 = unknown; ``length`` in seconds.
+    """One rate-limit window.
 
-    Made from an upstream's words by :func:`make_window`, which lets no nonsense in.
+    ``utilization``: percent, None = never reported. ``resets_at``: Unix seconds, 0 = unknown. ``length``: seconds, 0 =
+    unknown. :func:`make_window` creates windows from an upstream's values, and rejects invalid ones.
     """
 
     utilization: float | None = None
@@ -49,11 +52,11 @@ _NONE: Mapping[str, Window] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class NamedLimit:
-    """A limit that an upstream keeps beside the account's own, for one model or feature, with windows of its own.
+    """A separate limit for one model or feature, with its own windows, in addition to the account's windows.
 
-    ``name``: as people know it, often the model's (``GPT-5.3-Codex-Spark``); empty where it was not said.
-    ``names_models``: the models whose names hold that name are held to the limit; False where the dialect knows that
-    it tells no model from another.
+    ``name``: the public name, often that of the model (``GPT-5.3-Codex-Spark``); empty if not reported.
+    ``names_models``: whether the limit applies to the models whose names contain ``name``; False if the dialect knows
+    that the name does not identify models.
     """
 
     name: str = ""
@@ -64,7 +67,7 @@ class NamedLimit:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """What an account may spend beyond its windows. ``balance`` in the upstream's own words; empty = not said."""
+    """Credits that an account may use beyond its windows. ``balance``: the upstream's text; empty = not reported."""
 
     has_credits: bool
     unlimited: bool
@@ -76,11 +79,11 @@ _NONE_NAMED: Mapping[str, NamedLimit] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All that is known of an account's windows.
+    """Everything that is known about an account's windows.
 
-    ``models``: windows that hold for one model family only, by the family's name (``opus``), which stands in the names
-    of its models and of no others (:mod:`ccmproxy.state.model_names`). ``named``: limits beside the account's own, by
-    the upstream's id for them. ``credits`` None = never heard of.
+    ``models``: windows that apply to one model family only, by the family's name (``opus``), which occurs in the names
+    of its models and of no others (:mod:`ccmproxy.state.model_names`). ``named``: additional limits, by the upstream's
+    id for them. ``credits``: None = never reported.
     """
 
     short: Window = EMPTY
@@ -92,12 +95,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LimitsUpdate:
-    """What one answer of the upstream said. A window that it did not mention is None.
+    """The limits that one response of the upstream reported. A window that it did not mention is None.
 
-    ``rejected_until``: the answer says that the account is used up, until then (0 = not said to be).
+    ``rejected_until``: until when the response says that the account is used up (Unix seconds, 0 = it does not say so).
     ``model_rejections``: model family -> until when its own window is used up. In ``named``, a window that was not
-    mentioned is empty. ``organization``: id of the organization that these limits are of; empty = not said.
-    ``plan_weight``: of a remote instance, None = not said.
+    mentioned is empty. ``organization``: id of the organization whose limits these are; empty = not reported.
+    ``plan_weight``: weight of a remote instance, None = not reported.
     """
 
     short: Window | None = None
@@ -112,11 +115,11 @@ class LimitsUpdate:
 
     @property
     def has_data(self) -> bool:
-        """True if the answer mentioned any window: only then does it put off polling (spec 4.7)."""
+        """Whether the response mentioned any window: only then is the next poll postponed (spec 4.7)."""
         return self.short is not None or self.weekly is not None or bool(self.models) or bool(self.named)
 
 
-#: Of an answer that says nothing of limits.
+#: The update of a response that reports nothing about limits.
 NOTHING_SAID = LimitsUpdate()
 
 
@@ -124,15 +127,15 @@ NOTHING_SAID = LimitsUpdate()
 
 
 def finite_number(value: object, largest: float) -> float | None:
-    """``value`` as a float if it is a number within 0 … ``largest``; None for anything else, booleans included."""
+    """Return ``value`` as a float if it is a number from 0 to ``largest``, else None. Booleans are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # Compared before it is converted: an int may be too large for a float. NaN compares false.
+    # The comparison comes before the conversion, as an int may be too large for a float. NaN compares false.
     return float(value) if 0 <= value <= largest else None
 
 
 def parse_unix_time(text: str | None) -> float:
-    """Unix seconds in a header's value; 0 for anything that is none, or lies outside of this century."""
+    """Parse Unix seconds from a header's value. Returns 0 for anything else, and for times outside of this century."""
     if text is None or not text.isascii():
         return 0.0
     try:
@@ -143,7 +146,7 @@ def parse_unix_time(text: str | None) -> float:
 
 
 def parse_weight(value: bytes | None) -> float | None:
-    """The plan weight in a header's value; None for anything that is no positive number."""
+    """Parse a plan weight from a header's value. Returns None if it is no number from above 0 to LARGEST_WEIGHT."""
     try:
         weight = float(value or b"")
     except ValueError:
@@ -152,10 +155,10 @@ def parse_weight(value: bytes | None) -> float | None:
 
 
 def make_window(utilization: object, resets_at: object = None, length: object = None) -> Window | None:
-    """A window from an upstream's words: percent, Unix seconds, seconds.
+    """Create a window from an upstream's values: percent, Unix seconds, seconds.
 
-    None if ``utilization`` is not a number of at least 0: such a window says nothing. A reset or length that is none
-    (NaN, infinite, negative, after 2100, a boolean, a string) counts as not said.
+    Returns None if ``utilization`` is not a number from 0 to LARGEST_UTILIZATION, as such a window has no information.
+    An invalid reset or length (NaN, infinite, negative, too large, a boolean, a string) counts as not reported.
     """
     used = finite_number(utilization, LARGEST_UTILIZATION)
     if used is None:
@@ -166,22 +169,28 @@ def make_window(utilization: object, resets_at: object = None, length: object = 
 
 
 def is_expired(window: Window, now: float) -> bool:
-    """The window's reset has passed: it counts as empty until new data comes (spec 5.1). Never without a reset."""
+    """Return whether the window's reset has passed, so that it counts as empty until new data arrives (spec 5.1).
+
+    A window without a known reset never expires.
+    """
     return 0 < window.resets_at <= now
 
 
 def current_utilization(window: Window, now: float) -> float:
-    """Percent used at ``now``; 0 for an expired window and for one that was never heard of."""
+    """Return the percentage used at ``now``; 0 for an expired window and for one that was never reported."""
     return 0.0 if window.utilization is None or is_expired(window, now) else window.utilization
 
 
 def current_reset(window: Window, now: float) -> float:
-    """When the window resets (Unix seconds); 0 if that is unknown or has passed."""
+    """Return when the window resets (Unix seconds); 0 if the reset is unknown or has passed."""
     return window.resets_at if window.resets_at > now else 0.0
 
 
 def remaining(window: Window, cap: float, now: float) -> float:
-    """What is left below ``cap``, in percent of the window; the whole cap if it is expired or unknown (spec 8.1)."""
+    """Return how much is left below ``cap``, in percent of the window (spec 8.1).
+
+    For an expired window, or one that was never reported, that is the whole cap.
+    """
     return max(0.0, cap - current_utilization(window, now))
 
 
@@ -189,36 +198,36 @@ def remaining(window: Window, cap: float, now: float) -> float:
 
 
 def merge_observed(limits: Limits, update: LimitsUpdate, now: float) -> Limits:
-    """What response headers or in-stream events said, merged in (spec 4.7). The same object if nothing changed.
+    """Merge the report of response headers or in-stream events (spec 4.7). Returns ``limits`` itself if unchanged.
 
-    Answers overtake one another, so within one window utilization never goes down. It may decrease
+    Responses may arrive out of order, so the utilization never goes down within one window. It may decrease only
 
-    * with a reset that is later by more than :data:`RESET_JITTER`: another window has begun. The reset that a window
-      was first seen with is kept while later ones lie within the jitter of it, so that a reset that creeps is
-      noticed in the end, and one that flickers changes nothing;
-    * when the known window's reset has passed.
+    * if the reported reset is later by more than :data:`RESET_JITTER`, so that another window has begun. The reset that
+      was first seen for a window is kept while later resets are within the jitter of it. So a slowly drifting reset is
+      noticed eventually, and a fluctuating reset changes nothing;
+    * if the reset of the known window has passed.
 
     A reset that is *earlier* by more than the jitter never replaces the known one (only polls may do that): the
-    highest utilization is kept with the latest reset. An update that is itself expired is a late answer about a
-    window that is over, and ignored, unless nothing is known yet.
+    highest utilization is kept with the latest reset. An update whose window has expired is a late response about a
+    past window, and is ignored unless nothing is known yet.
     """
     return _merged(limits, update, lambda known, said: _observed(known, said, now))
 
 
 def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
-    """What the usage endpoint said, in place of what was known, also downwards (spec 3.5).
+    """Replace what was known by what the usage endpoint reported, even by lower values (spec 3.5).
 
-    Windows that it did not mention stay. The same object if nothing changed.
+    Windows that it did not mention stay. Returns ``limits`` itself if nothing changed.
     """
     return _merged(limits, update, _replaced)
 
 
 def without_full(limits: Limits) -> Limits:
-    """The same, where a short or weekly window that is full counts as never heard of.
+    """Return ``limits`` with full short and weekly windows replaced by windows that were never reported.
 
-    For what a remote instance says that is usable: it has room, so such a figure is not about what it would use. Where
-    none of its credentials has any data, as just after its start, or with keys that have no windows at all, it has to
-    say 100 % (spec 8.1).
+    This is for the report of a remote instance that says it is usable. Such an instance has capacity, so a full window
+    does not describe what it would use: it must report 100 % while none of its credentials has any data, as just after
+    its start, or with API keys, which have no windows (spec 8.1).
     """
     short, weekly = (
         Window() if (window.utilization or 0.0) >= 100.0 else window
@@ -251,7 +260,10 @@ def _observed(known: Window, said: Window | None, now: float) -> Window:
 
 
 def _merged(limits: Limits, update: LimitsUpdate, merge: Callable[[Window, Window | None], Window]) -> Limits:
-    """Every window of ``update`` put into ``limits`` by ``merge`` (known, said); the same object if nothing changed."""
+    """Merge each window of ``update`` into ``limits`` by ``merge`` (known, reported).
+
+    Returns ``limits`` itself if nothing changed.
+    """
     short, weekly = merge(limits.short, update.short), merge(limits.weekly, update.weekly)
     models = {
         family: merge(limits.models.get(family, EMPTY), window) for family, window in update.models.items()
@@ -287,7 +299,7 @@ _ValueT = TypeVar("_ValueT")
 def _put(
     known: Mapping[str, _ValueT], said: dict[str, _ValueT], resets_at: Callable[[_ValueT], float]
 ) -> Mapping[str, _ValueT]:
-    """``known`` with ``said`` put in, bounded: what resets first goes first."""
+    """Return ``known`` updated with ``said``. If there are too many entries, those that reset first are dropped."""
     if all(known.get(key) == value for key, value in said.items()):
         return known
     kept = {**known, **said}

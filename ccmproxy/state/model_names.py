@@ -1,6 +1,6 @@
-"""Which models a rate-limit window is for: the family that it is called after is found in a model's name.
+"""Which models a rate-limit window applies to: those whose names contain the family after which it is named.
 
-What the words of a provider's models mean is the dialects' to say: they name no family that is in all of them.
+The dialects choose the names of families, and never choose a word that occurs in the names of all models.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ _WORD = re.compile(r"[a-z]+|[0-9]+")
 
 
 def name_words(name: str) -> list[str]:
-    """The words and numbers of a model's or family's name, in lower case: ``claude-opus-4-5`` → claude, opus, 4, 5."""
+    """Return the words and numbers in the name of a model or family, in lower case.
+
+    Example: ``claude-opus-4-5`` → claude, opus, 4, 5.
+    """
     return _WORD.findall(name.lower())
 
 
 def is_of_family(model_words: list[str], family: str) -> bool:
-    """``opus`` is the family of ``claude-opus-4-5``: its words stand in the model's name, side by side.
+    """Return whether the words of ``family`` occur consecutively in the model's name, as ``opus`` in
+    ``claude-opus-4-5``.
 
-    ``model_words``: of the model's name. A family that is in no model's name has none, and a number alone names none.
+    ``model_words``: the words of the model's name. A family without letters contains no model.
     """
     words = name_words(family)
     if all(word.isdigit() for word in words):

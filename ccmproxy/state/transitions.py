@@ -1,7 +1,7 @@
-"""What changes the state of one credential: an input gives a new state, and what is to be done about it (spec 5).
+"""The state machine of one credential: an input leads to a new state and to effects (spec 5).
 
-Pure: ``now`` (Unix seconds) is an argument, effects are values that :mod:`ccmproxy.credentials.credential` carries out.
-``now`` may jump, also backwards: nothing here relies on time passing evenly.
+Pure: ``now`` (Unix seconds) is an argument, and effects are values that :mod:`ccmproxy.credentials.credential` carries
+out. ``now`` may jump forwards and backwards.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from ccmproxy.state.limits import (
     without_full,
 )
 
-#: How long a 429 counts whose reset is nonsense (seconds; spec 4.6).
+#: Duration of a rate limit after a 429 with an invalid reset (seconds; spec 4.6).
 DEFAULT_RATE_LIMIT = 300.0
-#: How long a 429 counts whose reset has passed already (seconds): clocks differ, and a limit that is over is not
-#: answered with 429. Long enough that not every request runs into it.
+#: Duration of a rate limit after a 429 whose reset has passed already (seconds). Clocks differ, and the limit is still
+#: in force, as otherwise there would be no 429. Long enough that not every request meets the same 429.
 SHORTEST_RATE_LIMIT = 10.0
-#: No 429 counts longer (seconds): the longest windows are a month, and a wrong reset must not lock an account away.
+#: Longest duration of a rate limit (seconds). The longest windows last a month, and a wrong reset must not lock an
+#: account away.
 LONGEST_RATE_LIMIT = 32 * 86400.0
-#: How long a block counts whose end is nonsense (seconds).
+#: Duration of a block with an invalid end (seconds).
 DEFAULT_BLOCK = 60.0
 
 # Inputs -------------------------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ DEFAULT_BLOCK = 60.0
 
 @dataclass(frozen=True, slots=True)
 class TokenAvailable:
-    """A valid credential file (or key) was read, or a refresh succeeded. ``organization`` empty = not said."""
+    """A valid credential file (or key) was read, or a refresh succeeded. ``organization``: id, empty = unknown."""
 
     plan_weight: float
     organization: str = ""
@@ -48,7 +49,8 @@ class TokenAvailable:
 
 @dataclass(frozen=True, slots=True)
 class TokenUnavailable:
-    """No usable token, and why (a sentence without secrets). ``ends_requests``: nor have those under way a chance."""
+    """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
+    progress cannot succeed either."""
 
     message: str
     ends_requests: bool = True
@@ -56,10 +58,10 @@ class TokenUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class HeadersObserved:
-    """A proxied answer (or an in-stream event) told something of the limits.
+    """A proxied response, or an event in it, reported limits.
 
-    ``is_aggregate``: the answer is a remote instance's, whose values are taken as they are, also downwards (spec 4.7):
-    a pool grows when an account is added to it. ``plan_weight``: the remote's, None where not said.
+    ``is_aggregate``: the response is from a remote instance, whose values replace the known ones even if they are lower
+    (spec 4.7), as a pool grows when an account is added. ``plan_weight``: weight of the remote, None = not reported.
     """
 
     update: LimitsUpdate
@@ -69,9 +71,9 @@ class HeadersObserved:
 
 @dataclass(frozen=True, slots=True)
 class PollSucceeded:
-    """The usage endpoint answered: replaces the windows, also downwards (spec 3.5).
+    """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
 
-    ``usable``: a remote instance's own word on whether it can serve; None where there is none.
+    ``usable``: whether a remote instance says that it can serve; None = not reported.
     """
 
     update: LimitsUpdate
@@ -86,10 +88,10 @@ class PollFailed:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The upstream refused a request with 429 on account of the whole credential, until then.
+    """The upstream refused a request with a 429 that concerns the whole credential, until ``until``.
 
-    ``explicit``: the upstream named that time, so it replaces what is known; a default of ours only ever extends it
-    (F46).
+    ``explicit``: the upstream named that time, so it replaces the known end. A default time only ever extends the known
+    end (F46).
     """
 
     until: float
@@ -98,14 +100,14 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A remote refused requests for its own reasons (spec 4.4)."""
+    """A remote instance refused requests for reasons of its own, until ``until`` (spec 4.4)."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Temporarily not to be used, e.g. ``connection_limit``."""
+    """The credential is temporarily not to be used, until ``until``. ``reason``: for example ``connection_limit``."""
 
     reason: str
     until: float
@@ -113,7 +115,7 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class TimePassed:
-    """Nothing happened but the clock: lifts what has expired."""
+    """Only time has passed; lifts what has expired."""
 
 
 Input = (
@@ -133,19 +135,19 @@ Input = (
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """Cancel the requests that have no response byte yet; once per transition to unusable (spec 5.3)."""
+    """Cancel the requests without a byte of a response. Happens once per transition to unusable (spec 5.3)."""
 
     availability: Availability
 
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Something that the aggregate depends on changed (spec 5.4)."""
+    """Tell subscribers that something changed on which the aggregate depends (spec 5.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A change worth a line: crossed a whole percent, became usable or unusable."""
+    """Log a notable change: a utilization crossed a whole percent, or the credential became usable or unusable."""
 
     message: str
 
@@ -158,12 +160,13 @@ Effect = Interrupt | Notify | Log
 def transition(
     state: CredentialState, event: Input, now: float, caps: Caps
 ) -> tuple[CredentialState, tuple[Effect, ...]]:
-    """The state after ``event``, and what is to be done about it, in order: log, interrupt, notify.
+    """Return the state after ``event`` at ``now``, and the effects in the order log, interrupt, notify.
 
-    Changes that time made by itself since the last event are told with this one: a caller that wants them told at once
-    passes :class:`TimePassed` at :func:`next_change`; also after the caps were changed.
+    Changes caused by time alone since the last event are reported with this event. To report them promptly, pass
+    :class:`TimePassed` at the time that :func:`ccmproxy.state.availability.next_change` returns, and after a change of
+    the caps.
     """
-    # Where a limit has passed by itself, requests have been let in since.
+    # If a limit has expired since the last event, requests have been accepted since.
     armed = state.armed or availability(state, caps, now).usable
     state = _lift(_apply(state, event, now), now)
     present = availability(state, caps, now)
@@ -171,10 +174,9 @@ def transition(
     effects: list[Effect] = []
     shown = _shown(state, present, now)
     effects.extend(_log(state.shown, shown, present))
-    # Failed polls are left out on purpose, although they make the credential unusable: a usage endpoint in trouble
-    # says nothing of the requests in flight, and cancelling them all would turn its failure into theirs (compare F6).
-    # Nor does a remote that takes nothing new, but serves what it has. The arm stays up, so that a real reason that
-    # comes later still interrupts.
+    # Failed polls do not interrupt, although they make the credential unusable: a failing usage endpoint says nothing
+    # about the requests in flight, and must not make them fail (compare F6). A remote that accepts no new requests but
+    # serves those in progress does not interrupt either. The state stays armed, so that a later reason can interrupt.
     cause = present
     if state.poll_failures or state.is_leaving:
         unavailable = None if state.is_leaving else state.unavailable
@@ -209,8 +211,8 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
             )
             return _learn(state, update, merged, plan_weight, now, has_data=update.has_data)
         case PollSucceeded(update, plan_weight, usable):
-            # A hard rate limit that has not passed stays: the endpoint may lag behind the 429. A remote instance that
-            # says it is usable knows better.
+            # A rate limit after a 429 stays until its end, because the endpoint may lag behind the 429. But if a remote
+            # instance says that it is usable, that is authoritative.
             state = replace(state, poll_failures=0, rejected_until=0.0)
             if usable:
                 state = replace(state, rate_limited_until=0.0)
@@ -244,7 +246,7 @@ def _learn(
     *,
     has_data: bool,
 ) -> CredentialState:
-    """Take over what an answer said of windows, of being used up, and of the weight."""
+    """Return the state with the windows, rate limits, rejections and weight that a response reported."""
     rejections = state.model_rejections
     if update.model_rejections:
         merged_rejections = dict(rejections)
@@ -269,7 +271,7 @@ def _learn(
 
 
 def _limit(known: float, until: float, explicit: bool, now: float) -> float:
-    """End of a rate limit: an explicit one replaces, a default one only extends (F46)."""
+    """Return the end of a rate limit: an explicit end replaces the known one, a default only extends it (F46)."""
     end = finite_number(until, LATEST_TIME)
     if end is None:
         return max(known, now + DEFAULT_RATE_LIMIT)
@@ -285,12 +287,12 @@ def _end(until: float, now: float, default: float) -> float:
 
 
 def _weight(weight: float, state: CredentialState) -> float:
-    """A weight of zero, or none at all, says nothing: the known one stays."""
+    """Return ``weight`` if it is valid and positive, else the known weight."""
     return finite_number(weight, LARGEST_WEIGHT) or state.plan_weight
 
 
 def _lift(state: CredentialState, now: float) -> CredentialState:
-    """Forget what has ended, for good: a clock that is set back does not bring it back."""
+    """Remove what has expired permanently, so that a clock that is set back does not restore it."""
     if 0 < state.blocked_until <= now:
         state = replace(state, blocked_until=0.0, blocked_reason="")
     if 0 < state.rate_limited_until <= now:
@@ -331,6 +333,6 @@ def _log(before: Shown, after: Shown, present: Availability) -> list[Log]:
 
 
 def _percents(shown: Shown) -> tuple[int | None, int | None]:
-    """Whole percents of both windows."""
+    """Return the utilizations of both windows, rounded down to whole percents."""
     short, weekly = shown.short_utilization, shown.weekly_utilization
     return None if short is None else int(short), None if weekly is None else int(weekly)

@@ -1,1 +1,1 @@
-"""What people and programs touch: the paths that are served, the status, the command line."""
+"""The interfaces to users and programs: the paths that are served, the status endpoint, and the command line."""

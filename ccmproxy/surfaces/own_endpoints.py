@@ -1,4 +1,4 @@
-"""What ccmproxy's own GET endpoints have in common, and the one that tells a user where his sessions are."""
+"""The common part of ccmproxy's own GET endpoints, and the endpoint that lists the sessions of a user."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.refusals import of_body
 from ccmproxy.proxy.caller import Caller
 
-#: Nobody sends a body to these; one that comes all the same may be so long (bytes).
+#: Largest request body accepted (bytes). These endpoints need none, and ignore it.
 LARGEST_BODY = 64 * 1024
 
 
 def answer_get(
     dialect: Dialect, request: ServerRequest, request_id: str, answer: Callable[[Headers], None]
 ) -> None:
-    """Call ``answer`` with the header fields for JSON that nobody is to keep; refuse any other method than GET."""
+    """Call ``answer`` with the header fields of a JSON answer that must not be cached. Refuses methods except GET."""
     if request.head.method != b"GET":
         head, body = dialect.traffic.error(
             405, "method_not_allowed", "use GET", request_id, ((b"Allow", b"GET"),)
@@ -44,10 +44,10 @@ def answer_get(
 
 
 class SessionsEndpoint:
-    """Answers ``GET …/sessions``: on which credential each of the caller's sessions is, and since when.
+    """Answers ``GET …/sessions``: the credential of each of the caller's sessions, and the time of its assignment.
 
     ``{"sessions": [{"session", "agent", "credential", "since", "last_use", "models"}]}``: times in Unix seconds, the
-    most recently used first; ``agent`` is empty but for subagents that are sessions of their own.
+    most recently used session first; ``agent`` is empty except for subagents that count as sessions of their own.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -62,7 +62,7 @@ class SessionsEndpoint:
         answer_get(self._dialect, request, request_id, answer)
 
     def render(self, caller: Caller) -> bytes:
-        """The caller's sessions, and nobody else's, as one line of JSON."""
+        """Return the sessions of the caller only, as one line of JSON."""
         sessions = [
             {
                 "session": key.session,

@@ -1,4 +1,4 @@
-"""Which part of a service answers a request, and whether it is let in at all (spec 2, 4.1)."""
+"""Routing: authenticates each request and passes it to the part of the service that answers it (spec 2, 4.1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOO_MANY_HOPS = "the request has passed too many instances of ccmproxy; do they 
 class Routes:
     """The handler of one service's HTTP server.
 
-    ``users``: token → caller; None for a service without users, where ``anonymous`` is everybody's caller.
+    :meth:`set_callers` must be called before the first request.
     """
 
     log = Logger()
@@ -52,20 +52,24 @@ class Routes:
         self._users: UserTokens[Caller] | None = None
         self._anonymous: Caller | None = None
         self._throttle = FailureThrottle()
-        #: A drained service answers what still comes on open connections with 503.
+        #: True while the service drains: requests that still arrive on open connections are answered with 503.
         self.closing = False
 
     def set_callers(self, users: UserTokens[Caller] | None, anonymous: Caller | None) -> None:
-        """Who is let in from now on; requests under way are not touched."""
+        """Set the callers for new requests. Requests in flight are not affected.
+
+        ``users``: token → caller, or None for a service without users, where ``anonymous`` is the caller of every
+        request.
+        """
         self._users = users
         self._anonymous = anonymous
 
     def set_remotes(self, remotes: UserTokens[ReverseCredential]) -> None:
-        """Which remote instances may open connections to us from now on, by the tokens that they were given."""
+        """Set the remote instances that may open reverse connections from now on, by their tokens."""
         self._remotes = remotes
 
     def handle(self, request: ServerRequest) -> None:
-        """Called by the HTTP server with every request head."""
+        """Route a request. Called by the HTTP server with every request head."""
         request_id = self._request_id()
         path = request.head.path
         prefix = self._dialect.path_prefix
@@ -104,7 +108,7 @@ class Routes:
             self._refuse(request, request_id, 404, "not_found", "no such path")
 
     def malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
-        """Shapes the HTTP server's own answers to what never became a request."""
+        """Return the answer to malformed data that the HTTP server could not parse as a request."""
         return self._dialect.traffic.error(status, "malformed_request", message, self._request_id())
 
     def _authenticate(self, request: ServerRequest, request_id: str) -> Caller | None:
@@ -124,7 +128,7 @@ class Routes:
         return None
 
     def _reverse(self, request: ServerRequest, request_id: str) -> None:
-        """A remote's connector (spec 7.2)."""
+        """Answer the handshake of a remote's connector (spec 7.2)."""
         problem = problem_of_asking(request.head, request.can_switch)
         if problem is not None:
             self._refuse(request, request_id, 400, "bad_handshake", problem)
@@ -146,7 +150,7 @@ class Routes:
         now = self._now()
         wait = self._throttle.retry_after(address, now)
         if is_guess:
-            # Whoever guesses by another header guesses as well.
+            # Every refusal counts as a failed attempt, also that of a token in another header field.
             self._throttle.failed(address, now)
         self.log.info(
             "{request_id} from {address} refused: {reason}",
@@ -177,7 +181,8 @@ class Routes:
 
 
 def _leaves_its_folder(path: bytes) -> bool:
-    """Dot segments could reach endpoints of the upstream that are not served here, with the account's token."""
+    """Return whether ``path`` has dot segments. They could reach endpoints of the upstream that are not served here,
+    with the token of the account."""
     decoded = (
         path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
     )
@@ -185,5 +190,5 @@ def _leaves_its_folder(path: bytes) -> bool:
 
 
 def _address(peer: IAddress) -> str:
-    """What failed authentications are counted by: the host, without the port."""
+    """Return the key by which failed authentications are counted: the host, without the port."""
     return str(getattr(peer, "host", "") or peer)

@@ -18,13 +18,14 @@ from ccmproxy.proxy.caller import Caller
 from ccmproxy.state.aggregate import aggregate, status_object
 from ccmproxy.surfaces.own_endpoints import answer_get
 
-#: A watcher that takes nothing for so long is dropped (seconds, spec 8.2).
+#: Time after which a watcher that does not read is disconnected (seconds, spec 8.2).
 STALLED_WATCHER = 60.0
-#: Token bucket of each stream: burst size and seconds per further state; excess changes are told as one state. Without
-#: it, instances that borrow from each other could tell by turns, without end, what the other's state makes of theirs.
+#: Token bucket of each stream: burst size and seconds per further state; excess states collapse into the newest.
+#: Without it, two instances that use each other as remotes could update each other endlessly, because each state of one
+#: changes the state of the other.
 BURST = 10
 APART = 0.2
-#: How often a window's reset passing is looked for (seconds).
+#: Interval at which streams are checked for resets of windows that have passed (seconds).
 LOOK_AGAIN = 30.0
 
 
@@ -51,20 +52,20 @@ class StatusEndpoint:
         answer_get(self._dialect, request, request_id, answer)
 
     def render(self, caller: Caller) -> bytes:
-        """The state as one line of JSON."""
+        """Return the state that the caller may see as one line of JSON."""
         now = self._now()
         snapshots = [credential.snapshot(now) for credential in caller.shown()]
         return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
 
     def close(self) -> None:
-        """End every stream, cleanly."""
+        """End every stream regularly."""
         for watcher in tuple(self.watchers):
             watcher.close()
 
 
 @implementer(IPushProducer)
 class Watcher:
-    """One client that is told of every change. A slow one is told the latest state, not every one."""
+    """The status stream of one client. A slow client receives the latest state instead of every state."""
 
     def __init__(
         self, endpoint: StatusEndpoint, request: ServerRequest, caller: Caller, clock: IReactorTime
@@ -81,11 +82,11 @@ class Watcher:
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self, headers: Headers) -> None:
-        """Send the head and the first state; subscribe."""
+        """Send the head and the first state, and subscribe to changes."""
         self._endpoint.watchers.add(self)
         self._request.on_gone(self._stop)
         self._request.stall_timeout = STALLED_WATCHER
-        # nginx in front would otherwise gather lines until a buffer is full (F17).
+        # Otherwise an nginx in front would buffer the lines (F17).
         head = ResponseHead(200, b"OK", [*headers, (b"X-Accel-Buffering", b"no")])
         self._request.start_response(head)
         self._request.register_producer(self)
@@ -100,7 +101,7 @@ class Watcher:
         self._request.finish()
 
     def _changed(self) -> None:
-        """Coalesce: what changes within one turn, or too soon after other states, is sent as one."""
+        """Schedule a state. Changes within one turn of the reactor, or faster than the rate limit, are sent as one."""
         if self._soon is None:
             self._soon = self._clock.callLater(self._rate.delay(self._clock.seconds()), self._send)
 
@@ -117,7 +118,7 @@ class Watcher:
             self._request.write(line)
 
     def _look_again(self) -> None:
-        """A window's reset passes without anybody saying so."""
+        """Send a changed state periodically, since listeners are not called when the reset of a window passes."""
         self._look = self._clock.callLater(LOOK_AGAIN, self._look_again)
         self._send()
 
@@ -131,10 +132,10 @@ class Watcher:
             self._unsubscribe()
             self._unsubscribe = None
 
-    # The client's side pauses us ------------------------------------------------------------------------------
+    # IPushProducer --------------------------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The client does not read: hold back. If that lasts, the server drops it."""
+        """Send nothing while the client does not read. The server disconnects it after STALLED_WATCHER."""
         self._paused = True
 
     def resumeProducing(self) -> None:
@@ -142,7 +143,7 @@ class Watcher:
         self._send()
 
     def stopProducing(self) -> None:
-        """The connection is gone; the request says so by itself."""
+        """Do nothing: the request reports by itself that the connection is lost."""
 
 
 def _wants_stream(query: bytes) -> bool:

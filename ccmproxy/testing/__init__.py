@@ -1,1 +1,1 @@
-"""Doubles for tests, public and typed: each passes the same tests as the real thing."""
+"""Public, typed test doubles. Each passes the same tests as the real implementation."""

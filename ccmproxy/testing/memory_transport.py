@@ -1,7 +1,7 @@
-"""One end of a connection in memory, with the behaviour of Twisted's TCP transports.
+"""One end of an in-memory connection that behaves like a TCP transport of Twisted.
 
-It pushes back as TCP does: a full write buffer pauses its producer, a paused reader receives nothing, and what is
-in flight is bounded. :class:`ccmproxy.testing.pump.Pump` joins two of them and carries the bytes.
+It has the back-pressure of TCP: a full write buffer pauses its producer, a paused reader receives nothing, and the
+amount of data in flight is bounded. :class:`ccmproxy.testing.pump.Pump` joins two ends and carries the bytes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ _log = Logger()
 class MemoryTransport:
     """One end of a :class:`ccmproxy.testing.pump.Pump`.
 
-    ``wake`` is called whenever there may be something to carry: with every change from outside that the next round
-    acts upon. ``reading``: false while the protocol has paused it. ``written``: bytes that the protocol has written
-    so far. ``buffered``: bytes still in the write buffer. ``peak``: the most bytes that were ever in the write
-    buffer.
+    ``wake`` is called at every outside change that the next round of the pump may act upon. ``reading``: False while
+    the protocol has paused the transport. ``written``: bytes that the protocol has written so far. ``buffered``: bytes
+    in the write buffer. ``peak``: the largest number of bytes that were ever in the write buffer.
     """
 
     def __init__(
@@ -55,14 +54,14 @@ class MemoryTransport:
         self._protocol: IProtocol
         self._other: MemoryTransport
         self._outgoing = bytearray()
-        #: What left the write buffer and was not delivered yet; as if in the kernels' buffers.
+        #: Bytes that left the write buffer and are not delivered yet, as in the buffers of the two kernels.
         self._wire = bytearray()
-        self._end_sent = False  # an end of stream stands behind ``_wire``
+        self._end_sent = False  # An end of stream follows ``_wire``.
         self._end_delivered = False
-        self._reset_sent = False  # a reset was sent; nothing before it arrives any more
+        self._reset_sent = False  # A reset was sent; data sent before it is lost.
         self._aborting = False
         self._write_disconnecting = False
-        self._writing = False  # as if registered with the reactor for writing
+        self._writing = False  # Corresponds to being registered with the reactor for writing.
         self._no_delay = False
         self._keep_alive = False
         self._held = False
@@ -78,16 +77,16 @@ class MemoryTransport:
 
     @property
     def buffered(self) -> int:
-        """Bytes in the write buffer."""
+        """The number of bytes in the write buffer."""
         return len(self._outgoing)
 
     def unsent_bytes(self) -> int:
-        """Bytes that the other end has not been given: in the write buffer, and in the kernels', as it were."""
+        """Return the number of bytes not delivered to the other end: those in the write buffer and on the wire."""
         return len(self._outgoing) + len(self._wire)
 
     @property
     def held(self) -> bool:
-        """While true, nothing that this end sent is delivered: neither bytes nor its going away."""
+        """While True, nothing that this end sends is delivered: neither bytes nor the end of the connection."""
         return self._held
 
     @held.setter
@@ -184,10 +183,10 @@ class MemoryTransport:
             self._writing = True
             self._wake()
 
-    # What the pump calls. Each returns whether anything happened.
+    # Called by the pump. Each method returns whether anything happened.
 
     def _push(self) -> bool:
-        """Move bytes out of the write buffer, and act on what was to happen behind them."""
+        """Move bytes from the write buffer to the wire, and act on a close that was requested behind them."""
         if self.disconnected:
             return False
         if self._aborting:
@@ -198,7 +197,7 @@ class MemoryTransport:
             return False
         moved = min(len(self._outgoing), self._wire_size - len(self._wire))
         if self._outgoing and self._other.disconnected:
-            # Bytes for an end that is gone are answered by a reset.
+            # Bytes for an end that is closed are answered by a reset.
             self._other._reset()
             self._outgoing.clear()
             moved = 1
@@ -229,12 +228,12 @@ class MemoryTransport:
         return moved > 0
 
     def _deliver(self, chunk_size: int) -> bool:
-        """Give the other end what has come, at most ``chunk_size`` bytes."""
+        """Deliver bytes on the wire to the other end, at most ``chunk_size``, or else a reset or an end of stream."""
         other = self._other
         if self._held or other.disconnected or other._aborting:
             return False
         if self._reset_sent:
-            # An end that neither reads nor writes is not watched, and so learns nothing.
+            # The reactor does not watch an end that neither reads nor writes, so it does not notice the reset.
             if other.reading or other._outgoing:
                 other._disconnect(ConnectionLost())
                 return True
@@ -261,7 +260,7 @@ class MemoryTransport:
         self._reset_sent = True
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        """What the reactor does with an exception: log it, lose the connection."""
+        """Call ``function``. As in the reactor, an exception is logged and the connection is lost."""
         try:
             function(*arguments)
         except Exception as error:

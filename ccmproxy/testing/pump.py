@@ -1,13 +1,13 @@
-"""Two protocols connected in memory, by transports that behave as TCP's do in Twisted; and networks of those.
+"""In-memory connections whose transports behave like TCP transports of Twisted, and networks of such connections.
 
-Unlike the stock in-memory transports these push back: a write buffer pauses its producer, a paused reader
-receives nothing, and what is in flight is bounded. Nothing moves by itself: a test writes, then lets
-:meth:`Pump.advance` carry bytes for a round, or :meth:`Pump.flush` until all is quiet. Each behaviour here is
-also tested against real TCP.
+Unlike Twisted's own in-memory transports these have back-pressure: a full write buffer pauses its producer, a paused
+reader receives nothing, and the amount of data in flight is bounded. Nothing moves by itself: a test writes, and then
+calls :meth:`Pump.advance` to carry bytes for one round, or :meth:`Pump.flush` to carry them until nothing moves. Each
+behaviour is also tested against real TCP.
 
-Deliberately worse than most networks: whoever closes while bytes for it are on their way resets the
-connection, and a reset destroys what the other side has not yet been given (RFC 9293 section 3.10.7.4 allows
-it, RFC 9112 section 9.6 warns of it).
+In one respect the pump is deliberately worse than most networks: an end that closes while bytes are on their way to it
+resets the connection, and a reset destroys all bytes that are not yet delivered to the other end (RFC 9293 section
+3.10.7.4 allows this, RFC 9112 section 9.6 warns of it).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ KIB = 1024
 
 
 class Pump:
-    """A connection between ``client`` and ``server``, made at once; ``.client`` and ``.server`` are its
-    transports.
+    """A connection between the protocols ``client`` and ``server``, made at once. The attributes ``client`` and
+    ``server`` are its transports.
 
-    ``chunk_size``: most bytes that are delivered in one piece; may be changed at any time. ``high_mark``,
-    ``low_mark``: fill of a write buffer, in bytes, above which a producer is paused and down to which it is
-    resumed (Twisted's own: 64 KiB and 0). ``wire_size``: bytes that may be in flight in one direction.
-    ``on_work`` is called with the pump when it wakes up: with the first change since a round in which there was
-    nothing to do. ``awake``: whether there may be something to do.
+    ``chunk_size``: most bytes delivered in one piece; may be changed at any time. ``high_mark``, ``low_mark``: bytes in
+    a write buffer above which its producer is paused, and down to which the buffer must drain before it is resumed
+    (Twisted's own values: 64 KiB and 0). ``wire_size``: most bytes in flight in one direction. ``on_work`` is called
+    with the pump when it wakes up, that is at the first change since a round in which there was nothing to do.
+    ``awake``: whether there may be something to do.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Pump:
         return self.client.disconnected and self.server.disconnected
 
     def advance(self, rounds: int = 1) -> bool:
-        """Carry at most one chunk each way, ``rounds`` times. False if there was nothing to do in the last
-        one.
+        """Carry at most one chunk in each direction, ``rounds`` times. Returns False if there was nothing to do in the
+        last round.
 
-        Does nothing when called from within itself, that is by a protocol that is just receiving.
+        A reentrant call, from a protocol that is receiving data, does nothing.
         """
         if self._running or not self.awake:
             return False
@@ -91,7 +91,7 @@ class Pump:
                 acted = self.client._deliver(self.chunk_size) or acted
                 acted = self.server._deliver(self.chunk_size) or acted
                 if not acted:
-                    # No protocol was called, so nothing can have come up meanwhile.
+                    # No protocol was called, so no new work can have been added meanwhile.
                     self.awake = False
                     break
         finally:
@@ -99,7 +99,7 @@ class Pump:
         return acted
 
     def flush(self, limit: int = 1_000_000) -> None:
-        """Carry bytes until nothing moves any more. Raises AssertionError after ``limit`` rounds."""
+        """Carry bytes until nothing moves. Raises AssertionError after ``limit`` rounds."""
         for _ in range(limit):
             if not self.advance():
                 return
@@ -113,12 +113,12 @@ class Pump:
 
 
 class MemoryListener:
-    """What listens at one address of a :class:`MemoryNetwork`.
+    """The listener at one address of a :class:`MemoryNetwork`.
 
-    ``refusing``: connections are refused. ``hanging``: connections are neither made nor refused. ``error``:
-    connecting fails with this. ``connections``: every connection ever made here, oldest first. ``attempts``:
-    connections asked for, including those that failed. ``options``: what :class:`Pump` takes, for the
-    connections to come.
+    ``refusing``: connections are refused. ``hanging``: connections are neither made nor refused. ``error``: the
+    exception with which connecting fails. ``connections``: all connections ever made here, oldest first. ``attempts``:
+    number of attempts to connect, including failed ones. ``options``: keyword arguments of :class:`Pump` for future
+    connections.
     """
 
     def __init__(self, factory: IProtocolFactory, address: IPv4Address) -> None:
@@ -133,29 +133,28 @@ class MemoryListener:
 
     @property
     def open_connections(self) -> list[Pump]:
-        """The connections that at least one end still holds."""
+        """The connections that are still open at one end at least."""
         return [pump for pump in self.connections if not pump.closed]
 
 
 class MemoryNetwork:
-    """Hosts and ports in memory. Connections are made, and bytes carried, only by :meth:`flush` and
-    :meth:`advance`.
+    """Hosts and ports in memory. Only :meth:`flush` and :meth:`advance` make connections and carry bytes.
 
-    ``clock``: the one that connection time-outs run on, by default one of the network's own.
+    ``clock``: the clock for connection time-outs, by default a new one.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.listeners: dict[tuple[str, int], MemoryListener] = {}
         self._pending: list[Callable[[], None]] = []
-        #: The connections on which there may be something to do, in the order in which they woke up. A round asks no
-        #: others: there may be thousands that are idle or closed.
+        #: The connections that may have something to do, in the order in which they woke up. A round skips all others,
+        #: because thousands of connections may be idle or closed.
         self._awake: dict[Pump, None] = {}
         self._last_port = 50000
 
     @property
     def connections(self) -> list[Pump]:
-        """Every connection ever made."""
+        """All connections ever made."""
         return [pump for listener in self.listeners.values() for pump in listener.connections]
 
     def listen(self, host: str, port: int, factory: IProtocolFactory) -> MemoryListener:
@@ -165,12 +164,11 @@ class MemoryNetwork:
         return listener
 
     def endpoint(self, host: str, port: int, timeout: float | None = 30.0) -> MemoryEndpoint:
-        """An endpoint that connects to ``host``:``port``; ``timeout`` in seconds, None for never."""
+        """Return an endpoint that connects to ``host``:``port``. ``timeout``: seconds, or None for no time-out."""
         return MemoryEndpoint(self, host, port, timeout)
 
     def flush(self, limit: int = 1_000_000) -> None:
-        """Make connections and carry bytes until nothing moves any more. Raises AssertionError after
-        ``limit`` rounds."""
+        """Make connections and carry bytes until nothing moves. Raises AssertionError after ``limit`` rounds."""
         for _ in range(limit):
             pending, self._pending = self._pending, []
             for connect in pending:
@@ -186,7 +184,7 @@ class MemoryNetwork:
         raise AssertionError(f"the network did not come to rest within {limit} rounds")
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, then flush."""
+        """Advance the clock by ``seconds``, and then flush."""
         self.clock.advance(seconds)
         self.flush()
 
@@ -198,9 +196,9 @@ class MemoryNetwork:
 class MemoryEndpoint:
     """Connects to an address of a :class:`MemoryNetwork`.
 
-    Fails with Twisted's errors: ConnectionRefusedError where nobody listens or the listener is refusing,
-    TimeoutError, or the listener's ``error``. Cancelling gives the attempt up. No connection is ever made
-    before the network is flushed, as no real one is made within ``connect``.
+    Connecting fails with Twisted's errors: ConnectionRefusedError when there is no listener or the listener is
+    refusing, TimeoutError, or the ``error`` of the listener. Cancelling ends the attempt. A connection is made only
+    when the network is flushed, just as a real connection is never made within ``connect``.
     """
 
     def __init__(self, network: MemoryNetwork, host: str, port: int, timeout: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from twisted.internet.tcp import Connection
 KEEPALIVE_IDLE: Final = 30
 KEEPALIVE_INTERVAL: Final = 10
 KEEPALIVE_COUNT: Final = 6
+
+#: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
+_TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 
 
 def set_socket_options(transport: Any) -> None:
@@ -35,6 +39,18 @@ def set_socket_options(transport: Any) -> None:
                 handle.setsockopt(socket.IPPROTO_TCP, option, value)
     except (OSError, AttributeError):
         pass
+
+
+def limit_unsent(transport: Any, size: int) -> None:
+    """Let the kernel hold little more than ``size`` bytes that it has not sent, on any transport that knows its socket.
+
+    Where that cannot be said, nothing changes: what is written later waits behind all that the kernel takes.
+    """
+    if _TCP_NOTSENT_LOWAT is not None:
+        try:
+            transport.getHandle().setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+        except (OSError, AttributeError):
+            pass
 
 
 def direct_writer(transport: ITransport) -> Callable[[bytes], None]:

@@ -2,7 +2,8 @@
 
 * :mod:`.session`: one side of a session, what an owner works with; :mod:`.events`, what it is told.
 * :mod:`.parameters`: what a session may take, each number with its reason.
-* :mod:`.frames`, :mod:`.window`, :mod:`.stream`, :mod:`.output`, :mod:`.keepalive`: its parts.
+* :mod:`.frames`, :mod:`.window`, :mod:`.stream`, :mod:`.stream_table`, :mod:`.open_streams`, :mod:`.admission`,
+  :mod:`.output`, :mod:`.keepalive`, :mod:`.timeouts`: its parts.
 
 How it goes: feed what comes to ``Session.receive``; act on ``Session.events``; write ``Session.data_to_send`` to the
 carrier, with 0 while that is full; call ``Session.tick`` when ``Session.next_deadline`` has come.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 
 from ccmproxy.yamux.frames import DATA, FIN, HEADER_SIZE, WINDOW_UPDATE, encode
 from ccmproxy.yamux.parameters import SessionConfig
@@ -18,21 +19,40 @@ class Output:
     while the streams have more to say than the carrier takes; but the end of a stream goes behind its own data.
 
     ``on_sent`` is called when some data of a stream, ``on_end`` when its end has been taken. ``waiting``: streams that
-    have data and no window.
+    have data and no window. ``deadline``: when a carrier that is blocked has been so for too long; else infinity.
     """
 
-    __slots__ = ("_control", "_max_frame", "_on_end", "_on_sent", "_ready", "waiting")
+    __slots__ = (
+        "_control",
+        "_max_frame",
+        "_on_end",
+        "_on_sent",
+        "_ready",
+        "_write_timeout",
+        "deadline",
+        "waiting",
+    )
 
     def __init__(
         self, config: SessionConfig, on_sent: Callable[[Stream], None], on_end: Callable[[Stream], None]
     ) -> None:
         self._max_frame = config.max_frame
+        self._write_timeout = config.write_timeout
+        self.deadline = inf
         self._on_sent = on_sent
         self._on_end = on_end
         self._control: list[bytes] = []
         #: The streams that have data, and may have window: whose turn it is first.
         self._ready: OrderedDict[Stream, None] = OrderedDict()
-        self.waiting = Timeouts(config.window_timeout)
+        self.waiting = Timeouts(config.window_timeout, "the peer read nothing for")
+
+    def blocked(self, now: float) -> None:
+        """The carrier takes no more for now."""
+        self.deadline = min(self.deadline, now + self._write_timeout)
+
+    def unblocked(self) -> None:
+        """The carrier takes something again."""
+        self.deadline = inf
 
     def add_control(self, kind: int, flags: int, stream_id: int, length: int) -> None:
         """A frame without payload is to be sent."""

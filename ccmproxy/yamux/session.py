@@ -5,13 +5,12 @@ What it does where the protocol leaves room, and why, is written down in docs/ya
 
 from __future__ import annotations
 
-from typing import Final
+from math import inf
 
 from ccmproxy.yamux.admission import Admission
 from ccmproxy.yamux.errors import (
     NORMAL,
     PROTOCOL_ERROR,
-    CannotOpen,
     CarrierClosed,
     PeerFailed,
     ProtocolError,
@@ -33,13 +32,12 @@ from ccmproxy.yamux.events import (
 )
 from ccmproxy.yamux.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, FrameReader, Header
 from ccmproxy.yamux.keepalive import KeepAlive
+from ccmproxy.yamux.open_streams import Opening
 from ccmproxy.yamux.output import Output
-from ccmproxy.yamux.parameters import RateLimit, SessionConfig
+from ccmproxy.yamux.parameters import SessionConfig
 from ccmproxy.yamux.stream import Direction, Stream
+from ccmproxy.yamux.stream_table import StreamTable
 from ccmproxy.yamux.timeouts import Timeouts
-
-_NEVER: Final = float("inf")
-_LAST_NUMBER: Final = 2**32 - 1
 
 
 class Session:
@@ -57,23 +55,18 @@ class Session:
 
     __slots__ = (
         "_admission",
-        "_blocked_since",
         "_config",
         "_current",
         "_end_follows",
         "_events",
         "_keepalive",
         "_lingering",
-        "_next_id",
         "_now",
+        "_opening",
         "_output",
-        "_peer_going_away",
-        "_ping_requests",
         "_reader",
         "_streams",
-        "_unacknowledged",
         "error",
-        "unread",
     )
 
     def __init__(self, config: SessionConfig, is_client: bool, now: float) -> None:
@@ -83,21 +76,15 @@ class Session:
         self._output = Output(config, self._data_sent, self._end_sent)
         self._events: list[Event] = []
         self.error: SessionError | None = None
-        self._streams: dict[int, Stream] = {}
+        self._streams = StreamTable()
         #: The stream whose payload is coming, None where it is thrown away; and whether its end stands behind it.
         self._current: Stream | None = None
         self._end_follows = False
-        self._next_id = 1 if is_client else 2
-        self._peer_going_away = False
+        self._opening = Opening(config, is_client)
         self._admission = Admission(config, now)
-        #: Bytes that were given out and not consumed, over all streams.
-        self.unread = 0
-        #: Streams of ours that the peer is to acknowledge; and those that we closed, where it is to do the same.
-        self._unacknowledged = Timeouts(config.open_timeout)
-        self._lingering = Timeouts(config.linger)
-        self._keepalive = KeepAlive(config.keepalive_interval, config.ping_timeout, now)
-        self._ping_requests = RateLimit(config.pings, now)
-        self._blocked_since = _NEVER
+        #: Streams that we closed, where the peer is to do the same.
+        self._lingering = Timeouts(config.linger, "the peer did not close it within")
+        self._keepalive = KeepAlive(config.keepalive_interval, config.ping_timeout, config.pings, now)
 
     def __repr__(self) -> str:
         state = "open" if self.error is None else f"ended: {self.error}"
@@ -111,7 +98,12 @@ class Session:
     @property
     def can_open(self) -> bool:
         """Whether the peer takes streams at all; that it has too many to acknowledge passes."""
-        return self.error is None and not self._peer_going_away
+        return not self._opening.is_closed
+
+    @property
+    def unread(self) -> int:
+        """Bytes that were given out and not consumed, over all streams."""
+        return self._streams.unread
 
     # Receiving ------------------------------------------------------------------------------------------------
 
@@ -126,9 +118,7 @@ class Session:
                     self._frame(item)
                 elif self._current is not None:
                     self._payload(self._current, item)
-        except ProtocolError as error:
-            self._end(error, PROTOCOL_ERROR)
-        except PeerFailed as error:
+        except (ProtocolError, PeerFailed) as error:
             self._end(error)
 
     def receive_end(self) -> None:
@@ -149,10 +139,7 @@ class Session:
         """
         if stream.is_discarding:
             return
-        if size > stream.held:
-            raise ValueError(f"{size} bytes consumed of {stream.held}")
-        stream.held -= size
-        self.unread -= size
+        self._streams.consumed(stream, size)
         window = stream.receive_window
         window.consumed(size)
         if stream.inbound is Direction.OPEN and not stream.is_closed:
@@ -165,20 +152,9 @@ class Session:
     def open_stream(self, now: float) -> Stream:
         """Open a stream, to be used at once. Raises CannotOpen."""
         self._now = now
-        if self.error is not None:
-            raise CannotOpen(f"the session is over: {self.error}", for_good=True)
-        if self._peer_going_away:
-            raise CannotOpen("the peer takes no more streams", for_good=True)
-        if len(self._unacknowledged) >= self._config.open_backlog:
-            raise CannotOpen("too many streams that the peer has not acknowledged", for_good=False)
-        while self._next_id in self._streams:  # a peer may open ids that are ours
-            self._next_id += 2
-        if self._next_id > _LAST_NUMBER:
-            raise CannotOpen("no stream id is left", for_good=True)
-        stream = Stream(self._next_id, False, self._config.max_window)
-        self._next_id += 2
-        self._streams[stream.id] = stream
-        self._unacknowledged.start(stream, now)
+        stream = Stream(self._opening.next_id(self._streams), False, self._config.max_window)
+        self._streams.add(stream)
+        self._opening.unacknowledged.start(stream, now)
         credit = stream.receive_window.credit(at_once=True)
         self._output.add_control(WINDOW_UPDATE, SYN, stream.id, credit)
         return stream
@@ -213,7 +189,7 @@ class Session:
         ``linger`` to end its direction. It is not reset at once: a reset destroys what the peer has not read yet.
         """
         self._now = now
-        self._release(stream)
+        self._streams.release(stream)
         if stream.is_closed:
             return
         self.accept(stream)
@@ -224,7 +200,7 @@ class Session:
 
     def reset(self, stream: Stream) -> None:
         """Close the stream at once in both directions: RST. What is queued is lost, and what the peer has not read."""
-        self._release(stream)
+        self._streams.release(stream)
         if not stream.is_closed:
             self._output.add_control(WINDOW_UPDATE, RST, stream.id, 0)
             self._forget(stream)
@@ -246,11 +222,11 @@ class Session:
 
     def blocked(self, now: float) -> None:
         """The carrier takes no more for now; if that lasts for ``write_timeout``, the session ends."""
-        self._blocked_since = min(self._blocked_since, now)
+        self._output.blocked(now)
 
     def unblocked(self) -> None:
         """The carrier takes something again."""
-        self._blocked_since = _NEVER
+        self._output.unblocked()
 
     def data_to_send(self, max_bytes: int, now: float) -> bytes:
         """All frames that carry no data, then data, a frame of each stream in turn, until there are ``max_bytes`` of
@@ -264,11 +240,11 @@ class Session:
     def next_deadline(self) -> float:
         """When ``tick`` has to be called; infinity for never. Calls of other methods may bring it forward."""
         if self.error is not None:
-            return _NEVER
+            return inf
         return min(
             self._keepalive.deadline,
-            self._blocked_since + self._config.write_timeout,
-            self._unacknowledged.deadline,
+            self._output.deadline,
+            self._opening.unacknowledged.deadline,
             self._output.waiting.deadline,
             self._lingering.deadline,
         )
@@ -279,7 +255,7 @@ class Session:
             return
         self._now = now
         config = self._config
-        if now >= self._blocked_since + config.write_timeout:
+        if now >= self._output.deadline:
             self._end(SessionTimeout(f"the peer took nothing for {config.write_timeout:g} seconds"))
             return
         if now >= self._keepalive.deadline:
@@ -287,12 +263,9 @@ class Session:
                 self._end(SessionTimeout(f"no answer to a ping within {config.ping_timeout:g} seconds"))
                 return
             self._output.add_control(PING, SYN, 0, self._keepalive.ask(now))
-        for stream in self._unacknowledged.over(now):
-            self._give_up(stream, f"not acknowledged within {config.open_timeout:g} seconds")
-        for stream in self._output.waiting.over(now):
-            self._give_up(stream, f"the peer read nothing for {config.window_timeout:g} seconds")
-        for stream in self._lingering.over(now):
-            self._give_up(stream, f"the peer did not close it within {config.linger:g} seconds")
+        for timeouts in (self._opening.unacknowledged, self._output.waiting, self._lingering):
+            for stream in timeouts.over(now):
+                self._give_up(stream, timeouts.reason)
 
     # Inside ---------------------------------------------------------------------------------------------------
 
@@ -313,8 +286,7 @@ class Session:
             return  # closed, reset or refused while the frame was on its way: what it carries is thrown away
         if not stream.is_acknowledged:
             # Go's first frame carries no ACK if our end has come before the stream was accepted: any frame will do.
-            stream.is_acknowledged = True
-            self._unacknowledged.stop(stream)
+            self._opening.acknowledged(stream)
             self._events.append(StreamAcknowledged(stream))
         if flags & RST:
             self._reset_by_peer(stream)
@@ -338,11 +310,10 @@ class Session:
 
     def _payload(self, stream: Stream, data: bytes) -> None:
         if stream.inbound is Direction.OPEN and not stream.is_discarding:
-            stream.held += len(data)
-            self.unread += len(data)
+            self._streams.given(stream, len(data))
             self._events.append(DataReceived(stream, data))
-            if self.unread > self._config.max_unread:
-                self._give_up(max(self._streams.values(), key=_held), "too much of what came was not read")
+            if self._streams.unread > self._config.max_unread:
+                self._give_up(self._streams.fullest(), "too much of what came was not read")
         if self._end_follows and not self._reader.remaining and self._current is not None:
             self._end_follows = False
             self._end_received(stream)
@@ -354,22 +325,22 @@ class Session:
         if not self._admission.admit(self._now):
             self._output.add_control(WINDOW_UPDATE, RST, stream_id, 0)
             return None
-        stream = self._streams[stream_id] = Stream(stream_id, True, self._config.max_window)
+        stream = Stream(stream_id, True, self._config.max_window)
+        self._streams.add(stream)
         # At once, not when it is accepted: Go ends the whole session for a stream that was never acknowledged.
         self._output.add_control(WINDOW_UPDATE, ACK, stream_id, stream.receive_window.credit(at_once=True))
         self._events.append(StreamOpened(stream))
         return stream
 
     def _reset_by_peer(self, stream: Stream) -> None:
-        self._release(stream)
+        self._streams.release(stream)
         self._forget(stream)
         self._events.append(StreamReset(stream, True, "the peer reset the stream"))
         self._admission.reset_by_peer(stream, self._now)
 
     def _ping_received(self, flags: int, number: int) -> None:
         if flags & SYN:
-            if not self._ping_requests.allows(self._now):
-                raise ProtocolError("too many pings")
+            self._keepalive.requested(self._now)
             self._output.add_control(PING, ACK, 0, number)
             return
         seconds = self._keepalive.answered(number, self._now)
@@ -379,8 +350,8 @@ class Session:
     def _go_away_received(self, code: int) -> None:
         if code != NORMAL:
             raise PeerFailed(code)
-        if not self._peer_going_away:
-            self._peer_going_away = True
+        if not self._opening.is_closed:
+            self._opening.close("the peer takes no more streams")
             self._events.append(PeerGoesAway())
 
     def _end_received(self, stream: Stream) -> None:
@@ -404,39 +375,25 @@ class Session:
         self.reset(stream)
         self._events.append(StreamReset(stream, False, reason))
 
-    def _release(self, stream: Stream) -> None:
-        """What it was given counts no more, whether it is consumed or not; what still comes is thrown away."""
-        self.unread -= stream.held
-        stream.held = 0
-        stream.is_discarding = True
-
     def _forget(self, stream: Stream) -> None:
         """The stream is closed. What it was given and did not consume still counts."""
-        stream.is_closed = True
-        del self._streams[stream.id]
+        self._streams.remove(stream)
         self._output.forget(stream)
-        self._unacknowledged.stop(stream)
+        self._opening.unacknowledged.stop(stream)
         self._lingering.stop(stream)
         self._admission.closed(stream)
         if self._current is stream:
             self._current = None
 
-    def _end(self, error: SessionError, code: int | None = None) -> None:
-        """The session is over. ``code``: what the peer is told, None: nothing."""
+    def _end(self, error: SessionError) -> None:
+        """The session is over. The peer is told where it broke the protocol."""
         self.error = error
         self._output.clear_data()
-        if code is not None:
-            self._output.add_control(GO_AWAY, 0, 0, code)
-        for stream in self._streams.values():
-            self._release(stream)
-            stream.is_closed = True
-            stream.queue.clear()
-        self._streams.clear()
-        self._unacknowledged.clear()
+        if isinstance(error, ProtocolError):
+            self._output.add_control(GO_AWAY, 0, 0, PROTOCOL_ERROR)
+        self._streams.close_all()
+        self._opening.close(f"the session is over: {error}")
+        self._opening.unacknowledged.clear()
         self._lingering.clear()
         self._keepalive.stop()
         self._events.append(SessionEnded(error))
-
-
-def _held(stream: Stream) -> int:
-    return stream.held

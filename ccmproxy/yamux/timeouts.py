@@ -12,13 +12,15 @@ _NEVER: Final = float("inf")
 class Timeouts:
     """Streams that wait for the same thing, each for ``timeout`` seconds at most.
 
-    Because that is the same for all of them, the one that has waited longest is always the first.
+    Because that is the same for all of them, the one that has waited longest is always the first. ``reason``: why a
+    stream that has waited too long is given up; ``words``: how that begins.
     """
 
-    __slots__ = ("_since", "_timeout")
+    __slots__ = ("_since", "_timeout", "reason")
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, words: str) -> None:
         self._timeout = timeout
+        self.reason = f"{words} {timeout:g} seconds"
         self._since: dict[Stream, float] = {}
 
     def __len__(self) -> int:

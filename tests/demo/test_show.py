@@ -1,21 +1,58 @@
-"""The whole demo, as a program: its script is an end-to-end test of both dialects over real sockets."""
+"""The demo in this process; ``tests.system.test_demo`` runs all of it as a program."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import TestCase
 
-from ccmproxy.demo.script import SCRIPT
+from ccmproxy.demo.script import a_turn, an_account_that_runs_out
+from ccmproxy.demo.stage import ALICE, Demo
 
-PROGRAM = "import sys; from ccmproxy.surfaces.cli import main; sys.exit(main(['demo', '--once']))"
 
+class DemoTests(TestCase):
+    """On ports of its own."""
 
-class DemoTests(SynchronousTestCase):
-    """``ccmproxy demo --once``."""
+    timeout = 30
 
-    def test_everything_goes_as_it_should(self) -> None:
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn(f"{len(SCRIPT)} requests, 0 not as they should be", done.stdout)
+    def setUp(self) -> None:
+        self.directory = Path(os.path.abspath(self.mktemp()))
+        self.directory.mkdir()
+
+    async def start(self) -> Demo:
+        """Start one."""
+        from twisted.internet import reactor  # noqa: TID251
+
+        demo = Demo(reactor, self.directory, None)
+        await demo.start()
+        self.addCleanup(demo.end)
+        return demo
+
+    async def test_requests(self) -> None:
+        """Each becomes what the script says."""
+        demo = await self.start()
+        for step in (a_turn, an_account_that_runs_out):
+            outcome = await step(demo)
+            self.assertEqual(outcome.observed, outcome.expected)
+
+    async def test_invitation(self) -> None:
+        """It names what is running."""
+        demo = await self.start()
+        said = demo.invitation()
+        for words in (demo.url, ALICE, f":{demo.codex_port}/", f"port {demo.neighbour_port}"):
+            self.assertIn(words, said)
+        self.assertEqual(len({demo.port, demo.codex_port, demo.neighbour_port}), 3)
+
+    async def test_credential_files(self) -> None:
+        """As the official programs would leave them: readable for nobody else."""
+        await self.start()
+        files = sorted(self.directory.glob("*.json"))
+        self.assertEqual([file.stem for file in files], ["codex", "main", "small", "spent"])
+        self.assertEqual({file.stat().st_mode & 0o777 for file in files}, {0o600})
+
+    async def test_ends_twice(self) -> None:
+        """Whoever ends it does not need to know whether somebody has."""
+        demo = await self.start()
+        await demo.stop()
+        await demo.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.dialects.registry import DIALECTS
+from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.interfaces.facets import IAccountFormat, IMetering, ITraffic
 
 

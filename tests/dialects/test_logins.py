@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.dialects.logins import (
     access_token_of,
     client_path,
@@ -23,7 +24,6 @@ from ccmproxy.dialects.logins import (
     usage_object,
 )
 from ccmproxy.dialects.oauth import AnswerMalformed, CredentialFileError, OAuthToken, RefreshRefused
-from ccmproxy.dialects.registry import DIALECTS
 
 
 class DocumentTests(SynchronousTestCase):

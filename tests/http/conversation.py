@@ -1,4 +1,4 @@
-"""Clients of the HTTP server in memory, and their answers read by the standard library."""
+"""In-memory clients of the HTTP server, whose responses are parsed by the standard library."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ OK = ResponseHead(200, b"OK", [(b"Content-Type", b"text/plain")])
 
 
 class _Answers(io.BytesIO):
-    """Bytes that several responses are read from, one after the other."""
+    """A byte stream from which several responses are read, one after the other."""
 
     def makefile(self, mode: str) -> _Answers:
-        """What http.client asks a socket for."""
+        """The method that http.client calls on a socket."""
         return self
 
     def close(self) -> None:
-        """Not after the first response."""
+        """Do nothing, so that more than one response can be read."""
 
 
 class Client(Protocol):
-    """Sends bytes, keeps what comes."""
+    """Sends bytes, and keeps what it receives."""
 
     transport: MemoryTransport
 
@@ -56,9 +56,9 @@ class Client(Protocol):
             self.pump.flush()
 
     def answers(self, *methods: str) -> list[tuple[int, bytes]]:
-        """Status and body of each response, to requests with these methods; all that came must be responses.
+        """Status and body of each response to requests with these methods; there must be no other bytes.
 
-        "100 Continue" is passed over. Raises http.client's errors for responses that are incomplete.
+        "100 Continue" is skipped. Raises http.client's errors for incomplete responses.
         """
         stream = _Answers(self.received)
         found = []
@@ -93,7 +93,7 @@ class ServerTestCase(SynchronousTestCase):
         return client
 
     def flush(self) -> None:
-        """Let everything arrive."""
+        """Deliver everything that is in flight."""
         for pump in self.pumps:
             pump.flush()
         self.pumps = [pump for pump in self.pumps if not pump.closed]

@@ -1,4 +1,4 @@
-"""What is a message, where it ends, and what is refused because it could be read in two ways."""
+"""Where messages begin and end, and which are refused because they are ambiguous."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ BROKEN_CHUNKS = (
 
 
 def decode(pieces: list[bytes]) -> tuple[bytes, bool, bytes]:
-    """Payload of a chunked body that arrives in ``pieces``; whether it ended; what stood behind it."""
+    """The payload of a chunked body that arrives in ``pieces``, whether it ended, and the bytes after its end."""
     decoder = ChunkedDecoder()
     payload = b"".join(b"".join(decoder.feed(piece)) for piece in pieces)
     return payload, decoder.finished, decoder.rest

@@ -1,4 +1,4 @@
-"""Which header fields pass, and which do not."""
+"""Which header fields are forwarded, and which are dropped."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ class HopsTests(SynchronousTestCase):
         self.assertEqual(hops([(b"X-CCM-Hops", value)]), MOST_HOPS + 1)
 
     def test_too_long_a_count(self) -> None:
-        """Is not read: there is no reason to convert what a stranger may make as long as a head."""
+        """An overlong count is not converted: a client could make it as long as a head."""
         for value in (b"1000", b"0000", b"9" * 60_000):
             self.assertEqual(hops([(b"X-CCM-Hops", value)]), MOST_HOPS + 1)
 
     def test_the_count_is_between_instances(self) -> None:
-        """Nor does it go on by itself."""
+        """The count is never forwarded unchanged."""
         self.assertEqual(request_headers([(b"X-CCM-Hops", b"2"), (b"x-ccm-hops", b"3")]), [])

@@ -1,4 +1,4 @@
-"""Retry-After: two forms, and much nonsense."""
+"""Retry-After in both of its forms, and malformed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scripted upstream in memory, and a receiver that holds the client to its promises."""
+"""A scripted in-memory upstream, and a receiver that checks the guarantees of the client."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ccmproxy.testing.pump import MemoryListener, MemoryNetwork, Pump
 
 
 class Receiver:
-    """Records a response. ``outcome``: ``ended``, or the error. Raises AssertionError for whatever must not happen.
+    """Records a response. ``outcome``: ``ended``, or the error. Raises AssertionError for calls that must not happen.
 
-    ``on_start``, ``on_data``, ``on_end``: called in addition, with nothing.
+    ``on_start``, ``on_data``, ``on_end``: called in addition, without arguments.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ def _nothing() -> None:
 
 
 class ScriptedServer(Protocol):
-    """Records what it receives and does what a test tells it to. ``script`` is asked at each receipt."""
+    """Records what it receives, and calls the test's ``script`` each time that it receives something."""
 
     transport: Any
 
@@ -98,7 +98,7 @@ class ScriptedServer(Protocol):
         self.lost = reason.type
 
     def requests(self) -> int:
-        """How many heads have come, of requests without a body."""
+        """How many heads of requests without a body have arrived."""
         return self.received.count(b"\r\n\r\n")
 
 
@@ -119,7 +119,7 @@ class Scene:
         )
 
     def script(self, server: ScriptedServer) -> None:
-        """What the upstream does at each receipt."""
+        """What the upstream does each time that it receives something."""
         if self.reply is not None:
             answered = getattr(server, "answered", 0)
             if server.requests() > answered:
@@ -148,13 +148,13 @@ class Scene:
         return receiver
 
     def settle(self) -> None:
-        """Let everything happen that happens by itself."""
+        """Run until nothing happens without time passing."""
         self.network.flush()
         self.clock.advance(0)
         self.network.flush()
 
     def pass_time(self, seconds: float) -> None:
-        """In steps, as it does."""
+        """Advance the clock in small steps."""
         whole, rest = divmod(seconds, 1.0)
         for _ in range(int(whole)):
             self.network.advance(1.0)

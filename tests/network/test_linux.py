@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
 import struct
-import subprocess
 import sys
 
 from hypothesis import given
@@ -14,9 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ccmproxy.network.linux import Rtnetlink, attributes, messages, open_socket
-from tests.network.namespace import STEPS
 from tests.profiles import examples
-from tests.source import ROOT
 
 KERNEL = (0, 1)
 
@@ -280,28 +275,3 @@ class RealTests(SynchronousTestCase):
             if name != "lo":
                 # It is known already.
                 self.assertIn(index, vars(state)["_links"])
-
-    def test_a_network_of_our_own(self) -> None:
-        """Every change is told, and nothing else is."""
-        unshare, ip = shutil.which("unshare"), shutil.which("ip")
-        if unshare is None or ip is None:
-            raise SkipTest("needs the programs unshare and ip")
-        enter = [unshare, "--user", "--map-root-user", "--net"]
-        tried = subprocess.run([*enter, "true"], capture_output=True, text=True, timeout=20, check=False)
-        if tried.returncode:
-            raise SkipTest(f"no network namespace: {tried.stderr.strip()}")
-        child = subprocess.run(
-            [*enter, sys.executable, "-m", "tests.network.namespace"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if not child.stdout.startswith("["):
-            if child.stdout.startswith("ip "):
-                raise SkipTest(f"this kernel or this ip cannot do it: {child.stdout.strip()}")
-            self.fail(child.stderr)
-        *steps, (_, together) = json.loads(child.stdout)
-        self.assertEqual([(command, told > 0) for command, told in steps], STEPS)
-        self.assertEqual(together, 1)

@@ -117,7 +117,7 @@ class ExpiredTests(RecoveryCase):
         self.assertEqual(world.login.counters.refused_refreshes, 0)
 
     def test_the_official_client_refreshed_during_ours(self) -> None:
-        """F2: ours is refused, because theirs came first; what the file holds afterwards wins."""
+        """F2: our refresh is refused because the official client's came first; the file's newer token is used."""
         world = World(self)
         world.expire_login()
         upstream = world.simulator.factory

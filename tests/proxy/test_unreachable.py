@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.policy.retry import LeaseOutcome
 from tests.conversation import Client, Response, World
+from tests.pooled import PoolWorld
 from tests.proxy.raw_upstream import RawUpstream, http_response
 
 
@@ -24,7 +25,8 @@ class UnreachableCase(SynchronousTestCase):
 
     def assert_goes_on(self, world: World) -> None:
         """Nothing of it counts against the account."""
-        self.assertTrue(world.account.is_usable())
+        for account in world.accounts:
+            self.assertTrue(account.is_usable(), account.tag)
         self.assertEqual(world.answer().status, 200)
 
 
@@ -111,13 +113,13 @@ class ConnectTests(UnreachableCase):
 
 
 class SilentTests(UnreachableCase):
-    """The request was sent: it is never sent again, whatever becomes of it (F14)."""
+    """The request was sent: it is never sent again, whatever becomes of it, though another account is there (F14)."""
 
-    def lost(self, fault: str) -> tuple[World, Client]:
-        world = World(self)
+    def lost(self, fault: str) -> tuple[PoolWorld, Client]:
+        world = PoolWorld(self)
         client = world.ask(f"[[tokens:40]] [[simulate:{fault}]]")
         world.network.advance(1)
-        self.assertEqual(len(world.simulator.requests.of("turn")), 1, fault)
+        self.assertEqual(len(world.turns()), 1, fault)
         return world, client
 
     def test_closed_without_an_answer(self) -> None:
@@ -150,7 +152,7 @@ class SilentTests(UnreachableCase):
             b"220 mail.example ESMTP\r\n",
             b"\x00" * 1000,
         ):
-            world = World(self)
+            world = PoolWorld(self)
             upstream = RawUpstream(world, [answer])
             client = world.ask()
             self.assert_told(client.responses()[0], 502, "upstream_malformed")
@@ -158,7 +160,7 @@ class SilentTests(UnreachableCase):
 
     def test_no_answer_in_time(self) -> None:
         """F14, F42: the first byte has a time-out of its own."""
-        world = World(self)
+        world = PoolWorld(self)
         client = world.ask("[[simulate:hang]]")
         world.network.advance(599)
         self.assertEqual(client.received, b"")
@@ -192,7 +194,9 @@ class SilentTests(UnreachableCase):
         self.assertEqual(client.responses()[0].body, body)
 
     def test_a_protocol_that_nobody_asked_for(self) -> None:
-        world = World(self)
-        RawUpstream(world, [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"])
+        world = PoolWorld(self)
+        answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+        upstream = RawUpstream(world, [answer])
         client = world.ask()
         self.assert_told(client.responses()[0], 502, "upstream_malformed")
+        self.assertEqual(len(upstream.received), 1)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import ILogObserver, LogEvent, eventAsText, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +20,7 @@ from ccmproxy.testing.pump import KIB, MemoryNetwork, Pump
 from ccmproxy.yamux import Session, SessionConfig
 from tests.http.conversation import OK, echo
 from tests.http.upstream import Receiver
+from tests.logged import everything, log_events, messages
 
 SECRET = "our-token-4711"
 LIMITS = ClientLimits(connect_timeout=10, first_byte_timeout=20)
@@ -79,10 +78,7 @@ class ConnectorCase(SynchronousTestCase):
             self.network.endpoint("friend.test", 443, timeout=None), self.clock, LIMITS
         )
         self.connector = self.connect(lambda: 0.0)
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = log_events(self)
         self.addCleanup(self.finish)
 
     def connect(self, random: Callable[[], float]) -> Connector:
@@ -101,8 +97,7 @@ class ConnectorCase(SynchronousTestCase):
             pump.server.abortConnection()
         self.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        logged = "\n".join(f"{event!r} {eventAsText(event)}" for event in self.events)
-        self.assertFalse(SECRET in logged, "a token was logged")
+        self.assertFalse(SECRET in everything(self.events), "a token was logged")
 
     def _build(self) -> Dialled:
         self.dialled.append(Dialled(self))
@@ -159,8 +154,8 @@ class ConnectorCase(SynchronousTestCase):
 
     def lines(self, words: str) -> list[str]:
         """What the connector logged with these words in it."""
-        found = [formatEvent(event) for event in self.events if event["log_namespace"].endswith("Connector")]
-        return [text for text in found if words in text]
+        own = [event for event in self.events if event["log_namespace"].endswith("Connector")]
+        return messages(own, words)
 
     def assert_next_attempt_after(self, *delays: float) -> None:
         """Each in its turn, neither earlier nor later; what is dialled fails again."""

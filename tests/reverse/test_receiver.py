@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from twisted.internet.error import ConnectionDone
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.http.message import RequestHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse import YamuxProtocol
 from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
@@ -20,6 +17,7 @@ from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux import Session, SessionConfig
 from tests.http.conversation import OK, Client, ServerTestCase
 from tests.http.upstream import Receiver as Answer
+from tests.logged import log_events, messages
 
 ASKING = (
     b"GET /ccm/v1/reverse HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: reverse-proxy\r\n"
@@ -80,10 +78,7 @@ class ReceiverCase(ServerTestCase):
         self.friend = Friend()
         self.handler = lambda request: self.receiver.accept(request, self.friend, "req_1")
         self.served: list[ServerRequest] = []
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = log_events(self)
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
@@ -135,7 +130,7 @@ class ReceiverCase(ServerTestCase):
 
     def lines(self, words: str) -> list[str]:
         """What the receiver logged with these words in it."""
-        return [text for event in self.events if words in (text := formatEvent(event))]
+        return messages(self.events, words)
 
 
 class AcceptTests(ReceiverCase):

@@ -36,6 +36,8 @@ class StreamContractTests(InMemory, HalfCloseContract, TestCase):
 
     chunk_size = 64 * KIB
     enough_to_pause = 1000 * KIB
+    #: So that it can be told from the loss of the session.
+    lost_by_abort = StreamAborted
 
     async def connect(self, client: Recorder, server: Recorder) -> None:
         self.pair_of_sessions = SessionPair(Building(lambda: server), chunk_size=self.chunk_size)
@@ -43,15 +45,6 @@ class StreamContractTests(InMemory, HalfCloseContract, TestCase):
 
     def flush(self) -> None:
         self.pair_of_sessions.flush()
-
-    async def test_abort(self) -> None:
-        """The other side can tell a reset from the loss of the session."""
-        client, server = await self.pair()
-        client.transport.abortConnection()
-        assert client.lost == []
-        await self.until(lambda: client.lost and server.lost)
-        assert client.lost == [ConnectionAborted]
-        assert server.lost == [StreamAborted]
 
     async def test_writing_to_one_who_is_gone(self) -> None:
         """It is thrown away at first: the answer before it may not have been read yet."""

@@ -9,9 +9,9 @@ from ccmproxy.simulator.request_parts import (
     decode_object,
     dictionaries,
     forced_tool,
-    json_schema,
     object_of,
     plain_text,
+    schema_of,
 )
 
 
@@ -46,12 +46,12 @@ class PartTests(SynchronousTestCase):
 
     def test_schemas(self) -> None:
         schema = {"type": "object"}
-        self.assertEqual(json_schema({"type": "json_schema", "schema": schema}), schema)
+        self.assertEqual(schema_of({"type": "json_schema", "schema": schema}), schema)
         within = {"type": "json_schema", "json_schema": {"schema": schema}}
-        self.assertEqual(json_schema(within, "json_schema"), schema)
+        self.assertEqual(schema_of(within, "json_schema"), schema)
         for odd in (None, {"type": "text", "schema": schema}, {"type": "json_schema"}, within):
-            self.assertIsNone(json_schema(odd))
-        self.assertIsNone(json_schema({"type": "json_schema", "json_schema": 5}, "json_schema"))
+            self.assertIsNone(schema_of(odd))
+        self.assertIsNone(schema_of({"type": "json_schema", "json_schema": 5}, "json_schema"))
 
     def test_a_tool_that_is_not_on_offer_is_not_called(self) -> None:
         schemas = {"ls": {"type": "object"}}

@@ -111,10 +111,11 @@ class PullSource:
 class ByteStreamContract(ABC):
     """Conversations that go the same way over any byte stream.
 
-    ``enough_to_pause``: bytes, more than it takes at once.
+    ``enough_to_pause``: bytes, more than it takes at once. ``lost_by_abort``: what the other side is told of an abort.
     """
 
     enough_to_pause = 300 * KIB
+    lost_by_abort: type[Exception] = ConnectionLost
 
     @abstractmethod
     async def connect(self, client: Recorder, server: Recorder) -> None:
@@ -207,7 +208,7 @@ class ByteStreamContract(ABC):
         assert client.lost == []
         await self.until(lambda: client.lost and server.lost)
         assert client.lost == [ConnectionAborted]
-        assert server.lost == [ConnectionLost]
+        assert server.lost == [self.lost_by_abort]
 
     async def test_lost_connection_stops_the_producer(self) -> None:
         client, server = await self.pair()

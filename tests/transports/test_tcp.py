@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -9,11 +10,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from ccmproxy.testing.pump import Pump
-from ccmproxy.transports.tcp import direct_writer
+from ccmproxy.transports.tcp import direct_writer, limit_unsent
 
 
 class Receiver(Protocol):
@@ -146,3 +148,16 @@ class OtherTransportTests(SynchronousTestCase):
         client, server = Receiver(), Receiver()
         pump = Pump(client, server)
         self.assertEqual(direct_writer(pump.client), pump.client.write)
+
+
+class UnsentTests(SynchronousTestCase):
+    """What the kernel may hold; on a real connection, see the tests of sessions."""
+
+    def test_where_it_cannot_be_said(self) -> None:
+        """On what has no socket, or one that is gone."""
+        limit_unsent(Pump(Receiver(), Receiver()).client, 1000)
+        with socket.socket() as gone:
+            pass
+        transport = StringTransport()
+        transport.getHandle = lambda: gone  # type: ignore[attr-defined]
+        limit_unsent(transport, 1000)

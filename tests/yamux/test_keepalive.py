@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.yamux.errors import ProtocolError
 from ccmproxy.yamux.keepalive import KeepAlive
+from ccmproxy.yamux.parameters import Rate
 
 
 class KeepAliveTests(SynchronousTestCase):
     """Every 15 seconds, 10 seconds to answer."""
 
     def setUp(self) -> None:
-        self.keepalive = KeepAlive(15.0, 10.0, 100.0)
+        self.keepalive = KeepAlive(15.0, 10.0, Rate(3, 0.5), 100.0)
 
     def test_from_the_answer_to_the_next_question(self) -> None:
         self.assertEqual((self.keepalive.deadline, self.keepalive.is_asking), (115.0, False))
@@ -33,6 +35,13 @@ class KeepAliveTests(SynchronousTestCase):
         self.keepalive.answered(number, 116.0)
         self.assertIsNone(self.keepalive.answered(number, 120.0))
         self.assertEqual(self.keepalive.deadline, 131.0)
+
+    def test_pings_of_the_peer(self) -> None:
+        for now in (100.0, 100.0, 101.0, 102.0):
+            self.keepalive.requested(now)
+        with self.assertRaises(ProtocolError):
+            self.keepalive.requested(102.0)
+        self.assertEqual(self.keepalive.deadline, 115.0)
 
     def test_numbers_begin_again(self) -> None:
         self.keepalive._next = 2**32 - 1

@@ -155,3 +155,12 @@ class OutputTests(SynchronousTestCase):
         self.output.add_control(PING, SYN, 0, 5)
         self.output.clear_data()
         self.assertEqual(self.says(), ["PING|SYN id=0 len=5"])
+
+    def test_a_carrier_that_takes_nothing(self) -> None:
+        """The time counts from when it was first said, until it takes something again."""
+        self.assertEqual(self.output.deadline, float("inf"))
+        self.output.blocked(5.0)
+        self.output.blocked(7.0)
+        self.assertEqual(self.output.deadline, 5.0 + SessionConfig().write_timeout)
+        self.output.unblocked()
+        self.assertEqual(self.output.deadline, float("inf"))

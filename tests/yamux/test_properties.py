@@ -27,7 +27,7 @@ CONFIGS = st.builds(
 def check(side: Side) -> None:
     """What must hold at any time."""
     session = side.session
-    streams = list(session._streams.values())
+    streams = list(session._streams)
     for stream in streams:
         window = stream.receive_window
         assert window.remaining >= 0 and window.unread >= stream.held >= 0
@@ -35,7 +35,7 @@ def check(side: Side) -> None:
         assert 0 <= stream.send_window.available < 2**32
         assert not stream.is_closed
         assert (stream.inbound, stream.outbound) != (Direction.ENDED, Direction.ENDED)
-    assert len(session._unacknowledged) <= side.config.open_backlog
+    assert len(session._opening.unacknowledged) <= side.config.open_backlog
     assert session.unread >= sum(stream.held for stream in streams)
     if session.error is not None:
         assert not streams

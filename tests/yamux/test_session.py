@@ -145,7 +145,7 @@ class OpeningTests(SessionCase):
 
     def test_ids_run_out(self) -> None:
         side = Side(is_client=True)
-        side.session._next_id = 2**32 - 1
+        side.session._opening._next_id = 2**32 - 1
         self.assertEqual(side.open().id, 2**32 - 1)
         error = self.assertRaises(CannotOpen, side.open)
         self.assertTrue(error.for_good)

@@ -12,11 +12,12 @@ class TimeoutsTests(SynchronousTestCase):
     """Three streams."""
 
     def setUp(self) -> None:
-        self.timeouts = Timeouts(10.0)
+        self.timeouts = Timeouts(10.0, "not answered within")
         self.a, self.b, self.c = (Stream(n, False, 2**18) for n in (1, 3, 5))
 
     def test_none(self) -> None:
         self.assertEqual((self.timeouts.deadline, len(self.timeouts)), (float("inf"), 0))
+        self.assertEqual(self.timeouts.reason, "not answered within 10 seconds")
         self.assertEqual(self.timeouts.over(1e9), [])
 
     def test_longest_first(self) -> None:

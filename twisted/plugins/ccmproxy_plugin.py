@@ -1,4 +1,4 @@
-"""Makes ``twistd ccmproxy`` known to Twisted; everything it does is in :mod:`ccmproxy.root.tap`."""
+"""Registers ``twistd ccmproxy`` with Twisted. The implementation is in :mod:`ccmproxy.root.tap`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Logins of accounts: where they are kept, how they are kept fresh, and how a change by somebody else is noticed."""
+"""Logins of accounts: their stores, their refreshes, and the detection of changes that other programs make to them."""

@@ -1,4 +1,4 @@
-"""An account with an OAuth login: kept fresh, its usage polled, its requests told when it is used up (spec 3, 5)."""
+"""An account with an OAuth login: refreshes it, polls the usage, and interrupts requests at a limit (spec 3, 5)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ccmproxy.state.transitions import TimePassed, TokenAvailable, TokenUnavaila
 
 @dataclass(frozen=True, slots=True)
 class LoginPlace:
-    """Where a login is kept.
+    """Where a login is stored.
 
-    ``watched_path``: the file whose changes are to be noticed, None = none. ``lock_path``: of the official client's
-    lock (:func:`ccmproxy.credentials.login.lock.lock_path`), None where there is no such custom.
+    ``watched_path``: the file to watch for changes, or None. ``lock_path``: the path of the official client's lock
+    (:func:`ccmproxy.credentials.login.lock.lock_path`), or None if that client takes no lock.
     """
 
     store: ICredentialStore
@@ -42,10 +42,11 @@ class LoginPlace:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAccess:
-    """Where the upstream of an account is, and the ways there.
+    """The addresses of an account's upstream, and the connections to it.
 
-    ``outbound``: the way out for refreshes and polls (F30). ``connections``: to the API of ``urls``, through the same
-    outbound. ``key_connections``: to the API for keys, where ``urls`` names one of its own.
+    ``outbound``: makes the connections for refreshes and polls (F30). ``connections``: the pool of connections to the
+    API in ``urls``, through the same outbound. ``key_connections``: the pool of connections to the API for keys, if
+    ``urls`` has a separate one.
     """
 
     urls: UpstreamURLs
@@ -54,11 +55,11 @@ class UpstreamAccess:
     key_connections: ConnectionPool | None = None
 
     def for_logins(self) -> Upstream:
-        """Where requests go that are sent with a login."""
+        """Return the upstream for requests that are sent with a login."""
         return upstream_of(self.urls.api_url, self.connections)
 
     def for_keys(self) -> Upstream:
-        """Where requests go that are sent with a key."""
+        """Return the upstream for requests that are sent with a key."""
         if self.urls.key_api_url and self.key_connections is not None:
             return upstream_of(self.urls.key_api_url, self.key_connections)
         return self.for_logins()
@@ -67,9 +68,9 @@ class UpstreamAccess:
 @implementer(ICredential)
 class LoginAccount(Credential):
     """A default credential whose login is in a store. The store may also hold a key of the commercial API (spec 3.1,
-    Codex), and one of them may take the other's place at any time.
+    Codex), and a login and a key may replace each other at any time.
 
-    Does nothing before :meth:`start`; nothing is left after :meth:`stop` has fired.
+    There is no activity before :meth:`start`, and none after the Deferred of :meth:`stop` has fired.
     """
 
     log = Logger()
@@ -89,9 +90,9 @@ class LoginAccount(Credential):
         fetch: Fetch | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """``random``: numbers in [0, 1). ``plan_weight``: replaces what the plan says. ``watcher``: tells of changes of
-        the watched path. ``fetch``: makes refreshes and polls in place of the outbound. ``now``: Unix seconds; left
-        out, ``clock`` tells them.
+        """``random`` returns numbers in [0, 1). ``plan_weight`` replaces the weight of the account's plan. ``watcher``
+        reports changes of the watched path. ``fetch`` makes the requests of refreshes and polls instead of the
+        outbound. ``now`` returns Unix seconds; its default is ``clock.seconds``.
         """
         super().__init__(tag, caps, clock, now)
         self._upstream = access.for_logins()
@@ -135,7 +136,8 @@ class LoginAccount(Credential):
     # Life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Read the login, watch its file, ask for the usage. A login that cannot be read is no error."""
+        """Read the login, watch its file and poll the usage. A login that cannot be read raises no error; the account
+        is then unavailable. Idempotent."""
         if self._running:
             return
         self._running = True
@@ -147,7 +149,8 @@ class LoginAccount(Credential):
         self._poller.start()
 
     def _obstacles(self) -> Iterator[str]:
-        """What is wrong with the place of the login, known now and not hours later, when the token expires."""
+        """Yield the problems with the place of the login, so that they are reported at the start and not hours later,
+        when the token expires."""
         exposure = FileStore(self._watched_path).exposure() if self._watched_path is not None else None
         if exposure is not None:
             yield exposure
@@ -156,9 +159,9 @@ class LoginAccount(Credential):
             yield obstacle
 
     def stop(self) -> Deferred[None]:
-        """End timers, watch and polls. Fires when a refresh that must not be lost is over (at most 10 s).
+        """End the timers, the watch and the polls. Fires when a refresh that must not be lost is over (at most 10 s).
 
-        Leases stay valid until they are closed; connections are the caller's business.
+        Leases stay valid until they are closed; closing the connections is left to the caller.
         """
         self._running = False
         if self._watch is not None:
@@ -172,17 +175,17 @@ class LoginAccount(Credential):
 
     @property
     def is_api_key(self) -> bool:
-        """True while the store holds a key in place of a login."""
+        """Whether the store holds a key instead of a login."""
         return isinstance(self._keeper.authorization, ApiKey)
 
     def poll_if_stale(self) -> None:
-        """Start a poll if what is known is old; look for a missing login again (at most every 2 s)."""
+        """Start a poll if the known usage is out of date, and reread a login that is missing (at most every 2 s)."""
         if self._running:
             self._keeper.reload_on_demand()
             self._poller.poll_if_stale()
 
     def reconfigure(self, caps: Caps, plan_weight: float | None) -> None:
-        """Take over what a reloaded configuration says; nothing in flight is touched unless a cap was reached."""
+        """Apply a reloaded configuration. Requests in flight go on unless a new cap is already reached."""
         self.caps = caps
         self._plan_weight = plan_weight
         authorization = self._keeper.authorization
@@ -191,27 +194,28 @@ class LoginAccount(Credential):
         else:
             self._apply(TimePassed())
 
-    # What leases ask for ----------------------------------------------------------------------------------
+    # What leases call -------------------------------------------------------------------------------------
 
     async def authorize(self) -> Authorization:
-        """The token or key to send, refreshed first if it is due. Raises CredentialUnavailable where there is none."""
+        """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
+        is none."""
         return await self._keeper.authorize()
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Another token than ``rejected`` (spec 3.4). Raises CredentialUnavailable where no other is to be had."""
+        """Return another token than ``rejected`` (spec 3.4). Raises CredentialUnavailable when there is no other."""
         return await self._keeper.recover(rejected)
 
     @property
     def upstream(self) -> Upstream:
-        """Where requests go that are sent with a login."""
+        """The upstream for requests that are sent with a login."""
         return self._upstream
 
     def upstream_for(self, authorization: Authorization) -> Upstream:
-        """Where requests go that are sent with ``authorization``."""
+        """Return the upstream for requests that are sent with ``authorization``."""
         return self._key_upstream if isinstance(authorization, ApiKey) else self._upstream
 
     def close_connections(self) -> None:
-        """Close the connections that nobody uses, and the others when they are done."""
+        """Close idle connections now, and the others when their requests are done."""
         self._upstream.connections.close()
         self._key_upstream.connections.close()
 
@@ -223,17 +227,17 @@ class LoginAccount(Credential):
         return self._format.plan_weight(authorization)
 
     def _file_changed(self) -> None:
-        """The watcher saw the file change, appear or go."""
+        """Reload the login: the watcher saw the file change, appear or disappear."""
         if not self._running:
             return
         known = self._access_token
         self._keeper.load(changed=True)
         if known is not None and self._access_token != known:
-            # Perhaps another account's: what is known of the windows may not be its own.
+            # The new login may belong to another account, to which the known windows do not apply.
             self._poller.poll()
 
     def _login_changed(self) -> None:
-        """The keeper has another login, another problem, or learnt more of the login."""
+        """Update the state: the keeper has another login, another problem, or more facts about the login."""
         authorization = self._keeper.authorization
         if authorization is None:
             self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
@@ -243,7 +247,7 @@ class LoginAccount(Credential):
         if isinstance(authorization, OAuthToken) and authorization.access_token != self._access_token:
             self._access_token = authorization.access_token
             if self._poller.failures:
-                self._poller.poll()  # what failed with the old token may work with the new one
+                self._poller.poll()  # A poll that failed with the old token may succeed with the new one.
         self._poller.poll_if_stale()
 
     def _token_failed(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A credential file: read whole, replaced atomically and durably (spec 3.1)."""
+"""A store that is a file. It is read as a whole, and replaced atomically and durably (spec 3.1)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from zope.interface import implementer
 from ccmproxy.dialects.oauth import CredentialFileError
 from ccmproxy.interfaces.credentials import ICredentialStore
 
-#: Far beyond any login, and far below what would hold up the reactor: a larger file is something else (bytes).
+#: Largest file accepted (bytes): far larger than any login, and small enough not to block the reactor noticeably.
 MAX_DOCUMENT = 1024 * 1024
-#: A login is for its owner alone.
+#: Mode of a credential file: only its owner may read or write it.
 PRIVATE = 0o600
-#: A document that changes while it is read is read again, this often in all.
+#: Number of attempts to read a document that changes while it is being read.
 _READ_ATTEMPTS = 5
-#: How much a new login may be longer than the old one, for the test write (bytes).
+#: Assumed growth from the old login to the new one, for the test write (bytes).
 _GROWTH = 4 * 1024
-#: File systems without a notion of syncing a directory say so with these.
+#: The errors of file systems that cannot sync a directory.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 @implementer(ICredentialStore)
 class FileStore:
-    """The credential file at ``path``. A symbolic link is followed, and survives a write.
+    """The credential file at ``path``. A symbolic link is followed, and is still there after a write.
 
-    Nothing but the path is kept: every method looks at the file system anew.
+    The object holds only the path; every method looks at the file system again.
     """
 
     def __init__(self, path: str) -> None:
@@ -37,10 +37,10 @@ class FileStore:
         self.description = path
 
     def read(self) -> bytes:
-        """The file's content, UTF-8 text that is not blank.
+        """Return the content of the file: UTF-8 text that is not blank.
 
-        A file that is rewritten in place while it is read is read again. Raises CredentialFileError with a sentence:
-        missing, unreadable, not a regular file, empty, too large, not text.
+        A file that is rewritten in place meanwhile is read again. Raises CredentialFileError with a sentence when the
+        file is missing, unreadable, not a regular file, empty, too large or not text.
         """
         try:
             document = self._read_unchanged()
@@ -59,11 +59,11 @@ class FileStore:
         return document
 
     def write(self, document: bytes) -> None:
-        """Replace the content: a new file of mode 0600 beside it, synced to disk, then renamed over it.
+        """Replace the content: write a new file of mode 0600 beside the old one, sync it to disk, and rename it.
 
-        Owner and group are kept where the system permits. Returns only when the document would survive a crash of
-        the machine. Raises OSError where the system refuses, and CredentialFileError where :attr:`path` can hold no
-        file; the old content is then still in place, and nothing is left behind.
+        Owner and group are kept if the system permits that. When this returns, the document would survive a crash of
+        the machine. Raises OSError when the system refuses, and CredentialFileError when :attr:`path` is a directory or
+        a link to itself. In both cases the old content is still in place, and no temporary file is left behind.
         """
         target = self._target()
         temporary = _write_sibling(target, document)
@@ -77,12 +77,12 @@ class FileStore:
     def check_writable(self) -> None:
         """Raise CredentialFileError if a write would fail.
 
-        Really writes a file of the size of a login into the directory, and removes it; and looks for what would only
-        be noticed at the rename: a file that is mounted by itself, or protected.
+        Writes a file of the size of a login into the directory and removes it again. Also checks for obstacles that
+        would show only at the rename: a file that is a mount point, or that is protected.
         """
         try:
             target = self._target()
-            # Fails for a file that is immutable, on a read-only file system, or kept read-only on purpose.
+            # This fails if the file is immutable, read-only, or on a read-only file system.
             os.close(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW))
             size = os.stat(target).st_size + _GROWTH
             if _is_mount_point(target):
@@ -94,14 +94,14 @@ class FileStore:
             raise self._error(f"cannot be written: {_reason(error)}") from None
 
     def remove(self) -> None:
-        """Delete the file (of a link: its target); none is no error. Raises OSError where it cannot be deleted."""
+        """Delete the file, or the target of a link, if it exists. Raises OSError when it cannot be deleted."""
         try:
             os.unlink(os.path.realpath(self.path))
         except FileNotFoundError:
             pass
 
     def exposure(self) -> str | None:
-        """A sentence if others than the owner may read or write the file, else None."""
+        """Return a warning if anyone but the owner may read or write the file, else None."""
         try:
             mode = stat.S_IMODE(os.stat(self.path).st_mode)
         except OSError:
@@ -111,8 +111,11 @@ class FileStore:
         return f"credential file {self.path} is accessible to others (mode {mode:04o}); it should be 0600"
 
     def _read_unchanged(self) -> bytes:
-        """The content at a moment when nobody was writing it. Raises CredentialFileError where this is no regular file
-        or too large, OSError where it cannot be read, and ValueError for a name that no file can have."""
+        """Return the content, read again if another program wrote to the file meanwhile.
+
+        Raises CredentialFileError when the file is not a regular file or is too large, OSError when it cannot be read,
+        and ValueError for a name that no file can have.
+        """
         document = b""
         for _ in range(_READ_ATTEMPTS):
             # Without O_NONBLOCK, opening a FIFO would block the process.
@@ -131,12 +134,12 @@ class FileStore:
                 raise self._error(f"is larger than {MAX_DOCUMENT} bytes")
             if len(document) == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
                 break
-        # If somebody keeps rewriting it, what was read last is judged by its content.
+        # If the file changes at every attempt, the caller judges the last version by its content.
         return document
 
     def _target(self) -> str:
-        """Where the document really lies, links resolved. Raises CredentialFileError for a directory, and for a link
-        that leads to itself."""
+        """Return the real path of the document, with links resolved. Raises CredentialFileError when it is a directory
+        or a link to itself."""
         target = os.path.realpath(self.path)
         if os.path.islink(target):
             raise self._error("is a symbolic link to itself")
@@ -153,7 +156,7 @@ def _reason(error: OSError) -> str:
 
 
 def _read_all(descriptor: int, limit: int) -> bytes:
-    """What follows in the file, at most ``limit`` bytes."""
+    """Return the rest of the file, at most ``limit`` bytes."""
     chunks = []
     while limit > 0 and (chunk := os.read(descriptor, limit)):
         chunks.append(chunk)
@@ -162,7 +165,8 @@ def _read_all(descriptor: int, limit: int) -> bytes:
 
 
 def _write_sibling(target: str, document: bytes) -> str:
-    """A new file in ``target``'s directory that holds ``document``, synced; its path. Leaves nothing on failure."""
+    """Write ``document`` to a new file in the directory of ``target``, sync it, and return its path. Leaves no file
+    behind on failure."""
     directory, name = os.path.split(target)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -170,7 +174,7 @@ def _write_sibling(target: str, document: bytes) -> str:
     try:
         try:
             _keep_owner(target, descriptor)
-            os.fchmod(descriptor, PRIVATE)  # a umask may have taken the owner's own rights
+            os.fchmod(descriptor, PRIVATE)  # The umask may have removed permissions of the owner.
             view = memoryview(document)
             while view:
                 view = view[os.write(descriptor, view) :]
@@ -184,7 +188,7 @@ def _write_sibling(target: str, document: bytes) -> str:
 
 
 def _keep_owner(target: str, descriptor: int) -> None:
-    """Give the new file the owner and group of the old one, as far as this process may."""
+    """Give the new file the owner and group of the old one, as far as this process is permitted to."""
     try:
         old = os.stat(target)
     except OSError:
@@ -195,7 +199,7 @@ def _keep_owner(target: str, descriptor: int) -> None:
             try:
                 os.fchown(descriptor, uid, gid)
             except OSError:
-                pass  # only root may give files away
+                pass  # Only root may change the owner of a file.
 
 
 def _sync_directory(directory: str) -> None:
@@ -214,11 +218,14 @@ def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # gone already, or a directory that vanished with it
+        pass  # The file, or its whole directory, is already gone.
 
 
 def _is_held_by_sticky_directory(target: str) -> bool:
-    """In a sticky directory only the owner of a file, or of the directory, may rename over it (unlink(2))."""
+    """Return whether the sticky bit of the directory forbids this process to replace ``target``.
+
+    In a sticky directory only the owner of a file or of the directory may rename another file over it (unlink(2)).
+    """
     user = os.geteuid()
     directory = os.stat(os.path.dirname(target))
     return bool(directory.st_mode & stat.S_ISVTX) and user not in (
@@ -229,7 +236,7 @@ def _is_held_by_sticky_directory(target: str) -> bool:
 
 
 def _is_mount_point(target: str) -> bool:
-    """Is this very file a mount, as containers like to have it? Renaming over one fails (EBUSY)."""
+    """Return whether the file itself is a mount point, as is common in containers. Renaming over it fails (EBUSY)."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             return os.fsencode(target) in mount_points(file.read())
@@ -238,7 +245,8 @@ def _is_mount_point(target: str) -> bool:
 
 
 def mount_points(mountinfo: bytes) -> set[bytes]:
-    """The mount points in a ``/proc/<pid>/mountinfo`` (proc_pid_mountinfo(5)): fifth field, octal escapes."""
+    """Return the mount points in a ``/proc/<pid>/mountinfo``: the fifth fields, with octal escapes decoded
+    (proc_pid_mountinfo(5))."""
     fields = (line.split(b" ") for line in mountinfo.splitlines())
     return {re.sub(rb"\\([0-7]{3})", _unescape, parts[4]) for parts in fields if len(parts) > 4}
 

@@ -1,4 +1,4 @@
-"""Logins in the system's keychain, as the official client keeps them on macOS (spec 3.1)."""
+"""A store in the system's keychain, where the official client keeps its login on macOS (spec 3.1)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PROBE = ".write-test"
 
 
 def service_name(base: str, config_directory: str | None, default_directory: str) -> str:
-    """The name of the keychain item.
+    """Return the name of the keychain item.
 
-    ``base``: the dialect's name for it. ``config_directory``: the environment's override of where the client keeps
-    its configuration, None or empty where there is none; ``default_directory``: where it keeps it otherwise. An
-    override elsewhere is told apart by the first 8 hex digits of its SHA-256 (spec 3.1).
+    ``base``: the dialect's name of the item. ``config_directory``: the client's configuration directory as the
+    environment sets it, None or empty if it does not; ``default_directory``: the directory in that case. A
+    ``config_directory`` other than the default adds the first 8 hex digits of its SHA-256 to the name (spec 3.1).
     """
     if not config_directory or os.path.normpath(config_directory) == os.path.normpath(default_directory):
         return base
@@ -35,10 +35,10 @@ def service_name(base: str, config_directory: str | None, default_directory: str
 
 @implementer(ICredentialStore)
 class KeyringStore:
-    """One item of the keychain, through the ``keyring`` package. ``account`` is the user's name.
+    """One item of the keychain, accessed through the ``keyring`` package. ``account`` is the user's name.
 
-    ``backend`` None: the system's own, looked up at first use. ``keyring`` is imported at first use too: most
-    installations never need it.
+    Without ``backend`` the system's default backend is looked up at first use. ``keyring`` is also imported at first
+    use, because most installations never need it.
     """
 
     def __init__(self, service: str, account: str, backend: KeyringBackend | None = None) -> None:
@@ -48,7 +48,7 @@ class KeyringStore:
         self.description = f'keychain item "{service}"'
 
     def read(self) -> bytes:
-        """The item's content. Raises CredentialFileError where there is none, or no keychain."""
+        """Return the content of the item. Raises CredentialFileError when there is no item or no keychain."""
         with _Translated(self.description, "cannot be read"):
             text = self._keyring().get_password(self._service, self._account)
         if not text or not text.strip():
@@ -56,19 +56,19 @@ class KeyringStore:
         return text.encode("utf-8")
 
     def write(self, document: bytes) -> None:
-        """Replace the item's content. Raises CredentialFileError where the keychain does not do it."""
+        """Replace the content of the item. Raises CredentialFileError when the keychain refuses."""
         with _Translated(self.description, "cannot be written"):
             self._keyring().set_password(self._service, self._account, document.decode("utf-8"))
 
     def check_writable(self) -> None:
-        """Raise CredentialFileError if a write would fail: creates an item beside this one, and removes it."""
+        """Raise CredentialFileError if a write would fail. Creates another item to find out, and removes it again."""
         with _Translated(self.description, "cannot be written"):
             keyring = self._keyring()
             keyring.set_password(self._service, self._account + _PROBE, "test")
             keyring.delete_password(self._service, self._account + _PROBE)
 
     def remove(self) -> None:
-        """Delete the item; one that does not exist is no error. Raises CredentialFileError where it may remain."""
+        """Delete the item if it exists. Raises CredentialFileError when the item may still exist afterwards."""
         with _Translated(self.description, "cannot be removed"):
             keyring = self._keyring()
             if keyring.get_password(self._service, self._account) is not None:
@@ -84,10 +84,10 @@ class KeyringStore:
 
 @implementer(ICredentialStore)
 class FirstOf:
-    """A keychain item, and a file where the keychain does not do (spec 3.1).
+    """A keychain item with a file as the fallback (spec 3.1).
 
-    At most one copy is kept: after a write to one of them the other's is removed, because a stale copy would be
-    believed later, and its refresh token has been used up.
+    Only one copy is kept: a write to one store removes the copy in the other. A stale copy could be read later, and its
+    refresh token is already used up.
     """
 
     def __init__(self, first: KeyringStore, second: FileStore) -> None:
@@ -96,8 +96,8 @@ class FirstOf:
         self.description = f"{first.description} or {second.description}"
 
     def read(self) -> bytes:
-        """The keychain's document, else the file's. Raises CredentialFileError with both reasons where neither can be
-        read."""
+        """Return the document of the keychain or, failing that, of the file. Raises CredentialFileError with both
+        reasons when neither can be read."""
         try:
             return self._first.read()
         except CredentialFileError as error:
@@ -108,11 +108,10 @@ class FirstOf:
             raise CredentialFileError(f"{first_problem}; {error}") from None
 
     def write(self, document: bytes) -> None:
-        """Write to the keychain, else to the file. Raises OSError or CredentialFileError where the file cannot be
-        written either.
+        """Write to the keychain or, failing that, to the file.
 
-        If the file was written but the keychain's old copy could not be removed, that is a failure: the next read
-        would find the old one.
+        Raises OSError or CredentialFileError when the file cannot be written either, and CredentialFileError when the
+        file was written but the old copy in the keychain could not be removed: the next read would return the old copy.
         """
         try:
             self._first.write(document)
@@ -124,16 +123,16 @@ class FirstOf:
         try:
             self._second.remove()
         except OSError:
-            pass  # never read while the keychain has one
+            pass  # The file is never read while the keychain has a copy.
 
     def check_writable(self) -> None:
-        """Raise CredentialFileError if neither can be written; or if only the file could, and the keychain has an old
-        copy, which would be read first."""
+        """Raise CredentialFileError if neither store can be written, or if only the file can and the keychain has an
+        old copy, which would be read first."""
         try:
             self._first.check_writable()
         except CredentialFileError as error:
             if self._has_first():
-                # The file would be written, but this copy would stay and win.
+                # A write would go to the file, but this old copy would stay and take precedence.
                 raise
             try:
                 self._second.check_writable()
@@ -149,9 +148,9 @@ class FirstOf:
 
 
 class _Translated:
-    """Turns whatever a keyring backend raises into a CredentialFileError that quotes nothing of it.
+    """Turns any exception of a keyring backend into a CredentialFileError that does not quote its message.
 
-    Backends raise their own errors and those of the libraries below them; all mean that the keychain did not do it.
+    Backends raise errors of their own and of the libraries that they use. All mean that the operation failed.
     """
 
     def __init__(self, description: str, problem: str) -> None:

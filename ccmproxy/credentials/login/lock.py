@@ -1,4 +1,4 @@
-"""The lock that the official client takes around a token refresh: a directory (spec 3.2 point 2)."""
+"""The lock that the official client holds during a token refresh: a directory (spec 3.2 point 2)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from types import TracebackType
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 
-#: A lock that was not touched for this long has lost its owner (seconds).
+#: Age of the last touch after which a lock is stale, because its owner must have died (seconds).
 STALE_AFTER = 10.0
-#: How often a held lock is touched (seconds).
+#: Interval at which a held lock is touched (seconds).
 TOUCH_INTERVAL = 5.0
-#: How often it is tried to take the lock.
+#: Number of attempts to take the lock.
 ATTEMPTS = 6
 
 
 class LockUnavailable(Exception):
-    """The lock could not be taken. ``str()`` is a sentence."""
+    """The lock could not be taken. ``str()`` is a sentence that says why."""
 
 
 def lock_path(config_directory: str) -> str:
-    """Where the official client has the lock for the credentials in ``config_directory``."""
+    """Return the path of the official client's lock for the credentials in ``config_directory``."""
     return os.path.realpath(config_directory) + ".lock"
 
 
 class DirectoryLock:
-    """A lock between processes: whoever created the directory ``path`` holds it. Used as ``async with``.
+    """A lock between processes, used as ``async with``. The process that created the directory ``path`` holds it.
 
-    Waiting is done on ``clock``; ``random`` gives numbers in [0, 1) that spread the attempts; ``now`` is Unix seconds,
-    comparable with the file system's times. Not reentrant; two users in one process exclude each other like two
-    processes do.
+    ``clock`` times the waits; ``random`` returns numbers in [0, 1) for the jitter between attempts; ``now`` returns
+    Unix seconds, comparable with the times of the file system. The lock is not reentrant: it also excludes other users
+    in the same process.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DirectoryLock:
         self._toucher: IDelayedCall | None = None
 
     def obstacle(self) -> str | None:
-        """Why the lock can never be taken as things are, in a sentence; None if nothing speaks against it."""
+        """Return a sentence that says why the lock cannot be taken at all at present, or None if it can be."""
         parent = os.path.dirname(self.path)
         if os.path.isdir(parent) and not os.access(parent, os.W_OK | os.X_OK):
             return (
@@ -60,8 +60,8 @@ class DirectoryLock:
         return None
 
     async def __aenter__(self) -> None:
-        """Take the lock: up to 6 tries, 1 to 2 s apart. Raises LockUnavailable where it is held by another program all
-        that time, or cannot be taken at all. May be cancelled."""
+        """Take the lock in up to 6 attempts, 1 to 2 s apart. Raises LockUnavailable when another program holds it all
+        that time, or when it cannot be taken at all. May be cancelled."""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await deferLater(self._clock, 1.0 + self._random())
@@ -84,11 +84,12 @@ class DirectoryLock:
 
     @property
     def held(self) -> bool:
-        """Is the lock still ours? Looks at the file system: a program that believed us dead may have taken it."""
+        """Whether this object still holds the lock. Looks at the file system, because another program may have taken
+        the lock for stale and removed it."""
         return self._mark is not None and _mark(self.path) == self._mark
 
     def release(self) -> None:
-        """Give the lock back. Harmless where it is not held; a lock that somebody took from us is left alone."""
+        """Release the lock if it is held. Does not touch a lock that another program has taken over. Idempotent."""
         if self._toucher is not None:
             self._toucher.cancel()
             self._toucher = None
@@ -96,7 +97,7 @@ class DirectoryLock:
             try:
                 os.rmdir(self.path)
             except OSError:
-                pass  # it turns stale and is then removed by whoever wants it next
+                pass  # The lock becomes stale, and the next program that wants it removes it.
         self._mark = None
 
     def _take(self) -> bool:
@@ -110,32 +111,33 @@ class DirectoryLock:
             try:
                 os.mkdir(self.path, 0o700)
             except FileExistsError:
-                return False  # another one was faster
+                return False  # Another program was faster.
         self._touch()
         return True
 
     def _touch(self) -> None:
-        """Say that the lock's owner lives, and go on saying so."""
+        """Touch the directory, now and periodically, to show that the owner of the lock is alive."""
         self._toucher = None
         if self._mark is not None and not self.held:
-            return  # taken from us: touching would prolong somebody else's
+            return  # Another program has taken the lock over, and a touch would prolong its lock.
         now = self._now()
         try:
             os.utime(self.path, (now, now))
         except OSError:
-            pass  # removed from under us: `held` says so
+            pass  # Another program has removed the lock, which `held` reports.
         self._mark = _mark(self.path)
         self._toucher = self._clock.callLater(TOUCH_INTERVAL, self._touch)
 
     def _remove_stale(self) -> bool:
-        """Remove a lock whose owner is gone. False if it is alive, or somebody else was faster."""
+        """Remove a lock that is stale or gone. Returns False if its owner is alive or another program has just taken
+        it."""
         found = _mark(self.path)
         if found is None:
             return True
         if self._now() - found[1] / 1e9 <= STALE_AFTER:
             return False
-        # Between the look and the removal another program may have removed it and taken the lock itself. A rename
-        # moves exactly one directory to a name that only we know, so that what was caught can be looked at.
+        # Since the check, another program may have removed the stale lock and taken the lock itself. The rename moves
+        # exactly one directory to a name that only this process knows, so that it can be compared with the stale lock.
         aside = f"{self.path}.{secrets.token_hex(8)}"
         try:
             os.rename(self.path, aside)
@@ -149,18 +151,19 @@ class DirectoryLock:
 
 
 def _mark(path: str) -> tuple[int, int] | None:
-    """What tells one lock directory from another at the same path: inode and mtime (ns). None: there is none."""
+    """Return (inode, mtime in ns), which identify a lock directory among others at the same path. None if there is no
+    such directory."""
     try:
         status = os.stat(path, follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISDIR(status.st_mode):
-        return None  # whatever it is, it is not ours to remove
+        return None  # This is not a lock, and must not be removed.
     return status.st_ino, status.st_mtime_ns
 
 
 def _give_back(aside: str, path: str) -> None:
-    """Undo the removal of a lock that turned out to be alive. Its owner notices if this comes too late."""
+    """Undo the removal of a lock whose owner is alive after all. If this comes too late, the owner notices the loss."""
     try:
         if os.path.lexists(path):
             os.rmdir(aside)

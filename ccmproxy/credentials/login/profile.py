@@ -1,4 +1,4 @@
-"""The plan of an account, where its login does not say it (spec 3.2)."""
+"""The plan of an account whose login does not name the plan (spec 3.2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ async def fetch_profile(
     fetch: Fetch,
     clock: IReactorTime,
 ) -> OAuthToken:
-    """``token`` with plan and tier filled in; unchanged where nothing is missing or nothing was learnt. Never fails."""
+    """Return ``token`` with plan and tier filled in, or unchanged if nothing is missing or the profile endpoint did not
+    answer properly. Never fails."""
     request = account_format.profile_request(token, urls)
     if request is None:
         return token

@@ -1,4 +1,4 @@
-"""One attempt at a token refresh: read, lock, redeem, save, and only then use (spec 3.2, 3.3)."""
+"""The steps of a token refresh: read, lock, redeem, save, and only then use (spec 3.2, 3.3)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from ccmproxy.dialects.oauth import (
 from ccmproxy.interfaces.credentials import CredentialUnavailable
 from ccmproxy.interfaces.facets import IAccountFormat
 
-#: After a refresh that failed for the moment, requests do not wait for another attempt before this (seconds).
+#: Shortest delay between a refresh that failed temporarily and the next attempt (seconds).
 RETRY_DELAY = 5.0
-#: Someone else may be in the middle of rewriting the file when a refreshed login is to be put into it.
+#: Attempts, and seconds between them, to read the store before a refreshed login is saved. Another program may be
+#: rewriting the file at that moment.
 _SETTLE_ATTEMPTS = 4
 _SETTLE_DELAY = 0.1
 
 
 class TokenRefresh:
-    """Refreshes a login. One attempt at a time: whoever calls :meth:`attempt` sees to that.
+    """Refreshes a login. The caller of :meth:`attempt` must make only one attempt at a time.
 
-    ``redeeming``: a refresh token is being redeemed; giving up now would lose its successor (F3). ``stopped``: nothing
-    is redeemed any more; set from outside.
+    ``redeeming``: whether a refresh token is being redeemed, so that cancelling would lose its successor (F3).
+    ``stopped``: set by the owner to prevent further redeeming.
     """
 
     log = Logger()
@@ -51,7 +52,7 @@ class TokenRefresh:
         lock: DirectoryLock | None,
         now: Callable[[], float],
     ) -> None:
-        """``lock``: of the official client, None where there is none. ``now``: Unix seconds."""
+        """``lock``: the lock of the official client, or None if that takes none. ``now`` returns Unix seconds."""
         self.redeeming = False
         self.stopped = False
         self._tag = tag
@@ -64,11 +65,11 @@ class TokenRefresh:
         self._now = now
 
     async def attempt(self, rejected: str | None) -> Login:
-        """The login, refreshed if that is due. ``rejected``: an access token that will not do, however long it may be
-        valid.
+        """Return the login, after refreshing it if that is due. ``rejected``: an access token that the upstream
+        refused, and that is replaced even if it has not expired.
 
-        Raises CredentialUnavailable only: a hard one where nothing but a change of the store will help, else a soft
-        one, after which another attempt may succeed.
+        Raises only CredentialUnavailable. It is hard when only a change of the store can help; else it is soft, and
+        another attempt may succeed.
         """
         try:
             return await self._refresh(rejected)
@@ -81,8 +82,9 @@ class TokenRefresh:
             raise CredentialUnavailable("token refresh failed unexpectedly") from None
 
     async def _refresh(self, rejected: str | None) -> Login:
-        """See :meth:`attempt`. Raises CredentialUnavailable: a hard one where the lock or the login cannot be had, a
-        soft one where no refresh is possible for the moment and the present token will not do."""
+        """Return the login, after refreshing it if that is due. Raises CredentialUnavailable: hard when the lock cannot
+        be taken or the login cannot be read, soft when no refresh is possible for now and the present token is not
+        usable."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -97,15 +99,15 @@ class TokenRefresh:
             async with lock:
                 return await self._refresh_locked(rejected)
         except LockUnavailable as error:
-            # Whoever held it that long may have refreshed the login.
+            # The program that held the lock for so long may have refreshed the login.
             token = self._login.reread()
             if not self._needs_refresh(token, rejected):
                 return token
             raise self._login.fail_hard(str(error)) from None
 
     async def _refresh_locked(self, rejected: str | None) -> Login:
-        """The same under the lock. Raises CredentialUnavailable: a hard one where a new login could not be, or was not,
-        saved, or the refresh token is refused for good, else a soft one."""
+        """Do what :meth:`_refresh` does, with the lock held. Raises CredentialUnavailable: hard when a new login could
+        not be saved or was not saved, or when the refresh token is permanently refused, else soft."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -132,7 +134,8 @@ class TokenRefresh:
             self.redeeming = False
 
     def _needs_refresh(self, authorization: Login, rejected: str | None) -> bool:
-        """Raises CredentialUnavailable where ``authorization`` was rejected and cannot be refreshed."""
+        """Return whether ``authorization`` must be refreshed. Raises CredentialUnavailable when it was rejected and
+        cannot be refreshed."""
         if isinstance(authorization, ApiKey):
             return False
         if self._login.unsaved is not None:
@@ -144,7 +147,8 @@ class TokenRefresh:
         return self._format.refresh_due(authorization, self._now())
 
     async def _redeem(self, token: OAuthToken) -> OAuthToken:
-        """Ask the token endpoint. Raises RefreshRefused, also where there was no answer."""
+        """Redeem the refresh token at the token endpoint. Raises RefreshRefused when the endpoint refuses or does not
+        answer."""
         request = self._format.refresh_request(token, self._urls)
         try:
             answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
@@ -153,9 +157,10 @@ class TokenRefresh:
         return self._format.refresh_answer(answer.status, answer.headers, answer.body, token, self._now())
 
     def _refused(self, token: OAuthToken, rejected: str | None, refusal: RefreshRefused) -> Login:
-        """No new token. Another process may have got one meanwhile (F2); else remember what that means.
+        """Handle a refused refresh: use a token that another process has stored meanwhile (F2), or else record the
+        refusal and fall back on the present token.
 
-        Raises CredentialUnavailable where there is no token to fall back on.
+        Raises CredentialUnavailable when there is no token to fall back on.
         """
         present = self._login.reread()
         if not is_login(present, token):
@@ -173,7 +178,7 @@ class TokenRefresh:
         return self._fall_back(token, rejected, message)
 
     def _fall_back(self, token: OAuthToken, rejected: str | None, message: str) -> OAuthToken:
-        """``token`` as long as it has not expired. Raises CredentialUnavailable with ``message``, softly."""
+        """Return ``token``. Raises a soft CredentialUnavailable with ``message`` when it is rejected or expired."""
         if token.access_token == rejected or (
             token.expires_at is not None and self._now() >= token.expires_at
         ):
@@ -183,10 +188,11 @@ class TokenRefresh:
     async def _save(
         self, document: bytes, old: OAuthToken, refreshed: OAuthToken, rejected: str | None
     ) -> Login:
-        """Put the refreshed login into the store; only then is it used (F3). ``document`` held the old one.
+        """Write the refreshed login to the store, and only then use it (F3). ``document``: the content of the store
+        with the old login.
 
-        Raises CredentialUnavailable: a hard one where it cannot be saved, a soft one where somebody has stored a login
-        meanwhile that will not do.
+        Raises CredentialUnavailable: hard when the login cannot be saved, soft when another program has meanwhile
+        stored a login that is not usable.
         """
         present: Login = old
         for attempt in range(_SETTLE_ATTEMPTS):
@@ -196,8 +202,8 @@ class TokenRefresh:
                 document, present = self._login.read()
                 break
             except CredentialFileError:
-                # Perhaps in the middle of being rewritten. If it stays removed or broken, the only copy of the login
-                # is in our hands: it goes into the document as it was.
+                # Another program may be rewriting the store. If the store remains missing or broken, this process has
+                # the only copy of the login, and saves it in the old document.
                 pass
         if not is_login(present, old):
             self.log.warn("{tag}: another login was stored during the refresh; it is used", tag=self._tag)
@@ -209,7 +215,7 @@ class TokenRefresh:
         try:
             self._login.write(document, refreshed)
         except Exception as error:
-            # Whatever it is: the only copy of the login must not go with it.
+            # Whatever the error is, the only copy of the login must not be lost.
             self._login.unsaved = (old, refreshed)
             raise self._not_saved(error) from None
         saved = self._login.saved()

@@ -1,4 +1,4 @@
-"""The login of one account as its store holds it, and all that decides whether it can be used (spec 3.1, 3.2)."""
+"""The login of one account as its store holds it, and the facts that decide whether it is usable (spec 3.1, 3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.dialects.oauth import CredentialFileError, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
 
-#: An unavailable login is looked for again on demand, at most this often (seconds; spec 3.1).
+#: Shortest interval between rereads of a store whose login is unavailable (seconds; spec 3.1).
 REREAD_INTERVAL = 2.0
 
 _LOST = (
@@ -20,11 +20,11 @@ _LOST = (
 
 
 class StoredLogin:
-    """What was read from a store last, or written to it, and what is known of its refresh token.
+    """The login that was last read from a store or written to it, and what is known about its refresh token.
 
-    ``authorization`` is what can be used at present, None where ``problem`` says why there is nothing. ``document``:
-    the whole content that it is from, None after a failed read. ``unsaved``: a login that was refreshed and could not
-    be saved, after the one that it replaces. Makes no request and waits for nothing; the store is asked at once.
+    ``authorization``: the usable token or key; if it is None, ``problem`` says why there is none. ``document``: the
+    whole content of the store, None after a failed read. ``unsaved``: (old, new) login if a refreshed login could not
+    be saved. All methods are synchronous and make no requests.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class StoredLogin:
         changed: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
-        """``changed``: called after ``authorization`` or ``problem`` changed; must not raise. ``now``: Unix seconds."""
+        """``changed`` is called after ``authorization`` or ``problem`` has changed, and must not raise. ``now`` returns
+        Unix seconds."""
         self.authorization: Login | None = None
         self.problem: str | None = "credential not loaded yet"
         self.document: bytes | None = None
@@ -46,18 +47,18 @@ class StoredLogin:
         self._changed = changed
         self._now = now
         self._last_read = float("-inf")
-        #: Until the file changes: why the login cannot be used (hard failure).
+        #: The reason for a hard failure: the login is unusable until the store changes.
         self._hard: str | None = None
-        #: The refresh token that the token endpoint refused for good.
+        #: The refresh token that the token endpoint has permanently refused.
         self._dead_token: str | None = None
-        #: No attempt at a refresh before this (Unix seconds), and why.
+        #: No refresh is attempted before this time (Unix seconds), for the reason that follows.
         self._blocked_until = 0.0
         self._blocked_by = ""
 
     # Reading ----------------------------------------------------------------------------------------------
 
     def load(self, changed: bool = False) -> None:
-        """Read the store. ``changed``: it is known to have been touched, which lifts every block (spec 3.2)."""
+        """Read the store. ``changed``: the store is known to have changed, which lifts every block (spec 3.2)."""
         self._last_read = self._clock.seconds()
         try:
             document, authorization = self.read()
@@ -66,7 +67,7 @@ class StoredLogin:
             self.take(None, str(error))
             return
         if self.unsaved is not None and not is_login(authorization, self.unsaved[0]):
-            self.unsaved = None  # what it should have replaced is gone
+            self.unsaved = None  # The login that it should have replaced is gone.
         if changed or document != self.document:
             self._hard = None
             self._blocked_until = 0.0
@@ -79,32 +80,32 @@ class StoredLogin:
             self.take(None, self._hard)
 
     def read(self) -> tuple[bytes, Login]:
-        """The store's content and the login in it, without any consequence. Raises CredentialFileError where the store
-        or its content cannot be read."""
+        """Return the content of the store and the login in it, without changing this object. Raises CredentialFileError
+        when the store cannot be read or its content cannot be parsed."""
         document = self._store.read()
         return document, self._format.parse(document)
 
     def reread(self) -> Login:
-        """The store's login as it is now; also one that a hard failure keeps from being used. Raises
-        CredentialUnavailable, a hard one, where the store or its content cannot be read."""
+        """Read the store and return its login, even one that is unusable because of a hard failure. Raises a hard
+        CredentialUnavailable when the store cannot be read or its content cannot be parsed."""
         self.load()
         if self.document is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=True)
         return self._format.parse(self.document)
 
     def may_be_looked_for(self) -> bool:
-        """Was it read so long ago that a login which was missing then may be looked for again?"""
+        """Return whether the last read is old enough to look for a missing login again."""
         return not 0 <= self._clock.seconds() - self._last_read < REREAD_INTERVAL
 
     def present(self) -> Login:
-        """What can be used. Raises CredentialUnavailable where there is nothing, a hard one if only a change of the
-        store will help."""
+        """Return the usable token or key. Raises CredentialUnavailable when there is none; it is hard if only a change
+        of the store can help."""
         if self.authorization is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=self._hard is not None)
         return self.authorization
 
     def take(self, authorization: Login | None, problem: str | None) -> None:
-        """This can be used from now on; None: nothing, because of ``problem``."""
+        """Set the usable token or key. None: there is none, because of ``problem``."""
         if (authorization, problem) == (self.authorization, self.problem):
             return
         self.authorization = authorization
@@ -114,50 +115,50 @@ class StoredLogin:
     # Writing ----------------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """See :class:`.ICredentialStore`: raises CredentialFileError if a write is bound to fail."""
+        """Raise CredentialFileError if a write is bound to fail. See :class:`.ICredentialStore`."""
         self._store.check_writable()
 
     def write(self, document: bytes, token: OAuthToken) -> None:
-        """Put ``token`` into ``document``, and that into the store. Raises OSError or CredentialFileError where it
-        cannot be written; the store is as it was then."""
+        """Merge ``token`` into ``document`` and write that to the store. Raises OSError or CredentialFileError when the
+        store cannot be written; the store is then unchanged."""
         merged = self._format.merge(document, token)
         self._store.write(merged)
         self.document = merged
 
     def saved(self) -> Login:
-        """The refreshed login has been written: nothing stands against it any more. Returns it, for :meth:`take`."""
+        """Clear the hard failure after the refreshed login was written. Returns that login, for :meth:`take`."""
         assert self.document is not None
         self.unsaved = None
         self._hard = None
         return self._format.parse(self.document)
 
-    # What stands against a refresh ------------------------------------------------------------------------
+    # Obstacles to a refresh -------------------------------------------------------------------------------
 
     def fail_hard(self, message: str) -> CredentialUnavailable:
-        """Nothing but a change of the store will help. Returns what is to be raised."""
+        """Record a hard failure, which only a change of the store can end. Returns the exception to raise."""
         self._hard = message
         self.take(None, message)
         return CredentialUnavailable(message, hard=True)
 
     def refused_for_good(self, token: OAuthToken) -> CredentialUnavailable:
-        """The refresh token of ``token`` will never be accepted again. Returns what is to be raised."""
+        """Record that the refresh token of ``token`` was permanently refused. Returns the exception to raise."""
         self._dead_token = token.refresh_token
         return self.fail_hard(_LOST)
 
     def block_refresh(self, until: float, reason: str) -> None:
-        """No refresh may be tried before ``until`` (Unix seconds), unless the store changes."""
+        """Allow no refresh before ``until`` (Unix seconds) unless the store changes."""
         self._blocked_until = until
         self._blocked_by = reason
 
     def refresh_blocked(self, token: OAuthToken) -> str | None:
-        """Why ``token`` may not be refreshed now, None if it may. Raises CredentialUnavailable where its refresh token
-        was refused for good."""
+        """Return why ``token`` may not be refreshed now, or None if it may. Raises CredentialUnavailable when its
+        refresh token was permanently refused."""
         if token.refresh_token is not None and token.refresh_token == self._dead_token:
             raise self.fail_hard(_LOST)
         return self._blocked_by if self._now() < self._blocked_until else None
 
     def _is_dead(self, authorization: Login) -> bool:
-        """Is this a login that is due, and whose refresh token was refused for good?"""
+        """Return whether this login is due for a refresh and its refresh token was permanently refused."""
         return (
             isinstance(authorization, OAuthToken)
             and authorization.refresh_token is not None
@@ -167,7 +168,7 @@ class StoredLogin:
 
 
 def is_login(authorization: Login, token: OAuthToken) -> bool:
-    """Are these the same access and refresh token, whatever else is known of them?"""
+    """Return whether both have the same access token and refresh token, whatever their other fields."""
     return (
         isinstance(authorization, OAuthToken)
         and authorization.access_token == token.access_token

@@ -1,4 +1,4 @@
-"""The login of one account, kept fresh: one refresh at a time, saved before it is used (spec 3.2 to 3.4)."""
+"""Keeps the login of one account fresh: one refresh at a time, saved before it is used (spec 3.2 to 3.4)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ccmproxy.dialects.oauth import (
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
 
-#: How many refreshes rejected tokens may force within FORCED_PERIOD (seconds): an account whose every token is
-#: refused must not turn each request into a refresh.
+#: Most refreshes that rejected tokens may force within FORCED_PERIOD (seconds). If the upstream refuses every token of
+#: an account, its requests must not each cause a refresh.
 FORCED_LIMIT = 3
 FORCED_PERIOD = 60.0
-#: How long a shutdown waits for a refresh whose answer would otherwise be lost (seconds).
+#: Longest time that a shutdown waits for a refresh whose answer would otherwise be lost (seconds).
 STOP_GRACE = 10.0
 
 
@@ -54,10 +54,10 @@ class TokenKeeper:
         lock: DirectoryLock | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """``changed`` is called after :attr:`authorization` or :attr:`problem` changed; ``failed`` with a sentence when
-        an attempt to get a usable token failed softly (spec 3.2: the poll-failure counter decides). Neither callback
-        may raise. ``lock``: of the official client, None where there is none. ``now``: Unix seconds; left out,
-        ``clock`` tells them."""
+        """``changed`` is called after :attr:`authorization` or :attr:`problem` has changed; ``failed`` is called with a
+        sentence after a soft failure to get a usable token (spec 3.2: the poll-failure counter decides). Neither
+        callback may raise. ``lock``: the lock of the official client, or None if that takes none. ``now`` returns Unix
+        seconds; its default is ``clock.seconds``."""
         self._tag = tag
         self._format = account_format
         self._urls = urls
@@ -76,32 +76,32 @@ class TokenKeeper:
 
     @property
     def authorization(self) -> Login | None:
-        """What can be used at present, None where :attr:`problem` says why there is nothing."""
+        """The usable token or key. If it is None, :attr:`problem` says why there is none."""
         return self._login.authorization
 
     @property
     def problem(self) -> str | None:
-        """A sentence, without secrets."""
+        """A sentence without secrets that says why there is no usable token or key, or None if there is one."""
         return self._login.problem
 
     def load(self, changed: bool = False) -> None:
-        """Read the store. ``changed``: it is known to have been touched, which lifts every block (spec 3.2)."""
+        """Read the store. ``changed``: the store is known to have changed, which lifts every block (spec 3.2)."""
         self._login.load(changed)
 
     def reload_on_demand(self) -> None:
-        """Look for an unavailable login again, at most every 2 s."""
+        """Read the store again if its login is unavailable, at most every 2 s."""
         if self._login.authorization is not None or self._stopped or not self._login.may_be_looked_for():
             return
         self._login.load()
         if self._login.unsaved is not None:
-            # Whatever kept it from being saved, a full disk perhaps, may be over.
+            # The obstacle to saving it, such as a full disk, may be gone.
             self._share(None).addErrback(lambda _: None)
 
-    # What requests ask for --------------------------------------------------------------------------------
+    # What requests call -----------------------------------------------------------------------------------
 
     async def authorize(self) -> Login:
-        """The token or key to send, refreshed first if that is due. Raises CredentialUnavailable where there is none,
-        or the refresh failed."""
+        """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
+        is none or the refresh failed."""
         self.reload_on_demand()
         present = self._login.present()
         if isinstance(present, ApiKey) or not self._format.refresh_due(present, self._now()):
@@ -109,10 +109,11 @@ class TokenKeeper:
         return await self._share(None)
 
     async def recover(self, rejected: Authorization) -> Login:
-        """Another token than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable where no
-        other is to be had.
+        """Return another token than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable
+        when there is no other.
 
-        What is present is compared first: a late caller must not replace what an earlier one got (F4).
+        The present token is compared first, so that a late caller does not replace a token that an earlier caller has
+        already refreshed (F4).
         """
         if self._flight.active:
             await self._share(None)
@@ -128,7 +129,7 @@ class TokenKeeper:
             raise self._soft("the upstream goes on refusing the credential although it was refreshed")
         self._forced.append(now)
         for _ in range(2):
-            # The first may be a refresh that someone else began meanwhile, for another reason.
+            # The first one may be a refresh that another caller has started meanwhile, for another reason.
             shared = await self._share(present.access_token)
             if not _same_secret(shared, rejected):
                 return shared
@@ -139,7 +140,7 @@ class TokenKeeper:
         return CredentialUnavailable(message)
 
     def _share(self, rejected: str | None) -> Deferred[Login]:
-        """The outcome of the attempt in flight, or of a new one. A caller that gives up does not end it."""
+        """Return the outcome of the attempt in flight, or of a new one. Cancelling does not end the attempt."""
         return self._flight.join(lambda: self._refresh.attempt(rejected))
 
     def _attempt_failed(self, error: BaseException) -> None:
@@ -149,7 +150,7 @@ class TokenKeeper:
     # The plan ---------------------------------------------------------------------------------------------
 
     async def complete_profile(self) -> None:
-        """Ask for plan and tier where the login does not hold them, and save them with it. Never fails."""
+        """Fetch plan and tier if the login lacks them, and save them with the login. Never fails."""
         token = self.authorization
         if not isinstance(token, OAuthToken):
             return
@@ -161,7 +162,7 @@ class TokenKeeper:
             async with lock:
                 document, present = self._login.read()
                 if present != token or self._flight.active:
-                    return  # a refresh came in between; the next poll asks again
+                    return  # A refresh came in between; the next poll fetches the profile again.
                 self._login.write(document, filled)
         except (LockUnavailable, CredentialFileError, OSError) as error:
             self.log.info("{tag}: profile not saved: {reason}", tag=self._tag, reason=type(error).__name__)
@@ -171,10 +172,10 @@ class TokenKeeper:
     # End --------------------------------------------------------------------------------------------------
 
     def stop(self) -> Deferred[None]:
-        """End. Fires when nothing is under way any more.
+        """Allow no further refresh. Fires when no refresh is in flight.
 
-        A refresh whose refresh token may already have been used up is waited for, at most 10 s; any other is
-        cancelled. The lock is released in both cases.
+        A refresh whose refresh token may already be used up is given up to 10 s to finish; any other is cancelled. The
+        lock is released in both cases.
         """
         self._stopped = self._refresh.stopped = True
         if not self._flight.active:
@@ -192,7 +193,7 @@ class TokenKeeper:
 
 
 def _same_secret(one: Login, other: Authorization) -> bool:
-    """Would the upstream see the same token or key?"""
+    """Return whether both would send the same token or key to the upstream."""
     if isinstance(one, OAuthToken) and isinstance(other, OAuthToken):
         return one.access_token == other.access_token
     return one == other

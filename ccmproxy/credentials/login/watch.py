@@ -1,7 +1,7 @@
-"""Tells when a file changes, appears or goes: by inotify where there is any, and by looking every few seconds.
+"""Reports when a file changes, appears or disappears, by inotify where available and by polling every few seconds.
 
-An event is never believed, it only makes the watcher look: what counts is the file's signature. That way atomic
-renames, replaced directories, swapped links and lost events all come out the same.
+An inotify event only makes the watcher compare the file's signature, which alone decides whether the file has changed.
+Atomic renames, replaced directories, swapped links and lost events are therefore all handled in the same way.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ try:
 except ImportError:  # not Linux
     inotify = None  # type: ignore[assignment]
 
-#: Does this system have it?
+#: Whether this system has inotify.
 HAS_INOTIFY: bool = inotify is not None
 
-#: What tells one state of a file from another: inode, mtime (ns), size, device. None = no file.
+#: Identifies the state of a file: (inode, mtime in ns, size in bytes, device). None = no file.
 Signature = tuple[int, int, int, int] | None
 
-#: A file must look the same for this long before its change is reported (seconds).
+#: The signature must be stable for this long before a change is reported (seconds).
 SETTLE = 0.15
-#: A file that never settles is reported all the same after so many looks.
+#: A file whose signature never becomes stable is reported after this many checks.
 SETTLE_LOOKS = 20
-#: The safety net: network file systems, exhausted inotify limits, links to elsewhere (seconds).
+#: Interval of polling, for network file systems, exhausted inotify limits and links to other file systems (seconds).
 POLL_INTERVAL = 3.0
 
 
 def signature(path: str) -> Signature:
-    """The present signature of ``path``, links followed."""
+    """Return the present signature of ``path``, with links followed."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -45,10 +45,10 @@ def signature(path: str) -> Signature:
 
 
 class FileWatcher:
-    """Watches any number of files. ``reactor`` without file descriptors (a Clock), or ``use_inotify`` false: only
-    looks every ``poll_interval`` seconds.
+    """Watches any number of files. It only polls, every ``poll_interval`` seconds, if ``reactor`` has no file
+    descriptors (a Clock) or ``use_inotify`` is False.
 
-    Nothing is open and nothing scheduled while no file is watched.
+    While no file is watched, no file descriptor is open and no timer is set.
     """
 
     log = Logger()
@@ -62,17 +62,18 @@ class FileWatcher:
         self._watches: set[FileWatch] = set()
         self._notifier: _Notifier | None = None
         self._poll: IDelayedCall | None = None
-        #: Watched directory → its (device, inode) when the watch was placed.
+        #: Watched directory → its (device, inode) when the watch was added.
         self._directories: dict[str, tuple[int, int]] = {}
 
     @property
     def uses_inotify(self) -> bool:
-        """Is inotify at work at present?"""
+        """Whether inotify is in use at present."""
         return self._notifier is not None
 
     def watch(self, path: str, changed: Callable[[], None]) -> FileWatch:
-        """Call ``changed`` after ``path``'s content was replaced, it appeared or went. Neither it nor its directory
-        need exist. The state at this moment counts as known.
+        """Call ``changed`` after the content of ``path`` was replaced, or the file appeared or disappeared.
+
+        Neither the file nor its directory need exist. The present state is not reported.
         """
         watch = FileWatch(self, os.path.abspath(path), changed)
         if not self._watches:
@@ -103,24 +104,25 @@ class FileWatcher:
         if self._use_inotify:
             try:
                 self._notifier = _Notifier(self._clock)
-            except Exception as error:  # the user's limit of instances, a sandbox
+            except Exception as error:  # For example the user's limit of inotify instances, or a sandbox.
                 self.log.info("no inotify ({reason}): looking for changed files", reason=type(error).__name__)
         self._poll = self._clock.callLater(self._poll_interval, self._look)
 
     def _look(self) -> None:
-        """The safety net."""
+        """Poll all files, and add the watches that are missing."""
         self._poll = self._clock.callLater(self._poll_interval, self._look)
         self._place()
         for watch in list(self._watches):
             watch.look()
 
     def _place(self) -> None:
-        """Bring inotify's watches to where they are needed now: directories come, go, and are replaced."""
+        """Update the inotify watches to the directories that exist now, since directories are created, removed and
+        replaced."""
         while self._place_once():
-            pass  # between the look and the new watch another directory may have come
+            pass  # Before a watch was added, another directory may have been created.
 
     def _place_once(self) -> bool:
-        """True if a watch was added."""
+        """Update the watches once. Returns whether a watch was added."""
         if self._notifier is None:
             return False
         added = False
@@ -130,7 +132,7 @@ class FileWatcher:
                 try:
                     status = os.stat(directory)
                 except OSError:
-                    continue  # gone this moment; the next look finds its parent
+                    continue  # It has just been removed; the next round finds its parent.
                 wanted[directory] = (status.st_dev, status.st_ino)
         for directory, identity in list(self._directories.items()):
             if wanted.get(directory) != identity:
@@ -140,7 +142,7 @@ class FileWatcher:
             if directory not in self._directories:
                 try:
                     self._notifier.observe(directory, self._seen)
-                except Exception as error:  # vanished again, or the limit of watches: the poll goes on
+                except Exception as error:  # Removed again, or the limit of watches: polling goes on.
                     self.log.debug(
                         "{directory} not watched: {reason}", directory=directory, reason=type(error).__name__
                     )
@@ -150,9 +152,10 @@ class FileWatcher:
         return added
 
     def _seen(self, directory: str, gone: bool, renamed: bool) -> None:
-        """Something happened in ``directory``.
+        """Handle an event in ``directory``.
 
-        ``gone``: to itself, so that its watch is of no use any more; ``renamed``: a name came or went in it.
+        ``gone``: the directory itself was removed or moved, so that its watch is useless; ``renamed``: an entry of the
+        directory was added or removed.
         """
         if gone and self._notifier is not None and self._directories.pop(directory, None) is not None:
             self._notifier.forget(directory)
@@ -163,7 +166,7 @@ class FileWatcher:
 
 
 class FileWatch:
-    """One watched file; made by :meth:`FileWatcher.watch`."""
+    """One watched file, made by :meth:`FileWatcher.watch`."""
 
     log = Logger()
 
@@ -178,7 +181,7 @@ class FileWatch:
         self._stopped = False
 
     def stop(self) -> None:
-        """End the watch; ``changed`` is not called any more. Idempotent."""
+        """End the watch: ``changed`` is not called again. Idempotent."""
         self._stopped = True
         if self._settling is not None:
             self._settling.cancel()
@@ -186,7 +189,7 @@ class FileWatch:
         self._watcher._remove(self)
 
     def look(self) -> None:
-        """Compare the file with what was reported last; a difference is reported when it has settled."""
+        """Compare the file with the state that was reported last. A difference is reported once it is stable."""
         if self._settling is not None or self._stopped:
             return
         self._last_look = signature(self.path)
@@ -206,7 +209,7 @@ class FileWatch:
             self._settle()
             return
         if present == self._reported:
-            return  # it came back to what it was
+            return  # The file has returned to the state that was reported last.
         self._reported = present
         try:
             self._changed()
@@ -215,12 +218,14 @@ class FileWatch:
 
 
 def _directories(path: str) -> Iterator[str]:
-    """The directories in which something must happen for ``path`` to change: the file's own, that of each symbolic
-    link on the way to it, and where one does not exist, its nearest parent. Real paths.
+    """Yield the real paths of all directories whose entries determine the state of ``path``.
+
+    These are the directory of the file and that of each symbolic link on the way to it. A directory that does not exist
+    is replaced by its nearest existing parent.
     """
     if "\0" in path:
-        return  # no file can have this name
-    for _ in range(40):  # the kernel's own limit of links
+        return  # No file can have this name.
+    for _ in range(40):  # The kernel follows at most 40 links.
         yield _nearest_directory(os.path.dirname(path))
         try:
             target = os.readlink(path)
@@ -245,20 +250,21 @@ if inotify is not None:
     )
 
     class _INotify(inotify.INotify):
-        """inotify that outlives its directories: Twisted's closes itself when one of them is deleted."""
+        """An INotify that survives the deletion of its directories. Twisted's own closes when one is deleted."""
 
         def loseConnection(self) -> None:
-            """Called when a watched directory was deleted: no reason to end."""
+            """Do nothing. Twisted calls this when a watched directory was deleted."""
 
         def _rmWatch(self, wd: int) -> None:
-            """Called when a watched directory was deleted; the watcher may have forgotten it already."""
+            """Remove a watch whose directory was deleted, unless the watcher has already removed it."""
             watchpoint = self._watchpoints.pop(wd, None)
             if watchpoint is not None and self._watchpaths.get(watchpoint.path) == wd:
                 del self._watchpaths[watchpoint.path]
 
 
 class _Notifier:
-    """Watches directories by inotify. Raises INotifyError or OSError where the system has no more of it."""
+    """Watches directories by inotify. The constructor raises INotifyError or OSError when the system refuses another
+    inotify instance."""
 
     def __init__(self, reactor: object) -> None:
         make: Any = _INotify
@@ -266,12 +272,12 @@ class _Notifier:
         self._inotify.startReading()
 
     def close(self) -> None:
-        """End."""
+        """Close the inotify instance."""
         self._inotify.stopReading()
         self._inotify.connectionLost(Failure(ConnectionDone()))
 
     def observe(self, directory: str, seen: Callable[[str, bool, bool], None]) -> None:
-        """Call ``seen(directory, gone, renamed)`` at every event. Raises INotifyError."""
+        """Call ``seen(directory, gone, renamed)`` at every event. Raises INotifyError when the system refuses."""
 
         def event(_watch: object, _path: object, mask: int) -> None:
             seen(directory, bool(mask & _GONE), bool(mask & _RENAMED))
@@ -279,11 +285,11 @@ class _Notifier:
         self._inotify.watch(FilePath(directory), mask=_MASK, callbacks=[event])
 
     def forget(self, directory: str) -> None:
-        """Undo :meth:`observe`, in whatever state the directory is."""
+        """Undo :meth:`observe`, whatever the state of the directory."""
         try:
             self._inotify._inotify.remove(self._inotify.fileno(), self._watch_descriptor(directory))
         except Exception:
-            pass  # the kernel has removed it itself
+            pass  # The kernel has already removed the watch.
 
     def _watch_descriptor(self, directory: str) -> int:
         path = FilePath(directory).asBytesMode()

@@ -1,1 +1,1 @@
-"""What users are routed to: one credential, or a pool of them that sessions are spread over."""
+"""The providers that users are routed to: a single credential, or a pool over which sessions are distributed."""

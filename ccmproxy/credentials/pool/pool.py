@@ -1,4 +1,4 @@
-"""Many credentials behind one name: sessions are spread over them, and stay where they are (spec 6.2 to 6.6)."""
+"""A pool of credentials: sessions are distributed over its members, and are sticky (spec 6.2 to 6.6)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from ccmproxy.state.availability import Availability, CredentialSnapshot
 
 @dataclass(frozen=True, slots=True)
 class PoolRules:
-    """How a pool chooses. ``rebalance_threshold``: percent, 0 = off (spec 6.5). ``spread_subagents``: subagents of a
-    session are sessions of their own (F11)."""
+    """How a pool chooses a member. ``rebalance_threshold``: percent, 0 = off (spec 6.5). ``spread_subagents``: each
+    subagent of a session counts as a session of its own (F11)."""
 
     strategy: StrategyName = "least-used"
     rebalance_threshold: float = 0.0
@@ -38,7 +38,7 @@ class PoolRules:
 
 
 class PoolScope(NamedTuple):
-    """Holds the leases of one pool and selection scope: what rebalancing interrupts, and nothing beyond it."""
+    """The holder of the leases of one pool and selection scope. Rebalancing interrupts the leases of one scope only."""
 
     pool: str
     allow_external: bool
@@ -48,8 +48,8 @@ class PoolScope(NamedTuple):
 class Pool:
     """Chooses among ``members``, in the order of the configuration.
 
-    A session keeps its credential until that cannot serve it, may not any more, or is rebalanced. Everything here
-    happens within one call: two requests of one session never see it half moved.
+    A session keeps its credential until the credential cannot serve it, is no longer allowed to, or loses it to
+    rebalancing. Every method is synchronous, so two requests of one session never see the session partly moved.
     """
 
     log = Logger()
@@ -65,8 +65,8 @@ class Pool:
         *,
         takes_keys: bool = True,
     ) -> None:
-        """``now``: Unix seconds. ``random``: numbers in [0, 1). ``takes_keys``: False where keys of the commercial API
-        cannot stand in for accounts (spec 3.7): a member that turns out to be one is passed over."""
+        """``now`` returns Unix seconds, ``random`` numbers in [0, 1). ``takes_keys`` is False where keys of the
+        commercial API cannot replace accounts (spec 3.7): members that hold such a key are skipped."""
         self.tag = tag
         self._rules = rules
         self._now = now
@@ -76,7 +76,7 @@ class Pool:
         self._by_tag = {member.tag: member for member in members}
         self._sessions = SessionTable()
         self._recent = RecentAssignments()
-        #: Tag that round-robin chose last.
+        #: The tag that round-robin chose last.
         self._last: str | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
         self._unsubscribe: list[Callable[[], None]] = []
@@ -87,7 +87,7 @@ class Pool:
     # Life -----------------------------------------------------------------------------------------------------
 
     def reconfigure(self, members: Sequence[ICredential], rules: PoolRules) -> None:
-        """Go over to what a reloaded configuration says. Sessions on members that stay the same stay there."""
+        """Apply a reloaded configuration. Sessions on members that remain in the pool stay there."""
         kept = {id(member) for member in members}
         self._sessions.forget_all(member.tag for member in self._members if id(member) not in kept)
         self._rules = rules
@@ -97,7 +97,7 @@ class Pool:
         self._changed()
 
     def _listen(self) -> None:
-        """To every member once, as long as somebody listens to the pool."""
+        """Subscribe to every member once if the pool has listeners, else to none."""
         for end in self._unsubscribe:
             end()
         members = self._members if self._listeners else ()
@@ -113,7 +113,7 @@ class Pool:
     # IProvider ------------------------------------------------------------------------------------------------
 
     def credentials(self, allow_external: bool) -> Sequence[ICredential]:
-        """The members that may serve a user of that permission, usable or not, in order (spec 6.6)."""
+        """Return the members that may serve a user with that permission, usable or not, in order (spec 6.6)."""
         return [
             member
             for member in self._members
@@ -121,7 +121,8 @@ class Pool:
         ]
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change of a member that a status depends on."""
+        """Call ``listener`` at every change of a member that is visible in the status. Returns a function that
+        unsubscribes."""
         key = object()
         self._listeners[key] = listener
         if len(self._listeners) == 1:
@@ -134,16 +135,16 @@ class Pool:
         return unsubscribe
 
     def sessions(self, user: str) -> Sequence[tuple[SessionKey, Assignment]]:
-        """Where the sessions of one user are."""
+        """Return the sessions of one user and the credential that each is assigned to."""
         return self._sessions.of_user(user, self._now())
 
     def select(self, selection: Selection) -> ILease:
-        """A lease on the session's credential, or on the one that the strategy chooses. Raises NoCredential where no
-        member can serve the request."""
+        """Return a lease on the credential of the session, or on the one that the strategy chooses. Raises NoCredential
+        when no member can serve the request."""
         now = self._now()
         key = self._key(selection)
         assignment = self._sessions.find(key, now) if key is not None else None
-        # A WebSocket's handshake names no model: it goes to where the last one asked for is served.
+        # The handshake of a WebSocket names no model, so the last model of the session is assumed.
         model = selection.model or (assignment.model if assignment is not None else None)
         why = ""
         while assignment is not None:
@@ -155,7 +156,7 @@ class Pool:
             assignment = self._sessions.find(key, now) if key is not None else None
             if assignment is before:
                 break
-            # Rebalancing has interrupted another request of this session, which has found a place for it meanwhile.
+            # Rebalancing interrupted another request of this session, and that request has reassigned the session.
         candidates = self._candidates(selection, model, now)
         if not candidates:
             if key is not None and assignment is not None:
@@ -168,7 +169,7 @@ class Pool:
         return self._lease(choice.tag, selection)
 
     def keeps(self, selection: Selection, tag: str) -> bool:
-        """Whether a turn may begin on a connection of this session that is on ``tag`` (F39)."""
+        """Return whether a new turn may use the connection that this session has to the credential ``tag`` (F39)."""
         now = self._now()
         member = self._allowed(selection, tag)
         if member is None or not member.snapshot(now).availability.worth_trying:
@@ -177,10 +178,10 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        # Without a session the next handshake knows no model either, and would come back to the same one.
+        # Without a session the next handshake knows no model either, and would choose the same credential again.
         model = selection.model if key is not None else None
         why = self._why_leave_credential(selection, tag, model, now)
-        # Where no other can serve either, this connection is as good as any.
+        # If no other member can serve the turn either, the connection is kept.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
         )
@@ -189,22 +190,22 @@ class Pool:
     # Sessions -------------------------------------------------------------------------------------------------
 
     def _key(self, selection: Selection) -> SessionKey | None:
-        """None for a request without a session id: it is not remembered."""
+        """Return the key of the session, or None for a request without a session id, which is not remembered."""
         if selection.session is None:
             return None
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
 
     def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
-        """Why a session does not go on where it is, in words for the log; empty if it does."""
+        """Return why the session leaves its credential, as text for the log. Empty if it stays."""
         if not assignment.credential:
             return f"all sessions leave {assignment.came_from}"
         return self._why_leave_credential(selection, assignment.credential, model, now)
 
     def _why_leave_credential(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
-        """The same for a session on ``tag``.
+        """Return why a session on ``tag`` leaves it, as text for the log. Empty if it stays.
 
-        Failed polls of the usage endpoint move nobody: they say nothing of the account (compare F6), and a
+        Failed polls of the usage endpoint do not move sessions: they say nothing about the account (compare F6), and a
         conversation that moves loses its prompt cache.
         """
         if tag in selection.excluded:
@@ -216,7 +217,7 @@ class Pool:
         availability = view.availability
         if not availability.usable and availability.reason != "poll_failed":
             candidates = self._candidates(selection, model, now)
-            # Where all that are left are only worth trying, going from one to another is of no help.
+            # If all remaining candidates are merely worth trying, moving from one to another does not help.
             if not availability.worth_trying or any(each.snapshot.availability.usable for each in candidates):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
@@ -230,7 +231,8 @@ class Pool:
         return ""
 
     def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
-        """Spec 6.5: if another is much less used, everything of this scope leaves the held one."""
+        """Move all sessions of this scope away from ``held`` if ``better`` is used much less (spec 6.5). Returns
+        whether they moved."""
         snapshot = better.candidate.snapshot
         if not should_rebalance(held, snapshot, self._rules.rebalance_threshold, now):
             return False
@@ -280,8 +282,8 @@ class Pool:
             self._log_assignment(selection, choice.tag, choice.reason)
 
     def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
-        """Nobody could serve the request: if that was not the fault of the credential that the session was on, as when
-        the network is down, the session is there still, and so is its prompt cache."""
+        """Return the session to its original credential after no member could serve the request, if that credential is
+        still usable. It is when the network was down, for example, and then it still has the prompt cache."""
         first = assignment.came_from
         member = self._allowed(selection, first)
         if first in selection.excluded and member is not None and member.snapshot(now).availability.usable:
@@ -311,7 +313,7 @@ class Pool:
         return member if self._takes_keys or not member.is_api_key else None
 
     def _candidates(self, selection: Selection, model: str | None, now: float) -> list[Candidate]:
-        """Those that can serve; if none can, those that are only not to be preferred."""
+        """Return the members that are usable or, if there are none, those that are worth trying."""
         views = [
             member.snapshot(now, model)
             for member in self.credentials(selection.allow_external)
@@ -337,7 +339,7 @@ class Pool:
                 return fallback(candidates)
 
     def _lasting(self, candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
-        """Those that rebalancing would not take a session away from at its next request."""
+        """Return the candidates from which rebalancing would not move a new session at its next request."""
         threshold = self._rules.rebalance_threshold
         if threshold <= 0:
             return candidates
@@ -355,9 +357,9 @@ class Pool:
 
 
 def _best(candidates: Sequence[Candidate], now: float) -> Choice:
-    """What least-used would choose if nothing had just been assigned.
+    """Return the choice of least-used without regard to recent assignments.
 
-    Rebalancing compares with that: shares of sessions that come together change with every one of them, and sessions
-    would be moved to and fro while nothing has changed.
+    Rebalancing compares with this choice. Recent assignments change with every session of a burst, so taking them into
+    account would move sessions back and forth although the usage has not changed.
     """
     return least_used([Candidate(each.snapshot) for each in candidates], now)

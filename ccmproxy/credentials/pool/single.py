@@ -1,4 +1,5 @@
-"""Users that are routed to one credential (spec 6.1); those of many are in :mod:`ccmproxy.credentials.pool.pool`."""
+"""The provider of users that are routed to one credential (spec 6.1). For pools see
+:mod:`ccmproxy.credentials.pool.pool`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ NOT_ALLOWED = "this user may not use external credentials"
 
 @implementer(IProvider)
 class SingleProvider:
-    """One credential serves everything. Sessions are only remembered to log each once, and to be shown."""
+    """Serves all requests with one credential. Sessions are remembered only to log each once and to show them in the
+    status."""
 
     log = Logger()
 
@@ -29,21 +31,22 @@ class SingleProvider:
         self.is_single_account = not credential.is_external
 
     def credentials(self, allow_external: bool) -> Sequence[ICredential]:
-        """The one, if this user may use it."""
+        """Return the credential if this user may use it, else nothing."""
         return (self._credential,) if allow_external or not self._credential.is_external else ()
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` at every change that a status depends on; the result ends the subscription."""
+        """Call ``listener`` at every change that is visible in the status. Returns a function that unsubscribes."""
         return self._credential.subscribe(listener)
 
     def sessions(self, user: str) -> Sequence[tuple[SessionKey, Assignment]]:
-        """The sessions of one user."""
+        """Return the sessions of one user."""
         return self._sessions.of_user(user, self._now())
 
     def select(self, selection: Selection) -> ILease:
-        """The credential, if it is usable, or worth trying: there is nothing else to prefer.
+        """Return a lease on the credential if it is usable or, since there is no alternative, worth trying.
 
-        Raises NoCredential where it is not, was tried for this request already, or is not for this user.
+        Raises NoCredential when the credential is neither, was already tried for this request, or is not allowed for
+        this user.
         """
         now = self._now()
         credential = self._credential
@@ -61,7 +64,8 @@ class SingleProvider:
         return credential.lease()
 
     def keeps(self, selection: Selection, tag: str) -> bool:
-        """For a model that is closed here another connection is of no help."""
+        """Return whether a new turn may use a connection to the credential ``tag``. The limits of a model do not
+        matter, because a new connection would lead to the same credential."""
         now = self._now()
         if tag != self._credential.tag or not self._credential.snapshot(now).availability.worth_trying:
             return False

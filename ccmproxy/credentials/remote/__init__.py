@@ -1,1 +1,1 @@
-"""Credentials that are other instances: asked for their state, and told of changes."""
+"""Credentials that are other instances of ccmproxy. Their state is polled, and streamed when they report changes."""

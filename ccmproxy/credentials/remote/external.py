@@ -1,4 +1,4 @@
-"""Another instance of ours that lends its capacity: by its URL, or over a connection that it opened to us (spec 7)."""
+"""A remote instance of ccmproxy as a credential, reached by its URL or over a reverse connection (spec 7)."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from ccmproxy.http.message import RequestHead
 from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.network import IOutbound
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
 from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.state.transitions import HeadersObserved, Input, PollSucceeded, TokenAvailable, TokenUnavailable
 
-#: Weight of a remote that has said nothing of it (spec 5.2).
+#: Plan weight of a remote that has not reported one (spec 5.2).
 DEFAULT_WEIGHT = 10.0
-#: A remote that cannot be used, or reached, is asked out of turn no more often than this (seconds).
+#: Shortest interval between extra polls of a remote that is unusable or unreachable (seconds).
 FORCED_POLL_INTERVAL = 5.0
-#: What requests are addressed to on a reverse connection, which needs no name.
+#: Base URL of requests on a reverse connection, where the host name has no meaning.
 REVERSE_URL = "http://reverse-proxy"
 NO_REVERSE = "reverse connection not established"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteSide:
-    """How a remote is asked for its state. ``status_path``: on it, without the URL's prefix; ``user_agent``: ours."""
+    """How to request the state of a remote. ``status_path``: the path of its status endpoint, without the prefix from
+    the remote's URL; ``user_agent``: the User-Agent of this instance."""
 
     status_path: str
     user_agent: str
@@ -51,20 +52,20 @@ class RemoteSide:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A way to the remote. ``watch``: connections for the status stream, on which nothing may come for hours."""
+    """A route to the remote. ``watch``: the connections for the status stream, which may be silent for hours."""
 
     url: str
     upstream: Upstream
     watch: ConnectionPool
 
     def close(self) -> None:
-        """Keep no connection any more."""
+        """Close idle connections now, and the others when their requests are done."""
         self.upstream.connections.close()
         self.watch.close()
 
 
 class _Reverse(NamedTuple):
-    """A reverse connection that is up, or was, and the way to the remote over it."""
+    """A reverse connection, usable or no longer, and the route to the remote over it."""
 
     link: IReverseLink
     way: _Way
@@ -72,10 +73,10 @@ class _Reverse(NamedTuple):
 
 @implementer(ICredential)
 class External(Credential):
-    """A remote instance. While it has a connection open to us, that is used, else its URL, where it has one.
+    """A remote instance. Requests use its reverse connection while there is one, else its URL if it has one.
 
-    Its state comes from its status endpoint: polled, and streamed unless we are its connector. Does nothing before
-    :meth:`start`, and nothing after :meth:`stop`.
+    The state comes from the remote's status endpoint. It is polled, and also streamed unless this instance is the
+    remote's connector. There is no activity before :meth:`start` or after :meth:`stop`.
     """
 
     log = Logger()
@@ -97,8 +98,9 @@ class External(Credential):
         is_connector: bool = False,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """``url`` and ``endpoint``, which connects to where it leads: both, or neither (a receiver). ``random``:
-        numbers in [0, 1). ``plan_weight``: fixed; None = what the remote says. ``now``: Unix seconds."""
+        """Give both ``url`` and the ``endpoint`` that connects to its host, or neither for a receiver. ``random``
+        returns numbers in [0, 1). ``plan_weight``: a fixed weight, or None for the weight that the remote reports.
+        ``now`` returns Unix seconds; its default is ``clock.seconds``."""
         super().__init__(tag, EXTERNAL_CAPS, clock, now)
         self._token = RemoteToken(token)
         self._remote = remote
@@ -122,7 +124,7 @@ class External(Credential):
     # Life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Ask for the state, if there is a way to ask."""
+        """Start to poll and to stream the state, as far as there is a route to the remote. Idempotent."""
         if self._running:
             return
         self._running = True
@@ -132,7 +134,8 @@ class External(Credential):
             self._watch.start()
 
     def ask_no_more(self) -> None:
-        """Let polls and the stream end, and close connections that nobody uses; requests are served to their end."""
+        """End the polls and the stream, and close idle connections of the reverse connection. Requests in flight go
+        on."""
         self._poller.stop()
         if self._watch is not None:
             self._watch.stop()
@@ -140,7 +143,7 @@ class External(Credential):
             self._reverse.way.close()
 
     def stop(self) -> None:
-        """End timers, polls and the stream, and the reverse connection. Leases stay valid until they are closed."""
+        """End the timers, the polls, the stream and the reverse connection. Leases stay valid until they are closed."""
         self._running = False
         self._disarm()
         self.ask_no_more()
@@ -151,19 +154,19 @@ class External(Credential):
             self._direct.close()
 
     def want(self, is_wanted: bool) -> None:
-        """Whether anybody may be served by the remote. If not, it is not asked for its state: a connector that only
-        serves is no user there, and would be told so again and again."""
+        """Set whether any user may be served by the remote. If none may, its state is not requested: a connector that
+        only serves is not a user of the remote, which would refuse every such request."""
         if is_wanted is not self._is_wanted:
             self._is_wanted = is_wanted
             self._changed_way()
 
     @property
     def can_be_asked(self) -> bool:
-        """Whether the remote can, and should, be asked for its state."""
+        """Whether the state of the remote can and should be requested."""
         return self._is_wanted and self.has_way
 
     def reconfigure(self, plan_weight: float | None) -> None:
-        """Take over what a reloaded configuration says."""
+        """Apply a reloaded configuration."""
         self._plan_weight = plan_weight
         self._tell_whether_available()
         self._poller.poll()
@@ -171,7 +174,7 @@ class External(Credential):
     # Reverse connections ----------------------------------------------------------------------------------
 
     def attach(self, link: IReverseLink) -> None:
-        """The remote has opened a connection to us: use it from now on, in place of an older one, which is closed."""
+        """Use the reverse connection ``link``, which the remote has opened, from now on. An older one is closed."""
         before, self._reverse = self._reverse, _Reverse(link, self._way(REVERSE_URL, link.endpoint))
         if before is not None:
             before.way.close()
@@ -179,15 +182,15 @@ class External(Credential):
         self._changed_way()
 
     def leaving(self, link: IReverseLink) -> None:
-        """The remote takes no more on ``link``: keep nothing open there that is not in use, so that it can end.
-        Requests in flight go on; that is no reason to interrupt them."""
+        """Note that the remote accepts no new requests on ``link``. Idle connections over it are closed so that it can
+        end; requests in flight go on without an interrupt."""
         reverse = self._reverse
         if reverse is not None and reverse.link is link and self._running:
             reverse.way.close()
             self._changed_way(ends_requests=False)
 
     def detach(self, link: IReverseLink) -> None:
-        """``link`` is lost. Does nothing where another one has replaced it."""
+        """Note that ``link`` is lost. Does nothing if another reverse connection has replaced it."""
         reverse = self._reverse
         if reverse is not None and reverse.link is link:
             self._reverse = None
@@ -210,7 +213,7 @@ class External(Credential):
 
     @property
     def has_way(self) -> bool:
-        """Can the remote be reached, as far as is known?"""
+        """Whether there is a route to the remote: a usable reverse connection, or a URL."""
         return self._present() is not None
 
     def _present(self) -> _Way | None:
@@ -226,7 +229,8 @@ class External(Credential):
         )
 
     def stream_endpoint(self) -> IStreamClientEndpoint:
-        """Where connections to the remote go now. Raises CredentialUnavailable where there is no way to it."""
+        """Return the endpoint for new connections to the remote. Raises CredentialUnavailable when there is no route to
+        the remote."""
         reverse = self._reverse
         if reverse is not None and reverse.link.is_usable:
             return reverse.link.endpoint
@@ -234,22 +238,22 @@ class External(Credential):
             raise CredentialUnavailable(NO_REVERSE)
         return self._endpoint
 
-    # What leases ask for ----------------------------------------------------------------------------------
+    # What leases call -------------------------------------------------------------------------------------
 
     @property
     def upstream(self) -> Upstream:
-        """Where requests go now: over the reverse connection if that is up."""
+        """The upstream that requests go to now, over the reverse connection if that is usable."""
         way = self._present()
         return way.upstream if way is not None else self._nowhere
 
     async def authorize(self) -> Authorization:
-        """Our token. Raises CredentialUnavailable where there is no way to the remote."""
+        """Return the token for the remote. Raises CredentialUnavailable when there is no route to the remote."""
         if not self.has_way:
             raise CredentialUnavailable(NO_REVERSE)
         return self._token
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """There is but one token. Raises CredentialUnavailable, always, and leaves the remote alone for a while."""
+        """Raise CredentialUnavailable, since there is only one token, and do not use the remote for a while."""
         self.reject()
         raise CredentialUnavailable("the remote does not accept our token")
 
@@ -265,17 +269,17 @@ class External(Credential):
         return self.state.plan_weight if self.state.ever_had_data else DEFAULT_WEIGHT
 
     def poll_if_stale(self) -> None:
-        """Start a poll if what is known is old."""
+        """Start a poll if the known state is out of date."""
         self._poller.poll_if_stale()
 
     def poll_if_unusable(self) -> None:
-        """Start a poll if the remote cannot be used, to see whether it has recovered (spec 5.5)."""
+        """Start a poll if the remote is unusable, to see whether it has recovered (spec 5.5)."""
         if not self.is_usable():
             self._poll_out_of_turn()
 
     def _doubt(self) -> None:
-        """The remote could not be reached: is it still there? Until it answers, others are to be preferred, instead of
-        waiting for it with every new session."""
+        """Poll a remote that could not be reached. Until it answers, other credentials are preferred, so that new
+        sessions do not have to wait for it."""
         if not self._poller.failures:
             self._poll_out_of_turn()
 
@@ -286,13 +290,13 @@ class External(Credential):
             self._poller.poll()
 
     def release(self, lease: Lease) -> None:
-        """Called by a lease that was closed."""
+        """Forget ``lease``. Called by the lease when it is closed."""
         super().release(lease)
         if lease.outcome is LeaseOutcome.UNREACHABLE:
             self._doubt()
 
     def status_request(self) -> ControlRequest:
-        """The poll."""
+        """Return the request of a poll."""
         way = self._present()
         headers = (
             ("Authorization", f"Bearer {self._token.token}"),
@@ -317,7 +321,7 @@ class External(Credential):
         return way.watch, RequestHead(b"GET", target, headers)
 
     def take_status(self, status: RemoteStatus) -> None:
-        """What the remote says of itself, in place of what was known (spec 7.5: a state is applied like a poll)."""
+        """Replace the known state by the reported one. A streamed state counts like a poll (spec 7.5)."""
         limits = status.limits
         if status.usable is False and status.reset_at > self._now():
             limits = replace(limits, rejected_until=status.reset_at)
@@ -326,7 +330,7 @@ class External(Credential):
         self._apply(PollSucceeded(limits, weight, status.usable))
 
     def polled(self, status: RemoteStatus) -> None:
-        """A poll has brought the remote's state."""
+        """Take over the state that a poll has returned, and retry a stream that the remote had refused."""
         self.take_status(status)
         if self._watch is not None:
             self._watch.recovered()
@@ -334,7 +338,7 @@ class External(Credential):
 
 @implementer(IStreamClientEndpoint)
 class _Nowhere:
-    """For a request whose way to the remote has gone in the very moment."""
+    """The endpoint while there is no route to the remote. Every attempt to connect fails."""
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         return fail(ConnectError(string=NO_REVERSE))
@@ -342,7 +346,8 @@ class _Nowhere:
 
 @implementer(IOutbound)
 class _EitherWay:
-    """Connects to wherever the remote is now; the address is that of the request, and says nothing new."""
+    """Connects to the remote by its present route. The address that is passed in comes from the URL of a control
+    request and is ignored."""
 
     def __init__(self, external: External) -> None:
         self._external = external
@@ -355,7 +360,8 @@ class _EitherWay:
 
 
 class StatusPoller(Poller):
-    """Asks a remote for its state (spec 5.5): at start, after a change of the way, and when what is known is old."""
+    """Polls the state of a remote (spec 5.5): at the start, when the route to it changes, and when the known state is
+    out of date."""
 
     log = Logger()
 

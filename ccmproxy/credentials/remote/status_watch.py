@@ -1,4 +1,4 @@
-"""Being told of every change of a remote instance: its status stream, held open (spec 7.5)."""
+"""The status stream of a remote instance: a response that stays open and reports every change (spec 7.5)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.policy.rate import TokenBucket
 from ccmproxy.transports.redial import Redial
 
-#: A state is some hundred bytes; a line that is longer than this is none (bytes).
+#: Longest line accepted (bytes). A state has a few hundred bytes.
 LONGEST_LINE = 64 * 1024
-#: Refusals that will not mend by themselves: only a change gives reason to ask again.
+#: Permanent refusals: the stream is not requested again until something changes.
 HOPELESS = frozenset({401, 403, 404})
-#: Token bucket: burst size and seconds per further state; excess states collapse into the newest. Each state may be a
-#: line in the log, and news to all who watch us. Twice of what an instance of ours sends: none of its states waits.
+#: Token bucket: burst size and seconds per further state; excess states collapse into the newest. The rate is limited
+#: because each state may cause a line in the log and an update to all watchers of this instance. It is twice the rate
+#: at which ccmproxy sends states, so none of them is delayed.
 BURST = 20
 APART = 0.1
 
 
 class StatusWatch:
-    """Keeps one stream open, as long as it runs.
+    """Keeps one stream open while it is started.
 
-    ``request`` gives the way to the remote at the moment, and the request; None: there is no way. ``apply`` gets every
-    state. Lost, the stream is asked for again after a delay; after a refusal that will not mend by itself, not before
-    :meth:`restart` or :meth:`recovered`.
+    ``request`` returns the connections to the remote and the request to send, or None when there is no route to the
+    remote. ``apply`` receives every state. A lost stream is requested again after a delay; after a permanent refusal
+    (HOPELESS), only after :meth:`restart` or :meth:`recovered`.
     """
 
     log = Logger()
@@ -44,7 +45,7 @@ class StatusWatch:
         random: Callable[[], float],
         failed: Callable[[], None],
     ) -> None:
-        """``random``: numbers in [0, 1). ``failed``: called when the stream broke off, or could not be had."""
+        """``random`` returns numbers in [0, 1). ``failed`` is called when the stream is lost or cannot be opened."""
         self._tag = tag
         self._request = request
         self._apply = apply
@@ -56,31 +57,31 @@ class StatusWatch:
         self._line = bytearray()
         self._complained = False
         self._rate = TokenBucket(BURST, APART)
-        #: The newest state, where it has to wait, and for when it is to be taken over.
+        #: The newest state while the rate limit delays it, and the timer that ends the delay.
         self._held: RemoteStatus | None = None
         self._soon: IDelayedCall | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a stream, or one is being asked for."""
+        """Whether the stream is open or has been requested."""
         return self._call is not None
 
     def start(self) -> None:
-        """Open the stream, if there is a way."""
+        """Open the stream if there is a route to the remote."""
         self._redial.start()
 
     def stop(self) -> None:
-        """Close it; nothing is opened any more."""
+        """Close the stream and do not open it again."""
         self._redial.stop()
         self._close()
 
     def restart(self) -> None:
-        """There is another way to the remote now: use it at once."""
+        """Close the stream and reopen it at once, because the route to the remote has changed."""
         self._close()
         self._redial.restart()
 
     def recovered(self) -> None:
-        """The remote has answered a poll: if the stream was given up, try again."""
+        """Request a stream that was permanently refused again, because the remote has answered a poll."""
         if self._hopeless:
             self.restart()
 
@@ -104,7 +105,7 @@ class StatusWatch:
     # ResponseReceiver -------------------------------------------------------------------------------------
 
     def response_started(self, head: ResponseHead, data: bytes) -> None:
-        """The stream begins, or is refused."""
+        """Begin to read the stream, or react to a refusal."""
         if head.status == 200:
             self._redial.made()
             if data:
@@ -122,7 +123,7 @@ class StatusWatch:
             self._again(f"refused with {head.status}")
 
     def response_data(self, data: bytes) -> None:
-        """Some of a line, or of many."""
+        """Parse ``data``, which may be part of a line or many lines."""
         call = self._call
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -133,18 +134,18 @@ class StatusWatch:
                 return
             self._state(whole)
             if self._call is not call:
-                return  # what the state led to has closed the stream, and maybe opened another one
+                return  # The reaction to the state has closed the stream, and may have opened another one.
         self._line += rest
         if len(self._line) > LONGEST_LINE:
             self._give_up("a line is too long")
 
     def response_ended(self) -> None:
-        """The remote has ended it, as it does when it stops."""
+        """Schedule a new request: the remote has ended the stream, as it does when it stops."""
         self._call = None
         self._again("ended by the remote")
 
     def response_failed(self, error: UpstreamError) -> None:
-        """Lost, or never there."""
+        """Schedule a new request: the stream was lost or could not be opened."""
         self._call = None
         self._again(str(error))
         self._failed()

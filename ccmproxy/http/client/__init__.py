@@ -1,1 +1,1 @@
-"""HTTP/1.1 as a client: one pool of connections per upstream."""
+"""The HTTP/1.1 client: one connection pool per upstream."""

@@ -1,4 +1,4 @@
-"""One call to an upstream, and what is told about its response."""
+"""One call to an upstream, and the interface of the object that receives its response."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """Time-outs in seconds, and the size of a response's head in bytes.
+    """Limits of a connection pool. Times in seconds, ``head_size`` in bytes.
 
-    ``connect_timeout``: until there is a connection, TLS included. ``first_byte_timeout``: from the request being
-    written to the head of the (final) response. ``idle_timeout``: between bytes of a response, or progress of an
-    upload; only the upstream's bytes count (F15), and not the time for which we did not read. ``keepalive_timeout``:
-    for which an unused connection is kept. ``head_size``: of all heads of one response together, the interim ones
-    included; it also bounds what comes between two pieces of a chunked body, and its trailers.
+    ``connect_timeout``: until a connection is established, TLS included. ``first_byte_timeout``: from the end of the
+    request to the head of the final response. ``idle_timeout``: between bytes of a response, or between steps of an
+    upload; only the upstream's bytes count (F15), and time during which reading is paused does not.
+    ``keepalive_timeout``: how long an idle connection is kept. ``head_size``: largest size of all heads of one response
+    together, interim ones included; it also bounds the overhead between two pieces of a chunked body, and its trailers.
     """
 
     connect_timeout: float = 10.0
@@ -36,45 +36,46 @@ class ClientLimits:
 
 
 class ResponseReceiver(typing.Protocol):
-    """What is told about one response. Never called before ``send`` has returned, nor after ``Call.cancel``.
+    """The interface of an object that receives one response.
 
-    An exception from one of these methods is logged and the call cancelled.
+    Its methods are never called before ``send`` has returned, nor after ``Call.cancel``. An exception from one of them
+    is logged, and the call is cancelled.
     """
 
     def response_started(self, head: ResponseHead, data: bytes) -> None:
-        """The final response's head, and what has come of the body in the same read, maybe nothing: so that whoever
-        passes both on can do so in one write. Interim responses (1xx) are not shown."""
+        """The head of the final response has arrived. ``data``: the part of the body that came in the same read, maybe
+        empty, so that both can be relayed in one write. Interim responses (1xx) are not reported."""
 
     def response_data(self, data: bytes) -> None:
-        """A piece of the body, in the reactor turn that brought it. Never empty."""
+        """A piece of the body, never empty, has arrived; called in the reactor turn in which it was received."""
 
     def response_ended(self) -> None:
-        """The response is complete. Its connection can be used for the next call already."""
+        """The response is complete. Its connection may already be reused."""
 
     def response_failed(self, error: UpstreamError) -> None:
-        """There will be no (whole) response: RequestNotSent, UpstreamTimeout, ResponseLost or
+        """There will be no complete response. ``error``: RequestNotSent, UpstreamTimeout, ResponseLost or
         UpstreamProtocolError."""
 
 
 class CallConnection(typing.Protocol):
-    """What a call does with the connection that serves it."""
+    """The connection that serves a call, as the call uses it."""
 
     def pause(self) -> None:
         """Stop reading."""
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
 
     def abort(self) -> None:
-        """Break the connection at once, without a word to the call."""
+        """Drop the connection at once, without notifying the call."""
 
 
 @implementer(IPushProducer)
 class Call:
     """One request, from ``ConnectionPool.send`` to the end of its response.
 
-    Provides IPushProducer, so that whoever takes the response can be its consumer: pausing stops reading from the
-    upstream. What has been read already (at most one read of the transport) still arrives.
+    It is an IPushProducer, so the receiver of the response can exert back-pressure: pausing stops reading from the
+    upstream. Bytes that have been read already (at most one read of the transport) are still delivered.
     """
 
     __slots__ = (
@@ -100,13 +101,13 @@ class Call:
         self.size = size
         self.receiver = receiver
         self.connection: CallConnection | None = None
-        #: The connection is to be closed after this call.
+        #: Whether the connection is to be closed after this call.
         self.last = False
         self.paused = False
         self.over = False
-        #: Gets the connection if the upstream switches protocols; None where that was not asked for.
+        #: Called with the connection if the upstream switches protocols; None if that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
-        #: Undoes what is going on while there is no connection yet.
+        #: Cancels the attempt to connect; set while there is no connection yet.
         self.abandon: Callable[[Call], None] | None = None
 
     def pauseProducing(self) -> None:
@@ -123,7 +124,7 @@ class Call:
         self.cancel()
 
     def cancel(self) -> None:
-        """Give up: the upstream sees its connection close at once, and the receiver is not called any more.
+        """Cancel the call: its connection is dropped at once, and the receiver is not called any more.
 
         Does nothing once the response has ended or failed.
         """
@@ -136,7 +137,7 @@ class Call:
             self.abandon(self)
 
     def failed(self, error: UpstreamError) -> None:
-        """Tell the receiver, unless the call is over already."""
+        """Report ``error`` to the receiver, unless the call is over already."""
         if self.over:
             return
         self.over = True

@@ -1,4 +1,4 @@
-"""Requests to one upstream: every call gets a connection of its own at once, and connections are used again.
+"""The connections to one upstream: every call gets a connection of its own at once, and connections are reused.
 
 :class:`ConnectionPool` is for one origin (one endpoint). It never queues: N calls at the same time are N
 connections (F27, F41, F43). :mod:`.protocol` speaks HTTP/1.1 on each of them.
@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ccmproxy.http.client.call import Call, ClientLimits, ResponseReceiver
-from ccmproxy.http.client.protocol import HTTPClientProtocol, is_persistent
+from ccmproxy.http.client.protocol import HTTPClientProtocol
+from ccmproxy.http.client.response_head import is_persistent
 from ccmproxy.http.client.upgrade import SwitchedConnection
 from ccmproxy.http.failures import RequestNotSent
 from ccmproxy.http.framing import FramingError, body_length, join_head
@@ -30,28 +31,28 @@ from ccmproxy.http.message import RequestHead, ResponseHead
 
 __all__ = ["Call", "ClientLimits", "ConnectionPool", "HTTPClientProtocol", "ResponseReceiver"]
 
-#: Methods whose request says that it has no body (RFC 9110 section 8.6).
+#: Methods whose requests carry a Content-Length even without a body (RFC 9110 section 8.6).
 _BODY_EXPECTED: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 _DEFAULT_LIMITS: Final = ClientLimits()
-#: Seconds between two looks at the time-outs, at most.
+#: Longest interval between checks of the time-outs (seconds).
 _TICK: Final = 1.0
-#: Seconds for which a connection that was closed in good order may take to be gone.
+#: Seconds after which a gracefully closed connection that is still there is aborted.
 _CLOSE_TIMEOUT: Final = 10.0
 
 
 class ConnectionPool:
     """The connections to one upstream.
 
-    ``idle``, ``busy``, ``connecting``: how many connections wait to be used, serve a call, and are being made.
+    ``idle``, ``busy``, ``connecting``: number of connections that are unused, serve a call, and are being established.
 
-    A connection is used again, the last one first, if its response was complete, the request had been sent whole,
-    and both sides let it. An idle connection is closed when it is ``keepalive_timeout`` old, when the upstream closes
-    it and when a byte comes on it. A busy one is never closed by the pool (F28). If a connection turns out to have
-    been closed by the upstream while it was idle, the others that are idle are closed as well: so whoever repeats
-    the request gets a fresh connection.
+    A connection is reused, the most recently used one first, if its response was complete, its request was sent
+    completely, and both sides allow keep-alive. An idle connection is closed when it has been idle for
+    ``keepalive_timeout``, when the upstream closes it, and when a byte arrives on it. The pool never closes a busy
+    connection (F28). If a connection turns out to have been closed by the upstream while it was idle, all other idle
+    connections are closed too, so that a retry of the request gets a fresh connection.
 
-    Time-outs are looked at about once a second for all connections together, on ``clock``; nothing is scheduled
-    while there are none.
+    Time-outs are checked about once a second for all connections together, on ``clock``; nothing is scheduled while the
+    pool is empty.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class ConnectionPool:
         self._endpoint = endpoint
         self._clock = clock
         self.limits = limits
-        #: Since when each has been idle, oldest first.
+        #: Idle connections, and since when each has been idle (the clock's seconds); the longest idle comes first.
         self._idle: dict[HTTPClientProtocol, float] = {}
         self._busy: set[HTTPClientProtocol] = set()
-        #: Calls without a connection: since when, and what is going on.
+        #: Calls without a connection: when the attempt to connect began (the clock's seconds), and its Deferred.
         self._connecting: dict[Call, tuple[float, Deferred[IProtocol]]] = {}
-        #: Until when each may take to be gone.
+        #: Closing connections, and when each is aborted (the clock's seconds).
         self._closing: dict[HTTPClientProtocol, float] = {}
         self._closed = False
         self._tick: IDelayedCall | None = None
@@ -82,28 +83,29 @@ class ConnectionPool:
 
     @property
     def idle(self) -> int:
-        """Connections that wait to be used."""
+        """Number of unused connections."""
         return len(self._idle)
 
     @property
     def busy(self) -> int:
-        """Connections that serve a call."""
+        """Number of connections that serve a call."""
         return len(self._busy)
 
     @property
     def connecting(self) -> int:
-        """Connections that are being made, each for its call."""
+        """Number of connections that are being established, each for one call."""
         return len(self._connecting)
 
     def send(self, head: RequestHead, body: Sequence[bytes], receiver: ResponseReceiver) -> Call:
-        """Send a request, at once.
+        """Send a request at once, over an idle connection or a new one.
 
-        ``head`` goes out as given, names, order and case kept; ``body`` are the chunks of the whole body. A
-        Content-Length is added where the body is not empty, or the method is POST, PUT or PATCH, and there is none.
-        The connection is not kept if the head says ``Connection: close``.
+        ``head`` is sent as given, with the names, order and case of its fields. ``body``: the chunks of the complete
+        body. A Content-Length is added if ``head`` has none and the body is not empty or the method is POST, PUT or
+        PATCH. The connection is not kept if the head says ``Connection: close``.
 
-        Raises FramingError for a head that cannot be sent: line breaks in it, a Content-Length that is not the
-        body's, a Transfer-Encoding. All else is told to ``receiver``, never before this has returned.
+        Raises FramingError for a head that cannot be sent: with line breaks, with a Content-Length that differs from
+        the body's, or with a Transfer-Encoding. All other errors are reported to ``receiver``, never before this method
+        has returned.
         """
         size = sum(map(len, body))
         call = Call(_request_head(head, size), head.method, body, size, receiver)
@@ -121,19 +123,20 @@ class ConnectionPool:
         receiver: ResponseReceiver,
         on_switch: Callable[[ResponseHead, SwitchedConnection], None],
     ) -> Call:
-        """Ask the upstream to switch protocols; ``head`` says so in its Connection and Upgrade fields.
+        """Ask the upstream to switch protocols, by the Connection and Upgrade fields in ``head``.
 
-        ``on_switch`` gets the head of a 101 and the connection, which leaves the pool; any other answer, and every
-        failure, is told to ``receiver`` as by :meth:`send`, with the same time-outs. Raises FramingError.
+        ``on_switch`` is called with the head of a 101 and the connection, which leaves the pool. Any other response,
+        and every failure, is reported to ``receiver`` as by :meth:`send`, with the same time-outs. Raises FramingError
+        as :meth:`send` does.
         """
         call = self.send(head, (), receiver)
         call.on_switch = on_switch
         return call
 
     def close(self) -> None:
-        """Close the idle connections now, the busy ones after their response; keep none from now on.
+        """Close the idle connections now and the busy ones after their response; keep none from now on.
 
-        A call that is begun after this still gets a connection.
+        A call that begins later still gets a connection, which is not kept.
         """
         self._closed = True
         self._close_idle()
@@ -164,13 +167,13 @@ class ConnectionPool:
         self._stop_ticking_if_empty()
 
     def _fail(self, call: Call, message: str) -> None:
-        """Not before the next turn: an endpoint may fail at once, when the caller does not have its Call yet."""
+        """Report the failure in the next reactor turn, as an endpoint may fail before the caller has its Call."""
         self._clock.callLater(0, call.failed, RequestNotSent(message))
 
     def _abandon(self, call: Call) -> None:
-        """The call was cancelled: so is the attempt to connect."""
+        """Cancel the attempt to connect for a call that was cancelled."""
         connecting = self._connecting.pop(call, None)
-        if connecting is not None:  # else it has failed, and is told so in the next turn
+        if connecting is not None:  # else the attempt has failed already, and the report is scheduled
             connecting[1].cancel()
         self._stop_ticking_if_empty()
 
@@ -183,11 +186,11 @@ class ConnectionPool:
     # What the connections tell (ConnectionOwner)
 
     def seconds(self) -> float:
-        """The time."""
+        """Return the clock's time in seconds."""
         return self._clock.seconds()
 
     def connection_free(self, connection: HTTPClientProtocol) -> None:
-        """Keep it for the next call."""
+        """Keep the connection for the next call."""
         self._busy.discard(connection)
         if self._closed:
             connection.close()
@@ -195,26 +198,26 @@ class ConnectionPool:
             self._idle[connection] = self._clock.seconds()
 
     def connection_closing(self, connection: HTTPClientProtocol) -> None:
-        """It is not to be used any more; see that it goes."""
+        """Stop using the connection, and abort it later if it does not close."""
         self._busy.discard(connection)
         self._idle.pop(connection, None)
         self._closing[connection] = self._clock.seconds() + _CLOSE_TIMEOUT
         self._tick_on()
 
     def connection_switched(self, connection: HTTPClientProtocol) -> None:
-        """It is not ours any more."""
+        """Forget the connection: it has another owner now."""
         self._busy.discard(connection)
         self._stop_ticking_if_empty()
 
     def connection_lost(self, connection: HTTPClientProtocol) -> None:
-        """It is gone."""
+        """Forget the connection."""
         self._busy.discard(connection)
         self._idle.pop(connection, None)
         self._closing.pop(connection, None)
         self._stop_ticking_if_empty()
 
     def connection_stale(self, connection: HTTPClientProtocol) -> None:
-        """What was idle before it is likely to be stale too."""
+        """Close the other idle connections, which are likely to be stale too."""
         self._close_idle()
 
     def _close_idle(self) -> None:
@@ -233,7 +236,7 @@ class ConnectionPool:
             self._tick = None
 
     def _check(self) -> None:
-        """Everything that has lasted too long."""
+        """Enforce all time-outs."""
         self._tick = None
         now = self._clock.seconds()
         for connection in list(self._busy):
@@ -261,7 +264,7 @@ class ConnectionPool:
 
 @implementer(IProtocolFactory)
 class _Factory:
-    """Builds the connection of one call."""
+    """Builds the connection for one call."""
 
     __slots__ = ("_call", "_pool")
 
@@ -271,7 +274,7 @@ class _Factory:
 
     def buildProtocol(self, address: IAddress) -> HTTPClientProtocol | None:
         if self._call.over:
-            return None  # cancelled, but the endpoint connected all the same: the transport closes
+            return None  # the call was cancelled, but the endpoint connected anyway: the transport closes
         return HTTPClientProtocol(self._pool)
 
     def doStart(self) -> None: ...
@@ -279,7 +282,10 @@ class _Factory:
 
 
 def _request_head(head: RequestHead, size: int) -> bytes:
-    """The head in bytes, with a Content-Length where one is needed. Raises FramingError."""
+    """Return the bytes of the head, with a Content-Length added if it is needed.
+
+    Raises FramingError when the head is malformed or contradicts ``size``, the length of the body in bytes.
+    """
     if not head.method or not head.target or b" " in head.method or b" " in head.target:
         raise FramingError("invalid request line")
     headers = head.headers

@@ -1,4 +1,4 @@
-"""A connection to an upstream that speaks another protocol from now on (RFC 9110 section 7.8)."""
+"""A connection to an upstream that has switched to another protocol (RFC 9110 section 7.8)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from twisted.python.failure import Failure
 
 
 class SwitchedConnection:
-    """What :meth:`ConnectionPool.upgrade <ccmproxy.http.client.connection_pool.ConnectionPool.upgrade>` gives on a 101.
+    """A connection after a 101, as given out by
+    :meth:`ConnectionPool.upgrade <ccmproxy.http.client.connection_pool.ConnectionPool.upgrade>`.
 
-    Nothing is read until it is handed over, and nothing that has come is lost. Whoever gets it hands it over or
-    aborts it: it belongs to no pool any more.
+    Reading is paused until :meth:`hand_over`, and bytes that have arrived are kept. The recipient must hand the
+    connection over or abort it, as it no longer belongs to a pool.
     """
 
     __slots__ = ("_early", "_lost", "_successor", "_transport")
 
     def __init__(self, transport: Any, early: bytes) -> None:
-        """``transport``: as HTTP used it; ``early``: bytes that came behind the 101."""
+        """``transport``: the transport that HTTP used; ``early``: bytes received after the 101."""
         self._transport = transport
         self._early = early
         self._lost: Failure | None = None
@@ -26,7 +27,7 @@ class SwitchedConnection:
         transport.pauseProducing()
 
     def hand_over(self, successor: IProtocol) -> None:
-        """Let ``successor`` have the connection: it is connected to the transport, and gets what came early."""
+        """Connect ``successor`` to the transport, and pass it the bytes that have arrived."""
         self._successor = successor
         successor.makeConnection(self._transport)
         early, self._early = self._early, b""
@@ -38,21 +39,21 @@ class SwitchedConnection:
             self._transport.resumeProducing()
 
     def abort(self) -> None:
-        """Nobody wants it."""
+        """Drop the connection at once."""
         self._early = b""
         self._transport.abortConnection()
 
     # What the HTTP protocol passes on
 
     def data_received(self, data: bytes) -> None:
-        """More bytes, for the successor."""
+        """Pass bytes to the successor, or keep them until there is one."""
         if self._successor is None:
             self._early += data
         else:
             self._successor.dataReceived(data)
 
     def connection_lost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """Pass the loss of the connection to the successor, now or when there is one."""
         self._lost = reason
         if self._successor is not None:
             self._successor.connectionLost(reason)

@@ -1,4 +1,4 @@
-"""Large requests: written as the transport takes them, so that no buffer grows with the body."""
+"""Sending large requests at the pace of the transport, so that no buffer grows with the body."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from zope.interface import implementer
 
 from ccmproxy.transports.contract import IByteStream
 
-#: Up to this size (bytes) a body goes to the transport in one piece with its head. A larger one is produced as the
-#: transport takes it, because transports join, and TLS encrypts, all that they are given at once.
+#: A body of up to this size (bytes) is given to the transport at once, together with its head. A larger body is written
+#: by a producer, because transports join, and TLS encrypts, everything that they are given at once.
 WHOLE_REQUEST: Final = 256 * 1024
-#: What a produced body is cut into, bytes; what Twisted's transports send in one go.
+#: Size of the pieces of a produced body (bytes); Twisted's transports send this much at once.
 _PIECE: Final = 128 * 1024
 
 
 class UploadingConnection(typing.Protocol):
-    """What an upload tells its connection."""
+    """The connection of an upload, as the upload notifies it."""
 
     def upload_progressed(self) -> None:
-        """The transport has taken what was written so far, or begins."""
+        """The transport has taken all bytes written so far, or the upload begins."""
 
     def upload_finished(self) -> None:
         """The transport has taken the whole request."""
@@ -33,7 +33,7 @@ class UploadingConnection(typing.Protocol):
 
 @implementer(IPushProducer)
 class Upload:
-    """Writes a request of more than ``WHOLE_REQUEST`` as the transport takes it."""
+    """The push producer that writes a request with a body of more than ``WHOLE_REQUEST`` bytes."""
 
     __slots__ = ("_connection", "_paused", "_pieces", "_stopped", "_transport")
 
@@ -66,7 +66,7 @@ class Upload:
 
 
 def _pieces(head: bytes, body: Sequence[bytes]) -> Iterator[bytes]:
-    """The request in pieces of up to 128 KiB; small chunks are not put together, only large ones cut."""
+    """Yield the request in pieces: the head, then pieces of the body of up to 128 KiB. Small chunks are not joined."""
     yield head
     for chunk in body:
         if len(chunk) <= _PIECE:

@@ -1,1 +1,1 @@
-"""HTTP/1.1 as a server: strict readers, one protocol per connection, one object per request."""
+"""The HTTP/1.1 server: strict parsers, one protocol per connection, one object per request."""

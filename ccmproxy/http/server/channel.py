@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: requests one after the other, each answered before the next is looked at."""
+"""HTTP/1.1 on one server connection: requests are handled one after the other, each after the previous response."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _log = Logger()
 
 _NEVER: Final = float("inf")
 
-#: Received bytes that are kept while nothing may be done with them, until reading pauses. Not less than a client may
-#: send ahead in earnest: while reading is paused, its going away is not noticed.
+#: Received bytes that are buffered before reading pauses, while they cannot be processed yet. This is at least as much
+#: as a well-behaved client sends ahead (pipelining): while reading is paused, a disconnect goes unnoticed.
 _HELD_LIMIT: Final = 64 * KIB
-#: Seconds in which one who sent something that is not HTTP may read the answer.
+#: Seconds for which a connection lingers after an error, so that the client can read the answer.
 _LINGER: Final = 2.0
 
-#: What the bytes that arrive belong to. A head: of the next request. Held: nothing yet, the request at hand comes
-#: first. A body: one that its handler waits for. Waste: a body that was answered already, or what follows an error.
-#: Nothing: the connection is being closed.
+#: What arriving bytes belong to. Head: the next request. Held: buffered until the current request is done. Body: a body
+#: that the handler waits for. Waste: discarded, as a body that was answered already or as data after an error. Nothing:
+#: HTTP is over on this connection.
 _HEAD: Final = 0
 _HELD: Final = 1
 _BODY: Final = 2
@@ -45,11 +45,11 @@ _NOTHING: Final = 4
 
 @implementer(IPushProducer)
 class HTTPServerProtocol(Protocol):
-    """One connection. It is a producer for its transport: paused, it pauses who writes the response, and begins no
-    other request.
+    """One server connection. It is the push producer of its transport: when it is paused, it pauses the producer of the
+    response, and begins no other request.
 
-    ``send``: writes to the transport. ``deadline``: when something must have happened, in the clock's seconds;
-    the owner looks at it every second.
+    ``send``: writes to the transport. ``deadline``: when the current wait times out, in the clock's seconds; the owner
+    checks it every second.
     """
 
     transport: IByteStream
@@ -61,8 +61,8 @@ class HTTPServerProtocol(Protocol):
         self.is_blocked = False
         self._arriving = _HEAD
         self._buffer = b""
-        self._searched = 0  # bytes of the buffer that hold no end of a head
-        self._served = False  # a request has been received on this connection
+        self._searched = 0  # bytes of the buffer that have been searched for the end of a head
+        self._served = False  # whether a request has been received on this connection
         self._dispatching = False
         self._request: ServerRequest | None = None
         self._body: BodyIntake | None = None
@@ -70,7 +70,7 @@ class HTTPServerProtocol(Protocol):
 
     @property
     def is_last(self) -> bool:
-        """Whether the request at hand is the last one: the server is stopping."""
+        """Whether the current request is the last one because the server is stopping."""
         return self._owner.stopping
 
     # What the transport calls
@@ -138,12 +138,12 @@ class HTTPServerProtocol(Protocol):
             self._request.producer.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The transport says so when the connection is lost; connectionLost follows."""
+        """Do nothing: the transport calls this when the connection is lost, and connectionLost follows."""
 
     # What the factory calls
 
     def check_deadline(self, now: float) -> None:
-        """Act on what has lasted too long; ``now`` in the clock's seconds. To be called every second."""
+        """Enforce the time-outs of the connection. To be called every second, with ``now`` in the clock's seconds."""
         stalled = self._stall.seconds(now)
         request = self._request
         timeout = self._owner.limits.client_stall_timeout
@@ -161,7 +161,7 @@ class HTTPServerProtocol(Protocol):
             self._time_out()
 
     def close_when_idle(self) -> None:
-        """Take no further request."""
+        """Close now if no request is being received or answered, else after the current response."""
         if self._arriving == _HEAD and not self._buffer:
             self._close()
 
@@ -178,7 +178,7 @@ class HTTPServerProtocol(Protocol):
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
     ) -> None:
-        """See ServerRequest.receive_body."""
+        """See ServerRequest.receive_body. Raises RuntimeError where it was called before."""
         body = self._body
         if self._arriving != _HELD or body is None:
             raise RuntimeError("the body has been asked for already")
@@ -199,7 +199,7 @@ class HTTPServerProtocol(Protocol):
             self.deadline = self._after(self._owner.limits.body_idle_timeout)
 
     def leave_body(self) -> bool:
-        """The response begins. Whether all of the request has been received; what still comes is thrown away."""
+        """Discard the rest of the request's body as the response begins. Returns whether it was received completely."""
         body = self._body
         if body is None:
             return self._arriving == _HELD
@@ -216,7 +216,7 @@ class HTTPServerProtocol(Protocol):
         return False
 
     def response_finished(self, close: bool) -> None:
-        """The response has been written; ``close``: it was the last one."""
+        """Go on to the next request after a complete response, or close. ``close``: this response is the last one."""
         self._request = None
         if self._arriving == _WASTE:
             if self._gate.is_open and not (self._body is not None and self._body.is_complete):
@@ -225,7 +225,7 @@ class HTTPServerProtocol(Protocol):
                 self._close()
         elif close or self._owner.stopping:
             if self._buffer:
-                # A request behind the last one: closing now might take the response away from the client.
+                # There is another request: closing now could reset the connection before the response is read.
                 self._body = no_body()
                 self._arriving = _WASTE
                 self.deadline = self._after(_LINGER)
@@ -242,12 +242,12 @@ class HTTPServerProtocol(Protocol):
             self._dispatch()
 
     def close_unfinished(self) -> None:
-        """Close behind what was written of a response that is not complete."""
+        """Close after the written part of an incomplete response has been sent."""
         self._request = self._body = None
         self._close()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what never became a request, or cannot be answered otherwise, and close."""
+        """Answer a malformed request, or one whose handler failed, with an error, and close the connection."""
         self._request = None
         self._body = no_body()
         self._buffer = b""
@@ -261,7 +261,7 @@ class HTTPServerProtocol(Protocol):
             self._close()
 
     def take_over(self, successor: IProtocol) -> None:
-        """See ServerRequest.take_over."""
+        """See ServerRequest.take_over. Raises RuntimeError where the request has a body that was not received."""
         if not self.leave_body():
             raise RuntimeError("the request has a body that was not received")
         transport = self.transport
@@ -276,7 +276,7 @@ class HTTPServerProtocol(Protocol):
             successor.dataReceived(early)
 
     def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call into a handler, whose errors cost its own request only."""
+        """Call a handler's code. An exception is logged and fails only the handler's own request."""
         request = self._request
         try:
             callback(*arguments)
@@ -291,7 +291,7 @@ class HTTPServerProtocol(Protocol):
         return self._owner.clock.seconds() + seconds
 
     def _dispatch(self) -> None:
-        """Hand the requests in the buffer to the handler, one after the other, as far as they can be answered."""
+        """Hand buffered requests to the handler, one after the other, until one cannot be answered at once."""
         if self._dispatching:
             return
         self._dispatching = True
@@ -303,7 +303,7 @@ class HTTPServerProtocol(Protocol):
             self._dispatching = False
 
     def _take_head(self) -> bool:
-        """Begin the request whose head stands in the buffer. False if the head is not complete, or refused."""
+        """Begin the request whose head is in the buffer. Returns False if the head is incomplete or was refused."""
         buffer = self._buffer
         while buffer[:2] == b"\r\n":  # RFC 9112 section 2.2
             buffer = self._buffer = buffer[2:]
@@ -328,7 +328,7 @@ class HTTPServerProtocol(Protocol):
         return True
 
     def _take_body(self, data: bytes) -> None:
-        """Bytes of the body that the handler waits for, and maybe of what follows it."""
+        """Process bytes of the body that the handler waits for; they may extend into the next request."""
         body = self._body
         assert body is not None
         try:
@@ -348,7 +348,7 @@ class HTTPServerProtocol(Protocol):
             self.call(tell)
 
     def _body_failed(self, error: Exception) -> None:
-        """Throw away what still comes of the body, and let the handler answer."""
+        """Discard the rest of the body, and tell the handler so that it can answer."""
         self.deadline = _NEVER
         self._arriving = _WASTE
         body = self._body
@@ -362,7 +362,7 @@ class HTTPServerProtocol(Protocol):
             self.call(tell)
 
     def _waste(self, data: bytes) -> None:
-        """Throw received bytes away, until the body they belong to has ended or too many have come."""
+        """Discard received bytes until their body has ended or its ``drain_size`` is exceeded."""
         body = self._body
         if body is None:
             return
@@ -377,7 +377,7 @@ class HTTPServerProtocol(Protocol):
                 self._gate.close()
 
     def _time_out(self) -> None:
-        """The deadline has passed."""
+        """Act on an expired deadline."""
         if self._arriving == _HEAD:
             if self.is_blocked:
                 self.deadline = self._after(self._owner.limits.head_timeout)
@@ -393,7 +393,7 @@ class HTTPServerProtocol(Protocol):
             self.abort()
 
     def _close(self) -> None:
-        """Close as soon as what was written has been sent; abort if the client stops taking it."""
+        """Close once all written bytes have been sent. The stall watch aborts if the client stops reading them."""
         self._arriving, self._buffer, self.deadline = _NOTHING, b"", _NEVER
         self._stall.blocked(self._owner.clock.seconds())
         self.transport.unregisterProducer()

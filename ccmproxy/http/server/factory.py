@@ -1,7 +1,7 @@
-"""The HTTP/1.1 server: what listens, and what it knows of its connections.
+"""The HTTP/1.1 server: the factory that listens and keeps track of its connections.
 
-:mod:`.channel` is one connection, :mod:`.request` one request; :mod:`.request_head` and
-:mod:`.request_body` read what the client sent, strictly.
+:mod:`.channel` is one connection and :mod:`.request` one request; :mod:`.request_head` and :mod:`.request_body` are the
+strict parsers of the client's bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["HTTPServerFactory", "HTTPServerProtocol", "ServerLimits", "ServerReq
 
 _log = Logger()
 
-#: Seconds between two looks at the deadlines of all connections.
+#: Interval at which the deadlines of all connections are checked (seconds).
 _CHECK_INTERVAL: Final = 1.0
 
 _REASONS: Final = {
@@ -40,7 +40,7 @@ _REASONS: Final = {
 
 
 def plain_error(status: int, message: str) -> tuple[ResponseHead, bytes]:
-    """An answer in plain text, for servers that speak no dialect."""
+    """Return head and body of a plain-text error, for servers without a dialect of their own."""
     head = ResponseHead(
         status, _REASONS.get(status, b"Error"), [(b"Content-Type", b"text/plain; charset=utf-8")]
     )
@@ -48,13 +48,11 @@ def plain_error(status: int, message: str) -> tuple[ResponseHead, bytes]:
 
 
 class HTTPServerFactory(Factory):
-    """Builds a HTTPServerProtocol for each connection, keeps an eye on their deadlines, and ends them in
-    order.
+    """Builds an HTTPServerProtocol for each connection, enforces their deadlines, and shuts them down gracefully.
 
-    ``handler`` is called with each request as soon as its head is complete; it must not block, and what it
-    raises is logged and answered with 500. ``malformed`` shapes the answers to what never became a request,
-    or could not be answered as it should (statuses as in ``plain_error``). ``connections``: those that are
-    open.
+    ``handler`` is called with each request as soon as its head is complete. It must not block; an exception from it is
+    logged and answered with 500. ``malformed`` formats the answers to malformed requests and to requests whose handler
+    failed; its arguments and result are those of ``plain_error``. ``connections``: the open connections.
     """
 
     noisy = False
@@ -73,7 +71,7 @@ class HTTPServerFactory(Factory):
         self.connections: set[OwnedConnection] = set()
         self.stopping = False
         self._waiting: list[Deferred[None]] = []
-        # One timer for all: no connection, let alone a request, has one of its own.
+        # A single timer serves all connections; neither connections nor requests have timers of their own.
         self._checking = LoopingCall(self._check_deadlines)
         self._checking.clock = clock
 
@@ -81,15 +79,15 @@ class HTTPServerFactory(Factory):
         return None if self.stopping else HTTPServerProtocol(self)
 
     def stop_accepting(self) -> None:
-        """Begin to stop: idle connections are closed now, the others after the response they are at, which
-        says "Connection: close". New connections are refused. Cannot be undone.
+        """Begin to stop: idle connections are closed now, the others after their current response, which says
+        "Connection: close". New connections are refused. Cannot be undone.
         """
         self.stopping = True
         for connection in list(self.connections):
             connection.close_when_idle()
 
     def drained(self) -> Deferred[None]:
-        """Fires when no connection is left."""
+        """Return a Deferred that fires with None when no connection is left."""
         if not self.connections:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
@@ -97,20 +95,20 @@ class HTTPServerFactory(Factory):
         return waiting
 
     def abort_all(self) -> None:
-        """Drop every connection; clients see their responses broken off."""
+        """Drop every connection; clients see truncated responses."""
         for connection in list(self.connections):
             connection.abort()
 
     # For the connections
 
     def connection_made(self, connection: OwnedConnection) -> None:
-        """A connection begins."""
+        """Register a new connection."""
         self.connections.add(connection)
         if not self._checking.running:
             self._checking.start(_CHECK_INTERVAL, now=False)
 
     def connection_lost(self, connection: OwnedConnection) -> None:
-        """A connection is over."""
+        """Forget a connection that was lost."""
         self.connections.discard(connection)
         if self.connections:
             return

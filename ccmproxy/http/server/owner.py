@@ -1,4 +1,4 @@
-"""What one connection knows of the server that it belongs to."""
+"""The interfaces between the server and its connections, and the limits that the server sets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ MIB: Final = 1024 * KIB
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What a client may take of a server. Sizes in bytes, times in seconds.
+    """Limits on the resources that one client may use. Sizes in bytes, times in seconds.
 
-    ``head_size``: request line and header fields (431). ``head_timeout``: for a whole head, from its first byte or, for
-    the first one, from the beginning of the connection (408 if any of it came). ``body_idle_timeout``: without a byte
-    of a body that is being received (BodyTimeout). ``keepalive_timeout``: between requests. ``drain_size``,
-    ``drain_timeout``: how much of a body is read and thrown away, and for how long, after it was answered early, so
-    that the client comes to read the answer instead of being reset (RFC 9112 section 9.6). ``client_stall_timeout``: a
-    client that takes not a byte of what waits for it is dropped.
+    ``head_size``: largest request line and header fields together (431). ``head_timeout``: longest time for a whole
+    head, from its first byte or, for the first head, from the beginning of the connection (408 if a part of it
+    arrived). ``body_idle_timeout``: longest pause between bytes of a body that is being received (BodyTimeout).
+    ``keepalive_timeout``: longest idle time between requests. ``drain_size``, ``drain_timeout``: how many bytes of a
+    body are read and discarded, and for how long, after the request was answered early, so that the client can read the
+    answer instead of meeting a reset (RFC 9112 section 9.6). ``client_stall_timeout``: a client that reads no byte of
+    its pending data for this long is dropped.
     """
 
     head_size: int = 64 * KIB
@@ -41,10 +42,10 @@ class OwnedConnection(Protocol):
     """A connection, as its server sees it."""
 
     def check_deadline(self, now: float) -> None:
-        """Act on what has lasted too long; ``now`` in the clock's seconds. To be called every second."""
+        """Enforce the time-outs of the connection. To be called every second, with ``now`` in the clock's seconds."""
 
     def close_when_idle(self) -> None:
-        """Take no further request."""
+        """Close now if no request is being received or answered, else after the current response."""
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -55,24 +56,24 @@ class ConnectionOwner(Protocol):
 
     clock: IReactorTime
     limits: ServerLimits
-    #: No further request is taken.
+    #: Whether the server is stopping: no connection takes a further request.
     stopping: bool
     #: Called with each request as soon as its head is complete.
     handler: Callable[[ServerRequest], None]
-    #: Shapes the answer to what never became a request: from a status and a sentence.
+    #: Formats the answer to a malformed request, from a status and a sentence.
     malformed: Callable[[int, str], tuple[ResponseHead, bytes]]
 
     def connection_made(self, connection: OwnedConnection) -> None:
-        """A connection begins."""
+        """Register a new connection."""
 
     def connection_lost(self, connection: OwnedConnection) -> None:
-        """A connection is over."""
+        """Forget a connection that was lost."""
 
 
 def last_answer(owner: ConnectionOwner, status: int, message: str) -> bytes:
-    """The whole answer, head and body, to what never became a request; the connection ends with it.
+    """Return the bytes of a complete error answer, head and body, after which the connection is closed.
 
-    Raises whatever the owner's ``malformed`` raises, and FramingError where its head cannot be sent.
+    Raises whatever the owner's ``malformed`` raises, and FramingError when its head cannot be sent.
     """
     head, body = owner.malformed(status, message)
     skipped = (b"content-length", b"transfer-encoding", b"connection")

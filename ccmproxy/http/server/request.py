@@ -1,4 +1,4 @@
-"""One request as its handler sees it, and the response to it."""
+"""One request as its handler sees it, and the methods with which the handler answers it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from ccmproxy.http.server.request_head import IncomingHead
 
 _log = Logger()
 
-#: States of a request. Answering: nothing was sent yet. Streaming: the response has begun. Finished: by its
-#: handler. Over: there is nobody to answer any more, and whatever the handler still does has no effect.
+#: States of a request. Answering: nothing of the response was sent yet. Streaming: the response has begun. Finished:
+#: the handler has completed the response. Over: the response can no longer be sent, and calls of the handler do
+#: nothing.
 _ANSWERING: Final = 0
 _STREAMING: Final = 1
 _FINISHED: Final = 2
 _OVER: Final = 3
 
-#: How the body of the response ends, where it is not after a known number of bytes (0 or more).
+#: How the body of the response ends. Values from 0 on are the number of bytes left of a body of known length.
 _CHUNKED: Final = -1
 _WITH_CONNECTION: Final = -2
 _NO_BODY: Final = -3
 
-#: From this size on a chunk is not copied to be framed.
+#: A piece of this size (bytes) or more is written without copying it behind its framing or its head.
 _COPIED: Final = 16 * 1024
 
 
 class ResponseTransport(Protocol):
-    """What carries a response to a string of writes: a connection that HTTP is spoken on."""
+    """The part of a transport that is needed to write a response."""
 
     def write(self, data: bytes) -> None:
         """See ITransport."""
@@ -48,20 +49,20 @@ class ResponseTransport(Protocol):
 
 
 class RequestConnection(Protocol):
-    """What a request asks of the connection that it came on."""
+    """The connection that a request arrived on, as the request uses it."""
 
     #: Writes to the transport.
     send: Callable[[bytes], None]
-    #: The transport takes no more for now.
+    #: Whether the transport's buffer is full (back-pressure).
     is_blocked: bool
 
     @property
     def transport(self) -> ResponseTransport:
-        """What it writes to."""
+        """The transport of the connection."""
 
     @property
     def is_last(self) -> bool:
-        """Whether the request at hand is the last one of the connection."""
+        """Whether the current request is the last one of the connection."""
 
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
@@ -69,16 +70,16 @@ class RequestConnection(Protocol):
         """See :meth:`ServerRequest.receive_body`."""
 
     def leave_body(self) -> bool:
-        """The response begins: whether all of the request has been received."""
+        """Discard the rest of the request's body as the response begins. Returns whether it was received completely."""
 
     def response_finished(self, close: bool) -> None:
-        """The response has been written; ``close``: it was the last one."""
+        """Go on to the next request after a complete response, or close. ``close``: this response is the last one."""
 
     def close_unfinished(self) -> None:
-        """Close behind what was written of a response that is not complete."""
+        """Close after the written part of an incomplete response has been sent."""
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer in the request's place, and close."""
+        """Send an error answer in place of the handler's response, and close the connection."""
 
     def take_over(self, successor: IProtocol) -> None:
         """See :meth:`ServerRequest.take_over`."""
@@ -87,13 +88,13 @@ class RequestConnection(Protocol):
         """Drop the connection at once."""
 
     def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call into a handler, whose errors cost its own request only."""
+        """Call a handler's code. An exception is logged and fails only the handler's own request."""
 
 
 class ServerRequest:
-    """A request, and the way to answer it: either ``respond``, or ``start_response``, ``write``…, ``finish``.
+    """A request, which is answered by ``respond``, or by ``start_response``, any number of ``write``, and ``finish``.
 
-    Once the client is gone, all of these do nothing. Calling them out of order raises RuntimeError.
+    Once the client is gone, these methods do nothing. Calling them out of order raises RuntimeError.
     """
 
     __slots__ = (
@@ -113,8 +114,8 @@ class ServerRequest:
         self.head = incoming.head
         self.peer = peer
         self.producer: IPushProducer | None = None
-        #: Seconds after which a client that takes nothing of the response is dropped, where the handler wants that
-        #: sooner than the server does.
+        #: Seconds after which a client that reads nothing of the response is dropped; effective if shorter than the
+        #: ``client_stall_timeout`` of the server.
         self.stall_timeout = float("inf")
         self._connection = connection
         self._incoming = incoming
@@ -125,12 +126,12 @@ class ServerRequest:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to answer: finished, aborted, or the client is gone."""
+        """Whether the response is finished or aborted, or the client is gone."""
         return self._state >= _FINISHED
 
     @property
     def can_switch(self) -> bool:
-        """Whether the client may ask for another protocol on this connection (RFC 9110 section 7.8)."""
+        """Whether the client may ask to switch to another protocol on this connection (RFC 9110 section 7.8)."""
         return self._incoming.is_http11
 
     # The request
@@ -138,12 +139,12 @@ class ServerRequest:
     def receive_body(
         self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
     ) -> None:
-        """Receive the whole body, at most ``limit`` bytes; call at most once.
+        """Receive the whole body, at most ``limit`` bytes. May be called once, before the response is begun.
 
         One of the two is called, maybe before this returns: ``on_body`` with the body, of size 0 where there
         is none, or ``on_error`` with BodyTooLarge (at once where the client announces more), BodyTimeout or
         BodyMalformed. Neither once the client is gone or a response was begun. Sends "100 Continue" if the
-        client waits for it.
+        client waits for it. Raises RuntimeError once a response was begun.
         """
         if self._state == _ANSWERING:
             self._connection.receive_body(limit, on_body, on_error)
@@ -151,28 +152,28 @@ class ServerRequest:
             raise RuntimeError("the response has been started: the body is not received any more")
 
     def on_gone(self, callback: Callable[[], None] | None) -> None:
-        """Call ``callback`` if there is nobody to answer any more: the client went away before the response
-        was finished, or the server had to give the response up. At most once; never after ``finish`` or
-        ``abort``.
+        """Set the callback for a response that can no longer be sent, because the client disconnected before the
+        response was finished, or the server gave up on the response.
+
+        ``callback`` is called at most once, and never after ``finish`` or ``abort``; None removes it.
         """
         self._on_gone = callback
 
     # The response
 
     def start_response(self, head: ResponseHead, first: bytes = b"") -> None:
-        """Send the head, and the ``first`` piece of the body with it, in one write unless it is large.
+        """Send the head and the ``first`` piece of the body, in one write unless that piece is large.
 
-        How the body ends is decided here: after Content-Length bytes where ``head`` has that field, else in chunks, or
-        with the connection for HTTP/1.0; after HEAD and with status 204 and 304 there is none.
+        This decides the framing of the body: Content-Length bytes if ``head`` has that field, else chunked or, for
+        HTTP/1.0, until the connection closes. There is no body after HEAD and with status 204 and 304.
 
-        Connection, Keep-Alive and Transfer-Encoding in ``head`` do not go out; "Connection: close" is obeyed.
-        A head that cannot be sent, with a line break in a value say, is logged, and the client gets a 502 in
-        its place.
+        Connection, Keep-Alive and Transfer-Encoding in ``head`` are not sent, but "Connection: close" is obeyed. A head
+        that cannot be sent, for example with a line break in a value, is logged and replaced by a 502.
         """
         self._begin(head, None, first)
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body."""
+        """Send a piece of the body. Raises RuntimeError where no response was begun."""
         if self._state != _STREAMING:
             if self._state == _OVER:
                 return
@@ -196,7 +197,10 @@ class ServerRequest:
             self.give_up()
 
     def finish(self) -> None:
-        """The response is complete. One shorter than its Content-Length is logged, and aborted instead."""
+        """The response is complete. One shorter than its Content-Length is logged, and aborted instead.
+
+        Raises RuntimeError where no response was begun.
+        """
         if self._state != _STREAMING:
             if self._state == _OVER:
                 return
@@ -211,16 +215,17 @@ class ServerRequest:
         self._connection.response_finished(self._close)
 
     def respond(self, head: ResponseHead, body: bytes) -> None:
-        """The whole response at once; sets Content-Length."""
+        """Send the whole response at once, with its Content-Length."""
         if self._begin(head, body):
             self._end(_FINISHED)
             self._connection.response_finished(self._close)
 
     def abort(self, *, reset: bool = False) -> None:
-        """Break the connection in a way that the client cannot take for the end of a response.
+        """Close the connection so that the client cannot mistake the truncated response for a complete one.
 
-        Where the framing tells that something is missing, what was written is still sent before; a reset would also
-        destroy what the client has received and not read yet. ``reset``: drop the connection all the same.
+        If the framing shows that bytes are missing, the bytes that were written are sent before the connection closes,
+        as a reset would also destroy what the client has received but not read yet. ``reset``: drop the connection at
+        once even then.
         """
         if self._state >= _FINISHED:
             return
@@ -238,7 +243,7 @@ class ServerRequest:
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause ``producer`` while the client reads slowly. It is not told of the end: that is ``on_gone``'s
-        task."""
+        task. Raises RuntimeError where there is one already."""
         if self._state >= _FINISHED:
             return
         if self.producer is not None:
@@ -248,15 +253,14 @@ class ServerRequest:
             producer.pauseProducing()
 
     def unregister_producer(self) -> None:
-        """Leave the producer alone from now on."""
+        """Stop pausing and resuming the producer."""
         self.producer = None
 
     def take_over(self, successor: IProtocol) -> None:
-        """Hand the connection to another protocol, from the first byte behind this request on; HTTP is over
-        for it.
+        """Hand the connection over to another protocol, from the first byte after this request; HTTP ends on it.
 
-        ``successor`` is connected to the transport itself and must write the response. Raises RuntimeError
-        after the response was started, and where the request has a body that was not received.
+        ``successor`` is connected to the transport and must write the response itself. Raises RuntimeError when the
+        response was started, or when the request has a body that was not received.
         """
         if self._state == _OVER:
             return
@@ -268,19 +272,19 @@ class ServerRequest:
     # For the connection
 
     def gone(self) -> None:
-        """There is nobody to answer any more."""
+        """Mark the response as one that can no longer be sent, and tell the handler."""
         callback = self._on_gone
         self._end(_OVER)
         if callback is not None:
             callback()
 
     def give_up(self) -> None:
-        """The server cannot let this response go on: break it, and tell its handler."""
+        """Abort the response on behalf of the server, and tell the handler."""
         self._connection.abort()
         self._connection.call(self.gone)
 
     def fail(self, status: int, message: str) -> None:
-        """Something went wrong on our side: say so if nothing was sent yet, else break the response off."""
+        """Report an internal failure: send an error answer if nothing was sent yet, else abort the response."""
         if self._state >= _FINISHED:
             return
         if self._state == _STREAMING:
@@ -299,14 +303,17 @@ class ServerRequest:
         self.producer = None
 
     def _begin(self, head: ResponseHead, body: bytes | None, first: bytes = b"") -> bool:
-        """Send the head, and ``body`` if that is all of it, or else its ``first`` piece. False if there was nobody to
-        send it to."""
+        """Send the head with the complete ``body``, or with the ``first`` piece of a body that continues (``body``
+        None). Returns False if nothing was sent, as the client is gone or the head cannot be sent.
+
+        Raises RuntimeError when the response has been started already.
+        """
         if self._state != _ANSWERING:
             if self._state == _OVER:
                 return False
             raise RuntimeError("the response has been started already")
         connection = self._connection
-        # Who answers before the body has come cannot use the connection again: what follows is that body.
+        # After an answer before the end of the body, the connection cannot be reused: the rest of the body follows.
         if not connection.leave_body():
             self._close = True
         try:
@@ -317,7 +324,7 @@ class ServerRequest:
             return False
         self._state = _STREAMING
         if body and self._left != _NO_BODY:
-            # A large body is not copied behind its head.
+            # Copying a large body behind its head would cost more than the write that it saves.
             if len(body) < _COPIED:
                 connection.send(raw + body)
             else:
@@ -330,8 +337,7 @@ class ServerRequest:
         return True
 
     def _send_with(self, raw: bytes, first: bytes) -> None:
-        """Send the head ``raw`` and the first piece of the body: one write for both, where that saves more than the
-        copy costs."""
+        """Send the head ``raw`` and the first piece of the body, in one write if that piece is small enough to copy."""
         left = self._left
         if left == _NO_BODY or len(first) >= _COPIED or 0 <= left < len(first):
             self._connection.send(raw)
@@ -344,8 +350,11 @@ class ServerRequest:
         self._connection.send(raw + first)
 
     def _serialize(self, head: ResponseHead, length: int | None) -> bytes:
-        """Bytes of the head with the fields that frame the body; ``length``: of a body that is known
-        already."""
+        """Return the bytes of the head, with the fields that frame the body.
+
+        ``length``: bytes of a body that is known completely, else None. Raises FramingError when the head cannot be
+        sent.
+        """
         headers: Headers = []
         declared = length
         for field in head.headers:

@@ -11,10 +11,10 @@ from ccmproxy.http.server.request_head import CHUNKED
 
 
 class BodyReader:
-    """Finds the end of a body, and keeps its bytes if it is told to.
+    """Finds the end of a body, and keeps its bytes if :meth:`keep` was called.
 
-    ``complete``: the whole body went past. ``chunks``: what was kept, as it was received. ``discarded``:
-    bytes that went past without being kept.
+    ``complete``: whether the whole body was fed. ``chunks``: the kept bytes, in pieces as received. ``discarded``:
+    number of bytes that were not kept.
     """
 
     __slots__ = ("_decoder", "_left", "_limit", "_size", "chunks", "complete", "discarded")
@@ -30,27 +30,26 @@ class BodyReader:
         self.discarded = 0
 
     def keep(self, limit: int) -> None:
-        """Keep what comes from now on, at most ``limit`` bytes. Raises BodyTooLarge where more is
-        announced."""
+        """Keep the bytes from now on, at most ``limit``. Raises BodyTooLarge when a longer body is announced."""
         if self._left > limit:
             raise BodyTooLarge(limit)
         self._limit = limit
 
     def discard(self) -> None:
-        """Keep nothing any more."""
+        """Drop the kept bytes, and keep nothing from now on."""
         self._limit = None
         self.chunks = []
 
     def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the body; the result is what came behind its end.
+        """Consume the bytes that belong to the body, and return the bytes after its end.
 
-        Raises BodyTooLarge, and FramingError where the chunked coding is broken.
+        Raises BodyTooLarge when more bytes than the limit arrive, FramingError when the chunked coding is broken.
         """
         if self._decoder is not None:
             pieces = self._decoder.feed(data)
             self.complete = self._decoder.finished
             if pieces:
-                # Joined, or the overhead of tiny chunks would be many times the body itself.
+                # Joined, because the overhead of one object per tiny chunk would be many times the body itself.
                 self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             if self.complete:
                 return self._decoder.rest
@@ -81,11 +80,13 @@ class BodyReader:
 
 
 class BodyIntake:
-    """The body of the request at hand, and the handler that waits for it. First nobody does: then bytes are not to be
-    fed. Then it is received; or, once it was answered or cannot be received, thrown away.
+    """The body of the current request, and the callbacks of the handler that waits for it.
 
-    ``continue_expected``: the client waits for "100 Continue" before it sends any of it. ``wasted``: bytes that were
-    thrown away.
+    Until :meth:`ask` or :meth:`waste` is called, no bytes may be fed. After :meth:`ask` the body is received; once the
+    request was answered, or its body cannot be received, the body is discarded.
+
+    ``continue_expected``: the client waits for "100 Continue" before it sends the body. ``wasted``: number of discarded
+    bytes.
     """
 
     __slots__ = ("_on_body", "_on_error", "_reader", "continue_expected", "wasted")
@@ -100,19 +101,20 @@ class BodyIntake:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole body has come; False for ever once its end cannot be found any more."""
+        """Whether the whole body has arrived. Stays False once the framing is broken, as the end cannot be found."""
         return self._reader is not None and self._reader.complete
 
     def ask(self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]) -> None:
-        """Somebody waits for it from now on. Raises BodyTooLarge where more than ``limit`` bytes are announced."""
+        """Set the handler's callbacks and keep the body. Raises BodyTooLarge when more than ``limit`` bytes are
+        announced."""
         self._on_body, self._on_error = on_body, on_error
         if self._reader is not None:
             self._reader.keep(limit)
 
     def receive(self, data: bytes) -> bytes:
-        """Bytes of the body; the result is what came behind its end.
+        """Consume bytes of the body, and return the bytes after its end.
 
-        Raises BodyTooLarge, and BodyMalformed where the chunked coding is broken.
+        Raises BodyTooLarge when more bytes than the limit arrive, BodyMalformed when the chunked coding is broken.
         """
         assert self._reader is not None
         try:
@@ -122,8 +124,8 @@ class BodyIntake:
             raise BodyMalformed(str(error)) from None
 
     def waste(self, data: bytes) -> bytes:
-        """Throw bytes of the body away, and all that comes once its end cannot be found; the result is what came behind
-        its end."""
+        """Discard bytes of the body, and return the bytes after its end. All bytes are discarded if the framing is
+        broken, as the end cannot be found."""
         if self._reader is None:
             self.wasted += len(data)
             return b""
@@ -137,7 +139,10 @@ class BodyIntake:
         return rest
 
     def received(self) -> Callable[[], None] | None:
-        """What tells the handler that waits that all is there; None where none does. The second time: None."""
+        """Return a function that passes the complete body to the waiting handler, or None if no handler waits.
+
+        The handler does not wait any more after this.
+        """
         on_body, reader = self._on_body, self._reader
         self.forget()
         if on_body is None or reader is None:
@@ -146,18 +151,18 @@ class BodyIntake:
         return lambda: on_body(body)
 
     def failed(self, error: Exception) -> Callable[[], None] | None:
-        """The same for the news that the body does not come."""
+        """Return a function that passes ``error`` to the waiting handler, or None; otherwise like :meth:`received`."""
         on_error = self._on_error
         self.forget()
         return None if on_error is None else lambda: on_error(error)
 
     def forget(self) -> None:
-        """Nobody waits any more."""
+        """Drop the handler's callbacks."""
         self._on_body = self._on_error = None
 
 
 def no_body() -> BodyIntake:
-    """An intake for what follows something that never became a request: all of it is thrown away."""
+    """Return an intake that discards everything, for the bytes after a malformed request."""
     intake = BodyIntake(0)
     intake._reader = None
     return intake

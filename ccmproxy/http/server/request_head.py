@@ -1,4 +1,4 @@
-"""Reading the head of an HTTP/1.1 request: what its sender meant, or why it cannot be taken."""
+"""Strict parsing of the head of an HTTP/1.1 request."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 from ccmproxy.http.framing import FramingError, is_token, parse_content_length, split_head
 from ccmproxy.http.message import RequestHead, lower_names
 
-#: ``body_length`` of a body in the chunked coding.
+#: The ``body_length`` of a body in the chunked coding.
 CHUNKED: Final = -1
 
 _VERSION: Final = re.compile(rb"HTTP/([0-9])\.([0-9])")
-#: Visible ASCII without ``#``: a fragment never travels (RFC 9112 section 3.2).
+#: Visible ASCII without ``#``, as a fragment is never sent (RFC 9112 section 3.2).
 _TARGET: Final = re.compile(rb"[!\x22\x24-\x7e]+")
 _ABSOLUTE_FORM: Final = re.compile(rb"https?://[^/?]+(.*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-#: What shows that a head is broken before it is complete: a control character, a bare CR or LF.
+#: Matches what makes an incomplete head invalid already: a control character, a bare CR or LF.
 _BROKEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|[^\r]\n|\A\n")
 
-#: The fields that decide how the message and the connection go on.
+#: The fields that determine the framing of the message and the persistence of the connection.
 _DECIDING: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"),
 )
@@ -28,9 +28,8 @@ _DECIDING: Final = frozenset(
 class IncomingHead:
     """A request head as received, and what follows from it for the connection.
 
-    ``is_http11``: false for HTTP/1.0. ``body_length``: in bytes, or CHUNKED. ``keep_alive``: the client is
-    willing to use the connection again. ``expects_continue``: it waits for "100 Continue" before it sends the
-    body.
+    ``is_http11``: false for HTTP/1.0. ``body_length``: in bytes, or CHUNKED. ``keep_alive``: the client is willing to
+    reuse the connection. ``expects_continue``: the client waits for "100 Continue" before it sends the body.
     """
 
     __slots__ = ("body_length", "expects_continue", "head", "is_http11", "keep_alive")
@@ -46,19 +45,19 @@ class IncomingHead:
 
 
 def check_partial(data: bytes, start: int) -> None:
-    """Look whether a head that is still incomplete is broken already, in what came from ``start`` on.
+    """Check the bytes from ``start`` on of an incomplete head. Raises FramingError when they cannot be part of one.
 
-    Saves waiting for an end that will never come, of a TLS handshake for instance. Raises FramingError.
+    This saves waiting for an end that never comes, for example after a TLS handshake.
     """
     if _BROKEN.search(data, max(0, start - 1)):
         raise FramingError("not an HTTP request")
 
 
 def find_head_end(data: bytes, start: int, size_limit: int) -> int:
-    """How many bytes of ``data`` the head is that it begins with; 0 while that is not complete.
+    """Return the length in bytes of the head with which ``data`` begins, or 0 while it is incomplete.
 
-    Up to ``start`` it has been looked at before. Raises FramingError where no head will come of it, with status 431
-    where it is longer than ``size_limit`` bytes.
+    ``start``: number of bytes that were searched before. Raises FramingError when the bytes cannot become a head, and
+    with status 431 when the head is longer than ``size_limit`` bytes.
     """
     end = data.find(b"\r\n\r\n", max(0, start - 3), size_limit) + 4
     if end >= 4:
@@ -70,13 +69,13 @@ def find_head_end(data: bytes, start: int, size_limit: int) -> int:
     return 0
 
 
-# One pass over the fields, which decide together about framing; apart they would be a walk each.
+# All fields that determine the framing are read in one pass; separate functions would each walk over the fields.
 def parse_request_head(raw: bytes) -> IncomingHead:
-    """Read a complete head, with the empty line that ends it.
+    """Parse a complete head, including the empty line that ends it.
 
-    Names, values, their order and their number stay as received. A target in absolute form becomes its path
-    (RFC 9112 section 3.2.2). Raises FramingError with the status to answer: 400; 501 for CONNECT and for
-    transfer codings other than chunked; 505 for other versions; 417 for other expectations.
+    Header fields stay as received, in names, values, order and number. A target in absolute form is replaced by its
+    path and query (RFC 9112 section 3.2.2). Raises FramingError with the status to answer with: 501 for CONNECT and for
+    transfer codings other than chunked, 505 for other HTTP versions, 417 for unknown expectations, else 400.
     """
     line, headers = split_head(raw)
     parts = line.split(b" ")
@@ -146,7 +145,7 @@ def parse_request_head(raw: bytes) -> IncomingHead:
 
 
 def _check_target(method: bytes, target: bytes) -> bytes:
-    """The target in origin form, or ``*``. Raises FramingError."""
+    """Return the target in origin form, or ``*``. Raises FramingError when the target is invalid."""
     if method == b"CONNECT":
         raise FramingError("CONNECT is not supported", 501)
     if not _TARGET.fullmatch(target):

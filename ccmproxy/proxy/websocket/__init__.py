@@ -1,1 +1,1 @@
-"""WebSockets between clients and upstreams: the opening, the relay, what it tells of the limits."""
+"""WebSockets between clients and upstreams: the handshakes, the relay, and the reporting of limits to clients."""

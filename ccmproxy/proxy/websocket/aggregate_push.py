@@ -1,4 +1,4 @@
-"""Telling a WebSocket client the state of all credentials, where the upstream would tell that of one (spec 10)."""
+"""Telling a WebSocket client the aggregate state, in place of the upstream's events about one account (spec 10)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ccmproxy.proxy.websocket.leg import Leg
 
 
 class AggregatePush:
-    """Sends the aggregate to one client: when started, and whenever it has changed.
+    """Sends the aggregate to one client when started, and after each change.
 
-    What changes within one turn of the reactor is told once, a client that does not read is told the latest state when
-    it reads again, and nothing is said twice, nor after :meth:`stop`.
+    Changes within one reactor turn are sent as one. A client that does not read gets the latest state when it reads
+    again. The same state is never sent twice in a row, and nothing is sent after :meth:`stop`.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class AggregatePush:
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Tell the state now, and subscribe to its changes. Does nothing the second time."""
+        """Send the state now, and subscribe to its changes. Does nothing when called again."""
         if self._is_running:
             return
         self._is_running = True
@@ -51,7 +51,7 @@ class AggregatePush:
         self._tell()
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Send nothing more, and unsubscribe."""
         self._is_running = self._is_waiting = False
         if self._soon is not None:
             self._soon.cancel()
@@ -61,7 +61,7 @@ class AggregatePush:
             self._unsubscribe = None
 
     def drained(self) -> None:
-        """The client reads again."""
+        """Send the state if it could not be sent before, as the client reads again."""
         if self._is_waiting:
             self._tell()
 

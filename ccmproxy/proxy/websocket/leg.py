@@ -1,4 +1,4 @@
-"""One side of a relayed WebSocket: its transport, its frames, and what it may take and read just now."""
+"""One side of a relayed WebSocket: its transport, its frames, and its flow control."""
 
 from __future__ import annotations
 
@@ -21,54 +21,56 @@ from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import direct_writer
 from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
 
-#: The peer may take so long to answer a close and be gone (seconds).
+#: How long the peer may take to answer a close and to close its connection (seconds).
 CLOSE_TIME = 5.0
 
 _log = Logger()
 
 
 class LegTransport(ITransport, IConsumer, IPushProducer):
-    """What a transport must be: TCP, TLS and any multiplexed stream are."""
+    """The interfaces that a leg needs of its transport. TCP, TLS and multiplexed streams provide them."""
 
     def abortConnection() -> None:
         """Drop the connection at once."""
 
 
 class LegOwner(Protocol):
-    """What a leg tells whoever holds both."""
+    """The owner of both legs, as a leg notifies it."""
 
     def message(self, leg: Leg, message: Message) -> None:
-        """A whole message came."""
+        """A complete message was received."""
 
     def closed(self, leg: Leg, close: Close) -> None:
-        """The peer closes; to be answered with :meth:`Leg.close`."""
+        """The peer sent a close, which the owner must answer with :meth:`Leg.close`."""
 
     def failed(self, leg: Leg, error: ProtocolError) -> None:
-        """The peer broke the protocol; to be answered likewise."""
+        """The peer violated the protocol, which the owner must answer with :meth:`Leg.close`."""
 
     def crashed(self, leg: Leg) -> None:
-        """A defect of ours, which has been logged."""
+        """The owner raised an exception, which has been logged."""
 
     def drained(self, leg: Leg) -> None:
         """The peer reads again."""
 
     def lost(self, leg: Leg) -> None:
-        """The connection is gone, and all that had come of it was told."""
+        """The connection was lost, and everything received on it has been reported."""
 
 
 def _nowhere(data: bytes) -> None:
-    """Before there is a transport."""
+    """Write nothing; used before there is a transport."""
 
 
 @implementer(IProtocol, IPushProducer)
 class Leg:
-    """One side. It is the producer of its own transport: while that takes nothing more, the other leg is not read.
+    """One side of a WebSocket. It is the push producer of its own transport: while that exerts back-pressure, the other
+    leg is not read.
 
-    Nothing that comes is looked at before :meth:`start`. Not a frame is looked at while the other side does not take
-    what it holds: what has come stays as it came, at most a read of the transport.
+    Received bytes are not parsed before :meth:`pump` is called, nor while the other side exerts back-pressure: until
+    then they are kept as received, at most one read of the transport.
 
-    ``is_blocked``: the transport takes nothing more for now. ``is_lost``: it is gone. ``quiet_ticks``, ``idle_ticks``:
-    seconds since something came, and since something was written; whoever looks every second counts them.
+    ``is_blocked``: the transport's buffer is full. ``is_lost``: the connection was lost. ``quiet_ticks``,
+    ``idle_ticks``: seconds since bytes were last received, and since a frame was last written; the owner counts them
+    once a second.
     """
 
     __slots__ = (
@@ -115,7 +117,7 @@ class Leg:
         self._stall = StallWatch(transport)
 
     def connectionMade(self) -> None:
-        """Part of IProtocol; nothing is to be done."""
+        """Do nothing; part of IProtocol."""
 
     def dataReceived(self, data: bytes) -> None:
         self.quiet_ticks = 0
@@ -127,14 +129,14 @@ class Leg:
         self.is_blocked = False
         self._stall.released()
         self._disarm()
-        # What came before the end is passed on first, as the other side takes it.
+        # Bytes received before the end are passed on first, at the pace of the other side.
         if not self._held or self.is_closing or not self._connection.buffered:
             self._tell_lost()
 
     # What the owner calls
 
     def start(self, head: bytes = b"") -> None:
-        """Write ``head``, and begin to pass on; both legs are connected."""
+        """Write ``head``, and register as the transport's producer. Both legs must be connected."""
         if self.is_lost:
             return
         if head:
@@ -143,30 +145,30 @@ class Leg:
         self.transport.registerProducer(self, True)
 
     def pump(self) -> None:
-        """Look at what has come already."""
+        """Begin to parse, with the bytes that were received already."""
         self._started = True
         self._pump()
         if self.is_lost:
             self._tell_lost()
 
     def send(self, data: bytes, is_text: bool) -> None:
-        """Send a message; one that comes after a close is dropped."""
+        """Send a message. A message after a close is dropped."""
         if not self.is_closing and not self.is_lost:
             self.idle_ticks = 0
             self._write(self._connection.send_message(data, is_text))
 
     def stalled_seconds(self) -> float:
-        """Seconds for which the peer has taken nothing of what waits for it; negative while nothing does."""
+        """Return for how many seconds the peer has read none of its pending data; negative if none is pending."""
         return self._stall.seconds(self._clock.seconds())
 
     def ping(self) -> None:
-        """Send a sign of life, unless there is more than enough on its way."""
+        """Send a ping, unless the transport's buffer is full anyway."""
         if not self.is_closing and not self.is_lost and not self.is_blocked:
             self.idle_ticks = 0
             self._write(self._connection.send_ping())
 
     def close(self, code: int = NO_CODE, reason: bytes = b"") -> None:
-        """Close, or answer a close; what was sent before arrives before. Idempotent."""
+        """Send a close, or answer the peer's close, after everything sent before. Idempotent."""
         if self.is_closing or self.is_lost:
             return
         self.is_closing = True
@@ -176,25 +178,25 @@ class Leg:
             return
         if not self.is_blocked:
             self._leave()
-        # The peer's answer is waited for, whatever the other side takes.
+        # The peer's answer must be read even if the other side exerts back-pressure.
         self.release()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection at once."""
         if not self.is_lost:
             self.is_closing = True
             self._unregister()
             self.transport.abortConnection()
 
     def hold(self) -> None:
-        """Read no further: the other side does not take it."""
+        """Pause reading, because the other side exerts back-pressure."""
         if not self._held and not self.is_closing:
             self._held = True
             if not self.is_lost:
                 self.transport.pauseProducing()
 
     def release(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if not self._held:
             return
         self._held = False
@@ -206,10 +208,10 @@ class Leg:
         else:
             self.transport.resumeProducing()
 
-    # Producer: our own transport tells what it takes
+    # Producer: back-pressure from this leg's own transport
 
     def pauseProducing(self) -> None:
-        """The peer reads slowly."""
+        """Pause the other leg, as the peer reads slowly."""
         self.is_blocked = True
         self._stall.blocked(self._clock.seconds())
         self.other.hold()
@@ -228,12 +230,12 @@ class Leg:
             self.other.release()
 
     def stopProducing(self) -> None:
-        """The connection is gone; connectionLost says so."""
+        """Do nothing: connectionLost reports the loss of the connection."""
 
     # Inside
 
     def _pump(self) -> None:
-        """Tell the owner one event after the other, until there is none or the other side takes no more."""
+        """Report events to the owner until none is left or the other side exerts back-pressure."""
         if self._pumping or not self._started:
             return
         self._pumping = True
@@ -259,7 +261,7 @@ class Leg:
             if not self.is_closing:
                 self._owner.message(self, event)
         elif isinstance(event, Ping):
-            # To whoever asks and does not read, only the last answer is owed (RFC 6455 section 5.5.3).
+            # A peer that does not read gets a pong for its most recent ping only (RFC 6455 section 5.5.3).
             if self.is_blocked:
                 self._pong = event.payload
             elif not self.is_closing and not self.is_lost:
@@ -271,12 +273,12 @@ class Leg:
                 self._owner.closed(self, event)
 
     def _leave(self) -> None:
-        """Our close has been taken by the transport: wait for the peer's, but not for ever."""
+        """Wait for the peer's close, for a limited time, after the transport has sent ours."""
         self._unregister()
         self._arm()
 
     def _finish(self) -> None:
-        """Both sides have closed: so may the transport, once it has sent what it holds."""
+        """Close the transport after both sides have sent a close; its pending bytes are sent first."""
         self._unregister()
         if not self.is_lost:
             if not self.is_blocked:

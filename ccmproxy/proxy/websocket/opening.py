@@ -1,4 +1,4 @@
-"""A client that asks for a WebSocket: its handshake, the upstream's, and what comes of both (spec 10)."""
+"""Opening a WebSocket for a client: its handshake, the upstream's handshake, and their outcome (spec 10)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ccmproxy.websocket.handshake import (
     without_handshake,
 )
 
-#: So long an upstream may take to answer a handshake (seconds); clients wait 15 (observed).
+#: How long an upstream may take to answer a handshake (seconds); clients wait for 15 seconds (observed).
 HANDSHAKE_TIME = 12.0
 SHUTTING_DOWN = Refusal(503, "shutting_down", "this ccmproxy is shutting down")
 
 
 class WebSocketOpening:
-    """Answers one upgrade. The upstream is asked first, by the same rules as for any request: its refusal is an
-    ordinary answer, and only its 101 is followed by ours."""
+    """Answers one upgrade request. The upstream is asked first, by the same rules as for any request: its refusal is an
+    ordinary response, and the client gets a 101 only after the upstream's 101."""
 
     __slots__ = (
         "_acceptance",
@@ -50,7 +50,7 @@ class WebSocketOpening:
     )
 
     def __init__(self, asked: ProxiedRequest, frames: IFrames, refusing: Answering) -> None:
-        """``refusing``: relays what is no 101."""
+        """``refusing``: delivers responses other than 101."""
         self._asked = asked
         self._frames = frames
         self._refusing = refusing
@@ -61,27 +61,23 @@ class WebSocketOpening:
         self._relay: WebSocketRelay | None = None
 
     def leave(self) -> None:
-        """While the upstream is being asked, the connection is no sooner there than it is left."""
+        """Close the WebSocket soon, or, if the upstream is still being asked, as soon as it is open."""
         self._is_left = True
         if self._relay is not None:
             self._relay.leave()
 
     def abort(self) -> None:
-        """Drop both sides of an open one."""
+        """Drop both sides of an open WebSocket."""
         if self._relay is not None:
             self._relay.abort("internal_error")
 
     # Before the upstream is asked
 
     def prepare(self, body: Body) -> bool:
-        """Refuse what is no handshake (RFC 6455 section 4.2), and what no credential could serve."""
+        """Refuse an invalid handshake (RFC 6455 section 4.2), and one that no credential could serve."""
         asked = self._asked
         try:
-            if body.size:
-                raise HandshakeError("a WebSocket handshake has no body")
-            if not asked.request.can_switch:
-                raise HandshakeError("a WebSocket handshake needs HTTP/1.1")
-            self._acceptance = accept(asked.request.head)
+            self._acceptance = self._accept(body)
         except HandshakeError as error:
             extra: Headers = []
             if error.status == 426:
@@ -94,19 +90,27 @@ class WebSocketOpening:
             return False
         credentials = asked.caller.provider.credentials(asked.caller.allow_external)
         if credentials and len(self.unfit()) == len(credentials):
-            # Which makes the client use HTTP at once (observed).
+            # A 426 makes the client use HTTP at once (observed).
             asked.refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
             return False
         return True
 
+    def _accept(self, body: Body) -> Acceptance:
+        """Our answer to the client's handshake. Raises HandshakeError where the request is none."""
+        if body.size:
+            raise HandshakeError("a WebSocket handshake has no body")
+        if not self._asked.request.can_switch:
+            raise HandshakeError("a WebSocket handshake needs HTTP/1.1")
+        return accept(self._asked.request.head)
+
     def unfit(self) -> set[str]:
-        """Tags of those whose upstream speaks no WebSocket."""
+        """Return the tags of the credentials whose upstream does not speak WebSocket."""
         return self._asked.caller.lacking(self._frames.speaks)
 
     # The upstream's handshake
 
     def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
-        """Ask for an upgrade, and wait for the answer for a limited time."""
+        """Ask the upstream for an upgrade, and limit the wait for its response."""
         context = self._asked.context
         self._nonce = context.entropy(16)
         headers = self._frames.request_headers(without_handshake(head.headers))
@@ -124,7 +128,10 @@ class WebSocketOpening:
         attempt.answered.addBoth(answered)
 
     def judge(self, response: ResponseHead) -> None:
-        """A 101 must be the answer to our handshake (RFC 6455 section 4.1); anything else must be a refusal."""
+        """A 101 must be the answer to our handshake (RFC 6455 section 4.1), anything else a refusal.
+
+        Raises UpstreamProtocolError where it is neither.
+        """
         if response.status == 101:
             try:
                 self._agreement = check_answer(self._nonce, response)
@@ -147,7 +154,7 @@ class WebSocketOpening:
             self._open(attempt, lease, response)
 
     def _open(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
-        """Both sides agree: from here on it is a WebSocket."""
+        """Start the relay and send the client's 101, as both sides have agreed."""
         asked, acceptance = self._asked, self._acceptance
         assert attempt.switched is not None and acceptance is not None
         context = asked.context

@@ -28,19 +28,19 @@ from ccmproxy.websocket.connection import (
     ProtocolError,
 )
 
-#: How long an account is left alone that has no more connections to give (seconds, spec 10).
+#: How long an account that has reached its connection limit is not used (seconds, spec 10).
 CONNECTION_LIMIT_BLOCK = 60.0
-#: A turn that is to end before the connection is closed, and of which nothing is heard for so long, has (seconds).
+#: If the connection is to be closed after the current turn, the turn counts as ended after this much silence (seconds).
 SILENT_TURN = 60
-#: As many turns are kept track of at a time: clients wait for the end of one before they begin the next.
+#: Number of turns that are tracked at a time. Clients do not begin a turn before the end of the last one.
 MOST_TURNS = 16
-#: Before the end of the grace time, so that a close can still be answered (seconds).
+#: How long before the end of the grace time a close is sent, so that it can still be answered (seconds).
 CLOSING_ROOM = 1.0
 
 
 @dataclass(slots=True)
 class Turn:
-    """One request inside of the connection. ``began``: the clock's seconds. ``output``: the answer has begun."""
+    """One request within the connection. ``began``: the clock's seconds. ``output``: its response has begun."""
 
     model: str | None
     is_warm_up: bool
@@ -49,11 +49,11 @@ class Turn:
 
 
 class WebSocketRelay:
-    """Passes messages on between ``client`` and ``upstream``, two legs, until one of them ends.
+    """Relays messages between the two legs ``client`` and ``upstream``, until one of them ends.
 
-    The turns inside belong to one connection of one credential, so that is never changed: where it must be, the
-    client is told to connect again (1012), between two turns. Learns from the upstream's messages what they say of
-    the credential, and tells the client the state of all instead.
+    All turns within a connection belong to one credential. If the credential must change, the client is told to connect
+    again (1012) between two turns. What the upstream's messages say about the credential is recorded, and the client
+    is told the aggregate state instead.
     """
 
     log = Logger()
@@ -82,19 +82,19 @@ class WebSocketRelay:
         client: Connection,
         upstream: Connection,
     ) -> None:
-        """``asked``: the request that opened it, which is concluded when both sides are gone. ``client``,
-        ``upstream``: our ends of the two WebSockets."""
+        """``asked``: the request that opened the WebSocket; it is concluded when both connections are lost.
+        ``client``, ``upstream``: the proxy's ends of the two WebSockets."""
         self._asked = asked
         self._context = context = asked.context
         self._frames = frames
         self._lease = lease
-        #: What the lease was asked for with.
+        #: The selection for which the lease was given.
         self._selection = asked.selection()
         self.client = Leg(self, client, context.clock)
         self.upstream = Leg(self, upstream, context.clock)
         self.client.other, self.upstream.other = self.upstream, self.client
         self._turns: deque[Turn] = deque(maxlen=MOST_TURNS)
-        #: What to close with as soon as no turn is in progress.
+        #: Code, reason and result with which to close as soon as no turn is in progress.
         self._leaving: tuple[int, bytes, str] | None = None
         self._over = False
         self.result = ""
@@ -104,7 +104,7 @@ class WebSocketRelay:
     # Life
 
     def start(self, head: bytes) -> None:
-        """Both legs are connected: answer the client's upgrade with ``head``, then relay."""
+        """Answer the client's upgrade with ``head``, and begin to relay. Both legs must be connected."""
         self._context.registry.websockets.add(self)
         self.client.start(head)
         self.upstream.start()
@@ -113,11 +113,12 @@ class WebSocketRelay:
             leg.pump()
 
     def leave(self) -> None:
-        """The credential or the caller was taken away: close with 1012, at the end of a turn; clients connect again."""
+        """Close with 1012 after the current turn, as the credential or the caller was removed. The client connects
+        again."""
         self._leave(SERVICE_RESTART, b"connect again", "moved")
 
     def shut_down(self, grace: float) -> None:
-        """The service stops: close with 1001, at the end of a turn, or shortly before ``grace`` seconds are over."""
+        """Close with 1001 as the service stops: after the current turn, or shortly before ``grace`` seconds pass."""
         self._leave(GOING_AWAY, b"shutting down", "shutdown")
         if not self._over and self._shutdown is None:
             self._shutdown = self._context.clock.callLater(max(0.0, grace - CLOSING_ROOM), self._shutdown_now)
@@ -127,13 +128,14 @@ class WebSocketRelay:
         self._end(GOING_AWAY, b"shutting down", "shutdown", LeaseOutcome.BROKEN)
 
     def abort(self, result: str) -> None:
-        """Drop both sides."""
+        """Drop both connections at once."""
         self._conclude(result, LeaseOutcome.BROKEN)
         self.client.abort()
         self.upstream.abort()
 
     def tick(self) -> None:
-        """Called once a second: drop who does not read, ping a client that hears nothing, give a silent upstream up."""
+        """Drop the WebSocket if a peer does not read, ping a quiet client, and give up on a silent upstream. Called
+        once a second."""
         options = self._context.options
         idle_timeout = self._lease.connections().limits.idle_timeout
         for leg, limit in ((self.client, options.client_stall_timeout), (self.upstream, idle_timeout)):
@@ -158,20 +160,20 @@ class WebSocketRelay:
             code, reason, result = self._leaving
             self._end(code, reason, result, LeaseOutcome.INTERRUPTED)
         elif self.upstream.quiet_ticks >= idle_timeout:
-            # As an HTTP answer would be given up (F15); clients connect again.
+            # The same idle time-out as for an HTTP response (F15). The client connects again.
             self._end(INTERNAL_ERROR, b"the upstream is silent", "timed_out", LeaseOutcome.BROKEN)
 
-    # What the legs tell (LegOwner)
+    # Notifications from the legs (LegOwner)
 
     def message(self, leg: Leg, message: Message) -> None:
-        """Pass it on, and act on what it means."""
+        """Relay the message, and act on its meaning."""
         if leg is self.client:
             self._from_client(message)
         else:
             self._from_upstream(message)
 
     def closed(self, leg: Leg, close: Close) -> None:
-        """One side closes: so does the other, with the same words."""
+        """Close both sides with the code and the reason that one side sent."""
         if leg is self.client:
             outcome = LeaseOutcome.CANCELLED if self._turns else LeaseOutcome.SERVED
             self._conclude("incomplete" if self._turns else "closed", outcome)
@@ -182,7 +184,8 @@ class WebSocketRelay:
         leg.other.close(close.code, close.reason)
 
     def failed(self, leg: Leg, error: ProtocolError) -> None:
-        """One side broke the protocol: it is told so; to the other it is an end that was not its fault."""
+        """Close after a protocol violation: the violator gets its error, the other side a code that does not blame
+        it."""
         reason = str(error).encode()
         self.log.info(
             "{request_id}: the {side} broke the WebSocket protocol: {problem}",
@@ -200,16 +203,16 @@ class WebSocketRelay:
             self.client.close(INTERNAL_ERROR, b"the upstream broke the protocol")
 
     def crashed(self, leg: Leg) -> None:
-        """A defect of ours."""
+        """Close both sides after an internal error."""
         self._end(INTERNAL_ERROR, b"internal error", "internal_error", LeaseOutcome.BROKEN)
 
     def drained(self, leg: Leg) -> None:
-        """The client reads again: it may have missed a change."""
+        """Send the client a change of state that it may have missed while it did not read."""
         if leg is self.client:
             self._push.drained()
 
     def lost(self, leg: Leg) -> None:
-        """One side is gone; without a close, the other one is dropped as well, so that it can tell."""
+        """Drop the other side too if one side was lost without a close, so that the other side sees the break."""
         if leg is self.client:
             self._conclude(
                 "incomplete" if self._turns else "closed",
@@ -235,7 +238,7 @@ class WebSocketRelay:
             self._end(SERVICE_RESTART, b"connect again", "moved", LeaseOutcome.INTERRUPTED)
             return
         self._turns.append(Turn(frame.model, frame.is_warm_up, self._context.clock.seconds()))
-        # Silence is counted from here: the upstream had nothing to say before.
+        # The upstream's silence counts from the beginning of the turn.
         self.upstream.quiet_ticks = 0
         self.upstream.send(message.data, message.is_text)
         if not frame.is_warm_up and not self._over:
@@ -270,14 +273,15 @@ class WebSocketRelay:
                 self._end(code, reason, result, LeaseOutcome.SERVED)
 
     def _refused(self, refusal: RefusedTurn, turn: Turn | None) -> bool:
-        """The credential learns of it. Whether the client need not: nothing was said yet, and another can serve."""
+        """Report a refusal of a turn to the credential. Returns whether it is hidden from the client, which happens if
+        there was no output yet and another credential can serve."""
         dialect = self._context.dialect
         now = self._context.now()
         verdict = dialect.traffic.classify(refusal.head, refusal.body, now)
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
         hide = used_up and turn is not None and not turn.output and self._another_can(turn.model)
         if hide:
-            # Before the state changes: what follows from that is not to be told to the client as something else.
+            # This comes before the change of state, whose consequences (an interrupt) would give another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
         self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
         if verdict.kind is AnswerKind.RATE_LIMITED:
@@ -289,7 +293,7 @@ class WebSocketRelay:
     # Staying or leaving
 
     def _must_leave(self, frame: ClientFrame) -> bool:
-        """Looked at again for every turn: may this credential still serve it (F39)?"""
+        """Return whether the credential may not serve the turn that begins; checked for every turn (F39)."""
         selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()))
         return not self._asked.caller.provider.keeps(selection, self._lease.tag)
 
@@ -300,7 +304,7 @@ class WebSocketRelay:
         return self._asked.caller.lacking(self._frames.speaks)
 
     def _interrupted(self, availability: Availability) -> None:
-        """The credential stopped being usable (spec 5.3)."""
+        """Leave the credential, which stopped being usable (spec 5.3)."""
         self.log.info(
             "{request_id} has to leave {credential}: {why}",
             request_id=self._asked.id,
@@ -310,7 +314,7 @@ class WebSocketRelay:
         self._leave(SERVICE_RESTART, b"connect again", "interrupted")
 
     def _leave(self, code: int, reason: bytes, result: str) -> None:
-        """Close, but let a turn in progress end first."""
+        """Close, after the end of the current turn if there is one."""
         if self._over:
             return
         if self._turns:
@@ -319,7 +323,7 @@ class WebSocketRelay:
             self._end(code, reason, result, LeaseOutcome.SERVED)
 
     def _end(self, code: int, reason: bytes, result: str, outcome: LeaseOutcome) -> None:
-        """Close both sides: the client with this code, the upstream because we go."""
+        """Close both sides: the client with this code, the upstream with 1001 (going away)."""
         self._conclude(result, outcome)
         self._close_both(code, reason)
 
@@ -328,7 +332,7 @@ class WebSocketRelay:
         self.upstream.close(GOING_AWAY)
 
     def _conclude(self, result: str, outcome: LeaseOutcome) -> None:
-        """It is over, for the first reason that was found: the lease is given back, nothing more is told."""
+        """Record the first result, close the lease, and stop the pushes. Does nothing when called again."""
         if self._over:
             return
         self._over = True

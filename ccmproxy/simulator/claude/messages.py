@@ -28,9 +28,9 @@ from ccmproxy.simulator.request_parts import (
     decode_object,
     dictionaries,
     forced_tool,
-    json_schema,
     object_of,
     plain_text,
+    schema_of,
 )
 from ccmproxy.simulator.seals import is_sealed_by, seal
 
@@ -296,8 +296,8 @@ def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The JSON schema in ``output_config.format`` (or ``output_format``), if the request has one."""
     configuration = document.get("output_config")
     if isinstance(configuration, dict):
-        return json_schema(configuration.get("format"))
-    return json_schema(document.get("output_format"))
+        return schema_of(configuration.get("format"))
+    return schema_of(document.get("output_format"))
 
 
 def _forced_tool(

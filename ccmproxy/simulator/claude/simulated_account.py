@@ -53,7 +53,10 @@ def model_weight(model: str) -> float:
 
 
 class ClaudeAccount(SimulatedAccount):
-    """A subscription account. Window names: ``five_hour``, ``seven_day``, optionally those of MODEL_WINDOWS."""
+    """A subscription account. Window names: ``five_hour``, ``seven_day``, optionally those of MODEL_WINDOWS.
+
+    ``plan``: one of PLANS. Raises KeyError for an unknown plan, ValueError for an unknown model window.
+    """
 
     def __init__(
         self,

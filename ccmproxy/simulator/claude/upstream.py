@@ -33,10 +33,10 @@ from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount, ClaudeAcc
 from ccmproxy.simulator.claude.token_endpoint import refresh
 from ccmproxy.simulator.conversation import compose, estimate_tokens, simulate_marker
 from ccmproxy.simulator.due_faults import DueFaults, wish
-from ccmproxy.simulator.endpoints import Endpoints
 from ccmproxy.simulator.faults import Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.replies import InvalidRequest, RequestRefused, json_reply
+from ccmproxy.simulator.routing import Routing
 from ccmproxy.simulator.steps import Pace, Reply
 from ccmproxy.simulator.token_request import deliver_refresh
 from ccmproxy.simulator.upstream import Delivery
@@ -103,13 +103,13 @@ class ClaudeUpstream:
             (b"GET", b"/api/oauth/usage"): self._usage,
             (b"GET", b"/api/oauth/profile"): self._profile,
         }
-        self._endpoints = Endpoints(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
+        self._routing = Routing(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
         """The answer to one request."""
         if request.path in _PROBES and request.method in (b"GET", b"HEAD"):
             return Delivery(Reply(ResponseHead(200, b"OK", [(b"content-type", b"text/plain")]), [b""]))
-        return self._endpoints.answer(request)
+        return self._routing.answer(request)
 
     def _not_allowed(self, request: ReceivedRequest) -> Reply:
         return self._errors.error(405, "invalid_request_error", "Method Not Allowed")
@@ -212,7 +212,6 @@ class ClaudeUpstream:
 
     def _profile(self, request: ReceivedRequest) -> Delivery:
         account = self._authenticator.subscription(request)
-        account.counters.profile_requests += 1
         return self._due.deliver(
             request,
             account,

@@ -16,7 +16,7 @@ from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.codex.error_answers import object_id
 from ccmproxy.simulator.conversation import Block, Prompt, Said, ToolCall, estimate_tokens, split_into_deltas
 from ccmproxy.simulator.replies import InvalidRequest
-from ccmproxy.simulator.request_parts import dictionaries, forced_tool, json_schema, object_of, plain_text
+from ccmproxy.simulator.request_parts import dictionaries, forced_tool, object_of, plain_text, schema_of
 
 _PIECE = 12
 _DONE = b"data: [DONE]\n\n"
@@ -54,7 +54,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
         "\n".join(text),
         tuple(reversed(results)),
         frozenset(functions),
-        json_schema(document.get("response_format"), "json_schema"),
+        schema_of(document.get("response_format"), "json_schema"),
         _forced_tool(document.get("tool_choice"), functions),
     )
 

@@ -15,7 +15,7 @@ from ccmproxy.simulator.codex.items import Item, Tools, item_events
 from ccmproxy.simulator.conversation import Prompt, estimate_tokens
 from ccmproxy.simulator.remembered_prefixes import RememberedPrefixes
 from ccmproxy.simulator.replies import InvalidRequest
-from ccmproxy.simulator.request_parts import dictionaries, forced_tool, json_schema, object_of, plain_text
+from ccmproxy.simulator.request_parts import dictionaries, forced_tool, object_of, plain_text, schema_of
 
 #: Prompts shorter than this are not cached; longer ones in steps of the second number (tokens).
 _CACHE_FROM = 1024
@@ -95,7 +95,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
         "\n".join(text),
         tuple(reversed(results)),
         frozenset(tools.schemas),
-        json_schema(object_of(document.get("text")).get("format")),
+        schema_of(object_of(document.get("text")).get("format")),
         _forced_tool(document.get("tool_choice"), tools),
     )
 

@@ -26,10 +26,10 @@ from ccmproxy.simulator.codex.websocket_session import WebSocketSession
 from ccmproxy.simulator.codex.websocket_steps import perform_opening
 from ccmproxy.simulator.conversation import Prompt, simulate_marker
 from ccmproxy.simulator.due_faults import wish
-from ccmproxy.simulator.endpoints import Endpoints
 from ccmproxy.simulator.faults import Fault, FaultPlan
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.replies import InvalidRequest, RequestRefused, json_reply
+from ccmproxy.simulator.routing import Routing
 from ccmproxy.simulator.steps import Pace, Reply
 from ccmproxy.simulator.token_request import deliver_refresh
 from ccmproxy.simulator.upstream import Delivery
@@ -92,14 +92,14 @@ class CodexUpstream:
             (b"GET", b"/backend-api/wham/usage"): self._usage,
             (b"POST", b"/oauth/token"): self._token,
         }
-        self._endpoints = Endpoints(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
+        self._routing = Routing(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
         """The answer to one request."""
         path = request.path
         if path.startswith(_SHARED) and not self._is_ours(request):
             return None
-        answer = self._endpoints.answer(request)
+        answer = self._routing.answer(request)
         if answer is not None:
             return answer
         if path.startswith(b"/backend-api/"):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 from twisted.internet.defer import Deferred
 
 from ccmproxy.credentials.control import Answer, ControlError
 from ccmproxy.dialects.oauth import Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable
-from tests.credentials.fixtures import NOW, PROFILE, CredentialTestCase, login, tokens
+from tests.credentials.fixtures import NOW, PROFILE, login, tokens
 from tests.credentials.login.keeping import TokenTestCase
-from tests.source import ROOT
 
 
 class RecoveryTests(TokenTestCase):
@@ -190,50 +187,3 @@ class StopTests(TokenTestCase):
         self.failureResultOf(waiting, CredentialUnavailable)
         self.assertTrue(os.path.isdir(self.config + ".lock"))
         self.no_timers()
-
-
-#: A whole other process that refreshes the login at argv[1], writing the refresh token it redeems to argv[2].
-OTHER_PROCESS = """
-import json, os, sys
-from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred
-from ccmproxy.credentials.control import Answer
-from ccmproxy.credentials.login.lock import DirectoryLock, lock_path
-from ccmproxy.credentials.login.file import FileStore
-from ccmproxy.credentials.login.token import TokenKeeper
-from tests.credentials.fixtures import PlainFormat, URLS
-path, redeemed = sys.argv[1:]
-async def fetch(request):
-    with open(redeemed, "a") as file:
-        file.write(request.body.decode() + "\\n")
-    await task.deferLater(reactor, 0.2)
-    new = {"access": "n" + str(os.getpid()), "refresh": "r-next", "expires": 4e9}
-    return Answer(200, {}, json.dumps(new).encode())
-lock = DirectoryLock(lock_path(os.path.dirname(path)), reactor, lambda: 0.0)
-keeper = TokenKeeper("x", FileStore(path), PlainFormat(), URLS, fetch, reactor, lock=lock)
-keeper.load()
-def main(reactor):
-    return Deferred.fromCoroutine(keeper.authorize()).addCallback(lambda token: print(token.access_token))
-task.react(main)
-"""
-
-
-class ProcessTests(CredentialTestCase):
-    def test_f1_real_processes(self) -> None:
-        """Two processes meet the same expired login: one refresh token is redeemed, once, and both get its token."""
-        self.put(login(expires=1000.0))
-        redeemed = os.path.join(self.directory, "redeemed")
-        root = str(ROOT)
-        environment = {**os.environ, "PYTHONPATH": root}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", OTHER_PROCESS, self.path, redeemed],
-                stdout=subprocess.PIPE,
-                env=environment,
-            )
-            for _ in range(2)
-        ]
-        outputs = {process.communicate(timeout=30)[0] for process in processes}
-        with open(redeemed) as file:
-            self.assertEqual(file.read(), "r1\n")
-        self.assertEqual(outputs, {f"{self.stored()['access']}\n".encode()})

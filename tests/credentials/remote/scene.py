@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.credentials.remote.external import External, RemoteSide
 from ccmproxy.http.message import Headers, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
-from ccmproxy.interfaces.reverse import IReverseLink
+from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.credentials.fixtures import NOW
+from tests.logged import everything, log_events
 
 SECRET = "our-token-4711"
 FRIEND = ("friend.test", 8080)
@@ -116,10 +116,7 @@ class RemoteScene:
         self.direct = Side(self)
         self.listener = self.network.listen(*FRIEND, self.direct.factory)
         self.pumps: list[Pump] = []
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        case.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = log_events(case)
         self.changes = 0
         self.external = External(
             "friend",
@@ -171,7 +168,7 @@ class RemoteScene:
 
     def logged(self) -> str:
         """Everything logged, as text."""
-        return "\n".join(f"{event!r} {eventAsText(event)}" for event in self.events)
+        return everything(self.events)
 
     def finish(self) -> None:
         """After the end nothing is asked, scheduled or open, and no token was logged."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from math import inf
-from typing import cast
 
-from twisted.logger import ILogObserver, LogEvent, eventAsText, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.credentials.remote.status_watch import BURST, LONGEST_LINE, StatusWatch
@@ -16,6 +14,7 @@ from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
 from ccmproxy.http.message import RequestHead
 from ccmproxy.testing.pump import KIB
 from tests.http.upstream import Scene
+from tests.logged import everything, log_events, messages
 
 SECRET = b"our-token-4711"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -51,10 +50,7 @@ class WatchCase(SynchronousTestCase):
         self.watch = StatusWatch(
             "friend", self.request, self.apply, self.scene.clock, lambda: 0.0, self.failed
         )
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = log_events(self)
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
@@ -65,8 +61,7 @@ class WatchCase(SynchronousTestCase):
         self.scene.pass_time(2)
         self.assertEqual(self.scene.clock.getDelayedCalls(), [])
         self.assertFalse(self.watch.is_open)
-        logged = "\n".join(f"{event!r} {eventAsText(event)}" for event in self.events)
-        self.assertFalse(SECRET.decode() in logged, "a token was logged")
+        self.assertFalse(SECRET.decode() in everything(self.events), "a token was logged")
 
     def request(self) -> tuple[ConnectionPool, RequestHead] | None:
         if not self.has_way:
@@ -105,8 +100,7 @@ class WatchCase(SynchronousTestCase):
 
     def lines(self, words: str) -> list[str]:
         """The messages with these words in them."""
-        texts = [formatEvent(event) for event in self.events]
-        return [text for text in texts if words in text]
+        return messages(self.events, words)
 
     def assert_next_attempt_after(self, *delays: float) -> None:
         """Each in its turn, neither earlier nor later; what is asked is refused again by ``scene.reply``."""

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.dialects.claude.account_format import CLIENT_ID, REFRESH_SCOPES, ClaudeAccountFormat
 from ccmproxy.dialects.oauth import AnswerMalformed, ApiKey, CredentialFileError, OAuthToken, RefreshRefused
-from ccmproxy.dialects.registry import DIALECTS
 
 FORMAT = ClaudeAccountFormat()
 URLS = DIALECTS["ccm"].urls

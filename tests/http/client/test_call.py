@@ -1,4 +1,4 @@
-"""A call by itself; with connections it is tested in test_client_protocol and test_client."""
+"""A call by itself; test_protocol and test_connection_pool test it with connections."""
 
 from __future__ import annotations
 

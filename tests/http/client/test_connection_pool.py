@@ -1,4 +1,4 @@
-"""The pool: which call goes to which connection, and how connections come and go."""
+"""The pool: which connection a call gets, and how connections are opened and closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class RequestTests(SynchronousTestCase):
-    """What goes out."""
+    """The bytes that are sent."""
 
     def sent(
         self, method: bytes, headers: list[tuple[bytes, bytes]], body: list[bytes], reply: bytes | None = None
@@ -62,7 +62,7 @@ class RequestTests(SynchronousTestCase):
             )
 
     def test_what_cannot_be_sent(self) -> None:
-        """Nothing that would be read as something else leaves."""
+        """Nothing is sent that could be misread by the upstream."""
         for method, target, headers in (
             (b"POST", b"/", [(b"Content-Length", b"4")]),
             (b"POST", b"/", [(b"Content-Length", b"3"), (b"Content-Length", b"3")]),
@@ -107,7 +107,7 @@ class ReuseTests(SynchronousTestCase):
         self.assertEqual(scene.server.requests(), 5)
 
     def test_at_once_after_the_end(self) -> None:
-        """The receiver may send the next request as soon as it is told of the end."""
+        """The receiver may send the next request as soon as it is notified of the end."""
         scene = Scene(REPLY)
         first, _ = scene.send()
         second: list[Receiver] = []
@@ -131,7 +131,7 @@ class ReuseTests(SynchronousTestCase):
         self.assertEqual((scene.pool.idle, scene.pool.busy), (200, 0))
 
     def test_last_used_first(self) -> None:
-        """The one that was used last is the least likely to have been closed; the others may grow old."""
+        """The most recently used connection is the least likely to have been closed; the others may expire."""
         scene = Scene()
         for _ in range(3):
             scene.send()
@@ -158,7 +158,7 @@ class ReuseTests(SynchronousTestCase):
         self.assertEqual(len(scene.servers), 2)
 
     def test_unsolicited_bytes(self) -> None:
-        """What nobody asked for must not become the answer to the next request."""
+        """Unsolicited bytes must not become the response to the next request."""
         for surprise in (b"\r\n", b"x", REPLY, b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"):
             scene = Scene(REPLY)
             scene.send()
@@ -173,7 +173,7 @@ class ReuseTests(SynchronousTestCase):
             self.assertEqual(len(scene.servers), 2)
 
     def test_stale_connection_takes_the_idle_ones_with_it(self) -> None:
-        """After RequestNotSent on a kept connection, the next try gets a fresh one, not the next stale one."""
+        """After RequestNotSent on a kept-alive connection, a retry gets a fresh connection, not another stale one."""
         scene = Scene()
         for _ in range(3):
             scene.send()
@@ -192,7 +192,7 @@ class ReuseTests(SynchronousTestCase):
 
 
 class TimeTests(SynchronousTestCase):
-    """Connections that grow old."""
+    """Connections that expire."""
 
     def test_keepalive_timeout(self) -> None:
         scene = Scene(REPLY, ClientLimits(keepalive_timeout=60.0))
@@ -223,7 +223,7 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual((receiver.outcome, receiver.body), ("ended", b"x" * 30))
 
     def test_one_timer(self) -> None:
-        """Any number of connections and chunks: one thing scheduled."""
+        """There is a single timer, however many connections and chunks there are."""
         scene = Scene()
         for _ in range(50):
             scene.send()
@@ -235,7 +235,7 @@ class TimeTests(SynchronousTestCase):
 
 
 class ConnectTests(SynchronousTestCase):
-    """Connections that are not made."""
+    """Attempts to connect that fail."""
 
     def test_refused(self) -> None:
         scene = Scene()
@@ -247,7 +247,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
     def test_cancelled_before_the_news(self) -> None:
-        """The connection has failed, the receiver is told in the next turn, and the call cancelled in between."""
+        """The call is cancelled after the attempt to connect failed, before the receiver is told in the next turn."""
         scene = Scene()
         scene.listener.refusing = True
         receiver, call = scene.send()
@@ -295,7 +295,7 @@ class ConnectTests(SynchronousTestCase):
         call.cancel()
 
     def test_closed_by_the_upstream_at_once(self) -> None:
-        """Between the handshake and the request."""
+        """The upstream closes between the TCP handshake and the request."""
         pools: list[ConnectionPool] = []
 
         @implementer(IStreamClientEndpoint)
@@ -336,7 +336,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_endpoint_that_cannot_be_cancelled(self) -> None:
-        """A connection that comes too late is not taken."""
+        """A connection that is established too late is not used."""
         factories: list[IProtocolFactory] = []
 
         @implementer(IStreamClientEndpoint)
@@ -353,7 +353,7 @@ class ConnectTests(SynchronousTestCase):
 
 
 class CloseTests(SynchronousTestCase):
-    """The end of a pool."""
+    """Closing a pool."""
 
     def test_close(self) -> None:
         scene = Scene()
@@ -447,7 +447,7 @@ class RealServerTests(SynchronousTestCase):
         self.assertEqual(self.pool.idle, 1)
 
     def test_upstream_breaks_off(self) -> None:
-        """F22: what the server aborts never looks complete."""
+        """F22: a response that the server aborts never looks complete."""
         receiver, _ = self.send()
         self.handled[0].start_response(ResponseHead(200, b"OK", []))
         self.handled[0].write(b"half")

@@ -28,7 +28,7 @@ REPLIES = {
 
 
 class WatchedPool(ConnectionPool):
-    """Looks at every connection that is handed out."""
+    """Checks every connection that is handed out."""
 
     def _start(self, connection: HTTPClientProtocol, call: Call) -> None:
         transport = connection.transport
@@ -40,7 +40,7 @@ class WatchedPool(ConnectionPool):
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Calls come, connections answer, break, idle, and time passes."""
+    """Calls begin, connections answer, break and become idle, and time passes."""
 
     @initialize(chunk_size=st.sampled_from([1, 7, 65536]))
     def begin(self, chunk_size: int) -> None:
@@ -130,7 +130,7 @@ class PoolMachine(RuleBasedStateMachine):
         serving = [call for call in open_calls if call.connection is not None]
         assert len(serving) == len(busy) == len({id(call.connection) for call in serving})
         for receiver, _ in self.calls:
-            # "os": half an answer, which a surprise completes as far as anybody can tell.
+            # "os": half a response, completed by unsolicited bytes, which nobody can detect.
             assert receiver.outcome != "ended" or receiver.body in (b"ok", b"os"), (
                 "an answer to another request"
             )

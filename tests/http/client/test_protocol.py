@@ -1,4 +1,4 @@
-"""One connection: how responses are read, and what becomes of those that cannot be."""
+"""One connection: how responses are read, and how malformed or truncated ones fail."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ BROKEN = {
 
 
 class HeadTests(SynchronousTestCase):
-    """What becomes of a head."""
+    """How the head of a response is reported."""
 
     def test_names_values_and_order_are_kept(self) -> None:
         receiver = Scene().exchange(
@@ -211,7 +211,7 @@ class WholeResponseTests(SynchronousTestCase):
         """F19: the size of the pieces makes no difference."""
         for name, (method, reply, status, body, kept) in WHOLE.items():
             if name.startswith("more than") or name == "HEAD with a body":
-                continue  # in pieces, the rest comes on an idle connection: tested there
+                continue  # in pieces, the extra bytes arrive on an idle connection, which another test covers
             with self.subTest(name):
                 scene = Scene(chunk_size=1)
                 receiver = scene.exchange(reply, method)
@@ -232,7 +232,7 @@ class WholeResponseTests(SynchronousTestCase):
                 self.assertEqual((scene.pool.idle, scene.pool.busy), (0, 0))
 
     def test_until_reset(self) -> None:
-        """F22: a reset is no clean end."""
+        """F22: a reset is not a clean end."""
         scene = Scene()
         receiver = scene.exchange(UNTIL_CLOSE["no length"])
         scene.server.transport.abortConnection()
@@ -259,7 +259,7 @@ class WholeResponseTests(SynchronousTestCase):
         self.assertEqual((receiver.outcome, receiver.status, receiver.body), ("ended", status, body))
 
     def test_passed_on_at_once(self) -> None:
-        """F17: no piece waits for another; what came in one read is passed on in that turn, in one piece."""
+        """F17: no piece waits for another; the bytes of one read are passed on in that turn, in one piece."""
         scene = Scene()
         receiver = scene.exchange(CHUNKED + b"2\r\nab\r\n1\r\nc\r\n4\r\nde")
         self.assertEqual(receiver.pieces, [b"abcde"])
@@ -281,7 +281,7 @@ class WholeResponseTests(SynchronousTestCase):
 
 
 class BrokenResponseTests(SynchronousTestCase):
-    """What is not HTTP/1.1, or could be read in two ways."""
+    """Responses that are not HTTP/1.1, or are ambiguous."""
 
     def check_broken(self, reply: bytes, chunk_size: int, name: str) -> None:
         scene = Scene(chunk_size=chunk_size)
@@ -317,7 +317,7 @@ class BrokenResponseTests(SynchronousTestCase):
     )
     @examples(300)
     def test_garbage(self, garbage: bytes, start: bytes) -> None:
-        """Whatever comes, there is an ordinary end or a documented error, and nothing else is raised."""
+        """Any bytes lead to an ordinary end or to a documented error, and nothing else is raised."""
         scene = Scene()
         receiver = scene.exchange(start + garbage)
         scene.server.transport.loseConnection()
@@ -345,7 +345,7 @@ class CutTests(SynchronousTestCase):
                     self.assertTrue(body.startswith(receiver.body))
 
     def test_no_response(self) -> None:
-        """The request was sent whole on a new connection: the upstream may have acted on it."""
+        """The request was sent completely on a new connection, so the upstream may have acted on it."""
         for abort in (False, True):
             scene = Scene()
             receiver, _ = scene.send()
@@ -356,7 +356,7 @@ class CutTests(SynchronousTestCase):
             self.assertIsInstance(receiver.outcome, ResponseLost)
 
     def test_kept_connection_was_closed(self) -> None:
-        """The upstream had closed the connection when the request arrived: it cannot have acted."""
+        """The upstream had closed the connection when the request arrived, so it cannot have acted on it."""
         scene = Scene(WHOLE["length"][1])
         scene.send()
         scene.settle()
@@ -368,7 +368,7 @@ class CutTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, RequestNotSent)
 
     def test_kept_connection_lost_while_waiting(self) -> None:
-        """Lost much later, the upstream was at work: such a request must not be sent twice."""
+        """If the connection is lost much later, the upstream was at work: the request must not be sent twice."""
         scene = Scene(WHOLE["length"][1])
         scene.send()
         scene.settle()
@@ -393,15 +393,15 @@ class CutTests(SynchronousTestCase):
 
 
 class CarrierTests(SynchronousTestCase):
-    """A connection within another one, which is lost: whoever waits is served otherwise, if he has had nothing yet."""
+    """Loss of the connection that carries this one: a request without a byte of a response may be tried elsewhere."""
 
     def lose(self, scene: Scene) -> None:
-        """The connection beneath is gone."""
+        """Lose the connection beneath."""
         connection = cast(HTTPClientProtocol, scene.pump.client._protocol)
         connection.connectionLost(TwistedFailure(CarrierConnectionLost("the session is over")))
 
     def sent(self, **options: Any) -> tuple[Scene, Receiver]:
-        """A request that is all with the upstream."""
+        """A request that the upstream has received completely."""
         scene = Scene()
         receiver, _ = scene.send(**options)
         scene.network.flush()
@@ -417,7 +417,7 @@ class CarrierTests(SynchronousTestCase):
             self.assertEqual(scene.clock.getDelayedCalls(), [])
 
     def test_after_a_byte(self) -> None:
-        """Of whatever: an interim answer, too, says that it is being worked on."""
+        """Any byte counts: an interim response, too, shows that the upstream works on the request."""
         for begun in (
             b"H",
             OK[:-2],
@@ -432,7 +432,7 @@ class CarrierTests(SynchronousTestCase):
             self.assertIs(type(receiver.outcome), ResponseLost, begun)
 
     def test_before_it_was_sent(self) -> None:
-        """An upload that the upstream does not take: it cannot have acted on half of it."""
+        """The upload is incomplete, so the upstream cannot have acted on the request."""
         scene = Scene()
         receiver, _ = scene.send([bytes(64 * KIB)] * 64, b"POST")
         scene.network._pending.pop()()
@@ -441,7 +441,7 @@ class CarrierTests(SynchronousTestCase):
         self.assertIs(type(receiver.outcome), RequestNotSent)
 
     def test_a_body_that_ends_with_the_connection(self) -> None:
-        """Is never whole when the carrier is lost."""
+        """Such a body is never complete when the carrier is lost."""
         for name, reply in UNTIL_CLOSE.items():
             scene, receiver = self.sent()
             scene.server.transport.write(reply)
@@ -451,7 +451,7 @@ class CarrierTests(SynchronousTestCase):
             self.assertIs(type(receiver.outcome), ResponseLost, name)
 
     def test_a_kept_connection(self) -> None:
-        """Lost at once it had been lost before: the request was never received."""
+        """If it is lost at once, it had been lost before, and the request was never received."""
         scene, receiver = self.sent()
         scene.server.transport.write(OK + b"Content-Length: 0\r\n\r\n")
         scene.settle()
@@ -470,10 +470,10 @@ class CarrierTests(SynchronousTestCase):
 
 
 class TimeoutTests(SynchronousTestCase):
-    """An upstream that says nothing."""
+    """A silent upstream."""
 
     def test_first_byte(self) -> None:
-        """F42: the wait for the answer and the silence within it are two time-outs."""
+        """F42: the wait for the response and pauses within it have separate time-outs."""
         scene = Scene(limits=ClientLimits(first_byte_timeout=30.0, idle_timeout=5.0))
         receiver, _ = scene.send()
         scene.pass_time(29)
@@ -493,7 +493,7 @@ class TimeoutTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, UpstreamTimeout)
 
     def test_idle(self) -> None:
-        """F42: the head came, then nothing."""
+        """F42: the head arrives, then nothing."""
         for start in (CHUNKED, CHUNKED + b"2\r\nab\r\n", OK + b"Content-Length: 9\r\n\r\n", OK + b"\r\nx"):
             scene = Scene(limits=ClientLimits(first_byte_timeout=500.0, idle_timeout=20.0))
             receiver = scene.exchange(start)
@@ -503,7 +503,7 @@ class TimeoutTests(SynchronousTestCase):
             self.assertIsInstance(receiver.outcome, UpstreamTimeout)
 
     def test_bytes_of_the_upstream_count(self) -> None:
-        """F15: every byte that the upstream sends puts the time-out off, and nothing else does."""
+        """F15: every byte that the upstream sends restarts the time-out, and nothing else does."""
         scene = Scene(limits=ClientLimits(idle_timeout=20.0))
         receiver = scene.exchange(CHUNKED)
         for _ in range(5):
@@ -515,7 +515,7 @@ class TimeoutTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, UpstreamTimeout)
 
     def test_slow_client(self) -> None:
-        """While we do not read, the upstream is not silent: it is we who do not listen."""
+        """Time during which reading is paused does not count as silence of the upstream."""
         scene = Scene(limits=ClientLimits(first_byte_timeout=20.0, idle_timeout=20.0))
         receiver, call = scene.send()
         scene.network.flush()
@@ -535,7 +535,7 @@ class BackPressureTests(SynchronousTestCase):
     """A consumer that is slower than the upstream."""
 
     def test_pause(self) -> None:
-        """F23: what is not read stays with the upstream."""
+        """F23: bytes that are not read stay with the upstream."""
         scene = Scene()
         receiver, call = scene.send()
         scene.network.flush()
@@ -571,7 +571,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(receiver.outcome, "ended")
 
     def test_paused_when_it_ends(self) -> None:
-        """The connection is read again, so that its end is noticed while it is idle."""
+        """Reading is resumed, so that a close by the upstream is noticed while the connection is idle."""
         scene = Scene(WHOLE["length"][1])
         receiver, call = scene.send()
         receiver.on_data = call.pauseProducing
@@ -585,10 +585,10 @@ class BackPressureTests(SynchronousTestCase):
 
 
 class CancelTests(SynchronousTestCase):
-    """A client that goes away, and receivers that raise."""
+    """Cancelled calls, and receivers that raise."""
 
     def test_at_every_byte(self) -> None:
-        """Cancelled at any moment the upstream sees the end at once, and nothing is called any more."""
+        """Whenever a call is cancelled, the upstream sees the close at once, and the receiver is not called again."""
         for name in ("length", "trailers", "early hints"):
             reply = WHOLE[name][1]
             for cut in range(len(reply)):
@@ -611,6 +611,7 @@ class CancelTests(SynchronousTestCase):
         for moment in ("on_start", "on_data"):
             for reply in (
                 CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+                CHUNKED + b"1\r\na\r\nnonsense\r\n",
                 OK + b"Content-Length: 2\r\n\r\nab",
                 OK + b"\r\nab",
             ):
@@ -656,7 +657,7 @@ class CancelTests(SynchronousTestCase):
         self.assertEqual(second_receiver.outcome, "ended")
 
     def test_receiver_raises(self) -> None:
-        """A bug in a receiver is logged and ends its call, and no more."""
+        """A bug in a receiver is logged and ends only its own call."""
         for moment in ("on_start", "on_data", "on_end"):
             for reply in (CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", OK + b"Content-Length: 2\r\n\r\nab"):
                 scene = Scene(reply)
@@ -687,7 +688,7 @@ class CancelTests(SynchronousTestCase):
 
 
 class GracefulCloseTests(SynchronousTestCase):
-    """How we leave."""
+    """Closing connections gracefully."""
 
     def test_closed_in_good_order(self) -> None:
         scene = Scene(WHOLE["close"][1])
@@ -696,7 +697,7 @@ class GracefulCloseTests(SynchronousTestCase):
         self.assertEqual(scene.server.lost, ConnectionDone)
 
     def test_a_close_that_does_not_happen(self) -> None:
-        """A connection that cannot be closed in good order is broken after a while."""
+        """A connection that does not close gracefully is aborted after a while."""
         scene = Scene()
         receiver, _ = scene.send([bytes(200 * KIB)], b"POST")
         scene.script = lambda server: server.transport.pauseProducing()  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.http.client.upgrade`: asking an upstream for another protocol."""
+"""Tests for :mod:`ccmproxy.http.client.upgrade`: asking an upstream to switch protocols."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: U
 
 
 class Successor(Protocol):
-    """What speaks the other protocol."""
+    """A protocol to which the upstream switches."""
 
     transport: Any
 
@@ -92,7 +92,7 @@ class UpgradeTests(SynchronousTestCase):
         self.scene.settle()
         self.assertEqual(successor.received, b"down")
         self.assertTrue(self.scene.server.received.endswith(b"\r\n\r\nup"))
-        # Its silence is none of the pool's business any more.
+        # The pool's time-outs do not apply to it any more.
         self.scene.pass_time(1000)
         self.assertIsNone(successor.lost)
         self.scene.server.transport.loseConnection()
@@ -100,7 +100,7 @@ class UpgradeTests(SynchronousTestCase):
         self.assertIs(successor.lost, ConnectionDone)
 
     def test_early_bytes(self) -> None:
-        """In the same piece as the head, or behind it, before somebody is there: kept, and not read on."""
+        """Bytes in the same read as the head, or after it before the hand-over, are kept, and reading is paused."""
         for step in (0, 1):
             self.answer(SWITCHING + b"early", step)
             self.answer(b" and more")
@@ -112,7 +112,7 @@ class UpgradeTests(SynchronousTestCase):
             self.setUp()
 
     def test_nothing_is_read_before(self) -> None:
-        """An upstream that sends on and on is held back."""
+        """Back-pressure holds back an upstream that keeps sending."""
         self.answer(SWITCHING)
         self.answer(bytes(10_000_000))
         self.assertGreater(self.scene.pump.server.buffered, 9_000_000)
@@ -134,7 +134,7 @@ class UpgradeTests(SynchronousTestCase):
         self.assertIsNotNone(self.scene.server.lost)
 
     def test_cancel_after_it_switched(self) -> None:
-        """The call is over; the connection is somebody else's."""
+        """The call is over, so cancelling it does not touch the connection."""
         self.answer(SWITCHING)
         self.call.cancel()
         self.scene.settle()
@@ -142,7 +142,7 @@ class UpgradeTests(SynchronousTestCase):
         self.switched[0].abort()
 
     def test_refused(self) -> None:
-        """An ordinary response, and the connection can be used again."""
+        """The receiver gets an ordinary response, and the connection can be reused."""
         self.answer(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\n{}")
         self.assertEqual(
             (self.receiver.status, self.receiver.body, self.receiver.outcome), (429, b"{}", "ended")
@@ -175,7 +175,7 @@ class UpgradeTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, RequestNotSent)
 
     def test_one_who_raises(self) -> None:
-        """Is logged, and the connection dropped."""
+        """The exception is logged, and the connection dropped."""
 
         def fail(head: ResponseHead, connection: SwitchedConnection) -> None:
             raise ValueError("mine")

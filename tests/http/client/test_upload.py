@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from ccmproxy.http.client.upload import Upload
 from ccmproxy.http.failures import RequestNotSent, ResponseLost, UpstreamTimeout
 from ccmproxy.testing.pump import KIB
 from tests.http.upstream import Receiver, Scene
@@ -41,7 +42,7 @@ class UploadTests(SynchronousTestCase):
         self.assertEqual(scene.pool.idle, 1, "the connection is used again")
 
     def test_back_pressure(self) -> None:
-        """An upstream that reads slowly makes no buffer of ours grow."""
+        """A slow upstream does not make our buffers grow."""
         scene = Scene()
         scene.send([bytes(64 * KIB)] * 64, b"POST")
         scene.network.flush()
@@ -62,14 +63,14 @@ class UploadTests(SynchronousTestCase):
         return scene, receiver
 
     def test_lost_while_uploading(self) -> None:
-        """Not sent whole: the upstream cannot have acted on it."""
+        """The request was not sent completely, so the upstream cannot have acted on it."""
         scene, receiver = self.blocked_upload()
         scene.server.transport.abortConnection()
         scene.settle()
         self.assertIsInstance(receiver.outcome, RequestNotSent)
 
     def test_early_answer(self) -> None:
-        """A complete answer during the upload is delivered at once; what is left is not sent."""
+        """A complete response during the upload is delivered at once; the rest of the request is not sent."""
         scene, receiver = self.blocked_upload()
         scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
         scene.settle()
@@ -120,7 +121,7 @@ class UploadTests(SynchronousTestCase):
         self.assertTrue(scene.pump.client.disconnected)
 
     def test_slow_upload_is_no_stall(self) -> None:
-        """The first-byte time-out begins when the request has left; until then, progress counts."""
+        """The first-byte time-out begins when the request was sent; until then, progress counts."""
         scene, receiver = self.blocked_upload()
         for _ in range(10):
             scene.pass_time(200)
@@ -140,8 +141,19 @@ class UploadTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, UpstreamTimeout)
 
     def test_provides(self) -> None:
-        scene = Scene()
-        scene.send([bytes(300 * KIB)], b"POST")
-        with contextlib.suppress(AssertionError):
-            scene.network.flush(1)
-        verifyObject(IPushProducer, scene.pump.client.producer)
+        """What the transport has for a producer does as the interface says."""
+        scene, _ = self.blocked_upload()
+        transport = scene.pump.client
+        upload: Any = transport.producer
+        self.assertIsInstance(upload, Upload)
+        verifyObject(IPushProducer, upload)
+        before = transport.written
+        for _ in range(2):
+            scene.server.transport.resumeProducing()  # reads once, and pauses
+            scene.network.flush()
+        self.assertTrue(transport.producer_paused)
+        self.assertTrue(0 < transport.written - before <= 200 * KIB, "it writes until it is paused")
+        before = transport.written
+        upload.stopProducing()
+        upload.resumeProducing()
+        self.assertEqual(transport.written, before, "it was stopped")

@@ -1,4 +1,4 @@
-"""Connections: request after request, whatever way the bytes come, and whatever they are."""
+"""Connections: request after request, however the bytes are split, and whatever they contain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.profiles import examples
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-#: Requests of every kind, and what ``echo`` makes of them.
+#: Requests of every kind, and the responses of ``echo`` to them.
 CORPUS: tuple[tuple[str, bytes, bytes], ...] = (
     ("GET", b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /1 "),
     ("POST", b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", b"POST /2 hello"),
@@ -164,7 +164,7 @@ class PipeliningTests(ServerTestCase):
         self.assertEqual((answers[0], answers[-1]), ((200, b"first"), (200, b"GET / ")))
 
     def test_one_who_never_reads(self) -> None:
-        """No further request is begun while its predecessors' responses wait to be read."""
+        """No further request is begun while the responses to earlier ones wait to be read."""
         self.handler = lambda request: request.respond(OK, b"x" * 50_000)
         client = self.connect()
         client.transport.pauseProducing()
@@ -186,7 +186,7 @@ class PipeliningTests(ServerTestCase):
 
 
 class RefusalTests(ServerTestCase):
-    """What is not, or does not become, a request."""
+    """Bytes that are not, or never become, a complete request."""
 
     limits = ServerLimits(head_size=8192)
 
@@ -255,7 +255,7 @@ class RefusalTests(ServerTestCase):
 
     @given(st.integers(0, len(ALL)), st.binary(max_size=3), st.integers(0, 3))
     def test_damaged(self, place: int, damage: bytes, removed: int) -> None:
-        """Whatever becomes of the requests, every answer is whole, and after a refusal there is none."""
+        """However the requests are damaged, every answer is complete, and there is none after a refusal."""
         methods: list[str] = []
 
         def handler(request: ServerRequest) -> None:
@@ -265,7 +265,7 @@ class RefusalTests(ServerTestCase):
         self.handler = handler
         client = self.connect()
         client.send(ALL[:place] + damage + ALL[place + removed :])
-        self.wait(140)  # a longer body may have been announced, and is waited for
+        self.wait(140)  # the damaged head may have announced a longer body, which the server waits for
         refusals = client.received.count(b"HTTP/1.1 ") - len(methods)
         self.assertIn(refusals, (0, 1))
         statuses = [status for status, _ in client.answers(*methods, *["GET"] * refusals)]
@@ -297,7 +297,7 @@ class RefusalTests(ServerTestCase):
         self.assertEqual((client.received, client.lost), (b"", ConnectionDone))
 
     def test_the_answer_can_be_read(self) -> None:
-        """The client is still sending: to close on it would reset the connection, and destroy the answer."""
+        """Closing while the client is still sending would reset the connection, and destroy the answer."""
         client = self.connect()
         Upload(client, 1_000_000)
         self.flush()
@@ -408,7 +408,7 @@ class BodyTests(ServerTestCase):
         self.assertEqual((client.lost, client.answers("POST")), (ConnectionDone, [(413, b"no")]))
 
     def test_long_early_answer(self) -> None:
-        """Bytes of the body are thrown away while the response goes on, until they are too many."""
+        """Bytes of the body are discarded while the response goes on, until there are too many."""
         client = self.post(length=3_000_000)
         request = self.requests.pop()
         request.start_response(ResponseHead(200, b"OK", []))
@@ -471,7 +471,7 @@ class BodyTests(ServerTestCase):
             self.failed(BodyTimeout)
             self.errors.clear()
             self.wait(1000)
-            self.assertIsNone(client.lost)  # its handler has the word
+            self.assertIsNone(client.lost)  # the handler decides on the answer
             self.requests.pop().respond(ResponseHead(408, b"", []), b"late")
             self.wait(32)
             self.assertEqual((client.answers("POST"), client.lost), ([(408, b"late")], ConnectionDone))
@@ -538,7 +538,7 @@ class TimeTests(ServerTestCase):
         self.assertEqual(len(client.answers(*["GET"] * 3)), 3)
 
     def test_one_who_does_not_close(self) -> None:
-        """The last bytes are not taken: the connection is dropped in the end."""
+        """A client that does not read the last bytes is dropped in the end."""
         client = self.connect()
         client.transport.pauseProducing()
         client.send(GET[:-2] + b"Connection: close\r\n\r\n")
@@ -548,7 +548,7 @@ class TimeTests(ServerTestCase):
 
 
 class TransportTests(ServerTestCase):
-    """What is asked of a connection."""
+    """What the server demands of its transport."""
 
     def test_small_pieces_are_sent_at_once(self) -> None:
         client = self.connect()

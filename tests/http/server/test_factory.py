@@ -1,4 +1,4 @@
-"""The server as a whole: stopping in order, and one timer for everything."""
+"""The server as a whole: graceful shutdown, and a single timer for all connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class StoppingTests(ServerTestCase):
-    """The way to the end."""
+    """Graceful shutdown."""
 
     def test_nothing_to_wait_for(self) -> None:
         self.factory.stop_accepting()

@@ -1,4 +1,4 @@
-"""The last answer of a connection, which never became a request."""
+"""The answer to a malformed request, which is the last one of its connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Owner:
 
 
 class LastAnswerTests(SynchronousTestCase):
-    """How it is framed is not for whoever shapes it to say."""
+    """The framing is set by the server, whatever fields the formatter of the answer gives."""
 
     def answer(self, headers: Headers) -> bytes:
         """The bytes for an answer with these fields."""

@@ -1,4 +1,4 @@
-"""Responses on the wire, and what a handler learns while it gives them."""
+"""Responses on the wire, and what their handler is told meanwhile."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class RequestTestCase(ServerTestCase):
         return client, self.requests.pop()
 
     def wire(self, raw: bytes, head: ResponseHead, *pieces: bytes) -> tuple[bytes, bool]:
-        """What a client receives of this response, and whether the connection ends with it; the same whether its
-        head goes out by itself or together with what follows."""
+        """The bytes that a client receives for this response, and whether the connection closes after it. They must be
+        the same whether the head is sent alone or together with the first piece of the body."""
         apart = self.wire_with(raw, head, False, *pieces)
         self.assertEqual(self.wire_with(raw, head, True, *pieces), apart)
         return apart
 
     def wire_with(self, raw: bytes, head: ResponseHead, together: bool, *pieces: bytes) -> tuple[bytes, bool]:
-        """The same for one of the two ways."""
+        """Like :meth:`wire`, with the head sent in one of the two ways."""
         client, request = self.ask(raw)
         first, *rest = pieces if together and pieces else (b"", *pieces)
         request.start_response(ResponseHead(head.status, head.reason, list(head.headers)), first)
@@ -169,7 +169,7 @@ class FramingTests(RequestTestCase):
 
 
 class BrokenResponseTests(RequestTestCase):
-    """Responses that cannot be, or do not come to their end."""
+    """Responses that cannot be sent, or that are not completed."""
 
     def test_abort(self) -> None:
         for body in (head(), head((b"Content-Length", b"9"))):
@@ -202,7 +202,7 @@ class BrokenResponseTests(RequestTestCase):
             client.answers("GET")
 
     def test_reset(self) -> None:
-        """Where only a reset tells that something is missing, where nothing else would get through, and on demand."""
+        """A reset is used if nothing else shows the truncation, if nothing else can be sent, and on demand."""
         client, request = self.ask(OLD_GET)
         request.start_response(head())
         request.write(b"hello")
@@ -286,7 +286,7 @@ class GoneTests(RequestTestCase):
             self.flush()
             self.assertEqual(gone, [None], leave)
             self.assertTrue(request.is_over)
-            # All of this is without effect now.
+            # From now on, all of these calls have no effect.
             request.receive_body(10, self.fail, self.fail)
             request.register_producer(Producer())
             request.start_response(head())
@@ -463,7 +463,7 @@ class HandlerErrorTests(RequestTestCase):
         self.assertEqual(self.factory.connections, set())
 
     def test_after_the_response(self) -> None:
-        """The next request, which may have begun meanwhile, does not pay for it."""
+        """The error does not affect the next request, which may have begun meanwhile."""
 
         def handler(request: ServerRequest) -> None:
             echo(request)
@@ -478,7 +478,7 @@ class HandlerErrorTests(RequestTestCase):
 
 
 class TakeOverTests(RequestTestCase):
-    """Connections that go on as something else."""
+    """Connections that continue with another protocol."""
 
     class Successor(Protocol):
         """Answers in capitals."""

@@ -1,4 +1,4 @@
-"""Bodies, kept or thrown away, up to their end."""
+"""Reading bodies up to their end, kept or discarded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.http.test_framing import cut
 
 
 class BodyReaderTests(SynchronousTestCase):
-    """A reader, fed."""
+    """Feeding a reader."""
 
     @given(st.binary(max_size=300), st.binary(max_size=50), st.lists(st.integers(min_value=0)), st.booleans())
     def test_ends_where_it_should(

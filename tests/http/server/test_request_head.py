@@ -1,4 +1,4 @@
-"""Which request heads are taken, what follows from them, and which are refused with what."""
+"""Which request heads are accepted, what follows from them, and with which status others are refused."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class RequestHeadTests(SynchronousTestCase):
 
 
 class PartialHeadTests(SynchronousTestCase):
-    """Heads of which only the beginning is there."""
+    """Heads of which only the beginning has arrived."""
 
     def test_every_beginning_of_a_good_head_passes(self) -> None:
         raw = b"GET / HTTP/1.1\r\nHost: a\r\nX:\t\xe9\r\n\r\n"

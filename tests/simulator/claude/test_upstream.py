@@ -351,7 +351,7 @@ class OtherEndpointTests(SynchronousTestCase):
     def test_settings(self) -> None:
         settings = upstream_settings("http://127.0.0.1:1")
         paths = {value.removeprefix("http://127.0.0.1:1").encode() for value in settings.values()}
-        self.assertLessEqual(paths - {b""}, self.service.upstream._endpoints.paths)
+        self.assertLessEqual(paths - {b""}, self.service.upstream._routing.paths)
 
     def test_preconnect(self) -> None:
         for target in (b"/", b"/api/hello"):

@@ -12,7 +12,7 @@ from ccmproxy.simulator.upstream import Delivery
 Handler = Callable[[ReceivedRequest], Delivery]
 
 
-class Endpoints:
+class Routing:
     """The endpoints of one provider.
 
     ``exact``: by method and path. ``below``: by method and the beginning of the path, for what is no exact one.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.simulator.endpoints import Endpoints
 from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.replies import RequestRefused, json_reply
+from ccmproxy.simulator.routing import Routing
 from ccmproxy.simulator.steps import Reply
 from ccmproxy.simulator.upstream import Delivery
 
@@ -31,11 +31,11 @@ def not_allowed(request: ReceivedRequest) -> Reply:
     return json_reply(405, "not allowed")
 
 
-class EndpointTests(SynchronousTestCase):
+class RoutingTests(SynchronousTestCase):
     """By method and path."""
 
     def setUp(self) -> None:
-        self.endpoints = Endpoints(
+        self.routing = Routing(
             {(b"POST", b"/a"): exact, (b"GET", b"/a/b"): exact, (b"GET", b"/no"): refusing},
             {(b"GET", b"/a/"): below},
             not_allowed,
@@ -43,7 +43,7 @@ class EndpointTests(SynchronousTestCase):
 
     def ask(self, method: bytes, target: bytes) -> tuple[int, bytes] | None:
         """Status and body of the answer; None: somebody else's path."""
-        answer = self.endpoints.answer(ReceivedRequest(1, 0.0, method, target, [], b"", "test"))
+        answer = self.routing.answer(ReceivedRequest(1, 0.0, method, target, [], b"", "test"))
         return None if answer is None else (answer.reply.head.status, answer.reply.body)
 
     def test_table(self) -> None:
@@ -58,4 +58,4 @@ class EndpointTests(SynchronousTestCase):
             (b"GET", b"/other", None),
         ):
             self.assertEqual(self.ask(method, target), expected, (method, target))
-        self.assertEqual(self.endpoints.paths, {b"/a", b"/a/b", b"/no"})
+        self.assertEqual(self.routing.paths, {b"/a", b"/a/b", b"/no"})

@@ -1,4 +1,4 @@
-"""Connections that remote instances open to us, as the credentials see them that use them."""
+"""Reverse connections, which remote instances open to this one, as credentials use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class IReverseLink(Interface):
-    """A connection that a remote instance has opened to us, and over which we send it our requests (spec 7.2)."""
+    """A connection that a remote instance has opened to this one, and over which it receives requests (spec 7.2)."""
 
     endpoint: IStreamClientEndpoint = Attribute("Each connection made through it is one to the remote.")
     is_usable: bool = Attribute(
@@ -20,5 +20,5 @@ class IReverseLink(Interface):
     )
 
     def close() -> None:
-        """Take no new connection, and end when those that are open have ended, or after a time that the implementation
-        sets. Returns at once. Harmless where the link is lost already."""
+        """Accept no new connections, and end when the open ones have ended or after a time that the implementation
+        sets. Returns at once. Does nothing if the link is already lost."""
