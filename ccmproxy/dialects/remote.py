@@ -15,7 +15,7 @@ from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
 from ccmproxy.http.headers import HOPS, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
-from ccmproxy.policy.retry import AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.limits import (
     LARGEST_UTILIZATION,
     LATEST_TIME,

@@ -6,7 +6,7 @@ import re
 
 from ccmproxy.dialects.logins import token_rejected
 from ccmproxy.http.message import Headers, lower_names
-from ccmproxy.policy.retry import BURST_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
 
 
 def verdict_by_status(status: int, body: bytes | None) -> Verdict:
@@ -22,9 +22,9 @@ def verdict_by_status(status: int, body: bytes | None) -> Verdict:
     return Verdict(AnswerKind.CLIENT_ERROR if status == 400 else AnswerKind.OTHER)
 
 
-def burst(now: float) -> Verdict:
-    """A rate limit that names neither its end nor a window: our own default, which is short (F5)."""
-    return Verdict(AnswerKind.RATE_LIMITED, now + BURST_BLOCK, explicit=False)
+def busy(wait: float | None = None) -> Verdict:
+    """A 429 that no window explains (spec 12.2, F5); ``wait``: seconds of its Retry-After, None = not said."""
+    return Verdict(AnswerKind.BUSY, wait=wait)
 
 
 def used_up_resets(headers: Headers, field: re.Pattern[bytes]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ccmproxy.dialects.websocket_messages import ClientFrame, UpstreamFrame
     from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
     from ccmproxy.interfaces.credentials import ICredential
-    from ccmproxy.policy.retry import Verdict
+    from ccmproxy.policy.answers import Verdict
     from ccmproxy.state.aggregate import Aggregate
     from ccmproxy.state.availability import Availability
     from ccmproxy.state.limits import LimitsUpdate

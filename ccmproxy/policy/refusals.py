@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
-from ccmproxy.policy.retry import AnswerKind, Failure, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.retry import Failure
 from ccmproxy.state.availability import Availability
 
 #: Message to a client that has to retry the request itself.
 SEND_AGAIN = "current credential reached its usage limit; retry the request to use another credential"
 
-_RATE_LIMITS = frozenset(
-    {AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.REQUEST_RATE_LIMITED}
-)
+_RATE_LIMITS = frozenset({AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.BUSY})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,18 +20,10 @@ from ccmproxy.http.failures import (
 )
 from ccmproxy.http.message import Body, ResponseHead
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
-from ccmproxy.policy.retry import (
-    AnswerKind,
-    Failure,
-    LeaseOutcome,
-    Progress,
-    Step,
-    Verdict,
-    after_answer,
-    after_failure,
-)
+from ccmproxy.policy.retry import Failure, LeaseOutcome, Progress, Step, after_answer, after_failure
 from ccmproxy.proxy.answering import Answering, is_event_stream
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.caller import Caller
@@ -49,9 +41,7 @@ _FAILURES = {
 }
 #: Responses that concern the request alone and say nothing about the credential. If no other credential can serve, the
 #: client gets the response unchanged.
-_CONCERN_ONE_REQUEST = frozenset(
-    {AnswerKind.REQUEST_RATE_LIMITED, AnswerKind.STREAM_FAILED, AnswerKind.REMOTE_BUSY}
-)
+_CONCERN_ONE_REQUEST = frozenset({AnswerKind.BUSY, AnswerKind.STREAM_FAILED, AnswerKind.REMOTE_BUSY})
 
 
 class Exchange:

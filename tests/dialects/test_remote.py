@@ -13,7 +13,7 @@ from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
 from ccmproxy.dialects.remote import RemoteStatus, read_status, remote_head, remote_verdict
 from ccmproxy.http.headers import HOPS, MOST_HOPS, hops
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, values
-from ccmproxy.policy.retry import AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
 from tests.profiles import examples
 

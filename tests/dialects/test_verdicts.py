@@ -6,9 +6,9 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.verdicts import burst, used_up_resets, verdict_by_status
+from ccmproxy.dialects.verdicts import busy, used_up_resets, verdict_by_status
 from ccmproxy.http.message import Headers
-from ccmproxy.policy.retry import BURST_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
 
 FIELD = re.compile(rb"x-(?P<limit>[a-z]+)-(?P<fact>reset|remaining)")
 
@@ -30,9 +30,9 @@ class VerdictTests(SynchronousTestCase):
         ):
             self.assertEqual(verdict_by_status(status, body), Verdict(kind), status)
 
-    def test_a_burst_is_our_own_guess(self) -> None:
-        expected = Verdict(AnswerKind.RATE_LIMITED, 1000 + BURST_BLOCK, explicit=False)
-        self.assertEqual(burst(1000), expected)
+    def test_a_busy_is_our_own_guess(self) -> None:
+        expected = Verdict(AnswerKind.BUSY)
+        self.assertEqual(busy(), expected)
 
 
 class UsedUpTests(SynchronousTestCase):

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
-from ccmproxy.policy.retry import AnswerKind, Failure, Verdict
+from ccmproxy.policy.retry import Failure
 from ccmproxy.state.availability import Availability
 
 USABLE = Availability("usable")

@@ -6,15 +6,8 @@ from itertools import product
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.policy.retry import (
-    UNREACHABLE_TIME,
-    AnswerKind,
-    Failure,
-    Progress,
-    Step,
-    after_answer,
-    after_failure,
-)
+from ccmproxy.policy.answers import AnswerKind
+from ccmproxy.policy.retry import UNREACHABLE_TIME, Failure, Progress, Step, after_answer, after_failure
 
 ALL_PROGRESS = [Progress(a, b) for a, b in product((False, True), repeat=2)]
 
@@ -29,7 +22,7 @@ class RetryTests(SynchronousTestCase):
             self.assertIs(after_answer(kind, progress), Step.RELAY)
 
     def test_any_429_moves_on(self) -> None:
-        kinds = (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.REQUEST_RATE_LIMITED)
+        kinds = (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.BUSY)
         for kind, progress in product(kinds, ALL_PROGRESS):
             self.assertIs(after_answer(kind, progress), Step.NEXT)
 

@@ -15,7 +15,7 @@ from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.usage import Tokens, UsageMeter
 from ccmproxy.http.message import ResponseHead, first_value, values
-from ccmproxy.policy.retry import Verdict
+from ccmproxy.policy.answers import Verdict
 from tests.conversation import TOKEN, Client, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
 

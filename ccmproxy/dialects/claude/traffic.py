@@ -18,7 +18,7 @@ from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
-from ccmproxy.dialects.verdicts import burst, verdict_by_status
+from ccmproxy.dialects.verdicts import busy, verdict_by_status
 from ccmproxy.http.headers import override, request_headers
 from ccmproxy.http.message import (
     Body,
@@ -31,7 +31,7 @@ from ccmproxy.http.message import (
 )
 from ccmproxy.http.retry_after import retry_after
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.retry import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 
@@ -195,7 +195,7 @@ class ClaudeTraffic:
         if kind == "rate_limit_error":
             if parse_family(head.headers).get("status", "").lower() == "rejected":
                 return _classify_429(head.headers, now)
-            return burst(now)
+            return busy()
         return Verdict(AnswerKind.STREAM_FAILED if kind in _FAILURES else AnswerKind.OK)
 
 
@@ -211,14 +211,10 @@ def _classify_429(headers: Headers, now: float) -> Verdict:
         if wait is not None:
             return Verdict(AnswerKind.RATE_LIMITED, now + wait)
         return Verdict(AnswerKind.RATE_LIMITED, now + DEFAULT_BLOCK, explicit=False)
-    if (first_value(headers, b"x-should-retry") or b"").strip().lower() == b"true":
-        return Verdict(AnswerKind.REQUEST_RATE_LIMITED)
-    if wait is not None:
-        return Verdict(AnswerKind.RATE_LIMITED, now + wait)
     reset = api_key_reset(headers)
     if reset > now:
         return Verdict(AnswerKind.RATE_LIMITED, reset)
-    return burst(now)
+    return busy(wait)
 
 
 def _decode(document: bytes) -> _Body:

@@ -28,7 +28,7 @@ from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
-from ccmproxy.dialects.verdicts import burst, used_up_resets, verdict_by_status
+from ccmproxy.dialects.verdicts import busy, used_up_resets, verdict_by_status
 from ccmproxy.http.headers import override, request_headers
 from ccmproxy.http.message import (
     Body,
@@ -41,7 +41,7 @@ from ccmproxy.http.message import (
 )
 from ccmproxy.http.retry_after import retry_after
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import LATEST_TIME, parse_unix_time
@@ -209,7 +209,7 @@ class CodexTraffic:
             return None
         failure = event_failure(event.name, event.data)
         if failure in (USAGE_LIMIT, "rate_limit_exceeded"):
-            return burst(now)
+            return busy()
         return Verdict(AnswerKind.STREAM_FAILED if failure in _FAILURES else AnswerKind.OK)
 
 
@@ -252,7 +252,7 @@ def _classify_429(headers: Headers, body: bytes, now: float) -> Verdict:
     if wait > 0:
         return Verdict(kind, now + wait)
     is_used_up = is_quota or bool(words & _NOT_INCLUDED) or _is_used_up(found)
-    return Verdict(kind, now + (DEFAULT_BLOCK if is_used_up else BURST_BLOCK), explicit=False)
+    return Verdict(kind, now + DEFAULT_BLOCK, explicit=False) if is_used_up else busy(wait)
 
 
 def _header_reset(headers: Headers, found: HeaderLimits, is_quota: bool) -> float:

@@ -12,7 +12,8 @@ from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.retry import AnswerKind, LeaseOutcome
+from ccmproxy.policy.answers import AnswerKind
+from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg

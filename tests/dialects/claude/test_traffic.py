@@ -13,7 +13,7 @@ from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.oauth import ApiKey, OAuthToken
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
-from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.state.availability import Availability
 
 TRAFFIC = ClaudeTraffic()
@@ -252,13 +252,11 @@ class ClassifyTests(SynchronousTestCase):
 
     def test_a_429_that_says_nothing_blocks_shortly(self) -> None:
         """F5: a burst 429 without any quota data is not a quota."""
-        self.assertEqual(verdict(429), Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, False))
-        self.assertEqual(
-            verdict(429, retry_after="soon"), Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, False)
-        )
+        self.assertEqual(verdict(429), Verdict(AnswerKind.BUSY))
+        self.assertEqual(verdict(429, retry_after="soon"), Verdict(AnswerKind.BUSY))
 
     def test_a_429_of_one_request_marks_nothing(self) -> None:
-        self.assertIs(verdict(429, x_should_retry="true").kind, AnswerKind.REQUEST_RATE_LIMITED)
+        self.assertIs(verdict(429, x_should_retry="true").kind, AnswerKind.BUSY)
 
     def test_an_api_keys_own_reset(self) -> None:
         found = verdict(
@@ -325,7 +323,7 @@ class ClassifyStreamTests(SynchronousTestCase):
 
     def test_a_rate_limit_without_figures_is_a_burst(self) -> None:
         """F5: a short block, which is ours and not the upstream's."""
-        burst = Verdict(AnswerKind.RATE_LIMITED, NOW + BURST_BLOCK, explicit=False)
+        burst = Verdict(AnswerKind.BUSY)
         self.assertEqual(self.error("rate_limit_error"), burst)
         self.assertEqual(self.error("rate_limit_error", status="allowed", reset=LATER), burst)
 

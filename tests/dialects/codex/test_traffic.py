@@ -17,7 +17,7 @@ from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.oauth import ApiKey, OAuthToken
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.retry import BURST_BLOCK, DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
 from ccmproxy.state.availability import Availability
 
 TRAFFIC = CodexTraffic()
@@ -250,7 +250,7 @@ class ClassifyTests(SynchronousTestCase):
         room = {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}
         for headers in ({}, room):
             fields: dict[str, Any] = headers
-            self.assertEqual(verdict(429, BURST, **fields), Verdict(LIMITED, NOW + BURST_BLOCK, False))
+            self.assertEqual(verdict(429, BURST, **fields), Verdict(AnswerKind.BUSY))
             self.assertEqual(verdict(429, BURST, **fields, retry_after=3), Verdict(LIMITED, NOW + 3))
         self.assertEqual(verdict(429, usage_limit(), **room), Verdict(LIMITED, LATER))
 
@@ -354,9 +354,7 @@ class ClassifyStreamTests(SynchronousTestCase):
     def test_a_limit_blocks_shortly(self) -> None:
         """It comes without a reset: the next poll, or the next 429, knows more."""
         for code in ("usage_limit_reached", "rate_limit_exceeded"):
-            self.assertEqual(
-                self.verdict(failed(code)), Verdict(LIMITED, NOW + BURST_BLOCK, explicit=False), code
-            )
+            self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.BUSY), code)
 
     @given(
         st.binary(max_size=60)
