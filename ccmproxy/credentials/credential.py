@@ -29,16 +29,19 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.state.transitions import (
-    Blocked,
     HeadersObserved,
     Input,
     Interrupt,
     Log,
     Notify,
+    Poll,
     RateLimited,
     Rejected,
+    RequestSent,
+    RequestServed,
     TimePassed,
     transition,
 )
@@ -70,6 +73,7 @@ class Credential(ABC):
 
     log = Logger()
     is_external = False
+    is_api_key = False
 
     def __init__(
         self, tag: str, caps: Caps, clock: IReactorTime, now: Callable[[], float] | None = None
@@ -116,6 +120,21 @@ class Credential(ABC):
     @abstractmethod
     def poll_if_stale(self) -> None:
         """Start a poll if the known usage is out of date. Returns at once."""
+
+    def poll_now(self) -> None:  # noqa: B027 - a key has nothing to ask
+        """Start a poll, unless one is in progress: what was learnt contradicts what is known. Returns at once."""
+
+    def turns_away(self, asked: Combination, is_warm: bool, now: float) -> bool:
+        """Whether a request for ``asked`` does not go here at present (Unix seconds), although the windows have room.
+
+        ``is_warm``: its session was served here within the last minutes (spec 12.2).
+        """
+        holds = self.state.holds
+        return not holds.is_empty and holds.turns_away(asked, is_warm, now)
+
+    def free_at(self, asked: Combination, now: float) -> float:
+        """When a rest of ``asked`` ends here (Unix seconds); 0: it does not rest."""
+        return self.state.holds.free_at(asked, now)
 
     def poll_if_unusable(self) -> None:  # noqa: B027 - most kinds are not asked out of turn
         """Start a poll if the credential is unusable and a poll may show that it has recovered (spec 5.5)."""
@@ -197,9 +216,30 @@ class Credential(ABC):
         upstream named that time."""
         self._apply(RateLimited(until, explicit))
 
-    def block(self, reason: str, until: float) -> None:
-        """Do not use the credential before ``until`` (Unix seconds)."""
-        self._apply(Blocked(reason, until))
+    def learn(self, event: Input) -> None:
+        """Take over what a request's outcome tells of the credential."""
+        self._apply(event)
+
+    def sending(self, asked: Combination) -> None:
+        """Note that a request for ``asked`` is about to be sent."""
+        if not self.state.holds.is_empty or self.state.refused is not None:
+            self._apply(RequestSent(asked))
+
+    def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
+        """Note that the upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
+        state = self.state
+        if (
+            state.refusals
+            or state.refused is not None
+            or state.rate_limited_until
+            or not state.holds.is_empty
+        ):
+            self._apply(RequestServed(asked, sent_at, is_model_request))
+
+    @property
+    def identity(self) -> str:
+        """Whose login it is: id of the account or organization (spec 12.5, F33); empty = not known."""
+        return self.state.organization
 
     def reject(self) -> None:
         """Do not use the credential for one poll interval, or until a poll succeeds (spec 4.4)."""
@@ -233,6 +273,8 @@ class Credential(ABC):
                         lease.interrupt(cause)
                 case Notify():
                     self._notify()
+                case Poll():
+                    self.poll_now()
 
     def _notify(self) -> None:
         for listener in list(self._listeners.values()):

@@ -14,7 +14,9 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate
+from ccmproxy.state.transitions import Input
 
 
 class LeasedCredential(Protocol):
@@ -46,8 +48,22 @@ class LeasedCredential(Protocol):
         """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds; ``explicit``: the
         upstream named that time."""
 
-    def block(self, reason: str, until: float) -> None:
-        """Do not use the credential before ``until`` (Unix seconds)."""
+    @property
+    def identity(self) -> str:
+        """Whose login it is; empty = not known."""
+
+    @property
+    def is_api_key(self) -> bool:
+        """Whether it is a key of the commercial API."""
+
+    def learn(self, event: Input) -> None:
+        """Take over what a request's outcome tells of the credential."""
+
+    def sending(self, asked: Combination) -> None:
+        """Note that a request for ``asked`` is about to be sent."""
+
+    def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
+        """Note that the upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
 
     def reject(self) -> None:
         """Do not use the credential for a while (spec 4.4)."""
@@ -132,9 +148,27 @@ class Lease:
         """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds."""
         self._credential.rate_limited(until, explicit)
 
-    def block(self, reason: str, until: float) -> None:
-        """Do not use the credential before ``until`` (Unix seconds)."""
-        self._credential.block(reason, until)
+    @property
+    def identity(self) -> str:
+        """Whose login it is: id of the account or organization; empty = not known."""
+        return self._credential.identity
+
+    @property
+    def is_account(self) -> bool:
+        """Whether it is an account with a login: what keys and remote instances answer is no second opinion."""
+        return not self.is_external and not self._credential.is_api_key
+
+    def learn(self, event: Input) -> None:
+        """Take over what this request's outcome tells of the credential, also after the lease was closed (F38)."""
+        self._credential.learn(event)
+
+    def sending(self, asked: Combination) -> None:
+        """Note that the request is about to be sent."""
+        self._credential.sending(asked)
+
+    def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
+        """Note that the upstream has served the request, which was sent at ``sent_at`` (Unix seconds)."""
+        self._credential.served(asked, sent_at, is_model_request)
 
     def reject(self) -> None:
         """Do not use a remote instance for a while because it refused the request for reasons of its own (spec 4.4)."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ccmproxy.policy.retry import LeaseOutcome
     from ccmproxy.policy.sessions import Assignment, SessionKey
     from ccmproxy.state.availability import Availability, CredentialSnapshot
+    from ccmproxy.state.holds import Combination
     from ccmproxy.state.limits import LimitsUpdate
+    from ccmproxy.state.transitions import Input
 
 
 class CredentialUnavailable(Exception):
@@ -81,8 +83,21 @@ class ILease(Interface):
         model is reported by :meth:`observe` instead.
         """
 
-    def block(reason: str, until: float) -> None:
-        """Do not use the credential before ``until`` (Unix seconds). ``reason``: the reason word (spec 5.1)."""
+    identity: str = Attribute(
+        "Id of the account or organization whose login it is; empty where it is not known."
+    )
+    is_account: bool = Attribute(
+        "True for an account with a login: others' answers are no second opinion (spec 12.1)."
+    )
+
+    def learn(event: Input) -> None:
+        """Take over what this request's outcome tells of the credential, also after the lease was closed (F38)."""
+
+    def sending(asked: Combination) -> None:
+        """Note that the request is about to be sent."""
+
+    def served(asked: Combination, sent_at: float, is_model_request: bool) -> None:
+        """Note that the upstream has served the request, which was sent at ``sent_at`` (Unix seconds)."""
 
     def reject() -> None:
         """Note that a remote instance refused the request for reasons of its own (spec 4.4)."""
@@ -109,6 +124,13 @@ class ICredential(Interface):
         """Return an immutable view of the state at ``now`` (Unix seconds). With ``model``, it includes the windows of
         that model."""
 
+    def turns_away(asked: Combination, is_warm: bool, now: float) -> bool:
+        """Return whether a request for ``asked`` does not go there at ``now`` (Unix seconds), although the windows have
+        room (spec 12.2). ``is_warm``: its session was served there within the last minutes."""
+
+    def free_at(asked: Combination, now: float) -> float:
+        """Return when a rest of ``asked`` ends there (Unix seconds); 0: it does not rest."""
+
     def lease(holder: Hashable = None) -> ILease:
         """Open a lease, even if the credential is unusable: the provider checks that. ``holder`` is the key by which
         :meth:`interrupt` finds the lease."""
@@ -132,6 +154,9 @@ class IProvider(Interface):
     def select(selection: Selection) -> ILease:
         """Return a lease on the credential that is to serve the request. Raises
         :class:`ccmproxy.policy.balancing.NoCredential` when none can."""
+
+    def served(selection: Selection, tag: str) -> None:
+        """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""
 
     def keeps(selection: Selection, tag: str) -> bool:
         """Return whether a new turn may use the connection that this session has to the credential ``tag``.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ccmproxy.state.availability import Availability, CredentialSnapshot
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import current_reset, current_utilization, remaining
 
 #: A week in hours: the time until the reset at which the urgency is 1 (spec 6.3).
@@ -28,7 +29,9 @@ class Selection:
     """What a provider is asked for: a credential for this session and model, other than ``excluded`` (tags).
 
     ``user``: name of the user who sent the request; sessions of different users never share an entry. ``agent``: id of
-    a subagent within the session.
+    a subagent within the session. ``asked``: endpoint, model and betas, as far as refusals may be about them.
+    ``only_accounts``: no key and no remote instance, because another account's answer to the same request is wanted
+    (spec 12.1).
     """
 
     session: str | None = None
@@ -37,14 +40,21 @@ class Selection:
     excluded: frozenset[str] = frozenset()
     user: str = ""
     agent: str | None = None
+    asked: Combination | None = None
+    only_accounts: bool = False
 
 
 class NoCredential(Exception):
-    """No credential can take the request now. ``availability``: of the whole provider (spec 8.1)."""
+    """No credential can take the request now.
 
-    def __init__(self, availability: Availability) -> None:
+    ``availability``: of the whole provider (spec 8.1). ``rests_until``: when the first of those ends its rest that have
+    room and only rest (Unix seconds, spec 12.2); 0: none does.
+    """
+
+    def __init__(self, availability: Availability, rests_until: float = 0.0) -> None:
         super().__init__(availability.message or availability.reason)
         self.availability = availability
+        self.rests_until = rests_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,11 @@ MOST_SESSION_MODELS = 8
 JUST_ASSIGNED = 60.0
 
 
+#: So long after it was served a session is warm there; for so long it does not return to where a rest moved it away
+#: from (seconds, spec 12.2).
+WARM_TIME = 300.0
+
+
 class IssuedValues:
     """Remembers which credential issued a value that a client sends back in a later request (spec 3.6).
 
@@ -77,6 +82,17 @@ class Assignment:
     last_use: float
     models: list[str] = field(default_factory=list)
     came_from: str = ""
+    served_at: float = 0.0
+    rested: str = ""
+    rested_at: float = 0.0
+
+    def is_warm(self, now: float) -> bool:
+        """Whether its credential has served the session within the last minutes, so that its prompt cache is warm."""
+        return 0 <= now - self.served_at < WARM_TIME
+
+    def avoids(self, credential: str, now: float) -> bool:
+        """Whether a rest has moved the session away from this credential within the last minutes (spec 12.2)."""
+        return self.rested == credential and 0 <= now - self.rested_at < WARM_TIME
 
     @property
     def model(self) -> str | None:

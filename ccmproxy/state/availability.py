@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ccmproxy.state.durations import format_duration
+from ccmproxy.state.holds import NOTHING_HELD, Holds
 from ccmproxy.state.limits import (
     LATEST_TIME,
     SHORT_WINDOW,
@@ -21,6 +22,7 @@ from ccmproxy.state.limits import (
     current_utilization,
 )
 from ccmproxy.state.model_names import is_of_family, name_words
+from ccmproxy.state.refused import LastRefused, Refused
 
 #: The states that the status endpoint names (spec 8.1).
 AvailabilityState = Literal["usable", "rate_limited", "temporarily_blocked", "unavailable"]
@@ -30,24 +32,33 @@ AvailabilityState = Literal["usable", "rate_limited", "temporarily_blocked", "un
 class Availability:
     """Whether a credential (or a whole pool) can take a request now.
 
-    ``reason``: a stable word, empty if usable: ``unavailable``, ``connection_limit``, ``rate_limited``, ``rejected``,
+    ``reason``: a stable word, empty if usable: ``unavailable``, ``rate_limited``, ``rejected``, ``refused``,
     ``poll_failed``, ``short_window``, ``weekly_window``, ``model_window``. ``message``: a sentence for people.
-    ``reset_at``: when the state may change without an input (Unix seconds, 0 = unknown).
+    ``reset_at``: when the state may change without an input (Unix seconds, 0 = unknown). ``lets_one_through``: the
+    provider refuses the account, but its last poll was good: one request may find out (spec 12.3).
+    ``is_last_resort``: one request may find out where no other credential can serve.
     """
 
     state: AvailabilityState
     reason: str = ""
     message: str = ""
     reset_at: float = 0.0
+    lets_one_through: bool = False
+    is_last_resort: bool = False
 
     @property
     def worth_trying(self) -> bool:
         """Whether the credential is usable, or unusable for a reason that need not affect the next request (spec 5.1).
 
-        Failed polls are a problem of the usage endpoint (compare F6), and a connection limit concerns the connections
-        that are open now. A request uses another credential if there is one, and else this one.
+        Failed polls are a problem of the usage endpoint (compare F6). A request uses another credential if there is
+        one, and else this one.
         """
-        return self.state == "usable" or self.reason in ("poll_failed", "connection_limit")
+        return (
+            self.state == "usable"
+            or self.reason == "poll_failed"
+            or self.lets_one_through
+            or self.is_last_resort
+        )
 
     @property
     def usable(self) -> bool:
@@ -89,11 +100,18 @@ class Shown:
 class CredentialState:
     """Everything that is remembered about one credential. It starts as unavailable, as nothing has been read yet.
 
+    What was learnt from refusals (``holds``, ``refused``, ``refusals``) belongs to the identity of the login, as do the
+    windows: another identity starts with a clean slate (spec 12.5).
+
     Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
     ``model_rejections``: model family -> until when its window is used up. ``organization``: id of the organization
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
+    ``rate_limited_at``: when the present rate limit began. ``low_polls``: polls in a row since then that show its
+    window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures that
+    were not believed asked for a poll. ``refusals``: who was refused for what without known words since the account
+    served last, as (caller, model).
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -101,8 +119,14 @@ class CredentialState:
     limits: Limits = Limits()
     rate_limited_until: float = 0.0
     rejected_until: float = 0.0
-    blocked_until: float = 0.0
-    blocked_reason: str = ""
+    rate_limited_at: float = 0.0
+    low_polls: int = 0
+    sockets_rest_until: float = 0.0
+    poll_wanted_at: float = 0.0
+    holds: Holds = NOTHING_HELD
+    refused: Refused | None = None
+    last_refused: LastRefused | None = None
+    refusals: tuple[tuple[str, str], ...] = ()
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
     last_update: float = 0.0
@@ -118,7 +142,8 @@ class CredentialSnapshot:
     """A frozen view of one credential for balancing, aggregation and status.
 
     ``has_data``: whether there are figures to aggregate. ``ever_had_data`` stays true after a change of account.
-    ``organization``: id of the organization that the account belongs to, empty = unknown.
+    ``organization``: id of the organization that the account belongs to, empty = unknown. ``takes_sockets``: new
+    WebSockets may be opened there.
     """
 
     tag: str
@@ -130,6 +155,7 @@ class CredentialSnapshot:
     has_data: bool
     ever_had_data: bool
     organization: str = ""
+    takes_sockets: bool = True
 
 
 # Usable? ------------------------------------------------------------------------------------------------------
@@ -153,17 +179,14 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     if state.rejected_until > now:
         message = f"rejected by the upstream until {_moment(state.rejected_until, now)}"
         return Availability("temporarily_blocked", "rejected", message, state.rejected_until)
+    if state.refused is not None:
+        return _refused(state.refused, now)
     if full is not None:
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # These two checks come last, although spec 5.1 has a connection limit before the windows: a request without another
-    # credential uses this one despite them (worth_trying), and must not exceed a reserve that is known to be reached.
-    if state.blocked_until > now:
-        reason = state.blocked_reason or "connection_limit"
-        wait = format_duration(state.blocked_until - now)
-        message = f"{reason.replace('_', ' ')}, free again in {wait}"
-        return Availability("temporarily_blocked", reason, message, state.blocked_until)
+    # This check comes last: a request without another credential uses this one despite it (worth_trying), and must not
+    # exceed a reserve that is known to be reached.
     if state.poll_failures > 0:
         count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
         return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")
@@ -190,6 +213,7 @@ def snapshot(
         has_data=state.ever_had_data,
         ever_had_data=state.ever_had_data,
         organization=state.organization,
+        takes_sockets=state.sockets_rest_until <= now,
     )
 
 
@@ -200,13 +224,25 @@ def next_change(state: CredentialState, caps: Caps, now: float) -> float | None:
     Windows of single models are not considered, as no status shows them.
     """
     moments = (
-        state.blocked_until,
         state.rate_limited_until,
         state.rejected_until,
+        state.refused.next_at if state.refused is not None else 0.0,
         state.limits.short.resets_at,
         state.limits.weekly.resets_at,
     )
     return min((moment for moment in moments if moment > now), default=None)
+
+
+def _refused(known: Refused, now: float) -> Availability:
+    message = f"the provider refuses this account: {known.sentence or 'it gave no reason'}"
+    return Availability(
+        "temporarily_blocked",
+        "refused",
+        message,
+        0.0 if known.is_open else known.next_at,
+        lets_one_through=known.is_open,
+        is_last_resort=now >= known.next_at,
+    )
 
 
 def _full_window(limits: Limits, caps: Caps, now: float) -> Availability | None:

@@ -89,6 +89,9 @@ class Holds:
         )
 
 
+NOTHING_HELD = Holds()
+
+
 def rested(holds: Holds, asked: Combination | None, wait: float | None, now: float) -> Holds:
     """A combination (None: the account) was refused without data, and takes no cold work for a while.
 

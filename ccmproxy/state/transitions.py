@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import assert_never
 
+from ccmproxy.state import charging, refused
 from ccmproxy.state.availability import Availability, Caps, CredentialState, Shown, availability
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import (
     LARGEST_WEIGHT,
     LATEST_TIME,
@@ -73,17 +75,24 @@ class HeadersObserved:
 class PollSucceeded:
     """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
 
-    ``usable``: whether a remote instance says that it can serve; None = not reported.
+    ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
+    (Unix seconds, 0 = now).
     """
 
     update: LimitsUpdate
     plan_weight: float | None = None
     usable: bool | None = None
+    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PollFailed:
     """A poll failed in a way that counts (spec 3.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollRefused:
+    """The usage endpoint refused the account, rather than the question: counts for a refused account (spec 12.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +115,76 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocked:
-    """The credential is temporarily not to be used, until ``until``. ``reason``: for example ``connection_limit``."""
+class SocketsRest:
+    """The upstream has no more WebSockets to give: no new one is opened there until ``until`` (spec 12.2)."""
 
-    reason: str
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rests:
+    """Another account serves what this one refused without data. ``wait``: seconds of its Retry-After, None = none."""
+
+    asked: Combination
+    caller: str
+    wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Another account serves what this one refuses. ``sentence``: the provider's."""
+
+    asked: Combination
+    caller: str
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDenied:
+    """Known words: the model is not for this account."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRefused:
+    """Known words: the account itself is refused. ``sentence``: the provider's."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """A refusal without known words, on which no second opinion could be had. ``is_busy``: a 429."""
+
+    asked: Combination
+    caller: str
+    wait: float | None = None
+    sentence: str = ""
+    is_busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSent:
+    """A request goes to the upstream."""
+
+    asked: Combination
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGaveUp:
+    """A request that was sent came to nothing that tells anything of the credential."""
+
+    asked: Combination
+
+
+@dataclass(frozen=True, slots=True)
+class RequestServed:
+    """The upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
+
+    asked: Combination
+    sent_at: float
+    is_model_request: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +198,18 @@ Input = (
     | HeadersObserved
     | PollSucceeded
     | PollFailed
+    | PollRefused
     | RateLimited
     | Rejected
-    | Blocked
+    | SocketsRest
+    | Rests
+    | Denied
+    | ModelDenied
+    | AccountRefused
+    | RequestRefused
+    | RequestSent
+    | RequestGaveUp
+    | RequestServed
     | TimePassed
 )
 
@@ -152,7 +235,12 @@ class Log:
     message: str
 
 
-Effect = Interrupt | Notify | Log
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask the usage endpoint now: what was learnt cannot be true beside what is known, or may have a cause there."""
+
+
+Effect = Interrupt | Notify | Log | Poll
 
 # What happens -------------------------------------------------------------------------------------------------
 
@@ -168,7 +256,8 @@ def transition(
     """
     # If a limit has expired since the last event, requests have been accepted since.
     armed = state.armed or availability(state, caps, now).usable
-    state = _lift(_apply(state, event, now), now)
+    state, wants_poll = _apply(state, event, now, caps)
+    state = _lift(state, now)
     present = availability(state, caps, now)
     armed = armed or present.usable
     effects: list[Effect] = []
@@ -186,14 +275,36 @@ def transition(
         effects.append(Interrupt(cause))
     if shown != state.shown:
         effects.append(Notify())
+    if wants_poll:
+        effects.append(Poll())
     if armed is not state.armed or shown != state.shown:
         state = replace(state, armed=armed, shown=shown)
     return state, tuple(effects)
 
 
-def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
+def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tuple[CredentialState, bool]:
+    """Return the state after ``event``, and whether the usage endpoint is to be asked now."""
+    match event:
+        case HeadersObserved(update, False, plan_weight) if not charging.is_believed(
+            state.limits, update, now
+        ):
+            # Answers overtake one another, so the lower figure may be the older one: only a poll can tell.
+            merged = merge_observed(state.limits, update, now)
+            state = _learn(state, update, merged, plan_weight, now, has_data=False)
+            if 0 <= now - state.poll_wanted_at < charging.POLL_WANTED_AGAIN:
+                return state, False
+            return replace(state, poll_wanted_at=now), True
+        case RequestRefused(asked, caller, wait, sentence, is_busy):
+            return charging.was_refused(state, asked, caller, wait, sentence, now, is_busy=is_busy)
+        case _:
+            return _changed(state, event, now, caps), False
+
+
+def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> CredentialState:
     match event:
         case TokenAvailable(plan_weight, organization):
+            if organization and state.organization and organization != state.organization:
+                state = charging.clean_slate(state)
             return replace(
                 state,
                 unavailable=None,
@@ -210,10 +321,11 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
                 else merge_observed(state.limits, update, now)
             )
             return _learn(state, update, merged, plan_weight, now, has_data=update.has_data)
-        case PollSucceeded(update, plan_weight, usable):
-            # A rate limit after a 429 stays until its end, because the endpoint may lag behind the 429. But if a remote
-            # instance says that it is usable, that is authoritative.
+        case PollSucceeded(update, plan_weight, usable, began):
+            # A rate limit after a 429 stays until its end, unless a later poll contradicts it, because the endpoint may
+            # lag behind the 429. But if a remote instance says that it is usable, that is authoritative.
             state = replace(state, poll_failures=0, rejected_until=0.0)
+            state = charging.polled(state, update, began or now, (caps.short, caps.weekly), now)
             if usable:
                 state = replace(state, rate_limited_until=0.0)
             merged = merge_polled(state.limits, update)
@@ -222,16 +334,37 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
             return _learn(state, update, merged, plan_weight, now, has_data=True)
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
+        case PollRefused():
+            if state.refused is None:
+                return state
+            return replace(state, refused=refused.polled(state.refused, now, is_good=False))
         case RateLimited(until, explicit):
-            return replace(state, rate_limited_until=_limit(state.rate_limited_until, until, explicit, now))
+            return replace(
+                state,
+                rate_limited_until=_limit(state.rate_limited_until, until, explicit, now),
+                rate_limited_at=now,
+                low_polls=0,
+            )
         case Rejected(until):
             return replace(state, rejected_until=max(state.rejected_until, _end(until, now, DEFAULT_BLOCK)))
-        case Blocked(reason, until):
+        case SocketsRest(until):
             end = _end(until, now, DEFAULT_BLOCK)
-            if end <= state.blocked_until:
-                return state
-            return replace(state, blocked_reason=reason, blocked_until=end)
-        case TimePassed():
+            return replace(state, sockets_rest_until=max(state.sockets_rest_until, end))
+        case Rests(asked, caller, wait):
+            return charging.rests(state, asked, caller, wait, now)
+        case Denied(asked, caller, sentence):
+            return charging.is_denied(state, asked, caller, sentence, now)
+        case ModelDenied(model):
+            return charging.may_not_use(state, model, now)
+        case AccountRefused(sentence):
+            return charging.is_refused(state, sentence, now)
+        case RequestSent(asked):
+            return charging.request_sent(state, asked, now)
+        case RequestGaveUp(asked):
+            return charging.request_gave_up(state, asked)
+        case RequestServed(asked, sent_at, is_model_request):
+            return charging.request_served(state, asked, sent_at, now, is_model_request=is_model_request)
+        case RequestRefused() | TimePassed():
             return state
         case _:
             assert_never(event)
@@ -293,8 +426,8 @@ def _weight(weight: float, state: CredentialState) -> float:
 
 def _lift(state: CredentialState, now: float) -> CredentialState:
     """Remove what has expired permanently, so that a clock that is set back does not restore it."""
-    if 0 < state.blocked_until <= now:
-        state = replace(state, blocked_until=0.0, blocked_reason="")
+    if 0 < state.sockets_rest_until <= now:
+        state = replace(state, sockets_rest_until=0.0)
     if 0 < state.rate_limited_until <= now:
         state = replace(state, rate_limited_until=0.0)
     if 0 < state.rejected_until <= now:

@@ -157,11 +157,13 @@ class Pool:
             if assignment is before:
                 break
             # Rebalancing interrupted another request of this session, and that request has reassigned the session.
-        candidates = self._candidates(selection, model, now)
+        candidates = self._candidates(selection, model, now, assignment)
         if not candidates:
             if key is not None and assignment is not None:
                 self._return(key, selection, assignment, now)
-            raise NoCredential(self._availability(selection, model, now))
+            raise NoCredential(
+                self._availability(selection, model, now), self._rests_until(selection, model, now)
+            )
         choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)
         if key is not None:
@@ -200,9 +202,16 @@ class Pool:
         """Return why the session leaves its credential, as text for the log. Empty if it stays."""
         if not assignment.credential:
             return f"all sessions leave {assignment.came_from}"
-        return self._why_leave_credential(selection, assignment.credential, model, now)
+        return self._why_leave_credential(selection, assignment.credential, model, now, assignment)
 
-    def _why_leave_credential(self, selection: Selection, tag: str, model: str | None, now: float) -> str:
+    def _why_leave_credential(
+        self,
+        selection: Selection,
+        tag: str,
+        model: str | None,
+        now: float,
+        assignment: Assignment | None = None,
+    ) -> str:
         """Return why a session on ``tag`` leaves it, as text for the log. Empty if it stays.
 
         Failed polls of the usage endpoint do not move sessions: they say nothing about the account (compare F6), and a
@@ -215,14 +224,21 @@ class Pool:
             return f"{tag} may not serve it any more"
         view = member.snapshot(now, model)
         availability = view.availability
+        is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+        if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
+            if self._candidates(selection, model, now):
+                if assignment is not None and assignment.credential == tag:
+                    assignment.rested, assignment.rested_at = tag, now
+                return f"{tag} does not take it at present"
         if not availability.usable and availability.reason != "poll_failed":
             candidates = self._candidates(selection, model, now)
             # If all remaining candidates are merely worth trying, moving from one to another does not help.
             if not availability.worth_trying or any(each.snapshot.availability.usable for each in candidates):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
-            candidates = self._candidates(selection, model, now)
-            if candidates and fallback(candidates).tag != tag:
+            candidates = self._candidates(selection, model, now, assignment)
+            order = [each.tag for each in self._members]
+            if candidates and order.index(fallback(candidates).tag) < order.index(tag):
                 return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
             candidates = self._candidates(selection, model, now)
@@ -286,7 +302,11 @@ class Pool:
         still usable. It is when the network was down, for example, and then it still has the prompt cache."""
         first = assignment.came_from
         member = self._allowed(selection, first)
-        if first in selection.excluded and member is not None and member.snapshot(now).availability.usable:
+        if (
+            first in selection.excluded
+            and member is not None
+            and member.snapshot(now).availability.worth_trying
+        ):
             self._sessions.assign(key, first, now)
 
     def _note_model(self, selection: Selection, assignment: Assignment) -> None:
@@ -312,17 +332,55 @@ class Pool:
             return None
         return member if self._takes_keys or not member.is_api_key else None
 
-    def _candidates(self, selection: Selection, model: str | None, now: float) -> list[Candidate]:
-        """Return the members that are usable or, if there are none, those that are worth trying."""
-        views = [
-            member.snapshot(now, model)
+    def _candidates(
+        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None = None
+    ) -> list[Candidate]:
+        """Return the members that are usable or, if there are none, those that are worth trying.
+
+        Members that do not take such a request at present are left out (spec 12.2), and for a session with an
+        ``assignment`` those that it avoids.
+        """
+        members = [
+            member
             for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
+            if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
         ]
-        fit = [view for view in views if view.availability.usable] or [
+        views = [member.snapshot(now, model) for member in members]
+        fit = [view for view in views if view.availability.usable or view.availability.lets_one_through] or [
             view for view in views if view.availability.worth_trying
         ]
         return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
+
+    def _takes(
+        self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
+    ) -> bool:
+        if selection.only_accounts and (member.is_external or member.is_api_key):
+            return False
+        if assignment is not None and assignment.avoids(member.tag, now):
+            return False
+        if selection.asked is None:
+            return True
+        is_warm = assignment is not None and assignment.credential == member.tag and assignment.is_warm(now)
+        return not member.turns_away(selection.asked, is_warm, now)
+
+    def _rests_until(self, selection: Selection, model: str | None, now: float) -> float:
+        """Return when the first member ends its rest that has room and only rests (Unix seconds); 0: there is none."""
+        if selection.asked is None:
+            return 0.0
+        moments = [
+            member.free_at(selection.asked, now)
+            for member in self.credentials(selection.allow_external)
+            if member.snapshot(now, model).availability.usable
+        ]
+        return min((moment for moment in moments if moment > now), default=0.0)
+
+    def served(self, selection: Selection, tag: str) -> None:
+        """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""
+        key = self._key(selection)
+        now = self._now()
+        assignment = self._sessions.find(key, now) if key is not None else None
+        if assignment is not None and assignment.credential == tag:
+            assignment.served_at = now
 
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:

@@ -53,6 +53,9 @@ class SingleProvider:
         availability = credential.snapshot(now, selection.model).availability
         tried = credential.tag in selection.excluded
         allowed = selection.allow_external or not credential.is_external
+        rests_until = self._rests_until(selection, now)
+        if allowed and not tried and rests_until:
+            raise NoCredential(availability, rests_until)
         if tried or not allowed or not availability.worth_trying:
             if availability.state == "unavailable":
                 message = f"credential {credential.tag} is unavailable: {availability.message}"
@@ -71,6 +74,32 @@ class SingleProvider:
             return False
         self._remember(selection, now)
         return True
+
+    def served(self, selection: Selection, tag: str) -> None:
+        """Note that the credential has served a request of this session: its prompt cache is warm there."""
+        now = self._now()
+        assignment = self._find(selection, now)
+        if assignment is not None:
+            assignment.served_at = now
+
+    def _find(self, selection: Selection, now: float) -> Assignment | None:
+        if selection.session is None:
+            return None
+        return self._sessions.find(
+            SessionKey(selection.user, selection.session, selection.allow_external), now
+        )
+
+    def _rests_until(self, selection: Selection, now: float) -> float:
+        """Return when the credential takes such a request again (Unix seconds); 0: it does now.
+
+        Only rests are looked at: whoever has one credential is not helped by leaving it alone for anything else.
+        """
+        if selection.asked is None:
+            return 0.0
+        assignment = self._find(selection, now)
+        is_warm = assignment is not None and assignment.is_warm(now)
+        free_at = self._credential.free_at(selection.asked, now)
+        return free_at if free_at and self._credential.turns_away(selection.asked, is_warm, now) else 0.0
 
     def _remember(self, selection: Selection, now: float) -> None:
         if selection.session is None:

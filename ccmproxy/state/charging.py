@@ -1,0 +1,216 @@
+"""How refusals, and requests that are served, change what is known of a credential (spec 12.1 to 12.3, 12.5). Pure.
+
+Functions from a state to a state; :mod:`ccmproxy.state.transitions` calls them for its inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from ccmproxy.state import holds, refused
+from ccmproxy.state.availability import CredentialState
+from ccmproxy.state.holds import Combination, Holds
+from ccmproxy.state.limits import RESET_JITTER, Limits, LimitsUpdate, Window, is_expired
+
+#: Refusals that are remembered, to see whether different callers or models meet them.
+MOST_REFUSALS = 8
+#: Headers that are lower than what is known by so much are not believed (percent points).
+DISBELIEVED_BY = 5.0
+#: Figures that are not believed ask for a poll at most once in so long (seconds).
+POLL_WANTED_AGAIN = 600.0
+#: A rate-limited credential is polled after so long, and then again and again after so long (seconds).
+FIRST_LOOK = 120.0
+NEXT_LOOK = 900.0
+#: A window that polls show below this twice in a row is not used up, whatever a 429 has said (percent).
+CLEARLY_BELOW = 95.0
+
+
+def rests(
+    state: CredentialState, asked: Combination, caller: str, wait: float | None, now: float
+) -> CredentialState:
+    """Another account serves what this one refused without data: the combination takes no cold work for a while; the
+    account as a whole, if it refused two models or two callers with nothing served in between."""
+    state, is_pattern = _noted(state, asked, caller, by_model=True)
+    changed = holds.rested(state.holds, asked, wait, now)
+    if is_pattern:
+        changed = holds.rested(changed, None, wait, now)
+    return replace(state, holds=changed)
+
+
+def is_denied(
+    state: CredentialState, asked: Combination, caller: str, sentence: str, now: float
+) -> CredentialState:
+    """Another account serves what this one refuses: the combination is not sent there for a while; the account is
+    refused, if it refused two models or two callers with nothing served in between."""
+    state, is_pattern = _noted(state, asked, caller, by_model=True)
+    state = replace(state, holds=holds.denied(state.holds, asked, now))
+    return is_refused(state, sentence, now) if is_pattern else state
+
+
+def may_not_use(state: CredentialState, model: str, now: float) -> CredentialState:
+    """Known words: the model is not for this account."""
+    return replace(state, holds=holds.model_denied(state.holds, model, now))
+
+
+def is_refused(state: CredentialState, sentence: str, now: float) -> CredentialState:
+    """Known words, or the evidence of different callers: the account itself is refused."""
+    return replace(state, refused=refused.refused(state.refused, state.last_refused, sentence, now))
+
+
+def was_refused(
+    state: CredentialState,
+    asked: Combination,
+    caller: str,
+    wait: float | None,
+    sentence: str,
+    now: float,
+    *,
+    is_busy: bool,
+) -> tuple[CredentialState, bool]:
+    """A refusal without known words, on which nobody else was or could be heard. By itself it charges nothing; that
+    different callers meet it in a row does. The second: whether a poll may tell more, as with a single caller."""
+    state, is_pattern = _noted(state, asked, caller, by_model=False)
+    if not is_pattern:
+        return state, True
+    if is_busy:
+        return replace(state, holds=holds.rested(state.holds, None, wait, now)), False
+    return is_refused(state, sentence, now), False
+
+
+def request_sent(state: CredentialState, asked: Combination, now: float) -> CredentialState:
+    """A request goes to the upstream."""
+    changed = state.holds if state.holds.is_empty else holds.sent(state.holds, asked, now)
+    known = state.refused
+    if known is not None and (known.is_open or now >= known.next_at):
+        known = refused.sent(known, now)
+    if changed is state.holds and known is state.refused:
+        return state
+    return replace(state, holds=changed, refused=known)
+
+
+def request_gave_up(state: CredentialState, asked: Combination) -> CredentialState:
+    """A request that was sent came to nothing that tells anything of the credential."""
+    return state if state.holds.is_empty else replace(state, holds=holds.gave_up(state.holds, asked))
+
+
+def request_served(
+    state: CredentialState, asked: Combination, sent_at: float, now: float, *, is_model_request: bool
+) -> CredentialState:
+    """The upstream has served a request that was sent at ``sent_at`` (Unix seconds): nothing is held against the
+    credential any more that the request would have met."""
+    limited = state.rate_limited_until
+    if is_model_request and limited > now and sent_at > state.rate_limited_at > 0:
+        limited = 0.0
+    known, last = state.refused, state.last_refused
+    if known is not None and is_model_request:
+        last = refused.LastRefused(known.step, now)
+        known = None
+    changed = holds.served(state.holds, asked)
+    if (
+        limited == state.rate_limited_until
+        and known is state.refused
+        and changed is state.holds
+        and not state.refusals
+    ):
+        return state
+    return replace(
+        state, rate_limited_until=limited, refused=known, last_refused=last, holds=changed, refusals=()
+    )
+
+
+def _noted(
+    state: CredentialState, asked: Combination, caller: str, *, by_model: bool
+) -> tuple[CredentialState, bool]:
+    """Remember a refusal; the second: whether different callers (or, ``by_model``, models) have met them in a row."""
+    entry = (caller, asked.model)
+    kept = (*(each for each in state.refusals if each != entry), entry)[-MOST_REFUSALS:]
+    callers = {each for each, _ in kept}
+    models = {model for _, model in kept}
+    return replace(state, refusals=kept), len(callers) > 1 or (by_model and len(models) > 1)
+
+
+# Polls ----------------------------------------------------------------------------------------------------------
+
+
+def polled(
+    state: CredentialState, update: LimitsUpdate, began: float, caps: tuple[float, float], now: float
+) -> CredentialState:
+    """What a successful poll that was sent at ``began`` (Unix seconds) says of a rate limit, and of a refusal.
+
+    ``caps``: of the short and the weekly window, percent. To be called before the windows are replaced.
+    """
+    if state.refused is not None:
+        state = replace(state, refused=refused.polled(state.refused, now, is_good=True))
+    if state.rate_limited_until <= now or began <= state.rate_limited_at:
+        return state
+    both = zip((update.short, update.weekly), caps, strict=True)
+    windows = [(window, cap) for window, cap in both if window is not None]
+    claimed = [pair for pair in windows if _is_claimed(pair[0], state.rate_limited_until)] or windows
+    if not claimed:
+        return state
+    below_cap = all((window.utilization or 0.0) < limit for window, limit in claimed)
+    moved = all(abs(window.resets_at - state.rate_limited_until) > RESET_JITTER for window, _ in claimed)
+    if below_cap and moved and not any((window.utilization or 0.0) >= limit for window, limit in windows):
+        return replace(state, rate_limited_until=0.0, low_polls=0)
+    if all((window.utilization or 0.0) < CLEARLY_BELOW for window, _ in windows):
+        low = state.low_polls + 1
+        if low >= 2:
+            return replace(state, rate_limited_until=0.0, low_polls=0)
+        return replace(state, low_polls=low)
+    return replace(state, low_polls=0)
+
+
+def poll_wanted(state: CredentialState, last_poll: float, now: float) -> float:
+    """When the state asks for a poll besides the usual rhythm (Unix seconds); 0: it does not.
+
+    A rate-limited credential is looked at after 2 min and then every 15 min, a refused one at growing intervals.
+    ``last_poll``: when the last poll began.
+    """
+    moments = []
+    if state.rate_limited_until > now and state.rate_limited_at > 0:
+        first = state.rate_limited_at + FIRST_LOOK
+        moments.append(first if last_poll < first else last_poll + NEXT_LOOK)
+    if state.refused is not None and not state.refused.is_open:
+        moments.append(state.refused.next_at)
+    return min(moments, default=0.0)
+
+
+def _is_claimed(window: Window, until: float) -> bool:
+    return abs(window.resets_at - until) <= RESET_JITTER
+
+
+def is_believed(limits: Limits, update: LimitsUpdate, now: float) -> bool:
+    """Whether the windows of an answer's headers can be true beside what is known: not lower by several points, and no
+    reset that is earlier, within a window that has not ended (spec 12.5)."""
+    for known, said in ((limits.short, update.short), (limits.weekly, update.weekly)):
+        if said is None or said.utilization is None or known.utilization is None:
+            continue
+        if is_expired(known, now) or is_expired(said, now):
+            continue
+        if known.resets_at and said.resets_at > known.resets_at + RESET_JITTER:
+            continue
+        if said.utilization <= known.utilization - DISBELIEVED_BY:
+            return False
+        if known.resets_at and said.resets_at and said.resets_at < known.resets_at - RESET_JITTER:
+            return False
+    return True
+
+
+def clean_slate(state: CredentialState) -> CredentialState:
+    """Another identity's login is in the file: what is known of the last one says nothing of it (spec 12.5)."""
+    return replace(
+        state,
+        limits=Limits(),
+        rate_limited_until=0.0,
+        rate_limited_at=0.0,
+        low_polls=0,
+        sockets_rest_until=0.0,
+        model_rejections=MappingProxyType({}),
+        holds=Holds(),
+        refused=None,
+        last_refused=None,
+        refusals=(),
+        last_update=0.0,
+        poll_wanted_at=0.0,
+    )
