@@ -109,9 +109,27 @@ class Credential(ABC):
         """Return the authorization to send requests with. Raises CredentialUnavailable when there is none."""
 
     @abstractmethod
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
         CredentialUnavailable when there is no other."""
+
+    async def prove(self, authorization: Authorization) -> bool:
+        """Return whether this very authorization is known to be good, although the upstream has refused it for one
+        request (spec 12.3). Of what cannot be refreshed or asked about, nothing is known."""
+        return False
+
+    def proved(self, authorization: Authorization) -> None:  # noqa: B027 - only logins remember it
+        """Note that a model request was served with this authorization."""
+
+    def login_refused(self, authorization: Authorization, sentence: str) -> None:  # noqa: B027 - likewise
+        """Note that the upstream goes on refusing this authorization. ``sentence``: the provider's."""
+
+    def is_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> bool:
+        """Return whether a 401 for such a request is known to be about the request, whatever the login."""
+        return False
+
+    def remember_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> None:  # noqa: B027
+        """Note that a 401 for such a request is about the request alone."""
 
     def upstream_for(self, authorization: Authorization) -> Upstream:
         """Return the upstream for requests that are sent with ``authorization``."""

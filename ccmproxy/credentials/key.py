@@ -74,7 +74,7 @@ class KeyAccount(Credential):
         """Return the key."""
         return self._key
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Raise CredentialUnavailable, since there is only one key."""
         raise CredentialUnavailable("the upstream refused the API key")
 

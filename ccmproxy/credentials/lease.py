@@ -37,9 +37,24 @@ class LeasedCredential(Protocol):
     async def authorize(self) -> Authorization:
         """Return the authorization to send requests with. Raises CredentialUnavailable when there is none."""
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
         CredentialUnavailable when there is no other."""
+
+    async def prove(self, authorization: Authorization) -> bool:
+        """Return whether this very authorization is known to be good for other requests."""
+
+    def proved(self, authorization: Authorization) -> None:
+        """Note that a model request was served with this authorization."""
+
+    def login_refused(self, authorization: Authorization, sentence: str) -> None:
+        """Note that the upstream goes on refusing this authorization."""
+
+    def is_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> bool:
+        """Return whether a 401 for such a request is known to be about the request."""
+
+    def remember_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> None:
+        """Note that a 401 for such a request is about the request alone."""
 
     def observe(self, update: LimitsUpdate) -> None:
         """Take over the limits that an answer reported."""
@@ -115,10 +130,10 @@ class Lease:
         is none."""
         return self._sent_with(await self._credential.authorize())
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Return another authorization than ``rejected``, which the upstream refused. Raises CredentialUnavailable when
         there is no other."""
-        return self._sent_with(await self._credential.recover(rejected))
+        return self._sent_with(await self._credential.recover(rejected, caller))
 
     def _sent_with(self, authorization: Authorization) -> Authorization:
         """Switch to the upstream for ``authorization``: a login may have become a key, or the reverse, and the two may
@@ -139,6 +154,26 @@ class Lease:
     def connections(self) -> ConnectionPool:
         """Return the pool of connections to the upstream."""
         return self._upstream.connections
+
+    async def prove(self, authorization: Authorization) -> bool:
+        """Return whether this very authorization is known to be good for other requests (spec 12.3)."""
+        return await self._credential.prove(authorization)
+
+    def proved(self, authorization: Authorization) -> None:
+        """Note that a model request was served with this authorization."""
+        self._credential.proved(authorization)
+
+    def login_refused(self, authorization: Authorization, sentence: str) -> None:
+        """Note that the upstream goes on refusing this authorization. ``sentence``: the provider's."""
+        self._credential.login_refused(authorization, sentence)
+
+    def is_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> bool:
+        """Return whether a 401 for such a request is known to be about the request, whatever the login."""
+        return self._credential.is_about_request(authorization, method, path)
+
+    def remember_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> None:
+        """Note that a 401 for such a request is about the request alone."""
+        self._credential.remember_about_request(authorization, method, path)
 
     def observe(self, update: LimitsUpdate) -> None:
         """Take over the limits that the answer to this request reported."""

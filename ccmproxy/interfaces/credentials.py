@@ -66,9 +66,24 @@ class ILease(Interface):
         """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
         is none."""
 
-    async def recover(rejected: Authorization) -> Authorization:
-        """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
-        CredentialUnavailable when there is no other."""
+    async def recover(rejected: Authorization, caller: str = "") -> Authorization:
+        """Return another authorization than ``rejected``, which the upstream refused to ``caller`` (a user's name; spec
+        3.4). Raises CredentialUnavailable when there is no other."""
+
+    async def prove(authorization: Authorization) -> bool:
+        """Return whether this very authorization is known to be good for other requests."""
+
+    def proved(authorization: Authorization) -> None:
+        """Note that a model request was served with this authorization."""
+
+    def login_refused(authorization: Authorization, sentence: str) -> None:
+        """Note that the upstream goes on refusing this authorization."""
+
+    def is_about_request(authorization: Authorization, method: bytes, path: bytes) -> bool:
+        """Return whether a 401 for such a request is known to be about the request."""
+
+    def remember_about_request(authorization: Authorization, method: bytes, path: bytes) -> None:
+        """Note that a 401 for such a request is about the request alone."""
 
     def connections() -> ConnectionPool:
         """Return the pool of connections to this credential's upstream."""
@@ -174,5 +189,16 @@ class IProvider(Interface):
     def sessions(user: str) -> Sequence[tuple[SessionKey, Assignment]]:
         """Return the sessions of one user and the credential that each is assigned to, the most recently used first.
         ``user``: the name, empty in a service without users."""
+
+    patience: float = Attribute(
+        "Longest wait for which a warm session stays where it was refused (seconds, spec 12.2)."
+    )
+
+    def is_warm(selection: Selection, tag: str) -> bool:
+        """Return whether the credential ``tag`` has served this session within the last minutes."""
+
+    def refused(selection: Selection, tag: str) -> None:
+        """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``: its
+        next request goes elsewhere (spec 12.1)."""
 
     is_single_account: bool = Attribute("True for exactly one default credential (fast mode, spec 4.1).")

@@ -68,6 +68,11 @@ _PASSED_OVER = frozenset(
 )
 
 
+def class_of(kind: AnswerKind) -> RefusalClass | None:
+    """The class of a refusal; None: it is none, or one that says by itself what an account has left."""
+    return _CLASSES.get(kind)
+
+
 class ChargeKind(Enum):
     """What a charge does to a credential."""
 

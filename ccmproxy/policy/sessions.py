@@ -90,6 +90,10 @@ class Assignment:
         """Whether its credential has served the session within the last minutes, so that its prompt cache is warm."""
         return 0 <= now - self.served_at < WARM_TIME
 
+    def leaves(self, credential: str, now: float) -> None:
+        """The credential has refused the session in mid-stream: it goes elsewhere for a minute (spec 12.1)."""
+        self.rested, self.rested_at = credential, now - WARM_TIME + 60.0
+
     def avoids(self, credential: str, now: float) -> bool:
         """Whether a rest has moved the session away from this credential within the last minutes (spec 12.2)."""
         return self.rested == credential and 0 <= now - self.rested_at < WARM_TIME

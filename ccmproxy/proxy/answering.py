@@ -7,6 +7,7 @@ from typing import Protocol
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.attempt import Attempt, RelayEnd
 from ccmproxy.proxy.proxied_request import ProxiedRequest
@@ -39,7 +40,7 @@ class Answering(Protocol):
     def judge(self, response: ResponseHead) -> None:
         """Check the head of a response. Raises UpstreamProtocolError when it is no valid response to the request."""
 
-    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
+    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict) -> None:
         """Give the client the response that ``attempt`` holds; at its end, close the lease and conclude the request."""
 
     def leave(self) -> None:
@@ -72,7 +73,7 @@ class HTTPAnswering:
     def judge(self, response: ResponseHead) -> None:
         """Accept any response."""
 
-    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
+    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict) -> None:
         """Relay the response: its head and the held part of its body now, the rest as it arrives."""
         asked = self._asked
         context = asked.context
@@ -92,6 +93,7 @@ class HTTPAnswering:
             reading = meter.reading()
             if end is RelayEnd.CLIENT_GONE and reading.complete:
                 end = RelayEnd.WHOLE
+            self._learn_from(end, reading, lease, verdict)
             lease.close(_LEASE_OUTCOMES[end])
             asked.conclude(response.status, self._result(end, response, reading), reading)
 
@@ -103,6 +105,18 @@ class HTTPAnswering:
 
     def abort(self) -> None:
         """Do nothing: the exchange itself drops the attempt."""
+
+    def _learn_from(self, end: RelayEnd, reading: MeterReading, lease: ILease, verdict: Verdict) -> None:
+        """A refusal in mid-stream is learnt from like any other (spec 12.2, F51)."""
+        asked = self._asked
+        refusal = reading.refusal
+        if refusal is None:
+            if end is RelayEnd.WHOLE and verdict.kind is AnswerKind.OK and not reading.error:
+                asked.caller.provider.served(asked.selection(), lease.tag)
+        elif refusal.kind is AnswerKind.RATE_LIMITED:
+            lease.rate_limited(refusal.until, refusal.explicit)
+        else:
+            asked.caller.provider.refused(asked.selection(), lease.tag)
 
     def _headers(self, response: ResponseHead) -> Headers:
         """Return the response's header fields for the client."""

@@ -238,6 +238,10 @@ class Attempt:
             if not self._paused:
                 self._call.resumeProducing()
 
+    def held_body(self) -> bytes:
+        """Return what is held of the body."""
+        return b"".join(self._held)
+
     def discard(self) -> None:
         """Drop the response, and free its connection."""
         self._state = _State.OVER

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from ccmproxy.interfaces.credentials import ICredential, IProvider
+from ccmproxy.state.aggregate import overall_availability
+from ccmproxy.state.availability import Availability
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Caller:
             credential.tag not in without and credential.snapshot(now, model).availability.usable
             for credential in self.provider.credentials(self.allow_external)
         )
+
+    def availability(self, now: float, model: str | None) -> Availability:
+        """Return the availability of all of the caller's credentials together (spec 8.1) at ``now`` (Unix seconds)."""
+        credentials = self.provider.credentials(self.allow_external)
+        return overall_availability([each.snapshot(now, model) for each in credentials], now)
 
     def lacking(self, ability: Callable[[ICredential], bool]) -> set[str]:
         """Return the tags of the caller's credentials that lack this ability."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 
 from ccmproxy.dialects.base import Dialect
+from ccmproxy.policy.opinions import OpinionMemory
+from ccmproxy.policy.waits import ToldToWait
 from ccmproxy.proxy.aggregate_cache import AggregateCache
 from ccmproxy.proxy.bound_values import BoundValues
 from ccmproxy.proxy.registry import Registry
@@ -47,6 +49,9 @@ class ProxyContext:
     aggregates: AggregateCache
     bound_values: BoundValues
     polls: StalePolls
+    opinions: OpinionMemory
+    told: ToldToWait
+    random: Callable[[], float]
 
     @classmethod
     def of_service(
@@ -56,6 +61,7 @@ class ProxyContext:
         now: Callable[[], float],
         options: ProxyOptions,
         entropy: Callable[[int], bytes],
+        random: Callable[[], float],
     ) -> ProxyContext:
         """Return the context of a service without any request in progress."""
         return cls(
@@ -68,4 +74,7 @@ class ProxyContext:
             AggregateCache(now),
             BoundValues(dialect.bound_header, now),
             StalePolls(now),
+            OpinionMemory(),
+            ToldToWait(),
+            random,
         )

@@ -1,4 +1,4 @@
-"""One client request, from its head to the last byte of its response (spec 4.1 points 4 to 9)."""
+"""One client request, from its head to the last byte of its answer (spec 4.1 points 4 to 9)."""
 
 from __future__ import annotations
 
@@ -8,48 +8,28 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
-from ccmproxy.dialects.oauth import Authorization
-from ccmproxy.dialects.remote import remote_verdict
-from ccmproxy.http.failures import (
-    CarrierLost,
-    RequestNotSent,
-    ResponseLost,
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamTimeout,
-)
-from ccmproxy.http.message import Body, ResponseHead
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.http.message import Body
+from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
+from ccmproxy.policy.opinions import Charge, Hearing, Opinion, Ruling, class_of, most_sends
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
-from ccmproxy.policy.retry import Failure, LeaseOutcome, Progress, Step, after_answer, after_failure
-from ccmproxy.proxy.answering import Answering, is_event_stream
-from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
+from ccmproxy.policy.retry import Failure, LeaseOutcome, Step
+from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
+from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.caller import Caller
+from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
-from ccmproxy.state.availability import Availability
-
-#: How long the first event of a stream is awaited if another credential could serve instead (seconds, F13).
-FIRST_EVENT_TIME = 3.0
-_FAILURES = {
-    RequestNotSent: Failure.NOT_SENT,
-    CarrierLost: Failure.CARRIER_LOST,
-    ResponseLost: Failure.LOST,
-    UpstreamTimeout: Failure.TIMED_OUT,
-    UpstreamProtocolError: Failure.GARBLED,
-}
-#: Responses that concern the request alone and say nothing about the credential. If no other credential can serve, the
-#: client gets the response unchanged.
-_CONCERN_ONE_REQUEST = frozenset({AnswerKind.BUSY, AnswerKind.STREAM_FAILED, AnswerKind.REMOTE_BUSY})
+from ccmproxy.proxy.tries import Answer, NoAnswer, Tries
+from ccmproxy.state.transitions import RequestRefused
 
 
 class Exchange:
-    """Answers one request. Created by the forwarder; kept in the registry until it is over.
+    """Answers one request. The forwarder creates it, and the registry holds it until it is over.
 
-    An exchange makes attempts until the response of one may be relayed. :mod:`ccmproxy.policy.retry` decides on the
-    next step after each outcome, and ``answering`` delivers the response. There is no retry once the head of a response
-    was sent to the client.
+    A sequence of tries until an answer is the client's: what a refusal is about, and whether another credential is
+    asked, is decided in :mod:`ccmproxy.policy.opinions`; what becomes of the answer that is delivered, by
+    ``answering``. Nothing is tried any more once the answer's head went to the client.
     """
 
     log = Logger()
@@ -57,38 +37,48 @@ class Exchange:
     __slots__ = (
         "_answering",
         "_asked",
-        "_attempt",
         "_context",
+        "_current",
+        "_hearing",
+        "_held",
         "_lease",
-        "_no_token",
+        "_leases",
+        "_most_sends",
+        "_tries",
         "_unreached",
-        "_was_interrupted",
+        "_why_no_token",
     )
 
     def __init__(self, asked: ProxiedRequest, answering: Answering) -> None:
         self._asked = asked
         self._answering = answering
         self._context = asked.context
-        self._attempt: Attempt | None = None
+        self._hearing = Hearing()
+        self._tries: Tries | None = None
         self._lease: ILease | None = None
-        #: Why there was no token for the request.
-        self._no_token = ""
-        #: Seconds spent on attempts whose request could not be sent.
+        #: The answer at hand, and the first refusal, which the client may get in the end.
+        self._current: Answer | None = None
+        self._held: Answer | None = None
+        #: Leases of all credentials that were asked, by tag: charges are learnt when it is clear what they are.
+        self._leases: dict[str, ILease] = {}
+        self._most_sends = 1
+        #: Why there was no token to send the request with.
+        self._why_no_token = ""
+        #: Seconds that attempts took which could not be sent.
         self._unreached = 0.0
-        self._was_interrupted = False
 
     @property
     def caller(self) -> Caller:
-        """The sender of the request."""
+        """The caller that sent the request."""
         return self._asked.caller
 
     @property
     def credential(self) -> str:
-        """Tag of the current or last credential; empty if there was none yet."""
+        """Tag of the current or last credential of the request; empty: none yet."""
         return self._asked.credential
 
     def start(self) -> None:
-        """Begin to receive the body; its arrival starts everything else."""
+        """Begin to receive the body; everything else follows from its arrival."""
         registry = self._context.registry
         registry.begin(self)
         self._asked.on_concluded = partial(registry.end, self)
@@ -97,7 +87,7 @@ class Exchange:
         request.receive_body(self._context.options.max_body, self._body_received, self._body_failed)
 
     def leave(self) -> None:
-        """End soon if the exchange opened a WebSocket, because its credential or its caller was removed."""
+        """The credential or the caller of the request was removed."""
         self._answering.leave()
 
     # The client's side
@@ -105,11 +95,14 @@ class Exchange:
     def _client_gone(self) -> None:
         asked = self._asked
         asked.is_gone = True
-        if self._attempt is not None:
-            self._attempt.client_gone()
+        if self._held is not None and self._held is not self._current:
+            self._held.drop(LeaseOutcome.CANCELLED)
+        attempt = self._tries.attempt if self._tries is not None else None
+        if attempt is not None:
+            attempt.client_gone()
         elif not asked.tries:
             asked.conclude(499, "client_gone")
-        # Otherwise the exchange waits for a token, and checks is_gone afterwards.
+        # Otherwise the sequence waits for a token, and checks is_gone when it continues.
 
     def _body_failed(self, error: Exception) -> None:
         self._asked.refuse(of_body(error))
@@ -122,6 +115,7 @@ class Exchange:
         asked.facts = traffic.inspect(asked.request.head, body)
         provider = asked.caller.provider
         credentials = provider.credentials(asked.caller.allow_external)
+        self._most_sends = most_sends(len(credentials))
         # A remote instance decides itself whether it has an API key.
         has_api_key = any(credential.is_api_key or credential.is_external for credential in credentials)
         problem = traffic.check(asked.facts, provider.is_single_account, has_api_key)
@@ -136,9 +130,12 @@ class Exchange:
         asked = self._asked
         self.log.failure("request {request_id} failed in ccmproxy itself", failure, request_id=asked.id)
         self._answering.abort()
-        if self._attempt is not None:
-            self._attempt.discard()
-            self._context.registry.streams.discard(self._attempt)
+        if self._held is not None:
+            self._held.drop(LeaseOutcome.BROKEN)
+        attempt = self._tries.attempt if self._tries is not None else None
+        if attempt is not None:
+            attempt.discard()
+            self._context.registry.streams.discard(attempt)
         if self._lease is not None:
             self._lease.close(LeaseOutcome.BROKEN)
         if asked.is_over:
@@ -149,207 +146,204 @@ class Exchange:
         else:
             asked.refuse(Refusal(500, "internal_error", "internal error in ccmproxy"))
 
-    # Attempts
+    # Credentials
 
     async def _serve(self, body: Body) -> None:
-        """Try credentials until one serves the request, or none is left."""
+        """Ask credentials until one serves the request, or there is none left to ask."""
         asked = self._asked
-        excluded = asked.excluded = self._answering.unfit()
+        asked.excluded = self._answering.unfit()
         outcome: Failure | Verdict | None = None
-        held: tuple[ILease, ResponseHead] | None = None
         interrupted: set[str] = set()
+        was_interrupted = False
         while True:
             try:
-                lease = asked.caller.provider.select(asked.selection())
+                if not self._may_send():
+                    raise NoCredential(asked.caller.availability(self._context.now(), asked.facts.model))
+                lease = asked.caller.provider.select(asked.selection(self._wants_accounts()))
             except NoCredential as nobody:
-                if interrupted and nobody.availability.worth_trying:
+                if interrupted and nobody.availability.worth_trying and self._may_send():
                     # An interrupted credential was only rebalanced, or is usable again: try such credentials once more.
-                    excluded -= interrupted
+                    asked.excluded -= interrupted
                     interrupted.clear()
-                    if outcome is Failure.INTERRUPTED:
-                        outcome = None
                     continue
-                if held is not None:
-                    self._deliver(*held)
-                else:
-                    self._nobody(nobody.availability, outcome)
+                self._nobody(nobody, outcome)
                 return
-            if held is not None:
-                self._drop(held[0], LeaseOutcome.REFUSED)
-                held = None
-            self._lease = lease
-            step, outcome, head = await self._use(lease, body)
+            self._lease = self._leases[lease.tag] = lease
+            asked.credential = lease.tag
+            tries = self._tries = Tries(asked, self._answering, body, lease, self._unreached, self._may_send)
+            result = await tries.run()
+            self._unreached = tries.unreached
             if asked.is_gone:
-                if head is not None:
-                    self._drop(lease, LeaseOutcome.CANCELLED)
-                asked.conclude(499, "client_gone")
+                self._left(result)
                 return
-            if step is Step.RELAY and head is not None:
-                self._deliver(lease, head)
+            asked.excluded.add(lease.tag)
+            if isinstance(result, Answer):
+                outcome = result.verdict
+                if self._hear(result):
+                    return
+                continue
+            outcome = result.outcome
+            self._why_no_token = result.why_no_token or self._why_no_token
+            if result.step is Step.GIVE_UP:
+                self._give_up(outcome)
                 return
-            if step is Step.GIVE_UP:
-                asked.refuse(of_failure(outcome))
-                return
-            if head is not None and isinstance(outcome, Verdict) and outcome.kind in _CONCERN_ONE_REQUEST:
-                # Keep the response: if no other credential can serve the request, the client gets it unchanged.
-                held = (lease, head)
-            elif head is not None:
-                self._drop(lease, LeaseOutcome.REFUSED)
-            if outcome is Failure.INTERRUPTED and not self._was_interrupted:
-                self._was_interrupted = True
+            if outcome is Failure.INTERRUPTED and not was_interrupted:
+                was_interrupted = True
                 interrupted.add(lease.tag)
-            excluded.add(lease.tag)
 
-    async def _use(self, lease: ILease, body: Body) -> tuple[Step, Failure | Verdict, ResponseHead | None]:
-        """Make attempts on one credential, as long as a retry on it makes sense.
+    def _may_send(self) -> bool:
+        """Whether the request may be sent once more, to whomever (spec 12.1)."""
+        return self._asked.tries < self._most_sends
 
-        Returns the next step, the outcome, and the head of a response or None. With a head, the lease is still open and
-        the attempt holds the response; without a head, the lease is closed.
-        """
-        asked, clock = self._asked, self._context.clock
-        progress = Progress()
-        rejected: Authorization | None = None
-        asked.credential = lease.tag
-        while True:
-            asked.tries += 1
-            try:
-                authorization = await (lease.recover(rejected) if rejected else lease.authorize())
-            except CredentialUnavailable as error:
-                self._log_failure("no token", lease, error)
-                lease.close(LeaseOutcome.REFUSED)
-                step = after_failure(Failure.NO_TOKEN, progress)
-                if rejected is not None:
-                    return step, Verdict(AnswerKind.AUTH_FAILED), None
-                self._no_token = f"credential {lease.tag} is unavailable: {error}"
-                return step, Failure.NO_TOKEN, None
-            if asked.is_gone:
-                lease.close(LeaseOutcome.CANCELLED)
-                return Step.GIVE_UP, Failure.LOST, None
-            tried = clock.seconds()
-            try:
-                head, verdict = await self._try(lease, authorization, body)
-            except ClientGone:
-                lease.close(LeaseOutcome.CANCELLED)
-                return Step.GIVE_UP, Failure.LOST, None
-            except Interrupted as interruption:
-                self._log_failure("interrupted", lease, interruption)
-                lease.close(LeaseOutcome.INTERRUPTED)
-                return after_failure(Failure.INTERRUPTED, progress), Failure.INTERRUPTED, None
-            except UpstreamError as error:
-                failure = _FAILURES[type(error)]
-                if failure is Failure.NOT_SENT:
-                    self._unreached += clock.seconds() - tried
-                step = after_failure(failure, progress, self._unreached)
-                self._log_failure("no answer", lease, error)
-                if step is Step.AGAIN:
-                    progress.reconnected = True
-                    continue
-                lease.close(LeaseOutcome.UNREACHABLE)
-                return step, failure, None
-            step = after_answer(verdict.kind, progress)
-            if step is not Step.RECOVER:
-                return step, verdict, head
-            progress.recovered = True
-            rejected = authorization
-            if self._attempt is not None:
-                self._attempt.discard()
+    def _wants_accounts(self) -> bool:
+        """Whether only another account is of use: what a key or a remote says of a login's refusal is no opinion."""
+        first = self._hearing.first
+        return first is not None and first.verdict.kind in (AnswerKind.AUTH_FAILED, AnswerKind.DENIED)
 
-    def _log_failure(self, what: str, lease: ILease, error: Exception) -> None:
-        self.log.info(
-            "request {request_id} on {credential}: {what}: {error}",
-            request_id=self._asked.id,
-            credential=lease.tag,
-            what=what,
-            error=str(error),
+    def _hear(self, answer: Answer) -> bool:
+        """A credential has answered. Whether the client has its answer now."""
+        asked, hearing, verdict = self._asked, self._hearing, answer.verdict
+        self._current = answer
+        if hearing.first is None and (refusal := class_of(verdict.kind)) is not None:
+            may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
+            hearing.may_seek = may_seek and self._context.opinions.may_seek(
+                asked.caller.name,
+                asked.combination.endpoint,
+                asked.combination.model,
+                refusal,
+                self._context.clock.seconds(),
+            )
+        ruling = hearing.heard(
+            Opinion(answer.lease.tag, verdict, answer.lease.identity, answer.lease.is_account)
         )
-
-    async def _try(
-        self, lease: ILease, authorization: Authorization, body: Body
-    ) -> tuple[ResponseHead, Verdict]:
-        """Make one attempt, and report to the lease what its response says about the credential.
-
-        Returns the head of the response, and its classification. Raises UpstreamError, :class:`Interrupted` or
-        :class:`ClientGone` when there is no response.
-        """
-        asked, context = self._asked, self._context
-        dialect, session = context.dialect, asked.facts.session
-        request_head = asked.request.head
-        head = dialect.traffic.upstream_head(
-            request_head,
-            authorization,
-            lease.host,
-            lease.base_path,
-            context.options.overrides,
-            context.bound_values.is_bound(request_head.headers, session, lease.tag),
-        )
-        attempt = self._attempt = Attempt(context.clock)
-        lease.on_interrupt(partial(self._interrupted, attempt, lease))
-        self._answering.send(attempt, lease, head, body)
-        try:
-            response = await attempt.answered
-        finally:
-            lease.on_interrupt(None)
-        now = context.now()
-        verdict = dialect.traffic.classify(response, None, now)
-        if verdict.kind is AnswerKind.NEEDS_BODY:
-            verdict = dialect.traffic.classify(response, await attempt.collect(), now)
-        elif verdict.kind is AnswerKind.OK and asked.facts.billable and is_event_stream(response):
-            if asked.another_can(lease.tag):
-                verdict = await self._look_at_beginning(attempt, response, verdict)
-        if lease.is_external:
-            verdict = remote_verdict(response, verdict)
-        context.bound_values.bind(response.headers, session, lease.tag)
-        lease.observe(dialect.metering.limits_from_headers(response.headers, now))
-        if verdict.kind is AnswerKind.RATE_LIMITED:
-            lease.rate_limited(verdict.until, verdict.explicit)
-        elif verdict.kind is AnswerKind.REMOTE_REJECTED:
-            lease.reject()
-        elif verdict.kind is AnswerKind.CLIENT_ERROR:
-            lease.poll_if_stale()
-        try:
-            self._answering.judge(response)
-        except UpstreamProtocolError:
-            attempt.discard()
-            raise
-        return response, verdict
-
-    def _interrupted(self, attempt: Attempt, lease: ILease, cause: Availability) -> None:
-        """Interrupt the attempt, except for rebalancing if no other credential is left to try."""
-        if cause.reason == "rebalanced" and not self._asked.another_can(lease.tag):
-            lease.on_interrupt(partial(self._interrupted, attempt, lease))
+        self._charge()
+        if ruling is Ruling.DELIVER:
+            if self._held is not None and self._held is not answer:
+                self._held.drop(LeaseOutcome.REFUSED)
+            self._held = None
+            self._deliver(answer)
+            return True
+        is_first = hearing.first is not None and hearing.first.tag == answer.lease.tag
+        if is_first or (self._held is None and verdict.kind is AnswerKind.REMOTE_BUSY):
+            if self._held is not None:
+                self._held.drop(LeaseOutcome.REFUSED)
+            self._held = answer
         else:
-            attempt.interrupt(cause)
+            answer.drop(LeaseOutcome.REFUSED)
+        if ruling is Ruling.FIRST:
+            self._deliver_held()
+            return True
+        return False
 
-    async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
-        """Classify a stream by its first event, which may be an error that another credential would avoid (F13)."""
-        now = self._context.now
-        classify = self._context.dialect.traffic.classify_stream
+    def _waits_here(self, answer: Answer) -> bool:
+        """Whether a warm session is better told a short wait than moved to where nothing of it is known (spec 12.2)."""
+        asked, context = self._asked, self._context
+        wait = answer.verdict.wait
+        provider = asked.caller.provider
+        if answer.verdict.kind is not AnswerKind.BUSY or wait is None or wait > provider.patience:
+            return False
+        if asked.facts.session is None or not provider.is_warm(asked.selection(), answer.lease.tag):
+            return False
+        if not asked.client_waits():
+            return False
+        return context.told.may_tell(asked.caller.name, asked.facts.session, context.clock.seconds())
 
-        def enough(data: bytes) -> bool:
-            return classify(response, data, now()) is not None
-
-        data = await attempt.collect(enough, FIRST_EVENT_TIME)
-        return classify(response, data, now()) or verdict
-
-    def _drop(self, lease: ILease, outcome: LeaseOutcome) -> None:
-        if self._attempt is not None:
-            self._attempt.discard()
-        lease.close(outcome)
+    def _charge(self) -> None:
+        """Let the credentials learn what is charged to them so far."""
+        asked = self._asked
+        charges: list[Charge] = self._hearing.charges
+        for charge in charges:
+            self._leases[charge.tag].learn(input_of(charge, asked.combination, asked.caller.name))
+        charges.clear()
 
     # Answers
 
-    def _deliver(self, lease: ILease, response: ResponseHead) -> None:
-        """Deliver the response. From this point on there is no other one, even if this one breaks off."""
-        assert self._attempt is not None
-        self._answering.deliver(self._attempt, lease, response)
+    def _deliver(self, answer: Answer) -> None:
+        """The point of no return: from here on the answer is this one, whole or broken."""
+        asked = self._asked
+        if answer.verdict.kind is AnswerKind.OK:
+            answer.lease.served(asked.combination, answer.sent_at, asked.facts.billable)
+            if asked.facts.billable:
+                answer.lease.proved(answer.authorization)
+        self._answering.deliver(answer.attempt, answer.lease, answer.head, answer.verdict)
 
-    def _nobody(self, availability: Availability, outcome: Failure | Verdict | None) -> None:
-        """Answer a request for which no credential is left, by the last outcome or the provider's state (spec 4.2)."""
+    def _deliver_held(self) -> None:
+        """The client gets the first refusal, as it came (a 401: with another status). If nobody else was or could be
+        heard on it, it is remembered."""
+        held, self._held = self._held, None
+        assert held is not None
+        asked, context, verdict = self._asked, self._context, held.verdict
+        hearing = self._hearing
+        if hearing.about is not None:
+            context.opinions.was_about_request(
+                asked.caller.name,
+                asked.combination.endpoint,
+                asked.combination.model,
+                hearing.about,
+                context.clock.seconds(),
+            )
+        elif not verdict.is_about_request and verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED):
+            held.lease.learn(
+                RequestRefused(
+                    asked.combination,
+                    asked.caller.name,
+                    verdict.wait,
+                    verdict.sentence,
+                    verdict.kind is AnswerKind.BUSY,
+                )
+            )
+        asked.credential = held.lease.tag
+        if verdict.kind is AnswerKind.AUTH_FAILED:
+            head = asked.request.head
+            if not asked.facts.billable:
+                held.lease.remember_about_request(held.authorization, head.method, head.path)
+            body = held.attempt.held_body()
+            held.drop(LeaseOutcome.REFUSED)
+            answer, body = context.dialect.traffic.about_request(held.head, body, asked.id)
+            asked.respond(answer, body, "failed")
+            return
+        self._answering.deliver(held.attempt, held.lease, held.head, verdict)
+
+    def _left(self, result: Answer | NoAnswer) -> None:
+        """The client is gone."""
+        if isinstance(result, Answer):
+            result.drop(LeaseOutcome.CANCELLED)
+        self._asked.conclude(499, "client_gone")
+
+    def _give_up(self, outcome: Failure | Verdict) -> None:
+        """Nothing may be tried any more. An earlier refusal tells more than that an answer was lost."""
+        if self._held is not None:
+            self._hearing.nobody_left()
+            self._deliver_held()
+        else:
+            self._asked.refuse(of_failure(outcome))
+
+    def _nobody(self, nobody: NoCredential, outcome: Failure | Verdict | None) -> None:
+        """No credential is left: answer as the first refusal, the last outcome, or the provider's state demands."""
         asked, context = self._asked, self._context
-        word = of_nobody(availability, outcome, self._no_token, context.dialect.retry_status)
+        self._hearing.nobody_left()
+        if self._held is not None:
+            self._deliver_held()
+            return
+        now = context.now()
+        wait = _short_wait(nobody, now)
+        if wait is not None and not isinstance(outcome, Failure):
+            asked.tell_to_wait(wait)
+            return
+        word = of_nobody(nobody.availability, outcome, self._why_no_token, context.dialect.retry_status)
         if isinstance(word, Refusal):
             asked.refuse(word)
             return
         aggregate = context.aggregates.aggregate_for(asked.caller)
-        head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, context.now())
+        head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
         asked.respond(head, body, "rate_limited")
+
+
+def _short_wait(nobody: NoCredential, now: float) -> float | None:
+    """Seconds until the earliest known time at which the provider can serve, if that is soon (spec 12.2); None: it is
+    not, or not known."""
+    moments = [nobody.rests_until]
+    if nobody.availability.state == "rate_limited":
+        moments.append(nobody.availability.reset_at)
+    wait = min((moment - now for moment in moments if moment > now), default=None)
+    return wait if wait is not None and wait <= LONGEST_SHORT_WAIT else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from os import urandom
+from random import SystemRandom
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -37,9 +38,10 @@ class Forwarder:
         now: Callable[[], float],
         options: ProxyOptions = ProxyOptions(),  # noqa: B008 - frozen
         entropy: Callable[[int], bytes] = urandom,
+        random: Callable[[], float] = SystemRandom().random,
     ) -> None:
         """``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes."""
-        self.context = ProxyContext.of_service(dialect, clock, now, options, entropy)
+        self.context = ProxyContext.of_service(dialect, clock, now, options, entropy, random)
         self._wheel = LoopingCall(self._tick)
         self._wheel.clock = clock
 

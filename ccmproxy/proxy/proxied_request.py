@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.usage import MeterReading
-from ccmproxy.http.message import ResponseHead
+from ccmproxy.http.message import ResponseHead, first_value
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.refusals import Refusal
+from ccmproxy.policy.waits import told_wait, waits
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyContext
+from ccmproxy.state.holds import Combination
 
 #: How much of a path is logged (bytes).
 LOGGED_PATH = 200
+
+#: As much of the names of a client's betas is looked at (characters).
+MOST_BETAS = 1000
+#: A segment of a path that names one thing of many.
+_ID = re.compile(r"(?<=/)(?=[^/]*[0-9])[\w-]{8,}(?=/|$)")
 
 
 class ProxiedRequest:
@@ -32,6 +40,7 @@ class ProxiedRequest:
 
     __slots__ = (
         "_began",
+        "_combination",
         "_first_byte",
         "_is_over",
         "caller",
@@ -60,6 +69,7 @@ class ProxiedRequest:
         self.is_gone = False
         self.on_concluded: Callable[[], None] | None = None
         self._began = context.clock.seconds()
+        self._combination: Combination | None = None
         self._first_byte = 0.0
         self._is_over = False
 
@@ -77,8 +87,17 @@ class ProxiedRequest:
         """Note that an upstream's response is about to be sent to the client; no retry is possible after this."""
         self._first_byte = self.context.clock.seconds()
 
-    def selection(self) -> Selection:
-        """Return what a provider needs to know in order to select a credential."""
+    @property
+    def combination(self) -> Combination:
+        """Endpoint, model and betas: the most that a refusal without known words is charged to (spec 12.1)."""
+        if self._combination is None:
+            path = self.request.head.path[:LOGGED_PATH].decode("latin-1")
+            features = ",".join(sorted(self.facts.features))
+            self._combination = Combination(_ID.sub("*", path), self.facts.model or "", features[:MOST_BETAS])
+        return self._combination
+
+    def selection(self, only_accounts: bool = False) -> Selection:
+        """Return the selection to ask a provider with. ``only_accounts``: no key and no remote instance will do."""
         facts, caller = self.facts, self.caller
         return Selection(
             session=facts.session,
@@ -87,7 +106,14 @@ class ProxiedRequest:
             excluded=frozenset(self.excluded),
             user=caller.name,
             agent=facts.agent,
+            asked=self.combination,
+            only_accounts=only_accounts,
         )
+
+    def client_waits(self) -> bool:
+        """Return whether the client is known to wait for the Retry-After of a 429, and to go on then (spec 12.2)."""
+        user_agent = first_value(self.request.head.headers, b"user-agent") or b""
+        return waits(self.context.dialect.waiting_clients, user_agent.decode("latin-1"))
 
     def another_can(self, tag: str) -> bool:
         """Return whether a credential other than ``tag``, and not yet excluded, could serve the request."""
@@ -104,6 +130,19 @@ class ProxiedRequest:
             refusal.status, refusal.reason, refusal.message, self.id, fields
         )
         self.respond(head, body, refusal.reason)
+
+    def tell_to_wait(self, seconds: float) -> None:
+        """Tell the client that it can be served in so many seconds, spread so that not all come back at once."""
+        context = self.context
+        told = told_wait(seconds, context.random)
+        head, body = context.dialect.traffic.busy(
+            self.facts,
+            self.request.head,
+            told,
+            f"no account is free at the moment; try again in {told} s",
+            self.id,
+        )
+        self.respond(head, body, "busy")
 
     def refuse_one_more(self, limit: int) -> None:
         """Refuse the request because ``limit`` requests of the same user are in progress already.

@@ -201,7 +201,7 @@ class LoginAccount(Credential):
         is none."""
         return await self._keeper.authorize()
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Return another token than ``rejected`` (spec 3.4). Raises CredentialUnavailable when there is no other."""
         return await self._keeper.recover(rejected)
 

@@ -30,11 +30,13 @@ from ccmproxy.state.availability import Availability, CredentialSnapshot
 @dataclass(frozen=True, slots=True)
 class PoolRules:
     """How a pool chooses a member. ``rebalance_threshold``: percent, 0 = off (spec 6.5). ``spread_subagents``: each
-    subagent of a session counts as a session of its own (F11)."""
+    subagent of a session counts as a session of its own (F11). ``patience``: longest wait for which a warm session
+    stays where it was refused (seconds, spec 12.2)."""
 
     strategy: StrategyName = "least-used"
     rebalance_threshold: float = 0.0
     spread_subagents: bool = False
+    patience: float = 5.0
 
 
 class PoolScope(NamedTuple):
@@ -225,6 +227,12 @@ class Pool:
         view = member.snapshot(now, model)
         availability = view.availability
         is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+        if (
+            assignment is not None
+            and assignment.avoids(tag, now)
+            and self._candidates(selection, model, now, assignment)
+        ):
+            return f"{tag} has refused it in mid-stream"
         if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
             if self._candidates(selection, model, now):
                 if assignment is not None and assignment.credential == tag:
@@ -373,6 +381,26 @@ class Pool:
             if member.snapshot(now, model).availability.usable
         ]
         return min((moment for moment in moments if moment > now), default=0.0)
+
+    @property
+    def patience(self) -> float:
+        """Longest wait for which a warm session stays where it was refused (seconds, spec 12.2)."""
+        return self._rules.patience
+
+    def is_warm(self, selection: Selection, tag: str) -> bool:
+        """Return whether the credential ``tag`` has served this session within the last minutes."""
+        key = self._key(selection)
+        now = self._now()
+        assignment = self._sessions.find(key, now) if key is not None else None
+        return assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+
+    def refused(self, selection: Selection, tag: str) -> None:
+        """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``."""
+        key = self._key(selection)
+        now = self._now()
+        assignment = self._sessions.find(key, now) if key is not None else None
+        if assignment is not None and assignment.credential == tag:
+            assignment.leaves(tag, now)
 
     def served(self, selection: Selection, tag: str) -> None:
         """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""

@@ -75,6 +75,18 @@ class SingleProvider:
         self._remember(selection, now)
         return True
 
+    #: There is nowhere else to go, so that nobody has to decide to stay.
+    patience = 0.0
+
+    def is_warm(self, selection: Selection, tag: str) -> bool:
+        """Return whether the credential has served this session within the last minutes."""
+        now = self._now()
+        assignment = self._find(selection, now)
+        return assignment is not None and assignment.is_warm(now)
+
+    def refused(self, selection: Selection, tag: str) -> None:
+        """Do nothing: there is nowhere else to go."""
+
     def served(self, selection: Selection, tag: str) -> None:
         """Note that the credential has served a request of this session: its prompt cache is warm there."""
         now = self._now()

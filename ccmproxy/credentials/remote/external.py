@@ -252,7 +252,7 @@ class External(Credential):
             raise CredentialUnavailable(NO_REVERSE)
         return self._token
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Raise CredentialUnavailable, since there is only one token, and do not use the remote for a while."""
         self.reject()
         raise CredentialUnavailable("the remote does not accept our token")

@@ -11,12 +11,14 @@ from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.policy.answers import Verdict
 from ccmproxy.policy.refusals import Refusal
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.relay import WebSocketRelay
+from ccmproxy.state.transitions import SocketsRest
 from ccmproxy.websocket.connection import Connection
 from ccmproxy.websocket.deflate import DeflateAgreement
 from ccmproxy.websocket.handshake import (
@@ -31,6 +33,9 @@ from ccmproxy.websocket.handshake import (
 
 #: How long an upstream may take to answer a handshake (seconds); clients wait for 15 seconds (observed).
 HANDSHAKE_TIME = 12.0
+#: For so long no new WebSocket is opened where the upstream has none to give (seconds, spec 12.2).
+SOCKETS_REST = 60.0
+_LIMIT_REACHED = b"websocket_connection_limit_reached"
 SHUTTING_DOWN = Refusal(503, "shutting_down", "this ccmproxy is shutting down")
 
 
@@ -104,8 +109,11 @@ class WebSocketOpening:
         return accept(self._asked.request.head)
 
     def unfit(self) -> set[str]:
-        """Return the tags of the credentials whose upstream does not speak WebSocket."""
-        return self._asked.caller.lacking(self._frames.speaks)
+        """Return the tags of those whose upstream speaks no WebSocket, or takes no new one at present."""
+        now = self._asked.context.now()
+        return self._asked.caller.lacking(
+            lambda each: self._frames.speaks(each) and each.snapshot(now).takes_sockets
+        )
 
     # The upstream's handshake
 
@@ -142,10 +150,16 @@ class WebSocketOpening:
 
     # Both
 
-    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
+    def deliver(
+        self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict
+    ) -> None:
         """Open the client's side, or relay the refusal."""
         if response.status != 101:
-            self._refusing.deliver(attempt, lease, response)
+            if _LIMIT_REACHED in attempt.held_body():
+                lease.learn(SocketsRest(self._asked.context.now() + SOCKETS_REST))
+            # Some clients read such an answer until the connection ends (spec 10).
+            self._asked.request.close_after_response()
+            self._refusing.deliver(attempt, lease, response, verdict)
         elif self._asked.context.registry.is_closing:
             attempt.discard()
             lease.close(LeaseOutcome.CANCELLED)

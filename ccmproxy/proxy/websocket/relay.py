@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
-from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.policy.answers import AnswerKind
 from ccmproxy.policy.retry import LeaseOutcome
@@ -18,6 +20,7 @@ from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.transitions import AccountRefused, ModelDenied
 from ccmproxy.websocket.connection import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -29,8 +32,6 @@ from ccmproxy.websocket.connection import (
     ProtocolError,
 )
 
-#: How long an account that has reached its connection limit is not used (seconds, spec 10).
-CONNECTION_LIMIT_BLOCK = 60.0
 #: If the connection is to be closed after the current turn, the turn counts as ended after this much silence (seconds).
 SILENT_TURN = 60
 #: Number of turns that are tracked at a time. Clients do not begin a turn before the end of the last one.
@@ -61,6 +62,7 @@ class WebSocketRelay:
 
     __slots__ = (
         "_asked",
+        "_authorization",
         "_context",
         "_frames",
         "_lease",
@@ -80,6 +82,7 @@ class WebSocketRelay:
         asked: ProxiedRequest,
         frames: IFrames,
         lease: ILease,
+        authorization: Authorization,
         client: Connection,
         upstream: Connection,
     ) -> None:
@@ -89,6 +92,7 @@ class WebSocketRelay:
         self._context = context = asked.context
         self._frames = frames
         self._lease = lease
+        self._authorization = authorization
         #: The selection for which the lease was given.
         self._selection = asked.selection()
         self.client = Leg(self, client, context.clock)
@@ -259,8 +263,6 @@ class WebSocketRelay:
             return
         if not frame.is_hidden:
             self.client.send(message.data, message.is_text)
-        if frame.connection_limit:
-            self._lease.block("connection_limit", self._context.now() + CONNECTION_LIMIT_BLOCK)
         if frame.limits is not None:
             self._lease.observe(frame.limits)
         if frame.ends_turn and turn is not None and not self._over:
@@ -274,15 +276,35 @@ class WebSocketRelay:
                 self._end(code, reason, result, LeaseOutcome.SERVED)
 
     def _refused(self, refusal: RefusedTurn, turn: Turn | None) -> bool:
-        """Report a refusal of a turn to the credential. Returns whether it is hidden from the client, which happens if
-        there was no output yet and another credential can serve."""
-        dialect = self._context.dialect
+        """Let the credential learn from a refused turn (spec 12.2, F51). Returns whether it is hidden from the client:
+        no output has been sent yet, and another credential can serve the turn."""
+        dialect, asked = self._context.dialect, self._asked
         now = self._context.now()
         verdict = dialect.traffic.classify(refusal.head, refusal.body, now)
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
         hide = used_up and turn is not None and not turn.output and self._another_can(turn.model)
         if hide:
-            # This comes before the change of state, whose consequences (an interrupt) would give another result.
+            # Conclude before the state changes, because the change itself would end the relay with another result.
+            self._conclude("moved", LeaseOutcome.REFUSED)
+        self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
+        match verdict.kind:
+            case AnswerKind.RATE_LIMITED:
+                self._lease.rate_limited(verdict.until, verdict.explicit)
+            case AnswerKind.ACCOUNT_REFUSED:
+                self._lease.learn(AccountRefused(verdict.sentence))
+            case AnswerKind.MODEL_REFUSED if turn is not None and turn.model is not None:
+                self._lease.learn(ModelDenied(turn.model))
+            case AnswerKind.AUTH_FAILED:
+                # The client connects again, and then there is another token.
+                recovery = self._lease.recover(self._authorization, asked.caller.name)
+                Deferred.fromCoroutine(recovery).addErrback(lambda failure: failure.trap(CredentialUnavailable))
+            case AnswerKind.BUSY | AnswerKind.DENIED:
+                asked.caller.provider.refused(self._selection, self._lease.tag)
+        if hide:
+            self._close_both(SERVICE_RESTART, b"connect again")
+        return hide
+
+    # This comes before the change of state, whose consequences (an interrupt) would give another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
         self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
         if verdict.kind is AnswerKind.RATE_LIMITED:
@@ -295,7 +317,10 @@ class WebSocketRelay:
 
     def _must_leave(self, frame: ClientFrame) -> bool:
         """Return whether the credential may not serve the turn that begins; checked for every turn (F39)."""
-        selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()))
+        # A rest is not looked at per turn (spec 12.2).
+        selection = replace(
+            self._selection, model=frame.model, excluded=frozenset(self._unfit()), asked=None
+        )
         return not self._asked.caller.provider.keeps(selection, self._lease.tag)
 
     def _another_can(self, model: str | None) -> bool:

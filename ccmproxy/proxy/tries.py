@@ -1,0 +1,278 @@
+"""The tries of one request on one credential: a token, a send, an answer, and what may be repeated (spec 3.4, 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from twisted.logger import Logger
+
+from ccmproxy.dialects.known_words import echo_of
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.dialects.remote import remote_verdict
+from ccmproxy.http.failures import (
+    CarrierLost,
+    RequestNotSent,
+    ResponseLost,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+)
+from ccmproxy.http.message import Body, ResponseHead
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.retry import (
+    Failure,
+    LeaseOutcome,
+    Progress,
+    Step,
+    after_answer,
+    after_failure,
+)
+from ccmproxy.proxy.answering import Answering, is_event_stream
+from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
+from ccmproxy.proxy.proxied_request import ProxiedRequest
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.transitions import RequestGaveUp
+
+#: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
+FIRST_EVENT_TIME = 3.0
+_FAILURES = {
+    RequestNotSent: Failure.NOT_SENT,
+    CarrierLost: Failure.CARRIER_LOST,
+    ResponseLost: Failure.LOST,
+    UpstreamTimeout: Failure.TIMED_OUT,
+    UpstreamProtocolError: Failure.GARBLED,
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """An upstream's answer that ``attempt`` holds. ``sent_at``: when the request was sent (Unix seconds). ``is_proven``:
+    the login that was refused (401) is good for other requests. The lease is open."""
+
+    lease: ILease
+    attempt: Attempt
+    head: ResponseHead
+    verdict: Verdict
+    authorization: Authorization
+    sent_at: float
+    is_proven: bool = False
+
+    def drop(self, outcome: LeaseOutcome) -> None:
+        """Nobody wants it."""
+        self.attempt.discard()
+        self.lease.close(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """How the tries ended without an answer. ``why_no_token``: a sentence. The lease is closed."""
+
+    step: Step
+    outcome: Failure | Verdict
+    why_no_token: str = ""
+
+
+class Tries:
+    """Tries a request on one credential, again as far as that makes sense. ``attempt``: the one in progress.
+
+    ``unreached``: seconds that attempts of the request have taken that could not be sent, on any credential.
+    """
+
+    log = Logger()
+
+    __slots__ = ("_answering", "_asked", "_body", "_context", "_lease", "_may_send", "attempt", "unreached")
+
+    def __init__(
+        self,
+        asked: ProxiedRequest,
+        answering: Answering,
+        body: Body,
+        lease: ILease,
+        unreached: float,
+        may_send: Callable[[], bool],
+    ) -> None:
+        """``may_send``: whether the request may be sent once more at all (spec 12.1)."""
+        self._asked = asked
+        self._answering = answering
+        self._body = body
+        self._lease = lease
+        self._context = asked.context
+        self._may_send = may_send
+        self.attempt: Attempt | None = None
+        self.unreached = unreached
+
+    async def run(self) -> Answer | NoAnswer:
+        """Try until there is an answer, or there can be none."""
+        asked, lease, clock = self._asked, self._lease, self._context.clock
+        progress = Progress()
+        rejected: Authorization | None = None
+        while True:
+            asked.tries += 1
+            try:
+                authorization = await (
+                    lease.recover(rejected, asked.caller.name) if rejected else lease.authorize()
+                )
+            except CredentialUnavailable as error:
+                return self._no_token(error, progress, was_refused=rejected is not None)
+            if asked.is_gone:
+                return self._end(Step.GIVE_UP, Failure.LOST, LeaseOutcome.CANCELLED)
+            tried = clock.seconds()
+            try:
+                answer = await self._try(authorization)
+            except ClientGone:
+                return self._end(Step.GIVE_UP, Failure.LOST, LeaseOutcome.CANCELLED)
+            except Interrupted as interruption:
+                self._log("interrupted", interruption)
+                step = after_failure(Failure.INTERRUPTED, progress)
+                return self._end(step, Failure.INTERRUPTED, LeaseOutcome.INTERRUPTED)
+            except UpstreamError as error:
+                failure = _FAILURES[type(error)]
+                if failure is Failure.NOT_SENT:
+                    self.unreached += clock.seconds() - tried
+                step = after_failure(failure, progress, self.unreached)
+                self._log("no answer", error)
+                if step is Step.AGAIN and self._may_send():
+                    progress.reconnected = True
+                    continue
+                return self._end(Step.NEXT if step is Step.AGAIN else step, failure, LeaseOutcome.UNREACHABLE)
+            if answer.verdict.kind is not AnswerKind.AUTH_FAILED:
+                return answer
+            if (
+                after_answer(answer.verdict.kind, progress) is Step.RECOVER
+                and self._may_refresh(answer)
+                and self._may_send()
+            ):
+                progress.recovered = True
+                rejected = authorization
+                answer.attempt.discard()
+                continue
+            return await self._judge_refused_login(answer)
+
+    # Refused logins (spec 12.3)
+
+    def _may_refresh(self, answer: Answer) -> bool:
+        """Whether a 401 is worth a refresh: not for what is known to be refused whatever the token, nor for paths of
+        which nothing is known."""
+        head = self._asked.request.head
+        if self._lease.is_about_request(answer.authorization, head.method, head.path):
+            return False
+        path = head.path.rstrip(b"/")
+        return self._asked.facts.billable or path.endswith((b"/count_tokens", b"/models"))
+
+    async def _judge_refused_login(self, answer: Answer) -> Answer | NoAnswer:
+        """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
+        lease, asked = self._lease, self._asked
+        if await lease.prove(answer.authorization):
+            answer.is_proven = True
+            return answer
+        if asked.is_gone:
+            answer.drop(LeaseOutcome.CANCELLED)
+            return NoAnswer(Step.GIVE_UP, Failure.LOST)
+        lease.login_refused(answer.authorization, answer.verdict.sentence)
+        answer.drop(LeaseOutcome.REFUSED)
+        return NoAnswer(Step.NEXT, answer.verdict)
+
+    def _no_token(self, error: CredentialUnavailable, progress: Progress, *, was_refused: bool) -> NoAnswer:
+        self._log("no token", error)
+        self._lease.close(LeaseOutcome.REFUSED)
+        step = after_failure(Failure.NO_TOKEN, progress)
+        if was_refused:
+            return NoAnswer(step, Verdict(AnswerKind.AUTH_FAILED))
+        return NoAnswer(step, Failure.NO_TOKEN, f"credential {self._lease.tag} is unavailable: {error}")
+
+    def _end(self, step: Step, outcome: Failure, lease_outcome: LeaseOutcome) -> NoAnswer:
+        self._lease.close(lease_outcome)
+        return NoAnswer(step, outcome)
+
+    def _log(self, what: str, error: Exception) -> None:
+        self.log.info(
+            "request {request_id} on {credential}: {what}: {error}",
+            request_id=self._asked.id,
+            credential=self._lease.tag,
+            what=what,
+            error=str(error),
+        )
+
+    # One attempt
+
+    async def _try(self, authorization: Authorization) -> Answer:
+        """The answer to one attempt, and what it means. The credential learns of its limits here.
+
+        Raises Interrupted, ClientGone, or UpstreamError where there is no answer.
+        """
+        asked, context, lease = self._asked, self._context, self._lease
+        dialect, facts = context.dialect, asked.facts
+        request_head = asked.request.head
+        head = dialect.traffic.upstream_head(
+            request_head,
+            authorization,
+            lease.host,
+            lease.base_path,
+            context.options.overrides,
+            context.bound_values.is_bound(request_head.headers, facts.session, lease.tag),
+        )
+        attempt = self.attempt = Attempt(context.clock)
+        lease.on_interrupt(partial(self._interrupted, attempt))
+        lease.sending(asked.combination)
+        sent_at = context.now()
+        self._answering.send(attempt, lease, head, self._body)
+        try:
+            response = await attempt.answered
+        except BaseException:
+            lease.learn(RequestGaveUp(asked.combination))
+            raise
+        finally:
+            lease.on_interrupt(None)
+        verdict = await self._verdict(attempt, response)
+        now = context.now()
+        context.bound_values.bind(response.headers, facts.session, lease.tag)
+        lease.observe(dialect.metering.limits_from_headers(response.headers, now))
+        if verdict.kind is AnswerKind.RATE_LIMITED:
+            lease.rate_limited(verdict.until, verdict.explicit)
+        elif verdict.kind is AnswerKind.REMOTE_REJECTED:
+            lease.reject()
+        elif verdict.kind is AnswerKind.CLIENT_ERROR:
+            lease.poll_if_stale()
+        try:
+            self._answering.judge(response)
+        except UpstreamProtocolError:
+            attempt.discard()
+            raise
+        return Answer(lease, attempt, response, verdict, authorization, sent_at)
+
+    async def _verdict(self, attempt: Attempt, response: ResponseHead) -> Verdict:
+        asked, context = self._asked, self._context
+        traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
+        verdict = traffic.classify(response, None, now)
+        if verdict.kind is AnswerKind.NEEDS_BODY:
+            echo = echo_of(asked.request.head, facts.model)
+            verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)
+        elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):
+            if asked.another_can(self._lease.tag):
+                verdict = await self._look_at_beginning(attempt, response, verdict)
+        return remote_verdict(response, verdict) if self._lease.is_external else verdict
+
+    async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
+        """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""
+        now = self._context.now
+        classify = self._context.dialect.traffic.classify_stream
+
+        def enough(data: bytes) -> bool:
+            return classify(response, data, now()) is not None
+
+        data = await attempt.collect(enough, FIRST_EVENT_TIME)
+        return classify(response, data, now()) or verdict
+
+    def _interrupted(self, attempt: Attempt, cause: Availability) -> None:
+        """Leave only where the request cannot succeed any more and another credential can serve it (spec 12.3).
+
+        A 429, a failed poll, a window at its cap never cancel what an upstream has accepted (F47).
+        """
+        is_reason = cause.reason == "rebalanced" or cause.state == "unavailable"
+        if is_reason and self._asked.another_can(self._lease.tag):
+            attempt.interrupt(cause)
+        else:
+            self._lease.on_interrupt(partial(self._interrupted, attempt))
