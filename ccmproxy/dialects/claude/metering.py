@@ -229,13 +229,13 @@ def _window(name: str, fields: dict[str, str]) -> Window | None:
     utilization = None
     if "utilization" in fields:
         try:
-            fraction = float(fields["utilization"])
+            percent = float(fields["utilization"]) * 100
         except ValueError:
             return None
-        if not math.isfinite(fraction) or fraction < 0:
+        if not math.isfinite(percent) or percent < 0:
             return None
         # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not become 8.
-        utilization = float(math.ceil(round(fraction * 100, 6)))
+        utilization = float(math.ceil(round(percent, 6)))
     resets_at = parse_unix_time(fields.get("reset"))
     if utilization is None and not resets_at:
         return None
