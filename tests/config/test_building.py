@@ -13,9 +13,9 @@ from ccmproxy.config import (
     ProxyOutboundConfig,
     ServiceLimits,
     UpstreamConfig,
+    not_supported,
 )
-from ccmproxy.config.not_supported import is_supported
-from tests.config.checking import HOME, loaded
+from tests.config.checking import HOME, found, loaded
 
 MINIMAL = "services: [{type: ccm}]"
 
@@ -176,10 +176,11 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual([each.limits.head_timeout for each in config.services], [7, 7])
 
     def test_trusted_proxies(self) -> None:
-        # Already parsed: removing its line from the table of unsupported features is all that is needed to use it.
-        if is_supported("services[].trusted_proxies", ""):
-            config = loaded("services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]")
-            self.assertEqual(config.services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
+        """Removing its line from the table of unsupported features is all that is needed to use it."""
+        text = "services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]"
+        self.assertEqual([each.path for each in found(text)], ["services[0].trusted_proxies"])
+        self.patch(not_supported, "NOT_SUPPORTED", ())
+        self.assertEqual(loaded(text).services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
 
 
 class OutboundTests(SynchronousTestCase):

@@ -152,7 +152,9 @@ class DrainTests(MultiplexerCase):
         self.assertNoResult(stopped)
         self.federation.pass_time(5)
         self.successResultOf(stopped)
-        self.assertIn(self.status(client), (400, 502))
+        # Nobody else could serve it, and there is no other way to the lender (spec 4.2, 7.4).
+        self.assertEqual(self.status(client), 400)
+        self.assertIn("reverse connection not established", client.responses()[-1].error["message"])
         self.assertEqual(self.b.entry.receiver.sessions, set())
 
     def test_the_borrower(self) -> None:

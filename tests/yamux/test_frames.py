@@ -25,7 +25,12 @@ class HeaderTests(SynchronousTestCase):
         data = before + encode(kind, flags, stream_id, length)
         self.assertEqual(decode(data, len(before)), Header(kind, flags, stream_id, length))
 
-    @given(st.binary(min_size=12, max_size=12))
+    @given(
+        st.binary(min_size=12, max_size=12)
+        | st.tuples(st.integers(0, GO_AWAY + 1), st.binary(min_size=10, max_size=10)).map(
+            lambda drawn: bytes([0, drawn[0]]) + drawn[1]
+        )
+    )
     @examples(200)
     def test_any_twelve_bytes(self, data: bytes) -> None:
         """A header that says the same again, or a protocol error."""

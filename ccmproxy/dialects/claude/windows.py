@@ -149,13 +149,13 @@ def _header_window(name: str, fields: Mapping[str, str]) -> Window | None:
     utilization = None
     if "utilization" in fields:
         try:
-            fraction = float(fields["utilization"])
+            percent = float(fields["utilization"]) * 100
         except ValueError:
             return None
-        if not math.isfinite(fraction) or fraction < 0:
+        if not math.isfinite(percent) or percent < 0:
             return None
         # Round before ceil: 0.07 * 100 is slightly more than 7 in binary, and must not become 8.
-        utilization = float(math.ceil(round(fraction * 100, 6)))
+        utilization = float(math.ceil(round(percent, 6)))
     resets_at = parse_unix_time(fields.get("reset"))
     if utilization is None and not resets_at:
         return None
