@@ -26,7 +26,7 @@ from bench.scenarios import SCENARIOS, Scenario, named, shortened
 
 _RESULTS = Path(__file__).parent / "results"
 _PEERS = (DIRECT, Nginx.name, Haproxy.name, Go.name, Relay.name, Ccmproxy.name)
-#: Not measured unless asked for: they tell what it costs to borrow.
+#: Peers that are measured only on request: they show the cost of borrowing.
 _MORE_PEERS = (CcmproxyByURL.name, CcmproxyReverse.name)
 
 
@@ -83,7 +83,7 @@ class _Selection:
     peers: list[Peer]
     direct: bool
     scenarios: list[Scenario]
-    #: What is left out, and why.
+    #: What is not measured, and why.
     skipped: list[str]
 
 
@@ -124,7 +124,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what the arguments ask for. Exit status: 0; 1 where nothing can be measured; 130 when interrupted."""
+    """Run the selected benchmarks. Exit status: 0; 1 if nothing can be measured; 130 when interrupted."""
     options = _arguments(arguments)
     if missing := [name for name in ("setpriv", "taskset") if shutil.which(name) is None]:
         _say(f"{' and '.join(missing)} missing: install util-linux (and run this on Linux)")

@@ -1,11 +1,11 @@
-"""Requests like those of a coding client: heads and JSON bodies of any size, the same ones in every run."""
+"""Requests like those of a coding client: heads and JSON bodies of any size, identical in every run."""
 
 from __future__ import annotations
 
 import json
 import random
 
-#: What a user of the measured proxies presents, and what they put in its place.
+#: The token that a user of the measured proxies sends, and the one that the proxies replace it by.
 CLIENT_TOKEN = "bench-token"
 UPSTREAM_TOKEN = "sk-ant-oat01-bench-upstream"
 
@@ -62,7 +62,7 @@ def request(body: bytes, token: str = CLIENT_TOKEN) -> bytes:
 
 
 def websocket_request(message: bytes, token: str = CLIENT_TOKEN) -> bytes:
-    """The handshake of a Codex client, without compression, and after it the message to be sent once it is answered."""
+    """A Codex client's WebSocket handshake, without compression, and the message to send once it is accepted."""
     head = (
         "GET /v1/responses HTTP/1.1\r\n"
         "Host: 127.0.0.1\r\n"
@@ -108,7 +108,7 @@ def turn_message(size: int) -> bytes:
 
 
 def small_body() -> bytes:
-    """The client's quota probe: some 300 bytes, answered without a stream."""
+    """The client's quota probe: some 300 bytes, with a response that is not streamed."""
     return _encode(
         {
             "model": _MODEL,
@@ -120,7 +120,7 @@ def small_body() -> bytes:
 
 
 def conversation_body(size: int, stream: bool) -> bytes:
-    """A turn late in a session: system prompt, tools, and a history that makes the body about ``size`` bytes."""
+    """A turn late in a session: system prompt, tools, and enough history that the body has about ``size`` bytes."""
     source = random.Random(size)
     messages: list[dict[str, object]] = []
     document = {
@@ -150,7 +150,7 @@ def conversation_body(size: int, stream: bool) -> bytes:
 
 
 def _turn(source: random.Random, number: int, size: int) -> list[dict[str, object]]:
-    """The assistant calls a tool, and the user gives its result back."""
+    """A tool call of the assistant, and the user message with its result."""
     identifier = f"toolu_{number:024d}"
     name = source.choice(_TOOLS)
     return [
@@ -198,7 +198,7 @@ def _tool(source: random.Random, name: str, size: int) -> dict[str, object]:
 
 
 def _text(source: random.Random, size: int) -> str:
-    """Something like code and prose: lines, indentation, quotes, a few characters outside ASCII."""
+    """Text similar to code and prose: lines, indentation, quotes, a few characters outside ASCII."""
     parts: list[str] = []
     length = 0
     while length < size:

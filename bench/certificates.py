@@ -1,4 +1,4 @@
-"""A certificate authority of our own and a certificate of it for the upstream, made anew for each run."""
+"""A certificate authority, and a certificate that it issues to the upstream; both are made anew for each run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-#: Name that the upstream's certificate is for, besides 127.0.0.1.
+#: Name in the upstream's certificate, besides 127.0.0.1.
 HOST = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: the authority, and the upstream's certificate with its key."""
+    """Paths of PEM files: the authority, and the upstream's certificate and key."""
 
     ca: Path
     certificate: Path

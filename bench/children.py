@@ -1,4 +1,4 @@
-"""Processes that the driver starts, each on its core; ended by process id, whatever happens to the driver."""
+"""Processes that the driver starts, each on its own core; they end with the driver, however it ends."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import IO
 
 
 class ChildFailed(Exception):
-    """A child did not start, ended early, or did not say what was awaited; the text holds the end of its log."""
+    """A child did not start, ended early, or did not print what was expected; the message holds the end of its log."""
 
 
 def pause(seconds: float) -> None:
-    """Do nothing for a while."""
+    """Sleep."""
     select.select([], [], [], seconds)
 
 
 class Child(AbstractContextManager["Child"]):
     """A running program, pinned to ``core``. Its standard error, and its output unless ``talks``, go to ``log``.
 
-    It is a session of its own, so that Ctrl-C reaches the driver alone, which then ends its children in order; and the
-    kernel sends it SIGTERM should the driver be killed.
+    The child has its own session, so that Ctrl-C reaches the driver alone, which then ends its children in order; the
+    kernel sends the child SIGTERM if the driver is killed.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Child(AbstractContextManager["Child"]):
             )
         self.pid = self._process.pid
         if nice:
-            # Sessions compete as groups, each with a nice value of its own (sched(7), autogroup).
+            # The kernel schedules sessions as groups, each with its own nice value (sched(7), autogroup).
             with suppress(OSError):
                 Path(f"/proc/{self.pid}/autogroup").write_text(str(nice))
         self._received = b""
 
     def await_port(self, port: int, timeout: float = 20.0) -> None:
-        """Wait until it accepts connections on ``port`` of the loopback address."""
+        """Wait until the child accepts connections on ``port`` of the loopback address."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -73,7 +73,7 @@ class Child(AbstractContextManager["Child"]):
         raise self._failure(f"did not listen within {timeout:.0f} s")
 
     def read_line(self, timeout: float = 60.0) -> str:
-        """The next line of its output, without the line end."""
+        """The next line of the child's output, without the line end."""
         output = _pipe(self._process.stdout)
         deadline = time.monotonic() + timeout
         while b"\n" not in self._received:
@@ -89,18 +89,18 @@ class Child(AbstractContextManager["Child"]):
         return line.decode()
 
     def proceed(self) -> None:
-        """Send it an empty line: the sign to go on."""
+        """Send the child an empty line, the signal to go on."""
         try:
             os.write(_pipe(self._process.stdin).fileno(), b"\n")
         except BrokenPipeError:
             raise self._failure("ended") from None
 
     def ask_to_end(self) -> None:
-        """Ask it to end, without waiting: what it says last can still be read."""
+        """Ask the child to end, without waiting, so that its last output can still be read."""
         self._process.terminate()
 
     def stop(self) -> None:
-        """End it: politely, and after 5 s without mercy."""
+        """End the child: with SIGTERM, and after 5 s with SIGKILL."""
         if self._process.poll() is None:
             self._process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""Builds the programs of the benchmarks from their sources into ``bench/.build``, where they are not newer anyway."""
+"""Builds the programs of the benchmarks from their sources into ``bench/.build``, unless they are up to date."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 
 
 class CannotBuild(Exception):
-    """A program that the benchmarks cannot do without cannot be built; the text says what is missing."""
+    """A required program cannot be built; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What was built. ``tls``: None, or why there is no TLS. ``go_proxy``: the program, or why there is none."""
+    """The programs. ``tls``: None, or why there is no TLS. ``go_proxy``: the path, or why there is none."""
 
     upstream: Path
     load: Path
@@ -29,7 +29,7 @@ class Programs:
 
 
 def build_programs() -> Programs:
-    """Compile what is out of date. Raises CannotBuild where there is no C compiler or a source does not compile."""
+    """Compile what is out of date. Raises CannotBuild if there is no C compiler or a source does not compile."""
     _TARGET.mkdir(exist_ok=True)
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -57,12 +57,15 @@ def _check_tls(compiler: str) -> str | None:
 
 
 def _build_go() -> Path | str:
-    # The proxy needs nothing but Go's own library: no download, whatever the environment says.
+    # The proxy needs only Go's standard library: prevent downloads, whatever the environment says.
     return _build_with_go("go_proxy", {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"})
 
 
 def build_go_yamux() -> Path | str:
-    """The load and the Go server of ``bench.yamux``, or why there is none. Downloads hashicorp/yamux when it is new."""
+    """Build the load and the Go server of ``bench.yamux``; returns the path, or why there is none.
+
+    Downloads hashicorp/yamux on the first build.
+    """
     return _build_with_go("go_yamux", {"GOTOOLCHAIN": "local"})
 
 

@@ -1,4 +1,4 @@
-"""What the kernel tells: processor time and memory of processes, cores, free ports, the machine itself. Linux only."""
+"""Data from the kernel: CPU time and memory of processes, cores, free ports, the machine itself. Linux only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which core runs what. ``shared``: load generator and upstream have one core between them."""
+    """Which core runs what. ``shared``: load generator and upstream share one core."""
 
     proxy: int
     upstream: int
@@ -27,13 +27,13 @@ class Cores:
 
 
 def assign_cores() -> Cores:
-    """The proxy gets a core of its own; upstream and load one each if there are three, else they share one."""
+    """Assign one core to the proxy, and one each to upstream and load if there are three; else these share one."""
     available = sorted(os.sched_getaffinity(0))
     return Cores(available[0], available[1 % len(available)], available[2 if len(available) > 2 else -1])
 
 
 def process_tree(root: int) -> list[int]:
-    """``root`` and its descendants that are alive now."""
+    """``root`` and its living descendants."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir(_PROC):
         if entry.isdigit() and (fields := _stat(int(entry))):
@@ -56,7 +56,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def core_busy_seconds(core: int) -> float:
-    """Time that ``core`` has not been idle so far, whoever used it, time taken by a hypervisor included."""
+    """Seconds for which ``core`` has not been idle so far, for any process, including time taken by a hypervisor."""
     for line in (_PROC / "stat").read_text().splitlines():
         if line.startswith(f"cpu{core} "):
             user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, line.split()[1:9])
@@ -77,7 +77,7 @@ def resident_kib(root: int) -> int:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third (state) on: the second, a name, may contain spaces."""
+    """The fields of /proc/PID/stat from the third (state) on, because the second, a name, may contain spaces."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
@@ -86,7 +86,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
+    """A TCP port of the loopback address that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port

@@ -1,4 +1,4 @@
-"""Carries measurements out: starts upstream, peer and load, and reads the clocks between the load's signals."""
+"""Performs measurements: starts upstream, peer and load, and reads the CPU clocks between the load's signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Bench:
     certificates: Certificates
     cores: Cores
     directory: Path
-    #: Nice value of everything that is started.
+    #: Nice value of every process that is started.
     nice: int
     #: Called with a line about each measurement.
     say: Callable[[str], None]
@@ -51,7 +51,7 @@ class Bench:
                     yield self._attempt(scenario, number, DIRECT, target, requests[DIRECT], None, upstream)
                 for peer in peers:
                     with ExitStack() as round_stack:
-                        # A peer lives for the whole scenario, except where its memory is looked at.
+                        # A peer is kept for the whole scenario, except where its memory is measured.
                         owner = round_stack if scenario.memory else stack
                         if scenario.memory or peer.name not in running:
                             running[peer.name] = self._start(owner, scenario, number, peer, target)
@@ -90,7 +90,7 @@ class Bench:
                 )
 
     def _write_requests(self, scenario: Scenario) -> dict[str, Path]:
-        """The files with the requests: to a proxy, and to the upstream directly (there with the upstream's token)."""
+        """The files with the requests: one for a proxy, one for the upstream directly (with the upstream's token)."""
         if scenario.websocket:
             body = bodies.turn_message(1_000_000 if scenario.body == "large" else 300)
         elif scenario.body == "small":
@@ -219,7 +219,7 @@ class Bench:
 
 
 class _Readings:
-    """Processor time of the children, and of the proxy's core, from its making to ``finish``."""
+    """CPU time of the children, and of the proxy's core, from construction to ``finish``."""
 
     def __init__(self, children: Sequence[Child], cores: Cores) -> None:
         self._children = children
@@ -233,15 +233,15 @@ class _Readings:
         self._seconds = time.perf_counter() - self._began
 
     def used(self, child: Child) -> float:
-        """Seconds of processor time."""
+        """Seconds of CPU time that ``child`` used."""
         return self._at_end[child] - self._at_start[child]
 
     def share(self, child: Child) -> float:
-        """Processor time per second."""
+        """CPU time of ``child`` per second."""
         return self.used(child) / self._seconds
 
     def foreign_share(self, proxy: Child) -> float | None:
-        """How much of the proxy's core went elsewhere; None where the proxy has no core of its own."""
+        """Share of the proxy's core that other processes used; None where the proxy has no core of its own."""
         if self._cores.proxy in (self._cores.load, self._cores.upstream):
             return None
         return max(0.0, (self._core_at_end - self._core_at_start - self.used(proxy)) / self._seconds)
@@ -252,7 +252,7 @@ class _Readings:
 
 
 def _check(port: int) -> None:
-    """One request through the peer, so that what is measured afterwards is its work and not its errors."""
+    """Send one request through the peer, so that the measurement does not measure errors."""
     whole = bodies.request(bodies.small_body())
     head, _, body = whole.partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
@@ -270,7 +270,7 @@ def _check(port: int) -> None:
 
 
 def _check_until(port: int, seconds: float) -> None:
-    """The same, repeated while it fails, for so long."""
+    """The same, repeated for up to ``seconds`` while it fails."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -283,7 +283,7 @@ def _check_until(port: int, seconds: float) -> None:
 
 
 def _check_websocket(port: int, token: str) -> None:
-    """The same for a handshake."""
+    """The same for a WebSocket handshake."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(bodies.websocket_request(b"", token))
         answer = b""
@@ -294,7 +294,7 @@ def _check_websocket(port: int, token: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """Short enough for a table."""
+    """The error on one line, short enough for a table."""
     text = " ".join(str(error).replace("|", "/").split())
     return text if len(text) <= 200 else f"{text[:60]} ... {text[-140:]}"
 

@@ -1,4 +1,4 @@
-"""The proxies that are compared: how each is configured and started, with settings in which it does well."""
+"""The proxies that are compared: how each is configured and started, with settings that favour it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bench.bodies import CLIENT_TOKEN, UPSTREAM_TOKEN
 from bench.certificates import HOST
 from bench.machine import free_port
 
-#: The tree that these benchmarks belong to: its ccmproxy is measured, whichever one is installed.
+#: The source tree of these benchmarks, whose ccmproxy is measured, even if another one is installed.
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-#: What the lending and the borrowing instance know each other by.
+#: The token between the lending and the borrowing instance.
 _LENT = "bench-token-between-instances"
 
 _LOGIN = {
@@ -38,11 +38,11 @@ _LOGIN = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a peer forwards to: a port of the loopback address, and with TLS the authority to verify it by."""
+    """Where a peer forwards to: a port of the loopback address, and with TLS the authority to verify it with."""
 
     port: int
     ca: Path | None
-    #: WebSockets will be asked for.
+    #: Whether the requests are for WebSockets.
     websocket: bool = False
 
     @property
@@ -60,27 +60,30 @@ class Start:
 
 
 class Peer(ABC):
-    """A proxy to measure. ``http``, ``websocket``: which scenarios it takes part in; ``replaces_token``: whether it
-    puts the upstream's token in place of the client's."""
+    """A proxy to measure.
+
+    ``http``, ``websocket``: which scenarios it takes part in; ``replaces_token``: whether it replaces the client's
+    token by the upstream's.
+    """
 
     name: ClassVar[str]
     http: ClassVar[bool] = True
     websocket: ClassVar[bool] = False
     replaces_token: ClassVar[bool] = True
-    #: Seconds for which its first requests may fail: it is still connecting to somebody.
+    #: Seconds during which its first requests may fail, because it is still connecting to another instance.
     warm_up: ClassVar[float] = 0.0
 
     @abstractmethod
     def missing(self) -> str | None:
-        """Why it cannot be started here, or None."""
+        """Why the peer cannot be started here, or None."""
 
     @abstractmethod
     def version(self) -> str:
-        """What it calls itself."""
+        """The peer's name and version."""
 
     @abstractmethod
     def prepare(self, directory: Path, port: int, target: Target) -> Start:
-        """Write its configuration into ``directory``; it shall listen on ``port`` of the loopback address."""
+        """Write the peer's configuration into ``directory``; it must listen on ``port`` of the loopback address."""
 
 
 class Nginx(Peer):
@@ -99,7 +102,7 @@ class Nginx(Peer):
         return _version([str(self._program), "-v"])
 
     def prepare(self, directory: Path, port: int, target: Target) -> Start:
-        """Bodies and streams are passed on as they come; a 1 MB body is never written to disk."""
+        """Bodies and streams are passed on without buffering; a 1 MB body is never written to disk."""
         tls = ""
         if target.ca:
             tls = f"""
@@ -110,7 +113,7 @@ class Nginx(Peer):
       proxy_ssl_protocols TLSv1.2 TLSv1.3;"""
         connection = 'Connection ""'
         if target.websocket:
-            # What is relayed passes through these two buffers; by default they have 1 and 4 KiB.
+            # Relayed WebSocket data passes through these two buffers, whose default sizes are 1 and 4 KiB.
             connection = (
                 "Upgrade $http_upgrade;\n      proxy_set_header Connection $http_connection;\n"
                 "      proxy_buffer_size 64k;\n      proxy_buffers 4 64k"
@@ -202,7 +205,7 @@ backend messages
 
 
 class Go(Peer):
-    """Our own small proxy on Go's net/http (``bench/go_proxy``): does for a request what ccmproxy does."""
+    """Our own small proxy on Go's net/http (``bench/go_proxy``), which does the same for a request as ccmproxy."""
 
     name = "go"
 
@@ -233,7 +236,7 @@ class Go(Peer):
 
 
 class Relay(Peer):
-    """Our own relay of bytes (``bench/relay.c``), which knows no protocol: the floor for WebSockets."""
+    """Our own relay of bytes (``bench/relay.c``), which knows no protocol: the lower bound for WebSockets."""
 
     name = "relay"
     http = False
@@ -257,8 +260,10 @@ class Relay(Peer):
 
 
 class Ccmproxy(Peer):
-    """ccmproxy as people run it: one OAuth account (for WebSockets: one API key of Codex), one user, usage recorded if
-    it can."""
+    """ccmproxy in a typical configuration.
+
+    One OAuth account (for WebSockets: one API key of Codex), one user, usage recorded if possible.
+    """
 
     name = "ccmproxy"
     websocket = True
@@ -276,7 +281,7 @@ class Ccmproxy(Peer):
         return None if self._twistd.exists() else f"there is no twistd beside {sys.executable}"
 
     def version(self) -> str:
-        """See the base class; told by the tree that is measured, and with what it leaves out."""
+        """See the base class; reported by the measured source tree, with the features that it leaves out."""
         code = "import ccmproxy, twisted; print(ccmproxy.__version__, 'on Twisted', twisted.__version__)"
         recording = "" if _records_usage() else ", usage is not recorded"
         return _version([sys.executable, "-c", code]) + recording
@@ -327,8 +332,10 @@ class Ccmproxy(Peer):
 
 
 class BorrowingCcmproxy(Ccmproxy):
-    """Two instances in one process: the one that is measured borrows from the other, which has the account. Each
-    request passes both, so the two subclasses are to be compared with each other."""
+    """Two instances in one process: the measured one borrows from the other, which has the account.
+
+    Each request passes both, so the two subclasses are to be compared with each other.
+    """
 
     websocket = False
     #: Whether the lender dials the borrower (a reverse connection), or the borrower the lender, by URL.
@@ -354,7 +361,7 @@ class BorrowingCcmproxy(Ccmproxy):
             "credentials": [own, neighbour] if self.reverse else [own],
             "users": [{"name": "neighbour", "token": _LENT, "credential": "own"}],
         }
-        # The borrower listens last: then the lender is ready, and is about to have dialled.
+        # The borrower listens last: by then, the lender is ready, and is about to dial.
         return [lender, borrower]
 
 
@@ -366,7 +373,7 @@ class CcmproxyByURL(BorrowingCcmproxy):
 
 
 class CcmproxyReverse(BorrowingCcmproxy):
-    """Borrows over a connection that was dialled from the other side."""
+    """Borrows over a connection that the lender dialled."""
 
     name = "ccmproxy-reverse"
     reverse = True
@@ -374,7 +381,7 @@ class CcmproxyReverse(BorrowingCcmproxy):
 
 
 def _records_usage() -> bool:
-    """Whether this tree's ccmproxy can record usage; imported late, for the other peers do not need it."""
+    """Whether this tree's ccmproxy can record usage; imported late, because the other peers do not need it."""
     from ccmproxy.config.not_supported import NOT_SUPPORTED
 
     return not any(feature.path == "services[].usages_path" for feature in NOT_SUPPORTED)

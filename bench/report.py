@@ -1,4 +1,4 @@
-"""From measurements to medians, ratios and tables. Pure: no clock, no process, no file."""
+"""Computes medians, ratios and tables from measurements. Pure: no clock, no process, no file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 
 #: Peer that the ratios refer to.
 REFERENCE = "nginx"
-#: Share of one core from which on a process counts as saturated.
+#: Share of one core above which a process counts as saturated.
 SATURATED = 0.9
-#: Share of the proxy's core from which on other programs have disturbed the measurement.
+#: Share of the proxy's core above which other programs have disturbed the measurement.
 DISTURBED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One peer measured once in one scenario. What does not apply is None.
+    """One measurement of one peer in one scenario. Values that do not apply are None.
 
     CPU is user + system time, of all processes of the peer. Shares are CPU seconds per second of the measurement.
     """
@@ -35,13 +35,13 @@ class Measurement:
     #: write to the client's read.
     p50_ms: float | None = None
     p99_ms: float | None = None
-    #: Time that other programs had the proxy's core, and the machine did other things there, as a share of one core.
+    #: Time that other programs, and the machine for other purposes, used the proxy's core, as a share of one core.
     foreign_share: float | None = None
     #: Resident set of all processes of the peer in KiB: at the end, or before and after where memory is measured.
     rss_kib: float | None = None
     rss_before_kib: float | None = None
     errors: int = 0
-    #: Why there is no result, or what is odd about it.
+    #: Why there is no result, or what is unusual about it.
     note: str = ""
 
     @property
@@ -90,18 +90,18 @@ class Summary:
 
 
 def median(values: Iterable[float | None]) -> float | None:
-    """The median of those values that are there; None where none is."""
+    """The median of those values that are not None; None if all are."""
     present = [value for value in values if value is not None]
     return statistics.median(present) if present else None
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:
-    """``value`` ÷ ``reference``; None where one is missing or the reference is not above zero."""
+    """``value`` ÷ ``reference``; None if one is missing or the reference is not positive."""
     return value / reference if value is not None and reference is not None and reference > 0 else None
 
 
 def bottleneck(measurement: Measurement, share_core: bool) -> str | None:
-    """A warning where the load generator or the upstream limited the result, and not the proxy.
+    """A warning if the load generator or the upstream limited the result, and not the proxy.
 
     ``share_core``: both run on one core, so that their sum counts.
     """
@@ -115,7 +115,7 @@ def bottleneck(measurement: Measurement, share_core: bool) -> str | None:
 
 
 def disturbance(measurement: Measurement) -> str | None:
-    """A warning where other programs used the proxy's core: rates and latencies then say little."""
+    """A warning if other programs used the proxy's core, which makes rates and latencies unreliable."""
     share = measurement.foreign_share
     return "the proxy's core was not its own" if share is not None and share > DISTURBED else None
 
@@ -181,7 +181,7 @@ def as_document(
 
 
 def figure(value: float | None, suffix: str = "") -> str:
-    """A number with three significant digits, large ones whole with thousands separated; ``-`` for none."""
+    """A number with three significant digits; a large one as an integer with thousands separators; ``-`` for None."""
     if value is None:
         return "-"
     size = abs(value)
@@ -216,7 +216,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def work_table(summaries: Sequence[Summary], unit: str, plural: str) -> str:
-    """The table of a scenario in which CPU per unit of work counts."""
+    """The table of a scenario that measures CPU per unit of work."""
     headings = [
         "peer",
         f"{plural}/s",
@@ -250,7 +250,7 @@ def work_table(summaries: Sequence[Summary], unit: str, plural: str) -> str:
 
 
 def memory_table(summaries: Sequence[Summary], unit: str) -> str:
-    """The table of a scenario in which the resident set before and after counts."""
+    """The table of a scenario that measures the resident set before and after."""
     headings = [
         "peer",
         "RSS before MiB",

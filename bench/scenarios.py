@@ -29,13 +29,13 @@ class Scenario:
     units_per_count: float = 1.0
     seconds: float = 3.0
     warmup_ms: int = 500
-    #: ``churn``: streams measured, and before them.
+    #: ``churn``: number of streams measured, and of those before.
     count: int = 0
     warmup_count: int = 0
     tls: bool = False
-    #: The requests ask for a WebSocket, and the bodies are messages on it.
+    #: Whether the requests ask for a WebSocket, on which the bodies are sent as messages.
     websocket: bool = False
-    #: Memory is measured: the peer is started anew for each round, and there is no direct connection to compare.
+    #: Whether memory is measured: the peer is then started anew for each round, without a direct connection to compare.
     memory: bool = False
     #: Seconds to let memory settle before it is read.
     settle: float = 1.0
@@ -155,7 +155,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         connections=200,
         unit=("stream", "streams"),
         count=10_000,
-        # As many before: allocators take their share in the first thousands, and that is no leak.
+        # As many before: allocators reserve memory during the first thousands, which is not a leak.
         warmup_count=10_000,
         memory=True,
     ),
@@ -168,7 +168,7 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def shortened(scenario: Scenario) -> Scenario:
-    """The same for a first impression: seconds become fractions, streams become hundreds."""
+    """The scenario shortened for a first impression: seconds become fractions, streams become hundreds."""
     return replace(
         scenario,
         connections=min(scenario.connections, 200 if scenario.memory else 400),
@@ -181,7 +181,7 @@ def shortened(scenario: Scenario) -> Scenario:
 
 
 def named(names: Sequence[str]) -> list[Scenario]:
-    """The scenarios of those names in the order of the report; all if there are none. KeyError for an unknown one."""
+    """The scenarios ``names`` in the order of the report; all if empty. Raises KeyError for an unknown name."""
     known = {scenario.name: scenario for scenario in SCENARIOS}
     for name in names:
         if name not in known:

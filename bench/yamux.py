@@ -1,4 +1,4 @@
-"""``python -m bench.yamux``: sessions of ours beside hashicorp/yamux's, the same load on both, in one run."""
+"""``python -m bench.yamux``: our yamux sessions beside hashicorp/yamux's, under the same load, in one run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench import machine
 from bench.children import Child, ChildFailed
 from bench.compile import build_go_yamux
 
-#: What each does, and the unit of work.
+#: Description of each scenario, and its unit of work.
 SCENARIOS: Mapping[str, tuple[str, str]] = {
     "up": ("one stream to the server", "MiB"),
     "up-100": ("100 streams to the server at a time", "MiB"),
@@ -28,14 +28,17 @@ SCENARIOS: Mapping[str, tuple[str, str]] = {
     "open": ("open a stream, a byte there and back, close it", "stream"),
     "open-100": ("the same, 100 at a time", "stream"),
 }
-#: The servers that are measured; the load is Go's own client for both.
+#: The measured servers; the load is Go's own client for both.
 PEERS = ("go", "ccmproxy")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One measurement, or the medians of several. ``rate``: units per second; ``cpu``: microseconds of the server's
-    processor time per unit; ``p50``, ``p99``: microseconds of a round trip, 0 where there is none."""
+    """One measurement, or the medians of several.
+
+    ``rate``: units per second; ``cpu``: microseconds of the server's CPU time per unit; ``p50``, ``p99``: microseconds
+    of a round trip, 0 where there is none.
+    """
 
     rate: float
     cpu: float
@@ -44,7 +47,7 @@ class Figures:
 
 
 def medians(figures: Sequence[Figures]) -> Figures:
-    """Each of them by itself."""
+    """The median of each figure by itself."""
     return Figures(*(statistics.median(column) for column in zip(*map(_columns, figures), strict=True)))
 
 
@@ -53,7 +56,7 @@ def _columns(figures: Figures) -> tuple[float, float, float, float]:
 
 
 def table(results: Mapping[tuple[str, str], Figures]) -> str:
-    """By scenario and peer, as Markdown; the last column: processor time, ours to Go's."""
+    """A Markdown table by scenario and peer; the last column is the ratio of our CPU time to Go's."""
     lines = [
         "| scenario | per second, go | ccmproxy | CPU in µs per unit, go | ccmproxy | p50 / p99 in µs, go | ccmproxy"
         " | CPU ccmproxy / go |",
@@ -82,7 +85,7 @@ class _Run:
     nice: int
 
     def measure(self, peer: str, scenario: str) -> Figures:
-        """One scenario on a server of its own. Raises ChildFailed."""
+        """Measure one scenario on a new server. Raises ChildFailed."""
         port = machine.free_port()
         server: list[str | Path] = [self.program, "-listen", f"127.0.0.1:{port}"]
         if peer == "ccmproxy":
@@ -105,7 +108,7 @@ class _Run:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what the arguments ask for. Exit status: 0; 1 where nothing can be measured."""
+    """Run the benchmarks that the arguments select. Exit status: 0; 1 if nothing can be measured."""
     parser = argparse.ArgumentParser("python -m bench.yamux", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="medians are taken over these (3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement (3)")

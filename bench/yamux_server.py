@@ -1,4 +1,4 @@
-"""``python -m bench.yamux_server PORT``: what the yamux benchmarks measure of ours; see ``go_yamux/main.go``."""
+"""``python -m bench.yamux_server PORT``: our server for the yamux benchmarks; see ``go_yamux/main.go``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ccmproxy.root.tuning import tune_process
 from ccmproxy.yamux import Rate, SessionConfig
 
 _PIECE = bytes(64 * 1024)
-#: A load opens streams as fast as it can; nothing is to be refused.
+#: The load opens streams as fast as it can, and none must be refused.
 _CONFIG = SessionConfig(opens=Rate(10**9, 1e9))
 
 
 @implementer(IHalfCloseableProtocol, IPullProducer)
 class _Stream(Protocol):
-    """Does what the first byte says."""
+    """Serves one stream in the mode that its first byte selects."""
 
     transport: StreamTransport
 
@@ -46,10 +46,10 @@ class _Stream(Protocol):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Nothing more is said."""
+        """Do nothing: the stream sends no more."""
 
     def resumeProducing(self) -> None:
-        """The next piece."""
+        """Send the next piece."""
         size = min(self._left, len(_PIECE))
         self._left -= size
         self.transport.write(_PIECE[:size])
@@ -58,18 +58,18 @@ class _Stream(Protocol):
             self.transport.loseConnection()
 
     def stopProducing(self) -> None:
-        """Nothing to stop."""
+        """Do nothing: there is nothing to stop."""
 
 
 def main(port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is ended."""
     from twisted.internet import reactor  # noqa: TID251 - the outermost module
 
     streams = Factory.forProtocol(_Stream)
     streams.noisy = False
 
     class Sessions(Factory):
-        """Every connection is a session."""
+        """Makes each connection a session."""
 
         noisy = False
 

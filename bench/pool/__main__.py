@@ -18,9 +18,9 @@ from bench.pool.simulation import BEGIN, WARM_UP, Simulation
 from bench.pool.tables import Run, as_document, figures, load_table, plain
 from ccmproxy.simulator.claude.simulated_account import PLANS
 
-#: Percent of the capacity that the team's work would take: comfortable, about all of it, more than there is.
+#: Team's work in percent of the capacity: a comfortable load, about all of the capacity, more than the capacity.
 LOADS = (60.0, 100.0, 140.0)
-#: A pool that few requests fill.
+#: A small pool, which few requests fill.
 QUICK_POOL = ("pro", "team")
 
 
@@ -99,12 +99,12 @@ def run_all(
     seeds: int,
     weeks: int,
 ) -> list[Run]:
-    """Every policy with every load and seed. All of one seed meet the same accounts and the same work."""
+    """Every policy with every load and seed. All runs of one seed meet the same accounts and the same work."""
     runs = []
     capacity = sum(plan.week for plan in plans) * (weeks + WARM_UP) / 100.0
     for seed in range(1, seeds + 1):
         possible = invent(f"{seed} work", BEGIN, weeks + WARM_UP, capacity * max(loads))
-        gc.freeze()  # it stays as it is: no collection need look at it
+        gc.freeze()  # never changes: the collector can skip it
         for load in loads:
             sessions = thinned(possible, capacity * load)
             for contender in contenders:
@@ -115,11 +115,11 @@ def run_all(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what the arguments ask for. Exit status 0."""
+    """Run the simulations that the arguments select. Exit status 0."""
     options = _arguments(arguments)
     contenders = [each for each in CONTENDERS if not options.policy or each.name in options.policy]
     clock = time.monotonic()
-    # What is allocated lives as long as its run: looking for garbage within one only takes time.
+    # Objects live as long as their run: collecting garbage during a run only takes time.
     gc.disable()
     runs = run_all(options.plans, contenders, options.loads, options.seeds, options.weeks)
     gc.enable()

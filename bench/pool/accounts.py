@@ -1,4 +1,4 @@
-"""The accounts of the simulation: what they have, what they answer, and what a proxy learns of that."""
+"""The accounts of the simulation: their allowances, their responses, and what a proxy learns from these."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from ccmproxy.testing.pump import MemoryNetwork
 
 @dataclass(frozen=True, slots=True)
 class AccountPlan:
-    """A subscription. ``short``, ``weekly``: windows relative to the Pro plan's; ``weight``: as the proxy has it."""
+    """A subscription.
+
+    ``short``, ``weekly``: windows relative to the Pro plan's; ``weight``: as the proxy assumes it.
+    """
 
     name: str
     short: float
@@ -41,7 +44,7 @@ class AccountPlan:
         return WEEKLY_ALLOWANCE * self.weekly
 
 
-#: Week of the 20x plan relative to the Pro plan's: what the proxy takes it for (spec 5.2).
+#: Week of the 20x plan relative to the Pro plan's, as the proxy assumes it (spec 5.2).
 LARGE_WEEK = 10.0
 #: Plans of the pool, in the order of the configuration.
 POOL = ("pro", "max_20x", "max_5x", "team", "pro")
@@ -59,14 +62,14 @@ def known_plan(name: str, large_week: float = LARGE_WEEK) -> AccountPlan:
 
 
 class Answer(NamedTuple):
-    """What comes back at once. ``refused_until``: 0, or the reset that a 429 names; ``update``: what headers tell."""
+    """The head of a response. ``refused_until``: 0, or the reset in a 429; ``update``: the limits in the headers."""
 
     refused_until: float
     update: LimitsUpdate
 
 
 class SimulatedAccount:
-    """The truth about one account. ``served``: all units ever taken from it."""
+    """The true state of one account. ``served``: all units ever taken from it."""
 
     def __init__(self, tag: str, plan: AccountPlan, weekly_reset: float) -> None:
         """``weekly_reset``: when its weekly window ends for the first time (Unix seconds)."""
@@ -82,7 +85,7 @@ class SimulatedAccount:
         return f"<SimulatedAccount {self.tag}>"
 
     def ask(self, now: float) -> Answer:
-        """A request comes. Its cost, if it is not refused, is taken by :meth:`take` when its answer ends."""
+        """Send a request. Unless it is refused, its cost is taken by :meth:`take` when its response ends."""
         windows = self.short, self.weekly
         full = [window.resets_at or now for window in windows if window.is_full(now)]
         if not full:
@@ -90,13 +93,13 @@ class SimulatedAccount:
         return Answer(max(full, default=0.0), self.told(now))
 
     def take(self, units: float, now: float) -> None:
-        """An answer has ended that cost so much."""
+        """Charge the cost of a response that has ended."""
         self.short.consume(units, now)
         self.weekly.consume(units, now)
         self.served += units
 
     def told(self, now: float) -> LimitsUpdate:
-        """Both windows in whole percent, rounded up; the same object as long as they are the same."""
+        """Both windows in whole percent, rounded up; the same object as long as the values are the same."""
         values = (*_percent(self.short, now), *_percent(self.weekly, now))
         if values != self._told:
             short, short_reset, weekly, weekly_reset = self._told = values
@@ -107,14 +110,14 @@ class SimulatedAccount:
 
 
 def _percent(window: UsageWindow, now: float) -> tuple[float, float]:
-    """Utilization as it is told, and the reset; 0 for a window that has not begun."""
-    # What is over by a rounding error of a sum is not over.
+    """Reported utilization and reset; 0 for a window that has not begun."""
+    # The rounding error of a sum must not raise the percentage.
     percent = math.ceil(window.utilization(now) * 100.0 - 1e-9)
     return float(percent), window.resets_at or 0.0
 
 
 def make_accounts(plans: Sequence[AccountPlan], begin: float, rng: random.Random) -> list[SimulatedAccount]:
-    """One account of each plan; their weeks end at hours of their own, on different weekdays while there are some."""
+    """One account of each plan; their weeks end at different hours and, as far as possible, on different weekdays."""
     days = rng.sample(range(7), 7)
     accounts = []
     for index, plan in enumerate(plans):
@@ -127,7 +130,7 @@ def make_accounts(plans: Sequence[AccountPlan], begin: float, rng: random.Random
 
 
 def _nobody(event: object) -> None:
-    """Nobody reads these logs, and the process's observers would keep them."""
+    """Discard an event: nothing reads these logs, and the process's observers would keep them."""
 
 
 SILENT = Logger(observer=_nobody)  # type: ignore[arg-type]
@@ -135,7 +138,7 @@ SILENT = Logger(observer=_nobody)  # type: ignore[arg-type]
 
 @implementer(ICredential)
 class SimulatedCredential(Credential):
-    """A real credential without a login: what it knows, an account told it. ``heard``: when it last did."""
+    """A real credential without a login, whose knowledge comes from an account. ``heard``: when it was last updated."""
 
     log = SILENT
 
@@ -158,19 +161,19 @@ class SimulatedCredential(Credential):
 
     @property
     def upstream(self) -> Upstream:
-        """A place that nothing is ever sent to."""
+        """An upstream that nothing is ever sent to."""
         return self._upstream
 
     async def authorize(self) -> Authorization:
-        """Raises CredentialUnavailable: there is no login."""
+        """Raise CredentialUnavailable: there is no login."""
         raise CredentialUnavailable("simulated")
 
     async def recover(self, rejected: Authorization) -> Authorization:
-        """Raises CredentialUnavailable: there is no login."""
+        """Raise CredentialUnavailable: there is no login."""
         raise CredentialUnavailable("simulated")
 
     def observe(self, update: LimitsUpdate) -> None:
-        """State learnt from an answer; what was said before changes nothing."""
+        """Update the state from a response; an update equal to the last one changes nothing."""
         self.heard = self._now()
         if update is self._observed and self.state is self._observed_state:
             return
@@ -178,10 +181,10 @@ class SimulatedCredential(Credential):
         self._observed, self._observed_state = update, self.state
 
     def poll_if_stale(self) -> None:
-        """Nothing: the simulation polls when it is time."""
+        """Do nothing: the simulation decides when to poll."""
 
     def poll(self) -> None:
-        """Ask for the usage."""
+        """Request the usage."""
         self.heard = self._now()
         self._apply(PollSucceeded(self.account.told(self.heard)))
 
@@ -189,8 +192,8 @@ class SimulatedCredential(Credential):
 def make_credentials(
     accounts: Sequence[SimulatedAccount], now: Callable[[], float]
 ) -> list[SimulatedCredential]:
-    """What a proxy knows of the accounts, each polled once."""
-    clock = Clock()  # nothing is ever scheduled on it: credentials that were not started keep no timers
+    """What a proxy knows of the accounts, after one poll of each."""
+    clock = Clock()  # nothing is ever scheduled on it: credentials that were not started have no timers
     network = MemoryNetwork(clock)
     connections = ConnectionPool(network.endpoint("api.example", 443), clock)
     upstream = upstream_of("https://api.example", connections)

@@ -1,4 +1,4 @@
-"""What a team wants to do in some weeks: people, sessions, conversations, requests. The same for every policy."""
+"""The work that a team wants to do in some weeks: people, sessions, conversations, requests; equal for every policy."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
-#: Tokens of system prompt, tools and project notes that a conversation begins with; a compacted one keeps them.
+#: Tokens of system prompt, tools and project notes at the beginning of a conversation, kept by a compaction.
 PREFIX = 24_000
 SUBAGENT_PREFIX = 14_000
-#: A conversation that is longer is compacted to the prefix and a summary (tokens).
+#: A longer conversation is compacted to the prefix and a summary (tokens).
 LONGEST_CONTEXT = 160_000
 SUMMARY = 9_000
-#: Seconds until an answer begins, and tokens per second from then on.
+#: Seconds until a response begins, and tokens per second from then on.
 FIRST_TOKEN = 2.0
 TOKENS_PER_SECOND = 70.0
-#: How long what was cached is kept after its last use (seconds).
+#: Lifetime of a cache entry after its last use (seconds).
 CACHE_LIFE = 3600.0
 SUBAGENT_CACHE_LIFE = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How one kind of people works. Hours of the day, beyond 24 after midnight; ``lunch`` None: takes none.
+    """The working habits of one kind of people.
 
-    ``sessions``: per day, relative to other kinds. ``weekends``: share of the weekend days that are worked.
+    Hours of the day, beyond 24 after midnight; ``lunch``: None for no lunch break. ``sessions``: per day, relative to
+    other kinds. ``weekends``: share of the weekend days that are worked.
     """
 
     name: str
@@ -51,10 +52,10 @@ TEAM = (
     Habit("light", 4, 1.5, 9.5, 17.0, 12.0, 0.0),
     Habit("owl", 2, 6.0, 20.0, 27.0, None, 0.4),
 )
-#: Share of the working days that somebody does not work, and how much weeks differ (sigma of a lognormal).
+#: Share of the working days that a person takes off, and the variation between weeks (sigma of a lognormal).
 FREE_DAYS = 0.08
 WEEKS_DIFFER = 0.4
-#: Share of the sessions that are taken up again the next morning.
+#: Share of the sessions that are resumed the next morning.
 RESUMED = 0.1
 #: Share of the turns that start subagents.
 TURNS_WITH_SUBAGENTS = 0.1
@@ -62,10 +63,10 @@ TURNS_WITH_SUBAGENTS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request. ``gap``: seconds since the answer before it. ``context``, ``output``: tokens.
+    """One request. ``gap``: seconds since the response before it. ``context``, ``output``: tokens.
 
-    ``kept``: tokens at the beginning of the context that are those of the request before. ``units``: what it costs if
-    nobody moves and nobody waits. ``subagents``: begin with its answer; the next step waits for them.
+    ``kept``: tokens that its context has in common, at the beginning, with the request before. ``units``: its cost if
+    no conversation moves or waits. ``subagents``: begin with its response; the next step waits for them.
     """
 
     gap: float
@@ -77,18 +78,18 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """Until its answer has ended."""
+        """Seconds until its response has ended."""
         return FIRST_TOKEN + self.output / TOKENS_PER_SECOND
 
     @property
     def all_units(self) -> float:
-        """With those of its subagents."""
+        """Its units and those of its subagents."""
         return self.units + sum(each.units for each in self.subagents)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Requests that follow one another. ``cache_life`` in seconds."""
+    """Consecutive requests. ``cache_life`` in seconds."""
 
     model: str
     cache_life: float
@@ -96,16 +97,16 @@ class Conversation:
 
     @property
     def units(self) -> float:
-        """What all of it costs, subagents included."""
+        """Cost of the whole conversation, subagents included."""
         return sum(step.all_units for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation that somebody begins at ``start`` and gives up some time after ``leaves`` (Unix seconds).
+    """A conversation that a person begins at ``start`` and gives up some time after ``leaves`` (Unix seconds).
 
-    ``draw``: a number in [0, 1) that decides up from which load it takes place. A session that was taken up again is
-    a second one of the same ``name``.
+    ``draw``: a number in [0, 1) that determines the load from which on the session takes place. A resumed session is a
+    second one of the same ``name``.
     """
 
     person: str
@@ -118,7 +119,7 @@ class Session:
 
 
 def request_units(model: str, context: int, cached: int, output: int, cache_life: float) -> float:
-    """What one request costs of which ``cached`` tokens are read from the cache and the rest is written to it."""
+    """Cost of one request that reads ``cached`` tokens from the cache and writes the rest to it."""
     written = context - cached
     long = cache_life > SUBAGENT_CACHE_LIFE
     tokens = Tokens(
@@ -132,7 +133,7 @@ def request_units(model: str, context: int, cached: int, output: int, cache_life
 
 
 class DemandSource:
-    """Invents what a team does. All that is random comes from ``rng``."""
+    """Generates the work of a team. All randomness comes from ``rng``."""
 
     def __init__(self, rng: random.Random, begin: float, weeks: int, team: Sequence[Habit] = TEAM) -> None:
         """``begin``: a Monday's midnight (Unix seconds)."""
@@ -142,7 +143,7 @@ class DemandSource:
         self._team = team
 
     def sessions(self, busy: float = 1.0) -> list[Session]:
-        """All of them, by their start. ``busy``: how many, relative to what the habits say."""
+        """All sessions, by their start. ``busy``: their number, relative to the habits."""
         found = [
             session
             for habit in self._team
@@ -185,7 +186,7 @@ class DemandSource:
     def _conversation(
         self, model: str, start: float, leaves: float, lunch: float | None, context: int
     ) -> Conversation:
-        """Turns until they are enough, or it is time to leave."""
+        """Turns until there are enough, or it is time to leave."""
         rng = self._rng
         steps: list[Step] = []
         at, gap, kept = start, 0.0, 0
@@ -233,7 +234,7 @@ class DemandSource:
         return Conversation(model, SUBAGENT_CACHE_LIFE, tuple(steps))
 
     def _tokens(self, median: int, sigma: float) -> int:
-        """Lognormal, 20,000 at most: tools cut their results."""
+        """Lognormal, 20,000 at most, because tools truncate their results."""
         return min(20_000, max(1, int(median * self._rng.lognormvariate(0.0, sigma))))
 
     def _geometric(self, mean: float) -> int:
@@ -241,7 +242,7 @@ class DemandSource:
         return int(self._rng.expovariate(math.log1p(1.0 / mean)))
 
     def _poisson(self, mean: float) -> int:
-        """How many fall into a day: exponential gaps until it is over."""
+        """Number of events in a day: exponential gaps until the day is over."""
         count, passed = 0, self._rng.expovariate(1.0)
         while passed < mean:
             count += 1
@@ -250,17 +251,17 @@ class DemandSource:
 
 
 def _after_lunch(at: float, lunch: float | None) -> float:
-    """What falls into the hour of lunch is done after it."""
+    """The time ``at``, postponed until after lunch if it falls into the lunch hour."""
     return at + HOUR if lunch is not None and lunch <= at < lunch + HOUR else at
 
 
 def _duration(conversation: Conversation) -> float:
-    """Seconds that it takes where nothing is refused."""
+    """Seconds that the conversation takes if nothing is refused."""
     return sum(step.gap + step.seconds for step in conversation.steps)
 
 
 def invent(seed: str, begin: float, weeks: int, units: float, team: Sequence[Habit] = TEAM) -> list[Session]:
-    """Sessions of a team that cost ``units`` altogether, or somewhat more. The more is wanted, the busier it is.
+    """Sessions of a team that cost ``units`` or somewhat more; the more units, the busier the team.
 
     Raises ValueError for a team that does nothing.
     """
@@ -276,7 +277,7 @@ def invent(seed: str, begin: float, weeks: int, units: float, team: Sequence[Hab
 
 
 def thinned(sessions: Sequence[Session], units: float) -> list[Session]:
-    """As many of them as cost about ``units``: those of a smaller amount are among those of a larger one."""
+    """A part of the sessions that costs about ``units``; the part for fewer units is within the part for more."""
     kept, total = set(), 0.0
     for session in sorted(sessions, key=lambda session: (session.draw, session.start)):
         if total + session.units / 2 > units:
@@ -287,5 +288,5 @@ def thinned(sessions: Sequence[Session], units: float) -> list[Session]:
 
 
 def total_units(sessions: Iterable[Session]) -> float:
-    """What they cost if nobody moves and nobody waits."""
+    """Cost of the sessions if no conversation moves or waits."""
     return sum(session.units for session in sessions)

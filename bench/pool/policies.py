@@ -1,4 +1,4 @@
-"""Ways of choosing an account: the product's pool, what other proxies do, and ideas that the product does not have."""
+"""Ways to choose an account: the product's pool, those of other proxies, and ideas that the product does not use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ccmproxy.policy.sessions import SESSION_LIFE, Assignment
 
 
 class Asked(NamedTuple):
-    """A request that wants an account. ``agent``: a subagent's id within the session."""
+    """A request that needs an account. ``agent``: a subagent's id within the session."""
 
     person: str
     session: str
@@ -26,31 +26,34 @@ class Asked(NamedTuple):
 
 
 class Served(NamedTuple):
-    """The account that takes it. ``lease`` is to be closed when the answer has ended; None where there is none."""
+    """The account that takes the request.
+
+    ``lease`` must be closed when the response has ended; None if there is none.
+    """
 
     account: SimulatedAccount
     lease: ILease | None = None
 
 
 class Refused(NamedTuple):
-    """No account takes it; ``until``: the reset that the client is told (Unix seconds, 0 = none)."""
+    """No account takes the request; ``until``: the reset that the client is told (Unix seconds, 0 = none)."""
 
     until: float
 
 
 class Policy(Protocol):
-    """Chooses accounts, for as long as a simulation lasts."""
+    """Chooses accounts during a simulation."""
 
     @property
     def credentials(self) -> Sequence[SimulatedCredential]:
-        """What is polled every hour; empty for a policy that does not ask for usage."""
+        """The credentials that are polled every hour; empty for a policy that does not use the reported usage."""
 
     def take(self, asked: Asked) -> Served | Refused:
         """An account that has answered the request with 200, or a refusal."""
 
 
 class World(NamedTuple):
-    """What a policy is made for. ``now``: Unix seconds."""
+    """The surroundings of a policy. ``now``: Unix seconds."""
 
     accounts: Sequence[SimulatedAccount]
     now: Callable[[], float]
@@ -67,16 +70,16 @@ class QuietPool(Pool):
 
 
 class IdeaPool(QuietPool):
-    """The product's pool with another score, or with sessions that leave where nothing of theirs is cached any more."""
+    """The product's pool with another score, or with sessions that leave an account once their cache has expired."""
 
     def __init__(self, world: World, credentials: Sequence[ICredential], idea: Idea) -> None:
         super().__init__("pool", credentials, PoolRules(), world.now, world.rng.random)
         self._idea = idea
-        #: Session → where it was served last, and when.
+        #: Session → the account that served it last, and when.
         self._served: dict[tuple[str, str | None], tuple[str, float]] = {}
 
     def select(self, selection: Selection) -> ILease:
-        """As the pool does, and note who was served where."""
+        """Select like the pool, and note which account served the session."""
         lease = super().select(selection)
         self._served[selection.user, selection.session] = lease.tag, self._now()
         return lease
@@ -101,7 +104,7 @@ class IdeaPool(QuietPool):
 
 
 class PoolPolicy:
-    """A pool, asked the way the proxy asks it: after a 429 the account is marked, and the next one is tried."""
+    """A pool, used like the proxy does: after a 429, the account is marked and the next one is tried."""
 
     def __init__(self, world: World, make: Callable[[World, Sequence[ICredential]], Pool]) -> None:
         self.credentials = make_credentials(world.accounts, world.now)
@@ -110,7 +113,7 @@ class PoolPolicy:
         self._pool = make(world, [ICredential(credential) for credential in self.credentials])
 
     def take(self, asked: Asked) -> Served | Refused:
-        """Spec 4.4 and 6.4."""
+        """Try accounts until one serves the request (spec 4.4 and 6.4)."""
         tried: frozenset[str] = frozenset()
         while True:
             selection = Selection(
@@ -134,7 +137,7 @@ class PoolPolicy:
 
 
 class _Blind:
-    """Knows of an account only what a 429 said, and asks it again when that has passed. Sessions mean nothing to it."""
+    """Knows only the 429s of an account, and retries it after their reset. Ignores sessions."""
 
     credentials: Sequence[SimulatedCredential] = ()
 
@@ -156,14 +159,14 @@ class _Blind:
 
 
 class RoundRobinPerRequest(_Blind):
-    """Every request to the next account, whoever asks."""
+    """Sends every request to the next account, for all users together."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._next = 0
 
     def take(self, asked: Asked) -> Served | Refused:
-        """From the one after that which served last."""
+        """Start with the account after the one that served last."""
         accounts = self._world.accounts
         outcome = self._first([*accounts[self._next :], *accounts[: self._next]])
         if isinstance(outcome, Served):
@@ -172,10 +175,10 @@ class RoundRobinPerRequest(_Blind):
 
 
 class FirstUntilExhausted(_Blind):
-    """Every request to the first account of the list that has not answered 429."""
+    """Sends every request to the first account in the list that has not answered 429."""
 
     def take(self, asked: Asked) -> Served | Refused:
-        """From the beginning of the list."""
+        """Start at the beginning of the list."""
         return self._first(self._world.accounts)
 
 
@@ -184,7 +187,7 @@ class FirstUntilExhausted(_Blind):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy with a name. ``kind``: ``ccmproxy``, ``naive``, or ``idea`` for what is not in the product."""
+    """A named policy. ``kind``: ``ccmproxy``, ``naive``, or ``idea`` for one that is not in the product."""
 
     name: str
     kind: str

@@ -1,4 +1,4 @@
-"""Scores that the product does not have, to see whether one of them would serve better than spec 6.3."""
+"""Scores that the product does not use, to see whether any of them serves better than that of spec 6.3."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from ccmproxy.policy.balancing import Candidate, score, spread_score, urgency
 from ccmproxy.state.limits import current_reset, remaining
 
-#: A session that was served within so long is at work (seconds).
+#: A session counts as active for so long after it was served (seconds).
 ACTIVE = 900.0
-#: After so long nothing of a conversation is cached any more (seconds).
+#: Time after which no part of a conversation is cached any more (seconds).
 COLD = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Idea:
-    """``score`` of a candidate, the sessions at work on it and the time (Unix seconds): the highest is chosen.
+    """A score, by which the highest candidate is chosen.
 
-    ``leaves_after``: a session that was silent for longer is placed anew (seconds).
+    ``score``: takes a candidate, the number of active sessions on it, and the time (Unix seconds).
+    ``leaves_after``: a session that was silent for longer is assigned anew (seconds).
     """
 
     name: str
@@ -28,13 +29,13 @@ class Idea:
 
 
 def _left(candidate: Candidate, now: float) -> float:
-    """Percent of a Pro plan's week."""
+    """Remaining percent of a Pro plan's week."""
     snapshot = candidate.snapshot
     return remaining(snapshot.limits.weekly, snapshot.caps.weekly, now) * snapshot.plan_weight
 
 
 def _short_left(candidate: Candidate, now: float) -> float:
-    """Percent of the 5-hour window up to its cap."""
+    """Remaining percent of the 5-hour window up to its cap."""
     return remaining(candidate.snapshot.limits.short, candidate.snapshot.caps.short, now)
 
 

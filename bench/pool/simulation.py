@@ -1,4 +1,4 @@
-"""One run: a team's demand meets accounts through a policy, event by event."""
+"""One run: a policy serves a team's demand with the accounts, event by event."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ccmproxy.policy.retry import LeaseOutcome
 BEGIN = 1_767_571_200.0
 #: Weeks before measuring begins.
 WARM_UP = 1
-#: Whoever is refused asks again after so long, unless the named reset is sooner (seconds); never at once.
+#: Retry interval after a refusal, if the named reset is not sooner, and the shortest one (seconds).
 PATIENCE = 900.0
 SHORTEST_WAIT = 60.0
-#: So long after the end of their day people give up what is refused (seconds).
+#: Time after the end of a person's day at which refused work is given up (seconds).
 OVERTIME = HOUR
 
 
 @dataclass(slots=True)
 class Tally:
-    """What happened while it was measured. Units: :mod:`ccmproxy.simulator.usage_windows`.
+    """The results of the measured time. Units: :mod:`ccmproxy.simulator.usage_windows`.
 
-    ``asked``, ``refused``: requests, each once. ``done``, ``lost``: work that was answered and that was given up, in
-    units of what it costs if nobody moves. ``spent``: units that were really taken, ``for_moves`` of them because a
-    conversation had its cache elsewhere. ``used``: account → fraction of each of its weeks.
+    ``asked``, ``refused``: requests, each counted once. ``done``, ``lost``: work that was answered and that was given
+    up, in units of its cost if no conversation moves. ``spent``: units that were really taken, ``for_moves`` of them
+    because a conversation had its cache on another account. ``used``: account → fraction of each of its weeks.
     """
 
     asked: int = 0
@@ -46,7 +46,7 @@ class Tally:
 
 
 class _Thread:
-    """A conversation under way. ``cached``: account → (tokens, Unix seconds of their last use)."""
+    """A conversation in progress. ``cached``: account → (tokens, Unix seconds of their last use)."""
 
     __slots__ = (
         "agent",
@@ -69,22 +69,22 @@ class _Thread:
         self.agent = agent
         self.parent = parent
         self.index = 0
-        #: The account that served it last.
+        #: The account that served the conversation last.
         self.place: str | None = None
         self.cached: dict[str, tuple[int, float]] = {}
-        #: Whether its present request was refused before.
+        #: Whether its current request was refused before.
         self.refused = False
         self.waits_for = 0
         self.given_up = False
 
     @property
     def step(self) -> Step:
-        """The present request."""
+        """The current request."""
         return self.conversation.steps[self.index]
 
 
 class Simulation:
-    """Run by :meth:`run`, once. Afterwards ``tally`` and the accounts tell what happened."""
+    """One run, started by :meth:`run`. Afterwards ``tally`` and the accounts hold the results."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Simulation:
         rng: random.Random,
         warm_up: int = WARM_UP,
     ) -> None:
-        """``weeks``: that are measured, after ``warm_up`` others."""
+        """``weeks``: number of measured weeks, after ``warm_up`` others."""
         self.now = BEGIN
         self.tally = Tally()
         self.accounts = accounts
@@ -103,7 +103,7 @@ class Simulation:
         self._end = self._measured_from + weeks * WEEK
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
-        #: Where a session's conversation was last served: it may be taken up again a day later.
+        #: Where a session's conversation was last served, as it may be resumed a day later.
         self._places: dict[str, str] = {}
         self.policy = make_policy(World(accounts, lambda: self.now, rng))
         for account in accounts:
@@ -116,7 +116,7 @@ class Simulation:
             self._at(session.start, partial(self._begin, session))
 
     def run(self) -> Tally:
-        """Until the measured weeks are over; what is under way then is left out."""
+        """Run until the measured weeks are over; what is in progress then is left out."""
         events = self._events
         while events and events[0][0] <= self._end:
             self.now, _, happen = heapq.heappop(events)
@@ -134,7 +134,7 @@ class Simulation:
     # Accounts -------------------------------------------------------------------------------------------------
 
     def _week_ends(self, account: SimulatedAccount) -> None:
-        # The window itself empties when it is next looked at: what was in it is read before.
+        # The window empties itself when it is next accessed, so its content is read before.
         weekly = account.weekly
         if self._measured:
             self.tally.used[account.tag].append(weekly.used / weekly.allowance)
@@ -142,7 +142,7 @@ class Simulation:
         self._at(self.now + weekly.length, partial(self._week_ends, account))
 
     def _poll(self, credential: SimulatedCredential) -> None:
-        """Headers put polls off (spec 4.7)."""
+        """Poll, unless headers have reported the limits in the meantime (spec 4.7)."""
         if self.now - credential.heard >= POLL_INTERVAL:
             credential.poll()
         self._at(credential.heard + POLL_INTERVAL, partial(self._poll, credential))
@@ -157,7 +157,7 @@ class Simulation:
         self._ask(thread)
 
     def _ask(self, thread: _Thread) -> None:
-        """The present request of a conversation, for the first time or again."""
+        """Send the current request of a conversation, for the first time or again."""
         session, conversation = thread.session, thread.conversation
         if self._measured and not thread.refused:
             self.tally.asked += 1
@@ -189,14 +189,14 @@ class Simulation:
             return
         thread.given_up = True
         if self._measured:
-            # What its subagents have done or lost is counted with them.
+            # The work of its subagents, done or lost, is counted with them.
             first = thread.index + 1 if thread.waits_for else thread.index
             self.tally.lost += sum(step.all_units for step in thread.conversation.steps[first:])
         if thread.parent is not None:
             self._give_up(thread.parent)
 
     def _cost(self, thread: _Thread, step: Step, tag: str) -> tuple[float, float]:
-        """Units that the request costs on this account, and how many of them because it was on another before."""
+        """Cost of the request on this account, and the part caused by the move from another account, in units."""
         moved = thread.place not in (None, tag)
         if moved and self._measured:
             self.tally.moves += 1
@@ -207,7 +207,7 @@ class Simulation:
         oldest = now - conversation.cache_life
         here = elsewhere = 0
         for each, (tokens, at) in thread.cached.items():
-            if tokens > step.kept:  # compacted since: only the beginning is still what it was
+            if tokens > step.kept:  # compacted since: only the beginning is unchanged
                 tokens = step.kept
                 thread.cached[each] = tokens, at
             if at >= oldest:
@@ -240,7 +240,7 @@ class Simulation:
             self._ask(_Thread(thread.session, conversation, agent, thread))
 
     def _next(self, thread: _Thread) -> None:
-        """The next request after its gap, or the end."""
+        """Send the next request after its gap, or end the conversation."""
         if thread.given_up:
             return
         thread.index += 1

@@ -1,4 +1,4 @@
-"""From runs to figures, means over seeds, and tables. Pure."""
+"""Computes figures from runs, means over seeds, and tables. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report import table
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run came to. In percent, but for ``moves`` (per session).
+    """The results of one run. In percent, except ``moves`` (per session).
 
     ``refused``: of the requests. ``lost``: of the work, given up after refusals. ``lapsed``: of all weekly allowances.
     ``for_moves``: of the units that were spent. ``least_used``, ``most_used``: the accounts' mean week.
@@ -40,7 +40,7 @@ class Run:
 
 
 def figures(tally: Tally, accounts: Iterable[SimulatedAccount]) -> Figures:
-    """Of a run that is over. At least one week must have been measured."""
+    """The figures of a finished run. At least one week must have been measured."""
     means = [statistics.fmean(tally.used[account.tag]) for account in accounts]
     weeks = [(used, account.plan.week) for account in accounts for used in tally.used[account.tag]]
     lapsed = sum(max(0.0, 1.0 - used) * week for used, week in weeks)
@@ -72,12 +72,12 @@ _COLUMNS = (
     ("moves / session", "moves", 2),
     ("spent on moves %", "for_moves", 1),
 )
-#: What stands beside the name of a policy.
+#: Remark on the kind of a policy.
 _NOTES = {"ccmproxy": "ccmproxy", "naive": "other proxies", "idea": "not in the product"}
 
 
 def load_table(runs: Sequence[Run]) -> str:
-    """One row per policy, means over the seeds and their spread; for runs of one load."""
+    """One row per policy, with means over the seeds and their spread; for runs of one load."""
     rows = []
     for policy, group in _grouped(runs).items():
         cells = []

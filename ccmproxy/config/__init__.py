@@ -1,4 +1,4 @@
-"""The configuration: one YAML file, read and checked as a whole, as frozen values.
+"""The configuration: one YAML file that is read and checked as a whole, and returned as frozen values.
 
 >>> config = load("ccmproxy.yaml")  # doctest: +SKIP
 

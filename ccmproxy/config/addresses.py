@@ -1,7 +1,7 @@
-"""Listening addresses and URLs as they stand in a configuration: is the syntax right, and who can reach them?
+"""Listening addresses and URLs in a configuration: whether the syntax is right, and who can reach them.
 
-Nothing is resolved or opened here, and endpoint descriptions are only looked at as far as their syntax goes: which
-kinds of endpoint exist is Twisted's and its plugins' business, and found out when the service starts.
+Nothing is resolved or opened here, and only the syntax of endpoint descriptions is checked: which kinds of endpoint
+exist depends on Twisted and its plugins, and is found out when the service starts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-#: Endpoints that wrap another: what counts is what is wrapped.
+#: Endpoints that wrap another one: the wrapped endpoint determines the address.
 _WRAPPERS = frozenset({"haproxy"})
 #: Endpoints that listen on a TCP port and take ``interface=``.
 _TCP = frozenset({"tcp", "tcp6", "ssl"})
@@ -25,8 +25,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 class ListenAddress:
     """Where a service listens.
 
-    ``host``: an IP address in its shortest form; the path of a socket; empty where it cannot be told. ``port``: None
-    for what has none. ``is_local``: only this machine can reach it. ``text``: for people.
+    ``host``: an IP address in its shortest form; the path of a socket; empty where it is unknown. ``port``: None for an
+    address without a port. ``is_local``: only this machine can reach it. ``text``: for people.
     """
 
     host: str
@@ -35,7 +35,7 @@ class ListenAddress:
     text: str
 
     def overlaps(self, other: ListenAddress) -> bool:
-        """Would binding both fail, or could nobody tell them apart? Wildcards cover the addresses of their family."""
+        """Whether both cannot be bound, or not be told apart. Wildcards cover the addresses of their family."""
         if self.port != other.port:
             return False
         if not self.host or not other.host:
@@ -49,7 +49,7 @@ class ListenAddress:
 
 
 def parse_listen(listen: str) -> str:
-    """The IP address of ``listen`` in its shortest form. Raises ValueError with a sentence."""
+    """The IP address of ``listen`` in its shortest form. Raises ValueError, with a sentence, where it is invalid."""
     if listen == "localhost":
         return "127.0.0.1"
     try:
@@ -59,20 +59,20 @@ def parse_listen(listen: str) -> str:
 
 
 def tcp_address(listen: str, port: int) -> ListenAddress:
-    """The address of a service with ``listen`` (valid) and ``listen_port``."""
+    """The address of a service with the valid options ``listen`` and ``listen_port``."""
     host = parse_listen(listen)
     text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return ListenAddress(host, port, is_loopback(host), text)
 
 
 def tcp_endpoint(listen: str, port: int) -> str:
-    """The Twisted server endpoint description of ``listen`` (valid) and ``listen_port``."""
+    """The Twisted server endpoint description for the valid options ``listen`` and ``listen_port``."""
     host = parse_listen(listen).replace(":", r"\:")
     return f"tcp:{port}:interface={host}"
 
 
 def parse_endpoint(description: str) -> ListenAddress:
-    """What a Twisted server endpoint description says. Raises ValueError with a sentence where it is malformed."""
+    """The address in a Twisted server endpoint description. Raises ValueError, with a sentence, if malformed."""
     if any(not character.isprintable() for character in description):
         raise ValueError("must not contain control characters")
     positional, named = _endpoint_arguments(description)
@@ -111,7 +111,7 @@ def _tcp_endpoint_address(
 def _endpoint_arguments(description: str) -> tuple[list[str], dict[str, str]]:
     """Split a description at its unescaped colons (``twisted.internet.endpoints.serverFromString``).
 
-    Raises ValueError for one that ends in the middle of an escape.
+    Raises ValueError for a description that ends in the middle of an escape.
     """
     parts: list[str] = []
     names: list[str | None] = []
@@ -138,7 +138,7 @@ def _endpoint_arguments(description: str) -> tuple[list[str], dict[str, str]]:
 
 
 def is_loopback(host: str) -> bool:
-    """Is ``host`` an address of this machine that no other can reach? Of names, only ``localhost`` is."""
+    """Whether ``host`` is an address that only this machine can reach. The only such name is ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -146,7 +146,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_url(url: str) -> SplitResult:
-    """Check a base URL. Raises ValueError with a sentence that does not repeat it: a URL may hold a password."""
+    """Parse a base URL. Raises ValueError, with a sentence that does not repeat the URL: it may hold a password."""
     if any(not "!" <= character <= "~" for character in url):
         raise ValueError("is malformed: a URL has only printable ASCII characters, and no spaces")
     try:
@@ -166,7 +166,10 @@ def parse_url(url: str) -> SplitResult:
 
 
 def is_host(host: str) -> bool:
-    """Is this the form of a host name (RFC 1123 section 2.1; its lengths: RFC 1035 section 2.3.4) or an IP address?"""
+    """Whether ``host`` has the form of an IP address or a host name (RFC 1123 section 2.1).
+
+    The bounds on its length are those of RFC 1035 section 2.3.4.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:

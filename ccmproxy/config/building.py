@@ -1,4 +1,4 @@
-"""From the options of a file without a problem to the values that the program works with. Pure."""
+"""Builds the values that the program works with from the options of a valid file. Pure."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from ccmproxy.config.values import (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a configuration is, for the paths in it.
+    """Where a configuration is located, for resolving its paths.
 
-    ``absolute`` makes a path of the file absolute; ``client_file`` is the absolute path at which the official client
-    of a type of service (``ccm``) keeps its login.
+    ``absolute`` makes a path of the file absolute; ``client_file`` takes a type of service (``ccm``) and returns the
+    absolute path at which its official client keeps the login.
     """
 
     absolute: Callable[[str], str]
@@ -49,7 +49,7 @@ class Place:
 
 
 def build_config(options: schema.FileOptions, secrets: Secrets, place: Place, path: str | None) -> Config:
-    """The values of options without a problem."""
+    """The values for options that were checked and have no problem."""
     outbounds = {each.tag: _outbound(each) for each in options.outbounds}
     services = tuple(
         _service(service, ("services", index), secrets, place, outbounds)
@@ -218,7 +218,7 @@ def _credential(
 
 
 def _cap(reserve: int, limit: int) -> float:
-    """Percent at which to pause; 0 = not given, and then a reserve of 1 (spec 1)."""
+    """Percent at which the credential pauses; 0 = not given, and then the default is a reserve of 1 (spec 1)."""
     return float(limit or 100 - (reserve or 1))
 
 

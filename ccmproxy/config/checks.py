@@ -1,7 +1,7 @@
-"""What no option can say by itself: names that must exist or be unique, options that exclude or need each other.
+"""Checks between options: names that must exist or be unique, options that exclude or need each other.
 
-Everything works on the document as it was read, not on the models of the schema, so that one wrong option does not hide
-what is wrong elsewhere: a value of the wrong type is simply not looked at here.
+All checks work on the document as it was read, not on the models of the schema, so that one wrong option does not hide
+problems elsewhere: a value of the wrong type is simply skipped here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from ccmproxy.config import addresses
 from ccmproxy.config.problems import Path, Report
 
-#: Port of a service that names none.
+#: Port of a service without ``listen_port``.
 DEFAULT_PORTS: Mapping[str, int] = {"ccm": 8080, "ocm": 8081}
 DEFAULT_LISTEN = "127.0.0.1"
 
-#: Fields that frame a message or belong to one connection (RFC 9110 section 7.6.1): the proxy sets them itself.
+#: Fields that frame a message or belong to one connection (RFC 9110 section 7.6.1), which the proxy sets itself.
 FRAMING_HEADERS = frozenset(
     """
     connection content-length expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer
@@ -28,7 +28,7 @@ FRAMING_HEADERS = frozenset(
 #: Bytes of a user name or password for SOCKS (RFC 1929 section 2).
 _LONGEST_SOCKS_LOGIN = 255
 
-#: Where an account comes from: one of these.
+#: Options that name the source of an account; exactly one of them is allowed.
 _SOURCES = ("credential_path", "claude_directory", "api_key", "api_key_file", "api_key_env")
 _API_KEY = ("api_key", "api_key_file", "api_key_env")
 
@@ -39,7 +39,7 @@ Options = Mapping[str, Any]
 
 
 def check_document(document: Options, report: Report) -> None:
-    """Report everything that is wrong between the options of ``document``."""
+    """Report every problem between the options of ``document``."""
     outbounds = _check_outbounds(document, report)
     taken: list[tuple[Path, addresses.ListenAddress]] = []
     tags: dict[str, Path] = {}
@@ -61,7 +61,7 @@ def check_document(document: Options, report: Report) -> None:
 
 
 def entries(options: Options, path: Path, name: str) -> Iterator[tuple[Path, Options]]:
-    """The mappings in the list ``name`` of ``options``, each with its path."""
+    """Each mapping in the list ``name`` of ``options``, with its path."""
     values = options.get(name)
     if isinstance(values, list):
         for index, value in enumerate(values):
@@ -70,7 +70,7 @@ def entries(options: Options, path: Path, name: str) -> Iterator[tuple[Path, Opt
 
 
 def credential_type(credential: Options) -> object:
-    """The ``type`` of a credential, which may be left out."""
+    """The ``type`` of a credential, which is optional."""
     kind = credential.get("type")
     return "default" if kind is None else kind
 
@@ -120,7 +120,7 @@ def listen_address(service: Options) -> addresses.ListenAddress | None:
         if isinstance(listen, str) and type(port) is int and 0 <= port <= 65535:
             return addresses.tcp_address(listen, port)
     except ValueError:
-        pass  # reported as a value that is not valid
+        pass  # reported as an invalid value
     return None
 
 
@@ -197,7 +197,7 @@ def _check_outbounds(document: Options, report: Report) -> dict[str, Path]:
 
 
 def _check_login(path: Path, outbound: Options, report: Report) -> None:
-    """What a protocol cannot carry: lengths are one byte in RFC 1929, a colon separates the two in RFC 7617."""
+    """Report what the protocol cannot carry: lengths are one byte in RFC 1929, a colon is the separator in RFC 7617."""
     for name in ("username", "password"):
         value = outbound.get(name)
         if not isinstance(value, str):
@@ -223,7 +223,7 @@ def _check_detour(path: Path, options: Options, outbounds: Mapping[str, Path], r
 
 
 def _check_tags(path: Path, service: Options, report: Report) -> dict[str, object]:
-    """Report missing and duplicate tags. The result: tag → type of credential."""
+    """Report missing and duplicate tags. Returns tag → type of credential."""
     types: dict[str, object] = {}
     seen: dict[str, Path] = {}
     for entry_path, credential in entries(service, path, "credentials"):

@@ -1,7 +1,7 @@
-"""A YAML (or JSON) text as plain values, with the line of each, and with bounds on what a file may make us do.
+"""Reads a YAML (or JSON) text into plain values with line numbers, and bounds the work that a file can cause.
 
-Scalars are read by the core schema of YAML 1.2 (section 10.3.2), which is JSON's: ``no`` and ``12:30`` are strings,
-``0123`` is a number, there are no dates. Anchors, aliases and merge keys (``<<``) work; tags of one's own do not.
+Scalars follow the core schema of YAML 1.2 (section 10.3.2), which is that of JSON: ``no`` and ``12:30`` are strings,
+``0123`` is a number, there are no dates. Anchors, aliases and merge keys (``<<``) work; custom tags do not.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import yaml
 
 from ccmproxy.config.problems import Path, Position
 
-#: More than any sensible file has; stops what is written to exhaust us (nested aliases grow exponentially).
+#: More values than any sensible file has; stops files made to exhaust us (nested aliases grow exponentially).
 MOST_VALUES = 20_000
-#: Of lists and mappings within each other. Also breaks aliases that contain themselves.
+#: Depth of nested lists and mappings. Also stops aliases that contain themselves.
 DEEPEST = 32
-#: In characters. A configuration is a few kilobytes.
+#: Characters of a file; a configuration has a few thousand.
 LONGEST = 1_000_000
-#: Digits of a number; nothing here is counted beyond that.
+#: Digits of a number; no option needs more.
 LONGEST_NUMBER = 30
 
-#: Options whose values are never repeated in a message, wherever they stand.
+#: Options whose values are never repeated in a message, at any place in the file.
 SECRET_OPTIONS = frozenset({"token", "api_key", "password", "headers"})
 
 _TAG = "tag:yaml.org,2002:"
-#: What PyYAML quotes. Of that, harmless are (the groups): names of its own, like '<block end>', and single characters.
+#: What PyYAML quotes. The groups are harmless: names of its own, like '<block end>', and single characters.
 _QUOTED = re.compile(r"""'(?:(<[a-z ]+>|\\?[^'])'|[^']*'?)|"(?:(\\?[^"])"|[^"]*"?)""")
 _JSON_STRING_OR_TAB = re.compile(r'("(?:[^"\\]|\\.)*")|\t')
 
 
 class DocumentError(Exception):
-    """The text cannot be read at all. ``position`` is None where it concerns no one place."""
+    """The text cannot be read at all. ``position`` is None where no single place is at fault."""
 
     def __init__(self, message: str, position: Position | None = None) -> None:
         super().__init__(message)
@@ -45,9 +45,9 @@ class DocumentError(Exception):
 class Document:
     """A text that was read.
 
-    ``value``: dicts, lists, str, int, float, bool, None. ``positions``: where each path stands; of an entry of a
-    mapping, its name. ``secrets``: what must not be repeated. ``faults``: (path, message, position) of things that
-    could be read around, like an option that is given twice.
+    ``value``: dicts, lists, str, int, float, bool, None. ``positions``: the position of each path; for an entry of a
+    mapping, that of its name. ``secrets``: strings that must not be repeated. ``faults``: (path, message, position) of
+    problems that did not stop the reading, such as an option that is given twice.
     """
 
     value: Any = None
@@ -57,7 +57,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, resolving plain scalars by the core schema, with a bound on the depth."""
+    """Composes nodes and resolves plain scalars by the core schema, with a bound on the depth."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
     depth = 0
@@ -84,7 +84,7 @@ for _name, _pattern, _first in (
 
 
 def read_document(text: str) -> Document:
-    """Read ``text``. Raises DocumentError for what is not YAML, is too large, or is too deep."""
+    """Read ``text``. Raises DocumentError if it is not YAML, too large, or too deep."""
     if len(text) > LONGEST:
         raise DocumentError(f"is too large for a configuration file ({len(text)} characters)")
     node = _compose(_without_tabs(text.removeprefix("\N{BYTE ORDER MARK}")))
@@ -118,7 +118,7 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _without_tabs(text: str) -> str:
-    """A JSON text without its tabs: JSON may be indented with them, YAML may not. Columns stay as they are."""
+    """Replace the tabs of a JSON text by spaces: JSON may be indented with tabs, YAML may not."""
     if "\t" not in text:
         return text
     try:
@@ -129,7 +129,7 @@ def _without_tabs(text: str) -> str:
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
-    """PyYAML's words for a syntax error without what it repeats from the file: that may be (part of) a token."""
+    """PyYAML's message for a syntax error without its quotes from the file, which may be (part of) a token."""
     problem = error.problem or "it cannot be parsed"
     if "undefined alias" in problem:
         return (
@@ -153,14 +153,14 @@ def _position(mark: Any) -> Position:
 
 
 class _Reader:
-    """Turns nodes into values, noting positions, secrets and faults in ``document``."""
+    """Turns nodes into values, and records positions, secrets and faults in ``document``."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._left = MOST_VALUES
 
     def read(self, node: yaml.Node, path: Path, secret: bool) -> Any:
-        """The value of ``node``. ``secret``: nothing below may be repeated. Raises DocumentError at a bound."""
+        """The value of ``node``. ``secret``: nothing in it may be repeated. Raises DocumentError at a bound."""
         self._left -= 1
         if self._left < 0:
             raise DocumentError("holds too many values", _position(node.start_mark))
@@ -188,7 +188,7 @@ class _Reader:
                 self._fault(path, "the name of an option must be a word", key)
             else:
                 self._entry(values, key, child, path, secret)
-        for key, child in merged:  # what is written out wins over what is merged in
+        for key, child in merged:  # explicit entries take precedence over merged ones
             if isinstance(key, yaml.ScalarNode) and key.value not in values:
                 self._entry(values, key, child, path, secret)
         return values
@@ -207,7 +207,7 @@ class _Reader:
             self._fault(below, f"is given twice (first in line {first.line})", key)
             self.read(
                 child, (*path, name), secret
-            )  # also the second value may be a secret that must be known
+            )  # the second value may be a secret, too, and must be recorded
             self._document.positions[below] = first
             return
         self._document.positions[below] = _position(key.start_mark)
@@ -250,7 +250,7 @@ class _Reader:
         return self._fault(path, "YAML tags are not supported", node)
 
     def _text(self, text: str) -> str | None:
-        """``text`` with the surrogate pairs of JSON's ``\\u`` escapes joined; None where one stands alone."""
+        """``text`` with the surrogate pairs of JSON's ``\\u`` escapes joined; None if a surrogate stands alone."""
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:

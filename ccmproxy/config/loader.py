@@ -1,4 +1,4 @@
-"""Reads a configuration: the file, the secrets that it names, and the environment. Everything else here is pure.
+"""Reads a configuration: the file, the secrets that it names, and the environment. The rest of the package is pure.
 
 The whole file is checked before anything is returned, and every problem is reported at once (spec 1, Errors).
 """
@@ -20,29 +20,29 @@ from ccmproxy.config.shape import check_shape
 from ccmproxy.config.values import Config
 from ccmproxy.dialects.catalog import DIALECTS
 
-#: Bytes of a file that holds one token; more is not read.
+#: Bytes that are read, at most, of a file with a single token.
 _SECRET_FILE = 64 * 1024
-#: Permission bits by which everybody may read a file.
+#: Permission bits that allow everybody to read a file.
 _READABLE_BY_OTHERS = 0o004
 
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What a configuration depends on besides its text. ``directory``: what its relative paths are relative to."""
+    """What a configuration depends on besides its text. ``directory``: the base of its relative paths."""
 
     environ: Mapping[str, str]
     home: str
     directory: str
 
     def absolute(self, path: str) -> str:
-        """``path`` of the file as an absolute one, ``~`` replaced."""
+        """The absolute form of ``path`` from the file, with ``~`` expanded."""
         if path == "~" or path.startswith("~/"):
             path = self.home + path[1:]
         return os.path.normpath(os.path.join(self.directory, path))
 
     @property
     def place(self) -> Place:
-        """The same as the building of values asks for it."""
+        """The same as a value for :mod:`ccmproxy.config.building`."""
         return Place(self.absolute, self._client_file)
 
     def _client_file(self, kind: str) -> str:
@@ -58,7 +58,7 @@ def load(
 ) -> Config:
     """Read and check the file at ``path``. Relative paths in it are relative to its directory.
 
-    ``environ``, ``home`` (a directory) and ``home_of`` (user name → home, for sudo): the process's own where left out.
+    ``environ``, ``home`` (a directory) and ``home_of`` (user name → home, for sudo) default to those of the process.
     Raises ConfigurationError with every problem, also for a file that cannot be read.
     """
     name = os.fspath(path)
@@ -91,9 +91,9 @@ def load_text(
     home: str | None = None,
     home_of: Callable[[str], str | None] | None = None,
 ) -> Config:
-    """Check a configuration that is at hand as text. ``name`` stands for the file in messages.
+    """Check a configuration that is given as text. ``name`` stands for the file in messages.
 
-    ``directory``: what relative paths are relative to; the working directory where left out. The rest as for
+    ``directory``: the base of relative paths, by default the working directory. The other arguments are those of
     :func:`load`. Raises ConfigurationError.
     """
     return _load(text, name, _surroundings(environ, home, home_of, directory or os.getcwd()), None)
@@ -106,9 +106,9 @@ def default_config(
     home_of: Callable[[str], str | None] | None = None,
     is_file: Callable[[str], bool] = os.path.isfile,
 ) -> Config:
-    """What is served when nothing is given at all (spec 1): every provider on its own port, on the loopback address.
+    """The configuration without any file (spec 1): every provider on its own port, on the loopback address.
 
-    Claude always; others where their official CLI has left a credential file.
+    Claude is always served; other providers where their official CLI has left a credential file.
     """
     surroundings = _surroundings(environ, home, home_of, os.getcwd())
     types = ["ccm"]
@@ -121,7 +121,7 @@ def default_config(
 
 
 def readable_by_others(config: Config) -> tuple[str, ...]:
-    """Those of the files with secrets that every user of this machine may read. Missing ones are left out."""
+    """Those files with secrets that every user of this machine may read. Missing files are left out."""
     found = []
     for path in config.secret_files:
         try:
@@ -141,7 +141,7 @@ def _surroundings(
 ) -> _Surroundings:
     environ = os.environ if environ is None else environ
     home = os.path.expanduser("~") if home is None else home
-    # Under sudo the login is that of the person who typed it, not root's.
+    # Under sudo, the login is that of the invoking user, not root's.
     user = environ.get("SUDO_USER")
     return _Surroundings(environ, ((home_of or _home_of)(user) if user else None) or home, directory)
 
@@ -181,7 +181,7 @@ def _check(
     if not isinstance(value, dict):
         report.add((), 'must be a mapping of options, with "services" among them')
         return None, Secrets()
-    # Secrets first: what they turn out to be must not be repeated by what follows.
+    # Secrets come first, so that the later checks do not repeat them in messages.
     secrets = read_secrets(
         value, surroundings.environ, lambda path: _read_secret(surroundings.absolute(path)), report
     )

@@ -1,6 +1,6 @@
-"""What the file format has and the program does not have yet: refused, never ignored.
+"""Features of the file format that the program does not have yet: they are refused, never ignored.
 
-A feature that gets built loses its line in :data:`NOT_SUPPORTED`; nothing else has to change.
+When a feature is implemented, its line in :data:`NOT_SUPPORTED` is removed; nothing else has to change.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ccmproxy.config.problems import Path, Report
 class Feature:
     """Part of the format.
 
-    ``path``: as an operator writes it, ``[]`` for any entry. ``value``: only this one; None = any. A value that means
-    "not given" (empty, false, 0, null) never counts.
+    ``path``: as an operator writes it, ``[]`` for any entry. ``value``: the feature is this value only; None = any
+    value. A value that means "not given" (empty, false, 0, null) never counts.
     """
 
     path: str
@@ -34,7 +34,7 @@ NOT_SUPPORTED: tuple[Feature, ...] = (
 
 
 def check_supported(document: Any, report: Report) -> None:
-    """Report every use of a feature that is not there yet."""
+    """Report every use of a feature that is not supported yet."""
     for feature in NOT_SUPPORTED:
         for path, value in _find(feature.path.split("."), document, ()):
             if _is_given(value) and feature.value in (None, value):
@@ -47,7 +47,7 @@ def check_supported(document: Any, report: Report) -> None:
 
 
 def is_supported(path: str, value: str) -> bool:
-    """Can this value be used at ``path`` (as in the table)?"""
+    """Whether this value can be used at ``path`` (written as in the table)."""
     return not any(each.path == path and each.value in (None, value) for each in NOT_SUPPORTED)
 
 

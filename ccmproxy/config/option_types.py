@@ -1,4 +1,4 @@
-"""What options are made of: names, paths, addresses, and the mapping that holds them. Nothing is converted."""
+"""The types of options: names, paths, addresses, and the mapping that holds the options. Nothing is converted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydantic import (
 
 from ccmproxy.config import addresses
 
-#: What begins the name of a branch of a union in pydantic's locations; no option does.
+#: Prefix of the name of a union's branch in pydantic's locations; no option begins like this.
 BRANCH = "\0"
 
 _ENVIRONMENT_NAME = re.compile(r"[^=\0]+")
@@ -106,7 +106,7 @@ UserAgent = Annotated[str, AfterValidator(_user_agent)]
 
 
 class OptionMapping(BaseModel):
-    """A mapping of the file. Unknown options are errors, nothing is converted, secrets stay hidden."""
+    """A mapping of the file. Unknown options are errors, no value is converted, secrets stay hidden."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -123,7 +123,7 @@ class OptionMapping(BaseModel):
 
 
 def by_type(default: str | None = None) -> Discriminator:
-    """Which model an entry of a list is: by its ``type``, which may be left out where there is a ``default``."""
+    """Selects the model of an entry of a list by its ``type``, which is optional where there is a ``default``."""
     return Discriminator(_branch_by_type(default))
 
 

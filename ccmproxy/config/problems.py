@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: each problem with its path and place, and never with a secret in it."""
+"""The problems of a configuration: each with its path and position, and never with a secret in it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-#: Where a value stands: option names and list indices from the top of the document.
+#: Location of a value: option names and list indices from the top of the document.
 Path = tuple[str | int, ...]
 
-#: What may be repeated from the file: looks like a name somebody chose, not like a token. Hence few digits.
+#: Text from the file that may be repeated: it looks like a name, not like a token. Hence only few digits.
 _NAME = re.compile(r"[A-Za-z_$][\w.@-]{0,39}")
 _MOST_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the file. Both count from 1."""
+    """A place in the file. Both numbers count from 1."""
 
     line: int
     column: int
@@ -25,11 +25,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     ``path``: as an operator writes it, ``services[0].credentials[2].reserve_5h``; empty for the whole file.
-    ``message``: what is wrong, to be read after the path. ``line`` and ``column`` count from 1, None where there is no
-    such place. ``str()`` is one line, ``FILE:LINE: PATH: MESSAGE``.
+    ``message``: a phrase to be read after the path. ``line`` and ``column`` count from 1; None where the problem has no
+    position. ``str()`` is one line, ``FILE:LINE: PATH: MESSAGE``.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Problem:
 
 
 class ConfigurationError(Exception):
-    """A configuration cannot be used. ``problems``: all that was found; ``str()`` has one line for each.
+    """A configuration cannot be used. ``problems``: all that were found; ``str()`` has one line for each.
 
     Holds no secret: tokens, keys, passwords and header values of the file are never repeated.
     """
@@ -57,8 +57,8 @@ class ConfigurationError(Exception):
 class Report:
     """Collects the problems of one file.
 
-    ``positions``: where each path stands. ``secrets``: values that must not be repeated, whatever they look like; more
-    can be added while the file is being checked.
+    ``positions``: the position of each path. ``secrets``: values that must not be repeated, whatever they look like;
+    more can be added while the file is being checked.
     """
 
     def __init__(self, file: str, positions: Mapping[Path, Position], secrets: Iterable[str] = ()) -> None:
@@ -68,21 +68,21 @@ class Report:
         self.secrets = set(secrets)
 
     def add(self, path: Path, message: str, position: Position | None = None) -> None:
-        """Note a problem. Without ``position``: where ``path`` stands, or the closest that encloses it."""
+        """Add a problem. ``position``: by default that of ``path``, or of the closest value around it."""
         self._problems.setdefault((path, message), position or self._locate(path))
 
     def shown(self, text: object) -> str:
-        """``text`` from the file, quoted for a message; only an ellipsis where it might be a secret."""
+        """``text`` from the file, quoted for a message; only an ellipsis if it might be a secret."""
         return f'"{text}"' if isinstance(text, str) and self._is_harmless(text) else "…"
 
     def nearest(self, text: object, known: Collection[str]) -> str:
-        """``; did you mean "X"?`` with the known name that is closest to ``text``; empty where none is close."""
+        """``; did you mean "X"?`` with the known name that is most similar to ``text``; empty if none is similar."""
         if not isinstance(text, str):
             return ""
         close = difflib.get_close_matches(text[:80], list(known), n=3)
         if not close:
             return ""
-        # Of equally close ones the first that is known, not the last in the alphabet.
+        # Of equally similar names, take the first known one, not the last in the alphabet.
         ratios = {name: difflib.SequenceMatcher(None, name, text).ratio() for name in known if name in close}
         return f'; did you mean "{max(ratios, key=ratios.__getitem__)}"?'
 
@@ -114,5 +114,5 @@ class Report:
     def _is_harmless(self, text: str) -> bool:
         if not _NAME.fullmatch(text) or sum(map(str.isdigit, text)) > _MOST_DIGITS:
             return False
-        # A very short secret occurs in honest words as well: then only the whole of it counts.
+        # A very short secret occurs in harmless words as well: then only an exact match counts.
         return not any(text == secret or (len(secret) >= 4 and secret in text) for secret in self.secrets)

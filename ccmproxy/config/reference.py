@@ -1,4 +1,4 @@
-"""The reference of all options as Markdown, made from the schema: docs/configuration.md holds it between two marks."""
+"""The reference of all options as Markdown, generated from the schema for docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ccmproxy.config.units import DURATION, KIB, MIB, SIZE
 BEGIN = "<!-- options: made by `ccmproxy schema --markdown` -->"
 END = "<!-- end of options -->"
 
-#: Heading → path of the mapping as :mod:`ccmproxy.config.not_supported` writes it → its options.
+#: Heading; path of the mapping, as :mod:`ccmproxy.config.not_supported` writes it; model of its options.
 SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("The file", "", schema.FileOptions),
     ("`log`", "log", schema.LogOptions),
@@ -44,12 +44,12 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
 
 
 def markdown() -> str:
-    """A heading, a sentence and a table for every mapping of the file."""
+    """The reference: a heading, a sentence and a table for every mapping of the file."""
     return "\n".join(line for heading, path, model in SECTIONS for line in _section(heading, path, model))
 
 
 def option_names() -> frozenset[str]:
-    """The names of all options, wherever they stand."""
+    """The names of all options, at any place in the file."""
     return frozenset(name for _, _, model in SECTIONS for name in model.model_fields)
 
 

@@ -1,8 +1,8 @@
-"""The configuration file: every option, with its type, its bounds, its default and what it means.
+"""The configuration file: every option, with its type, bounds, default and meaning.
 
-These models are the shape of one file, option by option; what concerns several options at once is in
-:mod:`ccmproxy.config.checks`. The descriptions are the reference: docs/configuration.md and the JSON schema come from
-them. An option that is null counts as left out, and so does an empty path, tag or list.
+These models describe each option by itself; rules between several options are in :mod:`ccmproxy.config.checks`. The
+descriptions are the reference: docs/configuration.md and the JSON schema are generated from them. An option that is
+null counts as left out, and so does an empty path, tag or list.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ccmproxy.config.units import GIB, KIB, MIB, Duration, Size, Timeout
 
 
 def _tls_version(value: Any) -> Any:
-    # Without quotes YAML reads 1.2 as a number.
+    # YAML reads an unquoted 1.2 as a number.
     return f"{value:.1f}" if type(value) is float and value in (1.2, 1.3) else value
 
 

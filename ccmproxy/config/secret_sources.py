@@ -1,6 +1,6 @@
-"""Tokens and keys: in the file, in a file of their own, or in the environment. Exactly one of the three.
+"""Tokens and keys: in the file, in a separate file, or in the environment. Exactly one source is allowed.
 
-Messages name the option, never what it holds: somebody may have put the token itself where its file's name belongs.
+Messages name the option, never its value: somebody may have put the token itself where the name of its file belongs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic import SecretStr
 from ccmproxy.config.checks import credential_type, entries
 from ccmproxy.config.problems import Path, Report
 
-#: What an Authorization header can carry as one token (RFC 9110 section 11.2, taken liberally).
+#: What an Authorization header can carry as one token (RFC 9110 section 11.2, interpreted liberally).
 _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What was found: path of the option without its ``_file`` or ``_env`` → the secret."""
+    """The secrets that were found, by the path of the option without its ``_file`` or ``_env``."""
 
     values: Mapping[Path, SecretStr] = field(default_factory=dict)
 
@@ -33,9 +33,9 @@ class Secrets:
 def read_secrets(
     document: Mapping[str, Any], environ: Mapping[str, str], read_file: Callable[[str], bytes], report: Report
 ) -> Secrets:
-    """Find every token and key that ``document`` names, and report what is missing, unreadable or given twice.
+    """Read every token and key that ``document`` names, and report those missing, unreadable or given twice.
 
-    ``read_file`` takes the path as it stands in the document; it may raise OSError. Every secret that is found is added
+    ``read_file`` takes the path as written in the document; it may raise OSError. Every secret that is found is added
     to those that ``report`` must not repeat.
     """
     values: dict[Path, SecretStr] = {}
@@ -48,7 +48,11 @@ def read_secrets(
         return text
 
     def find_token(options: Mapping[str, Any], path: Path, owners: dict[str, str] | None) -> None:
-        """``owners``: token → where else it stands; None: it may be another's too."""
+        """Find the token in ``options``.
+
+        ``owners``: token → path of the option that already has it, as tokens must be unique; None: duplicates are
+        allowed.
+        """
         token = find(options, path, "token", required=True)
         if token is None or owners is None:
             return
@@ -58,7 +62,7 @@ def read_secrets(
         owners.setdefault(token, f"{path[-2]}[{path[-1]}]")
 
     for path, service in entries(document, (), "services"):
-        # By its token a remote that connects to us is known; two of them must not have the same.
+        # A remote that connects to us is identified by its token, so no two remotes may have the same one.
         remotes: dict[str, str] = {}
         for entry_path, credential in entries(service, path, "credentials"):
             if credential_type(credential) == "external":
@@ -86,7 +90,7 @@ def _find(
         if required:
             report.add((*path, name), f'is required (or "{name}_file", or "{name}_env")')
         return None
-    if name == "token":  # of an API key's, the check of all sources of an account says it
+    if name == "token":  # for an API key, the check of all sources of an account reports it
         for each in given[1:]:
             report.add((*path, each), f'cannot be given together with "{given[0]}"')
     option, value = given[0], options[given[0]]

@@ -1,4 +1,4 @@
-"""Holds a document against the schema, and says what is wrong in an operator's words instead of pydantic's."""
+"""Validates a document against the schema, and reports problems in an operator's words instead of pydantic's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "greater_than": ("gt", "more than"),
 }
-#: Every mapping of options in the file, by what an operator calls it: to say where a misplaced option belongs.
+#: Every mapping of options in the file with the name that operators know: used to say where a misplaced option belongs.
 _PLACES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("the top of the file", schema.FileOptions),
     ("a service", schema.ServiceOptions),
@@ -55,7 +55,7 @@ _PLACES: tuple[tuple[str, type[BaseModel]], ...] = (
 
 
 def check_shape(document: Mapping[str, Any], report: Report) -> schema.FileOptions | None:
-    """The options of ``document``; None where a problem was reported."""
+    """The options of ``document``; None if a problem was reported."""
     try:
         return schema.FileOptions.model_validate(document)
     except ValidationError as error:
@@ -65,7 +65,7 @@ def check_shape(document: Mapping[str, Any], report: Report) -> schema.FileOptio
 
 
 def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | None:
-    """The model of the mapping at ``path``; None where the file may choose the names itself."""
+    """The model of the mapping at ``path``; None where the names are free to choose."""
     match path:
         case ():
             return schema.FileOptions
@@ -90,7 +90,7 @@ def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | Non
 
 
 def value_at(path: Path, document: Any) -> Any:
-    """What stands at ``path``; None where there is nothing."""
+    """The value at ``path``; None where there is none."""
     for element in path:
         if isinstance(document, Mapping) and isinstance(element, str):
             document = document.get(element)
@@ -161,7 +161,7 @@ def _unknown_value(path: Path, value: object, known: Sequence[str], report: Repo
 
 
 def _choices(path: Path, document: Mapping[str, Any]) -> list[str]:
-    """The values that the option at ``path`` may have, from the schema."""
+    """The allowed values of the option at ``path``, from the schema."""
     model = options_at(path[:-1], document)
     if model is None or path[-1] not in model.model_fields:
         return []

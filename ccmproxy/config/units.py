@@ -1,4 +1,4 @@
-"""Spans of time and amounts of memory as an operator writes them: a plain number, or a number with its unit."""
+"""Durations and sizes as an operator writes them: a plain number, or a number with a unit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GIB = 1024 * MIB
 
 DAY = 86400.0
 
-#: Titles of both in the JSON schema.
+#: Titles of the two types in the JSON schema.
 DURATION = "duration"
 SIZE = "size"
 
@@ -24,7 +24,7 @@ _BYTES = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
 
 
 def parse_duration(value: Any) -> Any:
-    """Seconds of ``"30s"``, ``"1.5h"``, ``"250ms"``; numbers pass. Raises ValueError for other text."""
+    """Seconds of ``"30s"``, ``"1.5h"``, ``"250ms"``; numbers stay unchanged. Raises ValueError for other text."""
     if not isinstance(value, str):
         return value
     found = _DURATION.fullmatch(value)
@@ -36,7 +36,7 @@ def parse_duration(value: Any) -> Any:
 
 
 def parse_size(value: Any) -> Any:
-    """Bytes of ``"64 MiB"``; numbers pass. Raises ValueError for other text."""
+    """Bytes of ``"64 MiB"``; numbers are returned unchanged. Raises ValueError for other text."""
     if not isinstance(value, str):
         return value
     found = _SIZE.fullmatch(value)
@@ -54,7 +54,7 @@ def _schema(title: str, kind: str, pattern: re.Pattern[str]) -> WithJsonSchema:
     )
 
 
-#: Seconds, as a float. Bounded, because timers are: a month is as good as for ever.
+#: Seconds, as a float. Bounded, because timers are: a month is practically for ever.
 Duration = Annotated[
     float, Field(ge=0, le=30 * DAY), BeforeValidator(parse_duration), _schema(DURATION, "number", _DURATION)
 ]

@@ -1,6 +1,6 @@
 """A checked configuration, ready for use: frozen values with every default filled in and every path made absolute.
 
-Equal values mean equal behaviour, so a reload compares them. Secrets are SecretStr: no repr shows one.
+Equal values mean equal behaviour, so a reload compares them. Secrets are of type SecretStr, whose repr hides them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """Where a provider is, and how long to wait for it. URLs and names are None where the official one is meant.
+    """Where a provider is, and how long to wait for it. A URL or name of None means the official one.
 
-    ``ca_path``: PEM file to trust besides the system's store. Timeouts in seconds.
+    ``ca_path``: PEM file with authorities to trust besides the system's store. Timeouts in seconds.
     """
 
     api_url: str | None = None
@@ -48,7 +48,7 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """What clients of a service are held to. Sizes in bytes, times in seconds.
+    """Limits for the clients of a service. Sizes in bytes, times in seconds.
 
     ``max_connections_per_user``: None = unlimited. ``ping_interval``: None = no keep-alive in event streams.
     """
@@ -65,9 +65,9 @@ class ServiceLimits:
 
 @dataclass(frozen=True, slots=True)
 class DirectOutboundConfig:
-    """A way out straight to the destination. ``bind_address``: local IP address; None = the system's choice.
+    """An outbound straight to the destination. ``bind_address``: local IP address; None = the system's choice.
 
-    The ``tag`` of an outbound is a name only: with another one it is the same way.
+    The ``tag`` of an outbound is only a name: two outbounds that differ in nothing else are equal.
     """
 
     tag: str = field(compare=False)
@@ -76,7 +76,7 @@ class DirectOutboundConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProxyOutboundConfig:
-    """A way out through a SOCKS5 proxy, or an HTTP proxy with CONNECT.
+    """An outbound through a SOCKS5 proxy, or an HTTP proxy with CONNECT.
 
     ``username``: None = no login. ``tls``: the proxy itself is reached over TLS (``http`` only).
     """
@@ -98,9 +98,9 @@ class CredentialConfig:
     """A default credential: an account's file, or an API key.
 
     ``credential_path``: absolute; None with an API key. ``is_default_path``: no path was given, so this is where the
-    official CLI keeps it, and on macOS the keychain comes first (spec 3.1). ``short_cap`` and ``weekly_cap``: percent
-    of the window at which the credential pauses. ``plan_weight``: of an API key, None where not given. ``outbound``:
-    the way that all of its connections take, from its detour; None = straight.
+    official CLI keeps the file, and on macOS the keychain is tried first (spec 3.1). ``short_cap`` and ``weekly_cap``:
+    percent of the window at which the credential pauses. ``plan_weight``: of an API key, None where not given.
+    ``outbound``: the outbound of all its connections, from its detour; None = direct.
     """
 
     tag: str
@@ -114,16 +114,16 @@ class CredentialConfig:
 
     @property
     def caps(self) -> Caps:
-        """Both caps as the availability rules take them."""
+        """Both caps in the form that the availability rules use."""
         return Caps(self.short_cap, self.weekly_cap)
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalConfig:
-    """A remote instance. ``url`` None: a receiver, reached only by a connection that it opens to us.
+    """A remote instance. ``url`` None: a receiver, reached only through a connection that the remote opens to us.
 
-    ``server``, ``server_port``: dialled in place of the URL's. ``is_connector``: we open such a connection to it.
-    ``plan_weight``: None = what the remote says. ``outbound``: as for an account.
+    ``server``, ``server_port``: dialled instead of the URL's. ``is_connector``: we open such a connection to the
+    remote. ``plan_weight``: None = what the remote reports. ``outbound``: as for an account.
     """
 
     tag: str
@@ -149,9 +149,10 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class UserConfig:
-    """Who may use a service: ``token`` authenticates, ``credential`` is the tag of what serves the requests.
+    """A user of a service. ``token`` authenticates; ``credential`` is the tag of what serves the requests.
 
-    ``external_credential``: tag of the remote that this user is, and of which he is told nothing; None = none.
+    ``external_credential``: tag of the external credential whose remote is this user, who is told nothing about it;
+    None = none.
     """
 
     name: str
@@ -165,11 +166,10 @@ class UserConfig:
 class ServiceConfig:
     """One listening address of one provider.
 
-    ``endpoint``: always a Twisted server endpoint description, made from ``listen`` and ``listen_port`` where those
-    were given or meant; then these two are set, else None. ``address``: the same for people. ``credentials``: in
-    single-credential mode one with the tag ``default``. ``users``: empty = everybody, through the credential or pool
-    with the tag ``first``.
-    ``headers``: as they are to be sent to the upstream, in place of the client's.
+    ``endpoint``: always a Twisted server endpoint description, made from ``listen`` and ``listen_port`` where the file
+    does not give one; only then are these two set, else they are None. ``address``: the same for people.
+    ``credentials``: in single-credential mode, one with the tag ``default``. ``users``: empty = everybody is allowed,
+    through the credential or pool with the tag ``first``. ``headers``: sent to the upstream in place of the client's.
     """
 
     name: str
@@ -194,8 +194,8 @@ class ServiceConfig:
 class Config:
     """A whole configuration.
 
-    ``path``: the file it came from, absolute; None for the built-in default. ``shutdown_grace``: seconds.
-    ``secret_files``: every file with secrets in it that is known of, for a look at its permissions.
+    ``path``: the file it was read from, absolute; None for the built-in default. ``shutdown_grace``: seconds.
+    ``secret_files``: every known file with secrets in it, so that its permissions can be checked.
     """
 
     services: tuple[ServiceConfig, ...]

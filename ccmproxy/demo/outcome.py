@@ -1,4 +1,4 @@
-"""What a scripted request of the demo should become, and what became of it."""
+"""Expected and actual outcomes of the demo's scripted requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """One scripted request: what it was, what should become of it, what became of it."""
+    """One scripted request: its description, the expected outcome, and the actual one."""
 
     name: str
     expected: str
@@ -15,12 +15,12 @@ class Outcome:
 
     @property
     def went_well(self) -> bool:
-        """It became what it should."""
+        """Whether the actual outcome is the expected one."""
         return self.expected == self.observed
 
 
 def report(outcomes: list[Outcome]) -> bool:
-    """Print a table; True if every request went as it should."""
+    """Print a table; return True if every request had the expected outcome."""
     width = max(len(outcome.name) for outcome in outcomes)
     for outcome in outcomes:
         print(f"{'ok  ' if outcome.went_well else 'FAIL'}  {outcome.name:<{width}}  {outcome.observed}")

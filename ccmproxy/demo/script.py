@@ -1,4 +1,4 @@
-"""What ``ccmproxy demo --once`` does, request by request, and what should become of each."""
+"""The script of ``ccmproxy demo --once``: one function for each request, with its expected outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Step = Callable[[Demo], Coroutine[Deferred[Any], Any, Outcome]]
 
 
 def _error(body: bytes) -> tuple[str, str]:
-    """Type and message of an error in the dialect's shape."""
+    """Type and message of an error in the dialect's format."""
     try:
         error = json.loads(body)["error"]
         return str(error["type"]), str(error["message"])
@@ -27,7 +27,7 @@ def _error(body: bytes) -> tuple[str, str]:
 
 
 async def a_turn(demo: Demo) -> Outcome:
-    """A message, answered as JSON."""
+    """A message with a JSON response."""
     response, body, whole = await demo.ask("[[say:It works.]]")
     text = json.loads(body)["content"][0]["text"] if response.code == 200 else _error(body)[1]
     return Outcome(
@@ -36,14 +36,14 @@ async def a_turn(demo: Demo) -> Outcome:
 
 
 async def a_streamed_turn(demo: Demo) -> Outcome:
-    """A message, answered as an event stream."""
+    """A message with an event stream as response."""
     response, body, whole = await demo.ask("[[tokens:60]]", stream=True)
     end = "with its end" if whole and b"event: message_stop" in body else "without its end"
     return Outcome("a streamed turn", "200, with its end", f"{response.code}, {end}")
 
 
 async def an_expired_token(demo: Demo) -> Outcome:
-    """The account's token expires; the client must not notice."""
+    """The account's token expires, and the client does not notice."""
     before = demo.main.counters.refreshes
     demo.main.expire_access_token()
     response, _, _ = await demo.ask("still there?")
@@ -52,7 +52,7 @@ async def an_expired_token(demo: Demo) -> Outcome:
 
 
 async def an_overloaded_upstream(demo: Demo) -> Outcome:
-    """A 529 is the client's business."""
+    """A 529 is passed on to the client, which handles it."""
     response, body, _ = await demo.ask("hello", simulate="overloaded")
     return Outcome(
         "an overloaded upstream",
@@ -62,7 +62,7 @@ async def an_overloaded_upstream(demo: Demo) -> Outcome:
 
 
 async def a_cut(demo: Demo) -> Outcome:
-    """The upstream breaks off in the middle of a stream: the client must see that it did."""
+    """The upstream breaks off in the middle of a stream, and the client sees the break."""
     response, body, whole = await demo.ask("[[tokens:60]]", stream=True, simulate="cut;at=mid")
     began = "begun" if b"event: message_start" in body else "not begun"
     return Outcome(
@@ -71,7 +71,7 @@ async def a_cut(demo: Demo) -> Outcome:
 
 
 async def a_used_up_account(demo: Demo) -> Outcome:
-    """The only account of this user is used up: told once, and not to be tried again."""
+    """The only account of this user is used up: the client is told once, and told not to retry."""
     response, body, _ = await demo.ask("hello", token=BOB)
     kind, message = _error(body)
     retry = response.headers.getRawHeaders("x-should-retry", ["-"])[0]
@@ -83,7 +83,7 @@ async def a_used_up_account(demo: Demo) -> Outcome:
 
 
 async def an_account_that_runs_out(demo: Demo) -> Outcome:
-    """In the middle of a conversation; the pool's other account goes on with it, and the client never learns."""
+    """An account runs out during a conversation; the other one takes over, and the client does not notice."""
     answers = []
     for prompt in ("[[say:one]]", "[[say:two]]", "[[say:three]]"):
         response, body, _ = await demo.ask(prompt, token=CAROL, session="demo-conversation")
@@ -114,13 +114,13 @@ async def a_borrowed_turn(demo: Demo) -> Outcome:
 
 
 async def an_unknown_token(demo: Demo) -> Outcome:
-    """Nobody is let in without a token of the operator's."""
+    """A request without a valid token is rejected."""
     response, body, _ = await demo.ask("hello", token="guessed")
     return Outcome("an unknown token", "401 authentication_error", f"{response.code} {_error(body)[0]}")
 
 
 async def the_status(demo: Demo) -> Outcome:
-    """What a user is told of the pool."""
+    """The state of the pool as a user sees it."""
     response = await demo.client.get(
         f"{demo.url}/ccm/v1/status", headers=Headers({"Authorization": [f"Bearer {ALICE}"]})
     )

@@ -1,7 +1,7 @@
-"""``ccmproxy demo``: the proxy in front of a simulated upstream, to try by hand, or through a scripted set of requests.
+"""``ccmproxy demo``: the proxy in front of a simulated upstream, to try by hand or with a scripted set of requests.
 
-Everything is real but the upstream: accounts with credential files in a temporary directory, users, and a service for
-each dialect, made from a configuration. Nothing leaves the loopback address.
+Everything but the upstream is real: accounts with credential files in a temporary directory, users, and a service for
+each dialect, built from a configuration. All traffic stays on the loopback address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ccmproxy.root.logs import daemon_observer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``ccmproxy demo``."""
+    """Add the options of ``ccmproxy demo``."""
     parser.add_argument(
         "--once", action="store_true", help="send a scripted set of requests, show what happened, end"
     )
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo. The exit status: 0, or 1 if a scripted request did not go as it should."""
+    """Run the demo. Returns the exit status: 0, or 1 if a scripted request had an unexpected outcome."""
     port = arguments.port if arguments.port is not None else (None if arguments.once else 8080)
     verdict: list[bool] = []
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.once:
                     verdict.append(report([await step(demo) for step in SCRIPT]))
                 else:
-                    # Ctrl-C stops the reactor, which waits for this.
+                    # Ctrl-C stops the reactor, which waits for the trigger's Deferred.
                     reactor.addSystemEventTrigger("before", "shutdown", demo.end)
                     print(demo.invitation(), flush=True)
                     await Deferred()

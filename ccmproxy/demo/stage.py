@@ -1,4 +1,4 @@
-"""What the demo plays on: the simulator, the proxy in front of it, and requests to them."""
+"""The set-up of the demo: the simulator, the proxy in front of it, and requests to them."""
 
 from __future__ import annotations
 
@@ -70,10 +70,13 @@ services:
 
 
 class Demo:
-    """Simulator and service, on ports of the loopback address. ``directory`` gets the accounts' credential files."""
+    """Simulator and service, on ports of the loopback address.
+
+    ``directory``: where the accounts' credential files are written.
+    """
 
     def __init__(self, reactor: Any, directory: Path, port: int | None) -> None:
-        """``port``: of the Claude side, Codex on the next one, the neighbour on the one after; None: free ones."""
+        """``port``: of the Claude side; Codex and the neighbour instance get the next two. None: any free ports."""
         self.reactor = reactor
         self.token = ALICE
         self._directory = directory
@@ -90,7 +93,7 @@ class Demo:
         self._service: ProxyService | None = None
 
     async def start(self) -> None:
-        """Listen. Raises CannotListenError or ListenFailed where a port is taken."""
+        """Listen. Raises CannotListenError or ListenFailed if a port is in use."""
         endpoint = TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1")
         self._simulator_port = await endpoint.listen(self.simulator.factory)
         upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"
@@ -120,11 +123,11 @@ class Demo:
         path.write_bytes(document)
 
     def end(self) -> Deferred[None]:
-        """:meth:`stop`, for whoever waits for a Deferred."""
+        """Call :meth:`stop`; returns a Deferred."""
         return Deferred.fromCoroutine(self.stop())
 
     async def stop(self) -> None:
-        """End both; open streams are not waited for. Idempotent."""
+        """Stop both, without waiting for open streams. Idempotent."""
         port, self._simulator_port = self._simulator_port, None
         if port is not None:
             self.simulator.factory.abort_all()
@@ -139,7 +142,7 @@ class Demo:
         return f"http://127.0.0.1:{self.port}"
 
     def invitation(self) -> str:
-        """What to type to see it work."""
+        """The instructions for trying the demo by hand."""
         body = json.dumps(
             {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
         )
@@ -162,7 +165,7 @@ class Demo:
         )
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[IResponse, bytes, bool]:
-        """A request to the Codex side: the answer, its body as far as it came, and whether it came whole."""
+        """A request to the Codex side: the response, its body as far as it arrived, and whether it was complete."""
         headers = Headers({"Authorization": [f"Bearer {self.token}"], "Content-Type": ["application/json"]})
         response = await self.client.post(
             f"http://127.0.0.1:{self.codex_port}{path}",
@@ -182,7 +185,7 @@ class Demo:
         session: str | None = None,
         port: int | None = None,
     ) -> tuple[IResponse, bytes, bool]:
-        """One message request: the answer, its body as far as it came, and whether it came whole."""
+        """A message request: the response, its body as far as it arrived, and whether it was complete."""
         headers: dict[bytes | str, bytes | str] = {
             "Authorization": f"Bearer {token}",
             "anthropic-version": "2023-06-01",
@@ -208,7 +211,7 @@ class Demo:
 
 
 async def _collect(response: Any) -> tuple[bytes, bool]:
-    """The body as far as it came, and whether it came whole."""
+    """The body as far as it arrived, and whether it was complete."""
     received: list[bytes] = []
     try:
         await response.collect(received.append)
@@ -218,7 +221,7 @@ async def _collect(response: Any) -> tuple[bytes, bool]:
 
 
 def _free_ports() -> list[int]:
-    """Three ports of the loopback address that nobody listens on."""
+    """Three free ports of the loopback address."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(closing(socket.socket())) for _ in range(3)]
         for each in sockets:
@@ -227,4 +230,4 @@ def _free_ports() -> list[int]:
 
 
 async def _done() -> None:
-    """Nothing to wait for."""
+    """Return at once."""

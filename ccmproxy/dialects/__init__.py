@@ -1,4 +1,4 @@
-"""The dialects, and the values that they are asked for: facts of a request, usage of an answer, a login.
+"""The dialects, and the values they share: facts about a request, the usage of a response, a login.
 
 :mod:`.base` says what a dialect consists of; :mod:`.claude` and :mod:`.codex` are the two; :mod:`.catalog` finds one
 by the ``type`` of a service. What both do alike stands here, as functions: :mod:`.logins`, :mod:`.verdicts`,

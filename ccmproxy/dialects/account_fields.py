@@ -1,4 +1,4 @@
-"""Header fields that tell of one account: none of them reaches a client (spec 8.3). Pure."""
+"""Response header fields that describe one account: none of them reaches a client (spec 8.3). Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ccmproxy.http.message import Headers, lower_names
 def replace_account_fields(
     headers: Headers, tells_of_account: Callable[[bytes], bool], aggregate: Headers
 ) -> Headers:
-    """An answer's fields as a client may see them: those of its account removed, ``aggregate`` added.
+    """The fields of a response as a client may see them: those of the account removed, ``aggregate`` added.
 
-    ``tells_of_account`` is asked of every name that may pass at all, in lower case.
+    ``tells_of_account`` is called with each field name, in lower case, that would otherwise pass, and returns whether
+    the field describes the account.
     """
     forwarded = response_headers(headers)
     names = lower_names(forwarded)

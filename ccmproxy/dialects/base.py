@@ -1,4 +1,4 @@
-"""What a dialect consists of: a few names, the official addresses, and its facets."""
+"""What a dialect consists of: a few names, the official addresses, and one facet for each part of the proxy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ccmproxy.interfaces.facets import IAccountFormat, IFrames, IMetering, ITraf
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One upstream's words and ours. Owns no socket, timer or state.
+    """The names, addresses and facets of one upstream's protocol. Owns no socket, timer or state.
 
-    ``product``: as it stands in our own header names (``X-CCM-…``). ``path_prefix``: of our own endpoints.
-    ``keep_alive``: bytes that may stand between two events of a stream and reset the client's idle timer.
-    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name in
-    lower case of a response field that clients send back, and that means something only to the credential that issued
-    it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
-    ``frames``: None where the upstream speaks no WebSocket. ``keys_in_pools``: keys of the commercial API can stand in
-    for accounts, as their requests are the same. ``retry_status``: of an answer that makes every version of the client
-    send the request again after its Retry-After.
+    ``product``: the word in the names of our own header fields (``X-CCM-…``). ``path_prefix``: of our own endpoints.
+    ``keep_alive``: bytes that may be written between two events of a stream and reset the client's idle timer.
+    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name, in
+    lower case, of a response field that clients send back and that only the credential that issued it understands;
+    empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
+    ``frames``: None where the upstream does not offer a WebSocket. ``keys_in_pools``: keys of the commercial API can
+    stand in for accounts, because both take the same requests. ``retry_status``: the status that makes every version of
+    the client repeat the request after Retry-After.
     """
 
     service_type: str
@@ -40,5 +40,5 @@ class Dialect:
 
     @property
     def request_id_header(self) -> bytes:
-        """Name of the header that tells the client the id under which its request was logged."""
+        """Name of the header that tells the client the id under which its request is logged."""
         return f"X-{self.product}-Request-Id".encode()

@@ -1,4 +1,4 @@
-"""The dialects, by the ``type`` of the services that speak them."""
+"""The dialects, by the ``type`` of the services that use them."""
 
 from __future__ import annotations
 

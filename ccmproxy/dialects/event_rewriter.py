@@ -1,4 +1,4 @@
-"""Event streams that some events of are replaced in as they pass. Sans I/O, as :mod:`ccmproxy.dialects.sse`."""
+"""Replacing some of the events of an event stream as it passes. Sans I/O, like :mod:`ccmproxy.dialects.sse`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ LARGEST_REPLACED = 16 * 1024
 
 
 class EventRewriter:
-    """Passes a stream on with some of its events replaced; every other byte as it came.
+    """Passes on an event stream with some of its events replaced, and every other byte unchanged.
 
-    ``name``: of those events, in the ``event`` field or, where there is none, in their data: it must occur there.
-    ``replace``: gets such an event's data and returns what to send in its place (whole events, or nothing), or None to
-    leave it. An event is held back until it is known not to be one of them, at the latest when its first line or
-    ``max_event`` bytes have come: a client can do nothing with half an event. How the bytes are cut into chunks makes
-    no difference to what comes out, taken together.
+    ``name``: of the events to replace, in the ``event`` field or, where that is missing, in the data; in both cases it
+    must occur in the event's bytes. ``replace``: takes the data of such an event and returns what to send in its place
+    (whole events, or nothing), or None to leave the event as it is.
+
+    An event is held back until it is known not to be one of them, at the latest when its first line or ``max_event``
+    bytes have arrived: a client can do nothing with half an event. The total output does not depend on how the input is
+    cut into chunks.
     """
 
     __slots__ = ("_held", "_max_event", "_name", "_passing", "_replace", "_skip_lf", "_start", "_tail")
@@ -35,18 +37,18 @@ class EventRewriter:
         self._name = name
         self._replace = replace
         self._max_event = max_event
-        #: The stream has only begun: a byte order mark may come, or has come and is being held.
+        #: Whether the stream has only begun: a byte order mark may still arrive, or has arrived and is held.
         self._start = True
         #: The beginning of an event that may have to be replaced.
         self._held = b""
-        #: The present event is passed on; ``_tail`` is the line end that it ends with so far.
+        #: Whether the current event is being passed on; ``_tail`` is then the line end at the end of its bytes so far.
         self._passing = False
         self._tail = b""
-        #: A replaced event ended with CR: an LF that follows still belongs to it.
+        #: Whether a replaced event ended with CR, so that an LF right after still belongs to it.
         self._skip_lf = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return what can be passed on now. Raises what ``replace`` raises."""
+        """Take the next bytes; return the bytes that can be passed on now. Raises what ``replace`` raises."""
         if not data:
             return data
         if self._skip_lf:
@@ -64,20 +66,20 @@ class EventRewriter:
             data = self._held + data
             self._held = b""
         elif data.endswith((b"\n\n", b"\r\n\r\n")) and self._name not in data:
-            # Whole events, as they nearly always come, and none to be replaced.
+            # The usual case: whole events, none of which is to be replaced.
             self._start = False
             return data
         return self._rewrite(data, position)
 
     def end(self) -> bytes:
-        """The stream has ended or broken off: what is still held, as it came."""
+        """Return the bytes still held, unchanged, when the stream has ended or broken off."""
         held, self._held = self._held, b""
         return held
 
     def _rewrite(self, data: bytes, position: int) -> bytes:
-        """``data`` with its events replaced; from ``position`` on it is at the start of an event."""
+        """Return ``data`` with its events replaced; an event starts at ``position``."""
         pieces: list[bytes] = []
-        passed = 0  # all of ``data`` before it is in ``pieces``, or replaced
+        passed = 0  # all of ``data`` before it is in ``pieces`` or was replaced
         find = find_blank_line if b"\r" in data else find_lf_lf
         while position < len(data):
             if data[position] in b"\r\n":
@@ -106,7 +108,10 @@ class EventRewriter:
         return b"".join((*pieces, data[passed:]))
 
     def _may_be_replaced(self, raw: bytes) -> bool:
-        """Decided by what an event has in common with its own beginning, so that chunks make no difference."""
+        """Whether an event beginning with ``raw`` may be replaced.
+
+        The answer for a whole event is the same as for its first line, so that it does not depend on the chunks.
+        """
         if len(raw) - len(_line_end(raw)) > self._max_event:
             return False
         if self._start:
@@ -118,7 +123,7 @@ class EventRewriter:
         return field != b"event" or value.removeprefix(b" ") == self._name
 
     def _replacement(self, raw: bytes) -> bytes | None:
-        """What to send in place of a whole event, given without its empty line; None: itself."""
+        """What to send in place of a whole event, which is given without its empty line; None to leave it."""
         if self._name not in raw or not self._may_be_replaced(raw + b"\n"):
             return None
         mark = b""
@@ -132,7 +137,7 @@ class EventRewriter:
 
 
 def _line_end(data: bytes) -> bytes:
-    """The line end that ``data`` ends with, if it does."""
+    """The line end at the end of ``data``; empty if there is none."""
     if data.endswith(b"\r\n"):
         return b"\r\n"
     return data[-1:] if data.endswith((b"\r", b"\n")) else b""

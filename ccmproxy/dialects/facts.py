@@ -1,4 +1,4 @@
-"""What the proxy knows of a request after one look into it: shared by dialects, balancing, metering and logs."""
+"""What the proxy knows about a request after inspecting it once: used by dialects, balancing, metering and logs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _KEY = re.compile(r"[!-~]{1,200}")
 
 
 def printable_key(value: str | None) -> str | None:
-    """``value`` if it may serve as a key and stand in a log line: short, visible ASCII; else None."""
+    """``value`` if it can serve as a key and appear in a log line (short, visible ASCII), else None."""
     return value if value and _KEY.fullmatch(value) else None
 
 
 def header_key(headers: Headers, *names: bytes) -> str | None:
-    """The first of the fields ``names`` (lower case) whose value may serve as a key, without the spaces around it."""
+    """The first value among the fields ``names`` (lower case) that can serve as a key, without surrounding spaces."""
     for name in names:
         value = first_value(headers, name)
         if value is not None and (key := printable_key(value.decode("latin-1").strip())):
@@ -26,13 +26,13 @@ def header_key(headers: Headers, *names: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """Facts of one request. Anything that could not be found out is None (never an error: spec 4.1).
+    """Facts about one request. A fact that could not be determined is None, never an error (spec 4.1).
 
-    ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: how many messages the
-    request holds. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself
-    speaks OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for
-    requests that cost nothing, e.g. counting tokens. ``operation``: what is asked for, in the dialect's own words,
-    where its facets treat operations differently.
+    ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: number of messages in the
+    request. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself uses
+    OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for requests that
+    cost nothing, e.g. counting tokens. ``operation``: the dialect's name for what is requested, where its facets treat
+    operations differently.
     """
 
     model: str | None = None

@@ -1,4 +1,4 @@
-"""Values out of JSON that others wrote: one of the wrong kind counts as one that was not said. Nothing here raises."""
+"""Values from JSON that others wrote: a value of the wrong type counts as missing. Nothing here raises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 #: Everything that decoding foreign JSON raises.
 DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-#: A field that is not there. (Raw cannot be one of several types.)
+#: The default of a field that is missing. (A Raw field cannot be optional.)
 NO_JSON = msgspec.Raw()
 
 text_decoder = msgspec.json.Decoder(str)
@@ -19,12 +19,12 @@ _T = TypeVar("_T")
 
 
 def text(value: object) -> str | None:
-    """``value`` if it is a string that is not empty."""
+    """``value`` if it is a non-empty string, else None."""
     return value if isinstance(value, str) and value else None
 
 
 def number(value: object) -> float | None:
-    """``value`` as a finite float; None for anything that is no number, booleans included."""
+    """``value`` as a finite float; None for anything that is not a number, booleans included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -35,9 +35,9 @@ def number(value: object) -> float | None:
 
 
 def moment(value: object) -> float | None:
-    """The Unix seconds of a text in RFC 3339; None for anything else.
+    """The Unix seconds of an RFC 3339 string; None for anything else.
 
-    One without an offset is not taken either: it would be read in the machine's own zone.
+    A time without an offset is rejected too, because it would be read in the time zone of this machine.
     """
     if not isinstance(value, str):
         return None
@@ -49,7 +49,7 @@ def moment(value: object) -> float | None:
 
 
 def json_object(document: bytes) -> dict[str, Any] | None:
-    """The JSON object that ``document`` is; None where it is none."""
+    """The JSON object in ``document``; None where it is anything else."""
     try:
         found = msgspec.json.decode(document)
     except DECODE_ERRORS:
@@ -58,8 +58,8 @@ def json_object(document: bytes) -> dict[str, Any] | None:
 
 
 def read_raw(raw: msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T | None:
-    """The value of a field that was kept undecoded; None where it is missing or of another type."""
-    if not bytes(raw):  # missing, as most are: quicker than the exception
+    """The decoded value of a field that was kept undecoded; None where it is missing or of another type."""
+    if not bytes(raw):  # missing, as in most cases: quicker than the exception
         return None
     try:
         return decoder.decode(raw)

@@ -21,18 +21,18 @@ from ccmproxy.http.retry_after import parse_retry_after
 
 #: A token is refreshed this long before it expires (seconds).
 REFRESH_MARGIN = 300.0
-#: What a 403 says whose cause is the token.
+#: Text in the body of a 403 that was caused by a revoked token.
 REVOKED = b"OAuth token has been revoked"
 
 
 def load_document(document: bytes) -> dict[str, Any]:
-    """The JSON object of a credential file. Raises CredentialFileError, which quotes nothing of it."""
+    """The JSON object in a credential file. Raises CredentialFileError, which quotes nothing of the file."""
     if not document.strip():
         raise CredentialFileError("credential file is empty")
     try:
         loaded = json.loads(document)
     except (ValueError, RecursionError):
-        # The cause would quote the document.
+        # Chaining the cause would quote the document.
         raise CredentialFileError("credential file is not valid JSON") from None
     if not isinstance(loaded, dict):
         raise CredentialFileError("credential file is not a JSON object")
@@ -40,7 +40,10 @@ def load_document(document: bytes) -> dict[str, Any]:
 
 
 def load_for_merge(document: bytes) -> dict[str, Any]:
-    """The same for a login that is to be put in: what broke after it had been read is worth less than that."""
+    """The object of a credential file into which a new login is to be merged; empty where the file is broken.
+
+    The new login is worth more than a file that broke after it was read.
+    """
     try:
         return load_document(document)
     except CredentialFileError:
@@ -48,18 +51,18 @@ def load_for_merge(document: bytes) -> dict[str, Any]:
 
 
 def dump_document(loaded: dict[str, Any]) -> bytes:
-    """The credential file that holds ``loaded``, laid out as the official clients do."""
+    """The bytes of a credential file that holds ``loaded``, in the layout of the official clients."""
     try:
         return json.dumps(loaded, indent=2, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        # Half a surrogate pair in what belongs to others: JSON can escape it, UTF-8 cannot hold it.
+        # Other programs' values may hold half a surrogate pair, which JSON can escape but UTF-8 cannot encode.
         return json.dumps(loaded, indent=2).encode("ascii")
 
 
 def login_of(loaded: dict[str, Any], key: str) -> dict[str, Any]:
     """The object ``key`` of a credential file, which holds the login.
 
-    Raises CredentialFileError where it is missing, or no object.
+    Raises CredentialFileError where it is missing or not an object.
     """
     login = loaded.get(key)
     if login is None:
@@ -70,9 +73,9 @@ def login_of(loaded: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def access_token_of(login: dict[str, Any], key: str, name: str) -> str:
-    """The access token, called ``name``, in ``login``, the object ``key`` of a credential file.
+    """The access token, called ``name``, in ``login``, which is the object ``key`` of a credential file.
 
-    Raises CredentialFileError where there is none, or none that a header can hold.
+    Raises CredentialFileError where there is none, or one that is not allowed in a header field.
     """
     access_token = text(login.get(name))
     if access_token is None:
@@ -83,28 +86,28 @@ def access_token_of(login: dict[str, Any], key: str, name: str) -> str:
 
 
 def put_login(loaded: dict[str, Any], key: str, said: Mapping[str, object]) -> None:
-    """Put ``said`` into the object ``key`` of a credential file; what else it holds stays."""
+    """Update the object ``key`` of a credential file with ``said``; its other members stay."""
     login = loaded.get(key)
     loaded[key] = {**(login if isinstance(login, dict) else {}), **said}
 
 
 def client_path(directory: str | None, usual: str, name: str) -> str:
-    """Path of the official client's file ``name``: in ``directory``, where one is set, else in the ``usual`` one."""
+    """Path of the official client's file ``name``: in ``directory`` if that is set, else in the ``usual`` one."""
     return f"{(directory or usual).rstrip('/')}/{name}"
 
 
 def is_header_safe(secret: str) -> bool:
-    """Tokens and keys go into a header line: visible ASCII only (RFC 6750 section 2.1)."""
+    """Whether a token or key is allowed in a header field: visible ASCII only (RFC 6750 section 2.1)."""
     return secret.isascii() and secret.isprintable() and " " not in secret
 
 
 def token_rejected(status: int, body: bytes) -> bool:
-    """401, or a 403 that names the revocation (spec 3.4)."""
+    """True for a 401, and for a 403 that names the revocation (spec 3.4)."""
     return status == 401 or (status == 403 and REVOKED in body)
 
 
 def refresh_post(body: Mapping[str, object], urls: UpstreamURLs) -> ControlRequest:
-    """A refresh: ``body`` as JSON to the token URL, in our own name."""
+    """A refresh request: ``body`` as JSON to the token URL, with our own User-Agent."""
     headers = (
         ("Content-Type", "application/json"),
         ("Accept", "application/json"),
@@ -114,7 +117,7 @@ def refresh_post(body: Mapping[str, object], urls: UpstreamURLs) -> ControlReque
 
 
 def control_get(url: str, token: OAuthToken, urls: UpstreamURLs, *extra: tuple[str, str]) -> ControlRequest:
-    """A question about the account of ``token``, in our own name; ``extra``: header fields besides the usual ones."""
+    """A GET about the account of ``token``, with our own User-Agent; ``extra``: further header fields."""
     headers = (
         ("Authorization", f"Bearer {token.access_token}"),
         ("Accept", "application/json"),
@@ -131,10 +134,10 @@ def refuse_unless_granted(
     now: float,
     is_permanent: Callable[[int, str], bool],
 ) -> None:
-    """Raise RefreshRefused for any answer of the token endpoint but a 200 (spec 3.2 point 8).
+    """Raise RefreshRefused for any response of the token endpoint but a 200 (spec 3.2 point 8).
 
-    ``headers`` with names in lower case. ``is_permanent``: of a status and an error code, whether this refresh token
-    will never be accepted again.
+    ``headers`` with names in lower case. ``is_permanent``: takes a status and an error code, and tells whether this
+    refresh token will never be accepted again.
     """
     if status == 429:
         raise RefreshRefused(
@@ -148,7 +151,7 @@ def refuse_unless_granted(
 
 
 def usage_object(body: bytes) -> dict[str, Any]:
-    """The object that a usage endpoint answered. Raises AnswerMalformed where it is none."""
+    """The JSON object from a usage endpoint. Raises AnswerMalformed where the body is anything else."""
     try:
         answer = msgspec.json.decode(body)
     except DECODE_ERRORS:
@@ -159,7 +162,7 @@ def usage_object(body: bytes) -> dict[str, Any]:
 
 
 def error_code(body: bytes) -> str:
-    """``error`` or ``error.code``/``error.type`` of an OAuth error answer (RFC 6749 section 5.2); empty if unclear."""
+    """``error`` or ``error.code``/``error.type`` of an OAuth error (RFC 6749 section 5.2); empty if unclear."""
     error = (json_object(body) or {}).get("error")
     if isinstance(error, dict):
         error = error.get("code") or error.get("type")

@@ -1,4 +1,4 @@
-"""Meters that do not depend on a dialect's words, and the choice of the one that fits an answer (spec 9). Pure."""
+"""Meters that are independent of the dialect, and the choice of the meter that fits a response (spec 9). Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
 from ccmproxy.http.message import ResponseHead, first_value
 
-#: A JSON answer larger than this is passed on uncounted (bytes).
+#: A JSON response larger than this is passed on uncounted (bytes).
 LARGEST_JSON = 8 * 1024 * 1024
 NOT_COUNTED = MeterReading(Tokens(), None, None, False, "", False)
 
@@ -19,9 +19,9 @@ def fitting_meter(
     stream: Callable[[], UsageMeter],
     read_json: Callable[[bytes], MeterReading],
 ) -> UsageMeter:
-    """A meter for this answer: ``stream()`` for an event stream, ``read_json`` of the whole for JSON, else opaque.
+    """A meter for this response: ``stream()`` for an event stream, one with ``read_json`` for JSON, else an opaque one.
 
-    Only an answer to a request that costs something has a usage, and a proper end of its own.
+    Only the response to a billable request has a usage, and a proper end of its own.
     """
     if not is_readable(head) or not facts.billable or head.status != 200:
         return OpaqueMeter()
@@ -34,22 +34,22 @@ def fitting_meter(
 
 
 def is_readable(head: ResponseHead) -> bool:
-    """Whether the body of an answer can be read as it passes: it is not compressed."""
+    """Whether the body of a response can be read as it passes, i.e. is not compressed."""
     return first_value(head.headers, b"content-encoding") in (None, b"identity")
 
 
 def media_type(head: ResponseHead) -> bytes:
-    """The media type of an answer in lower case, without parameters; empty where it has none."""
+    """The media type of a response in lower case, without parameters; empty where it has none."""
     return (first_value(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
 def count(new: int | None, old: int) -> int:
-    """A report may leave a figure out; a negative or absurd one is no figure."""
+    """``new`` if it is plausible, else ``old``: a report may omit a figure, and a negative or absurd one is ignored."""
     return new if new is not None and 0 <= new < 1 << 53 else old
 
 
 class OpaqueMeter:
-    """For bodies that are not looked into: complete when their framing says so."""
+    """For bodies that are not inspected: complete when their framing says so."""
 
     __slots__ = ("_ended", "at_boundary")
 
@@ -58,21 +58,21 @@ class OpaqueMeter:
         self._ended = False
 
     def feed(self, data: bytes) -> None:
-        """Looks at nothing."""
+        """Ignore the bytes."""
 
     def end(self) -> None:
-        """The body has ended."""
+        """Note that the body has ended."""
         self._ended = True
 
     def reading(self) -> MeterReading:
-        """Nothing is counted."""
+        """A reading without counts."""
         return MeterReading(Tokens(), None, None, self._ended, "", False)
 
 
 class JSONMeter:
     """Usage of a whole message. Keeps up to :data:`LARGEST_JSON` bytes of the body until its end.
 
-    ``read`` makes the reading of a complete body; of one that is too large it gets nothing.
+    ``read`` makes the reading from a complete body; it is not called for a body that is too large.
     """
 
     __slots__ = ("_chunks", "_read", "_reading", "_size", "at_boundary")
@@ -85,7 +85,7 @@ class JSONMeter:
         self._reading = NOT_COUNTED
 
     def feed(self, data: bytes) -> None:
-        """The next bytes."""
+        """Keep the next bytes."""
         if self._chunks is None:
             return
         self._size += len(data)
@@ -95,7 +95,7 @@ class JSONMeter:
         self._chunks.append(data)
 
     def end(self) -> None:
-        """The body has ended: count it."""
+        """Count the tokens of the body, which has ended."""
         self._reading = self._read(b"".join(self._chunks or ()))
         self._chunks = None
 

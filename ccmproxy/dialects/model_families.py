@@ -1,4 +1,7 @@
-"""Which models a window is for, by what it is called: a dialect knows the words that are in all of them. Pure."""
+"""Whether the name of a window or limit identifies a model family. Pure.
+
+Each dialect supplies the words that occur in the names of all its models.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from ccmproxy.state.model_names import name_words
 
 
 def names_models(name: str, vendor_words: Set[str]) -> bool:
-    """Whether ``name`` (of a window, of a limit) tells some models of a vendor from the others.
+    """Whether ``name`` (of a window, of a limit) distinguishes some models of a vendor from the others.
 
-    ``vendor_words``: words in lower case that stand in the names of many models. A window that is called so, and
-    nothing else, would close all of them.
+    ``vendor_words``: words in lower case that occur in the names of many models. A window named by such words alone
+    would close all models.
     """
     words = name_words(name)
     return bool(words) and not (len(words) == 1 and words[0] in vendor_words)

@@ -1,4 +1,4 @@
-"""OAuth logins as values: what an account's file holds, and how a refresh may be refused. No I/O, no clock."""
+"""OAuth logins as values: the content of an account's file, and how a refresh can be refused. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class OAuthToken:
 
     ``expires_at``: Unix seconds, None = unknown or never. ``scopes`` in the file's order. ``plan`` and ``tier`` are the
     provider's words (Claude: ``max`` / ``default_claude_max_20x``; Codex: the plan type), None where unknown.
-    ``account_id``: of the organization or workspace that the login belongs to, None where unknown.
-    ``last_refresh``: Unix seconds, where the file tells.
+    ``account_id``: of the organization or workspace that the login belongs to, None where unknown. ``last_refresh``:
+    Unix seconds, None where the file does not record it.
     """
 
     access_token: str = field(repr=False)
@@ -35,14 +35,14 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class RemoteToken:
-    """The token by which another instance of ours knows us as one of its users (spec 7.1)."""
+    """The token that another instance of ccmproxy issued to us as one of its users (spec 7.1)."""
 
     token: str = field(repr=False)
 
 
 #: What an account authorizes its requests with.
 Login = OAuthToken | ApiKey
-#: What any credential does.
+#: What any credential authorizes its requests with.
 Authorization = Login | RemoteToken
 
 
@@ -51,10 +51,10 @@ class CredentialFileError(Exception):
 
 
 class RefreshRefused(Exception):
-    """The token endpoint did not give a new token.
+    """The token endpoint did not issue a new token.
 
-    ``permanent``: never try again with this refresh token. ``retry_after``: seconds after which another attempt makes
-    sense, None where nothing was said. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8).
+    ``permanent``: this refresh token must never be tried again. ``retry_after``: seconds after which another attempt
+    makes sense, None where unknown. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8).
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class RefreshRefused(Exception):
 
 
 class AnswerMalformed(Exception):
-    """A usage or profile endpoint answered something that cannot be understood. Never holds the answer itself."""
+    """A usage or profile endpoint sent a response that cannot be parsed. The message never quotes the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRequest:
-    """A request that ccmproxy makes in its own name: refresh, usage, profile.
+    """A request that ccmproxy makes on its own behalf: refresh, usage, profile.
 
-    ``headers`` may hold the bearer token: never logged.
+    ``headers`` may hold the bearer token: never log them.
     """
 
     method: str
@@ -90,9 +90,9 @@ class ControlRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamURLs:
-    """Where a service's upstream is (spec 2; ``upstream:`` replaces it). ``user_agent``: of our own requests.
+    """The URLs of a service's upstream (spec 2; ``upstream:`` replaces them). ``user_agent``: of our own requests.
 
-    ``key_api_url``: where requests go that are authorized with a key of the commercial API; empty = to ``api_url`` too.
+    ``key_api_url``: base URL of requests that are authorized with a key of the commercial API; empty = ``api_url``.
     """
 
     api_url: str

@@ -27,17 +27,17 @@ _TYPES = {
 
 
 def error_type(status: int, reason: str) -> str:
-    """The word that stands in ``error.type``."""
+    """The value of ``error.type`` for an error of our own."""
     return "billing_error" if reason == "user_limit" else _TYPES.get(status, "api_error")
 
 
 def error_head(
     status: int, reason: str, product: str, request_id: str, extra: Sequence[tuple[bytes, bytes]] = ()
 ) -> ResponseHead:
-    """Head of an error in JSON.
+    """Head of a JSON error.
 
-    ``X-CCM-Error`` is called so in every dialect: another instance looks for it (spec 4.4). What will not mend by
-    itself carries ``x-should-retry: false``: clients would otherwise try again and again.
+    ``X-CCM-Error`` has the same name in every dialect, because other instances look for it (spec 4.4). An error that
+    does not go away by itself carries ``x-should-retry: false``: otherwise clients would keep retrying.
     """
     headers: Headers = [
         (b"Content-Type", b"application/json"),
@@ -51,9 +51,10 @@ def error_head(
 
 
 def exhausted_fields(availability: Availability) -> Headers:
-    """Fields of the 429 for a client all of whose credentials are rate-limited: it is not to try again.
+    """Header fields of the 429 for a client whose credentials are all rate-limited; they tell it not to retry.
 
-    ``X-CCM-Reset-At``, where the end is known, is for another instance of ours: a client is told in its own words.
+    ``X-CCM-Reset-At``, present where the end is known, is for other instances: clients learn the reset in their
+    dialect.
     """
     fields: Headers = [(b"x-should-retry", b"false")]
     if availability.reset_at > 0:
@@ -62,7 +63,7 @@ def exhausted_fields(availability: Availability) -> Headers:
 
 
 def exhausted_message(availability: Availability, now: float) -> str:
-    """The sentence for a client when every credential is rate-limited."""
+    """The message for a client when every credential is rate-limited."""
     message = "all credentials rate-limited"
     if availability.reset_at > now:
         message += f", earliest reset in {format_duration(availability.reset_at - now)}"

@@ -1,7 +1,7 @@
-"""What passes between instances of ours: how one asks another, and what its answers and its status mean. Pure.
+"""Requests between instances of ccmproxy: how one asks another, and the meaning of its answers and status. Pure.
 
-Spec 4.4 (400s of externals), 5.5, 7.1, 8.2. The other one may be an older ccmproxy, or sing-box, which speaks the same
-but sends less.
+Spec 4.4 (400s of externals), 5.5, 7.1, 8.2. The remote may be an older ccmproxy, or sing-box, which speaks the same
+protocol but sends less.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from ccmproxy.state.limits import (
     parse_unix_time,
 )
 
-#: Name of the field by which our own errors are told from the upstream's, in lower case.
+#: The field, in lower case, that marks ccmproxy's own errors, as opposed to the upstream's.
 ERROR_FIELD = b"x-ccm-error"
-#: When what an instance of ours may use is free again (Unix seconds), in lower case; beside its own ``rate_limited``.
+#: The field, in lower case, beside our own ``rate_limited``: when a credential is usable again (Unix seconds).
 RESET_FIELD = b"x-ccm-reset-at"
-#: What an instance of ours puts on every answer that it relays: one that has neither is sing-box's.
+#: The fields of which ccmproxy puts one on every response that it relays: a response with neither is sing-box's.
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
-#: Errors of a remote that are about its credentials, as the 400 of spec 4.2 is.
+#: Errors of a remote that are about its credentials, like the 400 of spec 4.2.
 _ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
-#: Errors of a remote that say nothing of how it will be in a minute. Nothing was done for the request.
+#: Transient errors of a remote: the request was not processed, and they say nothing about the next minutes.
 _PASSING = frozenset(
     {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
 )
@@ -48,10 +48,10 @@ def remote_head(
     base_path: bytes,
     dropped: Collection[bytes] = (),
 ) -> RequestHead:
-    """A client's request as it goes to another instance: path and query kept, our token in place of the user's.
+    """The head of a client's request to another instance: path and query kept, our token in place of the user's.
 
-    ``dropped``: further fields that do not pass, by their names in lower case. What the service overrides for the
-    provider is no business of a remote.
+    ``dropped``: further fields that are removed, by their names in lower case. The header fields that the service
+    overrides are meant for the provider, so they are not sent to a remote.
     """
     headers: Headers = [(b"Host", host), *without(request_headers(head.headers), dropped)]
     headers.append((b"Authorization", b"Bearer " + authorization.token.encode("utf-8")))
@@ -60,14 +60,14 @@ def remote_head(
 
 
 def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
-    """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?"""
+    """``verdict``, the dialect's, unless the response is an error of the remote's own (spec 4.4)."""
     reason = first_value(head.headers, ERROR_FIELD)
     if head.status == 400:
         relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
         if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
             return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason == b"too_many_failures":
-        # Our token is not known there, and we have said so too often.
+        # The remote does not know our token, and has rejected it too often.
         return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason in _PASSING:
         return Verdict(AnswerKind.REMOTE_BUSY)
@@ -81,9 +81,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class RemoteStatus:
-    """What a remote says of itself. ``plan_weight`` 0: none of its credentials counts at the moment.
+    """The status that a remote reports. ``plan_weight`` 0: none of its credentials counts at the moment.
 
-    ``usable`` is None where it does not say; ``reset_at``: Unix seconds, 0 = unknown.
+    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown.
     """
 
     limits: LimitsUpdate
@@ -103,9 +103,10 @@ _FIELDS = {
 
 
 def read_status(document: bytes) -> RemoteStatus:
-    """One object of the status endpoint or stream (spec 8.2). Raises AnswerMalformed, which quotes nothing of it.
+    """Parse one object of the status endpoint or stream (spec 8.2).
 
-    A field that is missing, or holds no number that makes sense, spoils the whole (spec 7.5).
+    Raises AnswerMalformed, which quotes nothing of the object, also where a single field is missing or holds no
+    plausible number (spec 7.5).
     """
     try:
         loaded = msgspec.json.decode(document)

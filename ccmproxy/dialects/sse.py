@@ -1,7 +1,7 @@
-"""Event streams (``text/event-stream``) as they pass: events that are asked for are found, as bytes.
+"""Event streams (``text/event-stream``) as they pass: finds the wanted events, as bytes.
 
-Follows the WHATWG HTML standard, section "Server-sent events". Sans I/O: bytes in, events out; what is fed is never
-changed, kept longer than its event lasts, or delayed. How the bytes are cut into chunks makes no difference (F19).
+Follows the WHATWG HTML standard, section "Server-sent events". Sans I/O: bytes in, events out; input is never changed,
+kept longer than its event lasts, or delayed. The result does not depend on how the bytes are cut into chunks (F19).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-#: The name of an event that has none of its own.
+#: The name of an event without an ``event`` field.
 DEFAULT_NAME = b"message"
 #: Default bound on one event (bytes).
 LARGEST_EVENT = 1024 * 1024
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: The end of a line and an empty line. Atomic: CRLF is one line end, never taken apart into two.
+#: A line end and an empty line. Atomic, so that CRLF is always one line end and never split into two.
 BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
@@ -32,7 +32,7 @@ _Find = Callable[[bytes, int], tuple[int, int]]
 
 
 def parse_event(raw: bytes) -> Event | None:
-    """One whole event, without the empty line that ends it; None if it has no data, and so is none."""
+    """Parse a whole event, given without the empty line that ends it; None if it has no data and is thus no event."""
     name = b""
     lines: list[bytes] = []
     for line in raw.splitlines():  # of bytes: LF, CR and CRLF only, as the standard wants it
@@ -45,7 +45,10 @@ def parse_event(raw: bytes) -> Event | None:
 
 
 def first_event(data: bytes, passed_over: Collection[bytes] = ()) -> Event | None:
-    """The first event of a stream that begins with ``data``, but for those with these names; None: not whole yet."""
+    """The first event of a stream that begins with ``data``; None if it is not complete yet.
+
+    ``passed_over``: names of events to skip.
+    """
     position = 0
     data = data.removeprefix(BYTE_ORDER_MARK)
     while (match := BLANK_LINE.search(data, position)) is not None:
@@ -59,11 +62,10 @@ def first_event(data: bytes, passed_over: Collection[bytes] = ()) -> Event | Non
 class EventScanner:
     """Finds the events of one stream.
 
-    ``wanted``: the names of the events to return, or a function that says so of a name. With names, chunks in which
-    none of them occurs cost next to nothing. ``markers``: what every wanted event contains, where its name alone does
-    not tell (events that are named in their data only); nothing else is returned then. ``max_event``: bytes of an
-    event up to its empty line; a larger one is skipped. At most that much is kept, of an event whose end has not come
-    yet.
+    ``wanted``: the names of the events to return, or a predicate on the name. With names, chunks in which none of them
+    occurs cost next to nothing. ``markers``: byte strings of which every wanted event contains one, for events that are
+    named in their data only; an event without any of them is not returned. ``max_event``: bytes of an event up to its
+    empty line; a larger event is skipped. At most that many bytes are kept, of an event whose end has not arrived yet.
     """
 
     __slots__ = (
@@ -84,7 +86,7 @@ class EventScanner:
         max_event: int = LARGEST_EVENT,
         markers: Collection[bytes] | None = None,
     ) -> None:
-        #: What every wanted event contains; None: nothing of the kind is known.
+        #: Byte strings of which every wanted event contains one; None: unknown.
         self._markers: tuple[bytes, ...] | None = None if markers is None else tuple(markers)
         if callable(wanted):
             self._is_wanted = wanted
@@ -94,32 +96,32 @@ class EventScanner:
             if markers is None and DEFAULT_NAME not in names:
                 self._markers = tuple(sorted(names, key=len))
         self._max_event = max_event
-        #: Nothing of an event has come yet, and no part of a byte order mark.
+        #: Whether the stream is between two events, with no part of a byte order mark received.
         self._idle = True
-        #: Start of the stream, as long as it may be that of a byte order mark; None: past that.
+        #: Start of the stream while it may still be a part of a byte order mark; None afterwards.
         self._bom: bytes | None = b""
-        #: The event whose end has not come yet; emptied when it grows too large.
+        #: The event whose end has not arrived yet; emptied when the event grows too large.
         self._pending: list[bytes] = []
-        #: Its bytes so far, skipped ones included.
+        #: Number of its bytes so far, skipped ones included.
         self._size = 0
-        #: The line end that these bytes end with, if they do: with another one it makes an empty line.
+        #: The line end at the end of these bytes, if any: together with another one it makes an empty line.
         self._line_end = b""
         #: The last bytes of the stream, up to 3.
         self._last = b""
 
     @property
     def at_boundary(self) -> bool:
-        """Whether what was fed ends between two events, so that something else may be written there (F44).
+        """Whether the input so far ends between two events, so that something else may be written there (F44).
 
-        Between CR and LF of an empty line does not count: clients that look for CRLF CRLF would be confused.
+        False between CR and LF of an empty line: clients that look for CRLF CRLF would be confused.
         """
         return self._idle and not self._last.endswith(b"\r\n\r")
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take the next bytes; return the wanted events that they complete, in order. Never raises.
 
-        An event without data is none, and one that the stream breaks off in is never returned (both as the standard
-        has it).
+        As in the standard, an event without data is not an event, and an event cut off by the end of the stream is
+        never returned.
         """
         if (
             self._idle
@@ -127,7 +129,7 @@ class EventScanner:
             and len(data) <= self._max_event
             and not self._may_be_wanted(data)
         ):
-            # Whole events, as they nearly always come, and none that anybody asked for.
+            # The usual case: whole events, none of which is wanted.
             self._bom = None
             self._last = data[-3:]
             return _NOTHING
@@ -149,13 +151,13 @@ class EventScanner:
         find = find_blank_line if b"\r" in data else find_lf_lf
         if not self._idle:
             position = self._finish_pending(data, find, events)
-        # From here on ``position`` is at the start of an event, unless the data is used up.
+        # From here on an event starts at ``position``, unless the data is used up.
         if find is find_lf_lf:
             position = self._skip_unwanted(data, position)
         at_end = len(data)
         while position < at_end:
             if data[position] in b"\r\n":
-                # An empty line that ends nothing; also the LF of a CRLF whose CR came before.
+                # An empty line that ends nothing, or the LF of a CRLF whose CR came before.
                 position += 1
                 continue
             start, end = find(data, position)
@@ -168,9 +170,10 @@ class EventScanner:
         return events
 
     def _skip_unwanted(self, data: bytes, position: int) -> int:
-        """The position after the last whole event if none of those up to there can be wanted, else ``position``.
+        """The position after the last whole event if none of the events before can be wanted, else ``position``.
 
-        A burst arrives as many events in one piece that ends within one: they are looked through once, not one by one.
+        A burst arrives as many events in one chunk, the last of them cut off: they are searched in one pass, not one by
+        one.
         """
         last = data.rfind(b"\n\n", position)
         if self._markers is None or last < 0 or last - position > self._max_event:
@@ -207,11 +210,11 @@ class EventScanner:
             self._pending.append(data)
 
     def _finish_pending(self, data: bytes, find: _Find, events: list[Event]) -> int:
-        """Look for the end of the pending event; the position in ``data`` after it, its length if there is none."""
+        """Look for the end of the pending event; return the position in ``data`` after it, or ``len(data)``."""
         known = len(self._line_end)
         start, end = -1, -1
         if known and data[0] in b"\r\n":
-            # Only a line end that was cut in two, or an empty line's, can begin before ``data``.
+            # Only a CRLF that was cut in two, or an empty line, can begin before ``data``.
             found = BLANK_LINE.match(self._line_end + data[:2])
             if found is not None:
                 start, end = -known, found.end() - known
@@ -230,7 +233,7 @@ class EventScanner:
         return end
 
     def _complete(self, raw: bytes, events: list[Event]) -> None:
-        """Take in one whole event, without its empty line."""
+        """Process one whole event, given without its empty line."""
         if not self._may_be_wanted(raw):
             return
         event = parse_event(raw)
@@ -248,6 +251,6 @@ def find_blank_line(data: bytes, position: int) -> tuple[int, int]:
 
 
 def find_lf_lf(data: bytes, position: int) -> tuple[int, int]:
-    """The same where there is no CR in ``data``."""
+    """The same for ``data`` without a CR."""
     start = data.find(b"\n\n", position)
     return (start, start + 2) if start >= 0 else (-1, -1)

@@ -1,6 +1,6 @@
-"""Counting tokens: what one answer reported, from a whole message or from the events of a stream (spec 9).
+"""Token counts: what a single response reported, as a whole message or in the events of a stream (spec 9).
 
-Pure. The dialects decode; the arithmetic and the notion of a complete answer are here.
+Pure. The dialects decode; the arithmetic and the notion of a complete response are here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of one answer, as the provider counts them.
+    """Tokens of one response, as the provider counts them.
 
-    ``input`` excludes cache reads and cache writes: where the provider counts them as part of the input (OpenAI), they
-    are taken out, so that nothing is counted or priced twice (F21). The two parts of ``cache_creation`` (5-minute and
-    1-hour life time) sum up to it where they are known. ``output`` includes ``reasoning``.
+    ``input`` excludes cache reads and cache writes: a provider that counts them as part of the input (OpenAI) has them
+    subtracted, so that nothing is counted or priced twice (F21). The two parts of ``cache_creation`` (5-minute and
+    1-hour lifetime) add up to it where they are known. ``output`` includes ``reasoning``.
     """
 
     input: int = 0
@@ -31,16 +31,16 @@ class Tokens:
 
     @property
     def total_input(self) -> int:
-        """Everything that was read, from the cache or not: decides about context tiers."""
+        """All tokens that were read, from the cache or not, which determine the context tier."""
         return self.input + self.cache_read + self.cache_creation
 
 
 @dataclass(frozen=True, slots=True)
 class MeterReading:
-    """What is known of an answer so far.
+    """What is known of a response so far.
 
-    ``complete``: its own end was seen (``message_stop``, a whole JSON message). ``error``: type of an error event that
-    came inside a 200 (F13), empty where none did. ``reported``: any usage was reported at all.
+    ``complete``: its proper end was seen (``message_stop``, a whole JSON message). ``error``: type of an error event
+    inside a 200 (F13), empty where there was none. ``reported``: any usage was reported at all.
     """
 
     tokens: Tokens
@@ -56,13 +56,13 @@ class UsageMeter(Protocol):
 
     @property
     def at_boundary(self) -> bool:
-        """The bytes seen so far end between two events, so that a keep-alive may be written (F44)."""
+        """Whether the bytes so far end between two events, so that a keep-alive may be written (F44)."""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the body. Never raises: what cannot be understood is not counted."""
+        """Read the next bytes of the body. Never raises: what cannot be parsed is not counted."""
 
     def end(self) -> None:
-        """The body has ended as its framing says."""
+        """Note that the body has ended, according to its framing."""
 
     def reading(self) -> MeterReading:
-        """What is known now; valid at any moment, also after a break."""
+        """What is known now; valid at any moment, also after the stream broke off."""

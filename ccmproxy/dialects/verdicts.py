@@ -1,4 +1,4 @@
-"""What an upstream's answers mean, as far as it is the same in all dialects (spec 4.4, 4.6). Pure."""
+"""The meaning of an upstream's responses, as far as it is the same in all dialects (spec 4.4, 4.6). Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ccmproxy.policy.answers import AnswerKind, Verdict
 
 
 def verdict_by_status(status: int, body: bytes | None) -> Verdict:
-    """What a status other than 429 means; ``body`` None: not read yet, and asked for where the status alone says too
-    little: only its body tells a revoked token from any other 403.
+    """The meaning of a status other than 429.
+
+    ``body`` None: not read yet; the verdict asks for it where only the body tells a revoked token from any other 403.
     """
     if status < 400:
         return Verdict(AnswerKind.OK)
@@ -28,7 +29,7 @@ def busy(wait: float | None = None) -> Verdict:
 
 
 def used_up_resets(headers: Headers, field: re.Pattern[bytes]) -> list[str]:
-    """The resets of those limits of an API key of which nothing is left, in the upstream's own form.
+    """The resets of those limits of an API key that have nothing left, in the upstream's own format.
 
     ``field`` matches whole names in lower case, with the groups ``limit`` (its name) and ``fact`` (``reset`` or
     ``remaining``).

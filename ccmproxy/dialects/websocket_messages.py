@@ -1,4 +1,4 @@
-"""What the messages of a WebSocket mean, in words that no dialect owns (spec 10). Values only."""
+"""The meaning of WebSocket messages, independent of the dialect (spec 10). Values only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ccmproxy.state.limits import LimitsUpdate
 class ClientFrame:
     """A message of the client.
 
-    ``begins_turn``: it asks for a response. ``is_warm_up``: for one that costs nothing and says nothing. ``model``:
-    None where it names none.
+    ``begins_turn``: it requests a response. ``is_warm_up``: it requests a response that costs nothing and has no
+    output. ``model``: None where the message names none.
     """
 
     begins_turn: bool = False
@@ -24,7 +24,7 @@ class ClientFrame:
 
 @dataclass(frozen=True, slots=True)
 class RefusedTurn:
-    """An error inside of the connection that means what an HTTP answer with this head and body would mean."""
+    """An error message on the connection, equivalent to an HTTP response with this head and body."""
 
     head: ResponseHead
     body: bytes
@@ -34,10 +34,10 @@ class RefusedTurn:
 class UpstreamFrame:
     """A message of the upstream.
 
-    ``is_hidden``: tells of one account alone, and never reaches the client. ``limits``: what it says of the account.
-    ``refusal``: the turn was refused. ``connection_limit``: the account has no more connections to give.
-    ``is_output``: the turn has begun to say something. ``ends_turn``: nothing more follows for this turn.
-    ``reading``: usage of the turn, where it is told.
+    ``is_hidden``: the message describes a single account, so it never reaches the client. ``limits``: the state of the
+    account that it reports. ``refusal``: the turn was refused. ``connection_limit``: the connection has reached its
+    limit. ``is_output``: the output of the turn has begun. ``ends_turn``: nothing more follows for this turn.
+    ``reading``: usage of the turn, where reported.
     """
 
     is_hidden: bool = False
@@ -49,7 +49,7 @@ class UpstreamFrame:
     reading: MeterReading | None = None
 
 
-#: What most messages are: nobody's business but the client's.
+#: Most messages: relevant to the client alone.
 PASSING = UpstreamFrame()
-#: The same, and part of an answer.
+#: A message for the client that is part of the output.
 OUTPUT = UpstreamFrame(is_output=True)

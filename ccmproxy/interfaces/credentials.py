@@ -121,8 +121,8 @@ class ILease(Interface):
         """Start a poll if the known usage is out of date. Returns at once."""
 
     def on_interrupt(callback: Callable[[Availability], None] | None) -> None:
-        """Call ``callback`` once when the credential becomes unusable. None removes the callback; the holder does that
-        at the first response byte."""
+        """Call ``callback`` once when the credential becomes unusable. None removes the callback, as holders do when a
+        response begins."""
 
     def close(outcome: LeaseOutcome) -> None:
         """Give the credential back. Idempotent: the first outcome counts."""

@@ -99,8 +99,10 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What one credential answered. ``identity``: of its login; empty where it is not known, and then it is as good as
-    another one. ``is_evidence``: it is an account like the one that was asked first; keys and remote instances are none.
+    """What one credential answered.
+
+    ``identity``: of its login; empty where it is not known, and then it counts as another one. ``is_evidence``: it is
+    an account like the one that was asked first; keys and remote instances are none.
     """
 
     tag: str

@@ -1,4 +1,4 @@
-"""Short waits: whether a client is told to wait, for how long, and which clients are known to do so (spec 12.2). Pure."""
+"""Short waits: whether a client is told to wait, for how long, and which clients do so (spec 12.2). Pure."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, firs
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.attempt import Attempt, RelayEnd
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 
@@ -40,8 +41,8 @@ class Answering(Protocol):
     def judge(self, response: ResponseHead) -> None:
         """Check the head of a response. Raises UpstreamProtocolError when it is no valid response to the request."""
 
-    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict) -> None:
-        """Give the client the response that ``attempt`` holds; at its end, close the lease and conclude the request."""
+    def deliver(self, answer: Answer) -> None:
+        """Give the client ``answer``; at its end, close the lease and conclude the request."""
 
     def leave(self) -> None:
         """End soon, because the credential or the caller was removed."""
@@ -73,9 +74,9 @@ class HTTPAnswering:
     def judge(self, response: ResponseHead) -> None:
         """Accept any response."""
 
-    def deliver(self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict) -> None:
+    def deliver(self, answer: Answer) -> None:
         """Relay the response: its head and the held part of its body now, the rest as it arrives."""
-        asked = self._asked
+        asked, attempt, lease, response = self._asked, answer.attempt, answer.lease, answer.head
         context = asked.context
         metering = context.dialect.metering
         asked.begin_answer()
@@ -93,7 +94,7 @@ class HTTPAnswering:
             reading = meter.reading()
             if end is RelayEnd.CLIENT_GONE and reading.complete:
                 end = RelayEnd.WHOLE
-            self._learn_from(end, reading, lease, verdict)
+            self._learn_from(end, reading, lease, answer.verdict)
             lease.close(_LEASE_OUTCOMES[end])
             asked.conclude(response.status, self._result(end, response, reading), reading)
 

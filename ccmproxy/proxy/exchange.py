@@ -16,11 +16,12 @@ from ccmproxy.policy.opinions import Charge, Hearing, Opinion, Ruling, class_of,
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.policy.retry import Failure, LeaseOutcome, Step
 from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
+from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
-from ccmproxy.proxy.tries import Answer, NoAnswer, Tries
+from ccmproxy.proxy.tries import NoAnswer, Tries
 from ccmproxy.state.transitions import RequestRefused
 
 
@@ -265,7 +266,7 @@ class Exchange:
             answer.lease.served(asked.combination, answer.sent_at, asked.facts.billable)
             if asked.facts.billable:
                 answer.lease.proved(answer.authorization)
-        self._answering.deliver(answer.attempt, answer.lease, answer.head, answer.verdict)
+        self._answering.deliver(answer)
 
     def _deliver_held(self) -> None:
         """The client gets the first refusal, as it came (a 401: with another status). If nobody else was or could be
@@ -302,7 +303,7 @@ class Exchange:
             answer, body = context.dialect.traffic.about_request(held.head, body, asked.id)
             asked.respond(answer, body, "failed")
             return
-        self._answering.deliver(held.attempt, held.lease, held.head, verdict)
+        self._answering.deliver(held)
 
     def _left(self, result: Answer | NoAnswer) -> None:
         """The client is gone."""

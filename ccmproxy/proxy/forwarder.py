@@ -38,7 +38,7 @@ class Forwarder:
         now: Callable[[], float],
         options: ProxyOptions = ProxyOptions(),  # noqa: B008 - frozen
         entropy: Callable[[int], bytes] = urandom,
-        random: Callable[[], float] = SystemRandom().random,
+        random: Callable[[], float] = SystemRandom().random,  # noqa: B008 - without state
     ) -> None:
         """``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes."""
         self.context = ProxyContext.of_service(dialect, clock, now, options, entropy, random)

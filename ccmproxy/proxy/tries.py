@@ -30,6 +30,7 @@ from ccmproxy.policy.retry import (
     after_answer,
     after_failure,
 )
+from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering, is_event_stream
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.proxied_request import ProxiedRequest
@@ -45,25 +46,6 @@ _FAILURES = {
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
 }
-
-
-@dataclass(slots=True)
-class Answer:
-    """An upstream's answer that ``attempt`` holds. ``sent_at``: when the request was sent (Unix seconds). ``is_proven``:
-    the login that was refused (401) is good for other requests. The lease is open."""
-
-    lease: ILease
-    attempt: Attempt
-    head: ResponseHead
-    verdict: Verdict
-    authorization: Authorization
-    sent_at: float
-    is_proven: bool = False
-
-    def drop(self, outcome: LeaseOutcome) -> None:
-        """Nobody wants it."""
-        self.attempt.discard()
-        self.lease.close(outcome)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Sessions of yamux on Twisted's transports, and their streams as transports and endpoints.
+"""Yamux sessions on Twisted's transports, their streams as transports and endpoints, and reverse connections.
 
-* :mod:`.carrier`: a session on a connection; :mod:`.stream_transport`: one of its streams; :mod:`.address`.
-* :mod:`.endpoints`: connecting to and listening on streams, as on anything else.
-* :mod:`.stream_errors`: how they end.
+* :mod:`.carrier`: a session on a connection; :mod:`.stream_transport`: one of its streams as a transport;
+  :mod:`.address`: the address of a stream.
+* :mod:`.endpoints`: endpoints that connect and listen by streams.
+* :mod:`.stream_errors`: the reasons for which streams are lost or not opened.
+* :mod:`.connector` and :mod:`.receiver`: both sides of a reverse connection; :mod:`.upgrading`: its handshake.
 """
 
 from ccmproxy.reverse.address import StreamAddress

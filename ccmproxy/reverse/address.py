@@ -1,4 +1,4 @@
-"""Where a stream comes from and goes to."""
+"""Addresses of the two ends of a stream."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zope.interface import implementer
 @implementer(IAddress)
 @dataclass(frozen=True, slots=True)
 class StreamAddress:
-    """One end of a stream. ``carrier``: that end of the connection that carries it; ``stream_id``: same on both."""
+    """One end of a stream. ``carrier``: address of this end of the carrier; ``stream_id``: the same at both ends."""
 
     carrier: IAddress
     stream_id: int
 
     @property
     def host(self) -> str:
-        """The host of the carrier, empty where that has none: what clients are told apart by."""
+        """The host of the carrier, by which clients are told apart; empty if the carrier has no host."""
         return str(getattr(self.carrier, "host", ""))
 
     def __str__(self) -> str:

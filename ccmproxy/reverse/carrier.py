@@ -1,4 +1,4 @@
-"""A session on a transport: TCP, TLS, or whatever HTTP was upgraded on."""
+"""A yamux session on a transport, the carrier: TCP, TLS, or a connection that was upgraded from HTTP."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ from ccmproxy.yamux import (
 
 _log = Logger()
 
-#: Bytes that are given to the carrier in one go; it is asked afterwards whether it is full.
+#: Bytes that are written to the carrier at a time, before checking again whether it is full.
 _PIECE: Final = 64 * 1024
-#: Bytes that the kernel may hold without having sent them. With all of its buffer, a few MiB, the answer to a ping
-#: would come behind seconds of data on a slow line.
+#: Maximum of unsent bytes in the kernel. If its whole buffer of a few MiB were used, the answer to a ping would be sent
+#: after seconds of data on a slow line.
 _UNSENT: Final = 128 * 1024
-#: Seconds by which a timer may be late. It is never set for the very moment that it was meant for, and must not be
-#: taken for too late because of that, and set anew each time.
+#: Tolerance in seconds for a timer that is due after the deadline. A timer is never due exactly at the deadline it was
+#: set for; without a tolerance it would be set anew each time.
 _LATE: Final = 0.05
-#: Seconds in which a session that is drained may end, unless told otherwise.
+#: Default time in seconds for a draining session to end.
 _DRAIN_TIMEOUT: Final = 30.0
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The default callback: do nothing."""
 
 
 @implementer(IPushProducer)
 class YamuxProtocol(Protocol):
-    """One side of a session. It is a producer for its carrier: while that is full, data stays in the streams' queues
-    and only frames without data are written.
+    """One side of a session. It is a push producer for its carrier: while the carrier is full, data stays in the
+    streams' queues, and only frames without data are written.
 
-    The carrier is read at all times, whatever the streams do. ``is_client``: which side of the session this is, not of
-    the carrier. ``clock``: what all time-outs run on. ``acceptor``: what the peer's streams are given to; None: they
-    are reset. ``session``: the state of it, not to be acted on from outside.
+    The carrier is never paused, whatever the streams do. ``is_client``: the role in the session, which need not be the
+    role on the carrier. ``clock``: runs all time-outs. ``acceptor``: builds the protocols for the peer's streams; None:
+    these are reset. ``session``: the state of the session; for reading only.
 
-    Nothing that the peer sends, and nothing that a stream's protocol does, raises into the reactor. Why a session ended
-    is logged.
+    Neither what the peer sends nor an exception of a stream's protocol raises into the reactor. The reason for the end
+    of a session is logged.
     """
 
     transport: Any
@@ -90,16 +90,16 @@ class YamuxProtocol(Protocol):
         self._is_client = is_client
         self._config = config
         self._transports: dict[Stream, StreamTransport] = {}
-        #: Those that wait until the peer acknowledges some of the streams that it was sent.
+        #: Calls of ``open`` that wait until the peer acknowledges some of the streams opened before.
         self._opening: deque[tuple[Deferred[IProtocol], IProtocolFactory]] = deque()
         self._pings: dict[int, Deferred[float]] = {}
         self._blocked = False
         self._working = False
         self._draining = False
-        #: Why the session is over; and whether the connection is gone, too.
+        #: Why the session is over (None while it is not), and whether the connection is closed, too.
         self._lost: Exception | None = None
         self._gone = False
-        #: Called when the peer says that it takes no more streams; those that are open go on.
+        #: Called when the peer sends GO_AWAY: it takes no more streams, but open ones continue.
         self.on_peer_leaving: Callable[[], None] = _nothing
         self._waiting_for_loss: list[Deferred[Exception]] = []
         self._timer: IDelayedCall | None = None
@@ -109,13 +109,13 @@ class YamuxProtocol(Protocol):
         peer = None if self.transport is None else self.transport.getPeer()
         return f"<YamuxProtocol with {peer}: {getattr(self, 'session', None)}>"
 
-    # What the carrier calls
+    # Called by the carrier
 
     def connectionMade(self) -> None:
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             set_socket_options(transport)
-        limit_unsent(transport, _UNSENT)  # our own TLS is no ITCPTransport, but knows its socket
+        limit_unsent(transport, _UNSENT)  # our TLS transport, no ITCPTransport, has a socket too
         self.session = Session(self._config, self._is_client, self.clock.seconds())
         self._send = direct_writer(transport)
         transport.registerProducer(self, True)
@@ -149,13 +149,13 @@ class YamuxProtocol(Protocol):
         self.work()
 
     def stopProducing(self) -> None:
-        """The carrier says so when it is lost; connectionLost follows."""
+        """Do nothing: the carrier calls this when it is lost, and connectionLost follows."""
 
-    # What its owner calls
+    # Called by the owner
 
     @property
     def streams(self) -> int:
-        """How many streams are open, in at least one direction."""
+        """Number of streams that are open in at least one direction."""
         return self.session.streams
 
     @property
@@ -164,8 +164,8 @@ class YamuxProtocol(Protocol):
         return self._lost is None and not self._draining and self.session.can_open
 
     def open(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Open a stream for a protocol of ``factory``. It does not wait for the peer, unless that has 256 of them to
-        acknowledge. Fails with StreamNotOpened, with NoProtocol, and with what ``factory`` raises. May be cancelled.
+        """Open a stream for a protocol of ``factory``, without waiting for the peer unless 256 streams are not yet
+        acknowledged. Fails with StreamNotOpened, NoProtocol, or what ``factory`` raises. May be cancelled.
         """
         if self._draining:
             return fail(StreamNotOpened("the session is being closed"))
@@ -182,7 +182,7 @@ class YamuxProtocol(Protocol):
         return waiting
 
     def ping(self) -> Deferred[float]:
-        """Ask the peer for a sign of life. Fires with the seconds that it took; fails with SessionLost."""
+        """Send a ping. Fires with the round-trip time in seconds; fails with SessionLost."""
         if self._lost is not None:
             return fail(self._lost)
         answer: Deferred[float] = Deferred()
@@ -191,8 +191,8 @@ class YamuxProtocol(Protocol):
         return answer
 
     def close(self, timeout: float = _DRAIN_TIMEOUT) -> Deferred[Exception]:
-        """Take no more streams, tell the peer so, and close the connection when none is left, or after ``timeout``
-        seconds all the same. Fires as ``when_lost`` does. Whoever keeps idle streams should close them now.
+        """Drain the session: send GO_AWAY, take no more streams, and close the connection when no stream is left, or
+        after ``timeout`` seconds. Fires as ``when_lost`` does. Owners of idle streams should close them now.
         """
         if self._lost is None and not self._draining:
             self._draining = True
@@ -203,21 +203,21 @@ class YamuxProtocol(Protocol):
 
     def abort(self) -> None:
         """Drop the connection, and with it all streams, at once."""
-        if not self._gone:  # TLS fails otherwise
+        if not self._gone:  # aborting a lost TLS connection raises
             self.transport.abortConnection()
 
     def when_lost(self) -> Deferred[Exception]:
-        """Fires, with the reason, when the connection is gone and all streams have been told. Never fails."""
+        """Fires with the reason once the connection is closed and all streams have been told. Never fails."""
         if self._lost is not None and self._gone:
             return succeed(self._lost)
         waiting: Deferred[Exception] = Deferred()
         self._waiting_for_loss.append(waiting)
         return waiting
 
-    # What the streams call (Carrier)
+    # Called by the streams (Carrier)
 
     def work(self) -> None:
-        """Act on what the session tells, and send what it has to send, until there is nothing more to do."""
+        """Handle the session's events and send its data, until nothing is left to do or the carrier is full."""
         if self._working:
             return
         self._working = True
@@ -240,13 +240,13 @@ class YamuxProtocol(Protocol):
             self._set_timer()
 
     def stream_lost(self, transport: StreamTransport) -> None:
-        """Its protocol knows, so nobody is to be told any more."""
+        """Forget ``transport``: its protocol has been told, or is being told, that the stream is lost."""
         self._transports.pop(transport.stream, None)
 
     # Inside
 
     def _act(self, event: Event) -> None:
-        """What has happened, to whom it concerns. A stream that nobody has any more ends by itself."""
+        """Pass an event on. Events of a stream whose transport is gone are dropped; such a stream ends by itself."""
         transports = self._transports
         match event:
             case DataReceived(stream, data):
@@ -278,7 +278,7 @@ class YamuxProtocol(Protocol):
                 except Exception:
                     _log.failure("whoever was told that a peer goes away let an exception out")
             case _:
-                pass  # an acknowledgement
+                pass  # StreamAcknowledged: nothing to do, waiting streams are opened by ``work``
 
     def _accept(self, stream: Stream) -> None:
         self.session.accept(stream)
@@ -287,7 +287,7 @@ class YamuxProtocol(Protocol):
                 self._connect(stream, self.acceptor)
                 return
             except NoProtocol:
-                pass  # the factory does not want it
+                pass  # the factory refuses the connection
             except Exception:
                 _log.failure("a stream could not be given to a protocol")
         self.session.reset(stream)
@@ -303,7 +303,7 @@ class YamuxProtocol(Protocol):
             self.work()
 
     def _connect(self, stream: Stream, factory: IProtocolFactory) -> IProtocol:
-        """Give the stream to a protocol. Raises NoProtocol, and what the factory and the protocol raise."""
+        """Connect the stream to a new protocol. Raises NoProtocol, and what the factory and the protocol raise."""
         carrier = self.transport
         host = StreamAddress(carrier.getHost(), stream.id)
         peer = StreamAddress(carrier.getPeer(), stream.id)
@@ -320,7 +320,7 @@ class YamuxProtocol(Protocol):
         return protocol
 
     def _open_waiting(self) -> None:
-        """Serve those that wait to open a stream, as far as that can be done."""
+        """Serve the waiting calls of ``open``, as many as the session allows."""
         while self._opening:
             waiting, factory = self._opening[0]
             try:
@@ -354,7 +354,7 @@ class YamuxProtocol(Protocol):
             self._disconnect()
 
     def _lose(self, error: Exception) -> Exception:
-        """Tell everybody that the session is over, unless they know. The reason that they were told."""
+        """Tell streams, pings and waiting ``open`` calls that the session is over, once. Return the reason told."""
         if self._lost is not None:
             return self._lost
         self._lost = error
@@ -369,19 +369,19 @@ class YamuxProtocol(Protocol):
         return error
 
     def _disconnect(self) -> None:
-        """Close the carrier behind what was written."""
+        """Close the carrier after what was written."""
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def _set_deadline(self, seconds: float) -> None:
-        """The connection must be gone by then."""
+        """Abort the connection if it is not closed within ``seconds``."""
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         self._deadline = self.clock.callLater(seconds, self.abort)
 
     def _set_timer(self) -> None:
-        """See that the session is told when its next deadline has come. A timer that comes too early is left alone: it
-        would otherwise be set anew with every frame."""
+        """Set a timer for the session's next deadline. A timer that is due earlier is kept: otherwise it would be set
+        anew with every frame."""
         due = self.session.next_deadline()
         timer = self._timer
         if timer is not None and timer.active():

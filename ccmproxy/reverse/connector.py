@@ -1,4 +1,4 @@
-"""The side that dials: we open a connection to a remote, and serve its requests over that (spec 7.1, 7.2, 7.4)."""
+"""The dialling side of a reverse connection: we connect to a remote and serve its requests (spec 7.1, 7.2, 7.4)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ccmproxy.transports.redial import Redial
 
 
 class Connector:
-    """Keeps one connection open to a remote, for ever: lost or refused, it is made again after a delay.
+    """Keeps one connection to a remote open permanently: when lost or refused, it is made again after a back-off.
 
-    ``connections`` and ``request``: how the remote is reached, and the handshake. ``factory``: serves what comes in,
-    exactly as on a listening port. Nothing is dialled before :meth:`start`, nor after :meth:`stop`.
+    ``connections``: reaches the remote. ``request``: head of the handshake request. ``factory``: serves the remote's
+    streams, exactly as on a listening port. Nothing is dialled before :meth:`start`, nor after :meth:`stop`.
     """
 
     log = Logger()
@@ -35,7 +35,7 @@ class Connector:
         clock: IReactorTime,
         random: Callable[[], float],
     ) -> None:
-        """``random``: numbers in [0, 1)."""
+        """``random``: returns numbers in [0, 1)."""
         self.tag = tag
         self._connections = connections
         self._request = request
@@ -51,13 +51,13 @@ class Connector:
         return self._redial.is_running and self._session is not None
 
     def start(self) -> None:
-        """Dial."""
+        """Begin to dial."""
         self._redial.start()
 
     def stop(self, grace: float) -> Deferred[None]:
-        """Close the connection with a go-away: requests that are being served may finish for ``grace`` seconds.
+        """Stop dialling, and close the connection with GO_AWAY; requests in flight have ``grace`` seconds to finish.
 
-        Fires when it is gone. Nothing is dialled any more. May be called again; the first ``grace`` holds.
+        Fires when the connection is closed. May be called again; the first ``grace`` holds.
         """
         self._redial.stop()
         self._give_up()
@@ -67,7 +67,7 @@ class Connector:
         return self._session.close(grace).addCallback(lambda _: None)
 
     def interface_updated(self) -> None:
-        """The machine's network has changed: what is open may be dead without knowing, so dial anew at once."""
+        """Dial anew at once: the machine's network has changed, and the open connection may be dead unnoticed."""
         if not self._redial.is_running:
             return
         self._give_up()
@@ -78,7 +78,7 @@ class Connector:
         self._redial.restart()
 
     def _give_up(self) -> None:
-        """On a connection that is being made."""
+        """Cancel the attempt that is under way, if any."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -118,17 +118,17 @@ class Connector:
         session.when_lost().addCallback(lost)
 
     def response_started(self, head: ResponseHead, data: bytes) -> None:
-        """Anything but a 101 is a refusal."""
+        """Treat any final response but 101 as a refusal."""
         self._give_up()
         self._again(f"refused with {head.status}")
 
     def response_data(self, data: bytes) -> None:
-        """Never called: a refusal's body is not read."""
+        """Never called: the body of a refusal is not read."""
 
     def response_ended(self) -> None:
-        """Never called, likewise."""
+        """Never called, for the same reason."""
 
     def response_failed(self, error: UpstreamError) -> None:
-        """No connection, or no answer."""
+        """The attempt failed: no connection, or no answer. Dial again after a delay."""
         self._call = None
         self._again(str(error))

@@ -1,7 +1,7 @@
-"""The streams of a session as endpoints, for whatever connects to one or listens on one.
+"""Client and server endpoints whose connections are the streams of a session.
 
-There is no endpoint string for them (``clientFromString``): a string would have to name a session that lives in this
-process, is there one moment and gone the next, and has no address of its own.
+There is no endpoint string for them (``clientFromString``): such a string would have to name a session, which exists
+only in this process and for a limited time, and has no address of its own.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from ccmproxy.reverse.carrier import YamuxProtocol
 
 @implementer(IStreamClientEndpoint)
 class StreamClientEndpoint:
-    """Every connection is a new stream of one session."""
+    """Connects by opening a new stream of one session."""
 
     def __init__(self, session: YamuxProtocol) -> None:
         self._session = session
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Open a stream, see :meth:`.YamuxProtocol.open`."""
+        """Open a stream; see :meth:`.YamuxProtocol.open`."""
         return self._session.open(protocol_factory)
 
 
 @implementer(IStreamServerEndpoint)
 class StreamServerEndpoint:
-    """The streams that the peer of one session opens."""
+    """Accepts the streams that the peer of one session opens."""
 
     def __init__(self, session: YamuxProtocol) -> None:
         self._session = session
 
     def listen(self, protocol_factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Give every stream from now on to ``protocol_factory``. Fails with CannotListenError where another one has
-        them."""
+        """Give every new stream to ``protocol_factory``. Fails with CannotListenError when another factory has them."""
         if self._session.acceptor is not None:
             return fail(CannotListenError("streams of this session", None, "another factory has them"))
         port = StreamPort(self._session, protocol_factory)
@@ -52,7 +51,7 @@ class StreamServerEndpoint:
 
 @implementer(IListeningPort)
 class StreamPort:
-    """A factory that gets a session's streams."""
+    """A listening port for the streams of a session: gives them to a factory until it is stopped."""
 
     def __init__(self, session: YamuxProtocol, factory: IProtocolFactory) -> None:
         self._session = session
@@ -63,7 +62,7 @@ class StreamPort:
         self._session.acceptor = self._factory
 
     def stopListening(self) -> None:
-        """New streams are reset from now on; those that are open go on."""
+        """Reset new streams from now on; open streams continue."""
         if self._session.acceptor is self._factory:
             self._session.acceptor = None
             self._factory.doStop()

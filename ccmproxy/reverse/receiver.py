@@ -1,4 +1,4 @@
-"""The side that is dialled: a remote opens a connection to us, and we send it requests over that (spec 7.2, 7.4)."""
+"""The accepting side of a reverse connection: a remote connects to us, and we send it requests (spec 7.2, 7.4)."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.endpoints import StreamClientEndpoint
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
 
-#: So long a connection that was replaced may take to finish what is in flight on it (seconds).
+#: Seconds in which the requests in flight on a replaced connection must finish.
 REPLACED_GRACE = 10.0
-#: And so long its other side may take to answer a ping (seconds). Where the remote has another address now, the old
-#: connection is dead, and what waits on it should not wait for the end of its grace.
+#: Seconds in which the peer of a replaced connection must answer a ping. When the remote's address has changed, the old
+#: connection is dead, and requests on it should not have to wait for the end of REPLACED_GRACE.
 REPLACED_ANSWER = 2.0
 
 
 class ReverseCredential(Protocol):
-    """A credential whose remote may open connections to us."""
+    """A credential whose remote opens connections to us."""
 
     tag: str
 
     def attach(self, link: IReverseLink) -> None:
-        """Use ``link`` from now on, in place of an older one, which is to be closed."""
+        """Use ``link`` from now on, and close the older link, if any."""
 
     def leaving(self, link: IReverseLink) -> None:
-        """The remote takes no new connections on ``link``; what is open there goes on."""
+        """Open no more streams on ``link``: the remote takes none. Open ones continue."""
 
     def detach(self, link: IReverseLink) -> None:
-        """``link`` is lost. Called once for every one that was attached."""
+        """Stop using ``link``, which is lost. Called once for every link that was attached."""
 
 
 @implementer(IReverseLink)
 class ReverseLink:
-    """A session with a remote that has dialled us, as the credential of that remote sees it."""
+    """The view that a credential has of a session with its remote."""
 
     def __init__(self, session: YamuxProtocol, clock: IReactorTime) -> None:
         self.endpoint = StreamClientEndpoint(session)
@@ -52,16 +52,16 @@ class ReverseLink:
         return self._session.is_usable
 
     def close(self) -> None:
-        """Let the session finish what is in flight on it, for at most ``REPLACED_GRACE`` seconds, if its other side
-        answers a ping within ``REPLACED_ANSWER`` seconds."""
+        """Drain the session: requests in flight have ``REPLACED_GRACE`` seconds to finish, provided that the peer
+        answers a ping within ``REPLACED_ANSWER`` seconds. If it does not, the session is aborted."""
         session = self._session
         session.close(REPLACED_GRACE)
-        # Fails also where the session ends before the answer; then there is nothing to abort, and that does no harm.
+        # The ping also fails when the session ends before the answer; then abort does nothing.
         session.ping().addTimeout(REPLACED_ANSWER, self._clock).addErrback(lambda _: session.abort())
 
 
 class _ReceivedSession(YamuxProtocol):
-    """Our side of a connection that was dialled from the other one. We open the streams: the session's client."""
+    """Our side of a connection that the remote dialled. We open the streams, so we are the session's client."""
 
     def connectionMade(self) -> None:
         self.transport.write(SWITCHING_PROTOCOLS)
@@ -69,7 +69,7 @@ class _ReceivedSession(YamuxProtocol):
 
 
 class Receiver:
-    """Takes reverse connections over from the HTTP server, and gives them to the credentials that they are for."""
+    """Takes over reverse connections from the HTTP server, and attaches each to its credential."""
 
     log = Logger()
 
@@ -78,13 +78,13 @@ class Receiver:
         self.sessions: set[YamuxProtocol] = set()
 
     def accept(self, request: ServerRequest, credential: ReverseCredential, request_id: str) -> None:
-        """Answer the handshake of the connector of ``credential``'s remote, who has been identified. Newer connections
-        replace older ones. Raises RuntimeError, with nothing done, where the request has a body."""
+        """Accept the handshake ``request`` of the authenticated remote of ``credential``, and attach the connection,
+        which replaces an older one. Raises RuntimeError, without doing anything, when the request has a body."""
         session = _ReceivedSession(self._clock, is_client=True)
         peer = request.peer
         request.take_over(session)
         if session.transport is None:
-            return  # the connector has left in the meantime
+            return  # the connector has disconnected in the meantime
         self.sessions.add(session)
         self.log.info(
             "{request_id} reverse connection of {tag} from {peer} is up",
@@ -109,7 +109,7 @@ class Receiver:
         session.when_lost().addCallback(lost)
 
     def close(self, grace: float) -> Deferred[None]:
-        """End every connection with a go-away: what is in flight may finish for ``grace`` seconds. Fires when all are
-        gone."""
+        """Close every connection with GO_AWAY; requests in flight have ``grace`` seconds to finish. Fires when all
+        connections are closed."""
         gone = DeferredList([session.close(grace) for session in self.sessions])
         return gone.addCallback(lambda _: None)

@@ -1,4 +1,4 @@
-"""A stream of a session as a transport: whatever runs on TCP in Twisted runs on it."""
+"""A stream of a session as a transport: every Twisted protocol that runs on TCP runs on it."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from ccmproxy.yamux import Direction, Session, Stream
 
 _log = Logger()
 
-#: Bytes in a stream's queue above which its producer is paused, and below which it is resumed. A window is 512 KiB: so
-#: a producer is resumed well before the peer has read what it has room for.
+#: High and low watermark: bytes in a stream's queue above which its producer is paused, and below which it is resumed.
+#: A window is 512 KiB, so a producer is resumed well before the peer has used up its window.
 HIGH_MARK: Final = 256 * 1024
 LOW_MARK: Final = 64 * 1024
-#: Pieces below this size (bytes) are joined while they are kept, up to the other one: a peer that sends two bytes at a
-#: time would otherwise use twenty times the memory that its window says.
+#: While the protocol is paused, received pieces smaller than _SMALL are joined to buffers of up to _JOINED bytes.
+#: Otherwise a peer that sends two bytes at a time would use twenty times the memory that its window allows.
 _SMALL: Final = 4 * 1024
 _JOINED: Final = 64 * 1024
 
 
 class Carrier(typing.Protocol):
-    """What a stream needs of what carries it."""
+    """The part of YamuxProtocol that a stream uses."""
 
     session: Session
     clock: IReactorTime
 
     def work(self) -> None:
-        """See to everything that there is to tell and to send."""
+        """Handle all events of the session, and send its data."""
 
     def stream_lost(self, transport: StreamTransport) -> None:
-        """The stream's protocol has been told, or is about to be, that it is over."""
+        """Forget ``transport``: its protocol has been told, or is being told, that the stream is lost."""
 
 
 @implementer(IByteStream)
 class StreamTransport:
-    """A stream, with TCP's habits in Twisted: the protocol is told of a close of its own in a later turn; what was
-    written is sent first; a close waits for the producer to unregister.
+    """A stream as a transport that behaves as Twisted's TCP transport: ``loseConnection`` first sends what was written,
+    waits for the producer to unregister, and the protocol learns of the loss in a later turn of the reactor.
 
-    ``pauseProducing`` only keeps what comes; the peer is held back because it gets no more window, and the other
-    streams go on. The peer's end (FIN) is the end of the connection, unless the protocol provides
-    IHalfCloseableProtocol: Go has no other way to say that it is gone.
+    After ``pauseProducing`` received data is kept, and the peer is stopped because its window is not renewed; other
+    streams continue. The peer's FIN ends the connection, unless the protocol provides IHalfCloseableProtocol: Go has no
+    other way to say that it has closed.
 
-    The connection ends with ConnectionDone after an end in good order; ConnectionAborted after ``abortConnection``;
-    StreamAborted after a reset; SessionLost where the session is over.
+    The connection is lost with ConnectionDone after an orderly close, ConnectionAborted after ``abortConnection``,
+    StreamAborted after a reset, and SessionLost when the session is over.
     """
 
     __slots__ = (
@@ -91,12 +91,12 @@ class StreamTransport:
         self._host = host
         self._peer = peer
         self._paused = False
-        #: What came while the protocol was paused; whether the peer's end stands behind it; whether it is about to be
-        #: given.
+        #: Data received while the protocol was paused; whether the peer's FIN follows it; whether its delivery is
+        #: scheduled.
         self._input: deque[bytes | bytearray] = deque()
         self._end_waits = False
         self._delivering = False
-        #: The protocol will be told that it is over, and of nothing else.
+        #: The protocol will be told of the loss, and of nothing else.
         self._finishing = False
         self.connected = True
         self.disconnected = False
@@ -109,7 +109,7 @@ class StreamTransport:
         return f"<StreamTransport {self.stream.id} of {self._peer.carrier}>"
 
     def connect(self, protocol: IProtocol) -> None:
-        """Give the stream to ``protocol``. Raises what that raises."""
+        """Connect ``protocol`` to the stream. Raises what its ``makeConnection`` raises."""
         self.protocol = protocol
         protocol.makeConnection(self)
 
@@ -132,7 +132,7 @@ class StreamTransport:
                 self._call(cast(IPushProducer, producer).pauseProducing)
 
     def unsent_bytes(self) -> int:
-        """Bytes that wait for the peer's window, or for the carrier."""
+        """Return the number of bytes that wait for the peer's window or for the carrier."""
         return self.stream.queue.size
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -145,13 +145,13 @@ class StreamTransport:
                 self._close()
 
     def loseWriteConnection(self) -> None:
-        """Send the end behind what was written, and go on reading."""
+        """Half-close: send FIN after what was written, and continue to receive."""
         if not self.disconnecting and not self._finishing:
             self._carrier.session.close_write(self.stream)
             self._carrier.work()
 
     def abortConnection(self) -> None:
-        """Reset the stream: what was written and is not sent is lost, and what the peer has not read."""
+        """Reset the stream. Data that was not sent yet, or that the peer has not read yet, is lost."""
         if not self._finishing:
             self._carrier.session.reset(self.stream)
             self._finish_later(ConnectionAborted())
@@ -171,7 +171,7 @@ class StreamTransport:
     def resumeProducing(self) -> None:
         self._paused = False
         if (self._input or self._end_waits) and not self._delivering and not self._finishing:
-            # In a turn of its own: no protocol expects data while it is just resuming.
+            # Delivered in a later turn: no protocol expects data inside its call of resumeProducing.
             self._delivering = True
             self._carrier.clock.callLater(0, self._deliver_kept)
 
@@ -198,24 +198,24 @@ class StreamTransport:
         if self.disconnecting and not self._finishing:
             self._close()
 
-    # What the carrier tells, from its own turn
+    # Called by the carrier, from its loop in ``work``
 
     def data_received(self, data: bytes) -> None:
-        """A piece has come."""
+        """Deliver a piece of data, or keep it while the protocol is paused."""
         if self._paused or self._input:
             self._keep(data)
         else:
             self._deliver(data)
 
     def end_received(self) -> None:
-        """The peer has ended its direction."""
+        """Handle the peer's FIN, after all data that is kept."""
         if self._paused or self._input:
             self._end_waits = True
         else:
             self._end()
 
     def data_sent(self) -> None:
-        """The queue is shorter than it was."""
+        """Resume the producer if the queue, which has become shorter, is short enough."""
         producer = self.producer
         if producer is None:
             return
@@ -227,7 +227,7 @@ class StreamTransport:
             self._call(cast(IPullProducer, producer).resumeProducing)
 
     def end_sent(self) -> None:
-        """All that was written has been sent, and the end."""
+        """Handle the end of our direction: all written data and FIN have been sent."""
         if self.disconnecting:
             self._finish_later(ConnectionDone())
         elif not self._finishing:
@@ -236,11 +236,11 @@ class StreamTransport:
             self._finish_if_both_ended()
 
     def reset(self, reason: str) -> None:
-        """The stream was reset."""
+        """Lose the connection because the stream was reset, by either side."""
         self.lose(Failure(StreamAborted(reason)))
 
     def lose(self, reason: Failure) -> None:
-        """Tell the protocol, and the producer, that it is over."""
+        """Tell the protocol and the producer that the connection is lost; later calls do nothing."""
         if self.disconnected:
             return
         self.disconnected = self._finishing = True
@@ -250,7 +250,7 @@ class StreamTransport:
         producer, self.producer = self.producer, None
         if producer is not None:
             self._call(producer.stopProducing)
-        # The two hold each other: without this, each stream would wait for the garbage collector.
+        # Break the reference cycle of protocol and transport, which would otherwise be left to the garbage collector.
         protocol = self.protocol
         del self.protocol
         try:
@@ -266,7 +266,7 @@ class StreamTransport:
             self._call(self.protocol.dataReceived, data)
 
     def _keep(self, data: bytes) -> None:
-        """Until the protocol is resumed."""
+        """Keep data until the protocol is resumed."""
         last = self._input[-1] if self._input else None
         if isinstance(last, bytearray) and len(last) + len(data) <= _JOINED:
             last += data
@@ -283,7 +283,7 @@ class StreamTransport:
         self._carrier.work()
 
     def _end(self) -> None:
-        """The protocol has had all that the peer sent."""
+        """Handle the peer's FIN: the protocol has received all that the peer sent."""
         if self._finishing:
             return
         if IHalfCloseableProtocol.providedBy(self.protocol):
@@ -291,14 +291,15 @@ class StreamTransport:
             self._finish_if_both_ended()
             return
         if self.stream.queue.size:
-            # The peer is gone: it would never end here, and must not be taken for whole.
+            # The peer has closed and reads no more, so the queue would never be sent. Reset the stream, since FIN
+            # would make the incomplete data look complete.
             self._carrier.session.reset(self.stream)
         else:
             self._carrier.session.close(self.stream, self._carrier.clock.seconds())
         self.lose(Failure(ConnectionDone()))
 
     def _close(self) -> None:
-        """Send the end behind what is queued; what comes from now on is thrown away."""
+        """Send FIN after what is queued; data received from now on is discarded."""
         stream = self.stream
         self._input.clear()
         self._carrier.session.close(stream, self._carrier.clock.seconds())
@@ -307,19 +308,19 @@ class StreamTransport:
         self._carrier.work()
 
     def _finish_if_both_ended(self) -> None:
-        """Nothing can happen any more, once the protocol has read what it has been sent."""
+        """Lose the connection if both directions have ended and the protocol has received all data."""
         if self.stream.is_closed and not self._input and not self._end_waits:
             self._finish_later(ConnectionDone())
 
     def _finish_later(self, error: Exception) -> None:
-        """Tell the protocol in a turn of its own: it is just doing something else."""
+        """Tell the protocol of the loss in a later turn, because it may be inside a call to this transport."""
         if not self._finishing:
             self._finishing = True
             self._input.clear()
             self._carrier.clock.callLater(0, self.lose, Failure(error))
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        """What the reactor does with an exception: log it, lose the connection, this one only."""
+        """Call the protocol or producer; as in the reactor, an exception is logged and loses this connection only."""
         try:
             function(*arguments)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The upgrade by which a connection becomes a reverse one (spec 7.2): both sides' words. Pure functions of heads."""
+"""The HTTP upgrade that makes a connection a reverse connection (spec 7.2), for both sides. Pure functions on heads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ccmproxy.http.message import Headers, RequestHead, ResponseHead, list_items
 #: Name of the protocol that the Upgrade field asks for.
 PROTOCOL = b"reverse-proxy"
 _FIELDS: Headers = [(b"Connection", b"Upgrade"), (b"Upgrade", PROTOCOL)]
-#: What the receiver answers, whole.
+#: The complete response of the receiver.
 SWITCHING_PROTOCOLS = join_head(b"HTTP/1.1 101 Switching Protocols", _FIELDS)
 
 
 def asking(host: bytes, target: bytes, token: str, user_agent: str) -> RequestHead:
-    """What the connector asks for. ``target``: path of the endpoint, with the URL's prefix."""
+    """Return the connector's request. ``target``: path of the endpoint, including the prefix from the remote's URL."""
     return RequestHead(
         b"GET",
         target,
@@ -27,7 +27,7 @@ def asking(host: bytes, target: bytes, token: str, user_agent: str) -> RequestHe
 
 
 def problem_of_asking(head: RequestHead, is_http_1_1: bool) -> str | None:
-    """What is wrong with the request of somebody who wants to be a connector; None: nothing."""
+    """Return what is wrong with a connector's request, for the error message; None if it is valid."""
     if head.method != b"GET":
         return "a reverse connection is asked for with GET"
     if not is_http_1_1:
@@ -36,13 +36,13 @@ def problem_of_asking(head: RequestHead, is_http_1_1: bool) -> str | None:
         return "a reverse connection needs the fields Connection: Upgrade and Upgrade: reverse-proxy"
     lengths = values(head.headers, b"content-length")
     if values(head.headers, b"transfer-encoding") or any(length.strip() != b"0" for length in lengths):
-        # Else it would depend on how much of the body has come already.
+        # Otherwise it would depend on timing which bytes belong to the body, and which to the session.
         return "a handshake has no body"
     return None
 
 
 def problem_of_answer(head: ResponseHead) -> str | None:
-    """What is wrong with a 101; None: nothing."""
+    """Return what is wrong with a 101 response; None if it is valid."""
     return None if _upgrades(head.headers) else "the answer switches to something else"
 
 

@@ -1,14 +1,14 @@
-"""Believable upstreams for tests, the demo and benchmarks: one port, many accounts, everything that can go wrong.
+"""Realistic upstreams for tests, the demo and benchmarks: one port, many accounts, and every kind of fault.
 
-:class:`Simulator` answers as the real services do, as far as their behaviour is known from outside: logins whose
-refresh tokens rotate, windows that fill with tokens and empty with time, answers of a model that a prompt can direct
+:class:`Simulator` responds like the real services, as far as their behaviour is known from outside: logins whose
+refresh tokens rotate, windows that fill with tokens and empty with time, model output that a prompt can direct
 (:mod:`ccmproxy.simulator.conversation`), and faults (:mod:`ccmproxy.simulator.faults`).
 
-Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`, :mod:`ccmproxy.simulator.codex`) turns a request
-into a reply, :mod:`ccmproxy.simulator.steps` turns the reply and a fault into steps, and
-:mod:`ccmproxy.simulator.player` takes them.
+Decisions are pure: an upstream (:mod:`ccmproxy.simulator.claude`, :mod:`ccmproxy.simulator.codex`) turns a request into
+a reply, :mod:`ccmproxy.simulator.steps` turns the reply and a fault into steps, and :mod:`ccmproxy.simulator.player`
+performs the steps.
 
-``python -m ccmproxy.simulator`` runs it on a port of its own.
+``python -m ccmproxy.simulator`` runs the simulator on its own port.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Accounts of the simulator: logins whose refresh tokens rotate, windows that fill, and what was done to them.
+"""Accounts of the simulator: logins whose refresh tokens rotate, windows that fill, and counters of their use.
 
-What both upstreams have in common is here; :mod:`ccmproxy.simulator.claude.simulated_account` adds one provider's
-plans, tokens and files. No Twisted; the time comes from a callable.
+The parts common to both upstreams are here; :mod:`ccmproxy.simulator.claude.simulated_account` and its Codex
+counterpart add the plans, tokens and files of one provider. No Twisted; the time comes from a callable.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Literal, TypeVar
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.simulator.usage_windows import UsageWindow, cost
 
-#: What the token in a request turned out to be.
+#: State of the token in a request.
 TokenState = Literal["valid", "expired", "revoked"]
 
 
 @dataclass(slots=True)
 class AccountCounters:
-    """What an account has seen. ``turns``: requests for a model's answer that reached it, faults included.
+    """The use of an account. ``turns``: requests for model output that reached it, including those that met a fault.
 
-    ``refreshes``: successful ones; ``refused_refreshes``: with an old or unknown refresh token of this account.
+    ``refreshes``: successful refreshes; ``refused_refreshes``: those with an old or unknown refresh token of this
+    account.
     """
 
     turns: int = 0
@@ -38,11 +39,11 @@ class AccountCounters:
 
 
 class RefreshTokenReused(Exception):
-    """The refresh token was redeemed before; the account has been logged out for it."""
+    """The refresh token was redeemed before; the account has been logged out because of it."""
 
 
 class RefreshTokenExpired(Exception):
-    """The refresh token has become too old."""
+    """The refresh token has expired."""
 
 
 class _TurnCounter:
@@ -51,23 +52,22 @@ class _TurnCounter:
     counters: AccountCounters
 
     def begin_turn(self) -> None:
-        """A request for a model's answer begins to be answered."""
+        """Note that the response to a request for model output begins."""
         counters = self.counters
         counters.turns += 1
         counters.concurrent += 1
         counters.max_concurrent = max(counters.max_concurrent, counters.concurrent)
 
     def end_turn(self) -> None:
-        """It is over, however it ended."""
+        """Note that the response has ended, in whatever way."""
         self.counters.concurrent -= 1
 
 
 class SimulatedAccount(_TurnCounter, ABC):
     """One login: current tokens, earlier ones, windows by name, counters.
 
-    ``refresh_token_expired``: the refresh token has become too old. ``access_tokens_overlap``: a refresh leaves
-    earlier access tokens valid until they expire; by default it ends them, so that whoever goes on with one is found
-    out.
+    ``refresh_token_expired``: the refresh token has expired. ``access_tokens_overlap``: a refresh leaves earlier access
+    tokens valid until they expire; by default it invalidates them, so that a client which keeps using one is noticed.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class SimulatedAccount(_TurnCounter, ABC):
 
     @abstractmethod
     def _new_access_token(self) -> str:
-        """A token in the provider's form."""
+        """A new access token in the provider's format."""
 
     @abstractmethod
     def _new_refresh_token(self) -> str:
-        """A token in the provider's form."""
+        """A new refresh token in the provider's format."""
 
     @abstractmethod
     def credentials_document(self, *, plan_known: bool = True) -> bytes:
         """The credential file as the official client would have written it now.
 
-        ``plan_known`` False: it does not say what plan the account has, where the client's file may leave that out.
+        ``plan_known`` False: the file does not name the account's plan, if the client's format allows that.
         """
 
     def _secret(self, size: int) -> str:
@@ -128,7 +128,7 @@ class SimulatedAccount(_TurnCounter, ABC):
         return self._access_tokens[self.access_token]
 
     def log_in(self) -> None:
-        """Begin a new login: every earlier token is worthless from now on."""
+        """Begin a new login: every earlier token becomes invalid."""
         self.logged_in = True
         self._redeemed.clear()
         self._revoked.clear()
@@ -146,9 +146,9 @@ class SimulatedAccount(_TurnCounter, ABC):
     def redeem(self, refresh_token: str) -> None:
         """Exchange a refresh token for a new pair of tokens.
 
-        Raises RefreshTokenReused for one that was redeemed before, which logs the account out (RFC 9700 section
-        2.2.2; seen with both providers), RefreshTokenExpired for one that is too old, and KeyError for one that is
-        not this account's or is not valid any more.
+        Raises RefreshTokenReused for a token that was redeemed before, which logs the account out (RFC 9700 section
+        2.2.2; seen with both providers), RefreshTokenExpired for one that has expired, and KeyError for one that is not
+        this account's or no longer valid.
         """
         if self.refresh_token_expired and refresh_token == self.refresh_token:
             self.counters.refused_refreshes += 1
@@ -165,11 +165,11 @@ class SimulatedAccount(_TurnCounter, ABC):
         self._rotate()
 
     def knows_refresh_token(self, refresh_token: str) -> bool:
-        """Whether this is, or was, a refresh token of the present login."""
+        """Whether this is, or was, a refresh token of the current login."""
         return refresh_token == self.refresh_token or refresh_token in self._redeemed
 
     def token_state(self, access_token: str) -> TokenState | None:
-        """What ``access_token`` is to this account; None: nothing that it knows."""
+        """The state of ``access_token``; None if it was never issued to this account."""
         if access_token in self._revoked:
             return "revoked"
         expires_at = self._access_tokens.get(access_token)
@@ -178,19 +178,19 @@ class SimulatedAccount(_TurnCounter, ABC):
         return "valid" if self._time() < expires_at else "expired"
 
     def expire_access_token(self) -> None:
-        """The current access token expires now; the refresh token stays good."""
+        """Let the current access token expire now; the refresh token stays valid."""
         self._access_tokens[self.access_token] = self._time()
 
     def expire_refresh_token(self) -> None:
-        """The refresh token is too old from now on."""
+        """Let the refresh token expire now."""
         self.refresh_token_expired = True
 
     def revoke(self) -> None:
-        """The current access token is refused from now on as revoked; the refresh token stays good."""
+        """Revoke the current access token; the refresh token stays valid."""
         self._revoked.add(self.access_token)
 
     def log_out(self) -> None:
-        """The login is over: access tokens are revoked, no refresh token is accepted any more."""
+        """End the login: access tokens are revoked, and no refresh token is accepted any more."""
         self._revoked.update(self._access_tokens)
         self.logged_in = False
 
@@ -205,18 +205,18 @@ class SimulatedAccount(_TurnCounter, ABC):
         self.set_utilization(window, 100.0, resets_in)
 
     def reset(self, window: str | None = None) -> None:
-        """Empty one window, or all of them, before their time; their reset times stay."""
+        """Empty one window, or all of them, ahead of time; their reset times stay."""
         for name in [window] if window is not None else list(self.windows):
             self.windows[name].used = 0.0
 
     def utilization(self, window: str) -> float:
-        """Percent of a window that is used now."""
+        """Percent of a window that is used up now."""
         return self.windows[window].utilization(self._time()) * 100.0
 
     def shown_window(self, window: str, now: float, full: str | None = None) -> tuple[float, float]:
-        """What an answer tells of a window, which begins with it: the fraction used, and the reset in Unix seconds.
+        """The fraction of a window that is used, and its reset in Unix seconds; begins the window, as a response does.
 
-        ``full``: name of a window that is shown as used up, whatever is in it.
+        ``full``: name of a window that is reported as used up, whatever its real state.
         """
         shown = self.windows[window]
         shown.begin(now)
@@ -225,27 +225,27 @@ class SimulatedAccount(_TurnCounter, ABC):
         return max(utilization, 1.0) if window == full else utilization, shown.resets_at
 
     def full_until(self, names: Iterable[str]) -> float | None:
-        """When the last of those of the named windows resets that are used up (Unix seconds); None: none is."""
+        """The last reset among those of the named windows that are used up (Unix seconds); None if none is."""
         now = self._time()
         windows = [self.windows[name] for name in names]
         return max((window.resets_at or now for window in windows if window.is_full(now)), default=None)
 
     def consume(self, tokens: Tokens, model_weight: float, windows: list[str]) -> None:
-        """Take an answer's tokens from the named windows."""
+        """Charge the tokens of a response to the named windows."""
         units = cost(tokens, model_weight)
         now = self._time()
         for name in windows:
             self.windows[name].consume(units, now)
 
 
-#: What the token limit of a key is, for each request that it may send.
+#: Token limit of a key per request that it may send.
 TOKENS_PER_REQUEST = 1000
 
 
 class SimulatedKey(_TurnCounter):
-    """A key of a commercial API: no windows, a number of requests per minute instead (spec 3.7).
+    """A key of a commercial API, with a number of requests per minute in place of windows (spec 3.7).
 
-    ``requests_per_minute`` refills all at once every minute, which is simpler than the real token buckets and shows
+    ``requests_per_minute`` refills all at once every minute, which is simpler than the real token buckets and yields
     the same headers.
     """
 
@@ -268,7 +268,7 @@ class SimulatedKey(_TurnCounter):
         self._refills_at = 0.0
 
     def take_request(self) -> bool:
-        """Count one request; False if the minute's allowance is gone."""
+        """Count one request; return False if the allowance of this minute is used up."""
         self._refill()
         if not self._remaining:
             return False
@@ -286,7 +286,7 @@ class SimulatedKey(_TurnCounter):
         return self._remaining, self._refills_at
 
     def quotas(self) -> list[tuple[str, int, int]]:
-        """``requests`` and ``tokens``, each with what a minute allows and what is left of it."""
+        """``requests`` and ``tokens``, each with the allowance per minute and what is left of it."""
         left, _ = self.allowance()
         return [
             ("requests", self.requests_per_minute, left),
@@ -307,7 +307,7 @@ _KeyT = TypeVar("_KeyT", bound=SimulatedKey)
 def find_login(
     accounts: Iterable[_AccountT], access_token: str
 ) -> tuple[_AccountT, TokenState] | tuple[None, None]:
-    """The account that has, or had, an access token, and what that is by now."""
+    """The account that has, or had, an access token, and the current state of that token."""
     for account in accounts:
         if (state := account.token_state(access_token)) is not None:
             return account, state
@@ -315,5 +315,5 @@ def find_login(
 
 
 def find_key(keys: Iterable[_KeyT], key: str) -> _KeyT | None:
-    """The key that is written so."""
+    """The key with this text."""
     return next((known for known in keys if known.key == key), None)

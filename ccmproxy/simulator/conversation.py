@@ -44,9 +44,9 @@ _WORDS = ("the", "stream", "goes", "on", "word", "by", "word", "—", "until", "
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What matters of a request. ``text``: the last user message; ``tool_results``: results that it brings instead.
+    """The relevant parts of a request. ``text``: the last user message; ``tool_results``: the results in its place.
 
-    ``tools``: names of the tools on offer. ``schema``: the JSON schema that the answer must follow, None for prose.
+    ``tools``: names of the available tools. ``schema``: the JSON schema that the output must follow, None for prose.
     ``forced``: a tool that must be called, and the schema of its arguments.
     """
 
@@ -59,21 +59,21 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is said."""
+    """Text of the output."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What is thought before."""
+    """A thought, before the text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool of the client to be run. ``arguments``: a JSON object."""
+    """A call of one of the client's tools. ``arguments``: a JSON object."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -109,7 +109,7 @@ def compose(prompt: Prompt, rng: random.Random) -> list[Block]:
 
 
 def simulate_marker(text: str) -> str | None:
-    """The fault that the last ``[[simulate:…]]`` in ``text`` asks for, undecoded, or None."""
+    """The fault that the last ``[[simulate:…]]`` in ``text`` names, unparsed, or None."""
     found = _SIMULATE.findall(text)
     return str(found[-1]) if found else None
 
@@ -142,7 +142,7 @@ def example(schema: Mapping[str, Any]) -> Any:
 
 
 def split_into_deltas(text: str, rng: random.Random) -> list[str]:
-    """``text`` in the portions in which a model produces it: one to four words each. Joined, they are the text."""
+    """Split ``text`` into portions of one to four words, as a model produces it. Joined, they are the text."""
     words = re.findall(r"\s*\S+\s*", text) or [text]
     deltas: list[str] = []
     index = 0
@@ -159,7 +159,7 @@ def estimate_tokens(size: int) -> int:
 
 
 def _tool_calls(prompt: Prompt) -> tuple[list[ToolCall], list[str]]:
-    """The calls that the text asks for, and the names of those not on offer. Broken markers are passed over."""
+    """The calls that the text demands, and the names of unavailable tools. Malformed markers are ignored."""
     calls: list[ToolCall] = []
     missing: list[str] = []
     decoder = json.JSONDecoder()

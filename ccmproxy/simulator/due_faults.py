@@ -1,4 +1,4 @@
-"""Which fault a request meets, and what that makes of its answer, at every endpoint of both providers. Pure."""
+"""Applies faults to requests, at every endpoint of both providers. Pure."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _AccountT = TypeVar("_AccountT", bound=_Named)
 
 
 def wish(request: ReceivedRequest, marker: str | None = None) -> str | None:
-    """The fault that a request asks for: in a header, or else by the ``marker`` in its prompt."""
+    """The fault that a request names: in a header, or else by the ``marker`` in its prompt."""
     header = request.header(b"x-simulate")
     return header.decode("latin-1") if header is not None else marker
 
 
 class DueFaults(Generic[_AccountT]):
-    """Asks the plan of faults for each request, in one provider's words.
+    """Chooses the fault of each request by the plan, and applies it in one provider's format.
 
-    ``invalid`` makes the 400 for a wish that cannot be read, of whose request it was and a sentence; ``replacement``
-    what a fault puts in the place of an answer, of request, account, fault and model (empty where there is none).
+    ``invalid``: takes the account and a sentence, and makes the 400 for a malformed fault. ``replacement``: takes
+    request, account, fault and model (empty if none), and makes the response that the fault puts in place of the real
+    one.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class DueFaults(Generic[_AccountT]):
         wish: str | None = None,
         conversation: str = "",
     ) -> Fault | None:
-        """The fault that is due, noted in ``request``. Raises RequestRefused for a wish that cannot be read."""
+        """The fault of this request, which is noted in ``request``. Raises RequestRefused if ``wish`` is malformed."""
         name = account.name if account is not None else None
         try:
             fault = self._plan.choose(endpoint, name, wish, conversation)
@@ -67,9 +68,9 @@ class DueFaults(Generic[_AccountT]):
         endpoint: Endpoint,
         reply: Callable[[], Reply],
     ) -> Delivery:
-        """The fault that is due at ``endpoint``, or else ``reply``, which has no effects before it is called.
+        """The response for the fault at ``endpoint``, or else ``reply()``, which has no effects before it is called.
 
-        Raises RequestRefused for a wish that cannot be read.
+        Raises RequestRefused if the request names a malformed fault.
         """
         request.endpoint = endpoint
         fault = self.meet(request, account, endpoint, wish(request))

@@ -1,8 +1,8 @@
-"""What can go wrong, and when: faults by request, queued by a test, or drawn from a seeded scenario. Pure.
+"""Faults, and when they occur: named by a request, queued by a test, or drawn from a seeded scenario. Pure.
 
-A fault is written ``NAME`` or ``NAME;key=value;…``: in a header ``x-simulate``, in a prompt as ``[[simulate:…]]``, in
-a test. Names and what they do: :data:`FAULTS`; a bare number such as ``529`` is the answer with that status.
-``times=N`` ends the fault after it was met N times in the same conversation, so that a client's retry succeeds.
+A fault is written ``NAME`` or ``NAME;key=value;…``: in a header ``x-simulate``, in a prompt as ``[[simulate:…]]``, in a
+test. Names and effects: :data:`FAULTS`; a bare number such as ``529`` is a response with that status. ``times=N``
+limits the fault to N times in the same conversation, so that a client's retry succeeds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-#: What is asked of an upstream. ``turn``: an answer of the model, whatever the provider calls its endpoint.
-#: ``websocket``: to become a WebSocket; ``warm_up``: a turn that generates nothing.
+#: Kind of request. ``turn``: model output, whatever the provider calls its endpoint. ``websocket``: the handshake of a
+#: WebSocket; ``warm_up``: a turn that generates nothing.
 Endpoint = Literal[
     "turn", "count_tokens", "models", "token", "usage", "profile", "websocket", "warm_up", "other"
 ]
 
-#: Answers that replace the real one; what they look like is up to the dialect.
+#: Responses that replace the real one; their format is up to the dialect.
 ANSWERS = {
     "rate_limited": "429 without quota headers; retry_after=seconds if wanted",
     "exhausted": "429 with the headers of a used-up window (window=five_hour)",
@@ -42,7 +42,7 @@ ANSWERS = {
     "status": "the answer with code=NNN, error type and message to match",
 }
 
-#: The real answer, delivered badly.
+#: The real response, with a fault in its delivery.
 DELIVERIES = {
     "none": "nothing at all; keeps a scenario away from this request",
     "slow": "seconds=5 before the head",
@@ -65,7 +65,7 @@ DELIVERIES = {
     "no_last_chunk": "a chunked body without its last chunk, then the end",
 }
 
-#: What only a WebSocket can get wrong; no other connection meets it.
+#: Faults of a WebSocket; requests without one never meet them.
 MESSAGES = {
     "close": "the closing handshake with code=1011, at=before_head|mid|before_stop of a turn",
     "binary_frame": "one event as a binary message",
@@ -75,7 +75,7 @@ MESSAGES = {
     "connection_limit": "an error event: the connection has lived for too long",
 }
 
-#: All faults: name -> what it does.
+#: All faults: name -> effect.
 FAULTS: Mapping[str, str] = {**ANSWERS, **DELIVERIES, **MESSAGES}
 
 _STATUS_NAMES = {
@@ -111,17 +111,17 @@ class Fault:
 
     @property
     def delay(self) -> float:
-        """For how long it holds something back: ``seconds``, or else 5."""
+        """Duration of a delay in seconds: ``seconds``, or 5 by default."""
         return _DEFAULT_DELAY if self.seconds is None else self.seconds
 
     @property
     def is_answer(self) -> bool:
-        """True where another answer takes the place of the real one."""
+        """Whether the fault replaces the real response by another one."""
         return self.name in ANSWERS
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read the written form. Raises ValueError, with a sentence, for what is not one."""
+        """Parse the written form. Raises ValueError, with a sentence, if it is malformed."""
         name, *settings = (part.strip() for part in text.split(";"))
         if name.isascii() and name.isdigit():
             code = int(name)
@@ -169,12 +169,12 @@ def _setting(key: str, value: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Faults that happen by themselves: each with the probability (0-1) that a turn meets it."""
+    """Random faults: each with the probability (0-1) that a turn meets it."""
 
     faults: tuple[tuple[float, Fault], ...] = ()
 
     def draw(self, rng: random.Random) -> Fault | None:
-        """The fault of the next request, or None. Draws exactly one number, so a seed gives one sequence."""
+        """The fault of the next request, or None. Draws exactly one number, so that a seed determines the sequence."""
         drawn = rng.random()
         for probability, fault in self.faults:
             if drawn < probability:
@@ -223,8 +223,11 @@ class _Rule:
 
 @dataclass(slots=True)
 class FaultPlan:
-    """Decides for every request. A request's own wish comes first, then what was queued, then what is always on, then
-    the scenario, which concerns turns only."""
+    """Chooses the fault of every request.
+
+    The fault that the request itself names takes precedence, then the queued ones, then those that are always on, then
+    the scenario, which applies to turns only.
+    """
 
     rng: random.Random
     scenario: Scenario = field(default_factory=Scenario)
@@ -235,27 +238,27 @@ class FaultPlan:
     def next(
         self, fault: Fault | str, *, endpoint: Endpoint = "turn", account: str | None = None, times: int = 1
     ) -> None:
-        """Let the next ``times`` matching requests meet ``fault``. ``account``: name; None matches any."""
+        """Queue ``fault`` for the next ``times`` matching requests. ``account``: name; None matches any."""
         self._queued.append(_Rule(_fault(fault), endpoint, account, times))
 
     def always(self, fault: Fault | str, *, endpoint: Endpoint = "turn", account: str | None = None) -> None:
-        """Let every matching request meet ``fault``, until :meth:`clear`."""
+        """Apply ``fault`` to every matching request, until :meth:`clear`."""
         self._always.append(_Rule(_fault(fault), endpoint, account, None))
 
     def clear(self) -> None:
-        """Forget what was queued and what is always on."""
+        """Remove the queued faults and those that are always on."""
         self._queued.clear()
         self._always.clear()
 
     @property
     def pending(self) -> int:
-        """How many queued faults nobody has met yet."""
+        """Number of queued faults that no request has met yet."""
         return sum(rule.left or 0 for rule in self._queued)
 
     def choose(
         self, endpoint: Endpoint, account: str | None, wish: str | None = None, conversation: str = ""
     ) -> Fault | None:
-        """The fault for this request, or None. Raises ValueError for a wish that cannot be read."""
+        """The fault for this request, or None. Raises ValueError if ``wish`` is malformed."""
         if wish is not None:
             fault = Fault.parse(wish)
             return None if self._worn_out(fault, wish, conversation) else fault

@@ -1,4 +1,4 @@
-"""Takes the steps of an answer: writes, waits, stops while the client reads slowly, and breaks what is to be broken."""
+"""Performs the steps of a response: writes, waits, pauses while the client reads slowly, and breaks the connection."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from zope.interface import implementer
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.simulator.steps import Abort, Data, Fin, Finish, Hang, Head, Raw, Step, Wait, Whole
 
-#: How an answer went: to its end, until the client left, or until a fault broke it.
+#: How a response ended: complete, because the client left, or because of a fault.
 Ending = Literal["finished", "gone", "broken"]
 
 
 class _RawConnection(Protocol):
-    """Writes what no HTTP server would; what the client still says is of no interest."""
+    """Writes bytes that no HTTP server would write; ignores what the client sends."""
 
     def send(self, data: bytes) -> None:
         if self.transport is not None:
@@ -30,7 +30,7 @@ class _RawConnection(Protocol):
 
 @implementer(IPushProducer)
 class Player:
-    """Delivers one answer. ``on_end`` is called once, when nothing more will be done."""
+    """Delivers one response. ``on_end`` is called once, when nothing more will be done."""
 
     __slots__ = ("_call", "_clock", "_on_end", "_paused", "_raw", "_registered", "_request", "_steps")
 
@@ -51,7 +51,7 @@ class Player:
         self._registered = False
 
     def play(self) -> None:
-        """Begin. An answer without pauses is written before this returns."""
+        """Begin. A response without pauses is written before this returns."""
         self._request.on_gone(self._gone)
         self._go_on()
 

@@ -1,4 +1,4 @@
-"""What the simulator received, kept for assertions within bounds. Pure."""
+"""The requests that the simulator received, kept for assertions, with a bound on their number and size. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ccmproxy.http.message import Headers, RequestHead, first_value, list_items
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """One request as it arrived, byte for byte. Tokens are in ``headers`` and out of the repr.
+    """One request as it arrived, byte for byte. Tokens are in ``headers``, which are not in the repr.
 
-    ``at``: Unix seconds. ``account``: name of the account that it was for, ``endpoint``: what it asked for, ``fault``:
-    name of the fault that it met, ``status``: of the answer; filled in while it is answered. ``state``: how the answer
-    went: ``answering``, ``finished``, ``gone`` (the client left), ``broken`` (by a fault).
+    ``at``: Unix seconds. Filled in while the request is answered: ``account``: name of its account, ``endpoint``: kind
+    of request, ``fault``: name of the fault that it met, ``status``: of the response. ``state``: how the response went:
+    ``answering``, ``finished``, ``gone`` (the client left), ``broken`` (by a fault).
     """
 
     number: int
@@ -47,7 +47,7 @@ class ReceivedRequest:
 
     @property
     def bearer(self) -> str | None:
-        """The token of an Authorization field with the scheme Bearer (RFC 6750 section 2.1); None for any other."""
+        """The token of an Authorization field with the scheme Bearer (RFC 6750 section 2.1), else None."""
         scheme, _, token = (self.header(b"authorization") or b"").decode("latin-1").partition(" ")
         return token if scheme.lower() == "bearer" and token else None
 
@@ -57,8 +57,10 @@ class ReceivedRequest:
 
 
 class Record:
-    """The last requests, oldest first; never more than ``max_requests``, nor ``max_bytes`` of bodies (but the last
-    one always)."""
+    """The last requests, oldest first.
+
+    Holds at most ``max_requests``, and at most ``max_bytes`` of bodies, but always the newest request.
+    """
 
     def __init__(self, max_requests: int = 1000, max_bytes: int = 256 * 1024 * 1024) -> None:
         self.max_requests = max_requests
@@ -67,7 +69,7 @@ class Record:
         self._bytes = 0
 
     def append(self, request: ReceivedRequest) -> None:
-        """Keep ``request`` as the newest one."""
+        """Add ``request`` as the newest one."""
         if not self.max_requests:
             return
         self._requests.append(request)
@@ -78,7 +80,7 @@ class Record:
             self._bytes -= len(self._requests.popleft().body)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all requests."""
         self._requests.clear()
         self._bytes = 0
 

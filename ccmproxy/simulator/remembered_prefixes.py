@@ -1,4 +1,4 @@
-"""What a provider's prompt cache remembers of conversations. Pure."""
+"""The contents of a provider's prompt cache. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 
 class RememberedPrefixes:
-    """How much of each conversation is in the cache, and until when; the ``most`` that were used last."""
+    """How much of each conversation is cached, and until when; only the ``most`` recently used are kept."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -16,9 +16,9 @@ class RememberedPrefixes:
         return len(self._known)
 
     def renew(self, key: tuple[str, ...], tokens: int, now: float, lifetime: float) -> int:
-        """The tokens of ``key`` that are still in the cache at ``now``; ``tokens`` are from now on.
+        """Return the tokens of ``key`` that are still cached at ``now``, and cache ``tokens`` from now on.
 
-        ``lifetime``: for how many seconds.
+        ``lifetime``: of the new entry, in seconds.
         """
         cached, expires_at = self._known.pop(key, (0, 0.0))
         self._known[key] = (tokens, now + lifetime)

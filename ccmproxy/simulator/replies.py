@@ -1,4 +1,4 @@
-"""Answers that no provider has a shape of its own for: JSON, pages of proxies in between, refusals on the way. Pure."""
+"""Responses that are not specific to a provider: JSON, pages of intermediate proxies, early refusals. Pure."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _PAGE = b"""<!DOCTYPE html>
 
 
 class InvalidRequest(Exception):
-    """The request cannot be answered. ``str()`` is the sentence for the client."""
+    """The request is invalid. ``str()`` is the message for the client."""
 
 
 class RequestRefused(Exception):
-    """The request is answered with ``reply`` and nothing else."""
+    """The request is refused: ``reply`` is the whole response."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class RequestRefused(Exception):
 def json_reply(
     status: int, document: object, headers: Iterable[tuple[bytes, bytes]] = (), *, raw: bytes | None = None
 ) -> Reply:
-    """A JSON answer; ``raw`` is sent instead of ``document`` where it is given."""
+    """A JSON response; ``raw`` is sent in place of ``document`` if given."""
     body = msgspec.json.encode(document) if raw is None else raw
     head = ResponseHead(status, REASONS.get(status, b""), [(b"content-type", b"application/json"), *headers])
     return Reply(head, [body])
 
 
 def page_reply(status: int, title: bytes, headers: Headers) -> Reply:
-    """A page in HTML, as proxies in between make it."""
+    """An HTML page, as intermediate proxies send it."""
     head = ResponseHead(
         status,
         REASONS[status],
@@ -65,12 +65,12 @@ def page_reply(status: int, title: bytes, headers: Headers) -> Reply:
 
 
 def retry_after_field(fault: Fault) -> Headers:
-    """The Retry-After of a fault that is to have one."""
+    """The Retry-After field of a fault, if it has one."""
     return [] if fault.retry_after is None else [(b"retry-after", b"%d" % fault.retry_after)]
 
 
 def shapeless_reply(fault: Fault, target: bytes, broken: bytes) -> Reply | None:
-    """The answer that ``fault`` stands for, where it is the same for every provider; else None.
+    """The response for ``fault`` if it is the same for every provider, else None.
 
     ``target``: of the request. ``broken``: JSON that breaks off.
     """

@@ -1,4 +1,4 @@
-"""Finds the endpoint that a request is for, as every HTTP API does it. Pure."""
+"""Finds the endpoint of a request, by method and path. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Handler = Callable[[ReceivedRequest], Delivery]
 class Routing:
     """The endpoints of one provider.
 
-    ``exact``: by method and path. ``below``: by method and the beginning of the path, for what is no exact one.
-    ``not_allowed`` makes the 405 for a path that is only there for other methods. ``paths``: of the exact ones.
+    ``exact``: by method and path. ``below``: by method and a prefix of the path, for paths without an exact entry.
+    ``not_allowed`` makes the 405 for a path that exists for other methods only. ``paths``: of the exact entries.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Routing:
         self.paths = frozenset(path for _, path in exact)
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
-        """The answer to one request; None: not one of these paths."""
+        """The response to one request; None if its path is not among the endpoints."""
         handler = self._find(request.method, request.path)
         if handler is None:
             return Delivery(self._not_allowed(request)) if request.path in self.paths else None

@@ -1,4 +1,4 @@
-"""What stands for signatures and encryption: only the organization that made it accepts it back. Pure."""
+"""A stand-in for signatures and encryption: only the organization that made a seal accepts it back. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SIZE = 16
 
 
 def seal(owner: str, text: str) -> bytes:
-    """Bytes of which the first half tells the owner, and the second the text."""
+    """Bytes whose first half identifies the owner, and whose second half depends on the text."""
     return _digest(owner) + _digest(text)
 
 
 def is_sealed_by(owner: str, sealed: bytes) -> bool:
-    """Whether ``sealed`` is something that ``owner`` sealed (F12)."""
+    """Whether ``owner`` made ``sealed`` (F12)."""
     return hmac.compare_digest(sealed[:_SIZE], _digest(owner))
 
 

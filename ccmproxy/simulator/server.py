@@ -1,4 +1,4 @@
-"""The simulator: upstreams, their accounts, their faults and their record, behind one HTTP server factory."""
+"""The simulator: upstreams with their accounts, faults and record, behind one HTTP server factory."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from ccmproxy.simulator.record import ReceivedRequest, Record
 from ccmproxy.simulator.steps import Pace, perform
 from ccmproxy.simulator.upstream import Delivery, SimulatedUpstream
 
-#: Largest request that the real service takes, in bytes; what the answer to a larger one says is true.
+#: Largest request that the real service accepts, in bytes; the error for a larger one names this figure.
 MAX_REQUEST_BODY = 32 * 1024 * 1024
 
 
 class Simulator:
-    """Believable upstreams for tests, demo and bench.
+    """Realistic upstreams for tests, demo and benchmarks.
 
-    ``clock`` gives Unix seconds and timers; ``rng`` decides everything that is random, so that a seed repeats a run.
+    ``clock`` provides Unix seconds and timers; ``rng`` makes all random decisions, so that a seed repeats a run.
     ``speed``: how many times faster than real the windows of accounts pass. ``pace``: how fast streams are produced;
-    may be replaced at any time. ``factory`` builds the protocols that serve, over TCP or in memory.
+    may be replaced at any time. ``factory`` builds the server's protocols, for TCP or in memory.
 
-    ``requests``: what was received, within bounds. ``faults``: what goes wrong. ``concurrent`` and ``max_concurrent``:
-    requests being answered.
+    ``requests``: the requests received, within bounds. ``faults``: the plan of faults. ``concurrent`` and
+    ``max_concurrent``: number of requests being answered, now and at most.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Simulator:
         self.max_concurrent = 0
         self.claude = ClaudeUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
         self.codex = CodexUpstream(self.faults, self._rng, clock.seconds, lambda: self.pace)
-        # Of paths that both have, Codex takes what is meant for it, and Claude the rest.
+        # At paths that both have, Codex takes the requests that are meant for it, and Claude the rest.
         self._upstreams: list[SimulatedUpstream] = [self.codex, self.claude]
         self._errors = ErrorAnswers(self._rng)
         self.factory = HTTPServerFactory(
@@ -84,9 +84,9 @@ class Simulator:
     ) -> ClaudeAccount:
         """Add a Claude subscription account that is logged in.
 
-        ``name`` defaults to ``account-1``, ``account-2``, …; ``plan`` is one of PLANS; ``token_lifetime`` in seconds,
-        not touched by the speed; the others as :class:`ClaudeAccount` has them. Raises KeyError for an unknown plan
-        and ValueError for an unknown window.
+        ``name`` defaults to ``account-1``, ``account-2``, …; ``plan`` is one of PLANS; ``token_lifetime`` is in seconds
+        and independent of the speed; for the others see :class:`ClaudeAccount`. Raises KeyError for an unknown plan and
+        ValueError for an unknown window.
         """
         account = ClaudeAccount(
             name or f"account-{len(self.claude.accounts) + 1}",
@@ -127,8 +127,8 @@ class Simulator:
     ) -> CodexAccount:
         """Add a ChatGPT account that is logged in to Codex.
 
-        ``name`` defaults to ``codex-1``, ``codex-2``, …; ``plan`` is one of the PLANS of Codex; ``token_lifetime`` in
-        seconds, not touched by the speed; the others as :class:`CodexAccount` has them. Raises KeyError for an
+        ``name`` defaults to ``codex-1``, ``codex-2``, …; ``plan`` is one of the PLANS of Codex; ``token_lifetime`` is
+        in seconds and independent of the speed; for the others see :class:`CodexAccount`. Raises KeyError for an
         unknown plan.
         """
         account = CodexAccount(
@@ -167,7 +167,7 @@ class Simulator:
         )
 
     def _refuse(self, request: ServerRequest, error: Exception) -> None:
-        """A body that did not come whole."""
+        """Refuse a request whose body did not arrive whole."""
         if isinstance(error, BodyTooLarge):
             reply = self._errors.error(413, "request_too_large", "Request exceeds the maximum size")
         else:
@@ -176,7 +176,7 @@ class Simulator:
         request.respond(reply.head, reply.body)
 
     def _malformed(self, status: int, message: str) -> tuple[ResponseHead, bytes]:
-        """The answer to what never became a request."""
+        """The response to bytes that are not a valid request."""
         reply = self._errors.error(status, "invalid_request_error", message)
         return reply.head, reply.body
 

@@ -1,4 +1,4 @@
-"""The simulator as a program: credential files for its accounts, a port, and serving until it is stopped."""
+"""The simulator as a program: writes the credential files of its accounts, and serves on a port until it is stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ccmproxy.simulator.steps import Pace
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line. Exits with a message where it is wrong."""
+    """Parse the command line. Exits with a message where it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m ccmproxy.simulator",
         description="Believable upstreams with accounts that fill up, for tests, demonstrations and benchmarks.",
@@ -72,7 +72,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace, reactor: Any) -> Simulator:
-    """A simulator as the options say, with its accounts. It keeps no record: nobody could read it."""
+    """A simulator with its accounts, according to the options. It keeps no record, because nothing could read it."""
     simulator = Simulator(
         reactor,
         random.Random(options.seed),
@@ -93,7 +93,7 @@ def build(options: argparse.Namespace, reactor: Any) -> Simulator:
 
 
 def write_credentials(simulator: Simulator, directory: Path) -> dict[str, str]:
-    """Write every account's file, readable for its owner alone; name → path. Raises OSError."""
+    """Write every account's file, readable by its owner only; returns name → path. Raises OSError."""
     paths = {}
     for account in simulator.claude.accounts:
         path = directory / account.name / ".credentials.json"
@@ -120,7 +120,7 @@ def _write_secret(path: Path, content: bytes) -> None:
 
 
 async def run(reactor: Any, *arguments: str) -> None:
-    """Serve until the reactor stops. Tells on standard output, in one line of JSON, where and for whom."""
+    """Serve until the reactor stops. Prints the address and the credential files as one line of JSON."""
     options = parse_arguments(arguments)
     simulator = build(options, reactor)
     paths = write_credentials(simulator, options.credentials_dir)

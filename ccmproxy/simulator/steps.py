@@ -1,7 +1,7 @@
-"""From an answer and a fault to the steps in which it is delivered. Pure; :mod:`ccmproxy.simulator.player` takes them.
+"""From a response and a fault to the steps of its delivery. Pure; :mod:`ccmproxy.simulator.player` performs them.
 
-What stays within HTTP is expressed in messages (:class:`Whole`, :class:`Head`, :class:`Data`, :class:`Finish`); what
-breaks it is written past the HTTP server as :class:`Raw` bytes.
+Steps within HTTP are messages (:class:`Whole`, :class:`Head`, :class:`Data`, :class:`Finish`); steps that violate it
+bypass the HTTP server as :class:`Raw` bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ccmproxy.http.message import Headers, ResponseHead, first_value, without
 from ccmproxy.simulator.faults import Fault
 
-#: Seconds between the last bytes and a reset, so that the bytes are not reset away with the connection.
+#: Seconds between the last bytes and a reset, so that the reset does not discard the bytes.
 RESET_DELAY = 0.05
 
 _HALF = 0.5
@@ -28,16 +28,16 @@ class Pace:
     each: float = 0.0
 
     def before(self, index: int) -> float:
-        """Seconds before the event of that number, which counts from 0."""
+        """Seconds before the event with this index, which counts from 0."""
         return self.each if index else self.first
 
 
 @dataclass(slots=True)
 class Reply:
-    """An answer before anything happened to it.
+    """A response before any fault is applied.
 
-    ``pieces``: the events of a stream, or a single whole body. ``error_event`` renders an error of a type as an event
-    of this stream; ``ping`` is the event that means nothing. ``pace`` holds for streams.
+    ``pieces``: the events of a stream, or a single whole body. ``error_event`` renders an error of a given type as an
+    event of this stream; ``ping`` is an event without meaning. ``pace`` applies to streams.
     """
 
     head: ResponseHead
@@ -77,43 +77,43 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Go on after ``seconds``; 0 means in a later turn of the reactor."""
+    """Wait ``seconds``, then go on; 0 means in a later turn of the reactor."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Nothing more ever comes."""
+    """Send nothing more, and leave the connection open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The message ends properly."""
+    """End the message properly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The connection is reset."""
+    """Reset the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Bytes past the HTTP server, instead of a message."""
+    """Bytes that bypass the HTTP server, in place of a message."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Fin:
-    """The connection ends with FIN after what was written; follows :class:`Raw` or nothing at all."""
+    """End the connection with FIN after what was written; follows :class:`Raw` or nothing at all."""
 
 
 Step = Whole | Head | Data | Wait | Hang | Finish | Abort | Raw | Fin
 
 
 def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]:
-    """The steps that deliver ``reply`` under ``fault`` (one of DELIVERIES; anything else changes nothing)."""
+    """The steps that deliver ``reply`` under ``fault`` (one of DELIVERIES; any other is ignored)."""
     if fault is None:
         return _plainly(reply)
     match fault.name:
@@ -153,7 +153,7 @@ def perform(reply: Reply, fault: Fault | None, rng: random.Random) -> list[Step]
 
 
 def _past_http(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:
-    """The same for what no HTTP server would write."""
+    """The same for bytes that no HTTP server would write."""
     match fault.name:
         case "garbage":
             return [garbage(rng), Fin()]
@@ -188,12 +188,12 @@ def _past_http(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:
 
 
 def pause(fault: Fault) -> Wait | Hang:
-    """How long a stall lasts: ``seconds``, or else for ever."""
+    """A stall: for ``seconds``, or for ever by default."""
     return Wait(fault.seconds) if fault.seconds else Hang()
 
 
 def garbage(rng: random.Random) -> Raw:
-    """What is nothing like a response."""
+    """Bytes that are nothing like a response."""
     return Raw(b"\x16\x03\x01 this is not HTTP \x00\xff\r\n\r\n" + rng.randbytes(64))
 
 
@@ -204,7 +204,7 @@ def _plainly(reply: Reply) -> list[Step]:
 
 
 def _paced(reply: Reply) -> list[Step]:
-    """The body, with the stream's own pauses. Without any, no step but the data: nothing waits for a timer."""
+    """The body with the stream's own pauses. Without any, all steps are data, so that nothing waits for a timer."""
     pace = reply.pace
     if not reply.is_stream or not (pace.first or pace.each):
         return [Data(piece) for piece in reply.pieces]
@@ -217,8 +217,10 @@ def _paced(reply: Reply) -> list[Step]:
 
 
 def _divided(reply: Reply, at: str) -> tuple[list[bytes], list[bytes]]:
-    """The body before and after a place: the middle, or just before the last event. Both parts hold something where
-    the body has two bytes."""
+    """The body before and after a place: the middle, or just before the last event.
+
+    Neither part is empty if the body has at least two bytes.
+    """
     if reply.is_stream and len(reply.pieces) > 1:
         index = len(reply.pieces) - 1 if at == "before_stop" else max(1, int(len(reply.pieces) * _HALF))
         return reply.pieces[:index], reply.pieces[index:]
@@ -273,7 +275,7 @@ def _in_pieces(reply: Reply, fault: Fault, rng: random.Random) -> list[Step]:
 
 
 def _compressed(reply: Reply) -> Reply:
-    """The same answer with ``content-encoding: gzip``, each event flushed so that it can be read at once."""
+    """The same response with ``content-encoding: gzip``, each event flushed so that it can be read at once."""
     compressor = zlib.compressobj(wbits=31)
     pieces = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in reply.pieces]
     pieces[-1:] = [*pieces[-1:], compressor.flush()]
@@ -284,7 +286,7 @@ def _compressed(reply: Reply) -> Reply:
 
 
 def _sized(reply: Reply) -> ResponseHead:
-    """The head for a body that follows step by step: with its length where the body is one whole."""
+    """The head for a body that is sent in steps, with a Content-Length if the body is a single piece."""
     if reply.is_stream or first_value(reply.head.headers, b"content-length") is not None:
         return reply.head
     length: Headers = [(b"content-length", b"%d" % len(reply.body))]
@@ -300,6 +302,6 @@ def _serialized(head: ResponseHead, ending: bytes) -> bytes:
 
 
 def _chunked_start(reply: Reply, pieces: list[bytes]) -> bytes:
-    """A chunked message as far as ``pieces``, without the chunk that ends it."""
+    """A chunked message up to and including ``pieces``, without the last chunk."""
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece)
     return _serialized(reply.head, b"transfer-encoding: chunked\r\n\r\n") + chunks

@@ -1,4 +1,4 @@
-"""What a client asks of a token endpoint, as JSON or as a form (RFC 6749 section 3.2), and whether it gets it. Pure."""
+"""Requests to a token endpoint, as JSON or as a form (RFC 6749 section 3.2), and whether they are granted. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ccmproxy.simulator.record import ReceivedRequest
 from ccmproxy.simulator.steps import Reply
 from ccmproxy.simulator.upstream import Delivery
 
-#: Why a refresh is refused. ``unknown``: nobody's refresh token, or of a login that is over.
+#: Why a refresh is refused. ``unknown``: the token was never issued, or its login has ended.
 RefreshProblem = Literal["grant_type", "client", "unknown", "expired", "reused"]
 
 _AccountT = TypeVar("_AccountT", bound=SimulatedAccount)
 
 
 def token_request(request: ReceivedRequest) -> dict[str, str]:
-    """The parameters of a token request, JSON or form; values that are not text are left out. Empty if unreadable."""
+    """The parameters of a token request, JSON or form; those that are not strings are left out. Empty if malformed."""
     content_type = first_value(request.headers, b"content-type") or b""
     if content_type.startswith(b"application/x-www-form-urlencoded"):
         return dict(parse_qsl(request.body.decode("latin-1")))
@@ -36,7 +36,7 @@ def token_request(request: ReceivedRequest) -> dict[str, str]:
 
 
 def refreshing_account(parameters: Mapping[str, str], accounts: Iterable[_AccountT]) -> _AccountT | None:
-    """The account whose refresh token, present or past, was sent."""
+    """The account to which the refresh token was issued, current or earlier."""
     token = parameters.get("refresh_token", "")
     return next((account for account in accounts if account.knows_refresh_token(token)), None)
 
@@ -47,10 +47,10 @@ def deliver_refresh(
     deliver: Callable[[ReceivedRequest, _AccountT | None, Endpoint, Callable[[], Reply]], Delivery],
     refresh: Callable[[Mapping[str, str], _AccountT | None], Reply],
 ) -> Delivery:
-    """The answer of a token endpoint: the fault that is due, or what ``refresh`` makes of parameters and account.
+    """The response of a token endpoint: the fault that applies, or the result of ``refresh``.
 
-    ``deliver``: of :class:`~ccmproxy.simulator.due_faults.DueFaults`. Raises RequestRefused for a wish for a fault that
-    cannot be read.
+    ``deliver``: of :class:`~ccmproxy.simulator.due_faults.DueFaults`. ``refresh``: takes the parameters and the
+    account. Raises RequestRefused if the request names a malformed fault.
     """
     parameters = token_request(request)
     account = refreshing_account(parameters, accounts)
@@ -61,9 +61,9 @@ def deliver_refresh(
 def refresh_problem(
     parameters: Mapping[str, str], account: SimulatedAccount | None, client_id: str
 ) -> RefreshProblem | None:
-    """Redeem the refresh token of ``account``, which rotates its tokens; or say why not.
+    """Redeem the refresh token of ``account``, which rotates its tokens; or return the reason to refuse.
 
-    ``client_id``: of the client that logins are issued to.
+    ``client_id``: of the client to which logins are issued.
     """
     if parameters.get("grant_type") != "refresh_token":
         return "grant_type"

@@ -1,4 +1,4 @@
-"""What one provider's side of the simulator offers to the server: a request in, an answer out. Pure types."""
+"""The interface between one provider's side of the simulator and the server: request in, response out. Pure types."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ccmproxy.simulator.steps import Reply
 
 
 class TurnCounter(Protocol):
-    """What counts the turns that are being answered: an account."""
+    """Counts the turns that are in progress: an account or a key."""
 
     def begin_turn(self) -> None:
         """A turn begins."""
 
     def end_turn(self) -> None:
-        """It is over, however it ended."""
+        """The turn has ended, in whatever way."""
 
 
 class Switch(Protocol):
-    """Makes the protocol that takes a connection over from HTTP."""
+    """Makes the protocol that takes over a connection from HTTP."""
 
     def __call__(
         self,
@@ -33,14 +33,14 @@ class Switch(Protocol):
         on_request: Callable[[ReceivedRequest], None],
         on_end: Callable[[Ending], None],
     ) -> IProtocol:
-        """``on_request`` is to be told of what counts as a request, ``on_end`` once of the connection's end."""
+        """Make the protocol. It calls ``on_request`` for every request, and ``on_end`` once, at the end."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """What is to be sent, what goes wrong with it, and whose turn it is (None: nobody's, or no turn).
+    """The response to send, the fault to apply, and the account whose turn it is (None: no account, or no turn).
 
-    ``switch``: sends it, and everything that follows, in place of the HTTP server.
+    ``switch``: makes the protocol that sends it, and everything that follows, in place of the HTTP server.
     """
 
     reply: Reply
@@ -53,4 +53,4 @@ class SimulatedUpstream(Protocol):
     """One provider. No I/O."""
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
-        """The answer to ``request``, whose ``account`` and ``endpoint`` are filled in; None: not one of its paths."""
+        """The response to ``request``, whose ``account`` and ``endpoint`` it sets; None: not one of its paths."""

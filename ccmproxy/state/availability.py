@@ -109,9 +109,9 @@ class CredentialState:
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
     ``rate_limited_at``: when the present rate limit began. ``low_polls``: polls in a row since then that show its
-    window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures that
-    were not believed asked for a poll. ``refusals``: who was refused for what without known words since the account
-    served last, as (caller, model).
+    window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures
+    that were not believed asked for a poll. ``refusals``: who was refused for what without known words since the
+    account served last, as (caller, model).
     """
 
     unavailable: str | None = "credential not loaded yet"

@@ -1,4 +1,4 @@
-"""Ways out to the network.
+"""Byte-stream transports and outgoing connections.
 
-:mod:`.outbounds` make endpoints; :mod:`.tls` and :mod:`.tunnel` put TLS, and the tunnel of a proxy, on any of them.
+:mod:`.outbounds` makes client endpoints. :mod:`.tls` wraps an endpoint in TLS; :mod:`.tunnel` connects through a proxy.
 """

@@ -1,4 +1,4 @@
-"""Connections that travel within another one: how they are lost with it."""
+"""The error of connections that are carried inside another connection, when the outer connection is lost."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from twisted.internet.error import ConnectionLost
 
 
 class CarrierConnectionLost(ConnectionLost):
-    """The connection beneath is gone, and with it all that it carried: it was nothing that one of them did."""
+    """The carrier was lost, and all connections inside it with it; none of these was the cause."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from ccmproxy.transports.proxy_dialogue import Login, ProxyError
 
-#: Most bytes of all heads that a proxy may answer with: so that one that never ends does not fill the memory.
+#: Maximum size in bytes of all response heads of a proxy together, so that an endless head cannot exhaust the memory.
 LONGEST_HEAD: Final = 16 * 1024
 
 _START: Final = b"HTTP/1."
@@ -21,8 +21,8 @@ _END: Final = re.compile(rb"\n\r?\n")
 class ConnectHandshake:
     """Asks an HTTP proxy for a tunnel to ``host``:``port``; see :class:`~ccmproxy.transports.proxy_dialogue.Handshake`.
 
-    A name is resolved by the proxy. ``login`` is sent along as Basic authentication (RFC 7617). Raises ValueError where
-    ``host`` is no name.
+    The proxy resolves host names. ``login`` is sent as Basic authentication (RFC 7617). Raises ValueError when ``host``
+    is not a valid host name.
     """
 
     def __init__(self, host: str, port: int, login: Login | None = None) -> None:
@@ -39,11 +39,11 @@ class ConnectHandshake:
         self.rest: bytes | None = None
 
     def start(self) -> bytes:
-        """The request."""
+        """Return the CONNECT request."""
         return self._request
 
     def receive(self, data: bytes) -> bytes:
-        """See Handshake. Raises ProxyError."""
+        """See Handshake. Raises ProxyError when the proxy refuses the tunnel or its answer is not valid HTTP."""
         self._received += data
         while self.rest is None and (head := self._take_head()) is not None:
             found = _STATUS_LINE.match(head)
@@ -51,16 +51,16 @@ class ConnectHandshake:
                 raise ProxyError("the proxy's answer is not HTTP")
             status = int(found[1])
             if 200 <= status < 300:
-                # What its fields say of a body means nothing (RFC 9110 section 9.3.6): the tunnel begins here.
+                # Content-Length and Transfer-Encoding are ignored (RFC 9110 section 9.3.6): the tunnel begins here.
                 self.rest = bytes(self._received)
                 self._received.clear()
             elif status >= 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
                 raise ProxyError(f"the proxy refuses the tunnel: {status} {_phrase(status)}".rstrip())
-            # Any other below 200 is only a remark; the answer follows it (RFC 9110 section 15.2).
+            # Any other 1xx response is interim; the final response follows it (RFC 9110 section 15.2).
         return b""
 
     def _take_head(self) -> bytes | None:
-        """The next whole head; None while it is not complete."""
+        """Remove and return the next complete head; None while it is incomplete. Raises ProxyError."""
         received = self._received
         if received[: len(_START)] != _START[: len(received)]:
             raise ProxyError("what answers is not an HTTP proxy")
@@ -79,7 +79,7 @@ class ConnectHandshake:
 
 
 def _phrase(status: int) -> str:
-    """What a status means. Not the proxy's own words: they might quote what was sent."""
+    """Return the standard phrase of a status. The proxy's own phrase is not used: it might quote what we sent."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a transport must be to carry HTTP, WebSockets and sessions of streams."""
+"""The interface of transports that can carry HTTP, WebSockets and multiplexed sessions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 class IByteStream(ITransport, IConsumer, IPushProducer):
     """A reliable stream of bytes in both directions, with back-pressure in both.
 
-    Twisted's transports for TCP and TLS are such streams, and so are our TLS and the streams of a multiplexed session.
+    Twisted's TCP and TLS transports provide it, and so do our TLS transport and the streams of a multiplexed session.
 
-    A registered push producer is paused while the transport takes nothing more. ``pauseProducing`` stops what comes,
-    and in the end the peer. ``loseConnection`` sends first what was written, and waits for the producer to unregister.
+    A registered push producer is paused while the transport's buffer is full. ``pauseProducing`` stops the delivery of
+    received data, and in the end makes the peer stop sending. ``loseConnection`` first sends what was written, and
+    waits for the producer to unregister.
     """
 
     def abortConnection() -> None:
-        """Drop the connection at once: the other side can tell that from an end in good order.
+        """Drop the connection at once, in a way that the peer can tell from an orderly close.
 
-        What was written and is not sent is lost.
+        Data that was written but not sent yet is lost.
         """
 
 
 def nowhere(data: bytes) -> None:
-    """Stands for a transport's ``write`` until there is a transport: what is written is lost."""
+    """Discard ``data``: stands in for a transport's ``write`` while there is no transport yet."""

@@ -1,7 +1,7 @@
-"""Ways out to the network, as the configuration's ``outbounds`` name them.
+"""Outgoing connections, direct or through a proxy, as the ``outbounds`` of the configuration describe them.
 
-An outbound makes endpoints; every connection of a credential goes through its outbound (F30), the control plane's
-through :func:`agent`. :func:`make_outbound` makes the one that a configuration asks for.
+An outbound makes client endpoints. All connections of a credential go through its outbound (F30); those of the control
+plane do so through :func:`agent`. :func:`make_outbound` makes the outbound for a configuration.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ccmproxy.transports.tunnel import TunnelEndpoint
 
 @implementer(IOutbound)
 class DirectOutbound:
-    """Straight to the destination. Names are resolved here, and all their addresses tried (RFC 8305).
+    """Connects directly to the destination. Host names are resolved locally, and all addresses are tried (RFC 8305).
 
-    ``reactor``: with TCP, time and name resolution. ``trust_root``: PEM file with certificates to trust besides the
-    system's; raises OSError or ssl.SSLError if it cannot be read. ``bind_address``: local IP address that
+    ``reactor``: provides TCP, time and name resolution. ``trust_root``: PEM file with certificates to trust besides
+    the system's; raises OSError or ssl.SSLError if it cannot be read. ``bind_address``: local IP address that
     connections come from. ``connect_timeout``: seconds for the TCP connection, and again for the TLS handshake.
-    ``tls``: how the latter is done.
+    ``tls``: the settings of the TLS handshake.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class DirectOutbound:
     def endpoint(
         self, host: str, port: int, tls: bool, server_name: str | None = None
     ) -> IStreamClientEndpoint:
-        """See IOutbound. Raises ValueError where ``tls`` is asked for and the name is none."""
+        """See IOutbound. Raises ValueError when ``tls`` is true and the name for it is not a valid host name."""
         arguments = self._reactor, host, port, self._connect_timeout, self._bind_address
         endpoint: IStreamClientEndpoint
-        # Addresses do not need the resolver's threads.
+        # IP addresses are connected to without the resolver, which runs in threads.
         if isIPAddress(host):
             endpoint = TCP4ClientEndpoint(*arguments)
         elif isIPv6Address(host):
@@ -68,10 +68,11 @@ class DirectOutbound:
 
 @implementer(IOutbound)
 class ProxyOutbound:
-    """Through the proxy that ``config`` describes, which resolves the names of destinations.
+    """Connects through the proxy that ``config`` describes. The proxy resolves the host names of destinations.
 
-    ``way``: how the proxy itself is reached; its name is resolved there. ``tls``: for the destinations, inside the
-    tunnel. ``handshake_timeout``: seconds that the proxy has to connect to a destination.
+    ``way``: the outbound through which the proxy itself is reached, and which resolves the proxy's name. ``tls``: TLS
+    settings for destinations, inside the tunnel. ``handshake_timeout``: seconds in which the proxy must have connected
+    to a destination.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ class ProxyOutbound:
     def endpoint(
         self, host: str, port: int, tls: bool, server_name: str | None = None
     ) -> IStreamClientEndpoint:
-        """See IOutbound; connecting fails with ProxyError for what happens before the tunnel stands.
+        """See IOutbound. Connecting fails with ProxyError for any failure before the tunnel is established.
 
-        Raises ValueError where ``host`` is no name.
+        Raises ValueError when ``host`` is not a valid host name.
         """
-        self._handshake(host, port)  # raises
+        self._handshake(host, port)  # raises ValueError now, not only when connecting
         tunnel = TunnelEndpoint(
             self._proxy, lambda: self._handshake(host, port), self._clock, self._handshake_timeout
         )
@@ -113,10 +114,10 @@ class ProxyOutbound:
 def make_outbound(
     config: OutboundConfig | None, reactor: Any, trust_root: str | None = None, connect_timeout: float = 10.0
 ) -> IOutbound:
-    """The way out that ``config`` describes; None means straight, from whatever address the system chooses.
+    """Return the outbound that ``config`` describes; None means direct, from an address that the system chooses.
 
-    ``trust_root`` and ``connect_timeout`` as for DirectOutbound, also for a proxy. Raises OSError or ssl.SSLError where
-    the former cannot be read.
+    ``trust_root`` and ``connect_timeout`` are those of DirectOutbound, and apply to proxies too. Raises OSError or
+    ssl.SSLError when ``trust_root`` cannot be read.
     """
     if isinstance(config, ProxyOutboundConfig):
         direct = DirectOutbound(reactor, trust_root, connect_timeout=connect_timeout)
@@ -127,13 +128,13 @@ def make_outbound(
 
 @implementer(IStreamClientEndpoint)
 class KeepAliveEndpoint:
-    """Connects through another endpoint of TCP, and sets TCP_NODELAY and keep-alive on the connection."""
+    """Wraps a TCP endpoint, and sets TCP_NODELAY and keep-alive on its connections."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect a protocol of ``protocol_factory``; fails as the other endpoint does."""
+        """Connect a protocol built by ``protocol_factory``. Fails as the wrapped endpoint does."""
         return self._endpoint.connect(protocol_factory).addCallback(_set_options)
 
 
@@ -144,7 +145,7 @@ def _set_options(protocol: IProtocol) -> IProtocol:
 
 @implementer(IAgentEndpointFactory)
 class OutboundEndpoints:
-    """The endpoints of an outbound, for an Agent."""
+    """Adapts an outbound to the interface by which an Agent gets its endpoints."""
 
     def __init__(self, outbound: IOutbound) -> None:
         self._outbound = outbound
@@ -155,6 +156,6 @@ class OutboundEndpoints:
 
 
 def agent(outbound: IOutbound, reactor: Any, pool: HTTPConnectionPool | None = None) -> Agent:
-    """An Agent of which every connection goes through ``outbound`` (F30). Without ``pool``, none is kept."""
+    """Return an Agent that connects only through ``outbound`` (F30). Without ``pool``, no connection is kept alive."""
     made: Agent = Agent.usingEndpointFactory(reactor, OutboundEndpoints(outbound), pool)
     return made

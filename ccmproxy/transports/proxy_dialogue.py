@@ -1,6 +1,6 @@
-"""What a client and a proxy say to each other before the proxy passes bytes on: the part without sockets.
+"""The handshake between a client and a proxy, without I/O: the types that all kinds of proxy share.
 
-:mod:`.socks` and :mod:`.connect` speak it, :mod:`.tunnel` carries it.
+:mod:`.socks` and :mod:`.connect` implement it; :mod:`.tunnel` runs it on a connection.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from twisted.internet.error import ConnectError
 
 
 class ProxyError(ConnectError):
-    """A proxy cannot be reached, refuses, is mute, or does not speak its protocol.
+    """The proxy cannot be reached, refuses the tunnel, does not answer, or violates its protocol.
 
-    ``str()`` is a sentence of ours: it repeats nothing that the proxy said in words, and no login.
+    ``str()`` is a message of our own, which quotes neither text from the proxy nor the login.
     """
 
     def __init__(self, message: str) -> None:
@@ -26,23 +26,26 @@ class ProxyError(ConnectError):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who we are for a proxy. No repr shows the password."""
+    """Our user name and password at a proxy. The repr does not show the password."""
 
     username: str
     password: str = field(repr=False)
 
 
 class Handshake(Protocol):
-    """One conversation with a proxy: bytes in, bytes out.
+    """The client's side of one handshake with a proxy: bytes in, bytes out.
 
-    ``rest``: None until the proxy has agreed; then what it sent behind its last word, which belongs to the
-    destination. Nothing may be received after that.
+    ``rest``: None until the proxy has established the tunnel; then the bytes received after the proxy's last message,
+    which come from the destination. ``receive`` must not be called after that.
     """
 
     rest: bytes | None
 
     def start(self) -> bytes:
-        """What we say first."""
+        """Return the first message to the proxy."""
 
     def receive(self, data: bytes) -> bytes:
-        """Take what the proxy said, in pieces of any size; what we say to it, if anything. Raises ProxyError."""
+        """Take ``data`` from the proxy, in pieces of any size; return the bytes to send to it, which may be empty.
+
+        Raises ProxyError when the proxy refuses the tunnel or violates its protocol.
+        """

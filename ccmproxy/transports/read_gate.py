@@ -1,4 +1,4 @@
-"""Whether a transport is read from, told only when it changes."""
+"""Pausing and resuming a transport, without redundant calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IPushProducer
 
 
 class ReadGate:
-    """Pauses and resumes one transport; asking for what is already so does nothing."""
+    """Pauses and resumes reading from one transport; both calls are idempotent."""
 
     __slots__ = ("_transport", "is_open")
 
@@ -15,13 +15,13 @@ class ReadGate:
         self.is_open = True
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading from the transport."""
         if self.is_open:
             self.is_open = False
             self._transport.pauseProducing()
 
     def open(self) -> None:
-        """Read on."""
+        """Continue reading from the transport."""
         if not self.is_open:
             self.is_open = True
             self._transport.resumeProducing()

@@ -1,4 +1,4 @@
-"""A connection that is made again for ever, as long as it is wanted: when the next try is due (spec 7.4)."""
+"""When to dial a permanent connection again after it failed or was lost (spec 7.4)."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from ccmproxy.policy.backoff import Backoff
 
 
 class Redial:
-    """Decides when a connection is made: at once, and again after a delay whenever a try fails or it is lost.
+    """Dials at once, and again after an exponential back-off whenever an attempt fails or the connection is lost.
 
     ``dial`` is called by :meth:`start` and :meth:`restart`, and when the delay after :meth:`lost` is over; never before
-    :meth:`start`, nor after :meth:`stop`. The connection itself belongs to somebody else, who says with :meth:`made`
-    and :meth:`lost` how a try went, and gives up one that is under way before :meth:`restart` or :meth:`stop`.
+    :meth:`start`, nor after :meth:`stop`. The caller owns the connection: it reports by :meth:`made` and :meth:`lost`
+    how an attempt went, and cancels an attempt that is under way before it calls :meth:`restart` or :meth:`stop`.
 
-    Twisted's ClientService does the same for connections that an endpoint makes; these begin with an HTTP request.
+    Twisted's ClientService does the same for connections made by an endpoint; ours begin with an HTTP request.
     """
 
     def __init__(self, clock: IReactorTime, random: Callable[[], float], dial: Callable[[], None]) -> None:
-        """``random``: numbers in [0, 1). ``dial``: begins one try; it must not raise."""
+        """``random``: returns numbers in [0, 1). ``dial``: begins one attempt; it must not raise."""
         self._clock = clock
         self._backoff = Backoff(random)
         self._dial = dial
         self._timer: IDelayedCall | None = None
-        #: When the connection was made; None while there is none.
+        #: Time at which the connection was made; None while there is no connection.
         self._made_at: float | None = None
         self.is_running = False
 
     def start(self) -> None:
-        """Dial, unless it has been started already."""
+        """Dial, unless this has been started already."""
         if not self.is_running:
             self.is_running = True
             self._begin()
 
     def stop(self) -> None:
-        """Dial no more."""
+        """Stop dialling."""
         self.is_running = False
         self._disarm()
 
     def restart(self) -> None:
-        """What failed before says nothing of the next try: dial at once, if running, and forget earlier failures."""
+        """Forget earlier failures, which say nothing about the next attempt, and dial at once if running."""
         self._backoff.reset()
         self._disarm()
         if self.is_running:
             self._begin()
 
     def made(self) -> None:
-        """The connection stands from now on."""
+        """Record that the connection has been made."""
         self._made_at = self._clock.seconds()
 
     def lost(self) -> float | None:
-        """The try failed, or the connection was lost: dial again after a delay.
+        """Record that the attempt failed or the connection was lost, and dial again after a delay.
 
-        The delay in seconds, shorter where the connection had lived long; None where nothing is dialled any more.
+        Return the delay in seconds, which is shorter after a long-lived connection; None after :meth:`stop`.
         """
         if not self.is_running:
             return None

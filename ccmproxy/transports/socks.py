@@ -1,4 +1,4 @@
-"""SOCKS version 5 (RFC 1928), with user name and password (RFC 1929): the client's side of CONNECT, without sockets."""
+"""SOCKS version 5 (RFC 1928) with user name and password (RFC 1929): the client's side of CONNECT, without sockets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NONE_ACCEPTABLE: Final = 0xFF
 _IPV4: Final = 1
 _NAME: Final = 3
 _IPV6: Final = 4
-#: Version of the exchange of user name and password, which is not that of SOCKS (RFC 1929 section 2).
+#: Version of the user name/password subnegotiation, which differs from that of SOCKS (RFC 1929 section 2).
 _LOGIN_VERSION: Final = 1
-#: Most bytes of a name, a user name or a password: their length is one byte.
+#: Maximum length in bytes of a host name, a user name or a password: the length field has one byte.
 LONGEST: Final = 255
 
 #: RFC 1928 section 6.
@@ -37,9 +37,9 @@ _REPLIES: Final = {
 class SocksHandshake:
     """Asks a SOCKS5 proxy for a connection to ``host``:``port``; see :mod:`ccmproxy.transports.proxy_dialogue`.
 
-    A name is resolved by the proxy; an IP address is sent as one. Without ``login`` only "no authentication" is
-    offered, with it that and user name with password: the proxy chooses. Raises ValueError where ``host``, or the user
-    name or the password as UTF-8, is longer than SOCKS can say.
+    The proxy resolves host names; an IP address is sent as an address. Without ``login`` only "no authentication" is
+    offered; with ``login`` user name and password are offered too, and the proxy chooses. Raises ValueError when
+    ``host``, or the user name or the password in UTF-8, is longer than 255 bytes.
     """
 
     def __init__(self, host: str, port: int, login: Login | None = None) -> None:
@@ -50,19 +50,19 @@ class SocksHandshake:
         self.rest: bytes | None = None
 
     def start(self) -> bytes:
-        """The greeting: the ways to log in that we know."""
+        """Return the greeting, with the authentication methods that we offer."""
         methods = bytes([_NO_LOGIN]) if self._login is None else bytes([_NO_LOGIN, _PASSWORD])
         return bytes([_VERSION, len(methods)]) + methods
 
     def receive(self, data: bytes) -> bytes:
-        """See Handshake. Raises ProxyError."""
+        """See Handshake. Raises ProxyError when the proxy refuses the connection or its answer is not valid SOCKS5."""
         self._received += data
         answers = bytearray()
         while self.rest is None and (answer := self._step()) is not None:
             answers += answer
         return bytes(answers)
 
-    # Each takes one message of the proxy. The result is our answer; None if the message is not complete.
+    # Each step consumes one message of the proxy and returns our answer, or None while the message is incomplete.
 
     def _take_method(self) -> bytes | None:
         if self._received and self._received[0] != _VERSION:
@@ -86,7 +86,7 @@ class SocksHandshake:
     def _take_login(self) -> bytes | None:
         if len(self._received) < 2:
             return None
-        # Some repeat SOCKS's version here in place of this exchange's own; only the status says anything.
+        # Some proxies send the version of SOCKS here, not that of the subnegotiation; so only the status is checked.
         status = self._received[1]
         del self._received[:2]
         if status != 0:
@@ -101,9 +101,9 @@ class SocksHandshake:
         if len(received) < 2:
             return None
         code = received[1]
-        if code != 0:  # what may follow is no use
+        if code != 0:  # the rest of the reply is not needed
             raise ProxyError(f"the proxy cannot connect: {_REPLIES.get(code, f'reply code {code}')}")
-        # The address that it connects from: nobody asks, but it has to be skipped.
+        # The address that the proxy connects from is not used, but has to be skipped.
         if len(received) < 5:
             return None
         kind = received[3]
@@ -122,7 +122,7 @@ class SocksHandshake:
 
 
 def _address(host: str) -> bytes:
-    """Type and address (RFC 1928 section 5)."""
+    """Encode a host as address type and address (RFC 1928 section 5). Raises ValueError when it is too long."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -131,7 +131,7 @@ def _address(host: str) -> bytes:
 
 
 def _login(login: Login) -> bytes:
-    """User name and password (RFC 1929 section 2)."""
+    """Encode the request with user name and password (RFC 1929 section 2). Raises ValueError when one is too long."""
     username = _counted(login.username.encode(), "user name")
     return bytes([_LOGIN_VERSION]) + username + _counted(login.password.encode(), "password")
 

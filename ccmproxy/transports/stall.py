@@ -1,4 +1,4 @@
-"""Noticing that the peer of a connection does not take what waits for it, by the bytes that it takes."""
+"""Detecting a stalled peer, one that accepts none of the data waiting for it, by the bytes that leave our buffers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NOTHING_WAITS: Final = float("inf")
 
 
 def unsent_measure(transport: Any) -> Callable[[], int]:
-    """A function that tells how many bytes written to ``transport`` its peer has not taken yet.
+    """Return a function that returns how many bytes written to ``transport`` its peer has not taken yet.
 
-    A transport of ours tells by its own ``unsent_bytes()``. For Twisted's own it is what stands in their buffer and in
-    the kernel's (``SIOCOUTQ``, which for TCP counts what is not acknowledged; see tcp(7)). For any other it is always
-    0: then only that it asks for more shows that something was taken.
+    Our own transports provide this as ``unsent_bytes()``. For Twisted's transports the sum of their buffer and the
+    kernel's is used (``SIOCOUTQ``, which for TCP counts unacknowledged bytes; see tcp(7)). For any other transport it
+    is always 0: then only a transport that resumes its producer shows that the peer took something.
     """
     own: Callable[[], int] | None = getattr(transport, "unsent_bytes", None)
     if own is not None:
@@ -35,7 +35,7 @@ def unsent_measure(transport: Any) -> Callable[[], int]:
 
 
 def _in_kernel(descriptor: int) -> int:
-    """Bytes in a socket's send queue; 0 where the system does not tell."""
+    """Return the number of bytes in a socket's send queue; 0 where the system does not report it."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
     except (OSError, ValueError):
@@ -43,11 +43,11 @@ def _in_kernel(descriptor: int) -> int:
 
 
 class StallWatch:
-    """How long the peer of one connection has taken nothing, while something waits for it.
+    """Measures for how long the peer of one connection has taken nothing although data waits for it.
 
-    The connection tells when its transport takes no more (:meth:`blocked`) and when it does again (:meth:`released`);
-    between the two nothing is written, so that any byte that leaves is one that the peer took. A slow reader is
-    therefore no stalled one, however long the transport stays full.
+    The owner reports when the transport is full (:meth:`blocked`) and when it takes data again (:meth:`released`).
+    Between the two nothing is written, so that every byte which leaves the buffers was taken by the peer. A slow
+    reader therefore does not count as stalled, however long the transport stays full.
     """
 
     __slots__ = ("_progress", "_unsent", "_waiting")
@@ -58,16 +58,19 @@ class StallWatch:
         self._progress = _NOTHING_WAITS
 
     def blocked(self, now: float) -> None:
-        """The transport takes no more, from ``now`` on (seconds of any clock that does not go back)."""
+        """Record that the transport is full from ``now`` on (seconds of any monotonic clock)."""
         self._waiting = self._unsent()
         self._progress = now
 
     def released(self) -> None:
-        """It does again, or nothing waits any more."""
+        """Record that the transport takes data again, or that no data waits any more."""
         self._progress = _NOTHING_WAITS
 
     def seconds(self, now: float) -> float:
-        """Seconds since the peer took a byte; negative while nothing waits for it. To be asked every few seconds."""
+        """Return the seconds since the peer last took a byte; minus infinity while no data waits for it.
+
+        Progress is noticed only by this call, so call it every few seconds.
+        """
         if self._progress == _NOTHING_WAITS:
             return -_NOTHING_WAITS
         waiting = self._unsent()

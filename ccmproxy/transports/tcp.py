@@ -1,4 +1,4 @@
-"""What we do to TCP connections, ours to upstreams and clients' to us: options, and writing without delay."""
+"""Socket options and direct writing for TCP connections, both ours to upstreams and those of clients to us."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
-#: Seconds of silence after which the kernel asks whether the other end is still there, seconds between the questions,
-#: and how many unanswered ones end the connection (F35). NATs and load balancers forget after 60 to 350 seconds.
+#: Keep-alive: seconds of silence before the kernel's first probe, seconds between probes, and the number of unanswered
+#: probes after which the connection is dead (F35). NATs and load balancers forget connections after 60 to 350 seconds.
 KEEPALIVE_IDLE: Final = 30
 KEEPALIVE_INTERVAL: Final = 10
 KEEPALIVE_COUNT: Final = 6
@@ -21,9 +21,9 @@ _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 
 
 def set_socket_options(transport: Any) -> None:
-    """TCP_NODELAY, and keep-alive that notices a dead peer within two minutes, on a TCP transport.
+    """Set TCP_NODELAY on a TCP transport, and keep-alive that notices a dead peer within two minutes.
 
-    What the system or the transport does not know is left out; a socket that is gone already is no error.
+    Options that the system or the transport does not support are skipped; a closed socket is not an error.
     """
     try:
         transport.setTcpNoDelay(True)
@@ -42,9 +42,9 @@ def set_socket_options(transport: Any) -> None:
 
 
 def limit_unsent(transport: Any, size: int) -> None:
-    """Let the kernel hold little more than ``size`` bytes that it has not sent, on any transport that knows its socket.
+    """Limit the unsent data in the kernel to little more than ``size`` bytes, on any transport that has a socket.
 
-    Where that cannot be said, nothing changes: what is written later waits behind all that the kernel takes.
+    Where the option is not supported, nothing changes: later writes wait behind all that the kernel's buffer holds.
     """
     if _TCP_NOTSENT_LOWAT is not None:
         try:
@@ -54,18 +54,18 @@ def limit_unsent(transport: Any, size: int) -> None:
 
 
 def direct_writer(transport: ITransport) -> Callable[[bytes], None]:
-    """A ``write`` for ``transport`` that gives the kernel what it takes at once, and queues only the rest.
+    """Return a ``write`` for ``transport`` that sends to the socket at once, and queues only what the kernel refuses.
 
     Twisted's transports queue what is written, ask to be told when the socket is writable, and send it in the
-    reactor's next turn. For a relay that passes small pieces on, that is two more calls to the kernel and one turn of
-    delay for each piece, which is most of its cost.
+    reactor's next turn. For a relay of small pieces this adds two system calls and one reactor turn of delay to each
+    piece, which is most of its cost.
 
-    For plain TCP connections of Twisted's own reactors; for any other transport it is that transport's ``write``.
-    Order, back-pressure and errors stay the transport's: whatever is not sent at once goes through its queue, and a
-    socket that fails is left for the transport to find so.
+    This works for plain TCP connections of Twisted's own reactors; for any other transport that transport's own
+    ``write`` is returned. The transport still handles order, back-pressure and errors: whatever is not sent at once
+    goes through its queue, and it is left to the transport to notice a socket that fails.
     """
-    # The exact kinds that were looked at: a subclass may queue in ways of its own. The three attributes of the queue
-    # are FileDescriptor's (Twisted 22 to 26); without them nothing is done differently.
+    # The attributes of the queue are those of Twisted's FileDescriptor (Twisted 22 to 26); without them the
+    # transport's own write is used.
     if not isinstance(transport, Connection) or transport.TLS or not hasattr(transport, "_tempDataBuffer"):
         return transport.write
     tcp: Any = transport
@@ -79,7 +79,7 @@ def direct_writer(transport: ITransport) -> Callable[[bytes], None]:
         try:
             sent = send(data)
         except OSError:
-            # Full, or broken: the transport finds out which.
+            # The socket is full or broken; the transport finds out which.
             queue(data)
             return
         if sent < len(data):

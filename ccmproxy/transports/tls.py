@@ -1,9 +1,9 @@
 """TLS for connections that we make, on top of any stream transport.
 
-The standard library's ``ssl.MemoryBIO`` does the cryptography, and OpenSSL itself checks the name (or the IP address)
-in the certificate. Compared to Twisted's own TLS protocol this costs about half as much per relayed piece, and an
-endpoint's ``connect`` fires only after the handshake, so that a certificate that does not verify is a failure to
-connect: nothing was sent.
+The standard library's ``ssl.MemoryBIO`` does the cryptography, and OpenSSL itself verifies the name (or IP address) in
+the certificate. This costs about half as much per relayed piece as Twisted's own TLS protocol. An endpoint's
+``connect`` fires only after the handshake, so that a certificate which does not verify is a failure to connect: no
+request has been sent.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ccmproxy.transports.wrapping import Connecting
 
 
 class ClientTLS:
-    """How our side of TLS is done: whom we trust, TLS 1.2 at least, ALPN ``http/1.1``.
+    """TLS settings of our connections: trusted certificates, at least TLS 1.2, ALPN ``http/1.1``.
 
-    ``ca_file``: PEM file with certificates to trust besides the system's. Reads it at once; raises OSError or
-    ssl.SSLError. ``handshake_timeout`` in seconds. One object serves any number of origins and connections.
-    ``sessions``: what earlier connections left behind for shortening the next handshake.
+    ``ca_file``: PEM file with certificates to trust besides the system's. It is read at once; raises OSError or
+    ssl.SSLError if that fails. ``handshake_timeout`` is in seconds. One object serves any number of origins and
+    connections. ``sessions``: TLS sessions of earlier connections, for session resumption.
     """
 
     def __init__(self, ca_file: str | None = None, handshake_timeout: float = 10.0) -> None:
@@ -44,10 +44,10 @@ class ClientTLS:
         self.sessions = SessionCache()
 
     def wrap(self, endpoint: IStreamClientEndpoint, host: str, port: int, clock: IReactorTime) -> TLSEndpoint:
-        """An endpoint that speaks TLS with ``host`` over what ``endpoint`` connects to.
+        """Return an endpoint that speaks TLS with ``host`` over the connections of ``endpoint``.
 
-        ``host`` is a DNS name (sent as SNI) or an IP address, as the certificate must name it; ``port`` only tells
-        origins apart. Raises ValueError for a name that is none.
+        ``host``: the DNS name (sent as SNI) or IP address that the certificate must contain. ``port`` only tells
+        origins apart, for session resumption. Raises ValueError when ``host`` is not a valid host name.
         """
         build = partial(TLSTransport, self._context, self.sessions, (_ascii_host(host), port))
         return TLSEndpoint(endpoint, build, clock, self.handshake_timeout)
@@ -55,10 +55,10 @@ class ClientTLS:
 
 @implementer(IStreamClientEndpoint)
 class TLSEndpoint:
-    """Connects through another endpoint and does the handshake; made by :meth:`ClientTLS.wrap`.
+    """Connects through another endpoint and does the TLS handshake; made by :meth:`ClientTLS.wrap`.
 
-    ``connect`` fails with what the other endpoint fails with, with ssl.SSLError (ssl.SSLCertVerificationError where
-    the certificate does not verify), with TimeoutError after the time for the handshake, or with ConnectionLost. The
+    ``connect`` fails with the error of the other endpoint, with ssl.SSLError (ssl.SSLCertVerificationError when the
+    certificate does not verify), with TimeoutError when the handshake takes too long, or with ConnectionLost. The
     protocol is built only after the handshake.
     """
 
@@ -69,21 +69,21 @@ class TLSEndpoint:
         clock: IReactorTime,
         timeout: float,
     ) -> None:
-        """``build``: makes the TLS of one connection. ``timeout``: seconds for the handshake."""
+        """``build``: makes the TLS transport of one connection. ``timeout``: seconds for the handshake."""
         self._endpoint = endpoint
         self._build = build
         self._clock = clock
         self._timeout = timeout
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect a protocol of ``protocol_factory``. Cancelling closes the connection at once."""
+        """Connect a protocol built by ``protocol_factory``. Cancelling closes the connection at once."""
         late = TimeoutError(string="no TLS handshake in time")
         connecting = Connecting(protocol_factory, self._clock, self._build, self._timeout, late)
         return connecting.begin(self._endpoint)
 
 
 def _ascii_host(host: str) -> str:
-    """A host as TLS knows it. Raises ValueError (UnicodeError is one)."""
+    """Return a host as TLS needs it, in ASCII. Raises ValueError (or its subclass UnicodeError) for an invalid name."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

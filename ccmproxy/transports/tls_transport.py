@@ -1,4 +1,4 @@
-"""TLS on one connection that we made: plain text above, records below."""
+"""TLS on one outgoing connection: plain text above, TLS records below."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ccmproxy.transports.tcp import direct_writer
 from ccmproxy.transports.tls_sessions import Origin, SessionCache
 from ccmproxy.transports.wrapping import Connecting, INegotiator
 
-#: Most plain text that one TLS record carries, bytes (RFC 8446 section 5.1).
+#: Maximum plain text of one TLS record, in bytes (RFC 8446 section 5.1).
 _RECORD: Final = 16 * 1024
-#: What is put into or left in a MemoryBIO at a time, bytes: its buffer never shrinks, and stays with the connection
-#: for as long as its stream lasts.
+#: Maximum number of bytes in a MemoryBIO at a time: its buffer never shrinks, and lives as long as the connection.
 _BIO_PIECE: Final = 16 * 1024
-#: Plain text of one read of the transport (64 KiB) fits in here, with what was left of a record before.
+#: Buffer for decrypted data, shared by all connections. It has room for the plain text of one read of the transport
+#: (64 KiB) and the rest of an earlier record.
 _SCRATCH: Final = memoryview(bytearray(96 * 1024))
 
 
 @implementer(INegotiator, IByteStream)
 class TLSTransport:
-    """TLS on one connection: a protocol to the transport below, a transport to the protocol above.
+    """TLS on one connection: a protocol for the transport below, a transport for the protocol above.
 
-    After the handshake a write never has to wait for a read (no renegotiation), so nothing is buffered here: flow
-    control is that of the transport below, to which producers are passed on. Does not claim to be Twisted's
-    ISSLTransport, whose users expect pyOpenSSL behind it.
+    After the handshake a write never has to wait for a read (no renegotiation), so nothing is buffered here. Producers
+    are registered with the transport below, which does the flow control. It does not provide Twisted's ISSLTransport,
+    whose users expect pyOpenSSL behind it.
     """
 
     __slots__ = (
@@ -56,7 +56,7 @@ class TLSTransport:
     def __init__(
         self, context: ssl.SSLContext, sessions: SessionCache, origin: Origin, connecting: Connecting
     ) -> None:
-        """``context``: how TLS is spoken. ``sessions``: what earlier connections to ``origin`` left behind."""
+        """``context``: the TLS settings. ``sessions``: holds the session of an earlier connection to ``origin``."""
         self._sessions = sessions
         self._origin = origin
         self._connecting: Connecting | None = connecting
@@ -67,16 +67,16 @@ class TLSTransport:
         )
         self._protocol: IProtocol | None = None
         self.transport: Any
-        self._closing = False  # we close: nothing more is delivered
-        self._shut = False  # nothing more is written
-        self._ended = False  # the peer has said that it is done
+        self._closing = False  # we are closing: no more data is delivered
+        self._shut = False  # no more data is written
+        self._ended = False  # the peer has sent close_notify
         self._reason: Exception | None = None
         self._producer: IProducer | None = None
         self._remembered = False
 
     @property
     def session_reused(self) -> bool:
-        """Whether the handshake was shortened by an earlier connection's session."""
+        """Whether the handshake resumed the session of an earlier connection."""
         return bool(self._object.session_reused)
 
     # IProtocol, for the transport below
@@ -86,7 +86,7 @@ class TLSTransport:
         self._send = direct_writer(transport)
 
     def connectionMade(self) -> None:
-        """Part of IProtocol; nothing is to be done."""
+        """Do nothing; part of IProtocol."""
 
     def dataReceived(self, data: bytes) -> None:
         if self._connecting is not None:
@@ -104,7 +104,7 @@ class TLSTransport:
         elif self._reason is not None:
             reason = Failure(self._reason)
         elif reason.check(ConnectionDone) and not self._closing:
-            # Anybody on the way can forge the end of the connection, only the peer the end of TLS.
+            # Anybody on the network path can forge the end of the TCP connection, but only the peer a close_notify.
             reason = Failure(ConnectionLost("TLS was cut off"))
         self._closing = self._shut = True
         if protocol is not None:
@@ -115,7 +115,7 @@ class TLSTransport:
     # The handshake
 
     def negotiate(self) -> None:
-        """See INegotiator; also goes on with the handshake, with what has come."""
+        """See INegotiator. Also called to continue the handshake with the data received since."""
         connecting = self._connecting
         if connecting is None:
             return
@@ -125,7 +125,7 @@ class TLSTransport:
             self._flush()
             return
         except ssl.SSLError as error:
-            self._flush()  # the alert that tells the peer why
+            self._flush()  # sends the alert that tells the peer the reason
             self._connecting = None
             self._closing = self._shut = True
             self._sessions.forget(self._origin)
@@ -143,7 +143,7 @@ class TLSTransport:
     # Reading
 
     def _read(self, data: bytes) -> None:
-        """Decrypt ``data``, and pass it on in as few pieces as possible."""
+        """Decrypt ``data``, and deliver it in as few pieces as possible."""
         size = 0
         try:
             if len(data) <= _BIO_PIECE:
@@ -164,10 +164,10 @@ class TLSTransport:
         elif self._ended:
             self._close_with_peer()
         else:
-            self._flush()  # an answer of TLS's own, to a change of keys
+            self._flush()  # TLS itself may have to answer, for example to a key update
 
     def _close_with_peer(self) -> None:
-        """The peer is done, and so are we, as over TCP: the producer is not waited for, only what it has written."""
+        """Close because the peer has closed, as over TCP: send what was written, without waiting for the producer."""
         self._closing = True
         producer, self._producer = self._producer, None
         if producer is not None:
@@ -176,14 +176,14 @@ class TLSTransport:
         self._shut_down()
 
     def _decrypt(self, size: int) -> int:
-        """Put what can be decrypted behind the ``size`` bytes in the scratch buffer; how many there are then.
+        """Append what can be decrypted to the ``size`` bytes in the scratch buffer; return the new number of bytes.
 
-        What does not fit is delivered. Raises ssl.SSLError.
+        A full buffer is delivered, and then filled anew. Raises ssl.SSLError when the peer violates TLS.
         """
         incoming, tls_object = self._incoming, self._object
         try:
             while (incoming.pending or tls_object.pending()) and not self._ended:
-                # typeshed does not know that the result is a number if there is a buffer.
+                # typeshed does not declare that the result is a number when a buffer is passed.
                 got = cast(int, tls_object.read(len(_SCRATCH) - size, _SCRATCH[size:]))
                 if not got:
                     self._ended = True
@@ -192,12 +192,12 @@ class TLSTransport:
                     self._deliver(size)
                     size = 0
         except ssl.SSLWantReadError:
-            pass  # a part of a record is left
+            pass  # the rest of a record has not arrived yet
         return size
 
     def _deliver(self, size: int) -> None:
         if not self._remembered:
-            # Not earlier: TLS 1.3 sends its tickets after the handshake, in front of the first data.
+            # Done at the first data, because TLS 1.3 sends its tickets after the handshake, ahead of the data.
             self._remembered = True
             session = self._object.session
             if session is not None and (session.has_ticket or session.id):
@@ -229,7 +229,7 @@ class TLSTransport:
         self._flush()
 
     def unsent_bytes(self) -> int:
-        """Bytes that the transport below has not sent yet, encrypted."""
+        """Return the number of encrypted bytes that the transport below has not sent yet."""
         return unsent_measure(self.transport)()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -241,13 +241,13 @@ class TLSTransport:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        """Say that we are done, and close the transport below once that is written."""
+        """Send close_notify, and close the transport below once that is written."""
         if not self._shut:
             self._shut = True
             try:
                 self._object.unwrap()
             except ssl.SSLError:
-                pass  # the peer has not said that it is done; we need not wait for it (RFC 8446 section 6.1)
+                pass  # the peer has not sent close_notify; we need not wait for it (RFC 8446 section 6.1)
             self._flush()
         self.transport.loseConnection()
 
@@ -262,7 +262,7 @@ class TLSTransport:
         return self.transport.getHost()  # type: ignore[no-any-return]
 
     def getHandle(self) -> Any:
-        """What the transport below rests on: its socket."""
+        """Return the handle of the transport below: its socket."""
         return self.transport.getHandle()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
@@ -272,7 +272,7 @@ class TLSTransport:
         self.transport.setTcpKeepAlive(enabled)
 
     def _flush(self) -> None:
-        """Hand down what was encrypted."""
+        """Pass encrypted data to the transport below."""
         if self._outgoing.pending:
             self._send(self._outgoing.read())
 
@@ -290,7 +290,7 @@ class TLSTransport:
     # IConsumer
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        if self._producer is None:  # else the transport below refuses
+        if self._producer is None:  # otherwise the transport below raises
             self._producer = producer
         self.transport.registerProducer(producer, streaming)
 

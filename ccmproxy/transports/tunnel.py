@@ -1,4 +1,4 @@
-"""Connections through a proxy: an endpoint on top of the endpoint of the proxy itself."""
+"""Connections through a proxy: a client endpoint on top of the endpoint of the proxy itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ccmproxy.transports.wrapping import Connecting, INegotiator
 
 @implementer(IStreamClientEndpoint)
 class TunnelEndpoint:
-    """Connects to a proxy through ``proxy``, and holds a handshake for the rest of the way.
+    """Connects to a proxy through the endpoint ``proxy``, and does the handshake that opens a tunnel.
 
-    ``handshake`` makes one for each connection. ``timeout``: seconds for all of it, from when the proxy is connected.
-    ``connect`` fails with ProxyError, whatever goes wrong; the protocol is built only when the tunnel stands. Its
-    transport is that of the connection to the proxy.
+    ``handshake``: makes the handshake of one connection. ``timeout``: seconds for the whole handshake, counted from
+    when the proxy is connected. ``connect`` fails with ProxyError, whatever goes wrong. The protocol is built only when
+    the tunnel is established, and its transport is that of the connection to the proxy.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TunnelEndpoint:
         self._timeout = timeout
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect a protocol of ``protocol_factory``. Cancelling closes the connection at once."""
+        """Connect a protocol built by ``protocol_factory``. Cancelling closes the connection at once."""
         handshake = self._handshake()
         late = ProxyError(f"the proxy did not answer within {self._timeout:g} seconds")
         connecting = Connecting(
@@ -58,23 +58,23 @@ def _not_connected(reason: Failure) -> Failure:
 
 @implementer(INegotiator)
 class _Tunnel:
-    """The protocol of a connection to a proxy: the handshake first, then whoever is to use the tunnel."""
+    """The protocol of a connection to a proxy: does the handshake, then relays to the protocol that uses the tunnel."""
 
     __slots__ = ("_connecting", "_handshake", "_protocol", "transport")
     transport: IByteStream
 
     def __init__(self, handshake: Handshake, connecting: Connecting) -> None:
-        #: While the handshake goes on.
+        #: Set only during the handshake.
         self._handshake: Handshake | None = handshake
         self._connecting: Connecting | None = connecting
-        #: From then on.
+        #: Set only after the handshake.
         self._protocol: IProtocol | None = None
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
 
     def connectionMade(self) -> None:
-        """Part of IProtocol; nothing is to be done."""
+        """Do nothing; part of IProtocol."""
 
     def negotiate(self) -> None:
         """See INegotiator."""
@@ -103,7 +103,7 @@ class _Tunnel:
             self._established(connecting, handshake.rest)
 
     def _established(self, connecting: Connecting, rest: bytes) -> None:
-        """Everything from now on is for the protocol that was asked for."""
+        """Connect the requested protocol, which receives all data from now on, beginning with ``rest``."""
         self._handshake = self._connecting = None
         protocol = self._protocol = connecting.established(self.transport)
         if protocol is None:
@@ -111,7 +111,7 @@ class _Tunnel:
         protocol.makeConnection(self.transport)
         connecting.succeeded(protocol)
         if rest:
-            # Not earlier: who connects may not know yet that it is connected.
+            # Data is delivered only now: the caller of ``connect`` must learn first that it is connected.
             self.dataReceived(rest)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008

@@ -1,6 +1,6 @@
-"""Connecting in two steps: another endpoint makes the connection, then something is negotiated on it.
+"""Connecting in two steps: another endpoint makes the connection, then a handshake is done on it.
 
-:mod:`.tls` puts TLS on a connection, :mod:`.tunnel` the tunnel of a proxy.
+:mod:`.tls` uses it for TLS, :mod:`.tunnel` for the tunnel of a proxy.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ccmproxy.transports.contract import IByteStream
 
 
 class INegotiator(IProtocol):
-    """The protocol on the connection below: it negotiates, and then serves the protocol that was asked for.
+    """The protocol of the connection below: it does the handshake, and then serves the requested protocol.
 
-    It tells its :class:`Connecting` how that went.
+    It reports the result to its :class:`Connecting`.
     """
 
     def negotiate() -> None:
-        """The connection is made: begin."""
+        """Begin the handshake; called once the connection is made."""
 
     def abortConnection() -> None:
         """Drop the connection at once."""
@@ -43,9 +43,10 @@ def _unchanged(reason: Failure) -> Failure:
 
 @implementer(IProtocolFactory)
 class Connecting:
-    """One ``connect`` of an endpoint that negotiates, until its Deferred fires: as a factory for the endpoint below.
+    """One call of ``connect`` of an endpoint with a handshake, until its Deferred fires. It is the protocol factory
+    for the endpoint below.
 
-    ``is_over``: it has fired, or was cancelled; nobody wants the connection any more.
+    ``is_over``: the Deferred has fired or was cancelled; a later connection is not wanted any more.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Connecting:
         timed_out: Exception,
         explain: Callable[[Failure], Failure] = _unchanged,
     ) -> None:
-        """``factory``: makes the protocol that was asked for. ``negotiator``: makes the one below that.
+        """``factory``: builds the requested protocol. ``negotiator``: makes the protocol below, which negotiates.
 
-        ``timeout``: seconds for the negotiation; after that, ``connect`` fails with ``timed_out``. ``explain``: what it
-        fails with where the endpoint below fails.
+        ``timeout``: seconds for the negotiation; after that, ``connect`` fails with ``timed_out``. ``explain``: turns
+        a failure of the endpoint below into the failure of ``connect``.
         """
         self._factory = factory
         self._clock = clock
@@ -73,7 +74,7 @@ class Connecting:
         self.is_over = False
 
     def begin(self, below: IStreamClientEndpoint) -> Deferred[IProtocol]:
-        """Connect through ``below``. Cancelling the result closes the connection at once."""
+        """Connect through the endpoint ``below``. Cancelling the result closes the connection at once."""
         self._result: Deferred[IProtocol] = Deferred(self._cancelled)
         self._below = below.connect(self)
         self._below.addCallbacks(self._connected, self._not_connected)
@@ -91,7 +92,7 @@ class Connecting:
         self._factory.doStop()
 
     def _connected(self, protocol: IProtocol) -> None:
-        negotiator = cast(INegotiator, protocol)  # built above
+        negotiator = cast(INegotiator, protocol)  # made by buildProtocol
         if self.is_over:
             negotiator.abortConnection()
             return
@@ -102,12 +103,14 @@ class Connecting:
     def _not_connected(self, reason: Failure) -> None:
         self.failed(self._explain(reason))
 
-    # What the negotiator tells
+    # Called by the negotiator
 
     def established(self, transport: IByteStream) -> IProtocol | None:
-        """The negotiation is done: the protocol that was asked for, to be connected; then say :meth:`succeeded`.
+        """Build and return the requested protocol: the negotiation has succeeded.
 
-        None if nobody wants ``transport``: it was dropped, and ``connect`` failed with ConnectionLost, unless over.
+        The caller connects the protocol to ``transport``, and then calls :meth:`succeeded`. Return None when the
+        connection is not wanted: ``transport`` was aborted, and ``connect`` failed with ConnectionLost unless it was
+        over.
         """
         protocol = None if self.is_over else self._factory.buildProtocol(transport.getPeer())
         if protocol is None:
@@ -116,13 +119,13 @@ class Connecting:
         return protocol
 
     def succeeded(self, protocol: IProtocol) -> None:
-        """``protocol`` is connected: ``connect`` fires."""
+        """Fire ``connect`` with ``protocol``, which is connected."""
         if not self.is_over:
             self._finish()
             self._result.callback(protocol)
 
     def failed(self, reason: Failure) -> None:
-        """There will be no connection: ``connect`` fails, unless it is over."""
+        """Make ``connect`` fail with ``reason``, unless it is over."""
         if not self.is_over:
             self._finish()
             self._result.errback(reason)

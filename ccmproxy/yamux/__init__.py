@@ -1,12 +1,12 @@
-"""Many streams on one connection, compatible with hashicorp/yamux, without I/O: bytes in, events and bytes out.
+"""Multiplexed streams on one connection, compatible with hashicorp/yamux, without I/O: bytes in, events and bytes out.
 
-* :mod:`.session`: one side of a session, what an owner works with; :mod:`.events`, what it is told.
-* :mod:`.parameters`: what a session may take, each number with its reason.
+* :mod:`.session`: one side of a session, the interface for its owner; :mod:`.events`: what the owner is told.
+* :mod:`.parameters`: the limits and time-outs of a session, each with its reason.
 * :mod:`.frames`, :mod:`.window`, :mod:`.stream`, :mod:`.stream_table`, :mod:`.open_streams`, :mod:`.admission`,
-  :mod:`.output`, :mod:`.keepalive`, :mod:`.timeouts`: its parts.
+  :mod:`.output`, :mod:`.keepalive`, :mod:`.timeouts`: the parts of a session.
 
-How it goes: feed what comes to ``Session.receive``; act on ``Session.events``; write ``Session.data_to_send`` to the
-carrier, with 0 while that is full; call ``Session.tick`` when ``Session.next_deadline`` has come.
+Usage: feed received bytes to ``Session.receive``; act on ``Session.events``; write ``Session.data_to_send`` to the
+carrier (pass 0 as ``max_bytes`` while the carrier is full); call ``Session.tick`` at ``Session.next_deadline``.
 """
 
 from ccmproxy.yamux.errors import (

@@ -1,4 +1,4 @@
-"""Which streams of the peer are taken: how many at a time, and how many per second."""
+"""Limits on the streams that the peer opens: how many at a time, and how many per second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.yamux.stream import Stream
 class Admission:
     """Counts the peer's streams against the limits of a session.
 
-    ``is_closed``: we are going away, and take none any more.
+    ``is_closed``: we have sent GO_AWAY, and accept no more streams.
     """
 
     __slots__ = ("_config", "_open", "_opens", "_unaccepted", "_wasted", "is_closed")
@@ -23,7 +23,10 @@ class Admission:
         self.is_closed = False
 
     def admit(self, now: float) -> bool:
-        """Whether one more stream is taken; it counts from now on. Raises ProtocolError for the last one too many."""
+        """Return whether one more stream is admitted, and count it if so.
+
+        Raises ProtocolError when more streams were refused or reset than the limit ``wasted_streams`` allows.
+        """
         config = self._config
         if (
             not self.is_closed
@@ -38,19 +41,19 @@ class Admission:
         return False
 
     def accepted(self, stream: Stream) -> None:
-        """Somebody has taken this stream, ours or the peer's."""
+        """Record that the owner has accepted this stream; does nothing for streams of ours."""
         if not stream.is_accepted:
             stream.is_accepted = True
             self._unaccepted -= 1
 
     def closed(self, stream: Stream) -> None:
-        """This stream, ours or the peer's, is closed."""
+        """Record that this stream, ours or the peer's, is closed."""
         if stream.is_inbound:
             self.accepted(stream)
             self._open -= 1
 
     def reset_by_peer(self, stream: Stream, now: float) -> None:
-        """The peer reset this stream, ours or its own. Raises ProtocolError where it did that too often."""
+        """Record that the peer reset this stream. Raises ProtocolError when the peer resets its own too often."""
         if stream.is_inbound:
             self._count_waste(now)
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a session. A type exists where whoever owns the session decides differently on it."""
+"""Errors of a session. There is a class of its own for each case in which the owner may react differently."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ INTERNAL_ERROR: Final = 2
 
 
 class SessionError(Exception):
-    """Why a session ended. ``str()`` is a sentence for the log, without a byte of what the streams carried."""
+    """Why a session ended. ``str()`` is a sentence for the log, and contains no data of the streams."""
 
 
 class ProtocolError(SessionError):
-    """The peer broke the protocol, or went beyond a limit of ours. It has been told, with GO_AWAY(1)."""
+    """The peer violated the protocol or exceeded one of our limits. It has been told by GO_AWAY(1)."""
 
 
 class PeerFailed(SessionError):
-    """The peer ended the session with a GO_AWAY of another code than 0. ``code``: what it said."""
+    """The peer ended the session by a GO_AWAY with a code other than 0. ``code``: that code."""
 
     def __init__(self, code: int) -> None:
         named = {PROTOCOL_ERROR: "a protocol error", INTERNAL_ERROR: "an internal error"}
@@ -28,15 +28,15 @@ class PeerFailed(SessionError):
 
 
 class SessionTimeout(SessionError):
-    """The peer did not answer a ping, or took nothing that was to be sent, for too long."""
+    """The peer did not answer a ping in time, or the carrier was full for too long."""
 
 
 class CarrierClosed(SessionError):
-    """What carries the session has ended."""
+    """The connection that carries the session has ended."""
 
 
 class CannotOpen(Exception):
-    """No stream can be opened now. ``for_good``: nor later on this session; else an acknowledgement makes room."""
+    """No stream can be opened now. ``for_good``: nor later on this session; otherwise an acknowledgement makes room."""
 
     def __init__(self, message: str, *, for_good: bool) -> None:
         super().__init__(message)

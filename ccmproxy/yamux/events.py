@@ -1,4 +1,4 @@
-"""What a session tells its owner."""
+"""The events that a session reports to its owner."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ccmproxy.yamux.stream import Stream
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
-    """The peer opened a stream; it has been acknowledged already. To be accepted, or reset."""
+    """The peer opened a stream, which is acknowledged already. The owner must accept or reset it."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAcknowledged:
-    """The peer has accepted a stream of ours; another one may be opened, if there were too many."""
+    """The peer has acknowledged a stream of ours. If too many were unacknowledged, another one may be opened now."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """A piece of what the peer sends, as it came: never empty, not a whole frame. The peer gets window for it when
-    it is consumed."""
+    """A piece of data from the peer, as it arrived: never empty, not necessarily a whole frame. The peer's window is
+    renewed when the owner consumes it."""
 
     stream: Stream
     data: bytes
@@ -33,29 +33,29 @@ class DataReceived:
 
 @dataclass(frozen=True, slots=True)
 class EndReceived:
-    """The peer sends nothing more on this stream (FIN). The other direction goes on."""
+    """The peer sends nothing more on this stream (FIN). Our direction is not affected."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class DataSent:
-    """Some of what the stream had to send has been handed to the carrier: its queue is shorter now."""
+    """Some of the stream's queued data has been given to the carrier, so its queue is shorter now."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class EndSent:
-    """All that the stream had to send, and its end, have been handed to the carrier."""
+    """All of the stream's queued data, and its FIN, have been given to the carrier."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """The stream is closed, in both directions, and what was not sent yet is lost. ``by_peer``: else a limit of ours
-    closed it; ``reason`` says which."""
+    """The stream is closed in both directions, and data not sent yet is lost. ``by_peer``: the peer reset it; otherwise
+    we did, because of a limit. ``reason``: what happened, for the log."""
 
     stream: Stream
     by_peer: bool
@@ -64,7 +64,7 @@ class StreamReset:
 
 @dataclass(frozen=True, slots=True)
 class PingAnswered:
-    """``number``: of the ping; ``seconds``: since it was sent."""
+    """The peer answered a ping. ``number``: that of the ping; ``seconds``: the round-trip time."""
 
     number: int
     seconds: float
@@ -72,12 +72,15 @@ class PingAnswered:
 
 @dataclass(frozen=True, slots=True)
 class PeerGoesAway:
-    """The peer takes no more streams (GO_AWAY 0). Those that are open go on."""
+    """The peer takes no more streams (GO_AWAY 0). Open streams continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """The session is over, and all of its streams with it: the last event. What is still to be sent says why."""
+    """The session is over, and with it all of its streams. This is the last event.
+
+    After a ProtocolError, ``data_to_send`` still returns the GO_AWAY that tells the peer.
+    """
 
     error: SessionError
 

@@ -1,7 +1,7 @@
-"""Frames as they stand on the wire: version 0 of hashicorp/yamux's protocol.
+"""Wire format of frames: version 0 of hashicorp/yamux's protocol.
 
 A header is 12 bytes, big endian: version (8 bits, 0), type (8), flags (16), stream id (32), length (32). Only DATA has
-a payload, of ``length`` bytes; elsewhere the length is a number with a meaning of its own.
+a payload, of ``length`` bytes; in frames of other types the length field has a meaning of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ccmproxy.yamux.errors import ProtocolError
 
 # Types.
 DATA: Final = 0
-WINDOW_UPDATE: Final = 1  # length: bytes that the receiver of it may send in addition
+WINDOW_UPDATE: Final = 1  # length: additional bytes that the receiver of this frame may send
 PING: Final = 2  # length: an opaque number, echoed
 GO_AWAY: Final = 3  # length: a code
 
-# Flags. They may stand together; bits that are not known are ignored. On a PING, SYN asks and ACK answers.
+# Flags. They may be combined; unknown bits are ignored. On a PING, SYN marks a request and ACK an answer.
 SYN: Final = 1
 ACK: Final = 2
 FIN: Final = 4
@@ -29,7 +29,7 @@ _HEADER: Final = Struct(">BBHII")
 
 
 class Header(NamedTuple):
-    """One frame, without its payload. ``kind``: the type."""
+    """The header of one frame. ``kind``: the type."""
 
     kind: int
     flags: int
@@ -38,12 +38,15 @@ class Header(NamedTuple):
 
 
 def encode(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    """A header. Raises struct.error for a number that does not fit its field."""
+    """Return the bytes of a header. Raises struct.error for a number that does not fit its field."""
     return _HEADER.pack(0, kind, flags, stream_id, length)
 
 
 def decode(data: bytes, at: int = 0) -> Header:
-    """The header that stands at ``at``; 12 bytes must be there. Raises ProtocolError for another version or type."""
+    """Return the header at offset ``at`` of ``data``, which must have 12 bytes there.
+
+    Raises ProtocolError for an unknown version or type.
+    """
     version, kind, flags, stream_id, length = _HEADER.unpack_from(data, at)
     if version != 0:
         raise ProtocolError(f"version {version} of the protocol is not known")
@@ -53,10 +56,10 @@ def decode(data: bytes, at: int = 0) -> Header:
 
 
 class FrameReader:
-    """Bytes to headers and pieces of payload.
+    """Splits received bytes into headers and pieces of payload.
 
-    A payload is given in the pieces in which it comes: the peer may send a whole window in one frame, and nothing is
-    kept here but part of a header. ``remaining``: bytes of the payload that are still to come; 0 between two frames.
+    A payload is returned in the pieces in which it arrives, because the peer may send a whole window in one frame; at
+    most part of a header is buffered. ``remaining``: bytes of the current payload that are still to come.
     """
 
     __slots__ = ("_partial", "remaining")
@@ -71,9 +74,9 @@ class FrameReader:
         return not self._partial and not self.remaining
 
     def feed(self, data: bytes) -> Iterator[Header | bytes]:
-        """What ``data`` completes, in order: a header, or a piece (never empty) of the payload of the last one.
+        """Yield, in order, the headers that ``data`` completes, and each piece (never empty) of a header's payload.
 
-        Must be iterated to its end. Raises ProtocolError, after which the reader is of no more use.
+        Must be iterated to its end. Raises ProtocolError for an invalid header; the reader must not be used after that.
         """
         if self._partial:
             data = self._partial + data
@@ -83,7 +86,7 @@ class FrameReader:
             if self.remaining:
                 end = min(at + self.remaining, size)
                 self.remaining -= end - at
-                yield data[at:end]  # where that is all of it, Python copies nothing
+                yield data[at:end]  # CPython does not copy if this is all of data
                 at = end
             elif size - at < HEADER_SIZE:
                 self._partial = data[at:]

@@ -1,4 +1,4 @@
-"""Pings: those that the owner asks for, those that show whether the peer is still there, and those of the peer."""
+"""Pings: those that the owner requests, our own that check whether the peer is alive, and those of the peer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NUMBERS: Final = 2**32
 
 
 class KeepAlive:
-    """Which pings have not been answered, when to ask again, and when to give up. Times in seconds.
+    """Tracks unanswered pings, and decides when to send a keep-alive ping and when to give up. Times in seconds.
 
-    ``interval`` passes from one answer to the next question of our own, so a peer that is slow is not asked more
-    often. ``requests``: how many questions the peer may ask. ``deadline``: when something is to be done: to ask, or to
-    give up. ``is_asking``: a question of our own is not answered yet.
+    ``interval``: from the answer to one keep-alive ping to the next one, so that a slow peer does not get more of them.
+    ``timeout``: for the answer to a keep-alive ping. ``requests``: the rate of pings allowed to the peer. ``deadline``:
+    when to send a keep-alive ping, or to give up if ``is_asking``.
     """
 
     __slots__ = ("_interval", "_next", "_own", "_requests", "_sent", "_timeout", "deadline")
@@ -24,7 +24,7 @@ class KeepAlive:
     def __init__(self, interval: float, timeout: float, requests: Rate, now: float) -> None:
         self._interval = interval
         self._timeout = timeout
-        #: When each ping was sent; and which of them is our own question.
+        #: When each unanswered ping was sent, and the number of the keep-alive ping among them.
         self._sent: dict[int, float] = {}
         self._own: int | None = None
         self._next = 0
@@ -33,29 +33,29 @@ class KeepAlive:
 
     @property
     def is_asking(self) -> bool:
-        """Whether the answer to a question of our own is awaited."""
+        """Whether a keep-alive ping has not been answered yet."""
         return self._own is not None
 
     def ping(self, now: float) -> int:
-        """The number of the ping that goes out now. They count from 0, as Go's do."""
+        """Record a ping that is sent now, and return its number. Numbers count from 0, as in Go's implementation."""
         number = self._next
         self._next = (number + 1) % _NUMBERS
         self._sent[number] = now
         return number
 
     def ask(self, now: float) -> int:
-        """As ``ping``, for a question of our own, which must be answered by ``deadline``."""
+        """Do the same as ``ping`` for a keep-alive ping, which must be answered by ``deadline``."""
         self._own = self.ping(now)
         self.deadline = now + self._timeout
         return self._own
 
     def requested(self, now: float) -> None:
-        """The peer asks for an answer. Raises ProtocolError where it does so too often."""
+        """Count a ping of the peer. Raises ProtocolError when there are too many."""
         if not self._requests.allows(now):
             raise ProtocolError("too many pings")
 
     def answered(self, number: int, now: float) -> float | None:
-        """An answer has come. The seconds that it took; None where the owner did not ask for it."""
+        """Record the answer to a ping. Return the round-trip time in seconds; None if the owner did not request it."""
         sent = self._sent.pop(number, None)
         if sent is None:
             return None
@@ -66,6 +66,6 @@ class KeepAlive:
         return now - sent
 
     def stop(self) -> None:
-        """Nothing is to be done any more."""
+        """Send no more keep-alive pings, and await no answer."""
         self._own = None
         self.deadline = _NEVER

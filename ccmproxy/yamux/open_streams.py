@@ -1,4 +1,4 @@
-"""Which streams of ours may be opened, and under which ids."""
+"""Whether we may open another stream, and its id."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LAST_ID: Final = 2**32 - 1
 
 
 class Opening:
-    """Gives out ids, and keeps within the peer's backlog.
+    """Allocates ids for our streams, and keeps within the peer's accept backlog.
 
-    ``is_closed``: no stream is opened any more. ``unacknowledged``: those that the peer is to acknowledge.
+    ``unacknowledged``: our streams that the peer has not acknowledged yet.
     """
 
     __slots__ = ("_backlog", "_closed_because", "_next_id", "unacknowledged")
@@ -29,15 +29,18 @@ class Opening:
 
     @property
     def is_closed(self) -> bool:
-        """Whether no stream is opened any more; that the peer has too many to acknowledge passes."""
+        """Whether no stream can ever be opened again; a full backlog, which is temporary, does not count."""
         return bool(self._closed_because)
 
     def close(self, reason: str) -> None:
-        """Open none any more, because of ``reason``. Those that are open go on."""
+        """Open no more streams, because of ``reason``. Open streams continue."""
         self._closed_because = reason
 
     def next_id(self, taken: Container[int]) -> int:
-        """The id for one more stream, none of those ``taken``: a peer may open ids that are ours. Raises CannotOpen."""
+        """Return the id for a new stream. Skips ids in ``taken``: a peer may have opened streams with ids of our side.
+
+        Raises CannotOpen when this was closed, too many streams are unacknowledged, or no id is left.
+        """
         if self._closed_because:
             raise CannotOpen(self._closed_because, for_good=True)
         if len(self.unacknowledged) >= self._backlog:
@@ -51,6 +54,6 @@ class Opening:
         return found
 
     def acknowledged(self, stream: Stream) -> None:
-        """The peer has shown that it knows ``stream``."""
+        """Record that the peer has acknowledged ``stream``."""
         stream.is_acknowledged = True
         self.unacknowledged.stop(stream)

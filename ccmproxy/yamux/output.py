@@ -1,4 +1,4 @@
-"""What a session has to send: frames without payload first, then the streams' data, each in its turn."""
+"""The send queue of a session: control frames first, then the data of the streams in round-robin order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ccmproxy.yamux.timeouts import Timeouts
 
 
 class Output:
-    """The frames that wait, and the streams that have data.
+    """Control frames (those without payload) that wait to be sent, and the streams that have data to send.
 
-    Frames without payload keep their order. They go ahead of all data, so that pings are answered and windows opened
-    while the streams have more to say than the carrier takes; but the end of a stream goes behind its own data.
+    Control frames keep their order. They are sent before all data, so that pings are answered and windows renewed even
+    while the streams have more data than the carrier takes. The FIN of a stream is sent after its data.
 
-    ``on_sent`` is called when some data of a stream, ``on_end`` when its end has been taken. ``waiting``: streams that
-    have data and no window. ``deadline``: when a carrier that is blocked has been so for too long; else infinity.
+    ``on_sent`` is called when some data of a stream has been taken, ``on_end`` when its FIN has. ``waiting``: streams
+    that have data but no window. ``deadline``: when a full carrier will have been full for too long; infinity while the
+    carrier is not full.
     """
 
     __slots__ = (
@@ -42,42 +43,42 @@ class Output:
         self._on_sent = on_sent
         self._on_end = on_end
         self._control: list[bytes] = []
-        #: The streams that have data, and may have window: whose turn it is first.
+        #: The streams that have data and may have window, the next one to be served first.
         self._ready: OrderedDict[Stream, None] = OrderedDict()
         self.waiting = Timeouts(config.window_timeout, "the peer read nothing for")
 
     def blocked(self, now: float) -> None:
-        """The carrier takes no more for now."""
+        """Record that the carrier is full; a repeated call does not extend the deadline."""
         self.deadline = min(self.deadline, now + self._write_timeout)
 
     def unblocked(self) -> None:
-        """The carrier takes something again."""
+        """Record that the carrier takes data again."""
         self.deadline = inf
 
     def add_control(self, kind: int, flags: int, stream_id: int, length: int) -> None:
-        """A frame without payload is to be sent."""
+        """Queue a control frame."""
         self._control.append(encode(kind, flags, stream_id, length))
 
     def add_data(self, stream: Stream) -> None:
-        """The stream has got data to send, or window for it."""
+        """Schedule the stream, which has got data to send, or window for it."""
         if not stream.send_window.available and stream in self.waiting:
-            return  # it goes on waiting: more to send is no sign of the peer
+            return  # its time-out continues: more data to send is no sign of life of the peer
         self.waiting.stop(stream)
         self._ready.setdefault(stream)
 
     def forget(self, stream: Stream) -> None:
-        """Nothing more of the stream is sent."""
+        """Drop the queued data of the stream."""
         stream.queue.clear()
         self.waiting.stop(stream)
         self._ready.pop(stream, None)
 
     def clear_data(self) -> None:
-        """Nothing more of any stream is sent."""
+        """Send no more data of any stream; control frames are still sent."""
         self._ready.clear()
         self.waiting.clear()
 
     def take(self, max_bytes: int, now: float) -> bytes:
-        """All frames without payload, then frames with data until there are ``max_bytes`` or more of them."""
+        """Return all control frames, and then DATA frames until these have ``max_bytes`` or more in total."""
         pieces: list[bytes | memoryview] = [*self._control]
         self._control.clear()
         taken = 0
@@ -98,7 +99,7 @@ class Output:
             if queue.size:
                 self.waiting.start(stream, now)
             elif stream.outbound is Direction.ENDING:
-                # A frame of its own: Go loses the payload of a DATA frame with FIN now and then.
+                # FIN is sent in a frame of its own: Go sometimes loses the payload of a DATA frame that has FIN.
                 pieces.append(encode(WINDOW_UPDATE, FIN, stream.id, 0))
                 self._on_end(stream)
         return b"".join(pieces)

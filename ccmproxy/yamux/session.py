@@ -1,6 +1,6 @@
 """One side of a session: bytes in, events and bytes out. No socket, no clock: ``now`` is passed in, in seconds.
 
-What it does where the protocol leaves room, and why, is written down in docs/yamux.md.
+docs/yamux.md explains the decisions on everything that the protocol leaves open.
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ from ccmproxy.yamux.timeouts import Timeouts
 
 
 class Session:
-    """Many streams on one carrier; what travels is compatible with hashicorp/yamux.
+    """Multiplexes streams on one carrier; compatible on the wire with hashicorp/yamux.
 
-    After each call of ``receive``, ``tick``, ``data_to_send`` and of any method that acts on streams, ``events`` may
-    have something to tell, and ``data_to_send`` something to send. Nothing a peer sends raises here: the session ends,
-    with an event that says why. ``is_client``: opens odd ids; the other side opens even ones.
+    After each call of ``receive``, ``tick``, ``data_to_send`` and of any method that acts on streams, check ``events``
+    and ``data_to_send``. Nothing that the peer sends makes a method raise: instead the session ends, with an event that
+    says why. ``is_client``: this side opens streams with odd ids; the other side uses even ids.
 
-    The owner must read the carrier at all times, and hold a slow consumer back by not consuming: only that keeps one
-    stream from holding up the others. It tells with ``blocked`` and ``unblocked`` when the carrier is full.
-
-    ``error``: why the session is over, None while it is not.
+    The owner must never stop reading the carrier. For a slow reader of one stream it applies back-pressure by not
+    calling ``consumed``, so that other streams are not held up. It reports by ``blocked`` and ``unblocked`` when the
+    carrier is full. ``error``: why the session is over; None while it is not.
     """
 
     __slots__ = (
@@ -71,18 +70,18 @@ class Session:
 
     def __init__(self, config: SessionConfig, is_client: bool, now: float) -> None:
         self._config = config
-        self._now = now  # when the call came that is being handled
+        self._now = now  # the time of the current call
         self._reader = FrameReader()
         self._output = Output(config, self._data_sent, self._end_sent)
         self._events: list[Event] = []
         self.error: SessionError | None = None
         self._streams = StreamTable()
-        #: The stream whose payload is coming, None where it is thrown away; and whether its end stands behind it.
+        #: The stream of the payload being received (None: it is discarded), and whether FIN follows the payload.
         self._current: Stream | None = None
         self._end_follows = False
         self._opening = Opening(config, is_client)
         self._admission = Admission(config, now)
-        #: Streams that we closed, where the peer is to do the same.
+        #: Streams that we closed, and that the peer has not closed yet.
         self._lingering = Timeouts(config.linger, "the peer did not close it within")
         self._keepalive = KeepAlive(config.keepalive_interval, config.ping_timeout, config.pings, now)
 
@@ -92,23 +91,23 @@ class Session:
 
     @property
     def streams(self) -> int:
-        """How many streams are open, in at least one direction."""
+        """Number of streams that are open in at least one direction."""
         return len(self._streams)
 
     @property
     def can_open(self) -> bool:
-        """Whether the peer takes streams at all; that it has too many to acknowledge passes."""
+        """Whether streams can still be opened; a full backlog, which is temporary, does not count."""
         return not self._opening.is_closed
 
     @property
     def unread(self) -> int:
-        """Bytes that were given out and not consumed, over all streams."""
+        """Number of bytes given to the owner and not consumed yet, over all streams."""
         return self._streams.unread
 
     # Receiving ------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take bytes from the carrier."""
+        """Process bytes from the carrier."""
         if self.error is not None:
             return
         self._now = now
@@ -122,20 +121,20 @@ class Session:
             self._end(error)
 
     def receive_end(self) -> None:
-        """The carrier brings nothing more."""
+        """End the session because the carrier has ended."""
         if self.error is None:
             where = "" if self._reader.is_between_frames else " in the middle of a frame"
             self._end(CarrierClosed(f"the connection ended{where}"))
 
     def events(self) -> list[Event]:
-        """What has happened since this was last called, in its order."""
+        """Return the events since the last call, in order."""
         events, self._events = self._events, []
         return events
 
     def consumed(self, stream: Stream, size: int) -> None:
-        """``size`` bytes of what the stream was given are used up, and the peer may send more.
+        """Record that the owner has used up ``size`` bytes of received data, so that the peer may send more.
 
-        Raises ValueError if so many had not been given.
+        Raises ValueError when the owner holds fewer bytes than that.
         """
         if stream.is_discarding:
             return
@@ -150,7 +149,7 @@ class Session:
     # Streams --------------------------------------------------------------------------------------------------
 
     def open_stream(self, now: float) -> Stream:
-        """Open a stream, to be used at once. Raises CannotOpen."""
+        """Open a stream, which can be used at once. Raises CannotOpen when the session allows no more streams now."""
         self._now = now
         stream = Stream(self._opening.next_id(self._streams), False, self._config.max_window)
         self._streams.add(stream)
@@ -160,13 +159,13 @@ class Session:
         return stream
 
     def accept(self, stream: Stream) -> None:
-        """Take a stream that the peer opened. Only makes room for the next one: it was acknowledged when it came."""
+        """Accept a stream of the peer. This only makes room in the backlog; the stream is acknowledged already."""
         self._admission.accepted(stream)
 
     def send(self, stream: Stream, data: bytes) -> None:
-        """Queue ``data``, which must not be changed afterwards. Dropped where the stream is closed.
+        """Queue ``data``, which must not be changed afterwards. It is dropped if the stream is closed.
 
-        Raises ValueError where its end has been given already.
+        Raises ValueError after ``close_write``.
         """
         if stream.is_closed or not data:
             return
@@ -176,7 +175,7 @@ class Session:
         self._output.add_data(stream)
 
     def close_write(self, stream: Stream) -> None:
-        """Nothing more will be sent: FIN, behind what is queued. The other direction goes on."""
+        """Half-close: send FIN after what is queued. The peer's direction is not affected."""
         if stream.is_closed or stream.outbound is not Direction.OPEN:
             return
         stream.outbound = Direction.ENDING
@@ -185,8 +184,8 @@ class Session:
             self._end_sent(stream)
 
     def close(self, stream: Stream, now: float) -> None:
-        """Nothing more will be sent, and what comes is thrown away. What is queued still goes out; then the peer has
-        ``linger`` to end its direction. It is not reset at once: a reset destroys what the peer has not read yet.
+        """Close both directions: send FIN after what is queued, and discard received data. The peer then has ``linger``
+        seconds to close, too. The stream is not reset at once, because a reset destroys data the peer has not yet read.
         """
         self._now = now
         self._streams.release(stream)
@@ -199,7 +198,7 @@ class Session:
             self.close_write(stream)
 
     def reset(self, stream: Stream) -> None:
-        """Close the stream at once in both directions: RST. What is queued is lost, and what the peer has not read."""
+        """Close both directions at once by RST. Data that is queued, or that the peer has not read yet, is lost."""
         self._streams.release(stream)
         if not stream.is_closed:
             self._output.add_control(WINDOW_UPDATE, RST, stream.id, 0)
@@ -208,29 +207,29 @@ class Session:
     # Session --------------------------------------------------------------------------------------------------
 
     def ping(self, now: float) -> int:
-        """Ask the peer for a sign of life; returns the number that PingAnswered will have."""
+        """Send a ping; return its number, which PingAnswered will have."""
         number = self._keepalive.ping(now)
         if self.error is None:
             self._output.add_control(PING, SYN, 0, number)
         return number
 
     def go_away(self) -> None:
-        """Take no more streams of the peer: they are reset. Those that are open go on, and we may still open some."""
+        """Send GO_AWAY, and reset new streams of the peer. Open streams continue, and we may still open streams."""
         if self.error is None and not self._admission.is_closed:
             self._admission.is_closed = True
             self._output.add_control(GO_AWAY, 0, 0, NORMAL)
 
     def blocked(self, now: float) -> None:
-        """The carrier takes no more for now; if that lasts for ``write_timeout``, the session ends."""
+        """Record that the carrier is full; the session ends if that lasts for ``write_timeout``."""
         self._output.blocked(now)
 
     def unblocked(self) -> None:
-        """The carrier takes something again."""
+        """Record that the carrier takes data again."""
         self._output.unblocked()
 
     def data_to_send(self, max_bytes: int, now: float) -> bytes:
-        """All frames that carry no data, then data, a frame of each stream in turn, until there are ``max_bytes`` of
-        it or little more (one frame). 0 is for a carrier that is full: the rest is small, and bounded by the limits.
+        """Return all control frames, then DATA frames of the streams in round-robin order, until these have
+        ``max_bytes`` or up to one frame more. Pass 0 if the carrier is full: control frames are small and limited.
         """
         self._now = now
         return self._output.take(max_bytes, now)
@@ -238,7 +237,7 @@ class Session:
     # Time -----------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float:
-        """When ``tick`` has to be called; infinity for never. Calls of other methods may bring it forward."""
+        """Return the time at which to call ``tick``; infinity for never. Other methods may make it earlier."""
         if self.error is not None:
             return inf
         return min(
@@ -250,7 +249,7 @@ class Session:
         )
 
     def tick(self, now: float) -> None:
-        """Act on what has lasted too long, and keep the session alive."""
+        """Act on time-outs that have expired, and send keep-alive pings."""
         if self.error is not None:
             return
         self._now = now
@@ -270,7 +269,7 @@ class Session:
     # Inside ---------------------------------------------------------------------------------------------------
 
     def _frame(self, header: Header) -> None:
-        """A header has come; of a DATA frame, the payload follows. Raises ProtocolError and PeerFailed."""
+        """Process a header; the payload of a DATA frame follows. Raises ProtocolError and PeerFailed."""
         kind, flags, stream_id, length = header
         if kind == PING:
             self._ping_received(flags, length)
@@ -278,14 +277,14 @@ class Session:
         if kind == GO_AWAY:
             self._go_away_received(length)
             return
-        # One frame may say several things. They count in this order: SYN, ACK, RST, payload or window, FIN.
+        # A frame with several flags is processed in this order: SYN, ACK, RST, payload or window, FIN.
         stream = self._opened_by_peer(stream_id) if flags & SYN else self._streams.get(stream_id)
         self._current = stream
         self._end_follows = False
         if stream is None:
-            return  # closed, reset or refused while the frame was on its way: what it carries is thrown away
+            return  # closed, reset or refused while the frame was in transit: its payload is discarded
         if not stream.is_acknowledged:
-            # Go's first frame carries no ACK if our end has come before the stream was accepted: any frame will do.
+            # Any frame acknowledges: Go sends no ACK if it received our FIN before it accepted the stream.
             self._opening.acknowledged(stream)
             self._events.append(StreamAcknowledged(stream))
         if flags & RST:
@@ -319,7 +318,7 @@ class Session:
             self._end_received(stream)
 
     def _opened_by_peer(self, stream_id: int) -> Stream | None:
-        """A SYN has come. The new stream, None where it was refused."""
+        """Process a SYN. Return the new stream; None if it was refused."""
         if stream_id in self._streams:
             raise ProtocolError(f"stream {stream_id} was opened twice")
         if not self._admission.admit(self._now):
@@ -327,7 +326,7 @@ class Session:
             return None
         stream = Stream(stream_id, True, self._config.max_window)
         self._streams.add(stream)
-        # At once, not when it is accepted: Go ends the whole session for a stream that was never acknowledged.
+        # Acknowledge now, not on acceptance: Go ends the whole session if a stream is never acknowledged.
         self._output.add_control(WINDOW_UPDATE, ACK, stream_id, stream.receive_window.credit(at_once=True))
         self._events.append(StreamOpened(stream))
         return stream
@@ -376,7 +375,7 @@ class Session:
         self._events.append(StreamReset(stream, False, reason))
 
     def _forget(self, stream: Stream) -> None:
-        """The stream is closed. What it was given and did not consume still counts."""
+        """Remove a closed stream. Data that its owner holds and has not consumed still counts as unread."""
         self._streams.remove(stream)
         self._output.forget(stream)
         self._opening.unacknowledged.stop(stream)
@@ -386,7 +385,7 @@ class Session:
             self._current = None
 
     def _end(self, error: SessionError) -> None:
-        """The session is over. The peer is told where it broke the protocol."""
+        """End the session; after a ProtocolError, tell the peer by GO_AWAY."""
         self.error = error
         self._output.clear_data()
         if isinstance(error, ProtocolError):

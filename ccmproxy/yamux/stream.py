@@ -1,4 +1,4 @@
-"""One stream of a session: how far each of its directions has got, and what waits to be sent."""
+"""One stream of a session: the state of its two directions, and the data that waits to be sent."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ccmproxy.yamux.window import ReceiveWindow, SendWindow
 
 
 class Direction(Enum):
-    """How far one direction has got. It only ever goes on."""
+    """State of one direction. It only changes from an earlier to a later member of this enumeration."""
 
-    #: Data may come.
+    #: More data may follow.
     OPEN = "open"
-    #: Outbound only: no more data will be given, but some waits to be sent, and the end behind it.
+    #: Outbound only: the owner writes no more data, but queued data and FIN have not been sent yet.
     ENDING = "ending"
-    #: The end (FIN) has been sent, or has come.
+    #: FIN has been sent or received.
     ENDED = "ended"
 
 
 class Stream:
-    """What the session knows of a stream. Its owner passes it to the session's methods, and reads it; nothing else.
+    """The state of a stream. Owners may read it and pass it to the session's methods, but not change it.
 
-    ``id``: its number on the wire, which may be used again once the stream is closed; so the object stands for the
-    stream, not the number. ``is_inbound``: the peer opened it. ``is_accepted``: somebody has taken it.
-    ``is_acknowledged``: the peer has shown that it knows it. ``inbound``, ``outbound``: the two directions.
-    ``is_closed``: both have ended, or it was reset; the session has forgotten it. ``is_discarding``: what comes is
-    thrown away. ``held``: bytes that its owner was given and has not consumed.
+    ``id``: the number on the wire. It may be reused once the stream is closed, so this object, not the number,
+    identifies the stream. ``is_inbound``: the peer opened the stream. ``is_accepted``: the owner has accepted it.
+    ``is_acknowledged``: the peer has acknowledged it. ``inbound``, ``outbound``: the two directions. ``is_closed``:
+    both have ended, or the stream was reset; the session has forgotten it. ``is_discarding``: received data is
+    discarded. ``held``: bytes given to the owner and not consumed yet.
     """
 
     __slots__ = (
@@ -64,22 +64,22 @@ class Stream:
 
 
 class SendQueue:
-    """Bytes that wait for window and carrier. ``size``: how many."""
+    """Data that waits for window and carrier. ``size``: its number of bytes."""
 
     __slots__ = ("_chunks", "_taken", "size")
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
-        self._taken = 0  # bytes of the first chunk that are gone already
+        self._taken = 0  # bytes of the first chunk that have been taken already
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        """``data`` goes behind the rest. It must not be changed afterwards."""
+        """Append ``data``, which must not be changed afterwards."""
         self._chunks.append(data)
         self.size += len(data)
 
     def take(self, size: int) -> list[bytes | memoryview]:
-        """The next ``size`` bytes, at most what is there, in pieces; no large chunk is ever copied for it."""
+        """Remove and return the next ``size`` bytes, which must be there, in pieces. Chunks are not copied."""
         chunks, pieces = self._chunks, list[bytes | memoryview]()
         self.size -= size
         while size:
@@ -96,6 +96,6 @@ class SendQueue:
         return pieces
 
     def clear(self) -> None:
-        """Nothing is to be sent any more."""
+        """Drop all data."""
         self._chunks.clear()
         self._taken = self.size = 0

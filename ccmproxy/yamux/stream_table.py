@@ -1,4 +1,4 @@
-"""The open streams of a session, and what they were given that nobody has consumed."""
+"""The open streams of a session, and the number of bytes that their owners have not consumed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ccmproxy.yamux.stream import Stream
 
 
 class StreamTable:
-    """Streams by their ids, and bytes that are held.
+    """Open streams by id, with the accounting of unread data.
 
-    ``unread``: bytes that owners were given and have not consumed, over all streams; those of a stream that was removed
-    still count, unless it was released.
+    ``unread``: bytes given to owners and not consumed yet, over all streams. Those of a removed stream still count,
+    unless it was released.
     """
 
     __slots__ = ("_streams", "get", "unread")
 
     def __init__(self) -> None:
         self._streams: dict[int, Stream] = {}
-        #: The open stream with an id; None if there is none. Asked with every frame.
+        #: Return the open stream with an id; None if there is none. A bound method, since it is called for every frame.
         self.get: Callable[[int], Stream | None] = self._streams.get
         self.unread = 0
 
@@ -32,38 +32,38 @@ class StreamTable:
         return stream_id in self._streams
 
     def add(self, stream: Stream) -> None:
-        """The stream is open."""
+        """Add an open stream."""
         self._streams[stream.id] = stream
 
     def remove(self, stream: Stream) -> None:
-        """The stream is closed."""
+        """Remove the stream and mark it as closed."""
         stream.is_closed = True
         del self._streams[stream.id]
 
     def given(self, stream: Stream, size: int) -> None:
-        """The stream's owner is given ``size`` bytes."""
+        """Count ``size`` bytes that are given to the stream's owner."""
         stream.held += size
         self.unread += size
 
     def consumed(self, stream: Stream, size: int) -> None:
-        """``size`` bytes of that are used up. Raises ValueError if so many had not been given."""
+        """Count ``size`` bytes as consumed. Raises ValueError when the owner holds fewer."""
         if size > stream.held:
             raise ValueError(f"{size} bytes consumed of {stream.held}")
         stream.held -= size
         self.unread -= size
 
     def release(self, stream: Stream) -> None:
-        """What it was given counts no more, whether it is consumed or not; what still comes is thrown away."""
+        """Stop counting the data that the stream's owner holds, and discard data received from now on."""
         self.unread -= stream.held
         stream.held = 0
         stream.is_discarding = True
 
     def fullest(self) -> Stream:
-        """The open stream that was given most and did not consume it; there must be one."""
+        """Return the open stream that holds the most unread data. At least one stream must be open."""
         return max(self._streams.values(), key=_held)
 
     def close_all(self) -> None:
-        """The session is over: every stream is closed and released, and nothing of it will be sent."""
+        """Close and release every stream, and drop its queued data."""
         for stream in self._streams.values():
             self.release(stream)
             stream.is_closed = True

@@ -1,4 +1,4 @@
-"""Streams that wait for something, and for how long."""
+"""Time-outs of streams that wait for the same kind of event."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _NEVER: Final = float("inf")
 
 
 class Timeouts:
-    """Streams that wait for the same thing, each for ``timeout`` seconds at most.
+    """Streams that wait for the same kind of event, each for at most ``timeout`` seconds.
 
-    Because that is the same for all of them, the one that has waited longest is always the first. ``reason``: why a
-    stream that has waited too long is given up; ``words``: how that begins.
+    Because all have the same time-out, streams expire in the order in which they began to wait. ``reason``: why an
+    expired stream is given up, for the log; ``words``: the beginning of that.
     """
 
     __slots__ = ("_since", "_timeout", "reason")
@@ -31,24 +31,24 @@ class Timeouts:
 
     @property
     def deadline(self) -> float:
-        """When the first of them will have waited too long, in seconds; infinity if there is none."""
+        """Time in seconds at which the first stream expires; infinity if none waits."""
         return next(iter(self._since.values()), _NEVER) + self._timeout
 
     def start(self, stream: Stream, now: float) -> None:
-        """The stream waits from now on, even if it has waited before."""
+        """Start, or restart, the time-out of a stream."""
         self._since.pop(stream, None)
         self._since[stream] = now
 
     def stop(self, stream: Stream) -> None:
-        """The stream does not wait any more, if it did."""
+        """Stop the time-out of a stream, if it has one."""
         self._since.pop(stream, None)
 
     def clear(self) -> None:
-        """None waits any more."""
+        """Stop all time-outs."""
         self._since.clear()
 
     def over(self, now: float) -> list[Stream]:
-        """Those that have waited too long, the longest first. They go on waiting until they are stopped."""
+        """Return the streams that have expired, the one that waited longest first. They stay until they are stopped."""
         found = []
         for stream, since in self._since.items():
             if now < since + self._timeout:

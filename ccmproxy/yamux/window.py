@@ -1,4 +1,4 @@
-"""Flow control of one stream: arithmetic, one object for each direction. Bytes throughout; only payload counts."""
+"""Flow-control windows of one stream, one object for each direction. All sizes are bytes of payload."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ccmproxy.yamux.parameters import INITIAL_WINDOW, LARGEST_WINDOW
 
 
 class ReceiveWindow:
-    """What the peer may send, and when to let it send more.
+    """The receive window: how much the peer may send, and when to renew it.
 
-    ``maximum``: the most that may be under way or unread. ``remaining``: what the peer may still send. ``unread``:
-    received and not consumed. What is missing from the sum was consumed and is not credited yet. The peer is credited
-    when that is half of the maximum or more: not a frame for every read, and the peer still has the other half to go
-    on with.
+    ``maximum``: the limit of bytes in transit or unread. ``remaining``: bytes that the peer may still send. ``unread``:
+    bytes received and not consumed. The rest, ``maximum - remaining - unread``, was consumed but is not credited to the
+    peer yet. It is credited once it is at least half of the maximum: this avoids a frame for every read, and leaves the
+    peer the other half to use meanwhile.
     """
 
     __slots__ = ("maximum", "remaining", "unread")
@@ -23,7 +23,7 @@ class ReceiveWindow:
         self.unread = 0
 
     def received(self, size: int) -> None:
-        """The peer sends ``size`` bytes. Raises ProtocolError if it may not."""
+        """Record ``size`` bytes from the peer. Raises ProtocolError when they exceed the window."""
         if size > self.remaining:
             raise ProtocolError(f"{size} bytes in a window of {self.remaining}")
         self.remaining -= size
@@ -31,14 +31,17 @@ class ReceiveWindow:
         self._check()
 
     def consumed(self, size: int) -> None:
-        """``size`` bytes of what was received have been used up. Raises ValueError if so many were not there."""
+        """Record that ``size`` received bytes have been consumed. Raises ValueError when fewer are unread."""
         if not 0 <= size <= self.unread:
             raise ValueError(f"{size} bytes consumed of {self.unread}")
         self.unread -= size
         self._check()
 
     def credit(self, *, at_once: bool = False) -> int:
-        """What to credit the peer with now; 0: nothing. ``at_once``: a frame goes out anyway, however little it is."""
+        """Credit the peer with consumed bytes, and return their number; 0: not enough yet.
+
+        ``at_once``: credit all of them now, because a frame is sent anyway.
+        """
         credit = self.maximum - self.remaining - self.unread
         if not at_once and credit * 2 < self.maximum:
             return 0
@@ -53,7 +56,7 @@ class ReceiveWindow:
 
 
 class SendWindow:
-    """What the peer has room for. ``available``: what may be sent."""
+    """The send window. ``available``: bytes that we may send now."""
 
     __slots__ = ("available",)
 
@@ -61,10 +64,10 @@ class SendWindow:
         self.available = INITIAL_WINDOW
 
     def granted(self, size: int) -> None:
-        """The peer takes ``size`` more. Beyond 2^32 - 1 a grant is void: Go's own sum wraps there."""
+        """Add ``size`` bytes that the peer grants. The window is capped at 2^32 - 1, where Go's own counter wraps."""
         self.available = min(self.available + size, LARGEST_WINDOW)
 
     def sent(self, size: int) -> None:
-        """``size`` bytes, at most what is available, have been sent."""
+        """Record that ``size`` bytes, at most what is available, have been sent."""
         self.available -= size
         assert self.available >= 0, "no more is sent than the peer has room for"

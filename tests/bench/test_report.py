@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic and tables, and that what they send is what it says it is."""
+"""The benchmarks' arithmetic and tables, and the format of the requests that they send."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class BodyTests(SynchronousTestCase):
         self.assertTrue(head.startswith(b"GET /v1/responses HTTP/1.1\r\n"))
         self.assertIn(b"\r\nAuthorization: Bearer a-token\r\n", head)
         self.assertNotIn(b"Extensions", head)
-        # So begins what the upstream takes for a turn (upstream.c).
+        # The upstream recognizes a turn by this beginning (upstream.c).
         self.assertTrue(message.startswith(b'{"type":"response.create",'))
         self.assertEqual(json.loads(message)["stream"], True)
 

@@ -73,7 +73,7 @@ class ListenTests(SynchronousTestCase):
 
 
 class EndpointTests(SynchronousTestCase):
-    """Twisted's endpoint descriptions, as far as they concern us."""
+    """Twisted's endpoint descriptions, as far as this program parses them."""
 
     def test_known_kinds(self) -> None:
         for text, host, port, local in (
@@ -184,7 +184,7 @@ class URLTests(SynchronousTestCase):
         self.assertFalse(any(map(is_host, ("", "a b", "a:80", "1.2", "-", "a/b", "a..b", ".a", "."))))
 
     def test_lengths(self) -> None:
-        """A label has 63 characters at most, a name 253; the resolver would raise at more."""
+        """A label has at most 63 characters, a name 253; the resolver raises an error for longer ones."""
         label, longest = "a" * 63, ".".join(["a" * 49] * 5) + ".abc"
         self.assertTrue(all(map(is_host, (f"{label}.{label}", longest, f"{longest}."))))
         self.assertFalse(any(map(is_host, (f"a{label}.b", f"b.a{label}", f"{longest}d"))))

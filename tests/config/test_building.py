@@ -13,9 +13,9 @@ from ccmproxy.config import (
     ProxyOutboundConfig,
     ServiceLimits,
     UpstreamConfig,
+    not_supported,
 )
-from ccmproxy.config.not_supported import is_supported
-from tests.config.checking import HOME, loaded
+from tests.config.checking import HOME, found, loaded
 
 MINIMAL = "services: [{type: ccm}]"
 
@@ -176,14 +176,15 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual([each.limits.head_timeout for each in config.services], [7, 7])
 
     def test_trusted_proxies(self) -> None:
-        # Parsed already, so that the line in the table of what is not supported is all that stands in the way.
-        if is_supported("services[].trusted_proxies", ""):
-            config = loaded("services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]")
-            self.assertEqual(config.services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
+        """Removing its line from the table of unsupported features is all that is needed to use it."""
+        text = "services: [{type: ccm, trusted_proxies: [10.0.0.1/8]}]"
+        self.assertEqual([each.path for each in found(text)], ["services[0].trusted_proxies"])
+        self.patch(not_supported, "NOT_SUPPORTED", ())
+        self.assertEqual(loaded(text).services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
 
 
 class OutboundTests(SynchronousTestCase):
-    """What a detour comes to."""
+    """The outbound that a detour refers to."""
 
     TEXT = """
         outbounds:
@@ -209,7 +210,7 @@ class OutboundTests(SynchronousTestCase):
         self.assertNotIn("s3cr3t", repr(several))
 
     def test_the_name_of_an_outbound_makes_no_difference(self) -> None:
-        """And what it is does."""
+        """Outbounds that differ in anything but the name are different."""
         before = loaded(self.TEXT).services
         renamed = self.TEXT
         for name in "ds":

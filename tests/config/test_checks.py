@@ -144,7 +144,7 @@ class CheckTests(SynchronousTestCase):
         )
 
     def test_tokens_of_remotes(self) -> None:
-        """A remote that connects to us is known by its token; whom we connect to is not."""
+        """The token identifies a remote that connects to us, but not one that we connect to."""
         receiver = "{tag: %s, type: external, token: t}"
         normal = "{tag: %s, type: external, token: t, url: 'https://h'}"
         connector = "{tag: %s, type: external, token: t, url: 'https://h', reverse: true}"
@@ -158,7 +158,7 @@ class CheckTests(SynchronousTestCase):
             (connector, connector, []),
         ):
             self.check({f"credentials: [{first % 'a'}, {second % 'b'}]": expected})
-        # Users are known by theirs elsewhere.
+        # A user may have the same token, because users are looked up elsewhere.
         self.check(
             {
                 f"credentials: [{receiver % 'a'}, {{tag: d}}], users: [{{name: u, token: t, credential: d}}]": []
@@ -166,7 +166,7 @@ class CheckTests(SynchronousTestCase):
         )
 
     def test_users_of_remotes(self) -> None:
-        """Whoever may use remotes is told so by name."""
+        """A user whose own credential is an external one must be allowed to use external credentials."""
         remote = "credentials: [{tag: e, type: external, token: t}]"
         needed = 'users[0].credential: is an external credential: the user needs "allow_external_usage: true"'
         pool = "credentials: [{tag: e, type: external, token: t}, {tag: p, type: balancer, credentials: [e]}]"

@@ -15,7 +15,7 @@ from tests.profiles import examples
 
 SECRET = "s3cr3t-7e1f9d0b42aa"
 
-#: What JSON can say, and YAML reads alike.
+#: JSON values that YAML reads in the same way.
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -162,7 +162,7 @@ class JSONTests(SynchronousTestCase):
 
 
 class BoundTests(SynchronousTestCase):
-    """Nothing that is written can exhaust us, and what cannot be read is said in a sentence."""
+    """No file can exhaust the process, and an unreadable one is reported in a sentence."""
 
     def refused(self, text: str) -> DocumentError:
         """The error for ``text``."""
@@ -190,7 +190,7 @@ class BoundTests(SynchronousTestCase):
         for text in ("[" * 5000, "{a: " * 5000, "- " * 5000 + "x", "a: " + "[" * 40 + "]" * 40):
             error = self.refused(text)
             self.assertIn("too deeply", str(error))
-            self.assertIsNotNone(error.position)  # found by counting, not by running out of stack
+            self.assertIsNotNone(error.position)  # found by counting, not by a stack overflow
 
     def test_chain_of_aliases(self) -> None:
         chain = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 500)]

@@ -1,4 +1,4 @@
-"""Files, the environment, and the values that come out of them; and that nothing but ConfigurationError does."""
+"""Files, the environment, and the values read from them; no exception but ConfigurationError is raised."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class SurroundingsTests(SynchronousTestCase):
         self.assertEqual(self.path({"CLAUDE_CONFIG_DIR": "/c"}), "/c/.credentials.json")
 
     def test_a_relative_directory_of_the_client_is_below_the_working_directory(self) -> None:
-        """As the client itself takes it, and not where the configuration is."""
+        """Relative to the working directory, as for the client itself, not to the configuration."""
         environ = {"CLAUDE_CONFIG_DIR": "logins"}
         config = load_text(MINIMAL, "test.yaml", directory="/etc/ccm", environ=environ, home=HOME)
         path = config.services[0].credentials[0].credential_path
@@ -276,10 +276,10 @@ SERVICES = st.lists(
 
 
 class GarbageTests(SynchronousTestCase):
-    """Whatever stands in a file: a configuration, or ConfigurationError."""
+    """Any content of a file yields a configuration or ConfigurationError."""
 
     def survive(self, text: str) -> None:
-        """``text`` raises nothing else, and no problem lacks a message."""
+        """``text`` raises no other exception, and every problem has a message."""
         try:
             loaded(text)
         except ConfigurationError as error:

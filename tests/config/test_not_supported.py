@@ -1,4 +1,4 @@
-"""What is not there yet is refused, and nothing else is."""
+"""Unsupported features are refused, and nothing else is."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(commented - option_names() - {"some-model"}, set())
 
     def test_what_is_said_of_defaults(self) -> None:
-        # What the example gives without need is the default: nobody is changed by copying it.
+        # An option that the example gives needlessly has its default value, so copying the example changes nothing.
         service = read_document(EXAMPLE).value["services"][0]
         given = FileOptions.model_validate({"services": [service]}).services[0]
         plain = FileOptions.model_validate({"services": [{"type": "ccm"}]}).services[0]

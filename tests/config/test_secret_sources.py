@@ -16,7 +16,7 @@ from ccmproxy.config.secret_sources import read_secrets
 from tests.config.checking import loaded
 
 SECRET = "s3cr3t-7e1f9d0b42aa"
-#: Looks like an ordinary name, so that only its being known as a secret protects it.
+#: Looks like an ordinary name, so that it is hidden only because it is a known secret.
 WORD = "swordfish"
 
 
@@ -107,7 +107,7 @@ class SourceTests(SynchronousTestCase):
         )
 
     def test_same_token_of_two_remotes(self) -> None:
-        """Wherever they are kept; but not of one that we connect to."""
+        """Duplicates are refused from any source, except for a remote that we connect to."""
         credentials = [
             {"tag": "a", "type": "external", "token": "abc"},
             {"tag": "b", "type": "external", "token_env": "E"},
@@ -121,7 +121,7 @@ class SourceTests(SynchronousTestCase):
 
 
 class NothingIsRepeatedTests(SynchronousTestCase):
-    """Secrets in every place, right or wrong, and many mistakes around them."""
+    """Secrets in every place, valid or not, with many mistakes around them."""
 
     def test_every_secret_option_is_known(self) -> None:
         hidden = {
@@ -133,7 +133,7 @@ class NothingIsRepeatedTests(SynchronousTestCase):
         self.assertEqual(hidden | {"headers"}, set(SECRET_OPTIONS))
 
     def check(self, text: str, environ: dict[str, str] | None = None) -> None:
-        """``text`` is refused without a word of the secrets."""
+        """``text`` is refused, and no message holds a secret."""
         with self.assertRaises(ConfigurationError) as caught:
             loaded(text, environ)
         error = caught.exception

@@ -1,4 +1,4 @@
-"""What the tests of credentials share: a small account format, a scripted upstream, logins in files."""
+"""Shared by the tests of credentials: a small account format, a scripted upstream, and login files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.http.upstream import Receiver
 
 T = TypeVar("T")
 
-#: Where every clock of these tests begins (Unix seconds).
+#: The start of every clock in these tests (Unix seconds).
 NOW = 1_800_000_000.0
 TOKEN = "https://token.example/"
 USAGE = "https://usage.example/"
@@ -58,7 +58,7 @@ URLS = UpstreamURLs("https://api.example", TOKEN, USAGE, PROFILE, "ccmproxy/test
 
 @implementer(IAccountFormat)
 class PlainFormat:
-    """A format as simple as can be: ``{"login": {"access", "refresh", "expires", "plan"}}``, others' keys kept.
+    """A minimal format: ``{"login": {"access", "refresh", "expires", "plan"}}``. Unknown keys are kept.
 
     A refresh is due a minute before the expiry. The token endpoint answers with such a login.
     """
@@ -146,29 +146,29 @@ class PlainFormat:
 def login(
     access: str = "a1", refresh: str | None = "r1", expires: float | None = NOW, **more: object
 ) -> bytes:
-    """A credential file. ``expires`` by default: it has just expired. ``more``: further keys of the login."""
+    """Return a credential file. ``expires``: by default it has just expired. ``more``: further keys of the login."""
     document = {"login": {"access": access, "refresh": refresh, "expires": expires, **more}, "other": "kept"}
     return json.dumps(document).encode()
 
 
 def tokens(access: str, refresh: str | None = None, expires: float = NOW + 3600) -> Answer:
-    """What the token endpoint answers to a refresh."""
+    """Return the answer of the token endpoint to a refresh."""
     return Answer(200, {}, json.dumps({"access": access, "refresh": refresh, "expires": expires}).encode())
 
 
 def usage(used: float = 10.0, resets_at: float = NOW + 7200) -> Answer:
-    """What the usage endpoint answers to a poll: both windows alike."""
+    """Return the answer of the usage endpoint to a poll, with the same utilization in both windows."""
     return Answer(200, {}, json.dumps([used, resets_at]).encode())
 
 
-#: What a script may hold: an answer, an error, something to wait for, or a function of the request that gives one.
+#: An item of a script: an answer, an error, a Deferred to wait for, or a function from the request to one of these.
 Reply = Answer | Exception | Deferred[Answer] | Callable[[ControlRequest], "Answer | Deferred[Answer]"]
 
 
 class Upstream:
-    """The token, usage and profile endpoints, by script: each request takes the next reply for its URL.
+    """Scripted token, usage and profile endpoints: each request takes the next reply of the script for its URL.
 
-    The last reply of a script goes on being given. A URL without script is never answered.
+    The last reply of a script is repeated. A URL without a script is never answered.
     """
 
     def __init__(self, **scripts: Reply | Iterable[Reply]) -> None:
@@ -200,7 +200,7 @@ class Upstream:
 
 @implementer(IOutbound)
 class NoOutbound:
-    """For tests in which nothing may connect."""
+    """An outbound for tests in which nothing may connect."""
 
     def endpoint(
         self, host: str, port: int, tls: bool, server_name: str | None = None
@@ -210,7 +210,7 @@ class NoOutbound:
 
 @implementer(ICredential)
 class PlainCredential(Credential):
-    """The base alone, with a key that needs no login: a test says what becomes of it. ``external``: a remote's."""
+    """The base class alone, with a key that needs no login; the test applies all inputs. ``external``: a remote's."""
 
     def __init__(
         self,
@@ -251,11 +251,11 @@ class PlainCredential(Credential):
         self.polled += 1
 
     def stop(self) -> None:
-        """Nothing is scheduled any more."""
+        """Assert that no timer is set."""
         self._running = False
         self._disarm()
 
-    # What a test lets happen ------------------------------------------------------------------------------
+    # Events that tests cause --------------------------------------------------------------------------------
 
     def gain_token(self) -> None:
         self._apply(TokenAvailable(self._weight))
@@ -267,17 +267,17 @@ class PlainCredential(Credential):
         self._apply(PollFailed())
 
     def use(self, weekly: float, hours: float = 168.0) -> None:
-        """A poll says: so much of the week is used (percent), which ends in so many hours."""
+        """Apply a poll that reports this utilization of the week (percent), with a reset after so many hours."""
         window = Window(weekly, self._now() + hours * 3600.0, 604800.0)
         self._apply(PollSucceeded(LimitsUpdate(weekly=window)))
 
     def close_model(self, family: str, seconds: float) -> None:
-        """The window of one model family is used up for so long."""
+        """Use up the window of one model family for this many seconds."""
         self.observe(LimitsUpdate(model_rejections={family: self._now() + seconds}))
 
 
 def with_idle_connection(network: MemoryNetwork, host: str, clock: Clock) -> tuple[ConnectionPool, Pump]:
-    """A pool to ``host``:443, where everything is answered; and the connection that it keeps for the next request."""
+    """Return a pool to ``host``:443 that answers everything, and the connection that it keeps for the next request."""
     served = HTTPServerFactory(lambda request: request.respond(ResponseHead(200, b"OK", []), b""), clock)
     listener = network.listen(host, 443, served)
     pool = ConnectionPool(network.endpoint(host, 443), clock)
@@ -290,7 +290,7 @@ def with_idle_connection(network: MemoryNetwork, host: str, clock: Clock) -> tup
 
 
 class CredentialTestCase(SynchronousTestCase):
-    """A directory with a credential file in it, and a clock that begins at NOW."""
+    """A directory with a credential file in it, and a clock that starts at NOW."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -318,13 +318,13 @@ class CredentialTestCase(SynchronousTestCase):
         return Deferred.fromCoroutine(coroutine)
 
     def result(self, coroutine: Coroutine[Deferred[Any], Any, T]) -> T:
-        """What ``coroutine`` returns at once."""
+        """Return the result of ``coroutine``, which must return at once."""
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
     def error(self, coroutine: Coroutine[Deferred[Any], Any, object], kind: type[Exception]) -> Any:
-        """The ``kind`` that ``coroutine`` raises at once."""
+        """Return the exception of class ``kind`` that ``coroutine`` must raise at once."""
         return self.failureResultOf(Deferred.fromCoroutine(coroutine), kind).value
 
     def no_timers(self) -> None:
-        """Nothing is scheduled any more."""
+        """Assert that no timer is set."""
         self.assertEqual(self.clock.getDelayedCalls(), [])

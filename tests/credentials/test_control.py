@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.control`: real HTTP, over a network in memory."""
+"""Tests of :mod:`ccmproxy.credentials.control`: real HTTP over an in-memory network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REQUEST = ControlRequest(
 
 @implementer(IOutbound)
 class MemoryOutbound:
-    """Leads into a network in memory, and records what it was asked for."""
+    """An outbound into an in-memory network that records the endpoints it was asked for."""
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.network = network
@@ -42,7 +42,7 @@ class MemoryOutbound:
 
 
 class Peer(Protocol):
-    """Collects what it receives, and answers once the request is there."""
+    """Collects what it receives, and answers when the request is complete."""
 
     def __init__(self, received: list[bytes], answer: Callable[[Peer], None]) -> None:
         self._received = received
@@ -82,7 +82,7 @@ class ControlTests(SynchronousTestCase):
         return fetching
 
     def answered(self, *parts: bytes) -> Answer:
-        """The answer to an upstream that says ``parts``."""
+        """Return the answer to a request when the upstream sends ``parts``."""
         self.serve(lambda peer: peer.say(b"".join(parts)))
         return self.successResultOf(self.fetch())
 
@@ -90,7 +90,7 @@ class ControlTests(SynchronousTestCase):
         return str(self.failureResultOf(fetching, ControlError).value)
 
     def closed(self) -> None:
-        """No connection is kept, and no timer."""
+        """Assert that no connection and no timer is left."""
         self.network.flush()
         self.assertTrue(all(pump.closed for pump in self.network.connections))
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -136,7 +136,7 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.fetch()).body, b"hello")
 
     def test_redirects_are_not_followed(self) -> None:
-        """A token must not go wherever an answer says."""
+        """A token must not be sent to an address that an answer names."""
         answer = self.answered(
             b"HTTP/1.1 307 Elsewhere\r\nLocation: https://evil.example/\r\nContent-Length: 0\r\n\r\n"
         )
@@ -153,7 +153,7 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual(self.failed(self.fetch()), "ConnectionRefusedError")
 
     def test_refused_by_a_proxy(self) -> None:
-        """Of other errors only the type is told; a proxy's says what is wrong, and quotes nothing."""
+        """Only the type of other errors is reported; a proxy's error says what is wrong and quotes nothing."""
         proxy = ConnectProxy(self.network.endpoint, ("me", "s3cr3t"))
         self.network.listen("proxy.test", 3128, proxy)
         config = ProxyOutboundConfig("p", "http", "proxy.test", 3128)
@@ -179,7 +179,7 @@ class ControlTests(SynchronousTestCase):
         self.closed()
 
     def test_too_large(self) -> None:
-        """Also where it is small until it is unpacked."""
+        """This holds also for a body that is small before it is decoded."""
         for body, encoding in (
             (b"x" * (MAX_ANSWER + 1), b"identity"),
             (gzip.compress(bytes(1 << 25)), b"gzip"),
@@ -191,7 +191,7 @@ class ControlTests(SynchronousTestCase):
             self.closed()
 
     def test_silent(self) -> None:
-        """Before the head, and in the middle of the body."""
+        """The upstream is silent before the head, and in the middle of the body."""
         for said in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello"):
             self.serve(lambda peer, said=said: peer.say(said))  # type: ignore[misc]
             fetching = self.fetch()
@@ -235,7 +235,7 @@ class WithinTests(SynchronousTestCase):
         self.assertEqual(str(self.failureResultOf(fetching, ControlError).value), "no answer within 5 s")
 
     def test_cancelled_whatever_the_client_calls_it(self) -> None:
-        """Who is cancelled must notice it: a loop of attempts would go on otherwise."""
+        """The caller must see the cancellation, or a loop of attempts would go on."""
 
         async def fetch(request: ControlRequest) -> Answer:
             try:

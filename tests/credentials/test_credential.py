@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.credential`: what all credentials have in common."""
+"""Tests of :mod:`ccmproxy.credentials.credential`: the common base of all credentials."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class CredentialTestCase(SynchronousTestCase):
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
-        """Nothing is scheduled, nothing is held."""
+        """Assert that no timer is set and no lease is open."""
         self.credential.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.credential.leases, set())
 
     def used(self, short: float, seconds: float = HOUR) -> LimitsUpdate:
-        """An answer about the short window."""
+        """Return an update of the short window, as an answer reports it."""
         return LimitsUpdate(short=Window(short, self.clock.seconds() + seconds, 18000.0))
 
 
 class ViewTests(CredentialTestCase):
-    """A snapshot is asked for with every request and every answer, and made when something has changed."""
+    """Snapshots are requested with every request and every answer, but made only after a change."""
 
     def test_the_same_object_as_long_as_nothing_changes(self) -> None:
         self.credential.observe(self.used(50.0))
@@ -63,7 +63,7 @@ class ViewTests(CredentialTestCase):
         self.assertEqual((after.caps, after.availability.reason), (Caps(50, 95), "short_window"))
 
     def test_a_reset_that_passes_makes_another(self) -> None:
-        """Also without the timer, which may come a moment later."""
+        """This does not depend on the timer, which may fire a moment later."""
         self.credential.stop()
         self.credential.observe(self.used(95.0, 600.0))
         self.assertEqual(self.credential.snapshot(NOW + 599.9).availability.reason, "short_window")
@@ -76,7 +76,7 @@ class ViewTests(CredentialTestCase):
         self.assertIsNot(self.credential.snapshot(NOW + 600.0), first)
 
     def test_an_unusable_view_lasts_a_second(self) -> None:
-        """Its words tell how long it still takes."""
+        """Its message tells the remaining time."""
         self.credential.rate_limited(NOW + 3 * HOUR, explicit=True)
         first = self.credential.snapshot(NOW + 0.1)
         self.assertIs(self.credential.snapshot(NOW + 0.9), first)
@@ -86,7 +86,7 @@ class ViewTests(CredentialTestCase):
         self.assertIn("(in 2h", later.availability.message)
 
     def test_a_clock_that_is_set_back_makes_another(self) -> None:
-        """A window that had passed is not empty any more."""
+        """After the clock was set back, a window that had been reset is not empty yet."""
         self.credential.stop()
         self.credential.observe(self.used(95.0, 600.0))
         self.assertTrue(self.credential.snapshot(NOW + 600).availability.usable)
@@ -99,7 +99,7 @@ class ViewTests(CredentialTestCase):
         self.assertTrue(self.credential.snapshot(NOW).availability.usable)
         self.assertTrue(self.credential.snapshot(NOW, "claude-haiku-4-5").availability.usable)
         self.assertIs(self.credential.snapshot(NOW, "claude-opus-4-5"), opus)
-        # No timer looks after it.
+        # No timer is set for it.
         self.assertTrue(self.credential.snapshot(NOW + 600, "claude-opus-4-5").availability.usable)
 
     def test_models_share_one_where_no_window_is_a_models(self) -> None:
@@ -107,7 +107,7 @@ class ViewTests(CredentialTestCase):
         self.assertIs(self.credential.snapshot(NOW, "claude-opus-4-5"), whole)
 
     def test_views_are_bounded(self) -> None:
-        """The names of models come from clients."""
+        """The names of models come from clients, so their number must be bounded."""
         self.credential.close_model("opus", 600)
         for number in range(5 * MOST_VIEWS):
             self.credential.snapshot(NOW, f"claude-{number}")
@@ -116,7 +116,7 @@ class ViewTests(CredentialTestCase):
 
 
 class LeaseTests(CredentialTestCase):
-    """Who holds the credential, and who may make him let go."""
+    """The holders of leases, and interrupts."""
 
     def test_provides_its_interface(self) -> None:
         self.assertTrue(verifyObject(ICredential, self.credential))
@@ -167,7 +167,7 @@ class LeaseTests(CredentialTestCase):
 
 
 class ListenerTests(CredentialTestCase):
-    """Whoever shows state is told of its changes (spec 5.4)."""
+    """Listeners receive the changes of the state (spec 5.4)."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -190,7 +190,7 @@ class ListenerTests(CredentialTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_subscribed_twice_ended_twice(self) -> None:
-        """Each subscription is one of its own, also of the same function."""
+        """Each subscription is separate, also if the function is the same."""
         first, _second = self.credential.subscribe(self.tell), self.credential.subscribe(self.tell)
         self.credential.observe(self.used(50.0))
         self.assertEqual(self.told, 2)
@@ -211,7 +211,7 @@ class ListenerTests(CredentialTestCase):
         self.assertEqual(self.credential._listeners, {})
 
     def test_time_is_a_change(self) -> None:
-        """A reset, and the end of a limit, are told at their moment."""
+        """A reset and the end of a limit are reported when they happen."""
         self.credential.observe(self.used(50.0, 600.0))
         self.credential.rate_limited(NOW + 300, explicit=True)
         self.credential.subscribe(self.tell)
@@ -232,7 +232,7 @@ class ListenerTests(CredentialTestCase):
 
 
 class BaseTests(SynchronousTestCase):
-    """The class alone."""
+    """The base class alone."""
 
     def test_the_base_is_no_credential(self) -> None:
         self.assertRaises(TypeError, Credential, "key", Caps(), Clock())

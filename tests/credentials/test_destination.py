@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.destination`: base URLs taken apart."""
+"""Tests of :mod:`ccmproxy.credentials.destination`: the parts of base URLs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccmproxy.testing.pump import MemoryNetwork
 
 
 class DestinationTests(SynchronousTestCase):
-    """What of a URL goes where."""
+    """Which part of a URL is used where."""
 
     def test_host_field(self) -> None:
         for url, host in (

@@ -30,7 +30,7 @@ class KeyAccountTests(CredentialTestCase):
         )
 
     def finish(self) -> None:
-        """Nothing is left: no timer, no lease."""
+        """Assert that there is no timer and no lease."""
         self.successResultOf(self.account.stop())
         self.assertEqual(self.account.leases, set(), "a lease was not closed")
         self.no_timers()
@@ -59,7 +59,7 @@ class KeyAccountTests(CredentialTestCase):
         lease.close(LeaseOutcome.SERVED)
 
     def test_where_requests_go(self) -> None:
-        """Already before it is authorized: there is but one place."""
+        """The upstream is known before authorize(), since there is only one."""
         lease = self.account.lease()
         self.assertEqual((lease.host, lease.base_path), (b"api.example", b"/v1"))
         self.assertIs(lease.connections(), self.pool)
@@ -89,7 +89,7 @@ class KeyAccountTests(CredentialTestCase):
         self.assertEqual(self.availability().reason, "short_window")
 
     def test_started_twice_stopped_twice(self) -> None:
-        """A second start tells nobody of a change."""
+        """A second start reports no change."""
         self.account.start()
         changes: list[None] = []
         self.account.subscribe(lambda: changes.append(None))

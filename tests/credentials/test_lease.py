@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.lease`: closed once, interrupted once."""
+"""Tests of :mod:`ccmproxy.credentials.lease`: a lease is closed once and interrupted once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LeaseTests(CredentialTestCase):
         self.assertEqual(len(self.interrupts), 2)
 
     def test_disarmed(self) -> None:
-        """The response has begun: it is left alone."""
+        """The response has begun, so the request is not interrupted."""
         self.lease.on_interrupt(self.interrupts.append)
         self.lease.on_interrupt(None)
         self.fill()
@@ -99,7 +99,7 @@ class LeaseTests(CredentialTestCase):
         self.assertEqual(self.interrupts, [])
 
     def test_callback_that_closes_others(self) -> None:
-        """Interrupts are carried out although leases come and go meanwhile."""
+        """All interrupts are delivered although leases are opened and closed meanwhile."""
         others = [self.account.lease() for _ in range(3)]
         for lease in [self.lease, *others]:
 
@@ -139,7 +139,7 @@ class LeaseTests(CredentialTestCase):
         credential.stop()
 
     def test_block(self) -> None:
-        """For a while, and whoever waits is told."""
+        """The block lasts for a while, and waiting requests are interrupted."""
         self.lease.on_interrupt(self.interrupts.append)
         now = self.clock.seconds()
         self.lease.block("connection_limit", now + 60)

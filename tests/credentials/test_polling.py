@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.polling`: rarely, one at a time, and never a reason to lose an account (F26)."""
+"""Tests of :mod:`ccmproxy.credentials.polling`: polls are rare, one at a time, and never cost an account (F26)."""
 
 from __future__ import annotations
 
@@ -77,19 +77,19 @@ class PollTestCase(CredentialTestCase):
         self.poller.start()
 
     def polls(self) -> int:
-        """Requests to the usage endpoint since the last call."""
+        """Return the number of requests to the usage endpoint since the last call."""
         count = len(self.upstream.asked(USAGE))
         self.upstream.requests = [each for each in self.upstream.requests if each.url != USAGE]
         return count
 
     def events(self) -> list[str]:
-        """What was told since the last call, by name."""
+        """Return the names of the inputs that were applied since the last call."""
         names = [type(event).__name__ for event in self.applied]
         self.applied.clear()
         return names
 
     def polled_after(self, seconds: float) -> None:
-        """The next poll comes then, not before."""
+        """Check that the next poll comes after this delay, not before."""
         self.polls()
         self.clock.advance(seconds - 1)
         self.assertEqual(self.polls(), 0, "too early")
@@ -145,7 +145,7 @@ class WhenTests(PollTestCase):
         self.assertEqual(self.polls(), 0)
 
     def test_clock_set_back(self) -> None:
-        """Data from the future does not put polls off for years."""
+        """Data from the future does not delay polls for years."""
         self.last_update = NOW + 1e8
         self.start()
         self.assertEqual(self.polls(), 1)
@@ -244,7 +244,7 @@ class FailureTests(PollTestCase):
         self.assertEqual(self.events(), ["PollFailed"])
 
     def test_f26_429_is_no_failure(self) -> None:
-        """The usage endpoint's own 429 is never taken for a used-up account; it only puts the next poll off."""
+        """A 429 of the usage endpoint never counts as a used-up account; it only delays the next poll."""
         self.upstream.answer("usage", Answer(429, {"retry-after": "900"}))
         self.start()
         self.assertEqual(self.events(), [])

@@ -1,4 +1,7 @@
-"""The script's judgement: what goes wrong is told, and ends nothing. (That all goes well, a whole program shows.)"""
+"""The script's verdicts: a failure is reported, and does not stop the script.
+
+That everything succeeds is tested with the whole program.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ccmproxy.demo.stage import Demo
 
 
 class Unhappy(Demo):
-    """Every request is answered, but not as it should be."""
+    """Every request gets a response, but not the expected one."""
 
     body = b"<html>"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import TestCase
 
 from ccmproxy.demo.script import a_turn, an_account_that_runs_out
@@ -51,8 +54,13 @@ class DemoTests(TestCase):
         self.assertEqual([file.stem for file in files], ["codex", "main", "small", "spent"])
         self.assertEqual({file.stat().st_mode & 0o777 for file in files}, {0o600})
 
-    async def test_ends_twice(self) -> None:
-        """Whoever ends it does not need to know whether somebody has."""
+    async def test_ends(self) -> None:
+        """Nobody listens any more; and whoever ends it does not need to know whether somebody has."""
         demo = await self.start()
         await demo.stop()
+        for port in (demo.port, demo.codex_port, demo.neighbour_port):
+            connecting = TCP4ClientEndpoint(demo.reactor, "127.0.0.1", port).connect(
+                Factory.forProtocol(Protocol)
+            )
+            await self.assertFailure(connecting, ConnectionRefusedError)
         await demo.stop()

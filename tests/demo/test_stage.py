@@ -1,4 +1,4 @@
-"""The demo before anything is asked of it: its addresses, its files, what it tells people to type."""
+"""The demo before any request: its addresses, its files, its instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of one account, and what takes their place."""
+"""Fields of one account, and their replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every dialect has the three facets, complete, and speaks the words it promises."""
+"""Every dialect is complete: it has all facets, and consistent names."""
 
 from __future__ import annotations
 

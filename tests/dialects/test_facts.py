@@ -1,4 +1,4 @@
-"""Facts of a request: what is not known is None, and nothing is assumed."""
+"""Facts about a request: what is not known is None, and nothing is assumed."""
 
 from __future__ import annotations
 

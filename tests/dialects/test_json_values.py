@@ -1,4 +1,4 @@
-"""Values out of foreign JSON."""
+"""Values from foreign JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccmproxy.dialects.json_values import NO_JSON, json_object, moment, number, 
 
 
 class ValueTests(SynchronousTestCase):
-    """Of the wrong kind is as good as not said."""
+    """A value of the wrong type counts as missing."""
 
     def test_text_and_numbers(self) -> None:
         kinds: list[object] = ["", None, 5, [], {}, True]

@@ -44,14 +44,14 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(load_document(dump_document({"a": "ä", "b": [1]})), {"a": "ä", "b": [1]})
 
     def test_half_a_surrogate_pair_is_written_as_read(self) -> None:
-        """It belongs to somebody else, and must not cost a login that is to be saved beside it."""
+        """The value belongs to another program, and must not prevent saving the login beside it."""
         loaded = load_document(b'{"mine": "a", "theirs": "\\ud83d\xc3\xa4"}')
         written = dump_document(loaded)
         self.assertEqual(load_document(written), loaded)
         written.decode("utf-8")
 
     def test_the_login_in_it(self) -> None:
-        """What is missing or of the wrong kind is named by its own name, and not quoted."""
+        """The error for a missing or malformed member names the member, and quotes nothing."""
         for loaded, sentence in (
             ({}, "login field not found"),
             ({"login": None}, "login field not found"),
@@ -121,7 +121,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertNotIn("SECRET", repr(request))
 
     def refusal(self, status: int, body: bytes = b"") -> RefreshRefused:
-        """What is made of an answer that is none of the kind that was hoped for."""
+        """The exception for a response without a new token."""
         headers = {"retry-after": "5"}
         error = self.assertRaises(RefreshRefused, refuse_unless_granted, status, headers, body, 0, permanent)
         assert isinstance(error, RefreshRefused)
@@ -132,7 +132,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual((error.rate_limited, error.retry_after, error.permanent), (True, 5, False))
 
     def test_other_refusals(self) -> None:
-        """Whether they are final is the dialect's to say, by status and error code."""
+        """The dialect decides, by status and error code, whether a refusal is final."""
         refuse_unless_granted(200, {}, b'{"error": "final"}', 0, permanent)
         for status, body, is_final in (
             (400, b'{"error": "final"}', True),

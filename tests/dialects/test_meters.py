@@ -1,4 +1,4 @@
-"""Meters without words, and the choice of a meter."""
+"""Meters that are independent of the dialect, and the choice of a meter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that tell models apart."""
+"""Names that distinguish models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between instances: requests, errors, states (spec 4.3, 4.4, 7.1, 8.2)."""
+"""Requests, errors and states between instances (spec 4.3, 4.4, 7.1, 8.2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sent(
 
 
 class HeadTests(SynchronousTestCase):
-    """What another instance is asked (spec 7.1)."""
+    """The request to another instance (spec 7.1)."""
 
     def test_path_and_query_are_kept(self) -> None:
         self.assertEqual(sent().target, b"/v1/messages?beta=true")
@@ -38,7 +38,7 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(sent().method, b"POST")
 
     def test_our_token_in_place_of_the_users(self) -> None:
-        """Whatever the user authenticated with, and however it is spelt."""
+        """Whichever field authenticated the user, and however it is spelt."""
         for name in (b"Authorization", b"authorization", b"AUTHORIZATION", b"X-Api-Key", b"api-key"):
             head = sent((name, b"Bearer users-token"))
             self.assertEqual(values(head.headers, b"authorization"), [b"Bearer our-token"])
@@ -86,7 +86,7 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(passed, MOST_HOPS + 1)
 
     def test_counts_that_make_no_sense(self) -> None:
-        """They are too many, and stay so."""
+        """A malformed hop count counts as too many, and stays too many."""
         for value in (b"", b" ", b"-1", b"1.0", b"0x1", b"1e0", b"+1", b"9999", b"1" * 500, b"\xb2", b"1,1"):
             head = sent((HOPS, value))
             (passed,) = values(head.headers, HOPS)
@@ -103,7 +103,7 @@ RELAYED = (b"X-CCM-Request-Id", b"req_1")
 
 
 def verdict(status: int, *headers: tuple[bytes, bytes], kind: Verdict = DIALECT) -> Verdict:
-    """What an answer of another instance means, if its dialect alone says ``kind``."""
+    """The verdict on another instance's response, if the dialect's verdict is ``kind``."""
     return remote_verdict(ResponseHead(status, b"", list(headers)), kind)
 
 
@@ -122,22 +122,22 @@ class VerdictTests(SynchronousTestCase):
             )
 
     def test_400_about_the_request(self) -> None:
-        """It is about what our client sent: passed on, and nothing is marked."""
+        """The 400 is about the client's request: it is passed on, and no credential is marked."""
         for reason in (b"fast_mode", b"api_key", b"body_malformed", b"malformed_request", b"unheard_of", b""):
             self.assertIs(verdict(400, *own_error(reason)), DIALECT, reason)
 
     def test_400_of_an_upstream(self) -> None:
-        """A ccmproxy that relays one says so by the id that it gives to every request."""
+        """A ccmproxy that relays an upstream's 400 adds its request id."""
         for name in (b"X-CCM-Request-Id", b"x-ccm-request-id", b"X-OCM-Request-Id", b"x-ocm-request-id"):
             self.assertIs(verdict(400, (name, b"req_1")), DIALECT)
 
     def test_400_of_sing_box(self) -> None:
-        """It says neither."""
+        """A 400 of sing-box has neither field."""
         self.assertIs(verdict(400).kind, AnswerKind.REMOTE_REJECTED)
         self.assertIs(verdict(400, (b"request-id", b"req_1")).kind, AnswerKind.REMOTE_REJECTED)
 
     def test_errors_that_pass(self) -> None:
-        """Nothing was done, and in a minute it may be otherwise."""
+        """The request was not processed, and a minute later the outcome may be different."""
         for status, reason in (
             (503, b"shutting_down"),
             (508, b"too_many_hops"),
@@ -148,7 +148,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertIs(verdict(status, *own_error(reason)).kind, AnswerKind.REMOTE_BUSY, reason)
 
     def test_a_token_that_was_wrong_too_often(self) -> None:
-        """The remote no longer listens to us: it is no rate limit."""
+        """The remote rejects our token for a while: that is no rate limit."""
         self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)
 
     def test_everything_else_is_the_dialects_business(self) -> None:
@@ -172,7 +172,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertIs(verdict(status, *headers), DIALECT, (status, headers))
 
     def test_a_400_is_never_held_back(self) -> None:
-        """Whatever reason it names: another credential would answer the same."""
+        """Whatever reason the remote names: another credential would get the same response."""
         for reason in (b"shutting_down", b"too_many_hops", b"upstream_unreachable"):
             self.assertIs(verdict(400, *own_error(reason)), DIALECT)
 
@@ -184,7 +184,7 @@ STATE: dict[str, Any] = {
     "weekly_reset": 0,
     "plan_weight": 15.0,
 }
-#: What makes no number, in JSON's own words or nearly.
+#: JSON, or nearly JSON, for values that are not numbers.
 NO_NUMBERS = (
     "null",
     "true",
@@ -203,7 +203,7 @@ NO_NUMBERS = (
     "1e999",
     "0x5",
 )
-#: What may stand in the place of any field.
+#: Unexpected values for any field.
 ODD_VALUES: list[Any] = [
     None,
     True,
@@ -221,15 +221,15 @@ ODD_VALUES: list[Any] = [
 
 
 def state(**fields: Any) -> bytes:
-    """A state, with these fields otherwise."""
+    """A state, with these fields changed."""
     return json.dumps(STATE | fields).encode()
 
 
 class StatusTests(SynchronousTestCase):
-    """What a remote says of itself (spec 7.5, 8.2)."""
+    """The status that a remote reports (spec 7.5, 8.2)."""
 
     def refused(self, document: bytes) -> str:
-        """Why it is not taken over."""
+        """The message of the refusal."""
         with self.assertRaises(AnswerMalformed) as raised:
             read_status(document)
         return str(raised.exception)
@@ -243,7 +243,7 @@ class StatusTests(SynchronousTestCase):
         self.assertEqual((status.plan_weight, status.usable, status.reset_at), (15.0, None, 0.0))
 
     def test_availability(self) -> None:
-        """Only instances of ours send it."""
+        """Only ccmproxy sends it."""
         for availability, expected in (
             ({"state": "usable", "reason": "", "reset_at": 0}, (True, 0.0)),
             ({"state": "rate_limited", "reason": "weekly_window", "reset_at": 1_800_000_000}, (False, 1.8e9)),
@@ -287,7 +287,7 @@ class StatusTests(SynchronousTestCase):
             self.refused(state(**{field: value}))
 
     def test_other_fields(self) -> None:
-        """A newer instance may say more."""
+        """A newer instance may send more fields."""
         more = state(fable=[1, {"x": None}], five_hour={"used": -1}, **{"": "", "größe": 1})
         self.assertEqual(read_status(more), read_status(state()))
 
@@ -312,11 +312,11 @@ class StatusTests(SynchronousTestCase):
             self.assertEqual(self.refused(document), "the remote's status is not JSON")
 
     def test_white_space_around(self) -> None:
-        """A line that ends as on Windows."""
+        """A line that ends with CRLF."""
         self.assertEqual(read_status(b" \t" + state() + b"\r\n"), read_status(state()))
 
     def test_the_last_of_two(self) -> None:
-        """As JSON readers do."""
+        """The last of two equal names wins, as JSON readers do it."""
         document = state().replace(b"{", b'{"plan_weight": null, ', 1)
         self.assertEqual(read_status(document).plan_weight, 15.0)
 
@@ -339,7 +339,7 @@ class StatusTests(SynchronousTestCase):
         st.booleans(),
     )
     def test_whatever_is_said(self, fields: dict[str, Any], is_whole: bool) -> None:
-        """It is refused, or every figure makes sense."""
+        """Either the status is refused, or every figure is plausible."""
         document = json.dumps(STATE | fields if is_whole else fields).encode()
         try:
             status = read_status(document)

@@ -1,4 +1,4 @@
-"""The event-stream scanner, against a plain reading of the standard and against itself in pieces."""
+"""The event-stream scanner, compared with a plain implementation of the standard, and with other chunks."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def scan(scanner: EventScanner, chunks: list[bytes]) -> list[Event]:
 
 
 def single_bytes(data: bytes) -> list[bytes]:
-    """The smallest chunks there are."""
+    """``data`` in chunks of one byte."""
     return [data[at : at + 1] for at in range(len(data))]
 
 
 class FirstEventTests(SynchronousTestCase):
-    """What a stream begins with: known as soon as it is whole, and not a byte earlier (F13)."""
+    """The first event of a stream is known as soon as it is complete, and not a byte earlier (F13)."""
 
     def check(self, stream: bytes, expected: Event, passed_over: frozenset[bytes] = frozenset()) -> None:
-        """Of every beginning of ``stream``: nothing, until its first event is whole; from then on that event."""
+        """Check every prefix of ``stream``: no event until the first one is complete, and from then on that one."""
         found = [first_event(stream[:size], passed_over) for size in range(len(stream) + 1)]
         known = found.index(expected)
         self.assertEqual(found[:known], [None] * known)
@@ -116,7 +116,7 @@ class FirstEventTests(SynchronousTestCase):
     )
     @examples(300)
     def test_the_first_of_what_the_scanner_finds(self, stream: bytes) -> None:
-        """And once it is known, what follows does not change it."""
+        """Once the first event is known, later bytes do not change it."""
         events = [event for event in EventScanner(lambda name: True).feed(stream) if event.name != b"b"]
         known = first_event(stream, {b"b"})
         self.assertEqual(known, events[0] if events else None)
@@ -174,7 +174,7 @@ class EventTests(SynchronousTestCase):
 
 
 class ChunkTests(SynchronousTestCase):
-    """How a stream is cut makes no difference."""
+    """The result does not depend on how a stream is cut."""
 
     def test_byte_by_byte(self) -> None:
         """F19: a chunk may end inside of a character, and between CR and LF."""
@@ -246,7 +246,7 @@ class BoundaryTests(SynchronousTestCase):
     """Where something else may be written."""
 
     def boundaries(self, stream: bytes) -> list[int]:
-        """How many bytes of the stream have been fed wherever the scanner is between two events."""
+        """The numbers of bytes after which the scanner is between two events."""
         scanner = EventScanner(NAMES)
         found = []
         for count, byte in enumerate(single_bytes(stream), start=1):
@@ -292,7 +292,7 @@ class BoundTests(SynchronousTestCase):
     """Memory stays bounded."""
 
     def test_oversized_event_is_skipped(self) -> None:
-        """F23: an event without an end is not kept; the events after it are found."""
+        """F23: an event without an end is not kept; later events are found."""
         large = b"event: usage\ndata: " + b"x" * 200 + b"\n\n"
         small = b"event: usage\ndata: y\n\n"
         for chunks in ([large + small], single_bytes(large + small)):
@@ -300,7 +300,7 @@ class BoundTests(SynchronousTestCase):
             self.assertEqual(scan(scanner, chunks), [Event(b"usage", b"y")])
 
     def test_the_rest_of_an_oversized_event_is_none(self) -> None:
-        """Though its last lines would be one."""
+        """The last lines of an oversized event are not taken for an event."""
         scanner = EventScanner(NAMES, max_event=100)
         chunks = [b"data: " + b"x" * 200 + b"\n", b"event: usage\ndata: y\n\n"]
         self.assertEqual(scan(scanner, chunks), [])

@@ -1,4 +1,4 @@
-"""What answers mean in all dialects."""
+"""The meaning of responses in all dialects."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -36,10 +38,17 @@ class RetryAfterTests(SynchronousTestCase):
         ):
             self.assertIsNone(parse_retry_after(text, NOW), text)
 
-    @given(st.text(max_size=40))
+    @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 A-Za-z:+-]{20,26}"))
     def test_never_raises(self, text: str) -> None:
-        wait = parse_retry_after(text, NOW)
-        self.assertTrue(wait is None or 0 <= wait <= LONGEST)
+        parse_retry_after(text, NOW)
+
+    @given(st.integers(0, 10**13), st.integers(-(10**7), 10**7))
+    def test_any_wait(self, seconds: int, from_now: int) -> None:
+        """As seconds, and as a date."""
+        self.assertEqual(parse_retry_after(str(seconds), NOW), seconds if seconds <= LONGEST else None)
+        date = formatdate(int(NOW) + from_now, usegmt=True)
+        expected = max(0, int(NOW) + from_now - NOW)
+        self.assertEqual(parse_retry_after(date, NOW), expected if expected <= LONGEST else None)
 
     def test_of_an_answer(self) -> None:
         self.assertEqual(retry_after([(b"Retry-After", b"7")], NOW), 7)

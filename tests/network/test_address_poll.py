@@ -1,4 +1,4 @@
-"""Looking every few seconds."""
+"""Tests of the monitor that polls every few seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmproxy.network.address_poll import INTERVAL, Look, PollMonitor, look
 
 
 class PollTests(SynchronousTestCase):
-    """PollMonitor, and what it looks at."""
+    """PollMonitor, with a scripted state of the network."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -22,7 +22,7 @@ class PollTests(SynchronousTestCase):
         self.monitor = PollMonitor(self.clock, self.tell, lambda: self.seen)
 
     def tell(self) -> None:
-        """Be told."""
+        """Record a change."""
         self.told += 1
 
     def test_changes(self) -> None:
@@ -48,7 +48,7 @@ class PollTests(SynchronousTestCase):
         self.monitor.stop()
         self.monitor.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        # What changes meanwhile is no change.
+        # A change while the monitor is stopped is not reported.
         self.seen = ((), None, None)
         self.monitor.start()
         self.clock.advance(INTERVAL)

@@ -1,4 +1,4 @@
-"""The routing socket: messages as the systems' headers describe them, and garbage."""
+"""Tests of the routing socket: messages as the headers of the systems describe them, and garbage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ UP, LOOPBACK, RUNNING, GATEWAY, HOST = 0x1, 0x8, 0x40, 0x2, 0x4
 
 
 def number(value: int, size: int) -> bytes:
-    """An integer of C."""
+    """Return a C integer."""
     return value.to_bytes(size, sys.byteorder)
 
 
 def message(layout: Layout, kind: int, fields: dict[int, bytes], addresses: list[bytes], size: int) -> bytes:
-    """A message with ``fields`` at their offsets in a head of ``size`` bytes, and the socket addresses behind it."""
+    """Return a message with ``fields`` at their offsets in a header of ``size`` bytes, followed by socket addresses."""
     head = bytearray(size)
     for position, value in fields.items():
         head[position : position + len(value)] = value
@@ -55,7 +55,7 @@ def inet(layout: Layout, text: str) -> bytes:
 
 
 def address(layout: Layout, kind: int, text: str, index: int = 3) -> bytes:
-    """An RTM_NEWADDR or RTM_DELADDR: netmask, link and address follow."""
+    """Return an RTM_NEWADDR or RTM_DELADDR with netmask, link and address."""
     fields = {layout.addresses: number(0b110100, 4), layout.index: number(index, 2)}
     following = [bytes([7, 0, 0, 0, 255, 255, 255]), bytes([20, 18, 3, 0]) + bytes(16), inet(layout, text)]
     return message(layout, kind, fields, following, layout.address_size or 24)
@@ -64,7 +64,7 @@ def address(layout: Layout, kind: int, text: str, index: int = 3) -> bytes:
 def route(
     layout: Layout, kind: int, destination: str, mask: bytes | None = b"", flags: int = UP | GATEWAY
 ) -> bytes:
-    """A message about a route: destination, gateway and, if given, netmask follow."""
+    """Return a message about a route with destination, gateway and, if given, netmask."""
     present = 0b011 if mask is None else 0b111
     fields = {layout.route_addresses: number(present, 4), layout.route_flags: number(flags, 4)}
     following = [inet(layout, destination), inet(layout, "192.0.2.2")]
@@ -74,10 +74,10 @@ def route(
 
 
 class RoutingSocketTests(SynchronousTestCase):
-    """What is a change, and what is not, on each system."""
+    """The messages that are changes on each system, and those that are not."""
 
     def told(self, layout: Layout, *data: bytes) -> list[bool]:
-        """What each datagram means to somebody new."""
+        """Return whether each datagram is a change for a new parser."""
         state = RoutingSocket(layout)
         self.assertEqual((state.begin(), state.request()), (b"", b""))
         return [state.receive(each, None) for each in data]
@@ -97,7 +97,7 @@ class RoutingSocketTests(SynchronousTestCase):
             )
 
     def test_carrier(self) -> None:
-        """On systems whose flags do not tell of the cable."""
+        """On systems whose flags do not report the carrier, ``link_state`` does."""
         for each in (FREEBSD, OPENBSD):
             unplugged = [link(each, 3, UP | RUNNING, 1), link(each, 3, UP | RUNNING, 2)]
             self.assertEqual(self.told(each, *unplugged, unplugged[1]), [True, True, False])
@@ -123,7 +123,7 @@ class RoutingSocketTests(SynchronousTestCase):
             )
 
     def test_a_socket_address_of_no_length(self) -> None:
-        """It takes room all the same, so that what follows is where it is."""
+        """It takes up space, so the addresses behind it must still be found."""
         for each in LAYOUTS:
             fields = {each.addresses: number(0b100100, 4), each.index: number(3, 2)}
             for text, expected in (("127.0.0.1", False), ("192.0.2.7", True)):
@@ -148,7 +148,7 @@ class RoutingSocketTests(SynchronousTestCase):
                 self.told(
                     each,
                     route(each, ADD, "198.51.100.0", bytes([7, 0, 0, 0, 255, 255, 255])),
-                    route(each, ADD, "0.0.0.0", bytes([5, 0, 0, 0, 128])),  # half of everything: a VPN's
+                    route(each, ADD, "0.0.0.0", bytes([5, 0, 0, 0, 128])),  # half of all addresses (VPNs)
                     route(each, ADD, "0.0.0.0", None, UP | HOST),
                     route(each, ADD, "2001:db8::"),
                 ),
@@ -158,7 +158,7 @@ class RoutingSocketTests(SynchronousTestCase):
     def test_links_that_come_and_go(self) -> None:
         for each in (FREEBSD, OPENBSD):
             self.assertEqual(self.told(each, message(each, each.announcement, {}, [], 26)), [True])
-        self.assertEqual(self.told(OPENBSD, message(OPENBSD, 0x10, {}, [], 8)), [True])  # messages were lost
+        self.assertEqual(self.told(OPENBSD, message(OPENBSD, 0x10, {}, [], 8)), [True])  # Messages were lost.
         for kind in (0, 0xF, 0x10, 0x11):
             self.assertEqual(self.told(DARWIN, message(DARWIN, kind, {}, [], 26)), [False])
 
@@ -166,7 +166,7 @@ class RoutingSocketTests(SynchronousTestCase):
         for each in LAYOUTS:
             two = route(each, ADD, "2001:db8::") + address(each, NEW_ADDRESS, "192.0.2.7")
             self.assertEqual(self.told(each, two, two[:-1], two[4:]), [True, False, False])
-            # A change stays one, whatever comes behind it.
+            # A change counts whatever follows it in the datagram.
             change = address(each, NEW_ADDRESS, "192.0.2.7")
             for other in (
                 link(each, 1, UP | LOOPBACK),
@@ -176,14 +176,14 @@ class RoutingSocketTests(SynchronousTestCase):
                 self.assertEqual(self.told(each, change + other), [True])
 
     def test_cut(self) -> None:
-        """A message that is too short for what it should say says nothing."""
+        """A message that is too short for its fields is ignored."""
         for each in LAYOUTS:
             for whole in (link(each, 3, UP), address(each, NEW_ADDRESS, "192.0.2.7"), route(each, ADD, "::")):
                 cut = number(8, 2) + whole[2:8]
                 self.assertEqual(self.told(each, cut, cut), [False, False])
 
     def test_addresses_that_are_not_said(self) -> None:
-        """Some address of a link has changed; but a route to nowhere is not the default route."""
+        """Some address of the link has changed, which counts; a route without destination is no default route."""
         for each in LAYOUTS:
             size = each.address_size or 24
             found = message(each, NEW_ADDRESS, {each.index: number(3, 2)}, [], size)
@@ -232,7 +232,7 @@ class RoutingSocketTests(SynchronousTestCase):
 
 
 class SystemTests(SynchronousTestCase):
-    """Which systems there are."""
+    """The supported systems."""
 
     def test_layout(self) -> None:
         for platform, expected in (
@@ -245,7 +245,7 @@ class SystemTests(SynchronousTestCase):
             self.assertIs(layout(platform), expected)
 
     def test_monitor(self) -> None:
-        """Where there is no routing socket, that is an OSError."""
+        """A system without routing sockets raises OSError."""
         reactor = MemoryReactorClock()
         monitor = bsd_monitor(reactor, lambda: None, DARWIN)
         try:

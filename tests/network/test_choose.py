@@ -1,4 +1,4 @@
-"""Which monitor is taken, and that it is told of once."""
+"""Tests of the choice of a monitor, and of the single report of several changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ccmproxy.network.debounce import Debounce
 
 @implementer(INetworkMonitor)
 class Monitor:
-    """One that does nothing, if the system has it."""
+    """A monitor that does nothing. It can be started only if the system is said to support it."""
 
     def __init__(self, available: bool = True) -> None:
         self.available = available
@@ -52,7 +52,7 @@ class ChooseTests(SynchronousTestCase):
                 self.assertEqual([each.running for each in monitors], [0, 0, 0])
 
     def test_without_file_descriptors(self) -> None:
-        """A clock is enough for the poll, on any system."""
+        """Polling needs only a clock, on any system."""
         for platform in ("linux", "darwin", "win32"):
             clock = Clock()
             monitor = network_monitor(clock, lambda: None, platform)
@@ -62,7 +62,7 @@ class ChooseTests(SynchronousTestCase):
             self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_a_system_that_is_not_what_it_says(self) -> None:
-        """There is no routing socket here, so it is the poll."""
+        """This system has no routing socket, so polling is used."""
         reactor = MemoryReactorClock()
         monitor = network_monitor(reactor, lambda: None, "freebsd14")
         monitor.start()

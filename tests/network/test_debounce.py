@@ -1,4 +1,4 @@
-"""Many calls, taken together."""
+"""Tests of debouncing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DebounceTests(SynchronousTestCase):
         self.assertEqual(len(self.told), 1)
 
     def test_from_within(self) -> None:
-        """Who is told may cause the next one."""
+        """The function that is called may cause the next call."""
         self.debounce = Debounce(self.clock, 1.0, self.again)
         self.debounce()
         self.clock.pump([1] * 10)

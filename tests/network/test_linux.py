@@ -1,4 +1,4 @@
-"""rtnetlink: datagrams as a kernel (Linux 6) sent them, garbage, and a real network of one's own."""
+"""Tests of rtnetlink: datagrams recorded from a kernel (Linux 6), garbage, and a real network namespace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.profiles import examples
 
 KERNEL = (0, 1)
 
-# Recorded. Of links only the header and the first attribute: the rest is statistics.
+# Recorded datagrams. Of links only the header and the first attribute, because the rest is statistics.
 
 NEW_LOOPBACK_ADDRESS = (
     "4c000000140000000000000000000000020880fe01000000080001007f000001080002007f000001070003006c6f0000"
@@ -53,18 +53,18 @@ UP, LOOPBACK, RUNNING = 0x1, 0x8, 0x40
 
 
 def recorded(text: str) -> bytes:
-    """A datagram, from its hexadecimal digits."""
+    """Return a datagram from its hexadecimal digits."""
     return bytes.fromhex(text)
 
 
 def link(index: int, flags: int, kind: int = 16, multi: int = 0, family: int = 0) -> bytes:
-    """A message about a link, with its name."""
+    """Return a message about a link, with its name."""
     payload = struct.pack("=BxHiIIHH", family, 1, index, flags, 0, 10, 3) + b"veth0\0\0\0"
     return struct.pack("=IHHII", 16 + len(payload), kind, multi, 0, 0) + payload
 
 
 def changed(message: bytes, **fields: int) -> bytes:
-    """``message`` with another ``flags`` of the header, or another byte at an offset (``at_17=…``)."""
+    """Return ``message`` with other ``flags`` in its header, or another byte at an offset (``at_17=…``)."""
     data = bytearray(message)
     if "flags" in fields:
         data[6:8] = fields.pop("flags").to_bytes(2, sys.byteorder)
@@ -74,7 +74,7 @@ def changed(message: bytes, **fields: int) -> bytes:
 
 
 class RtnetlinkTests(SynchronousTestCase):
-    """What is a change, and what is not."""
+    """The messages that are changes, and those that are not."""
 
     def setUp(self) -> None:
         if sys.byteorder != "little":
@@ -83,14 +83,14 @@ class RtnetlinkTests(SynchronousTestCase):
         self.state.begin()
 
     def told(self, *data: bytes) -> list[bool]:
-        """What each datagram means."""
+        """Return whether each datagram is a change."""
         return [self.state.receive(each, KERNEL) for each in data]
 
     def test_links(self) -> None:
         self.assertEqual(
             self.told(
                 link(3, 0),
-                link(3, 0),  # a driver that talks a lot
+                link(3, 0),  # A driver that repeats its messages.
                 link(3, UP),
                 link(3, UP | 0x1000),
                 link(3, UP | RUNNING),
@@ -104,10 +104,10 @@ class RtnetlinkTests(SynchronousTestCase):
         )
 
     def test_loopback(self) -> None:
-        # Its usual address says so itself, also before the link is known.
+        # The usual address is recognized by its scope (host), even before the link is known.
         self.assertEqual(self.told(recorded(NEW_LOOPBACK_ADDRESS)), [False])
         self.assertEqual(self.told(link(1, LOOPBACK), link(1, LOOPBACK | UP | RUNNING)), [False, False])
-        # Another address of it is known by the link's number.
+        # Another address of the loopback link is recognized by the index of the link.
         self.assertEqual(self.told(changed(recorded(NEW_ADDRESS), at_20=1)), [False])
         self.assertEqual(self.told(changed(recorded(NEW_DEFAULT_ROUTE), at_48=1)), [False])
 
@@ -119,7 +119,7 @@ class RtnetlinkTests(SynchronousTestCase):
     def test_addresses(self) -> None:
         new, deleted = recorded(NEW_ADDRESS), recorded(DEL_ADDRESS)
         self.assertEqual(self.told(new, new, deleted, deleted, new), [True, False, True, False, True])
-        # The same address with another prefix, and on another link; and another one that leads to the same peer.
+        # The same address with another prefix, on another link, and another address with the same peer.
         others = changed(new, at_17=25), changed(new, at_20=4), changed(new, at_39=9)
         self.assertEqual(self.told(*others), [True, True, True])
 
@@ -128,12 +128,12 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(self.told(recorded(DEL_ADDRESS), recorded(NEW_ADDRESS)), [False, True])
 
     def test_an_address_counts_when_it_can_be_used(self) -> None:
-        """Not before duplicate address detection is done (RFC 4862 section 5.4)."""
+        """It counts only after duplicate address detection (RFC 4862 section 5.4)."""
         new = recorded(NEW_ADDRESS_6)
         flags = new.index(bytes.fromhex("0800080080"))
         tentative, duplicate = (changed(new, **{f"at_{flags + 4}": value}) for value in (0xC0, 0x88))
         self.assertEqual(self.told(tentative, tentative, new, new), [False, False, True, False])
-        # A link that was down: the address is tried again.
+        # The link was down, and the address is checked again.
         self.assertEqual(self.told(tentative, new, duplicate), [True, True, True])
 
     def test_routes(self) -> None:
@@ -145,20 +145,20 @@ class RtnetlinkTests(SynchronousTestCase):
         gateway = new.index(bytes.fromhex("c0000202"))
         self.assertEqual(self.told(changed(new, **{f"at_{gateway + 3}": 3})), [True])
         other = changed(new, **{f"at_{gateway + 3}": 4})
-        self.assertEqual(self.told(changed(other, at_25=2)), [False])  # cached
-        self.assertEqual(self.told(changed(other, at_23=7)), [False])  # "unreachable"
+        self.assertEqual(self.told(changed(other, at_25=2)), [False])  # An entry of the route cache.
+        self.assertEqual(self.told(changed(other, at_23=7)), [False])  # A route of the type "unreachable".
         self.assertEqual(self.told(other), [True])
         table = new.index(bytes.fromhex("08000f00fe"))
         self.assertEqual(self.told(changed(other, **{f"at_{table + 4}": 100})), [True])
 
     def test_a_route_may_have_gone_with_its_link(self) -> None:
-        """The kernel does not say so; when it comes back that is a change."""
+        """The kernel does not report that; when the route comes back, it counts as a change."""
         new = recorded(NEW_DEFAULT_ROUTE)
         self.told(link(3, UP | RUNNING), new)
         self.assertEqual(self.told(link(3, 0), link(3, UP | RUNNING), new), [True, True, True])
 
     def test_what_was_there_before_is_no_change(self) -> None:
-        """It is asked for: links, then addresses, then no more."""
+        """The links are requested, then the addresses, then nothing more."""
         request = self.state.begin()
         self.assertEqual([(kind, flags) for kind, flags, _, _ in messages(request)], [(18, 0x301)])
         sequence = next(messages(request))[2]
@@ -171,14 +171,14 @@ class RtnetlinkTests(SynchronousTestCase):
         request = self.state.request()
         self.assertEqual([kind for kind, _, _, _ in messages(request)], [22])
         self.assertEqual(self.told(changed(recorded(NEW_ADDRESS), flags=2)), [False])
-        # May we not ask? Then that is how it is.
+        # If the request is not permitted, the parser goes on without an answer.
         self.assertEqual(self.told(changed(done, at_8=sequence + 1, at_4=2)), [False])
         self.assertEqual(self.state.request(), b"")
         self.assertEqual(self.told(link(3, UP), recorded(NEW_ADDRESS)), [False, False])
         self.assertEqual(self.told(link(3, 0), recorded(DEL_ADDRESS)), [True, True])
 
     def test_a_question_that_is_refused(self) -> None:
-        """The next one is asked all the same."""
+        """The next request is made nevertheless."""
         self.assertEqual(self.told(struct.pack("=IHHII", 16, 2, 0, 1, 0)), [False])
         self.assertEqual([kind for kind, _, _, _ in messages(self.state.request())], [22])
 
@@ -198,12 +198,12 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(self.told(struct.pack("=IHHII", 16, 4, 0, 0, 0)), [True])
 
     def test_somebody_else(self) -> None:
-        """Only the kernel is believed."""
+        """Only messages from the kernel are accepted."""
         self.assertFalse(self.state.receive(link(3, UP), (4711, 0)))
         self.assertEqual(self.told(link(3, UP)), [True])
 
     def test_cut(self) -> None:
-        """What is cut in the middle is left out, and what stands before it is not."""
+        """A truncated message is ignored, and those before it are not."""
         for text in (NEW_ADDRESS, NEW_DEFAULT_ROUTE):
             whole = recorded(text)
             for size in range(len(whole)):
@@ -212,7 +212,7 @@ class RtnetlinkTests(SynchronousTestCase):
         self.assertEqual(self.told(link(3, UP) + recorded(NEW_ADDRESS)[:30]), [True])
 
     def test_too_short(self) -> None:
-        """A message that is whole, but too short for its type."""
+        """A complete message that is too short for its type."""
         for kind in (16, 17, 20, 21, 24, 25):
             for size in range(8):
                 self.assertEqual(
@@ -220,10 +220,10 @@ class RtnetlinkTests(SynchronousTestCase):
                 )
 
     def test_lengths(self) -> None:
-        """Messages and attributes begin at multiples of four; flags of an attribute are no part of its type."""
+        """Messages and attributes begin at multiples of four; the flags of an attribute are not part of its type."""
         first, second = struct.pack("=IHHII", 17, 1, 0, 7, 0) + b"a", struct.pack("=IHHII", 16, 4, 0, 8, 0)
         self.assertEqual(list(messages(first + bytes(3) + second)), [(1, 0, 7, b"a"), (4, 0, 8, b"")])
-        wrong = struct.pack("=IHHII", 12, 1, 0, 7, 0)  # shorter than its header
+        wrong = struct.pack("=IHHII", 12, 1, 0, 7, 0)  # Shorter than its header.
         self.assertEqual(list(messages(wrong + second + second)), [])
         padded = struct.pack("=HH", 5, 3) + b"b" + bytes(3) + struct.pack("=HH", 4, 0x8000 | 9)
         self.assertEqual(attributes(padded, 0), {3: b"b", 9: b""})
@@ -246,10 +246,10 @@ class RtnetlinkTests(SynchronousTestCase):
 
 
 class RealTests(SynchronousTestCase):
-    """This machine's kernel."""
+    """The kernel of this machine."""
 
     def test_socket(self) -> None:
-        """Listening takes no privilege."""
+        """Listening needs no privileges."""
         try:
             opened = open_socket()
         except (OSError, AttributeError) as error:
@@ -273,5 +273,5 @@ class RealTests(SynchronousTestCase):
         self.assertEqual(asked, 2)
         for index, name in socket.if_nameindex():
             if name != "lo":
-                # It is known already.
+                # It is already known.
                 self.assertIn(index, vars(state)["_links"])

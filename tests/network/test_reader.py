@@ -1,4 +1,4 @@
-"""A socket in the reactor: read to the end, never blocked by, never raising."""
+"""Tests of reading a socket in the reactor: completely, without blocking, and without raising."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ccmproxy.network.reader import SocketMonitor
 
 
 class Script:
-    """Notifications of which those that begin with ``!`` are changes, and each is answered by its first byte."""
+    """Notifications for which datagrams that begin with ``!`` are changes. Each is answered by its first byte."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -38,19 +38,19 @@ class Script:
 
 
 class Failing(socket.socket):
-    """Fails to receive with the numbers in ``failures`` first."""
+    """A socket whose recvmsg first fails with the error numbers in ``failures``."""
 
     failures: list[int]
 
     def recvmsg(self, *arguments: Any) -> Any:
-        """As a socket does."""
+        """See socket.socket."""
         if self.failures:
             raise OSError(self.failures.pop(0), "no")
         return super().recvmsg(*arguments)
 
 
 class ReaderTests(SynchronousTestCase):
-    """SocketMonitor, with a pair of sockets in place of the kernel."""
+    """SocketMonitor, with a socket pair instead of the kernel."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -66,11 +66,11 @@ class ReaderTests(SynchronousTestCase):
         self.addCleanup(self.monitor.stop)
 
     def tell(self) -> None:
-        """Be told."""
+        """Record a change."""
         self.told += 1
 
     def asked(self) -> list[bytes]:
-        """What was sent to the kernel."""
+        """Return the requests that were sent to the kernel."""
         found = []
         while True:
             try:
@@ -105,7 +105,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(self.told, 2)
 
     def test_others_are_served_too(self) -> None:
-        """A flood does not hold the reactor up."""
+        """A flood of datagrams does not block the reactor."""
         self.monitor.start()
         sent = 0
         try:
@@ -119,7 +119,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertLess(len(self.script.received), 100)
 
     def test_lost_notifications(self) -> None:
-        """ENOBUFS: what was told in between is not known, so it counts as a change, and is asked for again."""
+        """ENOBUFS: the lost messages count as a change, and the state is requested again."""
         self.monitor.start()
         self.socket.failures = [errno.ENOBUFS]
         self.kernel.send(b"a")
@@ -141,7 +141,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getReaders(), [self.monitor])
 
     def test_broken(self) -> None:
-        """It ends, and does not spin."""
+        """The monitor stops instead of retrying endlessly."""
         self.monitor.start()
         self.socket.failures = [errno.EBADF]
         self.monitor.doRead()

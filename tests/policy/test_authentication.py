@@ -1,4 +1,4 @@
-"""Who is let in, what the others are told, and how guessing is slowed down."""
+"""Which clients are authenticated, what the others are told, and how guessing is slowed down."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class UserTokensTests(SynchronousTestCase):
 
 
 class FailureThrottleTests(SynchronousTestCase):
-    """Spec 11: after ten in a minute."""
+    """Spec 11: an address has to wait after ten failures within a minute."""
 
     def test_the_eleventh_in_a_minute_waits(self) -> None:
         throttle = FailureThrottle()

@@ -1,4 +1,4 @@
-"""How long is waited before the next try (spec 7.4)."""
+"""Delays before the next attempt (spec 7.4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DELAYS = [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
 class BackoffTests(SynchronousTestCase):
-    """One that fails again and again."""
+    """Repeated failures."""
 
     def test_delays(self) -> None:
         backoff = Backoff(lambda: 0.0)

@@ -44,7 +44,7 @@ def credential(
     weight: float = 1.0,
     cap: float = 100.0,
 ) -> CredentialSnapshot:
-    """A usable credential whose weekly window is ``used`` so far (percent)."""
+    """A usable credential whose weekly window is ``used`` percent used."""
     return CredentialSnapshot(
         tag,
         False,
@@ -58,7 +58,7 @@ def credential(
 
 
 def candidates(*scores: float) -> list[Candidate]:
-    """Candidates a, b, … with these scores: nothing used, a whole week left."""
+    """Candidates a, b, … with these scores: unused, a whole week before the reset."""
     snapshots = (
         credential(tag, weight=value / 100) for tag, value in zip("abcdefghij", scores, strict=False)
     )
@@ -115,10 +115,10 @@ class ScoreTests(SynchronousTestCase):
             (credential(used=40, resets_at=NOW + 84 * HOUR), 60 * 2.0),
             # A 20x plan, of which 1 % is kept free.
             (credential(used=90, resets_at=NOW + 42 * HOUR, weight=10, cap=99), 9 * 10 * 4.0),
-            # An hour before its reset, what is left is worth most; after it, there is a whole week again.
+            # The rest of a window is worth most an hour before its reset; after it, a whole week is available.
             (credential(used=98, resets_at=NOW + HOUR, weight=5), 2 * 5 * 168.0),
             (credential(used=98, resets_at=NOW, weight=5), 100 * 5 * 1.0),
-            # Nothing is known of it.
+            # Nothing is known about the window.
             (credential(used=None, resets_at=0, weight=5, cap=99), 99 * 5 * 1.0),
             (credential(used=30, resets_at=0), 70.0),
             # Beyond its cap.
@@ -142,7 +142,7 @@ class ScoreTests(SynchronousTestCase):
 
 
 class LeastUsedTests(SynchronousTestCase):
-    """The highest score; in one instant, shares in proportion to it."""
+    """The highest score is chosen; simultaneous sessions are spread in proportion to the scores."""
 
     @given(MANY)
     def test_the_highest_score_and_of_equals_the_earlier(self, found: list[Candidate]) -> None:
@@ -159,7 +159,7 @@ class LeastUsedTests(SynchronousTestCase):
         self.assertTrue(reason.endswith(f" and {10 - MOST_NAMED} more"), reason)
 
     def spread(self, scores: Sequence[float], sessions: int) -> list[int]:
-        """How many sessions each is given if so many come in one instant."""
+        """How many sessions each candidate gets if ``sessions`` arrive at the same time."""
         found = candidates(*scores)
         for _ in range(sessions):
             chosen = least_used(found, NOW).candidate
@@ -184,7 +184,8 @@ class LeastUsedTests(SynchronousTestCase):
     )
     @examples(60)
     def test_nobody_would_be_better_off_elsewhere(self, scores: list[float], sessions: int) -> None:
-        """What the highest averages promise: no seat's average is beaten by one more seat of anybody."""
+        """The property of the highest-averages method: no candidate's average would be higher with one more session
+        than the average that any candidate has now."""
         given_to = self.spread(scores, sessions)
         self.assertEqual(sum(given_to), sessions)
         averages = [value / count for value, count in zip(scores, given_to, strict=True) if count]
@@ -193,10 +194,10 @@ class LeastUsedTests(SynchronousTestCase):
 
 
 class RoundRobinTests(SynchronousTestCase):
-    """The next in the list, whoever was there before."""
+    """The next candidate in the list after the last one is chosen."""
 
     def turns(self, tags: str, order: str, count: int, last: str | None = None) -> str:
-        """The tags chosen in ``count`` turns, among ``tags`` of a pool of ``order``."""
+        """The tags chosen in ``count`` turns, among the usable ``tags`` of a pool with members ``order``."""
         found = [Candidate(credential(tag)) for tag in tags]
         chosen = ""
         for _ in range(count):
@@ -209,7 +210,7 @@ class RoundRobinTests(SynchronousTestCase):
 
     @given(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.sampled_from("abcdefgh") | st.none())
     def test_everyone_once_in_a_cycle(self, usable: set[str], last: str | None) -> None:
-        """Wherever it begins, and whoever cannot serve: nobody twice before everybody else."""
+        """From any start, and with any members unusable, no member is chosen twice before all others were chosen."""
         tags = "".join(sorted(usable))
         turns = self.turns(tags, "abcdefgh", 2 * len(tags), last)
         self.assertEqual(sorted(turns[: len(tags)]), sorted(tags))
@@ -224,7 +225,7 @@ class RoundRobinTests(SynchronousTestCase):
         self.assertEqual(self.turns("bc", "bc", 3, last="a"), "bcb")
 
     def test_members_that_come_and_go(self) -> None:
-        """Of ten members of which any may be away, whoever stays for ten turns gets one of them."""
+        """If any of ten members may be unusable, a member that stays usable for ten turns is chosen in one of them."""
         numbers = random.Random(5)
         order = list("abcdefghij")
         last: str | None = None
@@ -243,10 +244,10 @@ class RoundRobinTests(SynchronousTestCase):
 
 
 class OtherStrategyTests(SynchronousTestCase):
-    """Any, and the first."""
+    """The strategies random and fallback."""
 
     def test_random_is_uniform(self) -> None:
-        """Every slice of [0, 1) that belongs to a candidate is as long as any other's."""
+        """The slices of [0, 1) that belong to the candidates all have the same length."""
         found = candidates(1, 1, 1, 1, 1)
         numbers = iter([step / 1000 for step in range(1000)])
         drawn = Counter(uniform(found, lambda: next(numbers)).tag for _ in range(1000))
@@ -285,10 +286,10 @@ class OtherStrategyTests(SynchronousTestCase):
 
 
 class RebalancingTests(SynchronousTestCase):
-    """Percent of a big plan are much (spec 6.5)."""
+    """One percent of a large plan is a lot (spec 6.5)."""
 
     def test_the_threshold_shrinks_with_the_plan(self) -> None:
-        """20: 2 % on a 20x plan, 4 % on a 5x plan, 20 % on a Pro plan; strictly more."""
+        """A threshold of 20 is 2 % on a 20x plan, 4 % on a 5x plan, and 20 % on a Pro plan; it must be exceeded."""
         better = credential("b", 30.0)
         for weight, difference in ((10.0, 2.0), (5.0, 4.0), (1.0, 20.0)):
             for used, expected in (

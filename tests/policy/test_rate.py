@@ -1,4 +1,4 @@
-"""How many updates may follow each other."""
+"""Limiting the rate of updates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ START = 1000.0
 
 
 class TokenBucketTests(SynchronousTestCase):
-    """So many at once, and one every so many seconds."""
+    """A burst of updates may pass at once, then one update per interval."""
 
     def taken_at_once(self, bucket: TokenBucket, now: float) -> int:
-        """How many updates pass at ``now`` until one has to wait."""
+        """How many updates pass at ``now`` before one has to wait."""
         for number in range(100):
             if bucket.delay(now):
                 return number
@@ -52,7 +52,7 @@ class TokenBucketTests(SynchronousTestCase):
         st.lists(st.floats(0, 5), max_size=200),
     )
     def test_never_more_than_the_rate(self, burst: int, interval: float, pauses: list[float]) -> None:
-        """In no stretch of time pass more than the burst and what the stretch allows."""
+        """In any period, no more updates pass than the burst plus one per interval."""
         bucket = TokenBucket(burst, interval)
         now = START
         passed: list[float] = []

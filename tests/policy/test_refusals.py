@@ -1,4 +1,4 @@
-"""The last word on requests that nobody served: outcome and state → status, reason, sentence."""
+"""The answers to requests that were not served: outcome and state determine status, reason and message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class NobodyTests(SynchronousTestCase):
         self.assertIs(self.word(LIMITED, Failure.NO_TOKEN), LIMITED)
 
     def test_interrupted_while_another_could(self) -> None:
-        """The client's own retry finds it, after a second (spec 4.2)."""
+        """The client is told to retry after a second, which reaches the other credential (spec 4.2)."""
         word = self.word(USABLE, Failure.INTERRUPTED)
         assert isinstance(word, Refusal)
         self.assertEqual((word.status, word.retry_after), (503, 1))
@@ -62,13 +62,13 @@ class NobodyTests(SynchronousTestCase):
         self.assertIs(self.word(LIMITED, Failure.INTERRUPTED), LIMITED)
 
     def test_a_token_that_was_refused(self) -> None:
-        """Never 401."""
+        """The status is never 401."""
         refused = Verdict(AnswerKind.AUTH_FAILED)
         self.assertEqual(self.told(USABLE, refused)[:2], (502, "upstream_auth"))
         self.assertEqual(self.told(GONE, refused)[0], 400)
 
     def test_a_limit_of_which_nothing_is_known(self) -> None:
-        """Of another name, or without an end: the client is told of the one that it met."""
+        """If the limit has an unknown name or no end, the client is told about the limit that it met."""
         for kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED):
             word = self.word(USABLE, Verdict(kind, 50.0))
             assert isinstance(word, Availability)
@@ -96,7 +96,7 @@ class NobodyTests(SynchronousTestCase):
 
 
 class OtherTests(SynchronousTestCase):
-    """Bodies that did not come, and tries that may not be repeated."""
+    """Bodies that were not received, and attempts that may not be repeated."""
 
     def test_bodies(self) -> None:
         for error, status in (

@@ -1,4 +1,4 @@
-"""What follows from an attempt."""
+"""The next step after an attempt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RetryTests(SynchronousTestCase):
             self.assertIs(after_answer(AnswerKind.STREAM_FAILED, progress), Step.NEXT)
 
     def test_an_error_of_a_remote_itself_moves_on(self) -> None:
-        """Spec 4.4: it has done nothing for the request."""
+        """Spec 4.4: the remote has not acted on the request, so another credential is tried."""
         for kind, progress in product((AnswerKind.REMOTE_REJECTED, AnswerKind.REMOTE_BUSY), ALL_PROGRESS):
             self.assertIs(after_answer(kind, progress), Step.NEXT)
 
@@ -44,20 +44,20 @@ class RetryTests(SynchronousTestCase):
         self.assertIs(after_failure(Failure.NOT_SENT, Progress(reconnected=True)), Step.NEXT)
 
     def test_what_a_reverse_connection_took_with_it_is_tried_once_by_another_way(self) -> None:
-        """Spec 7.4: requests in flight fail over if they can, however long they were under way."""
+        """Spec 7.4: requests in flight fail over if possible, however long they have been in progress."""
         for elapsed in (0.0, 10 * UNREACHABLE_TIME):
             self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(), elapsed), Step.AGAIN)
             self.assertIs(after_failure(Failure.CARRIER_LOST, Progress(reconnected=True), elapsed), Step.NEXT)
 
     def test_nobody_waits_for_ever_for_a_connection(self) -> None:
-        """Each credential may take as long as connecting may take: clients give up before the last of many."""
+        """Each credential may use up the connect time-out, and clients give up before the last of many is tried."""
         for progress in ALL_PROGRESS:
             before = after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME - 0.001)
             self.assertIn(before, (Step.AGAIN, Step.NEXT))
             self.assertIs(after_failure(Failure.NOT_SENT, progress, UNREACHABLE_TIME), Step.GIVE_UP)
 
     def test_without_a_token_or_interrupted_it_moves_on_at_any_time(self) -> None:
-        """Nothing was sent, or what was sent was cancelled before anything came of it."""
+        """Nothing was sent, or the request was cancelled before its response began."""
         for failure, progress in product((Failure.NO_TOKEN, Failure.INTERRUPTED), ALL_PROGRESS):
             self.assertIs(after_failure(failure, progress, 10 * UNREACHABLE_TIME), Step.NEXT)
 

@@ -1,4 +1,4 @@
-"""Sessions are remembered within bounds."""
+"""The bounded memory of sessions and issued values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALICE = SessionKey("alice", "s")
 
 
 class IssuedValuesTests(SynchronousTestCase):
-    """A value means something only to the credential that issued it, in the session that it was issued to."""
+    """A value is valid only for the credential that issued it, in the session to which it was issued."""
 
     def test_the_issuer_is_remembered(self) -> None:
         values = IssuedValues()
@@ -50,7 +50,7 @@ class IssuedValuesTests(SynchronousTestCase):
 
 
 class SessionTableTests(SynchronousTestCase):
-    """A session is where it was put, for a day after its last use."""
+    """A session stays assigned for a day after its last use."""
 
     def credential(self, table: SessionTable, key: SessionKey, now: float) -> str | None:
         found = table.find(key, now)
@@ -128,7 +128,7 @@ class SessionTableTests(SynchronousTestCase):
 
 
 class RecentAssignmentsTests(SynchronousTestCase):
-    """What was just assigned counts for a minute."""
+    """An assignment counts as recent for a minute."""
 
     def test_counted_and_forgotten(self) -> None:
         recent = RecentAssignments()

@@ -1,4 +1,4 @@
-"""An upstream that a test plays by hand: it says when what is sent, read and closed."""
+"""An upstream that a test operates by hand, deciding when to send, read and close."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MESSAGE = START + TEXT + USAGE + STOP
 
 
 class Connection(Protocol):
-    """One connection that the proxy made. ``received``: all of it; ``lost``: why it ended, None while it is there."""
+    """One connection from the proxy. ``received``: all bytes; ``lost``: why it ended, None while it is open."""
 
     transport: MemoryTransport
 
@@ -59,7 +59,7 @@ class Connection(Protocol):
 
 
 class ManualUpstream(Factory):
-    """Takes the simulator's place in ``world`` from now on."""
+    """Replaces the simulator in ``world`` from now on."""
 
     noisy = False
 

@@ -1,4 +1,4 @@
-"""Providers and credentials that parts of the proxy are given, where no service is needed."""
+"""Providers and credentials for tests of single parts of the proxy, without a service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.states import NOW, said
 
 @implementer(ICredential)
 class ShownCredential:
-    """A credential that is only looked at. ``asked``: how often for a poll."""
+    """A credential whose state is shown, and which serves nothing. ``asked``: how often a poll was requested."""
 
     is_api_key = False
 
@@ -28,7 +28,7 @@ class ShownCredential:
         self.use(short)
 
     def use(self, short: float | None) -> None:
-        """So much of the short window is used (percent); None: nothing is known."""
+        """Set the utilization of the short window (percent); None: unknown."""
         state, _ = transition(CredentialState(), TokenAvailable(1.0), NOW, Caps())
         if short is not None:
             state, _ = transition(state, HeadersObserved(said(short, short)), NOW, Caps())
@@ -56,7 +56,7 @@ class ShownCredential:
 
 @implementer(IProvider)
 class ShownProvider:
-    """Credentials that nobody selects from."""
+    """A provider whose credentials are shown, and never selected."""
 
     is_single_account = False
 

@@ -1,4 +1,4 @@
-"""An upstream that answers with bytes as a test wrote them, where the simulator is too well-behaved."""
+"""An upstream that answers with the exact bytes of a test, for cases where the simulator is too well-behaved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Connection(Protocol):
         self._received = b""
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer once a request is whole."""
+        """Answer once a request is complete."""
         self._received += data
         head, blank, body = self._received.partition(b"\r\n\r\n")
         size = 0
@@ -35,9 +35,9 @@ class _Connection(Protocol):
 
 
 class RawUpstream(Factory):
-    """Takes the simulator's place in ``world``. The last of ``answers`` is given to every further request.
+    """Replaces the simulator in ``world``. The last of ``answers`` is repeated for every further request.
 
-    ``received``: whole requests, byte for byte.
+    ``received``: complete requests, byte for byte.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The sum of states is the right one, and is not computed again for nothing."""
+"""The aggregate is correct, and is recomputed only when necessary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.states import NOW
 
 
 class AggregateCacheTests(SynchronousTestCase):
-    """Two credentials, and callers who see one or both."""
+    """Two credentials, and callers that see one or both of them."""
 
     def setUp(self) -> None:
         self.now = NOW
@@ -22,11 +22,11 @@ class AggregateCacheTests(SynchronousTestCase):
         self.one = Caller("v", ShownProvider(self.a))
 
     def utilization(self, caller: Caller) -> float:
-        """Of the short window."""
+        """The utilization of the short window that the caller sees (percent)."""
         return round(self.whole(caller).short_utilization)
 
     def whole(self, caller: Caller) -> Aggregate:
-        """What the caller sees."""
+        """The aggregate that the caller sees."""
         found = self.cache.aggregate_for(caller)
         assert found is not None
         return found
@@ -43,7 +43,7 @@ class AggregateCacheTests(SynchronousTestCase):
         self.assertGreater(self.utilization(self.both), before)
 
     def test_time_is_a_change(self) -> None:
-        """Resets are told as times from now."""
+        """The aggregate is recomputed as time passes, because resets are reported as times from now."""
         before = self.whole(self.both)
         self.now += 1
         self.assertIsNot(self.whole(self.both), before)

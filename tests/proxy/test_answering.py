@@ -1,4 +1,4 @@
-"""What a client sees of an upstream's answer, and the word that the log has for it."""
+"""What a client sees of an upstream's response, and the log's word for the outcome."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.proxy.manual_upstream import MESSAGE, ManualUpstream
 
 
 class HeaderTests(SynchronousTestCase):
-    """Fields that are about this request, and not about the one that a remote made for it."""
+    """Fields that describe this request, and not the request that a remote instance made for it."""
 
     def answer(self, head: bytes, body: bytes = b"") -> Response:
-        """What the client gets of this."""
+        """The response that the client gets when the upstream sends this one."""
         world = World(self)
         upstream = ManualUpstream(world)
         client = world.ask()
@@ -24,7 +24,7 @@ class HeaderTests(SynchronousTestCase):
         return client.responses()[0]
 
     def test_of_an_instance_in_between(self) -> None:
-        """One id, and it is ours."""
+        """The client gets a single request id, which is this instance's."""
         head = b"HTTP/1.1 200 OK\r\nX-CCM-Request-Id: theirs\r\nX-Accel-Buffering: yes\r\n"
         answer = self.answer(head)
         ids = [value for name, value in answer.headers if name.lower() == b"x-ccm-request-id"]
@@ -38,14 +38,14 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(answer.header("x-accel-buffering"), "no")
 
     def test_errors_do_not_tell_limits(self) -> None:
-        """A client takes any rate-limit field there for the cause of the error."""
+        """A client would take a rate-limit field for the cause of the error."""
         for status, told in ((200, True), (500, False)):
             answer = self.answer(b"HTTP/1.1 %d X\r\n" % status)
             self.assertEqual(answer.header("anthropic-ratelimit-unified-status") is not None, told, status)
 
 
 class EventStreamTests(SynchronousTestCase):
-    """By the media type alone."""
+    """Event streams are recognised by the media type alone."""
 
     def test_types(self) -> None:
         for value, expected in (

@@ -1,4 +1,4 @@
-"""One try at an upstream: before its answer, while the answer is held, and what cuts it short."""
+"""One attempt at an upstream: before its response, while the response is held, and when it is interrupted."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class AttemptTestCase(SynchronousTestCase):
         self.attempt = Attempt(self.clock)
 
     def send(self) -> Connection:
-        """Send a request; the connection on which it came."""
+        """Send a request, and return the upstream's connection."""
         self.attempt.send(self.pool, RequestHead(b"POST", b"/", [(b"Host", b"api")]), [b"{}"])
         self.network.flush()
         return self.connections[-1]
 
     def answer(self, data: bytes) -> None:
-        """Let the upstream say something."""
+        """Let the upstream send ``data``."""
         self.connections[-1].transport.write(data)
         self.network.flush()
 
 
 class WaitingTests(AttemptTestCase):
-    """Until the head is there."""
+    """Before the head arrives."""
 
     def test_the_head_comes_before_the_body(self) -> None:
         self.send()
         self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000)
         head = self.successResultOf(self.attempt.answered)
         self.assertEqual(head.status, 200)
-        # Nobody has decided what is to become of the body: it is not read on.
+        # Reading is paused until the exchange decides what to do with the body.
         self.assertFalse(self.listener.connections[0].client.reading)
         self.attempt.discard()
 
@@ -66,7 +66,7 @@ class WaitingTests(AttemptTestCase):
         self.failureResultOf(self.attempt.answered, RequestNotSent)
 
     def test_an_interrupt(self) -> None:
-        """Spec 5.3: the upstream is let go at once, and why is told."""
+        """Spec 5.3: the upstream's connection is dropped at once, and the reason is reported."""
         connection = self.send()
         self.attempt.interrupt(USED_UP)
         failure = self.failureResultOf(self.attempt.answered, Interrupted)
@@ -76,7 +76,7 @@ class WaitingTests(AttemptTestCase):
         self.attempt.interrupt(USED_UP)
 
     def test_an_interrupt_before_anything_was_sent(self) -> None:
-        """Nothing is sent any more, nor is a connection used up for it."""
+        """Nothing is sent, and no connection is used."""
         self.attempt.interrupt(USED_UP)
         self.attempt.send(self.pool, RequestHead(b"POST", b"/", [(b"Host", b"api")]), [])
         self.network.flush()
@@ -99,7 +99,7 @@ class WaitingTests(AttemptTestCase):
 
 
 class CollectingTests(AttemptTestCase):
-    """Reading as much of a refusal as it takes to understand it."""
+    """Reading as much of a refusal as is needed to classify it."""
 
     def collect(self) -> Deferred[bytes]:
         """Begin."""
@@ -115,7 +115,7 @@ class CollectingTests(AttemptTestCase):
         self.assertNoResult(collected)
         self.answer(b"56789")
         self.assertEqual(self.successResultOf(collected), b"0123456789")
-        # Also where it was there already.
+        # It also works if the bytes have arrived already.
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.attempt.collect())), b"0123456789")
         self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() > 5], [])
 
@@ -128,7 +128,7 @@ class CollectingTests(AttemptTestCase):
         self.attempt.discard()
 
     def test_until_it_is_enough(self) -> None:
-        """As soon as that is so, though more is to come; what has come stays held."""
+        """Collecting ends as soon as there is enough, and the bytes stay held."""
         self.send()
         self.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01")
         self.successResultOf(self.attempt.answered)
@@ -147,7 +147,7 @@ class CollectingTests(AttemptTestCase):
         self.assertEqual((seen[-2], seen[-1]), (b"012", b"012345"))
         self.assertFalse(self.listener.connections[0].client.reading)
         self.assertEqual([call for call in self.clock.getDelayedCalls() if call.getTime() == 3.0], [])
-        # Asked again, what is there may be enough at once.
+        # The held bytes may be enough for a second call at once.
         again = Deferred.fromCoroutine(self.attempt.collect(enough, 3.0))
         self.assertEqual(self.successResultOf(again), b"012345")
         self.attempt.discard()
@@ -162,7 +162,7 @@ class CollectingTests(AttemptTestCase):
         self.attempt.discard()
 
     def test_an_end_is_enough(self) -> None:
-        """Whole, or broken off: nothing more will come."""
+        """Collecting ends with the body, whether it is complete or broken off."""
         for rest in (b"0123456789", b"0123"):
             self.setUp()
             self.send()
@@ -225,7 +225,7 @@ class _Listener(ManualUpstream):
 
 
 class RefusalTests(SynchronousTestCase):
-    """A refusal that had to be looked into is relayed as it was, from its first byte."""
+    """A refusal whose body had to be read is relayed unchanged, from its first byte."""
 
     def test_slow(self) -> None:
         world = World(self)

@@ -1,4 +1,4 @@
-"""A value goes back only to whoever issued it (spec 3.6)."""
+"""A value is sent back only to the credential that issued it (spec 3.6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STATE = [(b"X-Turn-State", b"abc")]
 
 
 class BoundValuesTests(SynchronousTestCase):
-    """In the field ``x-turn-state``."""
+    """Values in the field ``x-turn-state``."""
 
     def test_issued(self) -> None:
         values = BoundValues(b"x-turn-state", lambda: 5.0)

@@ -1,4 +1,4 @@
-"""What a caller sees, and may use."""
+"""The credentials that a caller sees, and may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.states import NOW
 
 
 class CallerTests(SynchronousTestCase):
-    """Of two accounts, one of them used up, and a remote instance."""
+    """With two accounts, one of which is used up, and a remote instance."""
 
     def setUp(self) -> None:
         self.full = ShownCredential("full", 100.0)
@@ -19,7 +19,7 @@ class CallerTests(SynchronousTestCase):
         self.provider = ShownProvider(self.full, self.free, self.remote)
 
     def test_shown(self) -> None:
-        """Spec 8.1: without the remote that the caller is, and without remotes that he may not use."""
+        """Spec 8.1: the caller's own remote instance, and remotes that it may not use, are left out."""
         self.assertEqual(Caller("u", self.provider).shown(), [self.full, self.free])
         self.assertEqual(Caller("u", self.provider, True).shown(), [self.full, self.free, self.remote])
         self.assertEqual(Caller("u", self.provider, True, self.remote).shown(), [self.full, self.free])

@@ -102,7 +102,7 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(received.items(b"chatgpt-account-id"), [world.codex.account_id.encode()])
 
     def test_the_client_sees_the_aggregate_only(self) -> None:
-        """F36: headers and events alike show the pool, not the account."""
+        """F36: both headers and events show the pool, not the account."""
         world = CodexWorld(self)
         world.codex.set_utilization("five_hour", 30)
         response = only(world.send(request("hello")))
@@ -115,7 +115,7 @@ class TurnTests(SynchronousTestCase):
         self.assertIsNotNone(response.header("x-ocm-plan-weight"))
 
     def test_the_turn_state_goes_back_to_its_issuer_only(self) -> None:
-        """Spec 3.6: a value that this account has not issued, to this session, does not pass."""
+        """Spec 3.6: a value is dropped unless this account has issued it to this session."""
         world = CodexWorld(self)
         first = only(world.send(request("hello", "session-id: s-1")))
         state = first.header("x-codex-turn-state")
@@ -149,7 +149,7 @@ class TurnTests(SynchronousTestCase):
 
 
 class RecoveryTests(SynchronousTestCase):
-    """What the account goes through without the client noticing."""
+    """Events of the account that the client does not notice."""
 
     def test_an_expired_token(self) -> None:
         world = CodexWorld(self)
@@ -162,7 +162,7 @@ class RecoveryTests(SynchronousTestCase):
         self.assertTrue(tokens["access_token"] == world.codex.access_token, "the file holds the new login")
 
     def test_used_up(self) -> None:
-        """Told once, in words that the client understands: usage_limit_reached with its time."""
+        """The client is told once, in a format that it understands: usage_limit_reached with its time."""
         world = CodexWorld(self)
         world.codex.exhaust("five_hour", 7200)
         response = only(world.send(request("hello")))
@@ -183,7 +183,7 @@ class RecoveryTests(SynchronousTestCase):
 
 
 class ChatCompletionTests(SynchronousTestCase):
-    """Only a key of the commercial API has them (spec 3.6)."""
+    """Chat completions, which are available only with a key of the commercial API (spec 3.6)."""
 
     def test_not_with_a_login(self) -> None:
         world = CodexWorld(self)
@@ -205,7 +205,7 @@ class ChatCompletionTests(SynchronousTestCase):
 
 
 class KeyWorld(World):
-    """A world with the simulator of another one, and a configuration with a key of it."""
+    """A world that uses the simulator of another world, with one of its keys in the configuration."""
 
     def __init__(self, case: SynchronousTestCase, other: World, text: str) -> None:
         super().__init__(case, configuration=text, start=False, with_file=False)

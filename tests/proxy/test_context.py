@@ -1,4 +1,4 @@
-"""A request keeps the rules that it began with."""
+"""A request keeps the rules with which it began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmproxy.proxy.forwarder import Forwarder
 
 
 class ContextTests(SynchronousTestCase):
-    """Of a service whose rules change."""
+    """The context of a service whose rules change."""
 
     def test_options_change_for_those_who_come_later(self) -> None:
         clock = Clock()
@@ -21,7 +21,7 @@ class ContextTests(SynchronousTestCase):
         before = forwarder.context
         forwarder.options = ProxyOptions(max_body=2)
         self.assertEqual((before.options.max_body, forwarder.context.options.max_body), (1, 2))
-        # All else is the same for both.
+        # Everything else is shared by both contexts.
         for name in ("registry", "aggregates", "bound_values", "polls", "dialect", "clock"):
             self.assertIs(getattr(before, name), getattr(forwarder.context, name), name)
 

@@ -1,4 +1,4 @@
-"""Requests through the proxy to the simulated upstream: what the client gets, what the account is asked for."""
+"""Requests through the proxy to the simulated upstream: what the client gets, and what the upstream receives."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class TurnTests(SynchronousTestCase):
         texts = [response.json()["content"][0]["text"] for response in client.responses()]
         self.assertEqual(texts, ["0", "1", "2"])
         self.assertFalse(client.broken)
-        # Nor is the upstream dialled anew each time.
+        # The connection to the upstream is reused.
         self.assertEqual(len({request.peer for request in world.simulator.requests.of("turn")}), 1)
 
     def test_models_do_not_wait_for_anything(self) -> None:
-        """F45: models are answered although the usage endpoint says nothing and a turn is waiting."""
+        """F45: the list of models is served while the usage endpoint is silent and a turn is waiting."""
         world = World(self, start=False)
         world.simulator.faults.always("hang", endpoint="usage")
         world.start()
@@ -162,7 +162,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(values(received.headers, b"accept-encoding"), [b"identity"])
 
     def test_bodies_pass_byte_for_byte(self) -> None:
-        """Nothing that the proxy does not understand of a body may change it, or keep it from its judge."""
+        """A body is forwarded unchanged, even if the proxy does not understand it."""
         world = World(self)
         upstream = RawUpstream(world, [http_response(200, body=MESSAGE)])
         bodies = (
@@ -233,7 +233,7 @@ class RequestTests(SynchronousTestCase):
         self.assertIsNone(world.simulator.requests.of("turn")[0].header(b"expect"))
 
     def test_expectation_refused_before_the_body(self) -> None:
-        """Neither a stranger nor a body that is too large is asked to go on."""
+        """No "100 Continue" is sent to an unauthenticated client, or for a body that is too large."""
         world = World(self, more="    max_request_body: 1KiB")
         for token, size, status in (("wrong", 10, 401), (TOKEN, 5000, 413)):
             request = message_request("x" * size, token=token, headers=(("Expect", "100-continue"),))
@@ -373,15 +373,15 @@ class ResponseTests(SynchronousTestCase):
 
 
 class MeteringTests(SynchronousTestCase):
-    """What is known of a request and its answer afterwards, as the log says it."""
+    """The facts about a request and its response that are logged afterwards."""
 
     def finished(self, world: World) -> LogEvent:
-        """What was logged of the one request."""
+        """The log event of the one concluded request."""
         (event,) = [event for event in world.events if "result" in event]
         return event
 
     def test_session_sources(self) -> None:
-        """F10: every known place, in order; what a proxy in between has dropped does not matter."""
+        """F10: the session is found in each known place, in order of precedence, even if others are missing."""
 
         def body(user_id: str) -> bytes:
             message = {"role": "user", "content": "x"}
@@ -400,7 +400,7 @@ class MeteringTests(SynchronousTestCase):
             self.assertEqual(self.finished(world)["session"], expected)
 
     def test_golden_sums(self) -> None:
-        """F21: cache writes by life time, cache reads apart, cumulative figures not added up."""
+        """F21: cache writes are counted by lifetime, cache reads separately, and cumulative figures only once."""
         events = (
             ("message_start", '{"type":"message_start","message":{"model":"claude-opus-5","usage":{'
              '"input_tokens":11,"cache_read_input_tokens":70000,"cache_creation_input_tokens":3000,'
@@ -432,7 +432,7 @@ class MeteringTests(SynchronousTestCase):
         self.assertEqual((event["model"], event["result"]), ("claude-opus-5", "served"))
 
     def test_a_whole_message_and_its_stream_count_the_same(self) -> None:
-        """F21, and what the account is really charged with."""
+        """F21: both give the figures that the account is really charged for."""
         counted = []
         for stream in (False, True):
             world = World(self)
@@ -451,7 +451,7 @@ class MeteringTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
-    """Answers of the upstream that are the client's business (spec 4.4)."""
+    """Errors of the upstream that are relayed to the client (spec 4.4)."""
 
     def test_bad_requests_are_relayed(self) -> None:
         world = World(self)
@@ -463,7 +463,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(world.results(), ["failed"])
 
     def test_a_refused_signature_is_relayed_byte_for_byte(self) -> None:
-        """F12: the upstream's own error, also about thinking blocks that another account signed."""
+        """F12: the client gets the upstream's own error, such as one about thinking blocks of another account."""
         world = World(self)
         body = b'{"type":"error",  "error":{"type":"invalid_request_error","message":' + (
             b'"messages.1.content.0: Invalid `signature` in `thinking` block"},"request_id":"req_x"}\n'
@@ -478,7 +478,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(len(world.upstream.factory.received), 1)  # type: ignore[attr-defined]
 
     def test_a_thought_of_another_account(self) -> None:
-        """F12: the same, as the simulator judges it."""
+        """F12: the simulator itself rejects a thinking block that another account signed."""
         world = World(self)
         document = {
             "model": "claude-opus-4-5",
@@ -497,7 +497,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertIn("Invalid `signature`", response.error["message"])
 
     def test_trouble_of_the_upstream_is_relayed_and_blocks_nothing(self) -> None:
-        """F6: however often the upstream fails, the account goes on being asked."""
+        """F6: however often the upstream fails, the account stays in use."""
         world = World(self)
         for fault, status in (
             ("overloaded", 529),
@@ -532,7 +532,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(response.header("x-should-retry"), "true")
 
     def test_an_error_as_the_first_event_of_a_stream(self) -> None:
-        """F13: relayed as it came, recorded as failed."""
+        """F13: the stream is relayed unchanged, and logged as failed."""
         world = World(self)
         response = world.answer("[[simulate:error_first]]", stream=True)
         self.assertEqual(response.status, 200)
@@ -541,7 +541,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(len(world.simulator.requests.of("turn")), 1)
 
     def test_an_error_in_the_middle_of_a_stream(self) -> None:
-        """F13, F14: what was said goes out, then the error; the turn is not asked for again."""
+        """F13, F14: the client gets the events before the error, then the error; there is no retry."""
         world = World(self)
         response = world.answer("[[tokens:80]] [[simulate:error_mid]]", stream=True)
         self.assertIn(b"content_block_delta", response.body)
@@ -550,7 +550,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(len(world.simulator.requests.of("turn")), 1)
 
     def test_never_again_after_the_first_byte(self) -> None:
-        """F14: a stream that breaks breaks the client's; the upstream is asked once."""
+        """F14: if the upstream's stream breaks, so does the client's; the upstream is asked only once."""
         for fault in ("cut;at=mid", "cut;at=after_head", "cut;at=mid;how=fin", "no_last_chunk", "bad_chunk"):
             world = World(self)
             client = world.ask(f"[[tokens:80]] [[simulate:{fault}]]", stream=True)
@@ -569,21 +569,21 @@ class ErrorTests(SynchronousTestCase):
 
 
 class _BrokenTraffic(ClaudeTraffic):
-    """Has a defect that shows when an answer comes."""
+    """Raises when a response arrives."""
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
         raise RuntimeError("defect")
 
 
 class _BrokenMetering(ClaudeMetering):
-    """Has a defect that shows when an answer is passed on."""
+    """Raises when a response is relayed."""
 
     def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
         raise RuntimeError("defect")
 
 
 class DefectTests(SynchronousTestCase):
-    """A defect of ours costs its own request, and leaves nothing behind."""
+    """An internal error fails only its own request, and leaves nothing behind."""
 
     def check(self, **defect: object) -> Client:
         world = World(self)
@@ -607,7 +607,7 @@ class DefectTests(SynchronousTestCase):
         self.assertTrue(self.check(metering=_BrokenMetering()).broken)
 
 
-#: One remote; and one remote before an account of ours, in a pool.
+#: A remote instance; and a pool of a remote instance, which comes first, and an account.
 REMOTE = """
 services:
   - type: ccm
@@ -638,7 +638,7 @@ OURS = ("X-CCM-Request-Id", "req_theirs")
 
 
 class _Remote(RawUpstream):
-    """Another instance: its status is well, and turns are answered as the test wrote it."""
+    """A remote instance whose status is usable, and which answers turns with the bytes of the test."""
 
     def __init__(self, world: World, *answers: bytes) -> None:
         simulator = world.upstream.factory
@@ -650,7 +650,7 @@ class _Remote(RawUpstream):
         self._answers = list(answers)
 
     def answer(self) -> bytes:
-        """To the request that has just come."""
+        """The response to the request that has just arrived."""
         request = self.received[-1]
         if b"?watch=true" in request:
             return http_response(404)
@@ -661,10 +661,10 @@ class _Remote(RawUpstream):
 
 
 class RemoteTests(SynchronousTestCase):
-    """Answers of another instance (spec 4.4)."""
+    """Responses of a remote instance (spec 4.4)."""
 
     def begin(self, *answers: bytes, credential: str = "pool") -> tuple[World, _Remote]:
-        """A world whose remote answers turns so."""
+        """A world whose remote answers turns with ``answers``, and that remote instance."""
         world = World(self, configuration=REMOTE.format(credential=credential), start=False)
         remote = _Remote(world, *answers)
         world.start()
@@ -675,7 +675,7 @@ class RemoteTests(SynchronousTestCase):
         return next(remote.external for remote in world.entry.externals.values())
 
     def by_us(self, world: World) -> int:
-        """How many turns our own account has served."""
+        """How many turns the local account has served."""
         return len(world.simulator.requests.of("turn"))
 
     def test_what_it_is_asked(self) -> None:
@@ -694,7 +694,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertNotEqual(response.header("x-ccm-request-id"), "req_theirs")
 
     def test_rejected(self) -> None:
-        """It has nobody to serve us with: another credential does, and it is left alone until it is heard of again."""
+        """The remote has no credential: another one serves, and the remote is not used until it reports again."""
         for headers in ((OURS, ("X-CCM-Error", "credential_unavailable")), ()):
             world, remote = self.begin(http_response(400, *headers))
             self.assertEqual(world.answer().status, 200)
@@ -710,7 +710,7 @@ class RemoteTests(SynchronousTestCase):
             self.assertEqual(len(remote.turns), 2)
 
     def test_rejected_and_nobody_else(self) -> None:
-        """The client is told of our credential, not what the remote said of its."""
+        """The client is told about this instance's credential, not about those of the remote."""
         world, _ = self.begin(
             http_response(400, OURS, ("X-CCM-Error", "credential_unavailable"), body=b"theirs"),
             credential="friend",
@@ -720,7 +720,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertNotIn(b"theirs", response.body)
 
     def test_an_upstreams_400(self) -> None:
-        """The client's own: it is passed on, and nothing is marked."""
+        """A 400 is the client's own error: it is relayed, and the credential's state does not change."""
         body = b'{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long"}}'
         world, _ = self.begin(http_response(400, OURS, body=body))
         response = world.answer()
@@ -729,7 +729,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(self.by_us(world), 0)
 
     def test_busy(self) -> None:
-        """Another credential serves; nothing is marked."""
+        """Another credential serves, and the remote's state does not change."""
         for status, reason in ((503, "shutting_down"), (502, "upstream_unreachable"), (508, "too_many_hops")):
             world, remote = self.begin(http_response(status, OURS, ("X-CCM-Error", reason)))
             for number in (1, 2):
@@ -738,7 +738,7 @@ class RemoteTests(SynchronousTestCase):
             self.assertTrue(self.friend(world).is_usable())
 
     def test_busy_and_nobody_else(self) -> None:
-        """What it said is passed on as it came."""
+        """The remote's response is relayed unchanged."""
         body = b'{"type":"error","error":{"type":"api_error","message":"going away"}}'
         for credential in ("friend", "pool"):
             world, remote = self.begin(
@@ -753,7 +753,7 @@ class RemoteTests(SynchronousTestCase):
             self.assertTrue(self.friend(world).is_usable())
 
     def test_our_token_is_not_accepted(self) -> None:
-        """Never a 401 to the client, whose token is fine."""
+        """The client never gets a 401, because its own token is valid."""
         world, remote = self.begin(http_response(401, OURS, ("X-CCM-Error", "unauthenticated")))
         self.assertEqual(world.answer().status, 200)
         self.assertEqual((len(remote.turns), self.by_us(world)), (1, 1))

@@ -1,4 +1,4 @@
-"""What the requests of one service share: rules, the wheel, and that none of them is forgotten."""
+"""What the requests of one service share: the rules, the tick, and the registry of those in progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.proxy.websocket.scene import Scene
 
 
 class ForwarderTests(SynchronousTestCase):
-    """As a service uses it."""
+    """A forwarder as a service uses it."""
 
     def test_requests_under_way_are_known(self) -> None:
         world = World(self)
@@ -82,7 +82,7 @@ class ForwarderTests(SynchronousTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """So many requests of one user at a time, and none is counted any more once it is over (F41)."""
+    """The limit on concurrent requests of one user, in which requests count until they are over (F41)."""
 
     def world(self, limit: int = 1) -> World:
         """A service with that limit."""
@@ -113,7 +113,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(world.answer().status, 200)
 
     def test_the_connection_of_a_refused_one_goes_on(self) -> None:
-        """Though its body was not looked at."""
+        """The connection stays open although the body of the refused request was not read."""
         world = self.world()
         world.simulator.faults.next("hang")
         waiting = world.ask()

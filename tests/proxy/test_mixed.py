@@ -1,4 +1,4 @@
-"""Everything at once, in any order: clients come and go, upstreams fail, tokens expire, windows fill up."""
+"""Random mixtures of events: clients come and go, upstreams fail, tokens expire, windows fill up."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ TOKEN_FAULTS = (
 
 
 class MixedTests(SynchronousTestCase):
-    """What must hold in the end whatever happened: World.close checks that nothing is left open."""
+    """Invariants that hold at the end of any history; World.close checks that nothing is left open."""
 
     def test_any_order(self) -> None:
-        """No request hangs for ever, no lease or exchange is left, nothing raises; then it is served again."""
+        """No request hangs, no lease or exchange is left, nothing raises, and the next request is served."""
         for seed in range(12):
             self.hold(seed)
             self.doCleanups()
 
     def hold(self, seed: int) -> None:
-        """One conversation of many."""
+        """Run one random conversation."""
         rng = random.Random(seed)
         world = World(self)
         waiting: list[Client] = []
@@ -88,7 +88,7 @@ class MixedTests(SynchronousTestCase):
                         world.write_login()
                 case 13:
                     world.simulator.faults.next(rng.choice(TOKEN_FAULTS), endpoint="usage")
-        # Everything in the world comes to an end: the longest time-out is that of the first byte.
+        # Everything ends within the longest time-out, which is the one for the first byte.
         world.simulator.faults.clear()
         world.upstream.refusing = False
         world.login.log_in()

@@ -1,4 +1,4 @@
-"""Several accounts behind one address: nobody notices that one is used up while another has room (spec 4.4, 6)."""
+"""Pools of accounts: clients do not notice that an account is used up while another has room (spec 4.4, 6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIXED = ("pro", "max_5x", "max_20x", "team", "max_20x")
 
 
 class StickinessTests(SynchronousTestCase):
-    """A conversation stays where it is."""
+    """Sticky sessions: a conversation stays on its account."""
 
     def test_a_session_stays(self) -> None:
         world = PoolWorld(self)
@@ -41,7 +41,7 @@ class StickinessTests(SynchronousTestCase):
         self.assertIn("a2 ", lines[0]["reason"])
 
     def test_subagents_stay_with_their_session(self) -> None:
-        """F11: they carry its id, so they share its account and its prompt cache."""
+        """F11: subagents send the session's id, so they share its account and its prompt cache."""
         world = PoolWorld(self)
         first = world.served("s")
         for agent in ("x", "y", "z"):
@@ -49,7 +49,7 @@ class StickinessTests(SynchronousTestCase):
             self.assertEqual(world.served("s", headers=headers), first)
 
     def test_subagents_may_be_spread(self) -> None:
-        """F11: the operator's choice."""
+        """F11: the operator may choose that subagents count as separate sessions."""
         world = PoolWorld(self, spread=True)
         world.served("s")
         by = {world.served("s", headers=(("X-Claude-Code-Agent-Id", agent),)) for agent in "abcd"}
@@ -71,10 +71,10 @@ class StickinessTests(SynchronousTestCase):
 
 
 class ExhaustionTests(SynchronousTestCase):
-    """Accounts run out, one after the other."""
+    """Accounts that are used up, one after the other."""
 
     def test_one_of_two(self) -> None:
-        """The request that meets the 429 is served all the same, and the session stays where it went."""
+        """The request that meets the 429 is served by another account, and the session stays on that account."""
         world = PoolWorld(self)
         first = world.served("s")
         world.exhaust(first)
@@ -93,11 +93,11 @@ class ExhaustionTests(SynchronousTestCase):
             world.exhaust(tag)
         for session in "stuvw":
             self.assertEqual(world.served(session), "a4")
-        # Each of the others was asked once at most.
+        # Each of the other accounts was tried at most once.
         self.assertLessEqual(len(world.turns()), 5 + 4)
 
     def test_all_of_fifty(self) -> None:
-        """Each is asked once; the client is told once, when the first one is free again."""
+        """Each account is tried once, and the client is told once when the first account is usable again."""
         world = PoolWorld(self, MIXED * 10)
         for number in range(1, 51):
             world.exhaust(f"a{number}", resets_in=3600.0 + 60 * number)
@@ -123,7 +123,7 @@ class ExhaustionTests(SynchronousTestCase):
         self.assertEqual(world.results().count("rate_limited"), 1)
 
     def test_a_used_up_week_is_left_alone_until_its_end(self) -> None:
-        """F46: an explicit reset wins over every default."""
+        """F46: an explicit reset takes precedence over every default."""
         world = PoolWorld(self)
         world.exhaust("a1", "seven_day", resets_in=86400.0)
         for session in "stu":
@@ -134,7 +134,7 @@ class ExhaustionTests(SynchronousTestCase):
         self.assertLessEqual(Counter(map(world.by, world.turns()))["a1"], 3)
 
     def test_a_429_that_concerns_one_request(self) -> None:
-        """F5: it says so, and nothing of limits: the request is served elsewhere, and nothing is marked."""
+        """F5: after a 429 without data about limits, another account serves, and the first one's state is unchanged."""
         world = PoolWorld(self)
         first = world.served("s")
         world.simulator.faults.next("rate_limited")
@@ -145,7 +145,7 @@ class ExhaustionTests(SynchronousTestCase):
         self.assertEqual(world.served("s"), first)
 
     def test_the_caps_are_kept(self) -> None:
-        """A reserve is the owner's: nobody is served from it."""
+        """A reserve is kept for the owner of the account: no request uses it."""
         world = PoolWorld(self)
         world.login_of("a1").set_utilization("seven_day", 99.0, 86400.0)
         world.login_of("a2").set_utilization("seven_day", 40.0, 86400.0)
@@ -154,7 +154,7 @@ class ExhaustionTests(SynchronousTestCase):
             self.assertEqual(world.served(session), "a2")
 
     def test_a_model_that_is_used_up_goes_elsewhere(self) -> None:
-        """The account's other models stay where they are open."""
+        """Requests for the account's other models stay on it."""
         world = PoolWorld(self, ("max_20x", "max_20x"), start=False)
         for login in world.logins:
             login.windows["seven_day_opus"] = type(login.windows["seven_day"])(
@@ -171,7 +171,7 @@ class ExhaustionTests(SynchronousTestCase):
         self.assertEqual(world.served("s", model="claude-sonnet-4-6"), second)
 
     def test_nothing_is_answered_twice(self) -> None:
-        """Whatever is refused on the way: one answer to each request, one turn served by the upstream for it."""
+        """After any refusals, each request gets one response, and the upstream has served one turn for it."""
         world = PoolWorld(self, MIXED)
         for round_ in range(10):
             if round_ % 2 and round_ < 8:
@@ -182,17 +182,17 @@ class ExhaustionTests(SynchronousTestCase):
 
 
 class MovingTests(SynchronousTestCase):
-    """Sessions move when they must, and spread when many do."""
+    """Sessions move when they must, and are spread if many move."""
 
     def test_a_hundred_sessions_spread(self) -> None:
-        """F8: one exhaustion moves a hundred sessions in the same instant; each account gets its share of them."""
+        """F8: if a used-up account makes a hundred sessions move at once, each other account gets its share of them."""
         world = PoolWorld(self, ("max_20x", "max_20x", "max_20x", "max_5x", "pro"), strategy="fallback")
         sessions = [f"s{number}" for number in range(100)]
         for session in sessions:
             world.served(session)
         self.assertEqual(world.spread_of(sessions), {"a1": 100})
         config = world.service.config
-        # The same sessions under the default strategy.
+        # Now the same sessions with the default strategy.
         text = world.configuration.replace("strategy: fallback", "strategy: least-used")
         world.reload(text)
         self.assertNotEqual(world.service.config, config)
@@ -203,12 +203,12 @@ class MovingTests(SynchronousTestCase):
             self.assertEqual(world.last(client).status, 200)
         spread = world.spread_of(sessions)
         self.assertEqual(spread["a1"], 0)
-        # By weight 10 : 10 : 5 : 1 of what is left.
+        # The shares are proportional to the remaining capacity, 10 : 10 : 5 : 1.
         for tag, least, most in (("a2", 30, 46), ("a3", 30, 46), ("a4", 14, 24), ("a5", 1, 7)):
             self.assertTrue(least <= spread[tag] <= most, spread)
 
     def test_an_account_that_disappears_and_comes_back(self) -> None:
-        """F9: its sessions leave at once, and nobody is refused; when it is back, it is used again."""
+        """F9: its sessions move at once, and no request is refused; when the account is back, it is used again."""
         world = PoolWorld(self)
         tags = {session: world.served(session) for session in ("s", "t")}
         self.assertEqual(set(tags.values()), {"a1", "a2"})
@@ -225,7 +225,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual({world.served(f"n{number}") for number in range(4)}, {"a1", "a2"})
 
     def test_a_login_that_is_over(self) -> None:
-        """Neither the token nor a refresh is accepted any more: another account, and never a 401."""
+        """If neither the token nor a refresh is accepted, another account serves; the client never gets a 401."""
         world = PoolWorld(self)
         first = world.served("s")
         world.login_of(first).log_out()
@@ -233,7 +233,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(set(world.results()), {"served"})
 
     def test_fallback_returns(self) -> None:
-        """To the better account, as soon as it serves again."""
+        """Sessions return to the preferred account as soon as it serves again."""
         world = PoolWorld(self, strategy="fallback")
         self.assertEqual(world.served("s"), "a1")
         world.exhaust("a1")
@@ -251,7 +251,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual({world.served(f"s{n}") for n in range(60)}, {"a1", "a2", "a3", "a4", "a5"})
 
     def test_an_overloaded_upstream_blocks_nobody(self) -> None:
-        """F6: a 5xx is relayed, and says nothing of the account."""
+        """F6: a 5xx is relayed, and says nothing about the account."""
         world = PoolWorld(self)
         first = world.served("s")
         for fault in ("529", "500", "503", "502"):
@@ -260,7 +260,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(world.served("s"), first)
 
     def test_an_account_whose_way_is_down(self) -> None:
-        """It is tried twice, then another serves; the session stays with that one, which is not left at once again."""
+        """It is tried twice, then another account serves; the session stays on that account."""
         world = PoolWorld(self, strategy="fallback")
         world.unreachable("a1")
         client = world.ask(session="s")
@@ -273,7 +273,7 @@ class MovingTests(SynchronousTestCase):
         self.assertTrue(account.is_usable())
 
     def test_a_request_that_took_long_to_come(self) -> None:
-        """Its own slowness is no reason to try nobody else."""
+        """A slow upload by the client does not count as time spent on unreachable upstreams."""
         world = PoolWorld(self, strategy="fallback")
         world.unreachable("a1")
         data = message_request("x" * 1000, session="s")
@@ -285,7 +285,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(world.last(client).status, 200)
 
     def test_a_network_that_swallows_everything(self) -> None:
-        """Not every account is waited for in its turn: a client would be gone long before."""
+        """Not every account is tried in turn until its time-out, because the client would give up long before."""
         world = PoolWorld(self, MIXED * 2)
         world.served("s")
         world.upstream.hanging = True
@@ -298,7 +298,7 @@ class MovingTests(SynchronousTestCase):
         self.assertGreater(world.upstream.attempts, 2)
 
     def test_a_network_that_is_down_moves_nobody(self) -> None:
-        """Every account is tried, none can be reached; afterwards each session is where its prompt cache is."""
+        """Every account is tried, and none can be reached; each session stays on the account with its prompt cache."""
         world = PoolWorld(self, MIXED, strategy="round-robin")
         before = {session: world.served(session) for session in ("s", "t", "u")}
         world.upstream.refusing = True
@@ -321,7 +321,7 @@ class MovingTests(SynchronousTestCase):
 
 
 class StreamTests(SynchronousTestCase):
-    """Event streams: until the first byte everything may be tried, after it nothing."""
+    """Event streams: retries are possible until the first byte was sent to the client, and not after it."""
 
     def streamed(self, world: PoolWorld, session: str, prompt: str = "hello") -> bytes:
         response = world.answer(prompt, session=session, stream=True)
@@ -329,7 +329,7 @@ class StreamTests(SynchronousTestCase):
         return response.body
 
     def test_a_stream_that_begins_with_an_error(self) -> None:
-        """F13: the client sees the stream of another account."""
+        """F13: the client gets the stream of another account."""
         for kind in ("overloaded_error", "api_error", "rate_limit_error"):
             world = PoolWorld(self)
             world.simulator.faults.next(f"error_first;type={kind}")
@@ -348,7 +348,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(world.turns()), 1)
 
     def test_which_nobody_can_do_better(self) -> None:
-        """The client sees the error as it came: it knows what it means."""
+        """If no other account can serve, the client gets the error unchanged."""
         world = PoolWorld(self)
         world.simulator.faults.always("error_first")
         self.assertTrue(self.streamed(world, "s").startswith(b"event: error"))
@@ -361,7 +361,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(world.turns()), 1)
 
     def test_a_silent_stream_is_not_waited_for_long(self) -> None:
-        """Its head goes out before a proxy in between loses patience."""
+        """The head is sent before a proxy in between times out."""
         world = PoolWorld(self)
         world.simulator.faults.next("slow_first_token;seconds=20")
         client = world.ask(session="s", stream=True)
@@ -373,7 +373,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(world.turns()), 1)
 
     def test_an_error_in_the_middle_is_relayed(self) -> None:
-        """F13, F14: something was said already."""
+        """F13, F14: there is no retry, because a part of the response was sent already."""
         world = PoolWorld(self)
         world.simulator.faults.next("error_mid")
         body = self.streamed(world, "s")
@@ -383,7 +383,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(world.results(), ["failed"])
 
     def test_a_stream_that_breaks_off_is_broken_off(self) -> None:
-        """F14: nothing is repeated after the first byte."""
+        """F14: there is no retry after the first byte."""
         world = PoolWorld(self)
         world.simulator.faults.next("cut")
         client = world.ask(session="s", stream=True)
@@ -393,7 +393,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(world.turns()), 1)
 
     def test_a_thousand_streams_while_accounts_flip(self) -> None:
-        """Nothing is lost, nothing answered twice, and nobody sees a 429 while an account has room."""
+        """Nothing is lost or answered twice, and no client sees a 429 while an account has room."""
         world = PoolWorld(self, MIXED * 2)
         for number, login in enumerate(world.logins):
             login.set_utilization("five_hour", 0.0, 4.0 + 2 * number)
@@ -401,7 +401,7 @@ class StreamTests(SynchronousTestCase):
         clients: list[Client] = []
         for number in range(1000):
             if number % 100 == 50:
-                # Another account runs out, while one before it is free again.
+                # Another account is used up, while an earlier one becomes usable again.
                 world.exhaust(f"a{1 + number // 100}")
                 world.network.advance(2.0)
             clients.append(world.ask(f"[[say:{number}]]", session=f"s{number % 250}", stream=True))
@@ -419,7 +419,7 @@ class StreamTests(SynchronousTestCase):
         self.assertGreater(sum(each.refused_turns for each in counters), 5)
 
     def test_streams_in_flight_outlive_their_account(self) -> None:
-        """Spec 5.3: what has begun goes on to its end."""
+        """Spec 5.3: responses that have begun continue to their end."""
         world = PoolWorld(self)
         world.simulator.faults.next("stall;at=mid;seconds=5")
         stalled = world.ask(session="s", stream=True)
@@ -432,7 +432,7 @@ class StreamTests(SynchronousTestCase):
 
 
 class InterruptTests(SynchronousTestCase):
-    """Requests that wait on an account that stops being usable go elsewhere (spec 5.3, 6.5)."""
+    """Requests that wait on an account when it stops being usable move to another one (spec 5.3, 6.5)."""
 
     def test_who_waits_goes_elsewhere(self) -> None:
         world = PoolWorld(self, strategy="fallback")
@@ -453,7 +453,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(world.served("s"), "a1")
         world.simulator.faults.next("hang")
         waiting = world.ask(session="s")
-        # The other one is emptied: 10 % against 0 % is more than 20 % / 10.
+        # The usage of the other account is reset: the difference between 10 % and 0 % is more than 20 % / 10.
         world.network.advance(61)
         world.login_of("a2").set_utilization("seven_day", 0.0, 86400.0)
         world.poll()
@@ -465,7 +465,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(world.where(), {"s": "a2"})
 
     def rebalanced(self) -> tuple[PoolWorld, Client]:
-        """A request that waits on ``a1``, which ``a2`` is better than from now on; ``t`` is on ``a1`` as well."""
+        """A request that waits on ``a1`` when ``a2`` becomes the better account; session ``t`` is on ``a1`` too."""
         world = PoolWorld(self, ("max_20x", "max_20x"), threshold=20)
         world.login_of("a2").set_utilization("seven_day", 50.0, 86400.0)
         world.login_of("a1").set_utilization("seven_day", 10.0, 86400.0)
@@ -479,7 +479,7 @@ class InterruptTests(SynchronousTestCase):
         return world, waiting
 
     def test_the_better_one_cannot_be_reached(self) -> None:
-        """Who was moved for the sake of balance is served where it was."""
+        """A request that was moved by rebalancing is served by its former account."""
         world, waiting = self.rebalanced()
         world.unreachable("a2")
         other = world.ask(session="t")
@@ -487,7 +487,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual([world.last(client).status for client in (waiting, other)], [200, 200])
 
     def test_it_comes_back_once(self) -> None:
-        """Where it was, it is refused as well, and the client is told."""
+        """The request returns to its former account only once; if that refuses it as well, the client is told."""
         world, waiting = self.rebalanced()
         world.unreachable("a2")
         world.simulator.faults.next("rate_limited", times=9)
@@ -504,7 +504,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual([world.last(client).status for client in (waiting, other)], [200, 200])
 
     def test_who_has_tried_the_better_one_is_left_where_it_is(self) -> None:
-        """Each new session is tried there first, which is no reason to interrupt those who have been there."""
+        """New sessions try the better account first, but requests that have tried it are not interrupted again."""
         world, first = self.rebalanced()
         assert first.transport is not None
         first.transport.loseConnection()
@@ -521,7 +521,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual([world.last(client).status for client in clients], [200] * 6)
 
     def test_rebalancing_touches_no_other_pool(self) -> None:
-        """Requests of another pool that wait on the same account go on waiting."""
+        """Requests of another pool that wait on the same account are not interrupted."""
         other = "      - {tag: other, type: balancer, credentials: [a1]}"
         world = PoolWorld(self, ("max_20x", "max_20x"), threshold=20, more_credentials=other, bobs="other")
         world.login_of("a2").set_utilization("seven_day", 50.0, 86400.0)
@@ -540,7 +540,7 @@ class InterruptTests(SynchronousTestCase):
         world.network.flush()
 
     def test_the_last_one_is_interrupted(self) -> None:
-        """Nobody is left: the client is told, and told no more than once."""
+        """No account is left, so the client is told, and only once."""
         world = PoolWorld(self, strategy="fallback")
         world.exhaust("a2")
         self.assertEqual(world.served("s"), "a1")
@@ -552,7 +552,7 @@ class InterruptTests(SynchronousTestCase):
 
 
 class StateTests(SynchronousTestCase):
-    """What users are shown is the pool, never an account (spec 8)."""
+    """Users are shown the state of the pool, never that of an account (spec 8)."""
 
     def test_weighted(self) -> None:
         world = PoolWorld(self, ("max_20x", "max_5x"))
@@ -560,7 +560,7 @@ class StateTests(SynchronousTestCase):
         world.login_of("a2").set_utilization("seven_day", 90.0, 172800.0)
         world.poll()
         told = world.get("/ccm/v1/status").json()
-        # Left of 99 %: 69 and 9, weighed 10 and 5.
+        # Of the cap of 99 %, 69 % and 9 % remain, with weights 10 and 5.
         self.assertAlmostEqual(told["weekly_utilization"], 100 - (69 * 10 + 9 * 5) / 15, places=5)
         mean = world.clock.seconds() + (86400.0 * 10 + 172800.0 * 5) / 15
         self.assertAlmostEqual(told["weekly_reset"], mean, delta=1)
@@ -610,7 +610,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(len(told()), len({json.dumps(line) for line in told()}))
 
     def test_a_reset_is_complete(self) -> None:
-        """F32: what an account was refused for is forgotten with the window that it was refused for."""
+        """F32: a refusal is forgotten when the window resets that caused it."""
         world = PoolWorld(self, ("max_20x",))
         login = world.exhaust("a1", resets_in=600.0)
         self.assertEqual(world.answer(session="s").status, 429)
@@ -639,14 +639,14 @@ class UserTests(SynchronousTestCase):
         self.assertEqual(world.served("s"), "a1")
 
     def test_fast_mode_is_refused_in_a_pool(self) -> None:
-        """It costs extra, so it is for who has an account to himself (spec 4.1)."""
+        """Fast mode costs extra, so it is only for users with an account of their own (spec 4.1)."""
         world = PoolWorld(self, bobs="a2")
         headers = (("anthropic-beta", "fast-mode-2026-02-01"),)
         self.assertEqual(world.answer(headers=headers).status, 400)
         self.assertEqual(world.answer(headers=headers, token=BOB).status, 200)
 
     def test_so_many_at_a_time(self) -> None:
-        """F41: never silently."""
+        """F41: requests beyond the limit are never refused silently."""
         world = PoolWorld(self, more="    max_connections_per_user: 2")
         world.simulator.faults.next("hang", times=2)
         waiting = [world.ask(session=session) for session in "st"]

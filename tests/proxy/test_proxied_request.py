@@ -1,4 +1,4 @@
-"""A request is answered once and logged once, whoever answers it, and however often."""
+"""A request is answered once and logged once, even if several answers are attempted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GET = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class ProxiedRequestTests(ServerTestCase):
-    """On a connection in memory."""
+    """Requests on an in-memory connection."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -47,7 +47,7 @@ class ProxiedRequestTests(ServerTestCase):
         return client, asked
 
     def concluded(self) -> None:
-        """Count."""
+        """Count the calls."""
         self.ends += 1
 
     def lines(self) -> list[tuple[object, object]]:

@@ -1,4 +1,4 @@
-"""Accounts that are used up: what clients are told, who is interrupted, and when it goes on (spec 4.2, 4.4, 4.6)."""
+"""Used-up accounts: what clients are told, and when requests are interrupted or served again (spec 4.2, 4.4, 4.6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOUR = 3600.0
 
 
 def family(response: Response) -> dict[str, str]:
-    """The rate-limit headers of a response, by what follows the prefix."""
+    """The rate-limit headers of a response, by their names without the common prefix."""
     return {
         name.decode().lower()[len(FAMILY) :]: value.decode()
         for name, value in response.headers
@@ -25,10 +25,10 @@ def family(response: Response) -> dict[str, str]:
 
 
 class RateLimitCase(SynchronousTestCase):
-    """What the answers of all tests here have in common."""
+    """Checks that several tests share."""
 
     def assert_told(self, response: Response, wait: str) -> None:
-        """The client is told once, in its own words, when to come back."""
+        """Check that the client is told once, in the dialect's format, when to retry."""
         self.assertEqual((response.status, response.error["type"]), (429, "rate_limit_error"))
         self.assertEqual(response.error["message"], f"all credentials rate-limited, earliest reset in {wait}")
         self.assertEqual(response.header("x-should-retry"), "false")
@@ -69,7 +69,7 @@ class ExhaustedTests(RateLimitCase):
         self.assertEqual(len(world.simulator.requests.of("turn")), asked)
 
     def test_after_the_reset_it_is_served_again(self) -> None:
-        """F7: the reset is hours away, and is answered at once, not waited for."""
+        """F7: a reset that is hours away is reported to the client at once, and not waited for."""
         world = World(self)
         world.login.exhaust("seven_day", 30 * HOUR)
         self.assert_told(world.answer(), "1d6h")
@@ -86,7 +86,7 @@ class ExhaustedTests(RateLimitCase):
         self.assertEqual(world.simulator.requests.of("turn"), [])
 
     def test_the_window_that_the_headers_of_a_served_answer_show_as_full(self) -> None:
-        """The reserve: at the cap the account pauses although the upstream would still serve."""
+        """At its cap, the account pauses although the upstream would still serve (reserve)."""
         world = World(self)
         world.login.set_utilization("five_hour", 99, HOUR)
         self.assertEqual(world.answer().status, 200)
@@ -94,7 +94,7 @@ class ExhaustedTests(RateLimitCase):
         self.assertEqual(len(world.simulator.requests.of("turn")), 1)
 
     def test_an_explicit_reset_wins_over_any_default(self) -> None:
-        """F46: neither a short Retry-After beside it nor a rule of ours shortens a window of hours."""
+        """F46: neither a short Retry-After in the same response nor a default shortens a window of hours."""
         world = World(self)
         world.login.set_utilization("five_hour", 50, 5 * HOUR)
         self.assert_told(world.answer("[[simulate:exhausted;retry_after=20]]"), "5h")
@@ -108,14 +108,14 @@ class ExhaustedTests(RateLimitCase):
 
 
 class BurstTests(RateLimitCase):
-    """429s that say nothing of windows."""
+    """429s without data about windows."""
 
     def burst(self, world: World, *headers: tuple[str, str]) -> RawUpstream:
         body = b'{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}'
         return RawUpstream(world, [http_response(429, *headers, body=body)])
 
     def test_a_burst_blocks_for_a_minute(self) -> None:
-        """F5: not for hours, and nothing of it is taken for quota."""
+        """F5: a burst does not block for hours, and is not taken for a used-up quota."""
         world = World(self)
         self.burst(world)
         self.assert_told(world.answer(), "1m")
@@ -170,7 +170,7 @@ class BurstTests(RateLimitCase):
         self.assertEqual(world.results(), ["failed", "failed"])
 
     def test_overloads_do_not_block(self) -> None:
-        """F6, with a Retry-After as bait."""
+        """F6: an overload does not block the account, even with a Retry-After."""
         world = World(self)
         for _ in range(3):
             self.assertEqual(world.answer("[[simulate:unavailable;retry_after=600]]").status, 503)
@@ -178,7 +178,7 @@ class BurstTests(RateLimitCase):
 
 
 class ModelWindowTests(RateLimitCase):
-    """Windows of one model close that model, not the account (spec 4.7)."""
+    """The window of one model makes that model unusable, not the account (spec 4.7)."""
 
     def world(self) -> World:
         world = World(self, start=False)
@@ -208,7 +208,7 @@ class ModelWindowTests(RateLimitCase):
         self.assertEqual(waiting.responses()[0].status, 200)
 
     def test_a_window_that_fits_no_model_of_ours(self) -> None:
-        """A family whose name stands in no model's name is told as what it is: a rate limit."""
+        """A limit whose family matches no model name is reported to the client as a rate limit."""
         world = World(self)
         reset = str(int(world.clock.seconds() + 2 * HOUR))
         RawUpstream(
@@ -253,7 +253,7 @@ class ModelWindowTests(RateLimitCase):
 
 
 class InterruptTests(RateLimitCase):
-    """Spec 5.3: what waits is cancelled, what has begun goes on."""
+    """Spec 5.3: waiting requests are cancelled, responses that have begun continue."""
 
     def test_waiting_requests_are_told_and_streams_go_on(self) -> None:
         world = World(self)
@@ -265,7 +265,7 @@ class InterruptTests(RateLimitCase):
         self.assert_told(world.answer(), "5h")
         for client in waiting:
             self.assert_told(client.responses()[0], "5h")
-        # The upstream sees at once that nobody waits any more.
+        # The upstream sees the cancellation at once.
         states = [request.state for request in world.simulator.requests.of("turn")]
         self.assertEqual(states, ["answering", *["gone"] * 5, "finished"])
         world.network.advance(30)
@@ -285,7 +285,7 @@ class InterruptTests(RateLimitCase):
         self.assert_told(waiting.responses()[0], "1h")
 
     def test_failing_polls_interrupt_nobody(self) -> None:
-        """F6: trouble of the usage endpoint is not the account's: nothing waiting is cancelled, nothing refused."""
+        """F6: a failing usage endpoint says nothing about the account, so no request is cancelled or refused."""
         world = World(self)
         world.simulator.faults.always("server_error", endpoint="usage")
         world.network.advance(HOUR - 10)
@@ -298,7 +298,7 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(world.answer().status, 200)
 
     def test_failing_polls_do_not_open_a_reserve(self) -> None:
-        """A window at its cap stays closed, whatever the usage endpoint does."""
+        """A window at its cap keeps the account unusable even if the usage endpoint fails."""
         world = World(self)
         world.login.set_utilization("seven_day", 99, resets_in=50 * HOUR)
         world.answer()
@@ -308,7 +308,7 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(world.answer().status, 429)
 
     def test_failing_polls_are_not_shown_as_a_limit(self) -> None:
-        """F26: an answer that is served does not say that everything is used up."""
+        """F26: a served response does not say that everything is used up."""
         world = World(self)
         world.answer()
         self.assertEqual(family(world.answer())["status"], "allowed")
@@ -322,7 +322,7 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(family(world.answer())["status"], "allowed")
 
     def test_a_request_that_waits_for_a_token(self) -> None:
-        """An interrupt that comes before the request was sent keeps it from being sent."""
+        """A request that is interrupted before it was sent is never sent."""
         world = World(self)
         world.answer()  # leaves a connection on which it could be sent at once
         kept = world.upstream.connections[-1]
@@ -338,7 +338,7 @@ class InterruptTests(RateLimitCase):
         self.assertEqual(world.account.outcomes[LeaseOutcome.INTERRUPTED], 1)
 
     def test_an_account_that_dies_under_a_session(self) -> None:
-        """F9: the login is removed: whoever waits is told so at once, and so is whoever comes."""
+        """F9: when the login is removed, waiting requests are refused at once, and so are later ones."""
         world = World(self)
         waiting = world.ask("[[simulate:hang]]", session="s")
         os.remove(world.path)

@@ -1,4 +1,4 @@
-"""What is under way is known, and counted for whom it is."""
+"""Activities in progress are registered, and counted by user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Exchange:
 
 
 class RegistryTests(SynchronousTestCase):
-    """Begun, and ended."""
+    """Requests that begin and end."""
 
     def test_counts(self) -> None:
         registry = Registry()
@@ -32,5 +32,5 @@ class RegistryTests(SynchronousTestCase):
         for exchange in exchanges[1:]:
             registry.end(exchange)
         self.assertEqual(registry.exchanges, {exchanges[0]})
-        # Names come from the configuration, and go with it: none of those who are not there is kept.
+        # Users may disappear from the configuration, so names without requests must not be kept.
         self.assertEqual(dict(registry.under_way), {"alice": 1})

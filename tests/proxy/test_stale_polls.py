@@ -1,4 +1,4 @@
-"""Credentials are asked about the age of their state once a second, however many requests come."""
+"""Credentials check the age of their state once a second, however many requests arrive."""
 
 from __future__ import annotations
 

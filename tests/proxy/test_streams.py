@@ -1,4 +1,4 @@
-"""Streams through the proxy: when they arrive, who is slow, who is silent, and who breaks off (spec 4.5)."""
+"""Streams through the proxy: latency, slow clients, silent upstreams, and truncated streams (spec 4.5)."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TIMEOUTS = "      first_byte_timeout: 20s\n      idle_timeout: 60s\n"
 
 
 def tokens(world: World) -> Tokens:
-    """What the log says of the last finished request's tokens."""
+    """The tokens that were logged for the last finished request."""
     found = [event["tokens"] for event in world.events if "result" in event][-1]
     assert isinstance(found, Tokens)
     return found
 
 
 def _alive() -> set[int]:
-    """Who still remembers a request."""
+    """The ids of all live objects that belong to requests."""
     gc.collect()
     return {
         id(each) for each in gc.get_objects() if isinstance(each, Attempt | Exchange | ServerRequest | Call)
@@ -49,27 +49,27 @@ def _alive() -> set[int]:
 
 
 class StreamTestCase(SynchronousTestCase):
-    """A stream that a test plays by hand."""
+    """A stream that a test produces by hand."""
 
     def begin(self, more: str = "", **options: Any) -> tuple[World, Client, Connection]:
-        """A world, a client that asked for a stream, and the upstream's side of it; nothing was answered yet."""
+        """A world, a client that asked for a stream, and the upstream's connection, without any response yet."""
         world = World(self, more=more)
         upstream = ManualUpstream(world)
         client = world.ask(stream=True, **options)
         return world, client, upstream.last
 
     def body(self, client: Client) -> bytes:
-        """What has arrived of the one answer."""
+        """The part of the response's body that has arrived."""
         responses = client.responses()
         self.assertEqual(len(responses), 1)
         return responses[0].body
 
 
 class PassingTests(StreamTestCase):
-    """What the upstream sends goes out at once, and as it is."""
+    """The upstream's bytes are passed on at once and unchanged."""
 
     def test_each_event_is_passed_on_at_once(self) -> None:
-        """F17: written to the client in the reactor turn that brought it; no timer, no buffer in between."""
+        """F17: an event is written to the client in the reactor turn in which it arrived, without timer or buffer."""
         world, client, connection = self.begin()
         to_client = world.network.listeners["127.0.0.1", 8080].connections[-1].server
         to_upstream = world.upstream.connections[-1]
@@ -86,7 +86,7 @@ class PassingTests(StreamTestCase):
         self.assertTrue(client.responses()[0].complete)
 
     def test_a_slow_model_is_watched_word_by_word(self) -> None:
-        """F17: with a second between the events, the client has one more each second."""
+        """F17: with a second between the events, the client receives one event each second."""
         world = World(self)
         world.simulator.pace = Pace(first=1.0, each=1.0)
         client = world.ask("[[tokens:40]]", stream=True)
@@ -99,7 +99,7 @@ class PassingTests(StreamTestCase):
         world.until(lambda: client.responses()[0].complete, 120)
 
     def test_nothing_is_compressed(self) -> None:
-        """F17: a compressor would hold events back; what the client offers is not passed on."""
+        """F17: compression would delay events, so the client's Accept-Encoding is not passed on."""
         world = World(self)
         response = world.answer(stream=True, headers=(("Accept-Encoding", "gzip, br, zstd"),))
         self.assertIsNone(response.header("content-encoding"))
@@ -108,7 +108,7 @@ class PassingTests(StreamTestCase):
         )
 
     def test_cut_anywhere(self) -> None:
-        """F19: cut in two at every byte, the stream arrives the same and counts the same."""
+        """F19: wherever the stream is split in two, the client gets the same bytes, and the usage is the same."""
         world = World(self)
         upstream = ManualUpstream(world)
         client, _ = world.connect()
@@ -128,7 +128,7 @@ class PassingTests(StreamTestCase):
         self.assertEqual(len(upstream.connections), 1)
 
     def test_cut_on_the_wire(self) -> None:
-        """F19: packets of any size, on both sides of the proxy, also inside of chunk sizes and heads."""
+        """F19: packets of any size on both sides of the proxy, which also split chunk sizes and heads."""
         rng = random.Random(4)
         for crlf in (False, True):
             message = MESSAGE.replace(b"\n", b"\r\n") if crlf else MESSAGE
@@ -161,12 +161,12 @@ class PassingTests(StreamTestCase):
 
 
 class KeepAliveTests(StreamTestCase):
-    """Signs of life for whoever cuts silent connections (spec 1, `ping_interval`)."""
+    """Keep-alive events, for proxies and clients that drop silent connections (spec 1, `ping_interval`)."""
 
     MORE = "      idle_timeout: 600s\n    ping_interval: 15s"
 
     def test_pings_while_the_upstream_is_silent(self) -> None:
-        """F16, F18: an event of the dialect about every 15 s, and the stream is otherwise untouched."""
+        """F16, F18: the dialect's event is sent about every 15 s, and the stream is otherwise unchanged."""
         world, client, connection = self.begin(self.MORE)
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START)
@@ -193,7 +193,7 @@ class KeepAliveTests(StreamTestCase):
         self.assertEqual(self.body(client), 20 * TEXT)
 
     def test_no_pings_unless_asked_for(self) -> None:
-        """F16: an option."""
+        """F16: pings are optional."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START)
@@ -202,7 +202,7 @@ class KeepAliveTests(StreamTestCase):
         self.assertEqual(self.body(client), START)
 
     def test_never_in_the_middle_of_an_event(self) -> None:
-        """F44, F18: cut at every byte of an event, a ping waits until the event is whole."""
+        """F44, F18: wherever an event is split, a ping waits until the event is complete."""
         world = World(self, more=self.MORE)
         upstream = ManualUpstream(world)
         cuts = [*range(1, len(TEXT), 9), len(TEXT) - 1]
@@ -229,7 +229,7 @@ class KeepAliveTests(StreamTestCase):
         world.network.flush()
 
     def test_never_into_what_is_not_a_stream_of_events(self) -> None:
-        """F18: neither into JSON nor into a compressed stream."""
+        """F18: no ping is written into JSON or into a compressed stream."""
         heads = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
             STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"),
@@ -243,7 +243,7 @@ class KeepAliveTests(StreamTestCase):
             self.assertEqual(self.body(client), b"{}\n\n")
 
     def test_no_pings_to_one_who_does_not_read(self) -> None:
-        """F23: they would pile up."""
+        """F23: pings would pile up in the buffer of a client that does not read."""
         world, client, connection = self.begin(self.MORE)
         assert client.transport is not None
         client.transport.pauseProducing()
@@ -257,10 +257,10 @@ class KeepAliveTests(StreamTestCase):
 
 
 class SilenceTests(StreamTestCase):
-    """An upstream that says nothing."""
+    """A silent upstream."""
 
     def test_our_pings_do_not_hide_a_silent_upstream(self) -> None:
-        """F15: the idle time-out counts the upstream's bytes alone."""
+        """F15: only the upstream's bytes restart the idle time-out."""
         world, client, connection = self.begin(TIMEOUTS + "    ping_interval: 5s")
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START)
@@ -274,7 +274,7 @@ class SilenceTests(StreamTestCase):
         self.assertEqual(world.results(), ["truncated"])
 
     def test_a_byte_now_and_then_is_enough(self) -> None:
-        """F15: pings of the upstream itself do count."""
+        """F15: pings of the upstream itself restart the idle time-out."""
         world, client, connection = self.begin(TIMEOUTS)
         connection.transport.write(STREAM_HEAD)
         for _ in range(10):
@@ -288,7 +288,7 @@ class SilenceTests(StreamTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_no_head(self) -> None:
-        """F42: the first byte has a time-out of its own, and its end is an answer that says so."""
+        """F42: the first byte has a separate time-out, and the client is told when it expires."""
         world, client, connection = self.begin(TIMEOUTS)
         for _ in range(19):
             world.network.advance(1)
@@ -301,7 +301,7 @@ class SilenceTests(StreamTestCase):
         self.assertEqual(world.results(), ["upstream_timeout"])
 
     def test_a_head_and_nothing_else(self) -> None:
-        """F42: from the head on, the idle time-out holds."""
+        """F42: after the head, the idle time-out applies."""
         world, client, connection = self.begin(TIMEOUTS)
         connection.transport.write(STREAM_HEAD)
         for _ in range(58):
@@ -310,7 +310,7 @@ class SilenceTests(StreamTestCase):
         world.until(lambda: client.broken, 5)
 
     def test_half_a_head(self) -> None:
-        """F42: bytes that are no head do not put the time-out off for ever."""
+        """F42: bytes of an incomplete head do not postpone the time-out for ever."""
         world, client, connection = self.begin(TIMEOUTS)
         for byte in STREAM_HEAD[:70]:
             connection.transport.write(bytes([byte]))
@@ -325,7 +325,7 @@ class BreakingTests(StreamTestCase):
     """An upstream that breaks off."""
 
     def test_a_stream_without_its_end(self) -> None:
-        """F22: framed as complete, yet no message_stop: no clean end for the client either."""
+        """F22: if the framing is complete but message_stop is missing, the client gets no clean end either."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START, TEXT)
@@ -340,7 +340,7 @@ class BreakingTests(StreamTestCase):
         self.assertEqual(world.account.outcomes[LeaseOutcome.BROKEN], 1)
 
     def test_cut_at_every_place(self) -> None:
-        """F22: streams and whole messages, reset and closed, at every place: never a clean end."""
+        """F22: wherever a stream or a message is truncated, by close or reset, the client gets no clean end."""
         for stream in (True, False):
             for how in ("rst", "fin"):
                 for place in ("after_head", "mid", "before_stop"):
@@ -351,7 +351,7 @@ class BreakingTests(StreamTestCase):
                     self.assertEqual(world.results(), ["truncated"])
 
     def test_without_a_length(self) -> None:
-        """F22: a body that ends with the connection is whole only if the stream says so."""
+        """F22: a body that ends with the connection is complete only if the stream has its final event."""
         head = STREAM_HEAD.replace(b"Transfer-Encoding: chunked\r\n", b"")
         for data, whole in ((MESSAGE, True), (START + TEXT, False)):
             world, client, connection = self.begin()
@@ -363,7 +363,7 @@ class BreakingTests(StreamTestCase):
             self.assertEqual(world.results(), ["served" if whole else "truncated"])
 
     def test_without_a_length_and_reset(self) -> None:
-        """F22: nor is a reset ever an end."""
+        """F22: a reset is never a clean end."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD.replace(b"Transfer-Encoding: chunked\r\n", b"") + START + TEXT)
         world.network.flush()
@@ -377,7 +377,7 @@ class UnreadTests(StreamTestCase):
     """Clients that read slowly, or not at all."""
 
     def test_a_slow_reader_slows_the_upstream(self) -> None:
-        """F23: what is buffered for it is bounded, whatever the upstream would send; and it loses nothing."""
+        """F23: back-pressure bounds the buffers for a slow client, and the client loses nothing."""
         world = World(self)
         upstream = ManualUpstream(world)
         client, pump = world.connect()
@@ -395,7 +395,7 @@ class UnreadTests(StreamTestCase):
             world.network.flush()
         self.assertGreater(len(sent), 4096 * KIB)
         self.assertLess(pump.server.peak, 256 * KIB)
-        # The rest is still on the upstream's side.
+        # The rest is still buffered at the upstream.
         self.assertGreater(connection.transport.buffered, 4096 * KIB)
         self.assertFalse(world.upstream.connections[-1].client.reading)
         client.transport.resumeProducing()
@@ -406,7 +406,8 @@ class UnreadTests(StreamTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_one_that_never_reads_is_dropped(self) -> None:
-        """F23: after that time, and the upstream with it; a pause that we made is not the upstream's silence."""
+        """F23: the client is dropped after its stall time-out, and so is the upstream. The time during which the
+        upstream was paused does not count as its silence."""
         world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
         upstream = ManualUpstream(world)
         client, _ = world.connect()
@@ -427,7 +428,7 @@ class UnreadTests(StreamTestCase):
         self.assertIn("dropped: it has taken nothing for 60 s", world.logged())
 
     def test_a_slow_one_is_not(self) -> None:
-        """Bytes that are taken count, not that the transport stays full all the time."""
+        """A slow client is not dropped: bytes that it reads count, even if the transport stays full."""
         world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
         upstream = ManualUpstream(world)
         client, pump = world.connect()
@@ -453,7 +454,7 @@ class UnreadTests(StreamTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_one_that_reads_a_little_is_not(self) -> None:
-        """F23: some progress within that time is enough."""
+        """F23: any progress within the stall time-out is enough."""
         world = World(self, more=f"{TIMEOUTS}    client_stall_timeout: 60s")
         upstream = ManualUpstream(world)
         client, _ = world.connect()
@@ -476,7 +477,7 @@ class UnreadTests(StreamTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_a_refusal_that_was_held_back(self) -> None:
-        """F23: a long body that had to be looked at first is relayed at the client's pace too."""
+        """F23: a long body that had to be examined first is also relayed at the client's pace."""
         world = World(self)
         upstream = ManualUpstream(world)
         client, pump = world.connect()
@@ -502,16 +503,16 @@ class UnreadTests(StreamTestCase):
 
 
 class LeavingTests(StreamTestCase):
-    """A client that goes away: its upstream request ends at once (spec 4.4)."""
+    """A client that disconnects: its upstream request is cancelled at once (spec 4.4)."""
 
     def leave(self, world: World, client: Client) -> None:
-        """Be gone, without any time passing."""
+        """Disconnect the client, without letting time pass."""
         assert client.transport is not None
         client.transport.abortConnection()
         world.network.flush()
 
     def test_in_mid_stream(self) -> None:
-        """F20: logged with what was known."""
+        """F20: the request is logged with the usage that was known so far."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START, TEXT)
@@ -523,7 +524,7 @@ class LeavingTests(StreamTestCase):
         self.assertEqual(world.account.outcomes[LeaseOutcome.CANCELLED], 1)
 
     def test_after_the_end_of_the_message(self) -> None:
-        """F20: who leaves right after message_stop was served in full."""
+        """F20: a client that disconnects right after message_stop was served completely."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(MESSAGE)
@@ -582,7 +583,7 @@ class LeavingTests(StreamTestCase):
         self.assertEqual(world.results(), ["client_gone"])
 
     def test_while_a_refusal_is_read(self) -> None:
-        """The body of a refusal is read before anything is decided."""
+        """The client disconnects while the body of a refusal is being read."""
         world, client, connection = self.begin()
         connection.transport.write(b"HTTP/1.1 403 X\r\nContent-Length: 100\r\n\r\n{")
         world.network.flush()
@@ -592,7 +593,7 @@ class LeavingTests(StreamTestCase):
         self.assertEqual(world.results(), ["client_gone"])
 
     def test_while_a_token_is_refreshed(self) -> None:
-        """The refresh is not given up: its answer is the only copy of the login (F3)."""
+        """The refresh is not cancelled, because its response is the only copy of the login (F3)."""
         world = World(self)
         world.clock.advance(8 * 3600)  # the token has expired
         world.simulator.faults.next("slow;seconds=3", endpoint="token")
@@ -627,7 +628,7 @@ class ConnectionTests(StreamTestCase):
         self.assertTrue(all(client.responses()[0].complete for client in clients))
 
     def test_uploads_do_not_wait_for_each_other(self) -> None:
-        """F27: one megabyte is stuck, another one passes."""
+        """F27: an upload of one megabyte stalls, and another one passes."""
         world = World(self)
         upstream = ManualUpstream(world)
         build = upstream.buildProtocol
@@ -652,7 +653,7 @@ class ConnectionTests(StreamTestCase):
         self.assertEqual(len(upstream.connections), 4)
 
     def test_a_busy_connection_outlives_the_idle_time(self) -> None:
-        """F28: neither closed nor given to anybody else while its stream goes on."""
+        """F28: the connection is neither closed nor reused while its stream goes on."""
         world, client, connection = self.begin()
         connection.transport.write(STREAM_HEAD)
         connection.chunk(START)
@@ -674,13 +675,13 @@ class ConnectionTests(StreamTestCase):
         connection.end()
         world.network.flush()
         self.assertEqual(self.body(client), START + 3 * TEXT + STOP)
-        # Idle now, and closed when its time is over.
+        # The connection is idle now, and closed after the keep-alive time-out.
         for _ in range(round(limits.keepalive_timeout) + 2):
             world.network.advance(1)
         self.assertIsNotNone(connection.lost)
 
     def test_many_streams_leave_nothing_behind(self) -> None:
-        """F23: however they end."""
+        """F23: nothing is left behind, however the streams end."""
         world = World(self)
         endings = (
             "none",
@@ -713,6 +714,6 @@ class ConnectionTests(StreamTestCase):
         connections = world.account.upstream.connections
         self.assertEqual((connections.busy, connections.connecting), (0, 0))
         self.assertLessEqual(connections.idle, 1)
-        # What was logged names who logged it.
+        # Log events refer to the objects that logged them.
         world.events.clear()
         self.assertEqual(_alive() - before, set())

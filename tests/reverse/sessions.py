@@ -20,7 +20,7 @@ class StreamRecorder(Recorder):
 
 
 class SessionPair:
-    """Two sessions joined by a pump: ``client`` opens odd ids. ``accepted``: what the server's streams went to."""
+    """Two sessions joined by a pump; ``client`` opens streams with odd ids."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SessionPair:
         return self.acceptor.built
 
     def flush(self) -> None:
-        """Let everything arrive, and everything happen that needs no time."""
+        """Deliver all bytes, and run all calls that are due now."""
         for _ in range(100_000):
             before = self.clock.getDelayedCalls()
             self.clock.advance(0)
@@ -59,7 +59,7 @@ class SessionPair:
             seconds -= step
 
     def open(self, protocol: IProtocol | None = None) -> Any:
-        """A stream of the client, for ``protocol``."""
+        """Open a stream from the client for ``protocol``; return the protocol."""
         opened: list[Any] = []
         factory = Building(lambda: protocol or StreamRecorder())
         self.client.open(factory).addCallback(opened.append)
@@ -67,7 +67,7 @@ class SessionPair:
         return found
 
     def stream(self, client: IProtocol | None = None) -> tuple[Any, Any]:
-        """A stream, both of its ends."""
+        """Open a stream from the client; return the protocols at both ends."""
         near = self.open(client)
         self.flush()
         return near, self.accepted[-1]

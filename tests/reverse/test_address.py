@@ -13,7 +13,7 @@ CARRIER = IPv4Address("TCP", "192.0.2.1", 443)
 
 
 class StreamAddressTests(SynchronousTestCase):
-    """Two parts."""
+    """An address has two parts, the carrier's address and the stream id."""
 
     def test_is_an_address(self) -> None:
         address = StreamAddress(CARRIER, 3)

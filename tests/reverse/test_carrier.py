@@ -34,7 +34,7 @@ class Echo(StreamRecorder):
 
 
 class Peer(Protocol):
-    """The other side of a session, played by the test: bytes and no session."""
+    """The peer of a session, played by the test: it sends and records bytes."""
 
     transport: Any
 
@@ -49,7 +49,7 @@ class Peer(Protocol):
         self.lost = True
 
     def says(self) -> list[str]:
-        """Its frames since it was last asked."""
+        """Return the frames received since the last call, in words."""
         data = bytes(self.received)
         self.received.clear()
         return described(data)
@@ -66,13 +66,13 @@ class Scene:
         self.pump = Pump(self.peer, self.session, **options)
 
     def answers(self, data: bytes) -> list[str]:
-        """What the session says to ``data``."""
+        """Send ``data`` to the session; return the frames that it answers."""
         self.peer.transport.write(data)
         self.pump.flush()
         return self.peer.says()
 
     def wait(self, seconds: float) -> list[str]:
-        """What the session says in so many seconds."""
+        """Let ``seconds`` pass; return the frames that the session sends meanwhile."""
         while seconds > 0:
             self.clock.advance(min(1.0, seconds))
             self.pump.flush()
@@ -81,13 +81,13 @@ class Scene:
 
 
 class StreamsTests(SynchronousTestCase):
-    """Many at a time, on one carrier."""
+    """Many streams at a time on one carrier."""
 
     def test_interfaces(self) -> None:
         self.assertTrue(verifyObject(IPushProducer, SessionPair().client))
 
     def test_the_kernel_holds_little(self) -> None:
-        """On whatever knows its socket, TLS included: the answer to a ping would come behind all that it holds."""
+        """The limit is set on every transport with a socket, TLS included: answers to pings wait behind that data."""
         if sys.platform != "linux":
             raise SkipTest("the option has another number, or none")
         with socket.socket() as carrier:
@@ -133,7 +133,7 @@ class StreamsTests(SynchronousTestCase):
         self.assertEqual(len(slow_far.received), 4 * MIB)
 
     def test_carrier_is_always_read(self) -> None:
-        """Whatever the streams do, and whatever is written."""
+        """The carrier is not paused while a stream is, nor while its own output is blocked."""
         pair = SessionPair()
         for near, far in [pair.stream() for _ in range(5)]:
             near.transport.pauseProducing()
@@ -144,7 +144,7 @@ class StreamsTests(SynchronousTestCase):
         self.assertTrue(pair.pump.client.reading and pair.pump.server.reading)
 
     def test_short_one_between_long_ones(self) -> None:
-        """It comes after one frame of each of the others, and what the carrier holds already."""
+        """The short stream is sent after at most one frame of each other stream, and what the carrier holds already."""
         pair = SessionPair(wire_size=KIB, chunk_size=KIB)
         for _ in range(4):
             pair.stream()[0].transport.write(bytes(256 * KIB))
@@ -158,7 +158,7 @@ class StreamsTests(SynchronousTestCase):
         self.assertLess(after - before, (5 * 32 + 64 + 32) * KIB)
 
     def test_memory_is_bounded(self) -> None:
-        """A carrier that takes nothing: data stays where its producer sees it."""
+        """While the carrier takes nothing, data stays in the queue of its stream, and the producer is paused."""
         pair = SessionPair(wire_size=KIB)
         pair.pump.client.held = True
         sources = []
@@ -174,7 +174,7 @@ class StreamsTests(SynchronousTestCase):
             self.assertLessEqual(near.stream.queue.size, HIGH_MARK + 10 * KIB)
 
     def test_more_than_a_backlog(self) -> None:
-        """A stream that was given to a protocol is no longer one that waits to be accepted."""
+        """A stream that was given to a protocol does not count against the accept backlog."""
         scene = Scene()
         for first in (1, 401, 801):
             numbers = range(first, first + 400, 2)
@@ -182,7 +182,7 @@ class StreamsTests(SynchronousTestCase):
             self.assertEqual(said, [f"WUPD|ACK id={number} len=262144" for number in numbers])
 
     def test_a_protocol_that_fails_at_once(self) -> None:
-        """It is told nothing more, and costs its stream only."""
+        """The protocol is told nothing more, and only its own stream is reset."""
 
         class Bad(StreamRecorder):
             def connectionMade(self) -> None:
@@ -199,7 +199,7 @@ class StreamsTests(SynchronousTestCase):
         self.assertEqual(scene.acceptor.built[0].lost, [])
 
     def test_opened_and_reset_at_once(self) -> None:
-        """A stream that is over before anybody could have it is given to nobody."""
+        """A stream that is reset before it is accepted is not given to a protocol."""
         scene = Scene()
         said = scene.answers(frame(WINDOW_UPDATE, SYN, 1) + frame(WINDOW_UPDATE, RST, 1))
         self.assertEqual(said, ["WUPD|ACK id=1 len=262144"])
@@ -236,7 +236,7 @@ class StreamsTests(SynchronousTestCase):
 
 
 class LivenessTests(SynchronousTestCase):
-    """Pings, and carriers that stop."""
+    """Pings, and carriers that stop taking data."""
 
     def test_keepalive(self) -> None:
         scene = Scene()
@@ -249,7 +249,7 @@ class LivenessTests(SynchronousTestCase):
         self.assertTrue(scene.session.is_usable)
 
     def test_timer_is_left_alone(self) -> None:
-        """It is not set with every frame."""
+        """The timer is not set anew with every frame."""
         scene = Scene()
         (timer,) = scene.clock.getDelayedCalls()
         for _ in range(10):
@@ -338,10 +338,10 @@ class LivenessTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """Sessions end."""
+    """The end of sessions."""
 
     def test_protocol_error(self) -> None:
-        """The peer is told, and nothing raises; the streams are lost."""
+        """After a protocol error the peer gets GO_AWAY and all streams are lost; nothing raises."""
         for chunk_size in (1, 64 * KIB):
             scene = Scene(chunk_size=chunk_size)
             lost = scene.session.when_lost()
@@ -352,7 +352,7 @@ class EndTests(SynchronousTestCase):
             self.assertEqual((scene.peer.lost, scene.clock.getDelayedCalls()), (True, []))
 
     def test_told_before_the_connection_is_closed(self) -> None:
-        """There are transports that send nothing that is written after that."""
+        """GO_AWAY is written before loseConnection: some transports send nothing that is written after it."""
         sent = []
 
         class Carrier(StringTransport):
@@ -365,7 +365,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(described(sent[0]), ["GOAWAY id=0 len=1"])
 
     def test_protocol_error_while_the_carrier_is_full(self) -> None:
-        """It does not wait for ever for the peer to read why."""
+        """The session does not wait forever for the peer to read the GO_AWAY."""
         scene = Scene(wire_size=KIB)
         scene.peer.transport.write(frame(WINDOW_UPDATE, SYN, 1))
         scene.pump.flush()
@@ -387,7 +387,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
     def test_told_that_the_peer_leaves(self) -> None:
-        """Whoever is told may fail; the session goes on."""
+        """An exception of ``on_peer_leaving`` is logged, and the session continues."""
 
         def fail() -> None:
             raise ZeroDivisionError
@@ -406,7 +406,7 @@ class EndTests(SynchronousTestCase):
         self.assertIn("internal error", str(self.successResultOf(lost)))
 
     def test_carrier_is_closed(self) -> None:
-        """However well: it cuts the streams off."""
+        """Even an orderly end of the carrier is a loss for the streams on it."""
         scene = Scene()
         scene.answers(frame(WINDOW_UPDATE, SYN, 1) + frame(DATA, 0, 1, payload=b"half of it"))
         scene.peer.transport.loseConnection()
@@ -472,13 +472,13 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(pair.clock.getDelayedCalls(), [])
 
     def test_early_bytes(self) -> None:
-        """What comes with the head of an upgrade is given as soon as the session is there."""
+        """Bytes that arrived with the head of an upgrade are processed as soon as the session exists."""
         scene = Scene()
         scene.session.dataReceived(frame(WINDOW_UPDATE, SYN, 1) + frame(DATA, 0, 1, payload=b"early"))
         self.assertEqual(scene.acceptor.built[0].received, b"early")
 
     def test_random_bytes(self) -> None:
-        """Nothing reaches the reactor, which would log it as an error."""
+        """No exception reaches the reactor, which would log it as an error."""
         for seed in range(50):
             scene = Scene()
             scene.answers(bytes((seed * 7 + at * at) % (5 if at % 12 < 2 else 256) for at in range(200)))

@@ -28,7 +28,7 @@ REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
 
 class Dialled(Protocol):
-    """The remote's end of one connection: bytes by hand, and a session once it has switched."""
+    """The remote's end of one connection: the test sends bytes, and after ``switch`` there is a session."""
 
     transport: MemoryTransport
 
@@ -50,12 +50,12 @@ class Dialled(Protocol):
             self.session.connectionLost(reason)
 
     def write(self, data: bytes) -> None:
-        """Send so much, and let happen what follows."""
+        """Send ``data``, and let everything happen that follows from it."""
         self.transport.write(data)
         self._scene.settle()
 
     def switch(self) -> YamuxProtocol:
-        """Accept: a session from now on."""
+        """Accept the upgrade, and return the session."""
         self.transport.write(SWITCHING_PROTOCOLS)
         self.session = YamuxProtocol(self._scene.clock, True)
         self.session.makeConnection(self.transport)
@@ -64,7 +64,7 @@ class Dialled(Protocol):
 
 
 class ConnectorCase(SynchronousTestCase):
-    """One connector, and whom it dials."""
+    """One connector, and the remote that it dials."""
 
     def setUp(self) -> None:
         self.network = MemoryNetwork()
@@ -82,12 +82,12 @@ class ConnectorCase(SynchronousTestCase):
         self.addCleanup(self.finish)
 
     def connect(self, random: Callable[[], float]) -> Connector:
-        """A connector that is not started."""
+        """Make a connector, which is not started."""
         request = asking(b"friend.test", b"/team/ccm/v1/reverse", SECRET, "ccmproxy/test")
         return Connector("friend", self.connections, request, self.factory, self.clock, random)
 
     def finish(self) -> None:
-        """Nothing stays when it is stopped; and no token was logged."""
+        """Stop the connector; check that nothing is left and that no token was logged."""
         stopped = self.connector.stop(0)
         self.settle()
         self.pass_time(12)
@@ -104,13 +104,13 @@ class ConnectorCase(SynchronousTestCase):
         return self.dialled[-1]
 
     def settle(self) -> None:
-        """Let everything happen that happens by itself."""
+        """Deliver all bytes and run all calls that are due."""
         for _ in range(10):
             self.network.flush()
             self.clock.advance(0)
 
     def pass_time(self, seconds: float, step: float = 1.0) -> None:
-        """Step by step."""
+        """Let time pass, in steps."""
         while seconds > 0:
             self.clock.advance(min(step, seconds))
             self.settle()
@@ -121,7 +121,7 @@ class ConnectorCase(SynchronousTestCase):
         self.settle()
 
     def up(self) -> YamuxProtocol:
-        """Start, and be accepted."""
+        """Start the connector and accept its connection; return the remote's session."""
         self.start()
         session = self.last.switch()
         self.assertTrue(self.connector.is_up)
@@ -134,12 +134,12 @@ class ConnectorCase(SynchronousTestCase):
 
     @property
     def pump(self) -> Pump:
-        """The same."""
+        """The pump of the connection made last."""
         return self.listener.connections[-1]
 
     @property
     def attempts(self) -> int:
-        """How often it has dialled."""
+        """Number of times that the connector has dialled."""
         return self.listener.attempts
 
     def ask(self, session: YamuxProtocol, body: bytes = b"") -> Receiver:
@@ -153,12 +153,12 @@ class ConnectorCase(SynchronousTestCase):
         return receiver
 
     def lines(self, words: str) -> list[str]:
-        """What the connector logged with these words in it."""
+        """The connector's log messages that contain ``words``."""
         own = [event for event in self.events if event["log_namespace"].endswith("Connector")]
         return messages(own, words)
 
     def assert_next_attempt_after(self, *delays: float) -> None:
-        """Each in its turn, neither earlier nor later; what is dialled fails again."""
+        """Check that the connector dials after each of ``delays``, neither earlier nor later; each attempt fails."""
         for delay in delays:
             before = self.attempts
             self.pass_time(delay - 0.25, step=0.25)
@@ -167,7 +167,7 @@ class ConnectorCase(SynchronousTestCase):
             self.assertEqual(self.attempts, before + 1, f"too late: {delay}")
 
     def assert_no_attempt(self) -> None:
-        """However long one waits."""
+        """Check that nothing is dialled, however long we wait."""
         before = self.attempts
         self.pass_time(100, step=5)
         self.assertEqual(self.attempts, before)
@@ -200,7 +200,7 @@ class HandshakeTests(ConnectorCase):
         self.assertEqual(self.lines(""), ["friend: reverse connection is up"])
 
     def test_many_at_once(self) -> None:
-        """One that waits holds nobody up."""
+        """A request that waits for its answer does not hold up others."""
         self.handler = lambda request: echo(request) if self.requests else self.requests.append(request)
         session = self.up()
         waiting = self.ask(session)
@@ -212,7 +212,7 @@ class HandshakeTests(ConnectorCase):
         self.assertEqual(waiting.status, 200)
 
     def test_early_bytes(self) -> None:
-        """A stream and the request on it that come together with the 101, in pieces or not."""
+        """A stream and its request that arrive together with the 101, in one piece or several."""
         session = Session(SessionConfig(), True, self.clock.seconds())
         stream = session.open_stream(self.clock.seconds())
         session.send(stream, b"GET /early HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -236,7 +236,7 @@ class HandshakeTests(ConnectorCase):
         self.assertTrue(self.connector.is_up)
 
     def test_a_switch_to_something_else(self) -> None:
-        """It is not spoken to any more."""
+        """A 101 for another protocol is a failure, and nothing more is sent on that connection."""
         for fields in (
             b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
             b"Connection: Upgrade\r\n",
@@ -259,7 +259,7 @@ class HandshakeTests(ConnectorCase):
 
 
 class RefusedTests(ConnectorCase):
-    """Anything but a 101."""
+    """Answers other than a valid 101."""
 
     def test_refusals(self) -> None:
         for status in (200, 204, 301, 307, 400, 401, 403, 404, 426, 500, 503):
@@ -311,7 +311,7 @@ class RefusedTests(ConnectorCase):
         self.assertEqual(len(self.lines("too large")), 1)
 
     def test_a_head_that_dribbles(self) -> None:
-        """Bytes now and then are no answer."""
+        """The time-out for the head applies even if single bytes arrive now and then."""
         self.start()
         head = b"HTTP/1.1 101 Switching Protocols\r\nX-Padding: xxxxxxx"
         sent = 0
@@ -349,7 +349,7 @@ class RefusedTests(ConnectorCase):
 
 
 class AgainTests(ConnectorCase):
-    """Delays (spec 7.4)."""
+    """Delays before the next attempt (spec 7.4)."""
 
     def test_for_ever(self) -> None:
         self.listener.refusing = True
@@ -368,7 +368,7 @@ class AgainTests(ConnectorCase):
         self.assertTrue(self.lines("no reverse")[0].endswith("again in 2.5 s"))
 
     def test_one_that_lived_shortly(self) -> None:
-        """Is one more failure in a row, so that a remote that drops us at once is not hammered."""
+        """A short-lived connection counts as a failure, so that a remote that drops us at once is not hammered."""
         self.pass_time(100)
         self.start()
         for delay in (2, 4, 8, 16, 30):
@@ -419,7 +419,7 @@ class AgainTests(ConnectorCase):
         self.assert_next_attempt_after(2)
 
     def test_the_remote_says_nothing_any_more(self) -> None:
-        """A connection that is dead without knowing: a ping is not answered."""
+        """A dead connection is noticed because a ping is not answered."""
         self.up()
         self.pump.server.held = True
         self.pass_time(15 + 10 + 1)
@@ -427,7 +427,7 @@ class AgainTests(ConnectorCase):
         self.assertEqual(len(self.lines("no reverse connection")), 1)
 
     def test_the_remote_goes_away(self) -> None:
-        """In good order: what it has asked is served, then it is dialled again."""
+        """After GO_AWAY of the remote its requests in flight are served, and then it is dialled again."""
         self.handler = self.requests.append
         session = self.up()
         receiver = self.ask(session)
@@ -442,24 +442,24 @@ class AgainTests(ConnectorCase):
 
 
 class InterfaceTests(ConnectorCase):
-    """The machine's network has changed: dialled anew at once, once."""
+    """After a change of the machine's network the remote is dialled anew, at once and only once."""
 
     def changed(self) -> None:
-        """It has."""
+        """Report a change of the network, and check that the connector dials once."""
         before = self.attempts
         self.connector.interface_updated()
         self.settle()
         self.assertEqual(self.attempts, before + 1)
 
     def assert_one(self) -> None:
-        """One connection is there or being made, and no other comes when it is accepted and stays."""
+        """Accept the newest connection; check that it is the only one, and that no other is dialled."""
         self.last.switch()
         self.assertTrue(self.connector.is_up)
         self.assert_no_attempt()
         self.assertEqual(len([pump for pump in self.listener.connections if not pump.client.disconnected]), 1)
 
     def test_while_it_is_up(self) -> None:
-        """Not waited for: the old one may be dead."""
+        """The old connection is dropped without draining it, because it may be dead."""
         session = self.up()
         self.pump.server.held = self.pump.client.held = True
         old = self.pump
@@ -515,7 +515,7 @@ class InterfaceTests(ConnectorCase):
         self.assert_one()
 
     def test_from_within_a_request(self) -> None:
-        """That came over the connection that is dropped."""
+        """The change is reported while a request from the dropped connection is being handled."""
         session = self.up()
         self.handler = lambda request: self.connector.interface_updated()
         self.ask(session)
@@ -530,7 +530,7 @@ class InterfaceTests(ConnectorCase):
 
 
 class StopTests(ConnectorCase):
-    """Closed with a go-away; nothing is dialled any more."""
+    """Stopping closes the connection with GO_AWAY, and nothing is dialled any more."""
 
     def test_go_away(self) -> None:
         session = self.up()
@@ -568,7 +568,7 @@ class StopTests(ConnectorCase):
         self.assert_no_attempt()
 
     def test_again(self) -> None:
-        """Whoever stops it a second time waits for the end as well."""
+        """A second call of ``stop`` waits for the end as well."""
         self.handler = self.requests.append
         self.ask(self.up())
         first, second = self.connector.stop(30), self.connector.stop(0)
@@ -623,7 +623,7 @@ class StopTests(ConnectorCase):
         self.assert_no_attempt()
 
     def test_a_remote_that_does_not_read(self) -> None:
-        """Does not keep it longer than the grace time."""
+        """A remote that does not read delays the end no longer than the grace time."""
         self.up()
         self.pump.client.held = self.pump.server.held = True
         stopped = self.connector.stop(5)

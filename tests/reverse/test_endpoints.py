@@ -83,7 +83,7 @@ class ClientEndpointTests(SynchronousTestCase):
         self.assertEqual((pair.client.streams, pair.server.streams, pair.accepted), (0, 0, []))
 
     def test_factory_fails(self) -> None:
-        """At once, and for one that had to wait."""
+        """The failure of a factory is reported for a stream opened at once, and for one that had to wait."""
 
         def fail() -> Any:
             raise ZeroDivisionError
@@ -106,7 +106,7 @@ class ServerEndpointTests(SynchronousTestCase):
         self.endpoint = StreamServerEndpoint(self.pair.client)
 
     def far_open(self) -> Any:
-        """A stream that the server opens, its own end."""
+        """Open a stream from the server; return the protocol at its end."""
         near = self.successResultOf(self.pair.server.open(Building()))
         self.pair.flush()
         return near

@@ -1,4 +1,4 @@
-"""HTTP on streams: the server and the client that run on TCP, as they are."""
+"""HTTP on streams, with the same server and client that run on TCP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.transports.contract import Building
 
 
 class HTTPTests(SynchronousTestCase):
-    """The side that was dialled asks; the side that dialled answers."""
+    """The side that was dialled sends requests; the side that dialled serves them."""
 
     def setUp(self) -> None:
         self.requests: list[ServerRequest] = []
@@ -99,7 +99,7 @@ class HTTPTests(SynchronousTestCase):
         self.assertIsInstance(receiver.outcome, ResponseLost)
 
     def test_body_that_ends_with_the_connection(self) -> None:
-        """Whole where the stream ends; broken off where the session does."""
+        """Such a body is complete when the stream ends, and incomplete when the session is lost."""
         for lost in (False, True):
             self.pair = SessionPair(Building())
             self.pool = ConnectionPool(StreamClientEndpoint(self.pair.client), self.pair.clock)
@@ -139,7 +139,7 @@ class HTTPTests(SynchronousTestCase):
         self.assertEqual((self.pool.idle, len(self.factory.connections)), (0, 0))
 
     def test_drain(self) -> None:
-        """What runs is finished; idle streams are closed by whoever has them."""
+        """Draining lets requests in flight finish; the owner of idle streams closes them."""
         self.handler = self.requests.append
         receiver = self.send()
         self.pair.flush()
@@ -153,7 +153,7 @@ class HTTPTests(SynchronousTestCase):
         self.successResultOf(closed)
 
     def test_another_protocol(self) -> None:
-        """An upgrade on a stream."""
+        """A connection upgrade on a stream."""
         far = StreamRecorder()
 
         def switch(request: ServerRequest) -> None:

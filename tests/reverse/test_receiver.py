@@ -26,7 +26,7 @@ ASKING = (
 
 
 class Friend:
-    """What a credential does with a connection. ``up``: the newest one, while it is there."""
+    """A minimal ReverseCredential. ``up``: the newest link, while it is attached."""
 
     tag = "friend"
 
@@ -51,7 +51,7 @@ class Friend:
 
 
 class Connecting(Client):
-    """A remote's connector: bytes by hand, and a session once the 101 has come."""
+    """A remote's connector: the test sends bytes, and after the 101 there is a session."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Connecting(Client):
 
 
 class ReceiverCase(ServerTestCase):
-    """An HTTP server whose every request is a handshake of the same remote."""
+    """An HTTP server on which every request is a handshake of the same remote."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -82,7 +82,7 @@ class ReceiverCase(ServerTestCase):
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
-        """Nothing stays."""
+        """Close the receiver, and check that nothing is left."""
         self.receiver.close(0)
         self.flush()
         self.wait(11)
@@ -98,7 +98,7 @@ class ReceiverCase(ServerTestCase):
             self.clock.advance(0)
 
     def ask(self, more: bytes = b"\r\n") -> Connecting:
-        """A remote connects and asks; ``more``: the rest of the head, and what follows."""
+        """Connect a remote and send its handshake; ``more``: the rest of the head, and what follows it."""
         connecting = Connecting()
         protocol = self.factory.buildProtocol(None)
         assert protocol is not None
@@ -109,7 +109,7 @@ class ReceiverCase(ServerTestCase):
         return connecting
 
     def connect_remote(self) -> Connecting:
-        """A remote connects, is accepted, and serves what it is asked."""
+        """Connect a remote that is accepted and serves our requests."""
         connecting = self.ask()
         self.assertEqual(bytes(connecting.received), SWITCHING_PROTOCOLS)
         factory = HTTPServerFactory(self.served.append, self.clock)
@@ -119,7 +119,7 @@ class ReceiverCase(ServerTestCase):
         return connecting
 
     def send(self) -> Answer:
-        """A request of ours over the newest connection."""
+        """Send a request over the newest connection."""
         assert self.friend.up is not None
         answer = Answer()
         head = RequestHead(b"GET", b"/x", [(b"Host", b"a"), (b"Connection", b"close")])
@@ -129,7 +129,7 @@ class ReceiverCase(ServerTestCase):
         return answer
 
     def lines(self, words: str) -> list[str]:
-        """What the receiver logged with these words in it."""
+        """The receiver's log messages that contain ``words``."""
         return messages(self.events, words)
 
 
@@ -140,7 +140,7 @@ class AcceptTests(ReceiverCase):
         self.connect_remote()
         answers = [self.send() for _ in range(3)]
         self.assertEqual([request.head.target for request in self.served], [b"/x"] * 3)
-        # We are yamux's client, so our streams are the odd ones.
+        # We are the client of the session, so our streams have odd ids.
         self.assertEqual([getattr(request.peer, "stream_id", None) for request in self.served], [1, 3, 5])
         for number in (2, 0, 1):
             self.served[number].respond(OK, b"%d" % number)
@@ -159,7 +159,7 @@ class AcceptTests(ReceiverCase):
         self.assertTrue(down.startswith("req_1 reverse connection of friend is down: "), down)
 
     def test_early_bytes(self) -> None:
-        """What comes together with the head belongs to the session: a ping here, which is answered."""
+        """Bytes that arrive together with the head belong to the session: here a ping, which is answered."""
         session = Session(SessionConfig(), False, self.clock.seconds())
         session.ping(self.clock.seconds())
         connecting = self.ask(b"\r\n" + session.data_to_send(1000, self.clock.seconds()))
@@ -169,7 +169,7 @@ class AcceptTests(ReceiverCase):
         self.assertEqual([type(event).__name__ for event in session.events()], ["PingAnswered"])
 
     def test_early_nonsense(self) -> None:
-        """The session is over before it is given to the credential, which is told so all the same."""
+        """A session that is over before it is attached to the credential is still attached and detached."""
         connecting = self.ask(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
         self.assertIsNotNone(connecting.lost)
         self.assertEqual((self.friend.attached, self.friend.detached), (1, 1))
@@ -178,7 +178,7 @@ class AcceptTests(ReceiverCase):
         self.assertEqual(len(self.lines("is down")), 1)
 
     def test_a_handshake_with_a_body(self) -> None:
-        """Cannot be accepted, and leaves nothing."""
+        """A handshake with a body is not accepted, and nothing is left behind."""
         errors: list[Exception] = []
 
         def accept(request: ServerRequest) -> None:
@@ -195,7 +195,7 @@ class AcceptTests(ReceiverCase):
         self.successResultOf(self.receiver.close(0))
 
     def test_a_connector_that_has_left(self) -> None:
-        """Before it was answered: there is nothing to give to the credential."""
+        """When the connector disconnects before the answer, nothing is attached to the credential."""
         self.handler = self.requests.append
         self.ask().transport.abortConnection()
         self.flush()
@@ -203,7 +203,7 @@ class AcceptTests(ReceiverCase):
         self.assertEqual((self.receiver.sessions, self.friend.attached), (set(), 0))
 
     def test_streams_of_the_remote(self) -> None:
-        """We open them, the remote does not: they are reset."""
+        """Streams opened by the remote are reset: only we open streams."""
         connecting = self.ask()
         session = Session(SessionConfig(), False, self.clock.seconds())
         stream = session.open_stream(self.clock.seconds())
@@ -215,7 +215,7 @@ class AcceptTests(ReceiverCase):
 
 
 class LossTests(ReceiverCase):
-    """Connections that go, or are replaced."""
+    """Connections that are lost or replaced."""
 
     def test_lost(self) -> None:
         connecting = self.connect_remote()
@@ -233,7 +233,7 @@ class LossTests(ReceiverCase):
         self.assertIsNone(self.friend.up)
 
     def test_going_away(self) -> None:
-        """Nothing new can be sent; what is in flight is answered."""
+        """After GO_AWAY of the remote no new request can be sent; requests in flight are answered."""
         connecting = self.connect_remote()
         assert connecting.session is not None and self.friend.up is not None
         answer = self.send()
@@ -247,7 +247,7 @@ class LossTests(ReceiverCase):
         self.assertIsNone(self.friend.up)
 
     def test_replaced(self) -> None:
-        """The older one is closed, and may finish what is in flight on it, for a while."""
+        """A replaced connection is closed; its requests in flight have a limited time to finish."""
         first = self.connect_remote()
         answer = self.send()
         second = self.connect_remote()
@@ -273,7 +273,7 @@ class LossTests(ReceiverCase):
         self.assertIsNotNone(self.friend.up)
 
     def test_again_and_again(self) -> None:
-        """Nothing piles up."""
+        """Many replacements leave no sessions or timers behind."""
         for _ in range(50):
             self.connect_remote()
         self.assertEqual(len(self.receiver.sessions), 1)

@@ -9,7 +9,7 @@ from ccmproxy.reverse.stream_errors import SessionLost, StreamAborted, StreamNot
 
 
 class ErrorTests(SynchronousTestCase):
-    """Kinds of Twisted's errors, that say what they were made with."""
+    """Subclasses of Twisted's errors, whose ``str()`` is their message."""
 
     def test_kinds_and_words(self) -> None:
         for kind, base in (

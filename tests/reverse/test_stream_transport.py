@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.reverse.stream_transport`: the conversations that TCP is held to, and what is different."""
+"""Tests for :mod:`ccmproxy.reverse.stream_transport`: the same conversations as over TCP, and the differences."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from tests.transports.contract import (
 
 
 class StreamContractTests(InMemory, HalfCloseContract, TestCase):
-    """A stream behaves as a connection of TCP does, except where it says more."""
+    """A stream behaves as a TCP connection, except that its errors are more specific."""
 
     chunk_size = 64 * KIB
     enough_to_pause = 1000 * KIB
-    #: So that it can be told from the loss of the session.
+    #: An abort can be told from the loss of the session.
     lost_by_abort = StreamAborted
 
     async def connect(self, client: Recorder, server: Recorder) -> None:
@@ -47,7 +47,7 @@ class StreamContractTests(InMemory, HalfCloseContract, TestCase):
         self.pair_of_sessions.flush()
 
     async def test_writing_to_one_who_is_gone(self) -> None:
-        """It is thrown away at first: the answer before it may not have been read yet."""
+        """Data to a peer that has closed is discarded at first: a reset might destroy an answer not read yet."""
         client, server = HalfCloser(), Recorder()
         await self.connect(client, server)
         server.transport.write(b"answer")
@@ -62,13 +62,13 @@ class StreamContractTests(InMemory, HalfCloseContract, TestCase):
 
 
 class SmallPiecesStreamContractTests(StreamContractTests):
-    """On a carrier that cuts the bytes into odd pieces."""
+    """The same on a carrier that splits the bytes into odd pieces."""
 
     chunk_size = 4093
 
 
 class StreamTests(SynchronousTestCase):
-    """What a stream does besides."""
+    """Behaviour of streams that the contract does not cover."""
 
     def test_interfaces(self) -> None:
         near, _ = SessionPair().stream()
@@ -92,7 +92,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(far.received[512 * KIB :], b"before view")
 
     def test_close_is_told_later(self) -> None:
-        """In a turn of its own, with nothing in between."""
+        """The protocol learns of its own close in a later turn, and of nothing else before."""
         near, far = (pair := SessionPair()).stream()
         far.transport.write(b"late")
         near.transport.loseConnection()
@@ -118,7 +118,7 @@ class StreamTests(SynchronousTestCase):
         )
 
     def test_close_does_not_wait_for_the_peers_end(self) -> None:
-        """Only until all has been sent: the peer may have more to say, for as long as it likes."""
+        """A close waits only until all is sent: the peer may continue to send for as long as it likes."""
         near, far = (pair := SessionPair(Building(HalfCloser))).stream()
         far.transport.pauseProducing()
         near.transport.write(bytes(1000 * KIB))
@@ -150,7 +150,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((near.lost, near.received), ([], b""))
 
     def test_abort_behind_a_close(self) -> None:
-        """When all has been sent: a reset would destroy what the peer has not read."""
+        """An abort after all data and FIN are sent does not reset: that would destroy data the peer has not read."""
         near, far = (pair := SessionPair()).stream()
         far.transport.pauseProducing()
         near.transport.write(b"last words")
@@ -164,7 +164,7 @@ class StreamTests(SynchronousTestCase):
         )
 
     def test_nothing_is_given_after_an_abort(self) -> None:
-        """Not even what came together with what led to it."""
+        """Not even data that arrived together with the data on which the protocol aborted is delivered."""
 
         class Aborting(StreamRecorder):
             def dataReceived(self, data: bytes) -> None:
@@ -178,7 +178,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((len(far.pieces), far.lost), (1, [ConnectionAborted]))
 
     def test_nothing_is_given_after_an_abort_while_paused(self) -> None:
-        """Neither what was kept, nor what came with it, nor the end behind that."""
+        """Neither kept data, nor data that arrived with it, nor the FIN after it is delivered."""
 
         class PausingAndAborting(HalfCloser):
             def dataReceived(self, data: bytes) -> None:
@@ -198,14 +198,14 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((len(far.pieces), far.read_lost, far.lost), (1, 0, [ConnectionAborted]))
 
     def test_stopped_as_a_producer(self) -> None:
-        """By a transport that it was to feed, and that is lost."""
+        """``stopProducing`` is called by a consumer of the stream that is lost."""
         near, far = (pair := SessionPair()).stream()
         near.transport.stopProducing()
         pair.flush()
         self.assertEqual((near.lost, far.lost), ([ConnectionDone], [ConnectionDone]))
 
     def test_peer_is_gone_with_output_waiting(self) -> None:
-        """It is reset: an end would make what it has read look whole."""
+        """The stream is reset: FIN would make the incomplete data look complete."""
         near, far = (pair := SessionPair()).stream()
         near.transport.pauseProducing()
         far.transport.write(bytes(1000 * KIB))
@@ -228,7 +228,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((far.received, far.lost), (b"last words", [ConnectionDone]))
 
     def test_new_data_behind_what_was_kept(self) -> None:
-        """Also when it comes between the resuming and the turn in which that is given; so does the end."""
+        """Order is kept for data and FIN that arrive after resumeProducing and before the kept data is delivered."""
         near, far = (pair := SessionPair()).stream()
         far.transport.pauseProducing()
         near.transport.write(b"kept, ")
@@ -283,7 +283,7 @@ class StreamTests(SynchronousTestCase):
         self.assertGreater(source.pauses, 3)
 
     def test_paused_once(self) -> None:
-        """However much comes all the same; and the next producer is paused anew."""
+        """A producer is paused once, however much it still writes; the next producer is paused again."""
         near, far = SessionPair().stream()
         far.transport.pauseProducing()
         for _ in range(2):
@@ -295,7 +295,7 @@ class StreamTests(SynchronousTestCase):
             near.transport.unregisterProducer()
 
     def clock_step(self, pair: SessionPair) -> None:
-        """One round."""
+        """Run one turn of the reactor, and carry the bytes."""
         pair.clock.advance(0)
         pair.pump.advance()
 
@@ -311,7 +311,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((source.left, len(far.received)), (0, 2000 * KIB))
 
     def test_pull_producer_is_not_paused(self) -> None:
-        """It cannot be, and need not."""
+        """A pull producer cannot be paused, and need not be."""
 
         class Large(PullSource):
             def resumeProducing(self) -> None:
@@ -337,7 +337,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((near.lost, bytes(far.received)), ([ConnectionDone], b"x" * 10))
 
     def test_producer_that_fails(self) -> None:
-        """It costs the stream only, though more of that stream had just been sent."""
+        """Only its stream is lost, even if more data of that stream has just been sent."""
 
         class Bad(Source):
             def resumeProducing(self) -> None:
@@ -431,7 +431,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_small_pieces_are_kept_together(self) -> None:
-        """What a paused stream holds is what its window says, however it came."""
+        """A paused stream holds no more memory than its window, however small the received pieces are."""
         pair = SessionPair(chunk_size=50)
         near, far = pair.stream()
         far.transport.pauseProducing()
@@ -451,7 +451,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(far.received, said + bytes(10 * KIB))
 
     def test_leaves_no_garbage(self) -> None:
-        """A stream that is over is freed at once."""
+        """A closed stream is freed at once, without the garbage collector."""
         pair = SessionPair()
         near, far = pair.stream()
         gone = [weakref.ref(end) for end in (near, far, near.transport, far.transport)]
@@ -476,10 +476,10 @@ class StreamTests(SynchronousTestCase):
 
 
 class LossTests(SynchronousTestCase):
-    """The carrier is lost, whatever the stream is at."""
+    """Loss of the carrier, in every state of a stream."""
 
     def lost(self, prepare: Callable[[Any, Any], None], half: bool = False) -> tuple[list[Any], list[Any]]:
-        """How both ends of a stream end when the carrier does, after ``prepare``."""
+        """Call ``prepare``, lose the carrier, and return the reasons told to both ends of a stream."""
         pair = SessionPair(Building(HalfCloser if half else StreamRecorder))
         near, far = pair.stream(HalfCloser() if half else None)
         prepare(near.transport, far.transport)

@@ -26,7 +26,7 @@ RIGHT: dict[str, Headers] = {
     "an empty second field": [*UPGRADE, (b"Upgrade", b"")],
     "twice the same option": [(b"Connection", b"Upgrade, upgrade"), (b"Upgrade", b"reverse-proxy")],
 }
-#: Fields that do not.
+#: Fields that do not ask for it.
 WRONG: dict[str, Headers] = {
     "none": [],
     "no Upgrade": [(b"Connection", b"Upgrade")],
@@ -46,7 +46,7 @@ WRONG: dict[str, Headers] = {
 
 
 class AskingTests(SynchronousTestCase):
-    """What the connector asks for, and how the receiver looks at it."""
+    """The connector's request, and how the receiver checks it."""
 
     def test_what_we_ask_for(self) -> None:
         head = asking(b"friend.test:8080", b"/team/ccm/v1/reverse", "tøken", "ccmproxy/1")
@@ -69,12 +69,12 @@ class AskingTests(SynchronousTestCase):
             self.assertEqual(problem, "a reverse connection is asked for with GET", method)
 
     def test_versions(self) -> None:
-        """HTTP/1.0 has no upgrade, and HTTP/2 none like this."""
+        """HTTP/1.0 has no upgrades, and HTTP/2 does it differently."""
         problem = problem_of_asking(RequestHead(b"GET", b"/", UPGRADE), False)
         self.assertEqual(problem, "a reverse connection needs HTTP/1.1")
 
     def test_bodies(self) -> None:
-        """Whether all of it has come already makes no difference."""
+        """A body is refused even if all of it has already arrived."""
         for field, expected in (
             ((b"Content-Length", b"0"), None),
             ((b"content-length", b" 0 "), None),
@@ -85,7 +85,7 @@ class AskingTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What the receiver answers, and how the connector looks at it."""
+    """The receiver's response, and how the connector checks it."""
 
     def test_what_we_answer(self) -> None:
         status_line, headers = split_head(SWITCHING_PROTOCOLS)

@@ -1,4 +1,4 @@
-"""Credentials as a configuration describes them: their ways out, and where their logins are kept."""
+"""Tests of building credentials from a configuration: their outbounds, and the stores of their logins."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.transports.proxies import ConnectProxy, Proxy, SocksProxy
 
 
 def configuration(world: World, more: str = "", text: str = CONFIGURATION, **values: str) -> Config:
-    """A configuration for ``world``."""
+    """Return a configuration for ``world``."""
     return load_text(text.format(path=world.path, token=TOKEN, more=more, **values), "test.yaml")
 
 
 def reload(world: World, config: Config) -> None:
-    """Go over to ``config``, to the end."""
+    """Reload ``config``, and wait until that is done."""
     done = world.service.reload(config)
     world.network.flush()
     world.case.successResultOf(done)
@@ -41,14 +41,14 @@ def reload(world: World, config: Config) -> None:
 
 @implementer(IStreamClientEndpoint)
 class _Recording:
-    """An endpoint that tells of each connection made through it."""
+    """An endpoint that reports each connection made through it."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, made: list[Any]) -> None:
         self._endpoint = endpoint
         self._made = made
 
     def connect(self, protocol_factory: Any) -> Deferred[Any]:
-        """Connect, and keep what was connected."""
+        """Connect, and record the connection."""
 
         def connected(protocol: Any) -> Any:
             self._made.append(protocol)
@@ -83,12 +83,12 @@ outbounds:
 
 
 class OutboundTests(SynchronousTestCase):
-    """Which way connections go."""
+    """The routes of connections."""
 
     proxy: Proxy
 
     def test_every_connection_of_a_credential_goes_through_its_outbound(self) -> None:
-        """F30: turns, refreshes, usage and profile, each to an address of its own; none goes any other way."""
+        """F30: turns, refreshes, usage and profile requests go to different addresses, all through the outbound."""
         text = CONFIGURATION
         ports = {"token": 9001, "usage": 9002, "profile": 9003}
         for name, port in ports.items():
@@ -106,7 +106,7 @@ class OutboundTests(SynchronousTestCase):
             file.write(world.login.credentials_document(plan_known=False))
         world.start()
         world.answer()
-        world.clock.advance(8 * 3600)  # the token expires
+        world.clock.advance(8 * 3600)  # The token expires.
         world.answer()
         world.network.advance(1)
         self.assertEqual(set(made), {("127.0.0.1", port) for port in (9000, 9001, 9002, 9003)})
@@ -115,7 +115,7 @@ class OutboundTests(SynchronousTestCase):
             self.assertEqual(len(connections), len(world.network.listeners[address].connections), address)
 
     def tunnelled(self, kind: str, login: tuple[str, str] | None = None, password: str = "s3cr3t") -> World:
-        """A world with a proxy at 127.0.0.1:1080, through which the one account goes; not started."""
+        """Return a world, not started, whose one account uses a proxy at 127.0.0.1:1080."""
         text = DETOUR.replace("{kind}", kind).replace("{password}", password)
         world = World(self, configuration=text, start=False)
         make = {"socks": SocksProxy, "http": ConnectProxy}[kind]
@@ -124,12 +124,12 @@ class OutboundTests(SynchronousTestCase):
         return world
 
     def test_every_connection_of_a_credential_goes_through_its_detour(self) -> None:
-        """F30, through real proxies: what reaches the upstream is what the proxy has let through."""
+        """F30, through real proxies: the upstream receives only what has passed the proxy."""
         for kind in ("socks", "http"):
             world = self.tunnelled(kind, ("me", "s3cr3t"))
             world.start()
             self.assertEqual(world.answer().status, 200)
-            world.clock.advance(8 * 3600)  # the token expires
+            world.clock.advance(8 * 3600)  # The token expires.
             self.assertEqual(world.answer().status, 200)
             self.assertEqual(world.login.counters.refreshes, 1)
             self.assertGreater(len(world.upstream.connections), 2)
@@ -138,7 +138,7 @@ class OutboundTests(SynchronousTestCase):
             self.assertFalse("s3cr3t" in world.logged(), "the password was logged")
 
     def test_a_proxy_that_refuses(self) -> None:
-        """The log says so, of requests and of polls, and repeats no password."""
+        """The log reports it for requests and for polls, without the password."""
         world = self.tunnelled("http", ("me", "s3cr3t"), password="another-5ecret")
         world.start()
         client = world.ask()
@@ -150,7 +150,7 @@ class OutboundTests(SynchronousTestCase):
             self.assertFalse(secret in world.logged(), "the login was logged")
 
     def test_another_detour_makes_another_credential(self) -> None:
-        """Reload: one with the same outbound stays what it is, whatever the outbound is called."""
+        """Reload: a credential with an unchanged outbound is kept, even if the outbound has another tag."""
         world = self.tunnelled("http")
         world.start()
         account = world.account
@@ -174,7 +174,7 @@ class OutboundTests(SynchronousTestCase):
 
 
 class KeychainTests(SynchronousTestCase):
-    """macOS without an explicit path: the login is in the keychain first (spec 3.1)."""
+    """On macOS, without an explicit path, the login is first looked for in the keychain (spec 3.1)."""
 
     def test_served_and_refreshed_from_the_keychain(self) -> None:
         previous = keyring.get_keyring()
@@ -196,7 +196,7 @@ class KeychainTests(SynchronousTestCase):
         world.service = ProxyService(config, surroundings)
         world.start()
         self.assertEqual(world.answer().status, 200)
-        # A refused token: the refreshed login goes back to where it came from.
+        # The token is refused: the refreshed login is written to the store that it was read from.
         world.login.expire_access_token()
         self.assertEqual(world.answer().status, 200)
         self.assertEqual(world.login.counters.refreshes, 1)
@@ -216,7 +216,7 @@ class KeychainTests(SynchronousTestCase):
 
 
 class AccountTests(SynchronousTestCase):
-    """Which address requests of an account go to (spec 3.7)."""
+    """The upstream for the requests of an account (spec 3.7)."""
 
     CONFIGURATION = """
 services:
@@ -230,7 +230,7 @@ services:
 """
 
     def destinations(self, document: bytes, upstream: str = "") -> list[tuple[bytes, bytes]]:
-        """Host and base path of the requests of a key, and of a file with this content."""
+        """Return host and base path of the requests of a key, and of a file with this content."""
         world = World(self, start=False)
         with open(world.path, "wb") as file:
             file.write(document)
@@ -264,7 +264,7 @@ services:
 
 
 class RemoteTests(SynchronousTestCase):
-    """Remote instances: where they are dialled, and what they are asked."""
+    """Remote instances: the address to connect to, and the requests that they receive."""
 
     CONFIGURATION = """
 services:
@@ -276,7 +276,7 @@ services:
 """
 
     def dialled(self, address: tuple[str, int], **values: str) -> tuple[list[bytes], list[tuple[Any, ...]]]:
-        """First lines and Host of what comes at this address, sorted; and what was asked of the way out."""
+        """Return the request lines and Hosts received at this address, sorted, and the calls of the outbound."""
         world = World(self, start=False)
         listener = Listener()
         world.network.listen(*address, listener)
@@ -316,7 +316,7 @@ services:
             self.assertEqual(set(asked), {(*address, url.startswith("https"), "friend.example")})
 
     def test_another_address(self) -> None:
-        """That is dialled; the URL still gives Host and the name that TLS verifies."""
+        """Connections go to that address; the URL still determines Host and the name that TLS verifies."""
         for more, address in (
             (", server: 10.0.0.1, server_port: 5", ("10.0.0.1", 5)),
             (", server: 10.0.0.1", ("10.0.0.1", 443)),
@@ -334,7 +334,7 @@ services:
 
 @implementer(IOutbound)
 class AskedOutbound:
-    """Another outbound; ``asked``: what endpoints it was asked for."""
+    """Another outbound. ``asked``: the endpoints that were requested."""
 
     def __init__(self, outbound: IOutbound, asked: list[tuple[Any, ...]]) -> None:
         self._outbound = outbound
@@ -343,13 +343,13 @@ class AskedOutbound:
     def endpoint(
         self, host: str, port: int, tls: bool, server_name: str | None = None
     ) -> IStreamClientEndpoint:
-        """The other one's."""
+        """See IOutbound."""
         self._asked.append((host, port, tls, server_name))
         return self._outbound.endpoint(host, port, tls, server_name)
 
 
 class Listener(Factory):
-    """Keeps what it is sent, and never answers."""
+    """Records what it receives, and never answers."""
 
     noisy = False
 
@@ -357,12 +357,12 @@ class Listener(Factory):
         self.built: list[Client] = []
 
     def buildProtocol(self, addr: object) -> Client:
-        """One more connection."""
+        """Count a connection."""
         self.built.append(Client())
         return self.built[-1]
 
     def heads(self) -> list[bytes]:
-        """Of each request: its first line, and to whom it says it is."""
+        """Return the request line and the Host of each request."""
         found = []
         for each in self.built:
             first, *fields = bytes(each.received).partition(b"\r\n\r\n")[0].split(b"\r\n")

@@ -1,4 +1,4 @@
-"""The reactor's lateness."""
+"""Tests of the lag of the reactor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LagTests(SynchronousTestCase):
         self.addCleanup(self.meter.stop)
 
     def test_a_reactor_in_time(self) -> None:
-        """F24."""
+        """F24: a reactor that is not blocked has no lag."""
         with capturedLogs() as events:
             for _ in range(100):
                 self.clock.advance(0.1)
@@ -27,7 +27,7 @@ class LagTests(SynchronousTestCase):
         self.assertEqual(events, [])
 
     def test_held_up(self) -> None:
-        """F24: one that could not call for 5 s is 4 s late, and says so."""
+        """F24: a reactor that was blocked for 5 s has a lag of 4 s, which is logged."""
         with capturedLogs() as events:
             self.clock.advance(5)
         self.assertEqual((self.meter.last, self.meter.worst), (4.0, 4.0))
@@ -40,7 +40,7 @@ class LagTests(SynchronousTestCase):
         self.assertEqual(self.meter.worst, 0.0)
 
     def test_a_little_late(self) -> None:
-        """F24: measured, but no news."""
+        """F24: a small lag is measured but not logged."""
         with capturedLogs() as events:
             self.clock.advance(1.5)
         self.assertEqual(self.meter.last, 0.5)

@@ -1,4 +1,4 @@
-"""The daemon's log: lines of text or of JSON, from a level up."""
+"""Tests of the daemon's log: lines of text or JSON, from a minimum level up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccmproxy.dialects.usage import Tokens
 from ccmproxy.root.logs import daemon_observer
 from tests.conversation import World
 
-#: What a peer may send to make trouble in a log: new lines of several kinds, and words to a terminal.
+#: Text from a malicious peer: several kinds of line ends, and terminal escape sequences.
 TROUBLE = "a\r\nb\nc\x0bd\x1b[31me\x85f\u2028g\x00h"
 
 
@@ -20,20 +20,20 @@ class LogTests(SynchronousTestCase):
     """What is written to the file."""
 
     def log(self, form: str, level: str = "info") -> tuple[Logger, str]:
-        """A logger, and the file that its events go to."""
+        """Return a logger and the file that its events are written to."""
         path = self.mktemp()
         observer: ILogObserver = daemon_observer(path, level, form)
         return Logger("test", observer=LogPublisher(observer)), path
 
     def lines(self, path: str) -> list[str]:
-        """What was written, without the times."""
+        """Return the lines without their times."""
         with open(path, newline="") as file:
             text = file.read()
         self.assertTrue(text == "" or text.endswith("\n"))
         return text.split("\n")[:-1]
 
     def objects(self, path: str) -> list[dict[str, Any]]:
-        """The same, decoded."""
+        """Return the lines as decoded JSON objects."""
         return [json.loads(line) for line in self.lines(path)]
 
     def test_text(self) -> None:
@@ -42,7 +42,7 @@ class LogTests(SynchronousTestCase):
         self.assertRegex(self.lines(path)[0], r"^\d{4}-\d\d-\d\dT\S+ \[test#info\] request req_1 took 1.2 s$")
 
     def test_json(self) -> None:
-        """Every field of the event, the message among them."""
+        """Every field of the event is written, including the message."""
         log, path = self.log("json")
         tokens = Tokens(input=3, output=4)
         log.info(
@@ -77,7 +77,7 @@ class LogTests(SynchronousTestCase):
                 self.assertEqual(len(self.lines(path)), expected)
 
     def test_one_event_is_one_line(self) -> None:
-        """Whatever a peer sends, it neither begins a line nor talks to a terminal."""
+        """Text from a peer can neither begin a line nor contain escape sequences."""
         for form in ("text", "json"):
             log, path = self.log(form)
             log.info("{what}", what=TROUBLE)
@@ -88,7 +88,7 @@ class LogTests(SynchronousTestCase):
             self.assertTrue(text[:-1].isprintable(), text)
 
     def test_failures(self) -> None:
-        """With their traceback: in text below, indented, in JSON as a field."""
+        """They are written with their traceback: indented below the line in text, as a field in JSON."""
         for form in ("text", "json"):
             log, path = self.log(form)
             try:
@@ -108,7 +108,7 @@ class LogTests(SynchronousTestCase):
                     self.assertTrue(line[1:].isprintable(), line)
 
     def test_events_that_cannot_be_written(self) -> None:
-        """They cost nobody else's line."""
+        """The other events are still written."""
         for form in ("text", "json"):
             log, path = self.log(form)
             log.info("{missing}")
@@ -118,7 +118,7 @@ class LogTests(SynchronousTestCase):
             self.assertIn("next", self.lines(path)[-1])
 
     def test_a_whole_turn(self) -> None:
-        """The events of a service, in both forms: the tokens and the outcome can be read by a program."""
+        """In both forms a program can read the tokens and the outcome from the events of a service."""
         world = World(self)
         world.answer(stream=True, session="s-1")
         for form in ("text", "json"):

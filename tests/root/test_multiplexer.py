@@ -1,4 +1,4 @@
-"""One entry of ``services:`` with remotes: its life in steps, and other configurations (spec 1, Reload, and 7.4)."""
+"""Tests of one entry of ``services:`` with remotes: its life cycle and its reloads (spec 1, Reload, and 7.4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANG = "[[simulate:hang]]"
 
 
 class MultiplexerCase(SynchronousTestCase):
-    """A has an account, and opens a connection to B; B has nothing but A. ``more``: further lines of both."""
+    """A has an account and opens a reverse connection to B; B has only A. ``more``: further lines of both."""
 
     more = ""
 
@@ -40,7 +40,7 @@ class MultiplexerCase(SynchronousTestCase):
         return self.federation.add(B, [external("friend", "b")], users, self.more, start)
 
     def replaced(self, instance: Instance, old: str, new: str) -> None:
-        """The instance goes over to a configuration that differs so."""
+        """Reload the instance with a configuration that differs in this way."""
         self.assertIn(old, instance.text)
         instance.text = instance.text.replace(old, new)
         instance.reload(instance.text)
@@ -53,20 +53,20 @@ class MultiplexerCase(SynchronousTestCase):
         return stopped
 
     def status(self, client: Client) -> int:
-        """Of the last whole answer."""
+        """Return the status of the last complete answer."""
         response = client.responses()[-1]
         self.assertTrue(response.complete)
         return response.status
 
     def is_up(self) -> bool:
-        """Whether B can use the connection that A opened; both must say the same."""
+        """Return whether B can use the connection that A opened. Both sides must agree."""
         up = self.a.connector("b").is_up
         self.assertEqual(up, self.b.external("friend").has_way)
         return up
 
 
 class StartTests(SynchronousTestCase):
-    """Credentials, then the listener, then the connectors."""
+    """The order: credentials, then the listener, then the connectors."""
 
     def setUp(self) -> None:
         self.federation = Federation(self)
@@ -81,7 +81,7 @@ class StartTests(SynchronousTestCase):
         )
 
     def test_in_steps(self) -> None:
-        """Whoever is asked over a connection of ours finds everything else ready."""
+        """A request over a reverse connection finds everything else ready."""
         entry = self.a.entry
         self.federation.settle()
         self.assertEqual(self.b.connections, [])
@@ -100,7 +100,7 @@ class StartTests(SynchronousTestCase):
         self.stopped(entry.stop())
 
     def test_an_address_that_is_taken(self) -> None:
-        """Nobody is dialled by a service that cannot listen."""
+        """A service that cannot listen opens no reverse connections."""
         self.federation.network.listen("127.0.0.1", A, Factory())
         self.assertRaises(ListenFailed, self.a.service.startService)
         self.federation.pass_time(60, step=5)
@@ -116,19 +116,19 @@ class StartTests(SynchronousTestCase):
         self.assertEqual(self.b.entry.receiver.sessions, set())
 
     def stopped(self, work: Any) -> None:
-        """A step of its life, to the end."""
+        """Run a step of the life cycle to its end."""
         done = Deferred.fromCoroutine(work)
         self.federation.pass_time(3)
         self.successResultOf(done)
 
 
 class DrainTests(MultiplexerCase):
-    """Stopping either side while the other goes on."""
+    """One side stops while the other goes on."""
 
     more = "shutdown_grace: 10s"
 
     def test_the_lender(self) -> None:
-        """What it serves over its connection ends as it should; nothing new comes, and it dials no more."""
+        """Requests over its connection finish; no new ones are accepted, and no connection is opened again."""
         self.assertTrue(self.is_up())
         client = self.b.ask(SLOW)
         stopped = self.stop(self.a)
@@ -152,11 +152,13 @@ class DrainTests(MultiplexerCase):
         self.assertNoResult(stopped)
         self.federation.pass_time(5)
         self.successResultOf(stopped)
-        self.assertIn(self.status(client), (400, 502))
+        # Nobody else could serve it, and there is no other way to the lender (spec 4.2, 7.4).
+        self.assertEqual(self.status(client), 400)
+        self.assertIn("reverse connection not established", client.responses()[-1].error["message"])
         self.assertEqual(self.b.entry.receiver.sessions, set())
 
     def test_the_borrower(self) -> None:
-        """Its clients get what they have asked for; then the connection is closed, and the lender goes on."""
+        """Its clients get their answers; then the connection is closed, and the lender goes on."""
         client = self.b.ask(SLOW)
         stopped = self.stop(self.b)
         self.federation.pass_time(3)
@@ -196,7 +198,7 @@ class DrainTests(MultiplexerCase):
             self.successResultOf(each)
 
     def test_no_handshake_is_accepted_any_more(self) -> None:
-        """Not even on a connection that is still open."""
+        """This holds also on a connection that is still open."""
         handshake = (
             b"GET /ccm/v1/reverse HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: reverse-proxy\r\n"
             b"Authorization: Bearer b-token-4711\r\n\r\n"
@@ -207,7 +209,7 @@ class DrainTests(MultiplexerCase):
         self.assertEqual(len(self.b.entry.receiver.sessions), 1)
 
     def test_as_soon_as_it_is_started(self) -> None:
-        """While everything is still being dialled."""
+        """The connections are still being opened."""
         self.successResultOf(self.stop(self.a))
         self.a = self.add_a(start=False)
         self.a.service.startService()
@@ -218,10 +220,10 @@ class DrainTests(MultiplexerCase):
 
 
 class ReloadTests(MultiplexerCase):
-    """Remotes that come, go, and stay."""
+    """Remotes that are added, removed and kept."""
 
     def test_the_same_ones_stay(self) -> None:
-        """Connections, state and all: another user changes nothing for them."""
+        """Connections and state are kept: another user does not affect them."""
         friend, connector = self.b.external("friend"), self.a.connector("b")
         (session,) = self.b.entry.receiver.sessions
         client = self.b.ask(SLOW)
@@ -244,7 +246,7 @@ class ReloadTests(MultiplexerCase):
         self.assertEqual(friend.state.plan_weight, 10)
 
     def test_a_connector_goes(self) -> None:
-        """What it is serving ends; the connection is closed, and not made again."""
+        """Its requests finish; the connection is closed, and not opened again."""
         connector = self.a.connector("b")
         self.assertTrue(connector.is_up)
         client = self.b.ask(SLOW)
@@ -275,7 +277,7 @@ class ReloadTests(MultiplexerCase):
         self.assertNotEqual(self.status(client), 200)
 
     def test_a_receiver_goes(self) -> None:
-        """Its connection is closed, and its remote's next handshake refused."""
+        """Its connection is closed, and the next handshake of its remote is refused."""
         more = self.federation.account("b1")
         old = f"      - {external('friend', 'b')}\n"
         friend = self.b.external("friend")
@@ -290,7 +292,7 @@ class ReloadTests(MultiplexerCase):
         self.assertEqual(self.b.answer().status, 200)
 
     def test_another_token(self) -> None:
-        """Is another remote: the connection that was opened with the old one is closed."""
+        """It counts as another remote: the connection that was opened with the old token is closed."""
         friend = self.b.external("friend")
         self.replaced(self.b, "b-token-4711", "c-token-4711")
         self.assertIsNot(self.b.external("friend"), friend)
@@ -299,7 +301,7 @@ class ReloadTests(MultiplexerCase):
         self.assertEqual(self.b.entry.receiver.sessions, set())
 
     def test_another_url(self) -> None:
-        """The new remote is dialled, the old one not any more."""
+        """Connections go to the new remote, and no longer to the old one."""
         c = self.federation.add(
             8083, [external("friend", "b")], [user("alice", "friend", allow_external_usage=True)]
         )
@@ -312,7 +314,7 @@ class ReloadTests(MultiplexerCase):
         self.assertEqual(self.b.entry.receiver.sessions, set())
 
     def test_a_remote_by_its_url(self) -> None:
-        """Comes into use, and goes."""
+        """The remote is added and removed again."""
         by_url = external("friend", "b", url=URL_OF_A)
         self.replaced(self.b, external("friend", "b"), by_url)
         self.assertEqual(self.b.answer().status, 200)
@@ -323,7 +325,7 @@ class ReloadTests(MultiplexerCase):
         self.assertTrue(self.is_up())
 
     def test_another_upstream(self) -> None:
-        """Makes everything anew: another way out, other time-outs."""
+        """Everything is built anew, with another outbound and other time-outs."""
         friend = self.b.external("friend")
         self.replaced(self.b, "    upstream: {", '    upstream: {"idle_timeout": 77s, ')
         self.assertIsNot(self.b.external("friend"), friend)
@@ -331,7 +333,7 @@ class ReloadTests(MultiplexerCase):
         self.assertTrue(self.is_up())
 
     def test_many_times(self) -> None:
-        """Nothing piles up."""
+        """Nothing accumulates."""
         for weight in range(1, 30):
             instance = self.b if weight % 2 else self.a
             self.replaced(
@@ -344,7 +346,7 @@ class ReloadTests(MultiplexerCase):
 
 
 class EndTests(MultiplexerCase):
-    """What becomes of a credential that is no longer wanted."""
+    """The end of a credential that is no longer configured."""
 
     def test_a_remote(self) -> None:
         (remote,) = self.a.entry.externals.values()
@@ -352,7 +354,7 @@ class EndTests(MultiplexerCase):
         done = Deferred.fromCoroutine(end(remote))
         self.federation.pass_time(5)
         self.assertEqual(self.status(client), 200)
-        # The remote may keep streams open that it does not use: they are not waited for longer than the rest.
+        # The remote may keep unused streams open, which are given no more time than the rest.
         self.federation.pass_time(RETIRED_GRACE)
         self.successResultOf(done)
         self.assertFalse(self.is_up())
@@ -366,7 +368,7 @@ class EndTests(MultiplexerCase):
         self.assertNotEqual(self.status(client), 200)
 
     def test_an_account(self) -> None:
-        """What it still serves goes on."""
+        """Its requests in flight finish."""
         (account,) = self.a.entry.accounts.values()
         client = self.b.ask(SLOW)
         done = Deferred.fromCoroutine(end(account))
@@ -396,10 +398,10 @@ class InterfaceTests(MultiplexerCase):
 
 
 def tag(instance: Instance) -> str:
-    """Of the credential that an instance's user has."""
+    """Return the status of the credential that a user of the instance has."""
     return "a1" if instance.port == A else "friend, allow_external_usage: true"
 
 
 def tail(weight: int) -> str:
-    """Options of an external with this weight."""
+    """Return the options of an external with this weight."""
     return f"type: external, plan_weight: {weight}" if weight < 3 else f"plan_weight: {weight}"

@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.root.plan`: what becomes of what runs, as tables (spec 1, Reload)."""
+"""Tests of :mod:`ccmproxy.root.plan`: the steps from one configuration to another, as tables (spec 1, Reload)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def service(*credentials: CredentialConfig, port: int = 8080, **more: Any) -> Se
 
 
 class CompareTests(SynchronousTestCase):
-    """Each of these is told by its letter; the number is what may change."""
+    """The letter of each item is its identity; the number may change."""
 
     def test_table(self) -> None:
         for running, wanted, steps in (
@@ -67,7 +67,7 @@ class CompareTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(0, 99), unique_by=lambda each: each // 10), st.data())
     def test_nothing_is_lost_and_nothing_made_twice(self, running: list[int], data: st.DataObject) -> None:
-        """Whatever runs is either carried over or ends, and what is wanted is there, in its order."""
+        """Every running item is kept or ends, and the wanted items are there in their order."""
         wanted = data.draw(st.lists(st.integers(0, 99), unique_by=lambda each: each // 10))
         steps = compare(running, wanted, lambda each: each // 10)
         made: list[int] = []
@@ -88,7 +88,7 @@ class CompareTests(SynchronousTestCase):
 
 
 class CarryOverTests(SynchronousTestCase):
-    """What runs goes on under its new configuration."""
+    """Kept objects run under their new configuration."""
 
     STEPS = (Start("c1"), Change("a1", "a2"), Keep("b1"), End("d1"))
     RUNNING = {"a1": "A", "b1": "B", "d1": "D"}
@@ -99,7 +99,7 @@ class CarryOverTests(SynchronousTestCase):
         self.assertEqual(ended(self.STEPS, self.RUNNING), ["D"])
 
     def test_what_cannot_be_made(self) -> None:
-        """Nothing that runs is touched."""
+        """Running objects are not modified."""
         running = dict(self.RUNNING)
 
         def make(wanted: str) -> str:
@@ -122,7 +122,7 @@ class ServicesTests(SynchronousTestCase):
             ([one, two], [two], [Keep(two), End(one)]),
             ([one], [replace(one, limits=limits)], [Change(one, replace(one, limits=limits))]),
             ([one], [replace(one, name="x")], [Change(one, replace(one, name="x"))]),
-            # Another dialect at the same address is another service; so is the same one at another address.
+            # A service with another dialect at the same address, or at another address, is another service.
             ([one], [replace(one, type="ocm")], [Start(replace(one, type="ocm")), End(one)]),
             ([one], [service(A, port=8082)], [Start(service(A, port=8082)), End(one)]),
         ):
@@ -130,7 +130,7 @@ class ServicesTests(SynchronousTestCase):
 
 
 class ServiceTests(SynchronousTestCase):
-    """What belongs to one entry."""
+    """The items within one entry."""
 
     def test_credentials(self) -> None:
         capped, heavy = replace(A, short_cap=50.0, weekly_cap=40.0), replace(A, plan_weight=3.0)
@@ -183,7 +183,8 @@ class ServiceTests(SynchronousTestCase):
             self.assertEqual(list(found), steps)
 
     def test_another_way_to_the_upstream(self) -> None:
-        """All credentials are made anew, in order; a pool is the same one, with others behind its tags."""
+        """All credentials are built anew, in order; a pool is kept, with other credentials behind the tags of its
+        members."""
         running = service(A, B, externals=(FRIEND,), pools=(POOL,))
         wanted = replace(running, upstream=UpstreamConfig(idle_timeout=77.0))
         plan = plan_service(running, wanted)
@@ -200,7 +201,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(list(plan.pools), [Start(POOL)])
 
     def in_use(self, users: Sequence[UserConfig], pools: Sequence[PoolConfig] = ()) -> set[str]:
-        """Tags of what may serve anybody, in a service with these."""
+        """Return the tags in use in a service with these users and pools."""
         wanted = service(A, B, externals=(FRIEND,), users=tuple(users), pools=tuple(pools))
         return set(plan_service(None, wanted).in_use)
 
@@ -216,7 +217,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(self.in_use([]), {"a"})
         self.assertEqual(self.in_use([ALICE]), {"a"})
         self.assertEqual(self.in_use([ALICE, borrower]), {"a", "friend"})
-        # That a remote is a user of ours makes nobody its user.
+        # A remote that is a user of this service does not become a credential in use.
         self.assertEqual(self.in_use([replace(ALICE, external_credential="friend")]), {"a"})
         pools = [POOL, PoolConfig("far", ("friend",))]
         self.assertEqual(self.in_use([ALICE], pools), {"a", "b", "friend"})

@@ -1,4 +1,4 @@
-"""The life of the whole: starting, listening, going over to another configuration, stopping."""
+"""Tests of the life cycle of the root service: starting, listening, reloading, stopping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ccmproxy.root.multiplexer import ListenFailed
 from tests.conversation import CONFIGURATION, PROXY, TOKEN, UPSTREAM, World
 from tests.proxy.manual_upstream import MESSAGE, START, STREAM_HEAD, TEXT, ManualUpstream
 
-#: One more service, at 8079, before that at 8080.
+#: Another service at 8079, before the one at 8080.
 TWO_SERVICES = CONFIGURATION.replace(
     "    listen_port: 8080",
     "    listen_port: 8079\n    credential_path: {path}\n    users: [{{name: bob, token: other-0815}}]\n"
@@ -24,19 +24,19 @@ TWO_SERVICES = CONFIGURATION.replace(
 
 
 def configuration(world: World, more: str = "", text: str = CONFIGURATION, **values: str) -> Config:
-    """A configuration for ``world``."""
+    """Return a configuration for ``world``."""
     return load_text(text.format(path=world.path, token=TOKEN, more=more, **values), "test.yaml")
 
 
 def reload(world: World, config: Config) -> None:
-    """Go over to ``config``, to the end."""
+    """Reload ``config``, and wait until that is done."""
     done = world.service.reload(config)
     world.network.flush()
     world.case.successResultOf(done)
 
 
 class StartTests(SynchronousTestCase):
-    """From nothing to listening."""
+    """From the start to listening."""
 
     def test_credentials_are_ready_before_anybody_is_let_in(self) -> None:
         world = World(self, start=False)
@@ -61,7 +61,7 @@ class StartTests(SynchronousTestCase):
         self.assertFalse(world.service.running)
 
     def test_a_taken_address(self) -> None:
-        """The error names it; nothing is left running, also of the services before."""
+        """The error names the address. Nothing is left running, including the services before."""
         world = World(self, configuration=TWO_SERVICES, start=False)
         world.network.listen(*PROXY, Factory())
         with self.assertRaises(ListenFailed) as raised:
@@ -88,7 +88,7 @@ class StartTests(SynchronousTestCase):
         self.assertIn("chmod 600", world.logged())
 
     def test_lag_is_measured(self) -> None:
-        """F24."""
+        """F24: the lag of the reactor is measured."""
         world = World(self)
         for _ in range(5):
             world.network.advance(1)
@@ -99,7 +99,7 @@ class StartTests(SynchronousTestCase):
 
 
 class StopTests(SynchronousTestCase):
-    """From serving to nothing."""
+    """From serving to the end."""
 
     def test_nothing_is_left(self) -> None:
         world = World(self)
@@ -112,7 +112,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(world.service.running, 0)
 
     def test_a_stream_in_flight_finishes(self) -> None:
-        """SIGTERM: nobody new is let in, who is served is served to the end, and then told to close."""
+        """SIGTERM: new connections are refused, requests in flight finish, and clients are told to close."""
         world = World(self)
         upstream = ManualUpstream(world)
         idle, _ = world.connect()
@@ -139,7 +139,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(world.results(), ["served"])
 
     def test_the_time_for_it_is_bounded(self) -> None:
-        """After the grace time it is broken off, in a way that the client can tell."""
+        """After the grace time the stream is aborted in a way that the client notices."""
         world = World(self, more="shutdown_grace: 5s")
         upstream = ManualUpstream(world)
         client = world.ask(stream=True)
@@ -169,7 +169,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_requests_on_open_connections(self) -> None:
-        """One that was on its way is answered, and the client is told to go elsewhere."""
+        """A request that was already on its way is answered, and the connection is closed."""
         world = World(self)
         client = world.ask("[[simulate:slow;seconds=3]]")
         stopped = world.service.stopService()
@@ -192,7 +192,7 @@ class StopTests(SynchronousTestCase):
         self.assertTrue(client.broken)
 
     def test_status_streams_end(self) -> None:
-        """Properly: they have no end of their own."""
+        """The streams are ended regularly, since they have no end of their own."""
         world = World(self)
         client = world.send(
             f"GET /ccm/v1/status?watch=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -205,7 +205,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_a_refresh_in_flight_is_waited_for(self) -> None:
-        """F3: its answer is the only copy of the login."""
+        """F3: the answer holds the only copy of the login."""
         world = World(self)
         world.clock.advance(8 * 3600)
         world.simulator.faults.next("slow;seconds=3", endpoint="token")
@@ -239,7 +239,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_not_again(self) -> None:
-        """Starting again is not supported, and says so."""
+        """A service cannot be started again, and says so."""
         world = World(self)
         stopped = world.service.stopService()
         world.network.flush()
@@ -264,10 +264,10 @@ services:
 
 
 class ReloadTests(SynchronousTestCase):
-    """Another configuration, without dropping a connection (spec 1, Reload)."""
+    """Reloads without dropping a connection (spec 1, Reload)."""
 
     def test_users(self) -> None:
-        """Who was taken out is served to the end, on the connection that there is, and then not any more."""
+        """The requests of a removed user finish on their connections; later ones are refused."""
         world = World(self)
         upstream = ManualUpstream(world)
         client = world.ask(stream=True)
@@ -332,14 +332,14 @@ class ReloadTests(SynchronousTestCase):
         path = f"{self.mktemp()}.json"
         with open(path, "wb") as file:
             file.write(other.credentials_document())
-        # A second one, to which the user is moved …
+        # A second service is added, and the user moves to it …
         more = f"      - {{tag: b, credential_path: {path}}}"
         reload(world, configuration(world, more, TWO_CREDENTIALS, port="8080", credential="b"))
         self.assertEqual([account.tag for account in world.entry.accounts.values()], ["a", "b"])
         self.assertIs(world.account, old)
         world.answer()
         self.assertEqual(world.simulator.requests.of("turn")[-1].account, "other")
-        # … and the first one taken out, while its stream goes on.
+        # … and the first service is removed while its stream goes on.
         text = TWO_CREDENTIALS.replace("      - {{tag: a, credential_path: {path}}}\n", "")
         reload(world, configuration(world, more, text, port="8080", credential="b"))
         self.assertEqual([account.tag for account in world.entry.accounts.values()], ["b"])
@@ -354,7 +354,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertIsNotNone(connection.lost)
 
     def test_the_address(self) -> None:
-        """A new listener, the old one closed; a stream on the old one goes on."""
+        """A new listener replaces the old one, on which a stream goes on."""
         world = World(self)
         upstream = ManualUpstream(world)
         client = world.ask(stream=True)
@@ -372,7 +372,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(client.responses()[0].body, MESSAGE)
 
     def test_the_same_port_on_other_interfaces(self) -> None:
-        """The old listener is gone before the new one comes: the port is the same."""
+        """The old listener is closed before the new one opens, because the port is the same."""
         world = World(self)
         text = CONFIGURATION.replace("listen_port: 8080", "listen: 0.0.0.0\n    listen_port: 8080")
         reload(world, configuration(world, text=text))
@@ -380,7 +380,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(world.answer().status, 200)
 
     def test_an_address_that_is_taken(self) -> None:
-        """Logged; the others go on."""
+        """This is logged, and the other services go on."""
         world = World(self)
         world.network.listen("127.0.0.1", 8090, Factory())
         other = CONFIGURATION.replace("services:\n", "").replace("8080", "8090")
@@ -390,7 +390,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertIn("cannot listen on 127.0.0.1:8090", world.logged())
 
     def test_a_stream_of_a_retired_service_is_waited_for(self) -> None:
-        """Stopping means all of it, also what a reload had taken out."""
+        """Stopping waits also for what a reload has removed."""
         world = World(self)
         upstream = ManualUpstream(world)
         client = world.ask(stream=True)
@@ -411,7 +411,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_stopped_in_the_middle_of_a_reload(self) -> None:
-        """Nothing is begun any more."""
+        """Nothing else is started."""
         world = World(self, configuration=TWO_SERVICES)
         port = next(iter(world.service.services.values())).port
         assert port is not None
@@ -439,7 +439,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_a_file_that_cannot_be_read(self) -> None:
-        """Nothing changes, whichever of the services it is for."""
+        """Nothing changes, whichever service the file is for."""
         world = World(self)
 
         def unreadable(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
@@ -463,7 +463,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertTrue(client.responses()[0].complete)
 
     def test_many_times(self) -> None:
-        """Nothing piles up."""
+        """Nothing accumulates."""
         world = World(self)
         for number in range(50):
             reload(world, configuration(world, more=f"      idle_timeout: {100 + number}s"))
@@ -474,7 +474,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(len(world.upstream.open_connections), 1)
 
     def test_after_the_end(self) -> None:
-        """A late SIGHUP revives nothing."""
+        """A late SIGHUP starts nothing."""
         world = World(self)
         stopped = world.service.stopService()
         world.network.flush()
@@ -486,7 +486,7 @@ class ReloadTests(SynchronousTestCase):
 
 
 class InterfaceTests(SynchronousTestCase):
-    """The machine's network has changed (spec 7.4): who embeds the service says so."""
+    """The network of the machine has changed (spec 7.4), and the embedding program reports it."""
 
     CONNECTOR = """
 services:
@@ -503,7 +503,8 @@ services:
 """
 
     def attempts(self, world: World) -> int:
-        """Connections that were asked for to dial the remote, since the last time. Nobody borrows, so nobody polls."""
+        """Return the number of attempts to open reverse connections since the last call. Nobody borrows, so nobody
+        polls."""
         world.network.flush()
         before, self.counted = (
             getattr(self, "counted", 0),

@@ -1,4 +1,4 @@
-"""The surroundings that a real process gives."""
+"""Tests of the surroundings of a real process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ccmproxy.root.surroundings import Surroundings
 
 
 class RealSurroundingsTests(SynchronousTestCase):
-    """What is taken from a reactor."""
+    """What is taken from the reactor."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()

@@ -23,7 +23,7 @@ from tests.federated import Federation, Instance, external, user
 
 
 class OptionsTests(SynchronousTestCase):
-    """What the command line says."""
+    """The options of the command line."""
 
     def test_errors_of_the_configuration_are_all_told(self) -> None:
         path = self.mktemp()
@@ -55,7 +55,7 @@ class OptionsTests(SynchronousTestCase):
 
 @implementer(INetworkMonitor)
 class Monitor:
-    """A network that changes when ``changed`` is called."""
+    """A network monitor that reports a change when ``changed`` is called."""
 
     def __init__(self, reactor: Any, changed: Callable[[], object]) -> None:
         self.changed = changed
@@ -71,7 +71,7 @@ class Monitor:
 
 
 class NetworkTests(SynchronousTestCase):
-    """The daemon lends its account to an instance that it dials, and its machine's network changes."""
+    """The daemon lends its account to an instance by a reverse connection, and the network of the machine changes."""
 
     def setUp(self) -> None:
         if not platform.isWindows():
@@ -110,7 +110,7 @@ class NetworkTests(SynchronousTestCase):
         self.federation.settle()
 
     def test_a_change(self) -> None:
-        """The connection is made anew at once, and what is asked then goes over the new one."""
+        """The connection is opened again at once, and later requests use the new one."""
         self.start()
         (before,) = self.borrower.connections
         self.monitors[0].changed()
@@ -120,7 +120,7 @@ class NetworkTests(SynchronousTestCase):
         self.assertEqual(self.borrower.answer("[[say:lent]]").status, 200)
 
     def test_while_it_waits_for_the_next_try(self) -> None:
-        """A change may be what it waited for."""
+        """The change may make the next attempt succeed, so there is no waiting."""
         listener = self.federation.network.listeners.pop(("127.0.0.1", 8082))
         self.start()
         self.assertFalse(self.lender.connector("b").is_up)
@@ -130,7 +130,7 @@ class NetworkTests(SynchronousTestCase):
         self.assertTrue(self.lender.connector("b").is_up)
 
     def test_its_life(self) -> None:
-        """It is watched while the service runs."""
+        """The network is watched while the service runs."""
         (monitor,) = self.monitors
         self.assertFalse(monitor.is_running)
         self.start()
@@ -139,7 +139,7 @@ class NetworkTests(SynchronousTestCase):
         self.assertFalse(monitor.is_running)
 
     def test_a_service_that_cannot_start(self) -> None:
-        """Nothing is watched for it."""
+        """The network is not watched for it."""
         other = self.daemon(8082)
         self.assertRaises(ListenFailed, other.service.startService)
         self.assertFalse(self.monitors[-1].is_running)

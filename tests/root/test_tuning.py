@@ -1,4 +1,4 @@
-"""The daemon's settings, in a process of their own: they are for good."""
+"""Tests of the daemon's settings, in a separate process because they are permanent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ print(tuned)
 
 
 class TuneProcessTests(SynchronousTestCase):
-    """It does what it says, and fails nowhere."""
+    """The settings take effect, and unsupported systems cause no error."""
 
     def test_in_a_process_of_its_own(self) -> None:
         done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)

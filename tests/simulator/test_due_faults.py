@@ -28,7 +28,7 @@ def request(simulate: bytes | None = None) -> ReceivedRequest:
 
 
 class DueTests(SynchronousTestCase):
-    """By the plan, or as the request wishes."""
+    """The fault comes from the plan, or from the request."""
 
     def setUp(self) -> None:
         self.plan = FaultPlan(random.Random(0))
@@ -40,11 +40,11 @@ class DueTests(SynchronousTestCase):
         return json_reply(400, [account and account.name, message])
 
     def replacement(self, request: ReceivedRequest, account: Owner | None, fault: Fault, model: str) -> Reply:
-        """What stands in the place of the answer."""
+        """The response in place of the real one."""
         return json_reply(500, [account and account.name, fault.name, model])
 
     def real(self) -> Reply:
-        """The answer without a fault, which has an effect."""
+        """The real response, which has an effect."""
         self.answered += 1
         return json_reply(200, None)
 

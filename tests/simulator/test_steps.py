@@ -1,4 +1,4 @@
-"""Answers under faults: what is sent, in which steps, and that every fault does something of its own."""
+"""Responses under faults: the bytes and steps, and that every fault has an effect of its own."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class UsageWindowTests(SynchronousTestCase):
         self.assertEqual(window.resets_at, 9.0)
         self.assertEqual(window.utilization(9.0), 0.0)
 
-    # Where rounding puts the end of a period at now, 512.5105811960284, and where it puts it behind the next one's.
+    # Here rounding puts the end of a period at now, 512.5105811960284; or after the end of the next period.
     @example([(212.51058119602845, 1.0), (300.0, 1.0)], True)
     @example([(7.1, 1.0), (499.99999999999994, 1.0)], True)
     @given(st.lists(st.tuples(st.floats(0, 500), st.floats(0, 60)), max_size=30), st.booleans())

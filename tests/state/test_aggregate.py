@@ -1,4 +1,4 @@
-"""Many credentials as one."""
+"""The aggregate of many credentials."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class AggregateTests(SynchronousTestCase):
         self.assertEqual(total.plan_weight, 16)
 
     def test_passed_resets_are_left_out_of_the_mean(self) -> None:
-        """Their windows are empty, and nobody waits for them."""
+        """A window whose reset has passed is empty, so its reset does not count."""
         total = aggregate(
             [
                 member("a", Window(20.0, NOW + 3 * HOUR), Window(40.0, NOW - HOUR), weight=10.0),
@@ -159,7 +159,7 @@ class AggregateTests(SynchronousTestCase):
 
 
 class SharedWindowTests(SynchronousTestCase):
-    """F33: accounts of one organization may draw on the same windows, and are counted once then."""
+    """F33: accounts of one organization may share the same windows, and are then counted once."""
 
     def one(
         self,
@@ -221,13 +221,13 @@ class SharedWindowTests(SynchronousTestCase):
         self.assertFalse(share_windows(unknown, unknown, NOW))
 
     def test_a_reset_that_has_passed_says_nothing(self) -> None:
-        """One of the two has heard of the window that began after it, the other has not."""
+        """One of the two accounts knows of the window that began after that reset, the other does not yet."""
         late = self.one("b", 40.0, short_reset=NOW - 5)
         self.assertTrue(share_windows(self.one("a"), late, NOW))
         self.assertEqual(aggregate([self.one("a"), late], NOW).plan_weight, 5)
 
     def test_the_fuller_one_counts(self) -> None:
-        """It is the later word; the week decides, then the short window, then the list."""
+        """The higher figure is the more recent one; the week decides, then the short window, then the list."""
         for members, tag in (
             ([self.one("a", 40.0), self.one("b", 50.0)], "b"),
             ([self.one("a", 50.0), self.one("b", 40.0, short_used=90.0)], "a"),
@@ -253,10 +253,10 @@ class SharedWindowTests(SynchronousTestCase):
 
 
 class AvailabilityTests(SynchronousTestCase):
-    """Availability of the whole: the best that any credential has."""
+    """The availability of all credentials together: the best that any of them has."""
 
     def of(self, *availabilities: Availability) -> Availability:
-        """The whole of credentials a, b, c in these states."""
+        """The availability of credentials a, b, c together, in these states."""
         pairs = zip("abc", availabilities, strict=False)
         return aggregate([member(tag, availability=each) for tag, each in pairs], NOW).availability
 
@@ -268,7 +268,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertEqual(self.of().state, "unavailable")
 
     def test_whether_it_has_figures_does_not_matter(self) -> None:
-        """An API key says nothing of windows, and serves all the same."""
+        """An API key has no windows, and is usable anyway."""
         self.assertEqual(overall_availability([member(has_data=False)], NOW), USABLE)
         self.assertEqual(overall_availability([], NOW).message, "no credential may serve this user")
 
@@ -321,7 +321,7 @@ class StatusObjectTests(SynchronousTestCase):
 
 
 class ViewTests(SynchronousTestCase):
-    """The words of one account's headers (spec 8.3)."""
+    """The aggregate in the terms of one account's headers (spec 8.3)."""
 
     def test_allowed(self) -> None:
         view = aggregate([member()], NOW).view(NOW)

@@ -72,7 +72,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertEqual(credential.at().message, "connection limit, free again in 45s")
 
     def test_windows_are_named_by_their_length(self) -> None:
-        """F34: the first window of an account may be any length."""
+        """F34: the first window of an account may have any length."""
         for length, name in (
             (WEEKLY_WINDOW, "weekly"),
             (30 * 86400, "monthly"),
@@ -112,10 +112,10 @@ class AvailabilityTests(SynchronousTestCase):
 
 
 class ModelWindowTests(SynchronousTestCase):
-    """A model's window closes that model on that account only (spec 4.7)."""
+    """A model's window makes that model unusable, on that account only (spec 4.7)."""
 
     def closes(self, family: str, model: str) -> bool:
-        """Whether a full window of that family closes the model; by its percentage and by a refusal alike."""
+        """Whether a full window of the family makes the model unusable; the same must hold for a refusal."""
         results = set()
         for update in (
             LimitsUpdate(models={family: Window(100.0, NOW + HOUR)}),
@@ -156,7 +156,7 @@ class ModelWindowTests(SynchronousTestCase):
         self.assertEqual(credential.state.limits.models["mystery"].utilization, 70)
 
     def test_refusals_are_bounded(self) -> None:
-        """F23: the names come from the upstream."""
+        """F23: the number of names is bounded, because the upstream chooses them."""
         credential = Credential()
         for number in range(3 * MOST_MODELS):
             update = LimitsUpdate(model_rejections={f"m{number}": NOW + HOUR + number})
@@ -167,7 +167,7 @@ class ModelWindowTests(SynchronousTestCase):
 
 
 class NamedLimitTests(SynchronousTestCase):
-    """A limit beside the account's own closes the model that it is called after, and nothing else."""
+    """An additional limit makes only the models unusable after which it is named."""
 
     def test_either_of_its_windows_closes_the_model(self) -> None:
         full, free = Window(100.0, NOW + HOUR, SHORT_WINDOW), Window(5.0, NOW + HOUR, WEEKLY_WINDOW)
@@ -205,7 +205,7 @@ class NamedLimitTests(SynchronousTestCase):
 
 
 class NextChangeTests(SynchronousTestCase):
-    """When to look again."""
+    """When the state may next change without an input."""
 
     def test_moments(self) -> None:
         credential = Credential()

@@ -1,4 +1,4 @@
-"""Spans of time in words."""
+"""Durations, formatted for people."""
 
 from __future__ import annotations
 

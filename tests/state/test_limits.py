@@ -40,7 +40,7 @@ windows = st.builds(
 
 
 def observe(*said: tuple[float, float], known: Window = EMPTY, now: float = NOW) -> Window:
-    """The short window after answers that said (utilization, reset) of it."""
+    """The short window after responses that reported these pairs of utilization and reset."""
     limits = Limits(short=known)
     for utilization, resets_at in said:
         update = LimitsUpdate(short=make_window(utilization, resets_at, SHORT_WINDOW))
@@ -49,7 +49,7 @@ def observe(*said: tuple[float, float], known: Window = EMPTY, now: float = NOW)
 
 
 class MakeWindowTests(SynchronousTestCase):
-    """Upstreams' words become windows, or nothing."""
+    """An upstream's values become a window, or None."""
 
     def test_sense(self) -> None:
         self.assertEqual(make_window(41, RESET, SHORT_WINDOW), Window(41.0, RESET, SHORT_WINDOW))
@@ -111,10 +111,10 @@ class ExpiryTests(SynchronousTestCase):
 
 
 class ObservedTests(SynchronousTestCase):
-    """Response headers: answers overtake one another."""
+    """Merging response headers, which may arrive out of order."""
 
     def test_never_down_within_one_window(self) -> None:
-        """F38: a late answer does not lower what is known."""
+        """F38: a late response does not lower the known utilization."""
         self.assertEqual(observe((40, RESET), (50, RESET), (45, RESET)), Window(50.0, RESET, SHORT_WINDOW))
 
     def test_down_with_a_later_reset(self) -> None:
@@ -130,7 +130,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(observe(*creeping), Window(77.0, RESET + 90, SHORT_WINDOW))
 
     def test_earlier_reset_keeps_the_latest(self) -> None:
-        """Else a reset that goes back and forth would lower the utilization within one window."""
+        """Otherwise a fluctuating reset would lower the utilization within one window."""
         self.assertEqual(
             observe((80, RESET), (50, RESET - 900), (40, RESET)), Window(80.0, RESET, SHORT_WINDOW)
         )
@@ -149,7 +149,7 @@ class ObservedTests(SynchronousTestCase):
             )
 
     def test_expired_answer_is_ignored(self) -> None:
-        """F38: a late answer about the window before does not fill the present one."""
+        """F38: a late response about the previous window does not fill the current one."""
         self.assertEqual(observe((3, RESET), (95, NOW - 5)), Window(3.0, RESET, SHORT_WINDOW))
         self.assertEqual(observe((95, NOW - 5)), Window(95.0, NOW - 5, SHORT_WINDOW))
 
@@ -171,7 +171,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(dict(limits.models), {"opus": Window(30.0, RESET), "oi": Window(5.0, RESET)})
 
     def test_models_are_bounded(self) -> None:
-        """F23: names of windows come from the upstream."""
+        """F23: the number of windows is bounded, because the upstream chooses their names."""
         limits = Limits()
         for number in range(MOST_MODELS * 3):
             window = Window(1.0, RESET + number)
@@ -202,7 +202,7 @@ class ObservedTests(SynchronousTestCase):
 
 
 class PolledTests(SynchronousTestCase):
-    """The usage endpoint: replaces, also downwards."""
+    """Merging the usage endpoint's report, which replaces the known values even by lower ones."""
 
     def test_replaces(self) -> None:
         known = Limits(Window(80.0, RESET, SHORT_WINDOW), Window(50.0, RESET))
@@ -234,7 +234,7 @@ class UnixTimeTests(SynchronousTestCase):
 
 
 class NamedLimitTests(SynchronousTestCase):
-    """Limits beside the account's own, and credits."""
+    """Additional limits of an account, and credits."""
 
     def test_merged_like_the_accounts_windows(self) -> None:
         first = LimitsUpdate(named={"spark": NamedLimit("Spark", Window(50, 2000, 300), Window(9, 9000))})

@@ -1,4 +1,4 @@
-"""Which models a family's name is found in."""
+"""Which models belong to a family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ccmproxy.state.model_names import is_of_family, name_words
 
 
 class FamilyTests(SynchronousTestCase):
-    """Whole words, side by side."""
+    """The words of the family occur consecutively, as whole words."""
 
     def test_words(self) -> None:
         self.assertEqual(name_words("claude-Opus4@20250514"), ["claude", "opus", "4", "20250514"])

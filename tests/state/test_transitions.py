@@ -1,4 +1,4 @@
-"""The state of one credential: what closes it, what opens it, and what is done about it."""
+"""The state of one credential: what makes it unusable or usable, and with which effects."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from tests.states import CAPS, HOUR, NOW, Credential, said
 
 
 class RateLimitTests(SynchronousTestCase):
-    """Hard limits after a 429."""
+    """Rate limits after a 429."""
 
     def until(self, *events: Input) -> float:
-        """Seconds from now until the limit ends that these leave behind."""
+        """Seconds from now until the end of the rate limit after these events."""
         credential = Credential()
         credential.give(*events)
         return credential.state.rate_limited_until - NOW
@@ -58,12 +58,12 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(self.until(RateLimited(NOW + 60), RateLimited(NOW + 300)), 300)
 
     def test_explicit_replaces(self) -> None:
-        """F46: what the upstream names wins over a default, in both directions."""
+        """F46: a time named by the upstream replaces a default, whether it is earlier or later."""
         self.assertEqual(self.until(RateLimited(NOW + 300), RateLimited(NOW + 60, True)), 60)
         self.assertEqual(self.until(RateLimited(NOW + 300), RateLimited(NOW + 9 * HOUR, True)), 9 * HOUR)
 
     def test_burst_is_over_when_its_default_is(self) -> None:
-        """F5: a short block without quota data ends by itself, and nothing else was marked."""
+        """F5: a short block without quota data expires, and has no other consequences."""
         credential = Credential()
         credential.give(HeadersObserved(said(short=40)), RateLimited(NOW + 60))
         self.assertFalse(credential.at(NOW + 59).usable)
@@ -76,7 +76,7 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(self.until(RateLimited(NOW + 5e7, True)), LONGEST_RATE_LIMIT)
 
     def test_reset_in_the_past(self) -> None:
-        """A clock that differs must not let every request run into the same 429."""
+        """If the clocks differ, not every request may meet the same 429."""
         for until in (NOW - 5, NOW):
             self.assertEqual(self.until(RateLimited(until, True)), SHORTEST_RATE_LIMIT)
         self.assertEqual(self.until(RateLimited(NOW + HOUR), RateLimited(NOW - 5, True)), HOUR)
@@ -113,7 +113,7 @@ class RateLimitTests(SynchronousTestCase):
 
 
 class LearningTests(SynchronousTestCase):
-    """What answers change."""
+    """How responses change the state."""
 
     def test_poll_lowers_headers_do_not(self) -> None:
         credential = Credential()
@@ -130,7 +130,7 @@ class LearningTests(SynchronousTestCase):
         self.assertEqual(credential.state.plan_weight, 12)
 
     def test_last_update_moves_only_with_data(self) -> None:
-        """Spec 4.7: an answer without data does not put off the next poll."""
+        """Spec 4.7: a response without data does not postpone the next poll."""
         credential = Credential()
         credential.give(HeadersObserved(LimitsUpdate()), PollFailed())
         self.assertEqual((credential.state.last_update, credential.state.ever_had_data), (0, False))
@@ -182,7 +182,7 @@ class LearningTests(SynchronousTestCase):
 
 
 class OrganizationTests(SynchronousTestCase):
-    """Whose windows they are (F33)."""
+    """The organization of the windows (F33)."""
 
     def test_who_says_nothing_of_it_changes_nothing(self) -> None:
         credential = Credential()
@@ -200,10 +200,10 @@ class OrganizationTests(SynchronousTestCase):
 
 
 class RemoteWordTests(SynchronousTestCase):
-    """A remote instance says itself whether it can serve."""
+    """A remote instance reports itself whether it can serve."""
 
     def test_usable_and_full(self) -> None:
-        """That is what one without any data says: its figures are of nobody that it would use."""
+        """A remote without any data reports this; its figures do not describe what it would use."""
         credential = Credential(EXTERNAL_CAPS)
         full = said(short=100, weekly=100)
         credential.give(TokenAvailable(10.0), PollSucceeded(full, 0.0, True))
@@ -222,7 +222,7 @@ class RemoteWordTests(SynchronousTestCase):
         self.assertEqual((limits.short.utilization, limits.weekly.utilization), (99.9, 20))
 
     def test_no_word(self) -> None:
-        """An instance that does not say it means what its figures say."""
+        """If an instance does not report whether it can serve, its figures decide."""
         credential = Credential(EXTERNAL_CAPS)
         credential.give(TokenAvailable(10.0), PollSucceeded(said(short=100, weekly=100), 0.0, None))
         self.assertEqual(credential.at().state, "rate_limited")
@@ -232,7 +232,7 @@ class InterruptTests(SynchronousTestCase):
     """Once per transition from usable to not usable (spec 5.3)."""
 
     def test_once(self) -> None:
-        """F39: the sessions of a used-up account are told; once, however many answers say so."""
+        """F39: requests on a used-up account are interrupted once, however many responses report it."""
         credential = Credential()
         self.assertEqual(credential.interrupts, [])
         credential.give(RateLimited(NOW + HOUR))
@@ -248,7 +248,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(len(credential.interrupts), 1)
 
     def test_armed_again_by_time(self) -> None:
-        """It took requests from the reset on, although no input came in between."""
+        """The credential accepted requests after the reset, although there was no input in between."""
         credential = Credential()
         credential.give(RateLimited(NOW + 60))
         credential.give(RateLimited(NOW + 180), at=NOW + 120)
@@ -258,7 +258,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(len(credential.interrupts), 1)
 
     def test_failed_poll_interrupts_nothing(self) -> None:
-        """F6: a failing usage endpoint says nothing of the requests in flight."""
+        """F6: a failing usage endpoint says nothing about the requests in flight."""
         credential = Credential()
         credential.give(PollFailed(), PollFailed())
         self.assertFalse(credential.at().usable)
@@ -273,7 +273,7 @@ class InterruptTests(SynchronousTestCase):
             self.assertNotEqual(credential.interrupts[0].availability.reason, "poll_failed")
 
     def test_who_takes_nothing_new_may_serve_what_it_has(self) -> None:
-        """Until it is really gone, or has another reason."""
+        """A remote that only accepts nothing new interrupts when it is gone, or has another reason."""
         for event, reason in (
             (TokenUnavailable("lost"), "unavailable"),
             (RateLimited(NOW + HOUR), "rate_limited"),
@@ -312,7 +312,7 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(len(credential.interrupts), 1)
 
     def test_clock_set_back(self) -> None:
-        """A window that was over is full again: requests that were let in meanwhile are told."""
+        """An expired window is full again, so requests that were accepted meanwhile are interrupted."""
         credential = Credential()
         credential.give(HeadersObserved(said(short=100)))
         credential.give(TimePassed(), at=NOW + 2 * HOUR)
@@ -330,7 +330,7 @@ class InterruptTests(SynchronousTestCase):
 
 
 class NotifyTests(SynchronousTestCase):
-    """Notified of what the aggregate depends on, and of nothing else (spec 5.4)."""
+    """Subscribers are notified of changes on which the aggregate depends, and of no others (spec 5.4)."""
 
     def test_changes(self) -> None:
         credential = Credential()
@@ -375,7 +375,7 @@ class NotifyTests(SynchronousTestCase):
 
 
 class LogTests(SynchronousTestCase):
-    """A line per whole percent, and per change of usability."""
+    """There is a log line per whole percent, and per change of usability."""
 
     def test_percents(self) -> None:
         credential = Credential()
@@ -442,7 +442,7 @@ histories = st.lists(st.tuples(inputs, times), max_size=12)
 
 
 class AnyHistoryTests(SynchronousTestCase):
-    """What holds whatever happens, the clock jumping both ways."""
+    """Invariants that hold for any inputs, even if the clock jumps forwards and backwards."""
 
     @given(histories, caps_values, st.sampled_from([None, "claude-opus-4-5"]))
     def test_invariants(self, history: list[tuple[Input, float]], caps: Caps, model: str | None) -> None:
@@ -455,7 +455,7 @@ class AnyHistoryTests(SynchronousTestCase):
             state, effects = transition(state, event, now, caps)
             after = availability(state, caps, now)
 
-            # Nothing that closes it is overlooked.
+            # No reason for being unusable is overlooked.
             if after.usable:
                 self.assertIsNone(state.unavailable)
                 self.assertFalse(state.is_leaving)
@@ -475,14 +475,14 @@ class AnyHistoryTests(SynchronousTestCase):
                 self.assertFalse(after.usable)
                 self.assertNotEqual(interrupts[0].availability.reason, "poll_failed")
                 if isinstance(event, PollFailed):
-                    # It was the clock that closed a window again, not the failed poll.
+                    # The clock made the window full again, not the failed poll.
                     self.assertEqual(len(transition(previous, TimePassed(), now, caps)[1]), len(effects))
                 usable_since_interrupt = False
             elif usable_before and not after.usable:
                 self.assertTrue(state.poll_failures or state.is_leaving)
             usable_since_interrupt |= after.usable
 
-            # A notification for every change that a status would show, and for no other.
+            # There is a notification for each change that a status shows, and for no other.
             line = status_object(aggregate([snapshot(state, caps, now, tag="a")], now))
             if line != told:
                 self.assertIn(Notify(), effects)
@@ -491,7 +491,7 @@ class AnyHistoryTests(SynchronousTestCase):
             _, again = transition(state, TimePassed(), now, caps)
             self.assertEqual(again, ())
 
-            # Numbers stay numbers.
+            # All numbers stay finite.
             for number in (
                 state.plan_weight,
                 state.rate_limited_until,

@@ -1,4 +1,4 @@
-"""What ccmproxy answers itself: rules that its endpoints share, and the list of one's own sessions."""
+"""Tests of ccmproxy's own endpoints: their common rules, and the list of sessions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SessionsTests(SynchronousTestCase):
         )
 
     def test_how_it_is_said(self) -> None:
-        """As JSON on one line, that nobody is to keep."""
+        """The answer is one line of JSON that must not be cached."""
         world = World(self)
         response = world.get(SESSIONS)
         self.assertEqual(response.body, b'{"sessions": []}\n')
@@ -89,7 +89,7 @@ class SessionsTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """What is no such request."""
+    """Requests that are refused."""
 
     def test_who_asks_must_say_so(self) -> None:
         world = World(self)
@@ -106,7 +106,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(response.header("x-ccm-error"), "method_not_allowed")
 
     def test_a_body_is_read_and_not_looked_at(self) -> None:
-        """The connection goes on with the next request."""
+        """The next request on the connection is answered."""
         world = World(self)
         head = f"GET {SESSIONS} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {TOKEN}\r\n"
         client = world.send(f"{head}Content-Length: 5\r\n\r\nhello{head}\r\n".encode())

@@ -1,4 +1,4 @@
-"""Who is let in, and where a request goes (spec 2, 4.1, 11)."""
+"""Tests of authentication and routing (spec 2, 4.1, 11)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ API_KEY_REFUSED = "API key authentication is not supported; use Authorization: B
 
 
 class RoutesCase(SynchronousTestCase):
-    """What several tests ask of an answer."""
+    """Checks that several tests make of an answer."""
 
     def request(self, world: World, line: str, *headers: str, client: Client | None = None) -> Response:
-        """The answer to a request with this request line (without a version) and no body."""
+        """Return the answer to a request with this request line (without a version) and no body."""
         lines = [f"{line} HTTP/1.1", "Host: proxy", *headers]
         client = world.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n", client)
         return client.responses()[-1]
@@ -31,10 +31,10 @@ class RoutesCase(SynchronousTestCase):
 
 
 class PathTests(RoutesCase):
-    """Spec 2: which paths there are."""
+    """Spec 2: the paths that are served."""
 
     def test_probes(self) -> None:
-        """What clients ask for before they have a credential: answered at once, not counted as a failure."""
+        """Requests that clients make before they have a credential are answered at once, and are no failed attempts."""
         world = World(self)
         for line in ("GET /", "HEAD /", "HEAD /api/hello", "GET /?x=1"):
             for _ in range(20):
@@ -68,7 +68,7 @@ class PathTests(RoutesCase):
         self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage"])
 
     def test_dot_segments_do_not_leave_the_folder(self) -> None:
-        """The account's token must not reach endpoints that are not served here."""
+        """The token of the account must not reach endpoints that are not served here."""
         world = World(self)
         for path in (
             "/v1/../api/oauth/usage",
@@ -92,7 +92,7 @@ class PathTests(RoutesCase):
             self.assertEqual(world.simulator.requests[-1].target, path.encode())
 
     def test_absolute_targets(self) -> None:
-        """RFC 9112 section 3.2.2: servers accept them; what is passed on is the origin form."""
+        """RFC 9112 section 3.2.2: servers accept the absolute form; the origin form is passed on."""
         world = World(self)
         for target, expected in (
             ("http://proxy/v1/models?limit=5", b"/v1/models?limit=5"),
@@ -130,7 +130,7 @@ class PathTests(RoutesCase):
         self.assertNotIn("hush", world.logged())
 
     def test_a_service_that_shuts_down(self) -> None:
-        """What is under way is answered, nothing more on the same connection, and nobody new is let in."""
+        """Requests in flight are answered, later ones on the same connection are not, and new ones are refused."""
         world = World(self)
         client, _ = world.connect()
         world.ask("[[simulate:slow;seconds=5]]", client=client)
@@ -188,7 +188,7 @@ class AuthenticationTests(RoutesCase):
         self.assertNotIn("sk-ant-secret", world.logged())
 
     def test_an_empty_key_is_none(self) -> None:
-        """As SDKs send that were given an empty key beside a token."""
+        """Some SDKs that have a token also send an empty key."""
         world = World(self)
         headers = ("X-Api-Key: ", f"Authorization: Bearer {TOKEN}")
         self.assertEqual(self.request(world, "GET /v1/models", *headers).status, 200)
@@ -199,7 +199,7 @@ class AuthenticationTests(RoutesCase):
         self.assertEqual(self.request(world, "GET /v1/models", f"authorization: bEARER  {TOKEN}").status, 200)
 
     def test_without_users(self) -> None:
-        """Everybody is let in, whatever he carries; but a key is not mistaken for something that works."""
+        """Every client is admitted with any token; but a key is refused, so that nobody believes it is used."""
         world = World(self, configuration=ANONYMOUS)
         self.assertEqual(world.answer(token=None).status, 200)
         self.assertEqual(world.answer(token="anything").status, 200)
@@ -248,7 +248,7 @@ class ThrottleTests(RoutesCase):
         self.assertEqual(self.guess(world).status, 401)
 
     def test_retry_after_is_never_too_short(self) -> None:
-        """Whoever waits as told is not told to wait again."""
+        """A client that waits for the stated time is not told to wait again."""
         world = World(self)
         for _ in range(10):
             self.guess(world)
@@ -264,7 +264,7 @@ class ThrottleTests(RoutesCase):
         self.assertEqual(self.guess(world).status, 429)
 
 
-#: A service with a remote that may connect to it (friend), and one that it connects to (lender), which is not there.
+#: A service with a remote that may open a reverse connection (friend), and one it connects to (lender), which is down.
 FEDERATED = """
 services:
   - type: ccm
@@ -290,13 +290,13 @@ BAD_HANDSHAKE = "a reverse connection needs the fields Connection: Upgrade and U
 
 
 class ReverseTests(RoutesCase):
-    """Spec 7.2: what a remote is answered that wants to open a connection to us."""
+    """Spec 7.2: the answers to a remote that wants to open a reverse connection."""
 
     def setUp(self) -> None:
         self.world = World(self, configuration=FEDERATED)
 
     def ask(self, *headers: str, line: str = "GET /ccm/v1/reverse", client: Client | None = None) -> Response:
-        """The answer to a handshake with these fields."""
+        """Return the answer to a handshake with these fields."""
         return self.request(self.world, line, *headers, client=client)
 
     def test_accepted(self) -> None:
@@ -311,7 +311,7 @@ class ReverseTests(RoutesCase):
         self.assertFalse(client.broken)
 
     def test_order_of_checks(self) -> None:
-        """The first that fails is named, whatever else is wrong."""
+        """The first failed check is reported, whatever else is wrong."""
         key, basic = "X-Api-Key: sk-ant-x", "Authorization: Basic YTpi"
         for headers, status, kind, message in (
             ((key, basic), 400, "invalid_request_error", BAD_HANDSHAKE),
@@ -336,7 +336,7 @@ class ReverseTests(RoutesCase):
             self.assertEqual(response.header("x-ccm-error"), "unauthenticated")
 
     def test_tokens_of_others(self) -> None:
-        """A user is no remote; and whom we connect to does not connect to us."""
+        """A user is no remote, and a remote that this instance connects to may not connect to it."""
         for token in (TOKEN, "lender-token-4711"):
             response = self.ask(*UPGRADE, f"Authorization: Bearer {token}")
             self.assert_error(response, 401, "authentication_error", "invalid api key")
@@ -370,7 +370,7 @@ class ReverseTests(RoutesCase):
         self.assertEqual(self.world.entry.receiver.sessions, set())
 
     def test_a_body(self) -> None:
-        """Nothing says what would become of it; and the service can still be stopped (see World.close)."""
+        """There is no use for the body, and the service can still be stopped (see World.close)."""
         for length, bodies in (
             ("Content-Length: 5", ("", "hel", "hello", "hello\0\0")),
             ("Transfer-Encoding: chunked", ("", "5\r\n", "0\r\n\r\n")),
@@ -387,7 +387,7 @@ class ReverseTests(RoutesCase):
         self.assertEqual(self.world.entry.receiver.sessions, set())
 
     def test_guesses_are_slowed_down(self) -> None:
-        """Together with those at users' tokens; who knows the token is let in all the same."""
+        """Failed attempts count together with those for users' tokens; the right token is accepted all the same."""
         for number in range(10):
             line = "GET /ccm/v1/reverse" if number % 2 else "GET /v1/models"
             self.assertEqual(self.ask(*UPGRADE, "Authorization: Bearer x", line=line).status, 401)
@@ -405,7 +405,7 @@ class ReverseTests(RoutesCase):
             self.assertEqual(self.ask().status, 400)
 
     def test_whoever_comes_may_be_the_remote_that_could_not_be_used(self) -> None:
-        """Spec 5.5: so it is asked at once whether it has recovered."""
+        """Spec 5.5: the remote is polled at once to see whether it has recovered."""
         listener = self.world.network.listen("127.0.0.1", 7000, self.world.simulator.factory)
         listener.refusing = True
         for _ in range(70):
@@ -413,14 +413,14 @@ class ReverseTests(RoutesCase):
         for user, wait, polls in ((TOKEN, 0, 0), (CAROL, 0, 1), (CAROL, 3, 0), (TOKEN, 0, 0), (CAROL, 3, 1)):
             for _ in range(wait):
                 self.world.network.advance(1)
-            # Of a poll, the first attempt comes at once; what else there is comes by the clock.
+            # The first attempt of a poll comes at once; the others depend on the clock.
             before = listener.attempts
             self.world.get("/ccm/v1/status", token=user)
             self.assertEqual(listener.attempts - before, polls, (user == CAROL, wait))
 
 
 class HopsTests(RoutesCase):
-    """A request that goes round among instances comes to an end."""
+    """A request that circulates among instances is ended."""
 
     def test_as_many_as_may_be(self) -> None:
         world = World(self)

@@ -1,4 +1,4 @@
-"""The status endpoint: one object, and the stream of its changes (spec 8)."""
+"""Tests of the status endpoint: one object, and the stream of its changes (spec 8)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StatusTests(SynchronousTestCase):
         self.assertEqual(
             response.json(),
             {
-                # What is left until the cap of 99 % counts (8.1).
+                # The remainder up to the cap of 99 % counts (8.1).
                 "five_hour_utilization": 13.5,
                 "five_hour_reset": int(world.clock.seconds() + 2 * HOUR),
                 "weekly_utilization": 31.0,
@@ -121,13 +121,13 @@ class WatchTests(SynchronousTestCase):
     """``?watch=true``."""
 
     def watch(self, world: World, **options: Any) -> Client:
-        """A client that watches; it has received the first line."""
+        """Open a stream. The client has received the first line."""
         client, _ = world.connect(**options)
         request = f"GET {STATUS}?watch=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         return world.send(request.encode(), client)
 
     def lines(self, client: Client) -> list[dict[str, Any]]:
-        """The objects received so far."""
+        """Return the objects received so far."""
         response = client.responses()[0]
         self.assertEqual((response.status, response.header("content-type")), (200, "application/json"))
         self.assertEqual(response.header("x-accel-buffering"), "no")
@@ -158,7 +158,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(len(self.lines(client)), 1)
 
     def test_time_alone_is_no_change(self) -> None:
-        """Hours without a change: the resets must not flicker by a second."""
+        """During hours without a change, the reported resets must not vary by a second."""
         world = World(self, start=False)
         world.login.set_utilization("five_hour", 20, 4 * HOUR + 0.5)
         world.login.set_utilization("seven_day", 20, 77 * HOUR + 0.3)
@@ -179,7 +179,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual([line["five_hour_utilization"] for line in self.lines(client)[1:]], [51])
 
     def test_changes_without_end(self) -> None:
-        """The first ones are told at once, the others now and then; and the last one always."""
+        """The first states are sent at once, later ones at intervals, and the last one always."""
         world = World(self)
         client = self.watch(world)
         told = []
@@ -252,7 +252,7 @@ class WatchTests(SynchronousTestCase):
         self.assertFalse(client.broken)
 
     def change(self, world: World, times: int) -> None:
-        """Let the state change so many times."""
+        """Change the state this many times."""
         for number in range(times):
             world.login.set_utilization("five_hour", 10 + 5 * number, HOUR)
             world.answer()
@@ -308,7 +308,7 @@ class WatchTests(SynchronousTestCase):
         self.assertTrue(all(client.broken for client in clients))
 
     def test_a_watcher_does_not_hold_up_the_end(self) -> None:
-        """Also one that does not read any more."""
+        """This holds also for a watcher that does not read."""
         world = World(self)
         self.watch(world, high_mark=1, wire_size=1024)
         pump = world.network.listeners["127.0.0.1", 8080].connections[-1]

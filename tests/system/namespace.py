@@ -1,6 +1,7 @@
-"""Run by tests in a network namespace of its own: changes its network, and prints what the monitor made of each change.
+"""Run by tests in a separate network namespace: changes its network, and prints the reports of the monitor.
 
-One line of JSON: a list of (command, how many changes were told). A line of text in place of it says why there is none.
+The output is one line of JSON, a list of (command, number of reported changes), or else a line of text that says why
+there is no result.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from twisted.internet.task import deferLater, react
 from ccmproxy.network import network_monitor
 from ccmproxy.network.linux import linux_monitor
 
-#: Each with whether it is a change. Without IPv6's own addresses, which come when they like.
+#: (Command, whether it is a change). IPv6's automatic addresses are disabled, since they appear at any time.
 STEPS: list[tuple[str, bool]] = [
     ("link set lo up", False),
     ("addr add 10.0.0.1/32 dev lo", False),
@@ -42,13 +43,13 @@ STEPS: list[tuple[str, bool]] = [
 
 
 def ip(command: str) -> str:
-    """Run it, in a moment; what it complains of."""
+    """Run a command of ip(8), which takes only a moment, and return its error output."""
     done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
     return done.stderr.strip() or ("" if done.returncode == 0 else "failed")
 
 
 async def run(reactor: Any) -> None:
-    """Take the steps."""
+    """Run the steps and print the results."""
     told = 0
 
     def tell() -> None:

@@ -21,7 +21,8 @@ class CommandTests(SynchronousTestCase):
         """The running command."""
         return subprocess.Popen(
             [sys.executable, "-c", COMMAND, *arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            # Buffered, as it is in a shell: what is left in a buffer may still fail when the interpreter ends.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -60,10 +61,11 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("usage: ccmproxy", err)
 
     def test_nobody_reads_on(self) -> None:
-        """``ccmproxy schema | head -1``: it ends without a word."""
-        process = self.start("schema")
-        assert process.stdout is not None
-        process.stdout.close()
-        process.stdout = None
-        _, err = process.communicate(timeout=60)
-        self.assertEqual((process.returncode, err), (1, ""))
+        """``ccmproxy schema | head -1``: it ends without a word, nor does the interpreter have one at its end."""
+        for arguments in (("schema",), ("token", "alice")):
+            process = self.start(*arguments)
+            assert process.stdout is not None
+            process.stdout.close()
+            process.stdout = None
+            _, err = process.communicate(timeout=60)
+            self.assertEqual((process.returncode, err), (1, ""), arguments)

@@ -1,4 +1,4 @@
-"""The in-memory transports behave as TCP does: the same conversations on both, and what only they can do."""
+"""Tests that the in-memory transports behave like TCP: the same conversations on both, and what only they can do."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class PumpContractTests(InMemory, HalfCloseContract, TestCase):
 
 
 class SmallPiecesContractTests(PumpContractTests):
-    """The pump, cutting the bytes into odd pieces."""
+    """The pump, splitting the bytes into pieces of odd sizes."""
 
     chunk_size = 4093
 
 
 class TCPContractTests(HalfCloseContract, TestCase):
-    """TCP over the loopback interface: what the pump is held to."""
+    """TCP over the loopback interface, as the reference for the pump."""
 
     timeout = 20
 
@@ -79,7 +79,7 @@ class TCPContractTests(HalfCloseContract, TestCase):
 
 
 class MemoryTransportTests(SynchronousTestCase):
-    """What the network never lets a test decide."""
+    """Situations that a test cannot cause on a real network."""
 
     def setUp(self) -> None:
         self.client, self.server = Recorder(), Recorder()
@@ -125,7 +125,7 @@ class MemoryTransportTests(SynchronousTestCase):
         self.assertEqual(pump.client.peak, 40 * KIB)
 
     def test_closing_on_unread_bytes_resets(self) -> None:
-        """An answer is lost when its sender closes while the other is still sending."""
+        """An answer is lost when its sender closes while the other end is still sending."""
         pump = Pump(self.client, self.server)
         self.client.transport.write(b"x" * 100 * KIB)
         pump.advance()

@@ -1,4 +1,4 @@
-"""Connections in memory, and networks of them."""
+"""Tests of in-memory connections and networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.transports.contract import HalfCloser, Recorder, Source
 
 
 class PumpTests(SynchronousTestCase):
-    """Bytes pass when the test says so, in pieces of its size."""
+    """Bytes move only when the test says so, in pieces of the chosen size."""
 
     def setUp(self) -> None:
         self.client, self.server = Recorder(), Recorder()
@@ -44,7 +44,7 @@ class PumpTests(SynchronousTestCase):
 
 
 class WakingTests(SynchronousTestCase):
-    """A connection is asked only while there may be something to do."""
+    """A connection is visited only while it may have something to do."""
 
     def setUp(self) -> None:
         self.client, self.server = HalfCloser(), HalfCloser()
@@ -52,7 +52,7 @@ class WakingTests(SynchronousTestCase):
         self.pump = Pump(self.client, self.server, on_work=self.woken.append)
 
     def assertWakes(self, change: Callable[[], object]) -> None:
-        """``change`` finds the connection asleep, wakes it once, and is acted upon until it sleeps again."""
+        """Check that ``change`` wakes a sleeping connection once, and is handled until the connection sleeps again."""
         self.pump.flush()
         self.woken.clear()
         self.assertFalse(self.pump.awake)
@@ -93,7 +93,7 @@ class WakingTests(SynchronousTestCase):
 
     def test_closing_when_the_producer_has_finished(self) -> None:
         self.pump.client.registerProducer(Source(self.client, 0), True)
-        self.pump.client.producer_paused = True  # nothing that it would be resumed for
+        self.pump.client.producer_paused = True  # There is nothing that the producer would be resumed for.
         self.client.transport.loseConnection()
         self.assertWakes(self.pump.client.unregisterProducer)
         self.assertEqual(self.client.lost, [ConnectionDone])
@@ -147,7 +147,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def test_who_has_nothing_to_do_is_not_asked(self) -> None:
-        """The work of a flush grows with what there is to carry, not with the connections ever made."""
+        """The work of a flush depends on the bytes to carry, not on the number of connections ever made."""
         clients = [self.connect() for _ in range(10)]
         self.network.flush()
         self.successResultOf(clients[2]).transport.loseConnection()
@@ -160,7 +160,7 @@ class MemoryNetworkTests(SynchronousTestCase):
         self.assertEqual((self.servers[7].received, self.network._awake), (b"abc", {}))
 
     def test_flushed_by_a_protocol_that_is_just_receiving(self) -> None:
-        """The others' bytes pass at once, its own when it has returned."""
+        """The bytes of other connections move at once, its own when the call has returned."""
         network, servers = self.network, self.servers
         passed: list[bytes] = []
 

@@ -54,7 +54,7 @@ class Authority:
         context: SSL.Context = options.getContext()
         context.set_session_id(b"tests")
         if alpn is None:
-            # Twisted's own refuses every client that offers something.
+            # Twisted's default callback refuses every client that offers ALPN.
             context.set_alpn_select_callback(lambda connection, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
         return options
 

@@ -1,6 +1,6 @@
-"""What every byte stream is held to: conversations, and the protocols that hold them.
+"""The conversations that every byte stream must support, and the protocols that take part in them.
 
-A test of a transport derives from :class:`ByteStreamContract`, or from :class:`HalfCloseContract`, and connects.
+A test of a transport derives from :class:`ByteStreamContract` or :class:`HalfCloseContract`, and defines ``connect``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Recorder(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloser(Recorder):
-    """A recorder that lives on with half a connection."""
+    """A recorder that supports half-close."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class HalfCloser(Recorder):
 
 
 class Failing(Recorder):
-    """One that raises."""
+    """A recorder that raises when it receives data."""
 
     def dataReceived(self, data: bytes) -> None:
         raise ZeroDivisionError
@@ -109,9 +109,9 @@ class PullSource:
 
 
 class ByteStreamContract(ABC):
-    """Conversations that go the same way over any byte stream.
+    """Tests that must pass over any byte stream.
 
-    ``enough_to_pause``: bytes, more than it takes at once. ``lost_by_abort``: what the other side is told of an abort.
+    ``enough_to_pause``: more bytes than the stream buffers. ``lost_by_abort``: how the peer's end is lost on an abort.
     """
 
     enough_to_pause = 300 * KIB
@@ -119,7 +119,7 @@ class ByteStreamContract(ABC):
 
     @abstractmethod
     async def connect(self, client: Recorder, server: Recorder) -> None:
-        """Connect both."""
+        """Connect the two recorders with each other."""
 
     @abstractmethod
     async def until(self, condition: Callable[[], object]) -> None:
@@ -127,7 +127,7 @@ class ByteStreamContract(ABC):
 
     @abstractmethod
     async def settle(self) -> None:
-        """Let pass what passes."""
+        """Let all bytes pass that the transports take."""
 
     async def pair(self) -> tuple[Recorder, Recorder]:
         client, server = Recorder(), Recorder()
@@ -246,7 +246,7 @@ class ByteStreamContract(ABC):
 
 
 class HalfCloseContract(ByteStreamContract):
-    """The same, and those over a stream that may be closed in one direction, which TLS may not."""
+    """Tests of a stream that supports half-close too, which TLS does not."""
 
     async def test_half_close(self) -> None:
         client, server = HalfCloser(), HalfCloser()
@@ -285,11 +285,11 @@ class HalfCloseContract(ByteStreamContract):
 
 
 class InMemory(ByteStreamContract):
-    """For a transport on which nothing moves by itself."""
+    """Mixin for an in-memory transport, on which bytes move only when the test says so."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Carry everything."""
+        """Carry all bytes to their destinations."""
 
     async def until(self, condition: Callable[[], object]) -> None:
         self.flush()
@@ -300,7 +300,7 @@ class InMemory(ByteStreamContract):
 
 
 class Building(Factory):
-    """A factory that builds what it is told to. ``built``: all of them. ``started``, ``stopped``: how often it was."""
+    """A factory that builds protocols by ``build``. ``built``: all of them. ``started``, ``stopped``: counts."""
 
     noisy = False
 

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-#: What a proxy refuses a destination with: the code of SOCKS, the status of HTTP.
+#: How a proxy refuses a destination: reply code of SOCKS, status of HTTP.
 NOT_ALLOWED = (2, 403)
 UNREACHABLE = (4, 502)
 
@@ -19,9 +19,9 @@ Way = Callable[[str, int], IStreamClientEndpoint]
 
 
 class Proxy(Factory):
-    """``way``: endpoint for a destination. ``login``: user name and password that are asked for; None for nobody's.
+    """``way``: makes the endpoint for a destination. ``login``: required user name and password; None: not required.
 
-    ``asked``: host and port of every request; ``logins``: what each has said who it is; ``forbidden``: destinations
+    ``asked``: host and port of every request; ``logins``: the login sent with each; ``forbidden``: destinations
     that are refused; ``open``: connections from clients that are open.
     """
 
@@ -49,7 +49,7 @@ class ConnectProxy(Proxy):
 
 
 class _Leg(Protocol):
-    """One connection of a pair; what comes in on it goes out on ``other``, at the speed that that takes it."""
+    """One of two joined connections; data received on it is written to ``other``, with back-pressure."""
 
     transport: Any
     other: _Leg | None = None
@@ -71,7 +71,7 @@ class _Leg(Protocol):
 
 
 class _Client(_Leg):
-    """The leg to the client, until it is joined the conversation before that."""
+    """The connection to the client: does the proxy's handshake until it is joined with the one to the destination."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy

@@ -14,7 +14,7 @@ LOGIN = Login("me", "s3:cr3t")
 
 
 def outcome(data: bytes, size: int | None = None, login: Login | None = None) -> tuple[bytes | None, str]:
-    """What is left behind the answer ``data``, which comes in pieces of ``size``; or why there is no tunnel."""
+    """Receive ``data`` in pieces of ``size`` bytes; return the bytes after the answer, or the error message."""
     handshake = ConnectHandshake("h.test", 443, login)
     size = size or max(1, len(data))
     try:
@@ -28,7 +28,7 @@ def outcome(data: bytes, size: int | None = None, login: Login | None = None) ->
 
 
 class RequestTests(SynchronousTestCase):
-    """What we say."""
+    """The request that we send."""
 
     def test_request(self) -> None:
         for host, authority in (
@@ -51,7 +51,7 @@ class RequestTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What the proxy says."""
+    """The answers of the proxy."""
 
     def test_agreed(self) -> None:
         for head in (
@@ -67,7 +67,7 @@ class AnswerTests(SynchronousTestCase):
                 self.assertEqual(outcome(head + b"220 hello\r\n\r\n", size), (b"220 hello\r\n\r\n", ""))
 
     def refused(self, data: bytes) -> str:
-        """The sentence, which is the same however the bytes come."""
+        """The error message, which is the same however the bytes are split."""
         rest, message = outcome(data, login=LOGIN)
         self.assertIsNone(rest)
         self.assertEqual(outcome(data, 1, LOGIN), (None, message))
@@ -88,7 +88,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(self.refused(b"HTTP/1.1 599 Nope\r\n\r\n"), "the proxy refuses the tunnel: 599")
 
     def test_the_proxys_words_are_not_repeated(self) -> None:
-        """It knows the login, and might quote it."""
+        """The error does not repeat the proxy's own words: the proxy knows the login, and might quote it."""
         said = ConnectHandshake("h", 1, LOGIN).start().rpartition(b"Basic ")[2].strip()
         self.assertNotIn(said.decode(), self.refused(b"HTTP/1.1 407 %b is wrong\r\n\r\n" % said))
 
@@ -129,5 +129,5 @@ class AnswerTests(SynchronousTestCase):
         st.integers(min_value=1, max_value=7),
     )
     def test_pieces_make_no_difference(self, data: bytes, size: int) -> None:
-        """And nothing but the proxy's error is ever raised."""
+        """However the bytes are split, the result is the same, and nothing but ProxyError is raised."""
         self.assertEqual(outcome(data, size), outcome(data))

@@ -1,6 +1,6 @@
-"""Who keeps the contract of a byte stream: its methods, and over TLS its conversations too.
+"""The transports that keep the contract of a byte stream: its methods, and for TLS its conversations too.
 
-Over TCP and the in-memory transports they are held in :mod:`tests.testing.test_pump`, over the streams of a session in
+The conversations over TCP and in-memory transports are in :mod:`tests.testing.test_pump`, those over streams in
 :mod:`tests.reverse.test_stream_transport`.
 """
 
@@ -22,7 +22,7 @@ from tests.transports.tls_scene import HOST, PORT, Scene
 
 
 class InterfaceTests(SynchronousTestCase):
-    """Whose methods they are."""
+    """The transports that have the methods of IByteStream."""
 
     def test_ours_say_so(self) -> None:
         for transport in (TLSTransport, StreamTransport):
@@ -34,9 +34,9 @@ class InterfaceTests(SynchronousTestCase):
 
 
 class TLSContractTests(InMemory, ByteStreamContract, TestCase):
-    """Our TLS plays the part that a conversation is about, pyOpenSSL's the other one."""
+    """Our TLS transport is the side under test, pyOpenSSL's is the peer."""
 
-    #: Whether ours is the conversation's server; what connects is ours all the same.
+    #: Whether our side plays the conversation's server; it is our side that connects in either case.
     is_swapped = False
 
     async def connect(self, client: Recorder, server: Recorder) -> None:

@@ -75,7 +75,7 @@ class Echo(Protocol):
 
 
 class DirectOutboundTests(TestCase):
-    """The real thing, on loopback addresses."""
+    """Direct connections, over real sockets on loopback addresses."""
 
     def setUp(self) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the real thing
@@ -85,14 +85,14 @@ class DirectOutboundTests(TestCase):
         self.ca_file = self.authority.write(Path(self.mktemp()))
 
     def listen(self, factory: IProtocolFactory, interface: str = "127.0.0.1") -> int:
-        """Serve until the end of the test; the port."""
+        """Serve until the end of the test; return the port."""
         port = self.reactor.listenTCP(0, factory, interface=interface)
         self.addCleanup(port.stopListening)
         number: int = port.getHost().port
         return number
 
     def tls(self, factory: IProtocolFactory, *names: str) -> IProtocolFactory:
-        """``factory`` behind TLS."""
+        """Serve ``factory`` behind TLS; return the port."""
         options = self.authority.server_options(*names, alpn=[b"http/1.1"])
         return TLSMemoryBIOFactory(options, False, factory)
 
@@ -109,7 +109,7 @@ class DirectOutboundTests(TestCase):
         await deferLater(self.reactor, 0.002)
 
     def check_socket(self, handle: socket.socket) -> None:
-        """F35: a connection that a NAT has forgotten is noticed."""
+        """F35: keep-alive is set, so that a connection which a NAT has forgotten is noticed."""
         self.assertTrue(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         self.assertTrue(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
         for name, value in (
@@ -175,7 +175,7 @@ class DirectOutboundTests(TestCase):
             await self.greeting(DirectOutbound(self.reactor), "127.0.0.1", unused.getsockname()[1], True)
 
     async def test_agent(self) -> None:
-        """F30: treq and Agent take the same way."""
+        """F30: treq and Agent connect through the outbound."""
 
         class Echo(Resource):
             isLeaf = True
@@ -191,7 +191,7 @@ class DirectOutboundTests(TestCase):
 
 
 class ProxiedTests(TestCase):
-    """Through small proxies, on loopback addresses: names, addresses, TLS at each end, and what is refused."""
+    """Connections through small proxies on loopback addresses: names, addresses, TLS at both ends, refusals."""
 
     def setUp(self) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the real thing
@@ -202,7 +202,7 @@ class ProxiedTests(TestCase):
         self.accepted = 0
 
     def listen(self, factory: IProtocolFactory) -> int:
-        """Serve until the end of the test; the port."""
+        """Serve until the end of the test; return the port."""
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         number: int = port.getHost().port
@@ -219,7 +219,7 @@ class ProxiedTests(TestCase):
         tls: bool = False,
         password: SecretStr | None = SecretStr("s3cr3t"),  # noqa: B008 - frozen
     ) -> Proxy:
-        """A proxy that takes every name for this machine; and ``self.outbound`` through it."""
+        """Start a proxy that resolves every name to this machine; ``self.outbound`` leads through it."""
         proxy = {"socks": SocksProxy, "http": ConnectProxy}[kind](
             lambda host, port: TCP4ClientEndpoint(self.reactor, "127.0.0.1", port), login
         )
@@ -232,7 +232,7 @@ class ProxiedTests(TestCase):
         return proxy
 
     async def echo(self, host: str, port: int, tls: bool) -> None:
-        """A megabyte there and back."""
+        """Send a megabyte and receive it back."""
         protocol = await self.outbound.endpoint(host, port, tls).connect(Factory.forProtocol(Listener))
         assert isinstance(protocol, Listener)
         sent = bytes(range(256)) * 4096
@@ -249,7 +249,7 @@ class ProxiedTests(TestCase):
         await deferLater(self.reactor, 0.02)
 
     async def test_every_way(self) -> None:
-        """TLS to the proxy, and to the destination inside that; the name is the proxy's to resolve."""
+        """TLS to the proxy, and TLS to the destination inside that; the proxy resolves the name."""
         name = "upstream.test"
         plain = self.listen(Factory.forProtocol(Echo))
         encrypted = self.listen(self.behind_tls(Factory.forProtocol(Echo), name))
@@ -264,7 +264,7 @@ class ProxiedTests(TestCase):
                 await self.gone(proxy)
 
     async def test_another_certificate_inside(self) -> None:
-        """The proxy may lead us anywhere: it is not believed."""
+        """The destination's certificate is verified: the proxy may connect us to anything."""
         port = self.listen(self.behind_tls(Factory.forProtocol(Echo), "elsewhere.test"))
         for kind in ("socks", "http"):
             proxy = self.proxy(kind)
@@ -312,7 +312,7 @@ class ProxiedTests(TestCase):
             await outbound.endpoint("h.test", 443, True).connect(Factory.forProtocol(Listener))
 
     async def test_the_control_plane(self) -> None:
-        """F30: what an Agent asks for goes through the proxy too."""
+        """F30: the requests of an Agent go through the proxy too."""
 
         class Hello(Resource):
             isLeaf = True
@@ -343,7 +343,7 @@ class ProxiedTests(TestCase):
 
 
 class UpstreamTests(TestCase):
-    """The whole way: a pool of connections, an outbound, TLS, TCP, our own server."""
+    """All layers together: a connection pool, an outbound, TLS, TCP, our own server."""
 
     def setUp(self) -> None:
         from twisted.internet import reactor  # noqa: TID251 - the real thing
@@ -387,7 +387,7 @@ class UpstreamTests(TestCase):
         return pool
 
     def handle(self, request: ServerRequest) -> None:
-        """Echo the body; a GET is answered by half a stream."""
+        """Echo the body; answer a GET with an unfinished stream."""
 
         def gone() -> None:
             self.gone += 1
@@ -405,7 +405,7 @@ class UpstreamTests(TestCase):
         )
 
     async def call(self, pool: ConnectionPool, method: bytes, body: list[bytes]) -> tuple[Receiver, Call]:
-        """Send, and wait until there is an end or some data of a GET."""
+        """Send a request; wait for the end of the response, or for some data where it is a GET."""
         receiver = Receiver()
         call = pool.send(RequestHead(method, b"/", [(b"Host", b"127.0.0.1")]), body, receiver)
         receiver.sent = True
@@ -442,7 +442,7 @@ class UpstreamTests(TestCase):
                 await deferLater(self.reactor, 0.002)
 
     async def test_certificate_of_somebody_else(self) -> None:
-        """Nothing is sent to an upstream that is not who it should be; another may be tried."""
+        """No request is sent to an upstream whose certificate does not verify, so another one may be tried."""
         self.use_tls("elsewhere.test")
         receiver, _ = await self.call(self.pool(tls=True), b"POST", [b"secret"])
         self.assertIsInstance(receiver.outcome, RequestNotSent)
@@ -455,7 +455,7 @@ class UpstreamTests(TestCase):
 
 
 class EndpointTests(SynchronousTestCase):
-    """Which endpoint is made of what."""
+    """The kinds of endpoint, by configuration and destination."""
 
     def test_what_the_configuration_asks_for(self) -> None:
         reactor = MemoryReactorClock()

@@ -1,4 +1,4 @@
-"""What a proxy's failure says, and what a login does not."""
+"""The message of a proxy's failure, and the repr of a login, which hides the password."""
 
 from __future__ import annotations
 

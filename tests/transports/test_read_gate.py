@@ -1,4 +1,4 @@
-"""A transport hears only of changes."""
+"""A gate pauses and resumes its transport only when its state changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a connection that is wanted for ever is dialled (spec 7.4)."""
+"""When a permanent connection is dialled (spec 7.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.transports.redial import Redial
 
 
 class RedialTests(SynchronousTestCase):
-    """One that dials nobody, and is told how it went."""
+    """Drives a Redial whose ``dial`` only counts; the test reports how each attempt went."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -52,7 +52,7 @@ class RedialTests(SynchronousTestCase):
             self.clock.advance(delay)
 
     def test_a_try_that_lasts_is_no_life(self) -> None:
-        """Only what was made lives; and what was made before counts no more."""
+        """The time of an attempt that fails is no lifetime; nor does that of an earlier connection count again."""
         self.redial.start()
         self.redial.made()
         for delay in (2.0, 4.0, 8.0):
@@ -74,7 +74,7 @@ class RedialTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_told_twice(self) -> None:
-        """Of one loss: there is one next try."""
+        """A loss that is reported twice leads to one attempt."""
         self.redial.start()
         self.redial.lost()
         self.redial.lost()

@@ -13,7 +13,7 @@ from tests.profiles import examples
 LOGIN = Login("me", "s3cr3t")
 LOGIN_MESSAGE = b"\x01\x02me\x06s3cr3t"
 REQUEST = b"\x05\x01\x00\x03\x06h.test\x01\xbb"
-#: The three forms in which a proxy may say where it connects from.
+#: The three forms of the address that the proxy connects from.
 REPLIES = [
     b"\x05\x00\x00\x01\x0a\x00\x00\x01\x12\x34",
     b"\x05\x00\x00\x04" + bytes(16) + b"\x12\x34",
@@ -23,7 +23,7 @@ REPLIES = [
 
 
 def talk(handshake: SocksHandshake, data: bytes, size: int | None = None) -> bytes:
-    """All that we say while ``data`` comes in pieces of ``size``; what comes after the end is not the handshake's."""
+    """Receive ``data`` in pieces of ``size`` bytes until the handshake is over; return all that we send meanwhile."""
     size = size or max(1, len(data))
     said = handshake.start()
     for start in range(0, len(data), size):
@@ -35,7 +35,7 @@ def talk(handshake: SocksHandshake, data: bytes, size: int | None = None) -> byt
 
 
 def outcome(data: bytes, size: int | None, login: Login | None) -> tuple[bytes | None, str]:
-    """What is left behind the handshake, or why there is none."""
+    """Return the bytes after the handshake, or the error message."""
     handshake = SocksHandshake("h.test", 443, login)
     try:
         talk(handshake, data, size)
@@ -45,7 +45,7 @@ def outcome(data: bytes, size: int | None, login: Login | None) -> tuple[bytes |
 
 
 class ConversationTests(SynchronousTestCase):
-    """What is said, and in which order."""
+    """The messages of both sides, and their order."""
 
     def test_without_login(self) -> None:
         for reply in REPLIES:
@@ -101,7 +101,7 @@ class RefusalTests(SynchronousTestCase):
     """Why there is no connection, in words."""
 
     def refused(self, data: bytes, login: Login | None = None) -> str:
-        """The sentence, which is the same however the bytes come."""
+        """The error message, which is the same however the bytes are split."""
         rest, message = outcome(data, None, login)
         self.assertIsNone(rest)
         self.assertEqual(outcome(data, 1, login), (None, message))
@@ -143,7 +143,7 @@ class RefusalTests(SynchronousTestCase):
 
 
 class PieceTests(SynchronousTestCase):
-    """Whatever comes, in whatever pieces."""
+    """Any bytes, in pieces of any size."""
 
     @examples(200)
     @given(
@@ -159,5 +159,5 @@ class PieceTests(SynchronousTestCase):
         st.sampled_from([None, LOGIN]),
     )
     def test_pieces_make_no_difference(self, data: bytes, size: int, login: Login | None) -> None:
-        """And nothing but the proxy's error is ever raised."""
+        """However the bytes are split, the result is the same, and nothing but ProxyError is raised."""
         self.assertEqual(outcome(data, size, login), outcome(data, None, login))

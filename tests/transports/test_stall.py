@@ -15,7 +15,7 @@ from ccmproxy.transports.stall import StallWatch, unsent_measure
 
 
 class Waiting:
-    """A transport of ours: ``unsent`` bytes wait in it."""
+    """Stands for one of our own transports, with ``unsent`` bytes waiting in it."""
 
     def __init__(self, unsent: int) -> None:
         self.unsent = unsent
@@ -26,7 +26,7 @@ class Waiting:
 
 
 class StallTests(SynchronousTestCase):
-    """Between "takes no more" and "takes more again"."""
+    """The time measured between ``blocked`` and ``released``."""
 
     def setUp(self) -> None:
         self.transport = Waiting(1000)
@@ -50,7 +50,7 @@ class StallTests(SynchronousTestCase):
         self.assertEqual(self.watch.seconds(1059.0), 60.0)
 
     def test_more_than_before_is_no_progress(self) -> None:
-        """What is written meanwhile, as a sign of life might be."""
+        """Something is written meanwhile, such as a keep-alive comment."""
         self.watch.blocked(0.0)
         self.transport.unsent += 10
         self.assertEqual(self.watch.seconds(5.0), 5.0)
@@ -58,7 +58,7 @@ class StallTests(SynchronousTestCase):
         self.assertEqual(self.watch.seconds(6.0), 0.0)
 
     def test_a_transport_that_cannot_tell(self) -> None:
-        """Then the time counts for which it has taken no more."""
+        """Then the whole time since ``blocked`` counts."""
         watch = StallWatch(object())
         watch.blocked(0.0)
         self.assertEqual(watch.seconds(60.0), 60.0)
@@ -80,7 +80,7 @@ class MeasureTests(SynchronousTestCase):
         self.assertEqual(unsent(), 0)
 
     def test_twisted_with_the_kernel(self) -> None:
-        """What the kernel holds, and the peer has not read, is not taken yet."""
+        """Bytes in the kernel that the peer has not read do not count as taken."""
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)

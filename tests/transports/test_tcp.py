@@ -1,4 +1,4 @@
-"""Bytes go to the kernel at once, in order, and nothing is lost when it takes no more."""
+"""Bytes go to the kernel at once and in order, and none are lost when the kernel's buffer is full."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TCPTests(TestCase):
             client, server = await self.connect()
             write = direct_writer(client.transport)
             write(b"hello")
-            # Nothing is queued: the kernel has it, though the reactor has not had a turn.
+            # Nothing is queued: the kernel has the data before the reactor's next turn.
             self.assertEqual(client.transport._tempDataBuffer, [])
             while server.received != b"hello":
                 await deferLater(self.reactor, 0.001)
@@ -142,7 +142,7 @@ class TCPTests(TestCase):
 
 
 class OtherTransportTests(SynchronousTestCase):
-    """Whatever is no TCP connection of Twisted's own."""
+    """Transports other than Twisted's plain TCP connections."""
 
     def test_its_own_write(self) -> None:
         client, server = Receiver(), Receiver()
@@ -151,10 +151,10 @@ class OtherTransportTests(SynchronousTestCase):
 
 
 class UnsentTests(SynchronousTestCase):
-    """What the kernel may hold; on a real connection, see the tests of sessions."""
+    """The limit of unsent data in the kernel; the tests of sessions check it on a real connection."""
 
     def test_where_it_cannot_be_said(self) -> None:
-        """On what has no socket, or one that is gone."""
+        """Transports without a socket, or with a closed one, are left alone."""
         limit_unsent(Pump(Receiver(), Receiver()).client, 1000)
         with socket.socket() as gone:
             pass

@@ -129,7 +129,7 @@ class HandshakeTests(SynchronousTestCase):
         self.failureResultOf(result, ConnectionRefusedError)
 
     def test_cancelled(self) -> None:
-        """Cancelled at any moment, the connection is closed and the protocol never built."""
+        """When it is cancelled at any moment, the connection is closed and the protocol is never built."""
         for rounds in range(100):
             scene = Scene(self)
             scene.listener.options["chunk_size"] = 200

@@ -1,4 +1,4 @@
-"""Handshakes that are shortened by what earlier connections left."""
+"""TLS session resumption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.transports.tls_scene import HOST, PORT, Scene
 
 
 class SessionTests(SynchronousTestCase):
-    """Handshakes are shortened by what an earlier connection left."""
+    """Handshakes resume the session of an earlier connection to the same origin."""
 
     def resumed(self, scene: Scene) -> list[bool]:
         """Three connections, one after the other, each with a byte of data."""
@@ -44,14 +44,14 @@ class SessionTests(SynchronousTestCase):
         self.assertTrue(again.transport.session_reused)
 
     def test_server_forgot(self) -> None:
-        """A server that does not know the session gets a whole handshake."""
+        """A server that does not know the session does a full handshake."""
         scene = Scene(self)
         self.resumed(scene)
         scene.serve(scene.authority.server_options(HOST))
         self.assertEqual(self.resumed(scene), [False, True, True])
 
     def test_forgotten_after_a_failure(self) -> None:
-        """What may be the reason why a handshake failed is not tried again."""
+        """A session is forgotten when the handshake with it failed: it may be the reason."""
         scene = Scene(self)
         self.resumed(scene)
         self.assertIsNotNone(scene.tls.sessions.get((HOST, PORT)))

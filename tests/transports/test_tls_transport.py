@@ -63,7 +63,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
 
     def test_we_close_while_producing(self) -> None:
-        """As with TCP, what the producer still writes is sent, and then the connection closed."""
+        """As with TCP, what the producer still writes is sent, and then the connection is closed."""
         scene = Scene(self)
         client, server = scene.connected()
         producer = Source(client, 0)
@@ -87,7 +87,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
 
     def test_cut_off(self) -> None:
-        """F22: an end that the peer has not signed is no clean one."""
+        """F22: the end of the TCP connection without close_notify is no orderly close."""
         scene = Scene(self)
         client, server = scene.connected()
         server.transport.write(b"half of the ans")
@@ -117,7 +117,7 @@ class TransportTests(SynchronousTestCase):
         self.assertEqual(scene.listener.open_connections, [])
 
     def test_closed_while_receiving(self) -> None:
-        """What has been decrypted is not delivered to a protocol that has closed."""
+        """Decrypted data is not delivered to a protocol that has closed the connection."""
 
         class Closer(Recorder):
             def dataReceived(self, data: bytes) -> None:
@@ -179,10 +179,10 @@ class TransportTests(SynchronousTestCase):
 
 
 class ResponseTests(SynchronousTestCase):
-    """HTTP over TLS: where the difference shows."""
+    """HTTP responses over TLS, where a close with and without close_notify differ."""
 
     def response(self, scene: Scene, reply: bytes) -> Receiver:
-        """A request that is answered by ``reply``; the connection stays open."""
+        """Send a request that is answered by ``reply``; the connection stays open."""
         endpoint = scene.tls.wrap(scene.network.endpoint("10.0.0.1", PORT), HOST, PORT, scene.network.clock)
         self.pool = ConnectionPool(endpoint, scene.network.clock)
         receiver = Receiver()
@@ -194,7 +194,7 @@ class ResponseTests(SynchronousTestCase):
         return receiver
 
     def test_response_that_ends_with_the_connection(self) -> None:
-        """F22: such a response is whole only if the peer has said so; whoever cuts TCP can not."""
+        """F22: such a response is complete only after close_notify, which an attacker who cuts TCP cannot forge."""
         for clean in (True, False):
             scene = Scene(self)
             receiver = self.response(scene, b"HTTP/1.1 200 OK\r\n\r\nall of it")
@@ -210,7 +210,7 @@ class ResponseTests(SynchronousTestCase):
                 self.assertIsInstance(receiver.outcome, ResponseLost)
 
     def test_tickets_are_no_surprise(self) -> None:
-        """TLS's own messages on an idle connection are not bytes of the upstream."""
+        """TLS's own messages on an idle connection do not count as unexpected data from the upstream."""
         scene = Scene(self)
         receiver = self.response(scene, b"HTTP/1.1 204 No Content\r\n\r\n")
         self.assertEqual(receiver.outcome, "ended")

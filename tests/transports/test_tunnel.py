@@ -1,4 +1,4 @@
-"""Connections through a proxy, in memory: what is made, what fails and why, and what is left behind (nothing)."""
+"""Connections through a proxy, in memory: success, failures with their messages, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Scene:
         verifyObject(IStreamClientEndpoint, self.endpoint)
 
     def scripted(self) -> Building:
-        """In place of a proxy, somebody who says only what the test says."""
+        """Replace the proxy by protocols whose side of the conversation the test plays."""
         proxies = Building()
         self.network.listen(*PROXY, proxies)
         return proxies
@@ -69,14 +69,14 @@ class Scene:
         return self.network.listeners[PROXY].connections[-1]
 
     def failed(self, waiting: Deferred[IProtocol], words: str) -> None:
-        """It has, and nothing is left: no connection, no timer, no protocol."""
+        """Check that ``waiting`` failed, and that nothing is left: no connection, no timer, no protocol."""
         self.network.flush()
         failure = self.test.failureResultOf(waiting, ProxyError)
         self.test.assertIn(words, failure.getErrorMessage())
         self.clean()
 
     def clean(self) -> None:
-        """Nothing is left."""
+        """Check that no connection, timer or protocol is left."""
         self.network.flush()
         self.test.assertEqual([pump for pump in self.network.connections if not pump.closed], [])
         self.test.assertEqual(self.network.clock.getDelayedCalls(), [])
@@ -114,7 +114,7 @@ class TunnelTests(SynchronousTestCase):
                 self.assertEqual(scene.network.clock.getDelayedCalls(), [])
 
     def test_bytes_behind_the_reply(self) -> None:
-        """A destination that speaks first: what it says is for the protocol, and comes after it is connected."""
+        """Data of a destination that speaks first goes to the protocol, after ``connect`` has fired."""
         scene = Scene(self)
         proxies = scene.scripted()
         waiting = scene.connect()
@@ -146,7 +146,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertTrue(proxies.built[0].received.endswith(b"\r\n\r\nsecret"))
 
     def test_address(self) -> None:
-        """The connection is one to the proxy, and says so."""
+        """The transport's peer address is that of the proxy."""
         asked = []
 
         class Clients(Building):
@@ -162,7 +162,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertEqual(asked, [client.transport.getPeer()])
 
     def test_back_pressure(self) -> None:
-        """The transport is the connection's own: a slow destination slows the client down."""
+        """The transport is that of the connection to the proxy: a slow destination slows the client down."""
         scene = Scene(self)
         scene.network.listen(*PROXY, ConnectProxy(scene.network.endpoint))
         client = self.successResultOf(scene.connect())
@@ -195,7 +195,7 @@ class FailureTests(SynchronousTestCase):
         scene.failed(scene.connect(), "cannot connect to the proxy: Connection was refused")
 
     def test_mute(self) -> None:
-        """Also one that says a little now and then."""
+        """A proxy that does not answer, or sends a little now and then, is given up after the time-out."""
         scene = Scene(self)
         proxies = scene.scripted()
         waiting = scene.connect()
@@ -223,7 +223,7 @@ class FailureTests(SynchronousTestCase):
         scene.failed(waiting, "407")
 
     def test_cancelled(self) -> None:
-        """While it connects to the proxy, and while it talks to it."""
+        """Cancelled while connecting to the proxy, and during the handshake."""
         scene = Scene(self)
         scene.scripted()
         waiting = scene.endpoint.connect(scene.clients)
@@ -258,7 +258,7 @@ class FailureTests(SynchronousTestCase):
         scene.clean()
 
     def test_lost_later(self) -> None:
-        """It is the protocol's then, and not a failure to connect."""
+        """The protocol is told of a loss after the tunnel is established; it is no failure to connect."""
         scene = Scene(self)
         proxies = scene.scripted()
         waiting = scene.connect()
@@ -272,7 +272,7 @@ class FailureTests(SynchronousTestCase):
 
 
 class EndpointTests(SynchronousTestCase):
-    """Endpoints of the proxy that are not as quick to tell, or to stop, as others."""
+    """Endpoints of the proxy that report a connection late, or connect although they were cancelled."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -281,7 +281,7 @@ class EndpointTests(SynchronousTestCase):
         self.transport = StringTransport()
 
     def connect(self, connect: Callable[[IProtocolFactory], Deferred[IProtocol]]) -> Deferred[IProtocol]:
-        """Begin to connect through a proxy that ``connect`` connects to."""
+        """Begin to connect through a proxy whose endpoint is the function ``connect``."""
 
         @implementer(IStreamClientEndpoint)
         class Way:
@@ -292,7 +292,7 @@ class EndpointTests(SynchronousTestCase):
         return endpoint.connect(self.clients)
 
     def made(self, factory: IProtocolFactory) -> IProtocol:
-        """The tunnel that ``factory`` builds, connected."""
+        """Build a protocol of ``factory``, and connect it."""
         tunnel = factory.buildProtocol(IPv4Address("TCP", *PROXY))
         assert tunnel is not None
         tunnel.makeConnection(self.transport)
@@ -308,7 +308,7 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual((self.transport.value(), self.clock.getDelayedCalls()), (b"", []))
 
     def test_refused_before_it_is_told(self) -> None:
-        """And agreed to after that: too late."""
+        """The proxy refuses before its endpoint reports the connection; that it agrees later changes nothing."""
 
         def connect(factory: IProtocolFactory) -> Deferred[IProtocol]:
             tunnel = self.made(factory)
@@ -333,10 +333,10 @@ class EndpointTests(SynchronousTestCase):
 
 
 class PoolTests(SynchronousTestCase):
-    """As the pool of an account uses it."""
+    """A connection pool on top of a tunnel."""
 
     def test_a_refusal_is_a_request_that_was_not_sent(self) -> None:
-        """Somebody else may be tried; and the sentence says that it was the proxy."""
+        """The request may be tried elsewhere; and the error message says that the proxy refused."""
         scene = Scene(self)
         proxy = ConnectProxy(scene.network.endpoint, ("me", "s3cr3t"))
         scene.network.listen(*PROXY, proxy)

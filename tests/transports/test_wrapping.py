@@ -1,4 +1,4 @@
-"""Connecting in two steps: what is told when, and what is left behind (nothing)."""
+"""Connecting in two steps: which result is reported when, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @implementer(INegotiator)
 class Asking(Protocol):
-    """Asks, and takes ``yes`` and ``no`` for an answer; then it passes everything on."""
+    """Asks a question, takes ``yes`` or ``no`` for an answer, and after ``yes`` relays to the protocol above."""
 
     transport: Any
     protocol: IProtocol | None = None
@@ -64,7 +64,7 @@ class Asking(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class Hasty:
-    """An endpoint that builds its protocol, and connects it, before it says so by ``below``."""
+    """An endpoint that builds and connects its protocol before its Deferred ``below`` fires."""
 
     def __init__(self, below: Deferred[IProtocol]) -> None:
         self.below = below
@@ -88,11 +88,11 @@ class ConnectingTests(SynchronousTestCase):
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
-        """No timer is left."""
+        """Check that no timer is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connecting(self) -> Connecting:
-        """One that has not begun."""
+        """Return a Connecting that has not begun."""
 
         def explain(reason: Failure) -> Failure:
             return Failure(Refused(reason.getErrorMessage()))
@@ -100,7 +100,7 @@ class ConnectingTests(SynchronousTestCase):
         return Connecting(self.clients, self.clock, Asking, 5.0, Late(), explain)
 
     def connect(self) -> Deferred[IProtocol]:
-        """Begin, over the network."""
+        """Begin to connect, over the in-memory network."""
         waiting = self.connecting().begin(self.network.endpoint(*PLACE))
         self.network.flush()
         return waiting
@@ -180,7 +180,7 @@ class ConnectingTests(SynchronousTestCase):
         self.failureResultOf(waiting, ConnectionRefusedError)
 
     def test_cancelled(self) -> None:
-        """While it connects below, and while it negotiates."""
+        """Cancelled while the endpoint below connects, and during the negotiation."""
         self.listener.hanging = True
         waiting = self.connect()
         waiting.cancel()
@@ -193,7 +193,7 @@ class ConnectingTests(SynchronousTestCase):
         self.assert_dropped()
 
     def test_connected_though_it_was_cancelled(self) -> None:
-        """By an endpoint that was just ready: it is dropped; and what is built later is nothing."""
+        """An endpoint below that connects when cancelled: the connection is dropped, and no later one is built."""
         endpoint = Hasty(Deferred(lambda below: below.callback(endpoint.built[0])))
         connecting = self.connecting()
         waiting = connecting.begin(endpoint)
@@ -203,7 +203,7 @@ class ConnectingTests(SynchronousTestCase):
         self.assertIsNone(connecting.buildProtocol(endpoint.pump.client.getPeer()))
 
     def test_refused_before_it_is_told(self) -> None:
-        """Too late for anything else."""
+        """A refusal before the endpoint below reports the connection is final."""
         endpoint = Hasty(Deferred())
         waiting = self.connecting().begin(endpoint)
         endpoint.built[0].dataReceived(b"no")
@@ -213,7 +213,7 @@ class ConnectingTests(SynchronousTestCase):
         self.assert_unused(endpoint.pump)
 
     def assert_unused(self, pump: Pump) -> None:
-        """The connection was dropped, with nothing said on it."""
+        """Check that the connection was dropped without any data sent on it."""
         pump.flush()
         self.assertTrue(pump.client.disconnected)
         self.assertEqual((pump.client.written, self.clients.built), (0, []))

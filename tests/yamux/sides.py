@@ -1,4 +1,4 @@
-"""Sessions in a test: one whose peer is the test itself, and two that are joined."""
+"""Sessions for tests: one whose peer the test plays, and a pair that is joined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ccmproxy.yamux import (
 )
 from ccmproxy.yamux.frames import DATA, FrameReader, Header, encode
 
-#: More than any test has to send.
+#: More bytes than any test sends.
 ALL = 2**40
 
 _KINDS = ("DATA", "WUPD", "PING", "GOAWAY")
@@ -25,12 +25,12 @@ _FLAGS = ((1, "SYN"), (2, "ACK"), (4, "FIN"), (8, "RST"))
 
 
 def frame(kind: int, flags: int = 0, stream_id: int = 0, length: int = 0, payload: bytes = b"") -> bytes:
-    """A frame; with ``payload``, of its length."""
+    """Return the bytes of a frame; with ``payload``, its length is that of the payload."""
     return encode(kind, flags, stream_id, length or len(payload)) + payload
 
 
 def frames(data: bytes) -> Iterator[tuple[Header, bytes]]:
-    """The frames in ``data``, which must be whole, each with its payload."""
+    """Return the frames in ``data``, each with its payload; all must be complete."""
     reader = FrameReader()
     found: list[tuple[Header, bytes]] = []
     for item in reader.feed(data):
@@ -43,7 +43,7 @@ def frames(data: bytes) -> Iterator[tuple[Header, bytes]]:
 
 
 def described(data: bytes) -> list[str]:
-    """The frames in ``data`` in words, such as ``WUPD|ACK id=1 len=0`` or ``DATA id=1 len=2 b'hi'``."""
+    """Describe the frames in ``data``, such as ``WUPD|ACK id=1 len=0`` or ``DATA id=1 len=2 b'hi'``."""
     found = []
     for header, payload in frames(data):
         names = [_KINDS[header.kind], *(name for bit, name in _FLAGS if header.flags & bit)]
@@ -53,7 +53,7 @@ def described(data: bytes) -> list[str]:
 
 
 class Side:
-    """A session and what an owner does with it. ``now``: in seconds; ``events``: all that were told.
+    """A session and the part of its owner. ``now``: time in seconds; ``events``: all events so far.
 
     What is received is kept in ``received``, by stream, and consumed by ``read``. ``streams``: the newest of each id.
     """
@@ -66,11 +66,11 @@ class Side:
         self.received: dict[Stream, bytearray] = {}
         self.ended: set[Stream] = set()
         self.streams: dict[int, Stream] = {}
-        #: What is done at once on each event, besides.
+        #: Called at once for each event.
         self.on_event: Callable[[Event], None] | None = None
 
     def take_events(self) -> list[Event]:
-        """Note what has happened since, and return it."""
+        """Record the events since the last call, and return them."""
         taken = []
         while new := self.session.events():
             taken += new
@@ -87,33 +87,33 @@ class Side:
         return taken
 
     def receive(self, data: bytes) -> list[Event]:
-        """Bytes come from the peer."""
+        """Receive bytes from the peer."""
         self.session.receive(data, self.now)
         return self.take_events()
 
     def output(self, max_bytes: int = ALL) -> bytes:
-        """What goes to the peer now."""
+        """Return the bytes to send to the peer now."""
         data = self.session.data_to_send(max_bytes, self.now)
         self.take_events()
         return data
 
     def says(self, max_bytes: int = ALL) -> list[str]:
-        """What goes to the peer now, in words."""
+        """Describe the frames to send to the peer now."""
         return described(self.output(max_bytes))
 
     def answers(self, *data: bytes) -> list[str]:
-        """What goes to the peer once it has sent ``data``."""
+        """Receive ``data`` from the peer, and describe the frames to send to it then."""
         self.receive(b"".join(data))
         return self.says()
 
     def wait(self, seconds: float) -> list[Event]:
-        """Time passes."""
+        """Let time pass."""
         self.now += seconds
         self.session.tick(self.now)
         return self.take_events()
 
     def open(self) -> Stream:
-        """A stream of our own."""
+        """Open a stream."""
         stream = self.session.open_stream(self.now)
         self.streams[stream.id] = stream
         return stream
@@ -127,7 +127,7 @@ class Side:
         return taken
 
     def echo(self, event: Event) -> None:
-        """For ``on_event``: accept everything, say it back, close what the peer closes."""
+        """For ``on_event``: accept every stream, echo its data, and close it when the peer does."""
         if isinstance(event, StreamOpened):
             self.session.accept(event.stream)
         elif isinstance(event, DataReceived):
@@ -136,13 +136,13 @@ class Side:
             self.session.close_write(event.stream)
 
     def hold(self, event: Event) -> None:
-        """For ``on_event``: accept everything, read nothing."""
+        """For ``on_event``: accept every stream, and consume no data."""
         if isinstance(event, StreamOpened):
             self.session.accept(event.stream)
 
 
 class ConnectionPair:
-    """Two sides joined; nothing moves before ``exchange``. ``sent``: what each said so far."""
+    """Two joined sides; bytes move only by ``exchange``. ``sent``: the bytes that each has sent so far."""
 
     def __init__(self, client: SessionConfig | None = None, server: SessionConfig | None = None) -> None:
         self.client = Side(client, is_client=True)
@@ -150,11 +150,11 @@ class ConnectionPair:
         self.sent = {self.client: bytearray(), self.server: bytearray()}
 
     def peer(self, side: Side) -> Side:
-        """The other one."""
+        """Return the other side."""
         return self.server if side is self.client else self.client
 
     def move(self, side: Side, max_bytes: int = ALL, piece: int = ALL) -> bool:
-        """Carry what ``side`` has to say, ``max_bytes`` of data or a little more, in pieces. Whether there was any."""
+        """Carry ``max_bytes`` or slightly more from ``side``, in pieces. Return whether there was anything to carry."""
         data = side.output(max_bytes)
         self.sent[side] += data
         for at in range(0, len(data), piece):
@@ -162,14 +162,14 @@ class ConnectionPair:
         return bool(data)
 
     def exchange(self) -> None:
-        """Carry everything until neither has more to say."""
+        """Carry all bytes until neither side has more to send."""
         while any([self.move(self.client), self.move(self.server)]):
             pass
 
 
 def told(events: list[Event]) -> list[object]:
-    """Events without those that only say that something left, and pieces of data joined: what does not depend on
-    how the carrier cuts what it carries."""
+    """Return the events that do not depend on how the carrier splits the bytes: without DataSent and EndSent, and with
+    pieces of data joined."""
     found: list[object] = []
     for event in events:
         if isinstance(event, DataSent | EndSent):
@@ -187,7 +187,7 @@ def told(events: list[Event]) -> list[object]:
 
 
 def _comparable(event: object) -> object:
-    """An event of one session that equals that of another one."""
+    """Return an event in a form that can be compared with that of another session."""
     stream = getattr(event, "stream", None)
     details = [getattr(event, name, None) for name in ("data", "by_peer", "reason", "number")]
     error = getattr(event, "error", None)

@@ -20,7 +20,7 @@ class AdmissionTests(SynchronousTestCase):
         opens: Rate = Rate(100, 1.0),  # noqa: B008 - frozen
         wasted_streams: Rate = Rate(3, 1.0),  # noqa: B008 - frozen
     ) -> Admission:
-        """One with these limits."""
+        """Make an Admission with these limits."""
         config = SessionConfig(
             accept_backlog=accept_backlog,
             max_inbound_streams=max_inbound_streams,
@@ -30,7 +30,7 @@ class AdmissionTests(SynchronousTestCase):
         return Admission(config, 0.0)
 
     def stream(self, is_inbound: bool = True) -> Stream:
-        """One that counts, or not."""
+        """Make a stream, opened by the peer unless told otherwise."""
         return Stream(1, is_inbound, 2**18)
 
     def test_backlog(self) -> None:
@@ -73,7 +73,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertFalse(admission.admit(0.0))
 
     def test_waste(self) -> None:
-        """What was refused and what was reset count together; ours do not."""
+        """Refused and reset streams count together; streams of our own do not count."""
         admission = self.admission(max_inbound_streams=0)
         for _ in range(10):
             admission.reset_by_peer(self.stream(is_inbound=False), 0.0)

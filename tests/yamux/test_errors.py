@@ -8,7 +8,7 @@ from ccmproxy.yamux.errors import INTERNAL_ERROR, PROTOCOL_ERROR, CannotOpen, Pe
 
 
 class ErrorTests(SynchronousTestCase):
-    """What they say."""
+    """The messages of the errors."""
 
     def test_peer_failed(self) -> None:
         said = {code: str(PeerFailed(code)) for code in (PROTOCOL_ERROR, INTERNAL_ERROR, 9)}

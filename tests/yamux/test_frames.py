@@ -17,7 +17,7 @@ U32 = st.integers(0, 2**32 - 1)
 
 
 class HeaderTests(SynchronousTestCase):
-    """One header."""
+    """Encoding and decoding of one header."""
 
     @given(st.integers(0, 3), U16, U32, U32, st.binary(max_size=3))
     @examples(100)
@@ -25,10 +25,15 @@ class HeaderTests(SynchronousTestCase):
         data = before + encode(kind, flags, stream_id, length)
         self.assertEqual(decode(data, len(before)), Header(kind, flags, stream_id, length))
 
-    @given(st.binary(min_size=12, max_size=12))
+    @given(
+        st.binary(min_size=12, max_size=12)
+        | st.tuples(st.integers(0, GO_AWAY + 1), st.binary(min_size=10, max_size=10)).map(
+            lambda drawn: bytes([0, drawn[0]]) + drawn[1]
+        )
+    )
     @examples(200)
     def test_any_twelve_bytes(self, data: bytes) -> None:
-        """A header that says the same again, or a protocol error."""
+        """Any 12 bytes decode to a header that encodes to the same bytes, or raise ProtocolError."""
         try:
             header = decode(data)
         except ProtocolError as error:
@@ -46,10 +51,10 @@ class HeaderTests(SynchronousTestCase):
 
 
 class FrameReaderTests(SynchronousTestCase):
-    """Frames in pieces."""
+    """Frames that arrive in pieces."""
 
     def read(self, data: bytes, step: int) -> list[Header | bytes]:
-        """What comes of ``data``, fed ``step`` bytes at a time; pieces of a payload joined."""
+        """Feed ``data``, ``step`` bytes at a time; return headers and payloads, the pieces of a payload joined."""
         reader = FrameReader()
         found: list[Header | bytes] = []
         for at in range(0, len(data), step):

@@ -10,7 +10,7 @@ from ccmproxy.yamux.parameters import Rate
 
 
 class KeepAliveTests(SynchronousTestCase):
-    """Every 15 seconds, 10 seconds to answer."""
+    """Keep-alive pings every 15 seconds, with 10 seconds to answer."""
 
     def setUp(self) -> None:
         self.keepalive = KeepAlive(15.0, 10.0, Rate(3, 0.5), 100.0)

@@ -11,10 +11,10 @@ from ccmproxy.yamux.stream import Stream
 
 
 class OpeningTests(SynchronousTestCase):
-    """Ids, and what forbids to open a stream."""
+    """The ids of new streams, and the reasons for which none can be opened."""
 
     def refused(self, opening: Opening, words: str) -> CannotOpen:
-        """Why no stream can be opened."""
+        """Return the error when a stream is opened."""
         error = self.assertRaises(CannotOpen, opening.next_id, ())
         assert isinstance(error, CannotOpen)
         self.assertEqual(str(error), words)

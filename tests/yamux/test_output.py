@@ -12,7 +12,7 @@ from tests.yamux.sides import ALL, described
 
 
 class OutputTests(SynchronousTestCase):
-    """Frames of at most 4 bytes."""
+    """The order and size of frames, with a payload of at most 4 bytes."""
 
     def setUp(self) -> None:
         self.sent: list[int] = []
@@ -24,7 +24,7 @@ class OutputTests(SynchronousTestCase):
         )
 
     def stream(self, number: int, data: bytes = b"", window: int = 100) -> Stream:
-        """One with something to send."""
+        """Make a stream that has data to send."""
         stream = Stream(number, False, 2**18)
         stream.send_window.available = window
         if data:
@@ -32,12 +32,12 @@ class OutputTests(SynchronousTestCase):
         return stream
 
     def add(self, stream: Stream, data: bytes) -> None:
-        """More to send."""
+        """Queue more data on a stream."""
         stream.queue.add(data)
         self.output.add_data(stream)
 
     def says(self, max_bytes: int = ALL, now: float = 0.0) -> list[str]:
-        """The frames that are taken."""
+        """Take frames, and describe them."""
         return described(self.output.take(max_bytes, now))
 
     def test_control_first(self) -> None:
@@ -68,7 +68,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.sent, [1, 3, 5, 1, 3, 1])
 
     def test_turn_is_kept(self) -> None:
-        """Who was not asked this time is first next time; new data does not change that."""
+        """A stream that was not served this time is first next time; new data does not change that."""
         first = self.stream(1, b"aaaabbbb")
         self.stream(3, b"cccc")
         self.assertEqual(self.says(1), ["DATA id=1 len=4 b'aaaa'"])
@@ -84,7 +84,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.sent, [1, 3, 1, 1])
 
     def test_headers_count(self) -> None:
-        """Else a thousand streams with a byte each would be far more than was asked for."""
+        """Headers count against ``max_bytes``: otherwise a thousand streams with one byte each would far exceed it."""
         self.stream(1, b"a")
         self.stream(3, b"b")
         self.assertEqual(self.says(13), ["DATA id=1 len=1 b'a'"])
@@ -112,7 +112,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.output.waiting.deadline, 650.0)
 
     def test_more_to_send_is_no_sign_of_the_peer(self) -> None:
-        """A stream that is written to while it waits for window waits no longer for that."""
+        """Writing to a stream that waits for window does not extend its time-out."""
         stream = self.stream(1, b"abc", window=2)
         self.says(now=50.0)
         self.add(stream, b"d")
@@ -157,7 +157,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(self.says(), ["PING|SYN id=0 len=5"])
 
     def test_a_carrier_that_takes_nothing(self) -> None:
-        """The time counts from when it was first said, until it takes something again."""
+        """The time-out counts from the first ``blocked``, until ``unblocked``."""
         self.assertEqual(self.output.deadline, float("inf"))
         self.output.blocked(5.0)
         self.output.blocked(7.0)

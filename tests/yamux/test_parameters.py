@@ -8,7 +8,7 @@ from ccmproxy.yamux.parameters import INITIAL_WINDOW, LARGEST_WINDOW, Rate, Rate
 
 
 class SessionConfigTests(SynchronousTestCase):
-    """What cannot be configured."""
+    """Invalid configurations."""
 
     def test_window(self) -> None:
         self.assertRaises(ValueError, SessionConfig, max_window=INITIAL_WINDOW - 1)
@@ -20,7 +20,7 @@ class SessionConfigTests(SynchronousTestCase):
 
 
 class RateLimitTests(SynchronousTestCase):
-    """So many at once, so many per second."""
+    """Burst size and rate of the token bucket."""
 
     def test_burst_then_rate(self) -> None:
         limit = RateLimit(Rate(3, 2.0), 100.0)

@@ -1,4 +1,4 @@
-"""What holds for every session, whatever the peer sends and however the carrier cuts it."""
+"""Properties of every session, whatever the peer sends and however the carrier splits it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIGS = st.builds(
 
 
 def check(side: Side) -> None:
-    """What must hold at any time."""
+    """Check the invariants of a session."""
     session = side.session
     streams = list(session._streams)
     for stream in streams:
@@ -45,7 +45,7 @@ def check(side: Side) -> None:
 class AnyFrameTests(SynchronousTestCase):
     """Every frame in every state of a stream."""
 
-    #: How to get a stream with number 1 into each state.
+    #: How to bring the stream with id 1 into each state.
     STATES = (
         "never opened",
         "opened by the peer",
@@ -61,7 +61,7 @@ class AnyFrameTests(SynchronousTestCase):
     )
 
     def side_in(self, state: str) -> Side:
-        """A session whose stream 1 is in that state."""
+        """Return a session whose stream 1 is in ``state``."""
         side = Side(SessionConfig(max_window=WINDOW), is_client=True)
         if state in ("opened by us", "acknowledged"):
             side.open()
@@ -107,7 +107,7 @@ class AnyFrameTests(SynchronousTestCase):
     )
     @examples(300)
     def test_any_frame(self, state: str, sent: list[tuple[int, int, int, int]], act: str) -> None:
-        """An event, nothing, or the end of the session; then it still works or has ended for good."""
+        """After any frame in any state, the session either still works or has ended for good."""
         side = self.side_in(state)
         for kind, flags, stream_id, length in sent:
             payload = bytes(min(length, WINDOW)) if kind == DATA else b""
@@ -124,7 +124,7 @@ class AnyFrameTests(SynchronousTestCase):
             self.assertEqual(sum(isinstance(event, SessionEnded) for event in side.events), 1)
 
     def act(self, side: Side, stream: Stream, act: str) -> None:
-        """What its owner does."""
+        """The calls that an owner makes."""
         session = side.session
         if act == "send" and stream.outbound is Direction.OPEN:
             session.send(stream, bytes(100))
@@ -137,9 +137,9 @@ class AnyFrameTests(SynchronousTestCase):
 
 
 class GarbageTests(SynchronousTestCase):
-    """Bytes that may be anything."""
+    """Arbitrary bytes from the peer."""
 
-    #: Mostly frames, of few streams: real garbage ends at its first byte.
+    #: Mostly valid frames of few streams: random bytes would end the session at the first header.
     FRAMES = st.builds(
         lambda kind, flags, stream_id, payload, number: frame(
             kind, flags, stream_id, *((0, payload) if kind == DATA else (number, b""))
@@ -157,7 +157,7 @@ class GarbageTests(SynchronousTestCase):
     @given(BYTES, st.integers(1, 20))
     @examples(200)
     def test_whole_is_byte_by_byte(self, data: bytes, step: int) -> None:
-        """The same is told, and the same is said, however it comes."""
+        """Events and answers are the same, however the bytes are split."""
         results = []
         for size in (len(data) or 1, 1, step):
             side = Side()
@@ -172,7 +172,7 @@ class GarbageTests(SynchronousTestCase):
 
 
 class JoinedTests(SynchronousTestCase):
-    """Two sessions of ours, with limits of their own, and a carrier that takes and cuts as it likes."""
+    """Two sessions with different limits, and a carrier that splits the bytes at random."""
 
     @given(CONFIGS, CONFIGS, st.integers(0, 2**32))
     @examples(25)
@@ -184,7 +184,7 @@ class JoinedTests(SynchronousTestCase):
         got: dict[tuple[Side, int], bytearray] = {}
 
         def step(finishing: bool) -> bool:
-            """Something happens on each side. Whether anything did."""
+            """Do something on each side; return whether anything happened."""
             happened = False
             for side in sides:
                 if not finishing and chance.random() < 0.1 and side.session.streams < 6:

@@ -31,29 +31,29 @@ WINDOW = 256 * KIB
 
 
 class SessionCase(SynchronousTestCase):
-    """What the tests have in common."""
+    """Set-up and checks that the tests share."""
 
     def server(self, config: SessionConfig | None = None) -> Side:
-        """A session that accepts what comes, and reads nothing."""
+        """Make a session that accepts every stream and consumes no data."""
         side = Side(config or SessionConfig(max_window=WINDOW))
         side.on_event = side.hold
         return side
 
     def opened(self, side: Side, stream_id: int = 1) -> Stream:
-        """A stream that the peer has opened."""
+        """Let the peer open a stream, and return it."""
         side.receive(frame(WINDOW_UPDATE, SYN, stream_id))
         side.output()
         return side.streams[stream_id]
 
     def acknowledged(self, side: Side) -> Stream:
-        """A stream of our own that the peer has acknowledged."""
+        """Open a stream, let the peer acknowledge it, and return it."""
         stream = side.open()
         side.receive(frame(WINDOW_UPDATE, ACK, stream.id))
         side.output()
         return stream
 
     def last_error(self, side: Side) -> str:
-        """Why the session ended, which the last event must say; the peer is told by GO_AWAY(1) at the end."""
+        """Return why the session ended; check that the last event says so and that the peer is told by GO_AWAY(1)."""
         event = side.events[-1]
         assert isinstance(event, SessionEnded), event
         self.assertIs(event.error, side.session.error)
@@ -63,7 +63,7 @@ class SessionCase(SynchronousTestCase):
 
 
 class OpeningTests(SessionCase):
-    """Streams begin."""
+    """Opening streams."""
 
     def test_ids(self) -> None:
         for is_client, ids in ((True, [1, 3, 5]), (False, [2, 4, 6])):
@@ -71,7 +71,7 @@ class OpeningTests(SessionCase):
             self.assertEqual([side.open().id for _ in range(3)], ids)
 
     def test_data_at_once(self) -> None:
-        """It does not wait for the acknowledgement, but for the window that comes with it."""
+        """Data is sent before the acknowledgement, as far as the initial window allows."""
         side = Side(is_client=True)
         stream = side.open()
         side.session.send(stream, bytes(WINDOW + 1))
@@ -157,7 +157,7 @@ class OpeningTests(SessionCase):
         self.assertEqual(self.last_error(side), "stream 1 was opened twice")
 
     def test_flags_together(self) -> None:
-        """SYN, window and end in one frame; and a stream that is reset by the frame that opens it."""
+        """SYN, window and FIN in one frame; and a stream that is reset by the frame that opens it."""
         side = Side()
         events = side.receive(frame(WINDOW_UPDATE, SYN | FIN, 1, 7))
         self.assertEqual(events, [StreamOpened(side.streams[1]), EndReceived(side.streams[1])])
@@ -168,10 +168,10 @@ class OpeningTests(SessionCase):
 
 
 class DataTests(SessionCase):
-    """Bytes travel, within windows."""
+    """Data transfer and windows."""
 
     def test_pieces(self) -> None:
-        """Data is told as it comes; nobody waits for the end of a frame."""
+        """Data is delivered as it arrives, without waiting for the end of a frame."""
         side = self.server()
         stream = self.opened(side)
         data = frame(DATA, 0, 1, payload=b"hello")
@@ -209,7 +209,7 @@ class DataTests(SessionCase):
         self.assertRaises(ValueError, side.session.consumed, stream, 6)
 
     def test_window_exceeded(self) -> None:
-        """Seen at the header: the payload is not waited for."""
+        """The session ends at the header, without waiting for the payload."""
         side = self.server()
         self.opened(side)
         side.receive(frame(DATA, 0, 1, WINDOW + 1))
@@ -224,7 +224,7 @@ class DataTests(SessionCase):
         self.assertEqual(self.last_error(side), "stream 1: 262144 bytes in a window of 262140")
 
     def test_reset_in_the_middle_of_a_frame(self) -> None:
-        """The rest of the payload is not taken for a frame."""
+        """The rest of the payload is skipped, not parsed as a frame."""
         side = self.server()
         stream = self.opened(side)
         side.receive(frame(DATA, FIN, 1, 10) + b"12345")
@@ -241,7 +241,7 @@ class DataTests(SessionCase):
         self.assertEqual(lengths[:3], [["id=1", "len=32768"], ["id=3", "len=32768"], ["id=1", "len=32768"]])
 
     def test_full_carrier(self) -> None:
-        """Frames without data go out all the same."""
+        """Control frames are sent even while the carrier is full."""
         side = self.server()
         side.session.send(self.opened(side), b"data")
         self.assertEqual(side.says(0), [])
@@ -267,10 +267,10 @@ class DataTests(SessionCase):
 
 
 class EndTests(SessionCase):
-    """Streams end."""
+    """Closing and resetting streams."""
 
     def test_end_by_itself(self) -> None:
-        """Never on a frame with payload, and behind the data."""
+        """FIN is sent after the data, never on a frame with payload."""
         side = self.server()
         stream = self.opened(side)
         side.session.send(stream, b"last")
@@ -303,7 +303,7 @@ class EndTests(SessionCase):
         self.assertEqual(side.session.unread, 0)
 
     def test_end_on_a_frame_with_payload(self) -> None:
-        """Behind the payload, not before it."""
+        """FIN on a frame with payload takes effect after the payload."""
         side = self.server()
         stream = self.opened(side)
         data = frame(DATA, FIN, 1, payload=b"hello")
@@ -353,7 +353,7 @@ class EndTests(SessionCase):
         self.assertEqual((side.says(), side.session.unread), ([], 0))
 
     def test_nothing_else_of_a_frame_that_resets(self) -> None:
-        """Neither a second end nor too long a payload ends the session: the stream is gone."""
+        """The other flags and the payload of a frame that resets its stream are ignored, even if they are invalid."""
         for last in (frame(WINDOW_UPDATE, RST | FIN, 1), frame(DATA, RST, 1, WINDOW + 1)):
             side = self.server()
             stream = self.opened(side)
@@ -362,7 +362,7 @@ class EndTests(SessionCase):
             self.assertIsNone(side.session.error)
 
     def test_number_used_again(self) -> None:
-        """The object stands for the stream: what the old owner still does is not done to the new one."""
+        """The object identifies the stream: late calls of the old owner do not affect a new stream with the same id."""
         side = self.server()
         old = self.opened(side)
         side.receive(frame(WINDOW_UPDATE, RST, 1))
@@ -400,7 +400,7 @@ class EndTests(SessionCase):
         self.assertEqual((stream.is_closed, side.wait(100), side.says()), (True, [], []))
 
     def test_lingers_from_when_the_end_was_sent(self) -> None:
-        """And not from when something was last heard of the peer."""
+        """The linger time counts from when FIN was sent or the stream closed, not from an earlier frame of the peer."""
         side = self.server(SessionConfig(keepalive_interval=1e6))
         stream, ended = self.opened(side), self.opened(side, 3)
         side.session.send(stream, b"last")
@@ -426,7 +426,7 @@ class EndTests(SessionCase):
 
 
 class SessionTests(SessionCase):
-    """What concerns all streams."""
+    """Pings, GO_AWAY and the end of the session."""
 
     def test_ping(self) -> None:
         side = Side(is_client=True)
@@ -554,10 +554,10 @@ class SessionTests(SessionCase):
 
 
 class LimitTests(SessionCase):
-    """A peer that wants too much."""
+    """A peer that exceeds our limits."""
 
     def test_backlog(self) -> None:
-        """Streams that nobody accepted."""
+        """Streams that the owner has not accepted."""
         side = Side()
         said = side.answers(*(frame(WINDOW_UPDATE, SYN, number) for number in range(1, 2 * 258, 2)))
         self.assertEqual(len(said), 258)
@@ -613,7 +613,7 @@ class LimitTests(SessionCase):
         self.assertEqual(self.last_error(side), "too many pings")
 
     def test_unread_over_all_streams(self) -> None:
-        """The one that holds most is closed, not the one that happens to receive."""
+        """The stream that holds most is reset, not the one that happens to receive."""
         side = self.server(SessionConfig(max_unread=1000))
         slow, quick, other = (self.opened(side, number) for number in (1, 3, 5))
         side.receive(frame(DATA, 0, 1, payload=bytes(600)) + frame(DATA, 0, 3, payload=bytes(400)))
@@ -634,14 +634,14 @@ class LimitTests(SessionCase):
         self.assertEqual(side.says()[0], "WUPD|RST id=1 len=0")
 
     def test_memory_while_nobody_reads(self) -> None:
-        """A peer that uses every window to its end, and the streams that it may have."""
+        """Memory is bounded for a peer that fills every window of as many streams as it may open."""
         side = self.server(SessionConfig(max_inbound_streams=5, max_window=WINDOW))
         for number in range(1, 21, 2):
             side.receive(frame(WINDOW_UPDATE, SYN, number) + frame(DATA, 0, number, payload=bytes(WINDOW)))
         self.assertEqual(side.session.unread, 5 * WINDOW)
 
     def test_output_while_the_carrier_is_full(self) -> None:
-        """What a peer that never reads can make us queue in the time until it is given up."""
+        """Memory is bounded for a peer that never reads, until it is given up."""
         side = Side(SessionConfig(keepalive_interval=1e6))
         side.on_event = side.echo
         side.session.blocked(side.now)

@@ -11,7 +11,7 @@ from tests.profiles import examples
 
 
 class StreamTests(SynchronousTestCase):
-    """What it is at the beginning, and how it shows."""
+    """The initial state of a stream, and its repr."""
 
     def test_of_the_peer(self) -> None:
         stream = Stream(1, True, 2**18)
@@ -32,7 +32,7 @@ class StreamTests(SynchronousTestCase):
 
 
 class SendQueueTests(SynchronousTestCase):
-    """Bytes in, bytes out."""
+    """Data is taken from the queue in the order in which it was added."""
 
     @given(
         st.lists(st.binary(min_size=1, max_size=20), max_size=10), st.lists(st.integers(1, 30), max_size=20)

@@ -9,7 +9,7 @@ from ccmproxy.yamux.stream_table import StreamTable
 
 
 class StreamTableTests(SynchronousTestCase):
-    """Two streams."""
+    """A table with two streams."""
 
     def setUp(self) -> None:
         self.table = StreamTable()
@@ -33,7 +33,7 @@ class StreamTableTests(SynchronousTestCase):
         self.assertEqual((self.table.unread, self.b.held), (15, 5))
 
     def test_what_a_closed_stream_holds_counts(self) -> None:
-        """Until it is consumed or released."""
+        """Data counts as unread until it is consumed or released."""
         self.table.remove(self.b)
         self.assertEqual(self.table.unread, 40)
         self.table.consumed(self.b, 10)

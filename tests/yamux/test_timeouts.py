@@ -9,7 +9,7 @@ from ccmproxy.yamux.timeouts import Timeouts
 
 
 class TimeoutsTests(SynchronousTestCase):
-    """Three streams."""
+    """Time-outs of three streams."""
 
     def setUp(self) -> None:
         self.timeouts = Timeouts(10.0, "not answered within")

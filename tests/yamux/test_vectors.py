@@ -1,4 +1,4 @@
-"""Recorded sessions of two Go peers, spoken again by ours; and what ours answers where Go's answers are known."""
+"""Recorded sessions of two Go peers, replayed by our sessions; and our answers compared with known answers of Go."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.yamux.sides import ConnectionPair, Side, described, frames
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("vectors.json").read_text())
 
-#: Go's DATA frames are as long as what is written; ours are short unless told otherwise.
+#: Go's DATA frames are as long as each write; ours are limited, so the limit is raised.
 ANY_LENGTH = 2**30
 
 
 def raw(entry: dict[str, Any]) -> bytes:
-    """A frame of the vectors, as bytes."""
+    """Return the bytes of a frame of the vectors."""
     payload: bytes = bytes.fromhex(entry.get("payload_hex", ""))
     payload += bytes([entry.get("payload_fill_byte", 0)]) * entry.get("payload_len", 0)
     header: str = entry["header_hex"]
@@ -51,7 +51,7 @@ class HeaderTests(SynchronousTestCase):
 
 
 class Replay:
-    """A recorded session, its commands given to two sessions of ours."""
+    """Replays the commands of a recorded session on two sessions of ours."""
 
     def __init__(self, scenario: dict[str, Any]) -> None:
         config = SessionConfig(max_window=scenario["window"], max_frame=ANY_LENGTH)
@@ -60,7 +60,7 @@ class Replay:
             side.on_event = side.hold
 
     def run(self, step: dict[str, Any]) -> tuple[dict[str, Any], bytes, bytes]:
-        """One command: its result, and what each side said."""
+        """Run one command; return its result, and the bytes that each side sent."""
         side: Side = getattr(self.pair, step["side"])
         sent = self.pair.sent
         before = [len(sent[self.pair.client]), len(sent[self.pair.server])]
@@ -73,7 +73,7 @@ class Replay:
         )
 
     def command(self, side: Side, words: list[str], expected: dict[str, Any]) -> dict[str, Any]:
-        """Do it; what Go's peer would have printed."""
+        """Run one command; return what Go's peer would have printed."""
         session = side.session
         match words:
             case ["open"]:
@@ -114,10 +114,10 @@ class Replay:
 
 
 class RecordedSessionTests(SynchronousTestCase):
-    """Byte for byte the same, command by command."""
+    """Our bytes are the same as those of Go, command by command."""
 
     def replay(self, name: str) -> None:
-        """The session of that name."""
+        """Replay the recorded session of that name."""
         (scenario,) = [found for found in VECTORS["scenarios"] if found["name"] == name]
         replay = Replay(scenario)
         for step in scenario["steps"]:
@@ -153,12 +153,12 @@ class RecordedSessionTests(SynchronousTestCase):
         self.assertEqual(names, ["short_512k", "short_256k", "window_512k", "window_256k"])
 
 
-#: What ends a session: Go means to say so, but closes before it has. We say it.
+#: GO_AWAY at the end of a session: Go intends to send it, but closes the connection before it has. We send it.
 _VIOLATION = ["GOAWAY id=0 len=1"]
 
-#: Where ours answers otherwise than Go, by step: all that it says; and in what state the session is afterwards.
+#: Cases in which our answers differ from Go's, by step: all frames that we send, and the session's state afterwards.
 DIFFERENT: dict[str, tuple[list[list[str]], str]] = {
-    # Ours acknowledges when the stream comes. Go does so when it is accepted, and not at all if its end came before.
+    # We acknowledge a stream when it is opened. Go does so when it is accepted, and not at all if FIN came before.
     "open with DATA|SYN|FIN carrying payload": (
         [["WUPD|ACK id=1 len=262144", "DATA id=1 len=5 b'hello'", "WUPD|FIN id=1 len=0"]],
         "alive",
@@ -167,7 +167,7 @@ DIFFERENT: dict[str, tuple[list[list[str]], str]] = {
         [["WUPD|ACK id=1 len=262144", "WUPD|ACK id=3 len=262144", "WUPD|RST id=5 len=0"]],
         "alive",
     ),
-    # So the larger window holds from the beginning.
+    # We acknowledge at once, so the larger window is valid from the beginning.
     "512 KiB window: 262145 bytes at once before the ACK was read": (
         [["WUPD|ACK id=1 len=262144"]],
         "alive",
@@ -181,7 +181,7 @@ DIFFERENT: dict[str, tuple[list[list[str]], str]] = {
 
 
 class ReactionTests(SynchronousTestCase):
-    """What a Go server answered to frames, and what ours does."""
+    """Our answers to frames, compared with those of a Go server."""
 
     def test_every_reaction(self) -> None:
         self.assertEqual(len(VECTORS["peer_reactions"]), 36)
@@ -190,7 +190,7 @@ class ReactionTests(SynchronousTestCase):
                 self.check(case, piece)
 
     def check(self, case: dict[str, Any], piece: int) -> None:
-        """One case; ``piece``: how many bytes come at a time, 0 for all of a step."""
+        """Run one case. ``piece``: number of bytes received at a time; 0: all of a step at once."""
         options = case["go_options"]
         window = int(options[options.index("-window") + 1]) if "-window" in options else 512 * 1024
         backlog = int(options[options.index("-backlog") + 1]) if "-backlog" in options else 256

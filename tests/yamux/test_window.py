@@ -15,7 +15,7 @@ SIZES = st.integers(0, 2 * INITIAL_WINDOW)
 
 
 class ReceiveWindowTests(SynchronousTestCase):
-    """What the peer may send."""
+    """The window for data from the peer."""
 
     def test_begins_with_256_kib(self) -> None:
         window = ReceiveWindow(512 * 1024)
@@ -52,7 +52,7 @@ class ReceiveWindowTests(SynchronousTestCase):
     @given(st.integers(INITIAL_WINDOW, 4 * INITIAL_WINDOW), st.lists(st.tuples(SIZES, SIZES), max_size=30))
     @examples(100)
     def test_any_history(self, maximum: int, history: list[tuple[int, int]]) -> None:
-        """The peer gets back what was consumed, and never has more than the maximum; it never gets stuck."""
+        """Consumed bytes are credited; the peer never has more than the maximum, and is never stuck."""
         window = ReceiveWindow(maximum)
         granted, received = INITIAL_WINDOW + window.credit(at_once=True), 0
         self.assertEqual(granted, maximum)
@@ -71,7 +71,7 @@ class ReceiveWindowTests(SynchronousTestCase):
 
 
 class SendWindowTests(SynchronousTestCase):
-    """What the peer has room for."""
+    """The window for data to the peer."""
 
     def test_arithmetic(self) -> None:
         window = SendWindow()

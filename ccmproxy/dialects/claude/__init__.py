@@ -23,9 +23,9 @@ CLAUDE = Dialect(
         user_agent=f"ccmproxy/{__version__}",
     ),
     keychain_service="Claude Code-credentials",
-    #: An event that every client skips, and that counts as a sign of life (F16, F18).
+    #: An event that every client ignores, but that resets its idle timer (F16, F18).
     keep_alive=b'event: ping\ndata: {"type": "ping"}\n\n',
-    # What clients ask for before they have any credential (observed: pre-connects of the CLI).
+    # Requests that clients make before they have any credential (observed: pre-connects of the CLI).
     probes=((b"GET", b"/"), (b"HEAD", b"/"), (b"HEAD", b"/api/hello")),
     traffic=ClaudeTraffic(),
     metering=ClaudeMetering(),

@@ -1,4 +1,4 @@
-"""Claude's accounts: the official CLI's credential file, token refresh, usage, profile (spec 3)."""
+"""The formats of Claude accounts: the official CLI's credential file, token refresh, usage, profile (spec 3)."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from ccmproxy.dialects.oauth import (
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.state.limits import LimitsUpdate
 
-#: The public client id of the official CLI: the login in the file was issued to it (spec 2).
+#: The public client id of the official CLI, to which the login in the file was issued (spec 2).
 CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 OAUTH_BETA = "oauth-2025-04-20"
 INFERENCE_SCOPE = "user:inference"
-#: What the official CLI asks for at a refresh (spec 3.2 point 5).
+#: The scopes that the official CLI requests at a refresh (spec 3.2 point 5).
 REFRESH_SCOPES = "user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload"
 
-#: No token lives longer (seconds): what is said beyond is not known.
+#: Longest lifetime of a token (seconds); a longer one counts as unknown.
 LONGEST_LIFETIME = 10 * 366 * 86400.0
 
 _BETA = ("anthropic-beta", OAUTH_BETA)
@@ -64,7 +64,7 @@ class ClaudeAccountFormat:
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
         """Read ``claudeAiOauth`` of the official CLI's ``.credentials.json`` (spec 3.1).
 
-        Raises CredentialFileError where it holds no access token, or none that a header can hold.
+        Raises CredentialFileError where there is no access token, or one that is not allowed in a header field.
         """
         login = login_of(load_document(document), _KEY)
         access_token = access_token_of(login, _KEY, "accessToken")
@@ -80,7 +80,7 @@ class ClaudeAccountFormat:
         )
 
     def merge(self, document: bytes, token: OAuthToken) -> bytes:
-        """Put ``token`` into the document; other keys, also those within ``claudeAiOauth``, survive."""
+        """Put ``token`` into the document; keep all other keys, also those within ``claudeAiOauth``."""
         loaded = load_for_merge(document)
         said = {
             "accessToken": token.access_token,
@@ -94,11 +94,11 @@ class ClaudeAccountFormat:
         return dump_document(loaded)
 
     def can_refresh(self, token: OAuthToken) -> bool:
-        """A refresh needs a refresh token, and is only made for logins that may be used for inference."""
+        """Whether a refresh is possible: needs a refresh token, and scopes that allow inference."""
         return token.refresh_token is not None and (not token.scopes or INFERENCE_SCOPE in token.scopes)
 
     def refresh_due(self, token: OAuthToken, now: float) -> bool:
-        """Spec 3.2: 300 s before the expiry, if scopes and refresh token allow it."""
+        """Whether the token expires within 300 s and can be refreshed (spec 3.2)."""
         return (
             token.expires_at is not None
             and now >= token.expires_at - REFRESH_MARGIN
@@ -106,7 +106,7 @@ class ClaudeAccountFormat:
         )
 
     def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """POST to the token URL (spec 3.2 point 5)."""
+        """The POST to the token URL (spec 3.2 point 5)."""
         scope = REFRESH_SCOPES
         if token.scopes and INFERENCE_SCOPE not in token.scopes:
             scope = " ".join(token.scopes)
@@ -121,10 +121,10 @@ class ClaudeAccountFormat:
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
-        """The new login; a missing ``refresh_token`` means that the old one goes on being valid.
+        """The new login; without a ``refresh_token`` in the answer, the old refresh token remains valid.
 
-        A lifetime or scope that cannot be understood counts as not said. Raises RefreshRefused for any answer but a
-        200, and for one without an access token.
+        A malformed lifetime or scope counts as missing. Raises RefreshRefused for any status but 200, and for an answer
+        without an access token.
         """
         refuse_unless_granted(status, headers, body, now, _is_permanent)
         try:
@@ -133,7 +133,7 @@ class ClaudeAccountFormat:
             raise RefreshRefused("token endpoint answered something that is not a token") from None
         if not answer.access_token or not is_header_safe(answer.access_token):
             raise RefreshRefused("token endpoint answered without an access token")
-        # The old refresh token is used up: a new login is not thrown away for an odd value beside it.
+        # The old refresh token is used up by now: a malformed value beside the new login must not discard the login.
         lifetime, scope = number(answer.expires_in) or 0.0, text(answer.scope)
         return replace(
             token,
@@ -145,24 +145,24 @@ class ClaudeAccountFormat:
         )
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """GET the usage of both windows (spec 3.5)."""
+        """The GET of the usage of both windows (spec 3.5)."""
         return control_get(urls.usage_url, token, urls, _BETA)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """What ``GET /api/oauth/usage`` answered. Raises AnswerMalformed where that has no window at all."""
+        """The limits in a response to ``GET /api/oauth/usage``. Raises AnswerMalformed where it has no window."""
         answer = usage_object(body)
         if "five_hour" not in answer and "seven_day" not in answer:
             raise AnswerMalformed("usage endpoint answered without any window")
         return read_usage(answer)
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
-        """Needed only where the file does not say what plan the account has."""
+        """The request for the account's profile; None where the file already names the account's plan."""
         if token.plan and token.tier:
             return None
         return control_get(urls.profile_url, token, urls, _BETA)
 
     def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
-        """Fill in plan and tier from ``organization`` (spec 3.2). Raises AnswerMalformed where there is none."""
+        """Fill in plan and tier from ``organization`` (spec 3.2). Raises AnswerMalformed where that is missing."""
         try:
             answer = msgspec.json.decode(body, type=_ProfileAnswer)
         except DECODE_ERRORS:
@@ -176,7 +176,7 @@ class ClaudeAccountFormat:
         )
 
     def plan_weight(self, token: OAuthToken | ApiKey) -> float:
-        """How big the plan is, in units of a Pro plan (spec 5.2)."""
+        """The size of the plan, in units of a Pro plan (spec 5.2)."""
         if isinstance(token, ApiKey):
             return 1.0
         if token.plan == "max":
@@ -186,11 +186,11 @@ class ClaudeAccountFormat:
         return 1.0
 
     def token_rejected(self, status: int, body: bytes) -> bool:
-        """401, or a 403 that names the revocation (spec 3.4)."""
+        """True for a 401, and for a 403 that names the revocation (spec 3.4)."""
         return token_rejected(status, body)
 
     def default_path(self, environ: Mapping[str, str], home: str) -> str:
-        """``$CLAUDE_CONFIG_DIR/.credentials.json``, else ``~/.claude/.credentials.json``."""
+        """``$CLAUDE_CONFIG_DIR/.credentials.json``, or else ``~/.claude/.credentials.json``."""
         return client_path(environ.get("CLAUDE_CONFIG_DIR"), f"{home}/.claude", ".credentials.json")
 
 

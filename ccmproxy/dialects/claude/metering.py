@@ -1,4 +1,4 @@
-"""Claude's limits as they pass: read from an answer's headers, and told to clients for all (spec 4.7, 8.3)."""
+"""Claude's limits: read from response headers, and rewritten for clients to the pool's aggregate (spec 4.7, 8.3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ccmproxy.interfaces.facets import IMetering
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.limits import NOTHING_SAID, LimitsUpdate
 
-#: What an answer tells beside the family, and often alone.
+#: Fields that are read besides those of the family, and that often come without them.
 _BESIDE = frozenset({ORGANIZATION, PLAN_WEIGHT})
 _KEY_LIMIT = re.compile(
     rb"anthropic-ratelimit-(?P<limit>requests|tokens|input-tokens|output-tokens)-(?P<fact>reset|remaining)"
@@ -31,13 +31,16 @@ _KEY_LIMIT = re.compile(
 
 
 def api_key_reset(headers: Headers) -> float:
-    """When the used-up limit of an API key renews (RFC 3339 in ``anthropic-ratelimit-tokens-reset``); 0 = unknown."""
+    """Unix seconds at which the last used-up limit of an API key renews; 0 = unknown.
+
+    Read from ``anthropic-ratelimit-tokens-reset`` and the like (RFC 3339).
+    """
     times = (moment(reset) or 0.0 for reset in used_up_resets(headers, _KEY_LIMIT))
     return max(times, default=0.0)
 
 
 def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
-    """The state of the whole pool in the words of one account (spec 8.3), as of this second."""
+    """The state of the whole pool as the header fields of a single account (spec 8.3), as of ``now``."""
     return list(_aggregate_fields(aggregate, int(now)))
 
 
@@ -70,10 +73,10 @@ def _tells_of_account(name: bytes) -> bool:
 
 @implementer(IMetering)
 class ClaudeMetering:
-    """Metering facet of the Claude dialect. Stateless; its meters are not."""
+    """Metering facet of the Claude dialect. Stateless; the meters it makes are not."""
 
     def limits_from_headers(self, headers: Headers, now: float) -> LimitsUpdate:
-        """All windows of the family that the answer mentions; anything malformed is as if it were not there."""
+        """All windows of the family that the response mentions; a malformed window is ignored."""
         said = tuple(
             pair
             for pair, name in zip(headers, lower_names(headers), strict=True)
@@ -93,7 +96,7 @@ class ClaudeMetering:
         )
 
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
-        """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""
+        """The upstream's fields without its account's state, plus the pool's (spec 8.3)."""
         shown = aggregate_headers(aggregate, now) if aggregate is not None else []
         return replace_account_fields(headers, _tells_of_account, shown)
 
@@ -104,9 +107,9 @@ class ClaudeMetering:
         aggregate: Callable[[], Aggregate | None],
         now: Callable[[], float],
     ) -> EventRewriter | None:
-        """None: the events of a message say nothing of the account."""
+        """None: the events of a message carry no state of the account."""
         return None
 
     def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """A meter that fits the answer's media type."""
+        """A meter that fits the media type of the response."""
         return fitting_meter(facts, head, StreamMeter, read_message)

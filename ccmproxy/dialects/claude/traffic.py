@@ -1,4 +1,4 @@
-"""Claude's requests, answers and errors, as the proxy needs to understand them (spec 4)."""
+"""Claude's requests, responses and errors, as far as the proxy needs to understand them (spec 4)."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
 
-#: Types of errors that another account may not meet. The others are the request's own fault.
+#: Types of errors that another account may not run into. All others are caused by the request itself.
 _FAILURES = frozenset({"api_error", "overloaded_error", "timeout_error"})
 
 
 class _Body(msgspec.Struct):
-    """The fields of a message request that somebody here needs; all others are skipped undecoded."""
+    """The fields of a message request that the proxy needs; all others are skipped undecoded."""
 
     model: str | None = None
     messages: list[msgspec.Raw] | None = None
@@ -54,7 +54,7 @@ class _Body(msgspec.Struct):
 
 
 class _LooseBody(msgspec.Struct):
-    """The same when a field is of an unexpected type: the upstream judges that, not we."""
+    """The fields that are kept undecoded when the type of any is unexpected: judging that is left to the upstream."""
 
     model: msgspec.Raw = NO_JSON
     metadata: msgspec.Raw = NO_JSON
@@ -79,7 +79,7 @@ class ClaudeTraffic:
     """Traffic facet of the Claude dialect. Stateless."""
 
     def inspect(self, head: RequestHead, body: Body) -> RequestFacts:
-        """Look into a request once. A body that cannot be understood leaves its facts None (spec 4.1)."""
+        """The facts of a request. Those that a malformed body hides are None (spec 4.1)."""
         headers = head.headers
         features = tuple(item.decode("latin-1") for item in list_items(headers, b"anthropic-beta"))
         parsed = _Body()
@@ -99,7 +99,7 @@ class ClaudeTraffic:
     def check(
         self, facts: RequestFacts, single_account: bool, has_api_key: bool = False
     ) -> tuple[str, str] | None:
-        """Fast mode costs extra, so it is served only where the user has an account to himself (spec 4.1)."""
+        """Reject fast mode, which costs extra, unless the user has an account of their own (spec 4.1)."""
         if not single_account and any(name.startswith(_FAST_MODE) for name in facts.features):
             return "fast_mode", _FAST_MODE_REFUSED
         return None
@@ -112,9 +112,9 @@ class ClaudeTraffic:
         request_id: str,
         extra: Sequence[tuple[bytes, bytes]] = (),
     ) -> tuple[ResponseHead, bytes]:
-        """``{"type": "error", "error": {"type", "message"}, "request_id"}``.
+        """An error of our own: ``{"type": "error", "error": {"type", "message"}, "request_id"}``.
 
-        401s carry ``x-should-retry: false``: the CLI would otherwise try ten times, for three minutes.
+        A 401 carries ``x-should-retry: false``: otherwise the CLI would retry ten times, over three minutes.
         """
         kind = error_type(status, reason)
         body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
@@ -130,9 +130,9 @@ class ClaudeTraffic:
         request_id: str,
         now: float,
     ) -> tuple[ResponseHead, bytes]:
-        """429 that the CLI shows once and does not retry (observed: x-should-retry false, no unified headers).
+        """A 429 that the CLI shows once and does not retry (observed: x-should-retry false, no unified headers).
 
-        A client that speaks OAuth itself stops on the unified headers instead, and shows their reset.
+        A client that uses OAuth itself also gets the unified headers: it stops because of them, and shows their reset.
         """
         message = exhausted_message(availability, now)
         extra = exhausted_fields(availability)
@@ -149,9 +149,9 @@ class ClaudeTraffic:
         overrides: Mapping[str, Sequence[str]],
         bound: bool = False,
     ) -> RequestHead:
-        """Path and query unchanged; the client's own fields, less what must not pass, plus the account's.
+        """The head for the upstream: the client's path, query and permitted fields, plus the account's authorization.
 
-        Accept-Encoding does not pass: usage and the proper end of an answer are read from its body (spec 4.3).
+        Accept-Encoding is removed, because usage and the proper end of a response are read from the body (spec 4.3).
         """
         if isinstance(authorization, RemoteToken):
             return remote_head(head, authorization, host, base_path, (b"accept-encoding",))
@@ -179,13 +179,16 @@ class ClaudeTraffic:
         return RequestHead(head.method, base_path + head.target, override(headers, overrides))
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """Spec 4.4 and 4.6; ``body`` is asked for where only it tells a revoked token from another 403."""
+        """The meaning of a response (spec 4.4, 4.6).
+
+        ``body`` is None at first; the verdict asks for it where only the body tells a revoked token from any other 403.
+        """
         if head.status == 429:
             return _classify_429(head.headers, now)
         return verdict_by_status(head.status, body)
 
     def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
-        """An ``error`` event in the place of ``message_start``: what its type would mean as a status."""
+        """The verdict on an ``error`` event in place of ``message_start``, by its type; None: not known yet."""
         event = first_event(data)
         if event is None:
             return None
@@ -230,7 +233,7 @@ def _decode(document: bytes) -> _Body:
 
 
 def _session(metadata: msgspec.Raw) -> str | None:
-    """Where no header names the session (spec 4.1, F10): JSON in ``metadata.user_id``, or a legacy string there."""
+    """The session id from ``metadata.user_id``, JSON or a legacy string, where no header names it (spec 4.1, F10)."""
     told = read_raw(metadata, _metadata_decoder)
     user_id = told.user_id if told is not None else None
     if not user_id:

@@ -1,4 +1,4 @@
-"""Tokens of Claude's answers: from a whole message, or from the events of a stream (spec 9)."""
+"""Token usage of Claude's responses: of a whole message, or of the events of a stream (spec 9)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _error_decoder = msgspec.json.Decoder(_ErrorEvent)
 
 
 def read_message(body: bytes) -> MeterReading:
-    """The reading of a whole message in JSON."""
+    """The reading of a whole JSON message."""
     message = _Message()
     try:
         message = _message_decoder.decode(body)
@@ -64,7 +64,7 @@ def read_message(body: bytes) -> MeterReading:
 
 
 def error_event_type(payload: bytes) -> str:
-    """The type of the error that an ``error`` event tells; ``unknown`` where it cannot be understood."""
+    """The type of the error in an ``error`` event; ``unknown`` where it cannot be parsed."""
     try:
         return _error_decoder.decode(payload).error.type
     except DECODE_ERRORS:
@@ -74,7 +74,7 @@ def error_event_type(payload: bytes) -> str:
 class StreamMeter:
     """Usage of an event stream: ``message_start`` begins it, ``message_delta`` carries cumulative figures.
 
-    Complete with ``message_stop``; an ``error`` event is kept by its type (F13).
+    The response is complete with ``message_stop``; the type of an ``error`` event is kept (F13).
     """
 
     __slots__ = ("_complete", "_counts", "_error", "_model", "_scanner")
@@ -109,14 +109,14 @@ class StreamMeter:
                 continue
 
     def end(self) -> None:
-        """A stream's end says nothing: only ``message_stop`` makes it complete (F22)."""
+        """Do nothing: only ``message_stop`` makes a stream complete, not its end (F22)."""
 
     def reading(self) -> MeterReading:
         return self._counts.reading(self._model, complete=self._complete, error=self._error)
 
 
 class _Counts:
-    """Cumulative figures of one message: each report replaces what it names and leaves the rest."""
+    """Cumulative figures of one message: each report replaces the figures that it names and leaves the rest."""
 
     __slots__ = ("creation", "creation_1h", "creation_5m", "input", "output", "read", "reported", "tier")
 

@@ -1,6 +1,7 @@
-"""Claude's rate-limit windows in all the forms in which the upstream tells them: headers, and the usage endpoint.
+"""Claude's rate-limit windows in all forms that the upstream uses: header fields and the usage endpoint.
 
-An account has a 5-hour and a weekly window; a further weekly one may hold for the models of one family (``opus``).
+An account has a 5-hour and a weekly window, and possibly a further weekly window for the models of one family
+(``opus``).
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from ccmproxy.state.limits import (
     parse_weight,
 )
 
-#: The headers in which the upstream tells the state of one account begin so.
+#: Prefix of the header fields in which the upstream reports the state of one account.
 FAMILY = b"anthropic-ratelimit-unified-"
-#: And here it tells whose account that is.
+#: The header field that names the organization of the account.
 ORGANIZATION = b"anthropic-organization-id"
-#: And here another instance tells how big it is.
+#: The header field in which another instance reports its plan weight.
 PLAN_WEIGHT = b"x-ccm-plan-weight"
 
-#: Words that stand in the names of many models: a window called so would close all of them, so it closes none.
+#: Words in the names of many models: a window named by such a word alone would close all models, so it closes none.
 VENDOR_WORDS = frozenset({"claude", "anthropic", "model", "latest"})
 
-#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, what is said of it.
+#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, kind of value.
 _FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
 _CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
 _CLAIM_MODEL = re.compile(r"(?:7d|seven_day)_([a-z0-9_]+)")
-#: Names of the weekly windows of one model family at the usage endpoint begin so.
+#: Prefix, at the usage endpoint, of the names of the weekly windows of one model family.
 _USAGE_OF_MODEL = "seven_day_"
 
 
 def parse_family(headers: Headers) -> dict[str, str]:
-    """The fields of the family, by what follows the prefix, in lower case; empty where there are none."""
+    """The fields of the family by the part of the name after the prefix, in lower case; empty where there are none."""
     return {
         name[len(FAMILY) :].decode("latin-1"): pair[1].decode("latin-1").strip()
         for pair, name in zip(headers, lower_names(headers), strict=True)
@@ -54,16 +55,20 @@ def parse_family(headers: Headers) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Which window a refusal names. ``model``: the family where it is one model's; ``resets_at`` 0 = not said."""
+    """The window that a refusal names.
+
+    ``model``: the model family, if the window is limited to one; ``resets_at``: Unix seconds, 0 = unknown.
+    """
 
     resets_at: float = 0.0
     model: str = ""
 
 
 def family_claims(family: Mapping[str, str]) -> Claim:
-    """Why the upstream refused, and until when (spec 4.6).
+    """The window because of which the upstream refused, and its reset (spec 4.6).
 
-    A refusal is one model's alone if the representative claim, or else the only rejected window, is that model's.
+    A refusal concerns only one model family if the representative claim, or else the only rejected window, is that
+    family's.
     """
     claim = family.get("representative-claim", "").lower()
     if match := _CLAIM_MODEL.fullmatch(claim):
@@ -86,9 +91,9 @@ def family_claims(family: Mapping[str, str]) -> Claim:
 
 @lru_cache(maxsize=256)
 def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
-    """The limits in these fields, of the family and beside it, whenever; malformed ones are as if not there.
+    """The limits in these fields, of the family and beside it, independent of the time; malformed ones are ignored.
 
-    Remembered, because an account's answers say the same for many requests on end.
+    The result is cached, because an account's responses repeat the same fields for many requests.
     """
     headers = list(said)
     family = parse_family(headers)
@@ -103,7 +108,7 @@ def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
     overall = family.get("status", "").lower() == "rejected"
     if overall and claim.model:
         model_rejections.setdefault(claim.model, claim.resets_at)
-    # The account is used up if one of its own windows is, or if the overall status says so for no model alone.
+    # The account is used up if one of its own windows is, or if the overall status says so and names no model.
     rejected_until = [parse_unix_time(raw[key].get("reset")) for key in rejected if not key[1]]
     if overall and not claim.model:
         rejected_until.append(claim.resets_at)
@@ -125,7 +130,7 @@ def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
 
 
 def read_usage(answer: Mapping[str, object]) -> LimitsUpdate:
-    """``{five_hour: {utilization, resets_at}, seven_day: …, seven_day_opus: …}``; windows may be null."""
+    """The limits in ``{five_hour: {utilization, resets_at}, seven_day: …, seven_day_opus: …}``; windows may be null."""
     models = {
         family: window
         for key, value in answer.items()
@@ -144,13 +149,13 @@ def _header_window(name: str, fields: Mapping[str, str]) -> Window | None:
     utilization = None
     if "utilization" in fields:
         try:
-            fraction = float(fields["utilization"])
+            percent = float(fields["utilization"]) * 100
         except ValueError:
             return None
-        if not math.isfinite(fraction) or fraction < 0:
+        if not math.isfinite(percent) or percent < 0:
             return None
-        # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not become 8.
-        utilization = float(math.ceil(round(fraction * 100, 6)))
+        # Round before ceil: 0.07 * 100 is slightly more than 7 in binary, and must not become 8.
+        utilization = float(math.ceil(round(percent, 6)))
     resets_at = parse_unix_time(fields.get("reset"))
     if utilization is None and not resets_at:
         return None

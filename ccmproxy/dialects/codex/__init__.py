@@ -25,8 +25,8 @@ CODEX = Dialect(
         user_agent=f"ccmproxy/{__version__}",
     ),
     keychain_service="",
-    # No comment line (F16): the client's idle timer goes on through comments, and only an event with data resets it; it
-    # skips one of a type that it does not know (observed).
+    # No comment line (F16): the client's idle timer ignores comments, and only an event with data resets it. The client
+    # skips an event whose type it does not know (observed).
     keep_alive=b'data: {"type":"keepalive"}\n\n',
     probes=((b"GET", b"/"), (b"HEAD", b"/")),
     traffic=CodexTraffic(),

@@ -1,4 +1,4 @@
-"""Codex's accounts: the official CLI's ``auth.json``, token refresh, usage (spec 3)."""
+"""The formats of Codex accounts: the official CLI's ``auth.json``, token refresh, usage (spec 3)."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from ccmproxy.dialects.oauth import (
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.state.limits import LATEST_TIME, LimitsUpdate
 
-#: The public client id of the official CLI: the login in the file was issued to it (spec 2).
+#: The public client id of the official CLI, to which the login in the file was issued (spec 2).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
-#: Where a token does not tell its expiry, it is refreshed when the last refresh is so old (seconds).
+#: Age of the last refresh at which a token without a known expiry is refreshed (seconds).
 REFRESH_INTERVAL = 8 * 86400.0
-#: Refusals that mean that this refresh token will never be accepted again (spec 3.3).
+#: Error codes which mean that this refresh token will never be accepted again (spec 3.3).
 PERMANENT = frozenset(
     {"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated", "invalid_grant"}
 )
-#: The claim of its tokens in which the provider tells of the account.
+#: The JWT claim in which the provider describes the account.
 CLAIM = "https://api.openai.com/auth"
 
 _KEY = "tokens"
@@ -62,10 +62,10 @@ class CodexAccountFormat:
     """Account facet of the Codex dialect. Stateless."""
 
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
-        """Read the official CLI's ``auth.json`` (spec 3.1): a key where it is in API-key mode, else its tokens.
+        """Read the official CLI's ``auth.json`` (spec 3.1): its key if it is in API-key mode, else its tokens.
 
-        ``auth_mode`` decides where it is there; older files are in API-key mode if they hold a key. Raises
-        CredentialFileError where there is no key or access token, or none that a header can hold.
+        ``auth_mode`` decides where it is present; older files are in API-key mode if they hold a key. Raises
+        CredentialFileError where there is no key or access token, or one that is not allowed in a header field.
         """
         loaded = load_document(document)
         mode, key = text(loaded.get("auth_mode")), text(loaded.get("OPENAI_API_KEY"))
@@ -88,7 +88,7 @@ class CodexAccountFormat:
         )
 
     def merge(self, document: bytes, token: OAuthToken) -> bytes:
-        """Put ``token`` into the document; other keys, also those within ``tokens``, survive."""
+        """Put ``token`` into the document; keep all other keys, also those within ``tokens``."""
         loaded = load_for_merge(document) or {"OPENAI_API_KEY": None}
         said = {
             "id_token": token.id_token,
@@ -96,7 +96,7 @@ class CodexAccountFormat:
             "refresh_token": token.refresh_token,
             "account_id": token.account_id,
         }
-        # The CLI cannot read a null in their place.
+        # Unknown values are left out, because the CLI cannot read a null in their place.
         put_login(loaded, _KEY, {name: value for name, value in said.items() if value is not None})
         if token.last_refresh is not None:
             refreshed = datetime.fromtimestamp(token.last_refresh, UTC)
@@ -104,11 +104,11 @@ class CodexAccountFormat:
         return dump_document(loaded)
 
     def can_refresh(self, token: OAuthToken) -> bool:
-        """A refresh needs a refresh token."""
+        """Whether there is a refresh token."""
         return token.refresh_token is not None
 
     def refresh_due(self, token: OAuthToken, now: float) -> bool:
-        """Spec 3.3: 300 s before the access token expires; if it does not tell, 8 days after the last refresh."""
+        """Whether the token expires within 300 s or, without an expiry, was refreshed 8 days ago (spec 3.3)."""
         if not self.can_refresh(token):
             return False
         if token.expires_at is not None:
@@ -116,7 +116,7 @@ class CodexAccountFormat:
         return token.last_refresh is None or now - token.last_refresh >= REFRESH_INTERVAL
 
     def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """POST to the token URL (spec 3.3)."""
+        """The POST to the token URL (spec 3.3)."""
         body = {
             "client_id": CLIENT_ID,
             "grant_type": "refresh_token",
@@ -127,16 +127,16 @@ class CodexAccountFormat:
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
-        """The new login: each token that the answer has replaces the known one.
+        """The new login: each token in the answer replaces the known one.
 
-        Raises RefreshRefused for any answer but a 200, and for one without any token.
+        Raises RefreshRefused for any status but 200, and for an answer without any token.
         """
         refuse_unless_granted(status, headers, body, now, _is_permanent)
         try:
             answer = msgspec.json.decode(body)
         except DECODE_ERRORS:
             raise RefreshRefused("token endpoint answered something that is not JSON") from None
-        # Each is looked at by itself: an odd one beside a new refresh token must not lose that.
+        # Each token is checked by itself: a malformed one must not discard a new refresh token beside it.
         said = answer if isinstance(answer, dict) else {}
         access_token, refresh_token = _safe(said.get("access_token")), text(said.get("refresh_token"))
         id_token = text(said.get("id_token"))
@@ -153,40 +153,40 @@ class CodexAccountFormat:
         )
 
     def usage_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
-        """GET the usage of all windows (spec 3.5)."""
+        """The GET of the usage of all windows (spec 3.5)."""
         extra = () if token.account_id is None else (("ChatGPT-Account-Id", token.account_id),)
         return control_get(urls.usage_url, token, urls, *extra)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """What ``GET …/wham/usage`` answered. Raises AnswerMalformed where that says nothing of limits."""
+        """The limits in an answer to ``GET …/wham/usage``. Raises AnswerMalformed where it holds no limits."""
         answer = usage_object(body)
         if "rate_limit" not in answer:
             raise AnswerMalformed("usage endpoint answered without rate_limit")
         return read_usage(answer, now)
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
-        """None: the login's own tokens tell the plan."""
+        """None: the tokens of the login name the plan."""
         return None
 
     def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
-        """Nothing to learn: no profile is asked for."""
+        """Return ``token`` as it is: no profile is ever requested."""
         return token
 
     def plan_weight(self, token: OAuthToken | ApiKey) -> float:
-        """How big the plan is, in units of a Plus plan (spec 5.2)."""
+        """The size of the plan, in units of a Plus plan (spec 5.2)."""
         return 1.0 if isinstance(token, ApiKey) else _WEIGHTS.get(token.plan or "", 1.0)
 
     def token_rejected(self, status: int, body: bytes) -> bool:
-        """401, or a 403 that names the revocation (spec 3.4)."""
+        """True for a 401, and for a 403 that names the revocation (spec 3.4)."""
         return token_rejected(status, body)
 
     def default_path(self, environ: Mapping[str, str], home: str) -> str:
-        """``$CODEX_HOME/auth.json``, else ``~/.codex/auth.json``."""
+        """``$CODEX_HOME/auth.json``, or else ``~/.codex/auth.json``."""
         return client_path(environ.get("CODEX_HOME"), f"{home}/.codex", "auth.json")
 
 
 def claims(token: str | None) -> dict[str, Any]:
-    """The claims of a JWT (RFC 7519 section 3), unverified: it is the account's own. Empty if it is none."""
+    """The claims of a JWT (RFC 7519 section 3), not verified, as it is the account's own; empty if it is not a JWT."""
     parts = token.split(".") if token else []
     if len(parts) != 3:
         return {}
@@ -198,11 +198,11 @@ def claims(token: str | None) -> dict[str, Any]:
 
 
 def _with_claims(token: OAuthToken) -> OAuthToken:
-    """``token`` with what its JWTs tell: expiry, plan, account."""
+    """``token`` with what its JWTs say: expiry, plan, account."""
     access, identity = claims(token.access_token), claims(token.id_token)
     expires_at = number(access.get("exp"))
     account: dict[str, Any] = {}
-    for said in (access.get(CLAIM), identity.get(CLAIM)):  # the id token knows better where both tell
+    for said in (access.get(CLAIM), identity.get(CLAIM)):  # the id token takes precedence
         if isinstance(said, dict):
             account.update({name: value for name, value in said.items() if text(value)})
     return replace(
@@ -214,7 +214,7 @@ def _with_claims(token: OAuthToken) -> OAuthToken:
 
 
 def _safe(value: object) -> str | None:
-    """What goes into a header line: an account id, an access token."""
+    """A string that is allowed in a header field (an account id, an access token), else None."""
     found = text(value)
     return found if found is not None and is_header_safe(found) else None
 

@@ -1,4 +1,4 @@
-"""Looking into request bodies that clients compress (RFC 9110 section 8.4): bounded, whatever they hold (F31)."""
+"""Decompression of request bodies for inspection (RFC 9110 section 8.4), with bounded memory for any input (F31)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import zstandard
 
-#: More than any conversation needs; what would be larger is not looked into (bytes, decompressed).
+#: Larger bodies are not inspected (bytes, decompressed); no conversation needs this much.
 LARGEST = 16 * 1024 * 1024
 #: Decoders must support windows of 8 MiB, and may refuse larger ones (RFC 9659 section 3; bytes).
 LARGEST_WINDOW = 8 * 1024 * 1024
@@ -17,10 +17,10 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def decompressed(data: bytes, coding: bytes | None, largest: int = LARGEST) -> bytes | None:
-    """``data`` without its content coding; None if that is not known here, broken, or larger than ``largest``.
+    """``data`` without its content coding; None if the coding is unknown, the data broken or larger than ``largest``.
 
     ``coding``: value of Content-Encoding, None where there is none. Never raises, and never holds much more than
-    ``largest`` bytes. Data that breaks off gives what is there.
+    ``largest`` bytes. Of truncated data, returns what could be decompressed.
     """
     read = _READERS.get((coding or b"identity").strip().lower())
     return read(data, largest) if read is not None else None

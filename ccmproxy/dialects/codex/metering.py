@@ -1,4 +1,4 @@
-"""Codex's limits as they pass: read from headers and events, and told to clients for all (spec 4.5, 4.7, 8.3)."""
+"""Codex's limits: read from headers and events, rewritten for clients to the pool's aggregate (spec 4.5, 4.7, 8.3)."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from ccmproxy.state.limits import (
     parse_weight,
 )
 
-#: The operations whose answers report usage; :class:`ccmproxy.dialects.facts.RequestFacts` names them so.
+#: Operations whose responses report usage, as named in :class:`ccmproxy.dialects.facts.RequestFacts`.
 RESPONSES = "responses"
 COMPACT = "responses/compact"
 CHAT = "chat/completions"
-#: The event that tells one account's state.
+#: The event that reports the state of one account.
 RATE_LIMITS = b"codex.rate_limits"
 
-#: What tells of one account (spec 8.3), its plan and the reason of its refusals included.
+#: Fields that describe one account (spec 8.3), including its plan and the reason for its refusals.
 _ACCOUNT_FIELD = re.compile(
     rb"x-codex-(?:active-limit|plan-type|promo-message|rate-limit-reached-type|credits-.*)"
     rb"|x-.*-(?:primary|secondary)-.*|x-.*-limit-name|x-ocm-plan-weight"
 )
-#: Where another instance tells how big it is.
+#: The header field in which another instance reports its plan weight.
 PLAN_WEIGHT = b"x-ocm-plan-weight"
 
 
 def aggregate_headers(aggregate: Aggregate) -> Headers:
-    """The state of the whole pool in the words of one account (spec 8.3)."""
+    """The state of the whole pool as the header fields of a single account (spec 8.3)."""
     fields: Headers = []
     for place, window in _windows(aggregate).items():
         prefix = f"x-codex-{place}-"
@@ -60,7 +60,7 @@ def aggregate_headers(aggregate: Aggregate) -> Headers:
 
 
 def aggregate_event(aggregate: Aggregate) -> bytes:
-    """The same as the JSON of a ``codex.rate_limits`` event: a line without its end, or a WebSocket message."""
+    """The same as the JSON of a ``codex.rate_limits`` event, without a line end: event data or a WebSocket message."""
     event = {
         "type": RATE_LIMITS.decode(),
         "metered_limit_name": OWN_LIMIT,
@@ -84,7 +84,7 @@ def _windows(aggregate: Aggregate) -> dict[str, dict[str, float]]:
 
 
 def limits_from_event(data: bytes, now: float) -> LimitsUpdate | None:
-    """What a ``codex.rate_limits`` event says; None if ``data`` is no such event. Never raises."""
+    """The limits in a ``codex.rate_limits`` event; None if ``data`` is no such event. Never raises."""
     event = json_object(data)
     if event is None or event.get("type") != RATE_LIMITS.decode():
         return None
@@ -99,10 +99,10 @@ def _tells_of_account(name: bytes) -> bool:
 
 @implementer(IMetering)
 class CodexMetering:
-    """Metering facet of the Codex dialect. Stateless; its meters and rewriters are not."""
+    """Metering facet of the Codex dialect. Stateless; the meters and rewriters it makes are not."""
 
     def limits_from_headers(self, headers: Headers, now: float) -> LimitsUpdate:
-        """All limits and the credits that the answer mentions; anything malformed is as if it were not there."""
+        """All limits and the credits that the response mentions; malformed ones are ignored."""
         found = read_headers(headers, now)
         credits = read_credits(headers)
         if not found.limits and credits is None:
@@ -112,7 +112,7 @@ class CodexMetering:
         return update if weight is None else replace(update, plan_weight=weight)
 
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
-        """The upstream's fields less its account's state, plus the pool's (spec 8.3)."""
+        """The upstream's fields without its account's state, plus the pool's (spec 8.3)."""
         shown = aggregate_headers(aggregate) if aggregate is not None else []
         return replace_account_fields(headers, _tells_of_account, shown)
 
@@ -123,7 +123,7 @@ class CodexMetering:
         aggregate: Callable[[], Aggregate | None],
         now: Callable[[], float],
     ) -> EventRewriter | None:
-        """In an event stream, ``codex.rate_limits`` events are replaced by the aggregate (F36), if there is one."""
+        """A rewriter that replaces ``codex.rate_limits`` events by the aggregate, if there is one (F36)."""
         if media_type(head) != b"text/event-stream" or not is_readable(head):
             return None
 
@@ -140,7 +140,7 @@ class CodexMetering:
         return EventRewriter(RATE_LIMITS, replace)
 
     def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """A meter that fits the answer's media type and operation."""
+        """A meter that fits the media type and the operation of the response."""
         if facts.operation == CHAT:
             return fitting_meter(facts, head, ChatMeter, read_completion)
         return fitting_meter(facts, head, ResponsesMeter, read_response)

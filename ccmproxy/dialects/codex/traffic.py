@@ -1,4 +1,4 @@
-"""Codex's requests, answers and errors, as the proxy needs to understand them (spec 4)."""
+"""Codex's requests, responses and errors, as far as the proxy needs to understand them (spec 4)."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import LATEST_TIME, parse_unix_time
 
 ACCOUNT_ID = b"chatgpt-account-id"
-#: A response's value for it is sent back during the same turn; only the account that issued it knows it.
+#: A response field that clients send back during the same turn; only the account that issued it understands it.
 TURN_STATE = b"x-codex-turn-state"
-#: ``error.type`` by which clients know that waiting, and nothing else, helps.
+#: The ``error.type`` that tells clients to wait for the reset.
 USAGE_LIMIT = "usage_limit_reached"
-#: Named to clients in the place of an account's plan: the sentence that they show for it sends people to their
-#: administrator, who runs this proxy, and not to a shop (observed).
+#: The plan that clients are told in place of an account's: for this one the CLI refers users to their administrator,
+#: who runs this proxy, instead of a shop (observed).
 TOLD_PLAN = "team"
 
 _VERSION = b"/v1"
 _BILLABLE = frozenset({RESPONSES, COMPACT, CHAT})
-#: Every spelling that is known: proxies in between drop names with underscores (F10).
+#: All known spellings: proxies in between drop names with underscores (F10).
 _SESSION_HEADERS = (b"session-id", b"session_id", b"conversation_id")
 _THREAD_HEADERS = (b"thread-id", b"thread_id")
-#: Refusals that no window's reset lifts, but that no burst explains either.
+#: Refusals that are neither lifted by the reset of a window nor caused by a burst.
 _NOT_INCLUDED = frozenset({"usage_not_included", "insufficient_quota"})
-#: Failures that another account may not meet. The others are the request's own fault.
+#: Failures that another account may not run into. All others are caused by the request itself.
 _FAILURES = frozenset({"server_error", "server_is_overloaded", "slow_down", "unknown"})
 _KEY_LIMIT = re.compile(rb"x-ratelimit-(?P<fact>reset|remaining)-(?P<limit>requests|tokens)")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
 
 
 class _Body(msgspec.Struct):
-    """The fields that somebody here needs, undecoded: one of an unexpected type hides only itself."""
+    """The fields that the proxy needs, undecoded: a field of an unexpected type does not affect the others."""
 
     model: msgspec.Raw = NO_JSON
     stream: msgspec.Raw = NO_JSON
@@ -88,7 +88,7 @@ class CodexTraffic:
     """Traffic facet of the Codex dialect. Stateless."""
 
     def inspect(self, head: RequestHead, body: Body) -> RequestFacts:
-        """Look into a request once, also into a compressed one. What cannot be understood stays None (spec 4.1)."""
+        """The facts of a request, compressed or not. Those that a malformed body hides are None (spec 4.1)."""
         headers = head.headers
         operation = head.path.removeprefix(_VERSION + b"/").rstrip(b"/").decode("latin-1")
         parsed = _Body()
@@ -114,7 +114,7 @@ class CodexTraffic:
     def check(
         self, facts: RequestFacts, single_account: bool, has_api_key: bool = False
     ) -> tuple[str, str] | None:
-        """Chat completions are an operation of the commercial API alone (spec 3.6)."""
+        """Reject chat completions without an API key: only the commercial API has them (spec 3.6)."""
         if facts.operation == CHAT and not has_api_key:
             return (
                 "api_key_only",
@@ -130,7 +130,7 @@ class CodexTraffic:
         request_id: str,
         extra: Sequence[tuple[bytes, bytes]] = (),
     ) -> tuple[ResponseHead, bytes]:
-        """``{"error": {"type", "code", "message", "param"}}``; the client shows ``x-request-id`` with it."""
+        """``{"error": {"type", "code", "message", "param"}}``; the client also shows ``x-request-id``."""
         body = {
             "error": {
                 "type": error_type(status, reason),
@@ -149,8 +149,10 @@ class CodexTraffic:
         request_id: str,
         now: float,
     ) -> tuple[ResponseHead, bytes]:
-        """429 that the CLI shows once and does not retry (observed: ``error.type``; the reset is read from
-        ``resets_at``, by versions of 2025 from ``resets_in_seconds``). The SDK heeds ``x-should-retry``.
+        """A 429 that the CLI shows once and does not retry.
+
+        Observed: the CLI decides by ``error.type``, and reads the reset from ``resets_at`` or, in versions of 2025,
+        from ``resets_in_seconds``. The SDK obeys ``x-should-retry``.
         """
         error: dict[str, object] = {
             "type": USAGE_LIMIT,
@@ -172,10 +174,10 @@ class CodexTraffic:
         overrides: Mapping[str, Sequence[str]],
         bound: bool = False,
     ) -> RequestHead:
-        """The client's own fields, less what must not pass, plus the account's (spec 3.6, 4.3).
+        """The head for the upstream: the client's permitted fields, plus the account's authorization (spec 3.6, 4.3).
 
-        A login's path is without ``/v1``; the commercial API's is unchanged. The account id is never the client's own.
-        Accept-Encoding does not pass: usage, and events to be replaced, are read from the answer's body.
+        With a login the path loses its ``/v1``; for the commercial API it is unchanged. The client's own account id is
+        never passed on. Accept-Encoding is removed, because usage and the events to be replaced are read from the body.
         """
         dropped = {ACCOUNT_ID, b"accept-encoding"}
         if not bound:
@@ -195,7 +197,11 @@ class CodexTraffic:
         return RequestHead(head.method, base_path + target, override(headers, overrides))
 
     def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """Spec 4.4 and 4.6; a 429's body is asked for because only its ``error.type`` tells a quota from a burst."""
+        """The meaning of a response (spec 4.4, 4.6).
+
+        ``body`` is None at first; for a 429 the verdict asks for it, because only ``error.type`` tells a quota from a
+        burst.
+        """
         if head.status == 429:
             if body is None:
                 return Verdict(AnswerKind.NEEDS_BODY)
@@ -203,7 +209,10 @@ class CodexTraffic:
         return verdict_by_status(head.status, body)
 
     def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
-        """A stream that begins with its failure, but for reports of the account's state, which come when they like."""
+        """The meaning of a stream whose first event is a failure; None: not known yet.
+
+        Reports of the account's state may come at any time and are skipped.
+        """
         event = first_event(data, (RATE_LIMITS,))
         if event is None:
             return None
@@ -231,7 +240,10 @@ def _own_head(
 
 
 def _classify_429(headers: Headers, body: bytes, now: float) -> Verdict:
-    """Whose limit it is, and until when: header, body, Retry-After, a default of ours, in this order (spec 4.6)."""
+    """Which limit refused, and until when (spec 4.6).
+
+    The reset is taken from the header, the body, Retry-After or our own default, in this order.
+    """
     found = read_headers(headers, now)
     error = _error(body)
     words = {error.get("type"), error.get("code")}
@@ -256,10 +268,10 @@ def _classify_429(headers: Headers, body: bytes, now: float) -> Verdict:
 
 
 def _header_reset(headers: Headers, found: HeaderLimits, is_quota: bool) -> float:
-    """When the limit that refused renews: the last of its used-up windows, else its primary one; 0 = not said.
+    """When the limit that refused renews: the last reset of its used-up windows, else its primary one; 0 = unknown.
 
-    Where no window is used up, and the body does not speak of a usage limit, it is a burst that was refused: the reset
-    of a window that has room has nothing to do with it (F5).
+    Where no window is used up and the body does not speak of a usage limit, a burst was refused: the reset of a window
+    that has room left has nothing to do with it (F5).
     """
     limit = found.limits.get(found.active) or found.limits.get(found.own)
     windows = limit.windows if limit is not None else ()
@@ -283,7 +295,7 @@ def _is_used_up(found: HeaderLimits) -> bool:
 
 
 def key_reset(headers: Headers) -> float:
-    """In how many seconds the used-up limits of an API key renew (``x-ratelimit-reset-tokens: 6m0s``); 0 = not said."""
+    """Seconds until the used-up limits of an API key renew (``x-ratelimit-reset-tokens: 6m0s``); 0 = unknown."""
     return max(map(_duration, used_up_resets(headers, _KEY_LIMIT)), default=0.0)
 
 
@@ -296,7 +308,7 @@ def _duration(value: str) -> float:
 
 
 def _error(body: bytes) -> dict[str, Any]:
-    """The ``error`` object of an answer, with words only where words belong; empty where there is none."""
+    """The string and number members of the ``error`` object in a body; empty where there is no such object."""
     error = (json_object(body) or {}).get("error")
     if not isinstance(error, dict):
         return {}

@@ -1,4 +1,4 @@
-"""Tokens of Codex's answers: of responses and chat completions, whole or as the events of a stream (spec 9)."""
+"""Token usage of Codex's responses and chat completions: of a whole one, or of the events of a stream (spec 9)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.dialects.meters import count
 from ccmproxy.dialects.sse import EventScanner
 from ccmproxy.dialects.usage import MeterReading, Tokens
 
-#: An event repeats the whole response, tools and output included (bytes).
+#: Bound on an event (bytes): the last one repeats the whole response, tools and output included.
 LARGEST_EVENT = 16 * 1024 * 1024
 
 
@@ -23,7 +23,7 @@ class _OutputDetails(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """Of a response."""
+    """Usage as a response reports it."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -32,7 +32,7 @@ class _Usage(msgspec.Struct):
 
 
 class _ChatUsage(msgspec.Struct):
-    """The same in the words of chat completions."""
+    """Usage as a chat completion reports it."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -81,15 +81,15 @@ _event_decoder = msgspec.json.Decoder(_Event)
 _type_decoder = msgspec.json.Decoder(_EventType)
 _completion_decoder = msgspec.json.Decoder(_Completion)
 
-#: The events that end a response, each in its own way; after one of them nothing follows.
+#: The events that end a response, each in its own way; nothing follows them.
 ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _ENDING_NAMES = frozenset({*(name.encode() for name in ENDS), b"error", b"message"})
-#: Of these, at least one stands in every event that is looked at, in its name or in its data.
+#: Every event that is inspected contains at least one of these, in its name or in its data.
 _MARKERS = (b"response.completed", b"response.incomplete", b"response.failed", b"error")
 
 
 def read_response(body: bytes) -> MeterReading:
-    """The reading of a whole response in JSON."""
+    """The reading of a whole JSON response."""
     try:
         response = _response_decoder.decode(body)
     except DECODE_ERRORS:
@@ -99,7 +99,7 @@ def read_response(body: bytes) -> MeterReading:
 
 
 def read_completion(body: bytes) -> MeterReading:
-    """The reading of a whole chat completion in JSON."""
+    """The reading of a whole JSON chat completion."""
     try:
         completion = _completion_decoder.decode(body)
     except DECODE_ERRORS:
@@ -108,7 +108,7 @@ def read_completion(body: bytes) -> MeterReading:
 
 
 def event_type(payload: bytes) -> str | None:
-    """The type of an event, whatever else it holds; None if it has none."""
+    """The type in an event's data; None if there is none."""
     try:
         return _type_decoder.decode(payload).type
     except DECODE_ERRORS:
@@ -116,7 +116,7 @@ def event_type(payload: bytes) -> str | None:
 
 
 def event_failure(name: bytes, payload: bytes) -> str | None:
-    """What an event that reports a failure calls it; None for any other event."""
+    """The error code of an event that reports a failure; None for any other event."""
     kind = event_type(payload) or name.decode("latin-1")
     if kind == "response.failed":
         event = _decode_event(payload)
@@ -130,8 +130,9 @@ def event_failure(name: bytes, payload: bytes) -> str | None:
 class ResponsesMeter:
     """Usage of a response's event stream, which its last event reports.
 
-    Complete with ``response.completed``, ``response.incomplete`` or ``response.failed``: clients leave on seeing it.
-    The type in an event's data counts, as it does for the clients; its name only where the data has none.
+    The response is complete with ``response.completed``, ``response.incomplete`` or ``response.failed``: clients
+    disconnect after it. The type in an event's data decides, as it does for the clients; its name only where the data
+    has no type.
     """
 
     __slots__ = ("_complete", "_error", "_response", "_scanner")
@@ -144,11 +145,11 @@ class ResponsesMeter:
 
     @property
     def at_boundary(self) -> bool:
-        """Between two events, and before the last one: nobody waits for a sign of life after that."""
+        """Whether a keep-alive may be written: between two events, but not after the last one."""
         return self._scanner.at_boundary and not self._complete
 
     def feed(self, data: bytes) -> None:
-        """The next bytes."""
+        """Read the next bytes."""
         for name, payload in self._scanner.feed(data):
             kind = event_type(payload) or name.decode("latin-1")
             if kind in ENDS:
@@ -159,7 +160,7 @@ class ResponsesMeter:
                 self._error = event_failure(name, payload) or ""
 
     def end(self) -> None:
-        """A stream's end says nothing: only its last event makes it complete (F22)."""
+        """Do nothing: only its last event makes a stream complete, not its end (F22)."""
 
     def reading(self) -> MeterReading:
         """What is known now."""
@@ -167,15 +168,15 @@ class ResponsesMeter:
 
 
 class ChatMeter:
-    """Usage of a chat completion's stream: in the last chunk, for clients that ask for it.
+    """Usage of a chat completion's stream, which the last chunk reports to clients that ask for it.
 
-    Complete with ``[DONE]``, or where a stream without it ends after its finish reason.
+    The response is complete with ``[DONE]`` or, where a stream lacks that, if it ends after its finish reason.
     """
 
     __slots__ = ("_complete", "_completion", "_error", "_finished", "_scanner", "at_boundary")
 
     def __init__(self) -> None:
-        # Clients take every event for a chunk, so no sign of life may be written that is one (F18).
+        # Clients take every event for a chunk, so a keep-alive that is an event must never be written (F18).
         self.at_boundary = False
         self._scanner = EventScanner(frozenset({b"message", b"error"}), LARGEST_EVENT)
         self._completion: _Completion | None = None
@@ -183,7 +184,7 @@ class ChatMeter:
         self._error = ""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes."""
+        """Read the next bytes."""
         for _, payload in self._scanner.feed(data):
             if payload.strip() == b"[DONE]":
                 self._complete = True
@@ -200,7 +201,7 @@ class ChatMeter:
                 self._error = _word(chunk.error)
 
     def end(self) -> None:
-        """The body has ended."""
+        """Note that the body has ended."""
         self._complete = self._complete or self._finished
 
     def reading(self) -> MeterReading:
@@ -216,7 +217,7 @@ def _decode_event(payload: bytes) -> _Event:
 
 
 def _word(error: _Error | None) -> str:
-    """What an error calls itself."""
+    """The error's code or type, as a string."""
     return str((error.code or error.type if error else None) or "unknown")[:LONGEST_NAME]
 
 
@@ -236,7 +237,7 @@ def _reading(answer: _Response | _Completion | None, complete: bool, error: str 
 
 
 def _tokens(usage: _Usage | None) -> Tokens:
-    """OpenAI counts what was read from the cache as part of the input; here it stands apart (F21)."""
+    """Subtract the tokens that were read from the cache, which OpenAI includes in the input (F21)."""
     if usage is None:
         return Tokens()
     read, written = usage.input_tokens_details, usage.output_tokens_details

@@ -1,4 +1,4 @@
-"""Codex's WebSocket: what its messages mean, and what its handshake holds (spec 10)."""
+"""The meaning of Codex's WebSocket messages, and the header fields of its handshake (spec 10)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.state.aggregate import Aggregate
 
-#: Where clients ask for a WebSocket.
+#: The path at which clients open a WebSocket.
 _PATH = b"/v1/responses"
-#: The version of the protocol that every known client asks for; needed by the upstream (observed).
+#: The protocol version that every known client requests, and that the upstream requires (observed).
 _BETA = (b"OpenAI-Beta", b"responses_websockets=2026-02-06")
-#: Of the upstream's 101, these go on.
+#: Fields of the upstream's 101 that are passed on to the client.
 _ANSWER_FIELD = re.compile(rb"x-codex-.*|x-reasoning.*|openai-model")
 
-#: How an event begins, as the upstream writes it: no need to parse most of them.
+#: How the upstream begins an event: lets most events be classified without parsing.
 _TYPE_FIRST = b'{"type":"'
-#: The longest type that is looked for (bytes).
+#: Longest event type that is searched for (bytes).
 _LONGEST_TYPE = 80
 _ENDS = frozenset(name.encode() for name in ENDS)
-#: Events of a response that come before it says anything.
+#: Events of a response that precede its output.
 _BEFORE_OUTPUT = frozenset(
     {b"response.created", b"response.in_progress", b"response.queued", b"response.metadata"}
 )
@@ -43,7 +43,7 @@ class _EndEvent(msgspec.Struct):
 
 
 class _ClientEvent(msgspec.Struct):
-    """Raw, because a field of the wrong type is for the upstream to complain about."""
+    """Undecoded fields, because judging one of the wrong type is left to the upstream."""
 
     type: msgspec.Raw = NO_JSON
     model: msgspec.Raw = NO_JSON
@@ -59,19 +59,19 @@ class CodexFrames:
     """WebSocket facet of the Codex dialect. Stateless."""
 
     def serves(self, path: bytes) -> bool:
-        """``/v1/responses`` and what begins so."""
+        """Whether ``path`` is ``/v1/responses`` or begins with it."""
         return path.startswith(_PATH)
 
     def speaks(self, credential: ICredential) -> bool:
-        """Accounts, keys and other instances all do."""
+        """True: accounts, keys and other instances all offer a WebSocket."""
         return True
 
     def request_headers(self, headers: Headers) -> Headers:
-        """The version of the protocol is named, if the client did not."""
+        """The client's fields plus the protocol version, if the client did not name one."""
         return headers if b"openai-beta" in lower_names(headers) else [*headers, _BETA]
 
     def answer_headers(self, headers: Headers) -> Headers:
-        """Of the upstream's 101, what clients may look at."""
+        """The fields of the upstream's 101 that clients may see."""
         return [
             pair
             for pair, name in zip(headers, lower_names(headers), strict=True)
@@ -90,7 +90,7 @@ class CodexFrames:
         return ClientFrame(True, is_warm_up, printable_key(read_raw(event.model, text_decoder)))
 
     def upstream_frame(self, data: bytes, now: float) -> UpstreamFrame:
-        """Decodes what may carry state, usage or an error, and nothing else."""
+        """Decode the messages that may carry state, usage or an error; classify all others by their type."""
         kind = _kind(data)
         if kind == RATE_LIMITS:
             return UpstreamFrame(is_hidden=True, limits=limits_from_event(data, now))
@@ -109,7 +109,7 @@ class CodexFrames:
         return PASSING
 
     def aggregate(self, aggregate: Aggregate) -> bytes:
-        """As a ``codex.rate_limits`` event."""
+        """The aggregate as a ``codex.rate_limits`` event."""
         return aggregate_event(aggregate)
 
 
@@ -124,9 +124,10 @@ def _kind(data: bytes) -> bytes:
 
 
 def _error(data: bytes) -> UpstreamFrame:
-    """An error event: clients take it for an HTTP answer of its status, body and headers (observed).
+    """The meaning of an error event.
 
-    One without a status means nothing to them, nor here, unless it says that the connection has lasted too long.
+    Clients treat it like an HTTP response with its status, body and headers (observed). They ignore an event without a
+    status, and so does the proxy, unless it says that the connection has reached its time limit.
     """
     event = json_object(data)
     if event is None:

@@ -1,7 +1,7 @@
-"""Codex's rate-limit windows in all the forms in which the upstream tells them: headers, events, the usage endpoint.
+"""Codex's rate-limit windows in all forms that the upstream uses: header fields, events, the usage endpoint.
 
-An account has limits with ids; the one called ``codex`` is the account's own, each other is of a model or feature. A
-limit has two windows, primary and secondary, of any length.
+An account has several limits, each with an id: ``codex`` is the account's own, every other limit applies to a model or
+feature. A limit has two windows, primary and secondary, of any length.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ccmproxy.state.limits import (
     parse_unix_time,
 )
 
-#: Words that stand in the names of many models: a limit called so would close all of them, so it closes none.
+#: Words in the names of many models: a limit named by such a word alone would close all models, so it closes none.
 VENDOR_WORDS = frozenset({"gpt", "codex", "openai", "model", "latest"})
 
 #: Id of the account's own limit.
 OWN_LIMIT = "codex"
 ACTIVE_LIMIT = b"x-codex-active-limit"
 CREDITS = b"x-codex-credits-"
-#: A window that is longer is not the short one (seconds).
+#: Longest window that counts as the short one (seconds).
 LONGEST_SHORT = 86400.0
-#: A limit's name is a model's or a feature's: longer ones are cut (characters).
+#: Longest name of a limit, which is the name of a model or feature; the rest is cut off (characters).
 LONGEST_NAME = 100
 
 _FIELD = re.compile(
@@ -47,7 +47,7 @@ _NAME = re.compile(r"x-([a-z0-9_-]{1,80})-limit-name")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit as an answer told it. ``name`` empty where it has none of its own."""
+    """One limit as a response reports it. ``name``: empty where the limit has none."""
 
     name: str = ""
     primary: Window | None = None
@@ -55,15 +55,16 @@ class Limit:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """Those that were told."""
+        """The windows that were reported."""
         return tuple(window for window in (self.primary, self.secondary) if window is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderLimits:
-    """The limits in an answer's header fields, by id. ``active``: the one that the answer names, or ``codex``.
+    """The limits in the header fields of a response, by id.
 
-    ``active_name``: the name of its own that it has, if so; then it is of a model or feature.
+    ``active``: id of the limit that the response names, else ``codex``. ``active_name``: the name of that limit, empty
+    where it has none; a limit with a name applies to a model or feature.
     """
 
     limits: Mapping[str, Limit]
@@ -74,7 +75,8 @@ class HeaderLimits:
     def own(self) -> str:
         """Id of the limit that is the account's own.
 
-        An answer that does not tell of ``codex``, but names another limit that has no name of its own, means that one.
+        If a response does not mention ``codex``, but names another limit without a name, that limit is the account's
+        own.
         """
         if OWN_LIMIT in self.limits or self.active not in self.limits or self.active_name:
             return OWN_LIMIT
@@ -82,7 +84,7 @@ class HeaderLimits:
 
 
 def read_headers(headers: Headers, now: float) -> HeaderLimits:
-    """All limits that the answer mentions (spec 4.7); anything malformed is as if it were not there."""
+    """All limits that the response mentions (spec 4.7); malformed ones are ignored."""
     fields: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
     for pair, lower in zip(headers, lower_names(headers), strict=True):
@@ -112,7 +114,7 @@ def read_headers(headers: Headers, now: float) -> HeaderLimits:
 
 
 def read_credits(headers: Headers) -> Credits | None:
-    """The credits in an answer's header fields; None where it says nothing of them."""
+    """The credits in the header fields of a response; None where it does not mention them."""
     said = {
         name[len(CREDITS) :]: pair[1].strip().lower()
         for pair, name in zip(headers, lower_names(headers), strict=True)
@@ -126,7 +128,10 @@ def read_credits(headers: Headers) -> Credits | None:
 
 
 def read_usage(answer: Mapping[str, object], now: float) -> LimitsUpdate:
-    """``{rate_limit: {primary_window, secondary_window}, additional_rate_limits, credits}``; most may be null."""
+    """The limits in ``{rate_limit: {primary_window, secondary_window}, additional_rate_limits, credits}``.
+
+    Most members may be null.
+    """
     limits = {}
     additional = answer.get("additional_rate_limits")
     for said in additional if isinstance(additional, list) else ():
@@ -152,7 +157,7 @@ def _usage_limit(name: str, value: object, now: float) -> Limit:
 
 
 def read_event(event: Mapping[str, object], now: float) -> LimitsUpdate:
-    """What a ``codex.rate_limits`` event says of one limit, and of the credits."""
+    """The limit and the credits in a ``codex.rate_limits`` event."""
     name = text(event.get("limit_name")) or ""
     key = limit_id(event.get("metered_limit_name")) or limit_id(name) or OWN_LIMIT
     limits = {}
@@ -177,9 +182,9 @@ def _seconds(window: object) -> float | None:
 
 
 def json_window(value: object, length: object, by_position: float, now: float) -> Window | None:
-    """A window told in JSON: ``used_percent``, ``reset_at`` (Unix seconds) or ``reset_after_seconds``.
+    """A window from JSON: ``used_percent``, ``reset_at`` (Unix seconds) or ``reset_after_seconds``.
 
-    ``length``: its own, in seconds; ``by_position``: what windows in its place usually have.
+    ``length``: the reported length, in seconds; ``by_position``: the usual length of a window in this position.
     """
     if not isinstance(value, dict):
         return None
@@ -191,7 +196,7 @@ def json_window(value: object, length: object, by_position: float, now: float) -
 
 
 def json_credits(value: object) -> Credits | None:
-    """Credits told in JSON: ``has_credits``, ``unlimited``, ``balance``."""
+    """The credits from JSON: ``has_credits``, ``unlimited``, ``balance``."""
     if not isinstance(value, dict):
         return None
     has_credits, unlimited = value.get("has_credits"), value.get("unlimited")
@@ -201,7 +206,7 @@ def json_credits(value: object) -> Credits | None:
 
 
 def limits_update(limits: Mapping[str, Limit], own: str, credits: Credits | None) -> LimitsUpdate:
-    """What was told, as the state of a credential takes it in; ``own``: id of the account's own limit."""
+    """The reported limits as an update of a credential's state; ``own``: id of the account's own limit."""
     short, weekly = place(limits[own]) if own in limits else (None, None)
     named: dict[str, NamedLimit] = {}
     for key, limit in limits.items():
@@ -213,9 +218,10 @@ def limits_update(limits: Mapping[str, Limit], own: str, credits: Credits | None
 
 
 def place(limit: Limit) -> tuple[Window | None, Window | None]:
-    """The limit's windows as (short, weekly): by their own lengths, not by their places (F34).
+    """The limit's windows as (short, weekly), by their lengths, not by their positions (F34).
 
-    Of two the shorter is the short one. A single one is the short one up to a day; the other is then not told.
+    Of two windows the shorter one is the short one. A single window of up to a day is the short one, a longer one the
+    weekly one; the other is then None.
     """
     primary, secondary = limit.primary, limit.secondary
     if primary is not None and secondary is not None:
@@ -227,13 +233,13 @@ def place(limit: Limit) -> tuple[Window | None, Window | None]:
 
 
 def limit_id(value: object) -> str | None:
-    """The id of a limit as JSON tells it; None where it tells none."""
+    """The id of a limit from JSON; None where it is missing."""
     key = printable_key(value) if isinstance(value, str) else None
     return _id(key) if key else None
 
 
 def _id(word: str) -> str:
-    """Headers spell ids with hyphens, JSON with underscores."""
+    """The id with underscores, as JSON spells it; header names spell it with hyphens."""
     return word.lower().replace("-", "_")
 
 

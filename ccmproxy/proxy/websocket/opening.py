@@ -11,9 +11,9 @@ from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.answers import Verdict
 from ccmproxy.policy.refusals import Refusal
 from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.proxied_request import ProxiedRequest
@@ -150,33 +150,31 @@ class WebSocketOpening:
 
     # Both
 
-    def deliver(
-        self, attempt: Attempt, lease: ILease, response: ResponseHead, verdict: Verdict
-    ) -> None:
+    def deliver(self, answer: Answer) -> None:
         """Open the client's side, or relay the refusal."""
-        if response.status != 101:
-            if _LIMIT_REACHED in attempt.held_body():
-                lease.learn(SocketsRest(self._asked.context.now() + SOCKETS_REST))
+        asked = self._asked
+        if answer.head.status != 101:
+            if _LIMIT_REACHED in answer.attempt.held_body():
+                answer.lease.learn(SocketsRest(asked.context.now() + SOCKETS_REST))
             # Some clients read such an answer until the connection ends (spec 10).
-            self._asked.request.close_after_response()
-            self._refusing.deliver(attempt, lease, response, verdict)
-        elif self._asked.context.registry.is_closing:
-            attempt.discard()
-            lease.close(LeaseOutcome.CANCELLED)
-            self._asked.refuse(SHUTTING_DOWN)
+            asked.request.close_after_response()
+            self._refusing.deliver(answer)
+        elif asked.context.registry.is_closing:
+            answer.drop(LeaseOutcome.CANCELLED)
+            asked.refuse(SHUTTING_DOWN)
         else:
-            self._open(attempt, lease, response)
+            self._open(answer)
 
-    def _open(self, attempt: Attempt, lease: ILease, response: ResponseHead) -> None:
+    def _open(self, answer: Answer) -> None:
         """Start the relay and send the client's 101, as both sides have agreed."""
-        asked, acceptance = self._asked, self._acceptance
+        asked, acceptance, attempt = self._asked, self._acceptance, answer.attempt
         assert attempt.switched is not None and acceptance is not None
         context = asked.context
         asked.begin_answer()
         headers = [
             *acceptance.headers,
             *context.dialect.metering.public_headers(
-                self._frames.answer_headers(response.headers),
+                self._frames.answer_headers(answer.head.headers),
                 context.aggregates.aggregate_for(asked.caller),
                 context.now(),
             ),
@@ -185,7 +183,8 @@ class WebSocketOpening:
         relay = self._relay = WebSocketRelay(
             asked,
             self._frames,
-            lease,
+            answer.lease,
+            answer.authorization,
             Connection(None, acceptance.agreement),
             Connection(partial(context.entropy, 4), self._agreement),
         )

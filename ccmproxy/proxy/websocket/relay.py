@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
-from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.policy.answers import AnswerKind
@@ -297,18 +297,11 @@ class WebSocketRelay:
             case AnswerKind.AUTH_FAILED:
                 # The client connects again, and then there is another token.
                 recovery = self._lease.recover(self._authorization, asked.caller.name)
-                Deferred.fromCoroutine(recovery).addErrback(lambda failure: failure.trap(CredentialUnavailable))
+                Deferred.fromCoroutine(recovery).addErrback(
+                    lambda failure: failure.trap(CredentialUnavailable)
+                )
             case AnswerKind.BUSY | AnswerKind.DENIED:
                 asked.caller.provider.refused(self._selection, self._lease.tag)
-        if hide:
-            self._close_both(SERVICE_RESTART, b"connect again")
-        return hide
-
-    # This comes before the change of state, whose consequences (an interrupt) would give another result.
-            self._conclude("moved", LeaseOutcome.REFUSED)
-        self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
-        if verdict.kind is AnswerKind.RATE_LIMITED:
-            self._lease.rate_limited(verdict.until, verdict.explicit)
         if hide:
             self._close_both(SERVICE_RESTART, b"connect again")
         return hide
@@ -318,9 +311,7 @@ class WebSocketRelay:
     def _must_leave(self, frame: ClientFrame) -> bool:
         """Return whether the credential may not serve the turn that begins; checked for every turn (F39)."""
         # A rest is not looked at per turn (spec 12.2).
-        selection = replace(
-            self._selection, model=frame.model, excluded=frozenset(self._unfit()), asked=None
-        )
+        selection = replace(self._selection, model=frame.model, excluded=frozenset(self._unfit()), asked=None)
         return not self._asked.caller.provider.keeps(selection, self._lease.tag)
 
     def _another_can(self, model: str | None) -> bool:

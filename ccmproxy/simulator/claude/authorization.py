@@ -1,4 +1,4 @@
-"""Who asks: access tokens of accounts, keys, and how the real service refuses everything else. Pure."""
+"""Authentication: access tokens of accounts, keys, and the real service's refusals of everything else. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Authenticator:
         self._errors = errors
 
     def authenticate(self, request: ReceivedRequest) -> Authenticated:
-        """Whose request it is; noted in it. A bearer token comes before a key. Raises RequestRefused."""
+        """The account or key of a request, which is noted in the request. Raises RequestRefused.
+
+        A bearer token takes precedence over a key.
+        """
         if request.header(b"authorization") is not None:
             if (token := request.bearer) is None:
                 raise self._unauthenticated("Invalid authorization header")
@@ -39,7 +42,7 @@ class Authenticator:
         return found
 
     def subscription(self, request: ReceivedRequest) -> ClaudeAccount:
-        """The same, for what only a login with the profile scope may ask. Raises RequestRefused."""
+        """The same, for endpoints that only a login with the profile scope may use. Raises RequestRefused."""
         account = self.authenticate(request)
         if not isinstance(account, ClaudeAccount):
             raise self._unauthenticated("OAuth authentication is required")
@@ -59,7 +62,8 @@ class Authenticator:
             if state == "revoked":
                 raise RequestRefused(self._errors.error(403, "permission_error", REVOKED))
             return account
-        # The real service does not take its keys as bearer tokens; gateways do, and clients can be told to send them.
+        # The real service does not accept its keys as bearer tokens, but gateways do, and clients can be configured to
+        # send them so.
         if (found := find_key(self._keys, token)) is None:
             raise self._unauthenticated("Invalid bearer token")
         request.account = found.name

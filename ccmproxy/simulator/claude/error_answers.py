@@ -1,6 +1,6 @@
-"""Refusals in Claude's words: error bodies, and the answers that faults put in the place of the real one. Pure.
+"""Claude's refusals: error bodies, and the responses that faults put in place of the real one. Pure.
 
-Status, type and message pairs are those that users of the real service reported.
+The combinations of status, type and message are those that users of the real service reported.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _TYPES = {
 
 
 def request_id(rng: random.Random) -> str:
-    """A fresh request id in the provider's form."""
+    """A new request id in the provider's format."""
     return "req_011C" + _word(rng, 20)
 
 
 def object_id(prefix: str, rng: random.Random) -> str:
-    """A fresh id of a message (``msg``) or tool call (``toolu``) in the provider's form."""
+    """A new id of a message (``msg``) or tool call (``toolu``) in the provider's format."""
     return f"{prefix}_01{_word(rng, 22)}"
 
 
@@ -66,7 +66,7 @@ def _word(rng: random.Random, length: int) -> str:
 
 
 class ErrorAnswers:
-    """Makes refusals with ids of their own."""
+    """Makes refusals, each with its own id."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -80,7 +80,7 @@ class ErrorAnswers:
         *,
         retry: bool = False,
     ) -> Reply:
-        """An error in the standard shape; ``retry`` decides ``x-should-retry``."""
+        """An error in the standard format; ``retry`` decides ``x-should-retry``."""
         identity = request_id(self._rng)
         return json_reply(
             status,
@@ -93,10 +93,10 @@ class ErrorAnswers:
         )
 
     def answer(self, fault: Fault, target: bytes, limits: Headers) -> Reply:
-        """The answer that ``fault`` (one of ANSWERS) stands for.
+        """The response for ``fault`` (one of ANSWERS).
 
-        ``limits``: the rate-limit headers of the account, for those that carry any. ``exhausted`` gets them as they
-        are, so they must say so.
+        ``limits``: the rate-limit headers of the account, for responses that carry any. ``exhausted`` uses them
+        unchanged, so they must report the exhaustion.
         """
         if (reply := shapeless_reply(fault, target, _BROKEN)) is not None:
             return reply
@@ -115,7 +115,7 @@ class ErrorAnswers:
                 return self.error(status, kind, message, headers, retry=retry)
 
     def invalid_grant(self) -> Reply:
-        """How the token endpoint refuses a refresh token (RFC 6749 section 5.2)."""
+        """The token endpoint's refusal of a refresh token (RFC 6749 section 5.2)."""
         return self.oauth_error("invalid_grant", "Refresh token not found or invalid")
 
     def oauth_error(self, code: str, description: str) -> Reply:

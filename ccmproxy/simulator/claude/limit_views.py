@@ -1,4 +1,4 @@
-"""What an account's windows look like from outside: rate-limit headers, usage and profile documents. Pure."""
+"""An account's windows as seen from outside: rate-limit headers, usage and profile documents. Pure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ ABBREVIATIONS = {
     "seven_day_sonnet": b"7d_sonnet",
 }
 
-#: Fraction from which on the upstream warns.
+#: Fraction at which the upstream begins to warn.
 _THRESHOLDS = {"five_hour": 0.9}
 _WEEKLY_THRESHOLD = 0.75
 
-#: Words for nothing to say, a warning, used up.
+#: Status below the threshold, above it, and when used up.
 _STATUS = (b"allowed", b"allowed_warning", b"rejected")
 
 
 def unified_headers(account: ClaudeAccount, model: str, now: float, full: str | None = None) -> Headers:
-    """The ``anthropic-ratelimit-unified-*`` headers of an answer about ``model``, and the organization's id.
+    """The ``anthropic-ratelimit-unified-*`` headers of a response about ``model``, and the organization's id.
 
-    ``full``: name of a window that is shown as used up, whatever is in it. Utilization is a fraction, resets are
-    Unix seconds.
+    ``full``: name of a window that is reported as used up, whatever its real state. Utilization is a fraction, resets
+    are Unix seconds.
     """
     headers: Headers = []
     highest, claim, reset = 0, "five_hour", 0.0
@@ -39,7 +39,7 @@ def unified_headers(account: ClaudeAccount, model: str, now: float, full: str | 
         threshold = _THRESHOLDS.get(name, _WEEKLY_THRESHOLD)
         part = _PREFIX + ABBREVIATIONS[name]
         rank = 2 if utilization >= 1.0 else int(utilization >= threshold)
-        # Of two that are used up, the one that resets last says when the account can be used again.
+        # Of two used-up windows, the one with the later reset determines when the account is usable again.
         if not reset or rank > highest or (rank == highest == 2 and resets_at > reset):
             highest, claim, reset = rank, name, resets_at
         headers += [
@@ -77,7 +77,7 @@ def key_headers(account: ApiKeyAccount) -> Headers:
 
 
 def usage_document(account: ClaudeAccount, now: float) -> dict[str, Any]:
-    """What ``GET /api/oauth/usage`` says: utilization in percent, resets in RFC 3339 or null."""
+    """The response to ``GET /api/oauth/usage``: utilization in percent, resets in RFC 3339 or null."""
     document: dict[str, Any] = {}
     for name in ABBREVIATIONS:
         document[name] = None
@@ -96,7 +96,7 @@ def usage_document(account: ClaudeAccount, now: float) -> dict[str, Any]:
 
 
 def profile_document(account: ClaudeAccount) -> dict[str, Any]:
-    """What ``GET /api/oauth/profile`` says."""
+    """The response to ``GET /api/oauth/profile``."""
     plan = account.plan
     return {
         "account": {

@@ -1,4 +1,4 @@
-"""The messages endpoint's words: from a request body to a prompt, from a turn to a message or its events. Pure."""
+"""The messages endpoint: from a request body to a prompt, from a turn to a message or its events. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ccmproxy.simulator.seals import is_sealed_by, seal
 _FIVE_MINUTES = 300.0
 _HOUR = 3600.0
 _REMEMBERED_PREFIXES = 1000
-#: Tokens behind the last cache mark of a request: always read anew.
+#: Tokens after the last cache mark of a request, which are never read from the cache.
 _UNCACHED_TOKENS = 4
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -49,7 +49,7 @@ def decode_body(body: bytes) -> dict[str, Any]:
 
 
 def check(document: Mapping[str, Any], *, counting: bool = False) -> None:
-    """The checks that a client can trip over by itself. Raises InvalidRequest. ``counting``: for count_tokens."""
+    """Check for the mistakes that a client can make. Raises InvalidRequest. ``counting``: for count_tokens."""
     for field, kind in (("model", str), ("messages", list), ("max_tokens", int)):
         if field == "max_tokens" and counting:
             continue
@@ -65,7 +65,7 @@ def check(document: Mapping[str, Any], *, counting: bool = False) -> None:
 
 
 def read_prompt(document: Mapping[str, Any]) -> Prompt:
-    """What the last user message says; never fails: parts of unknown shape are passed over."""
+    """The content of the last user message; never fails: parts of an unknown type are skipped."""
     text: list[str] = []
     results: list[str] = []
     for message in reversed(dictionaries(document.get("messages"))):
@@ -86,7 +86,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
 
 
 def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
-    """What tells conversations apart: the session header, else the metadata, else the first message."""
+    """A key for the conversation: the session header, else the metadata, else the first message."""
     if session:
         return session.decode("latin-1")
     metadata = document.get("metadata")
@@ -98,13 +98,13 @@ def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
 
 
 class PromptCache:
-    """Remembers what each conversation has put into the prompt cache, so that later turns read it."""
+    """Remembers what each conversation has written to the prompt cache, so that later turns read it from there."""
 
     def __init__(self) -> None:
         self._prefixes = RememberedPrefixes(_REMEMBERED_PREFIXES)
 
     def tokens(self, key: tuple[str, ...], body: bytes, now: float) -> Tokens:
-        """Input tokens of a request with ``body``; writes and reads only where the body asks for caching."""
+        """Input tokens of a request with ``body``; uses the cache only if the body asks for it."""
         total = estimate_tokens(len(body))
         if b'"cache_control"' not in body:
             return Tokens(input=total)
@@ -123,7 +123,7 @@ class PromptCache:
 
 @dataclass(slots=True)
 class AnswerMessage:
-    """An answer, ready to be written as one JSON object or as events."""
+    """A model's message, ready to be written as one JSON object or as events."""
 
     identity: str
     model: str
@@ -139,7 +139,7 @@ class AnswerMessage:
         return msgspec.json.encode(self._envelope(self.content, self.stop_reason, usage))
 
     def events(self, rng: random.Random) -> list[bytes]:
-        """The message as a stream of events, each complete."""
+        """The message as the events of a stream, each one complete."""
         events: list[bytes] = []
 
         def emit(name: str, **fields: object) -> None:
@@ -204,7 +204,7 @@ def build_message(
     sign: Callable[[str], str],
     rng: random.Random,
 ) -> AnswerMessage:
-    """The message that says ``blocks``, cut at the request's max_tokens. ``sign``: thought → signature."""
+    """The message with the content ``blocks``, cut at the request's max_tokens. ``sign``: thought → signature."""
     limit = max(1, int(document["max_tokens"]))
     content: list[dict[str, Any]] = []
     used = 0
@@ -240,7 +240,7 @@ def build_message(
 
 
 def event(name: str, document: Mapping[str, Any], rng: random.Random) -> bytes:
-    """One event of the stream, padded with spaces at a place and to a length that vary, as the real ones are."""
+    """One event of the stream, padded with spaces at a varying place and to a varying length, like the real ones."""
     data = msgspec.json.encode(document)
     return b"event: %s\ndata: %s%s}\n\n" % (name.encode(), data[:-1], b" " * rng.randrange(12))
 
@@ -253,12 +253,12 @@ def error_event(kind: str) -> bytes:
 
 
 def sign_thought(organization: str, text: str) -> str:
-    """The signature of a thought: the first half tells the organization, which alone accepts it back (F12)."""
+    """The signature of a thought: its first half identifies the organization, which alone accepts it back (F12)."""
     return base64.b64encode(seal(organization, text)).decode()
 
 
 def foreign_thought(document: Mapping[str, Any], organization: str) -> tuple[int, int] | None:
-    """Where the conversation holds a thought that another organization signed: message and block, or None."""
+    """Position of a thought in the conversation that another organization signed: message and block, or None."""
     for number, message in enumerate(dictionaries(document.get("messages"))):
         for index, block in enumerate(dictionaries(message.get("content"))):
             if block.get("type") != "thinking":
@@ -273,7 +273,7 @@ def foreign_thought(document: Mapping[str, Any], organization: str) -> tuple[int
 
 
 def _streamed(block: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """How a block begins in a stream, and the deltas that complete it."""
+    """The start of a block in a stream, and the deltas that complete it."""
     match block["type"]:
         case "text":
             deltas = [{"type": "text_delta", "text": text} for text in split_into_deltas(block["text"], rng)]
@@ -303,7 +303,7 @@ def _schema(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _forced_tool(
     document: Mapping[str, Any], tools: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, Mapping[str, Any]] | None:
-    """The tool that ``tool_choice`` demands, with the schema of its input; None: the model is free."""
+    """The tool that ``tool_choice`` demands, with the schema of its input; None if the model may choose."""
     choice = document.get("tool_choice")
     if not isinstance(choice, dict) or not tools:
         return None

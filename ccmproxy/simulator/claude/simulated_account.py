@@ -22,7 +22,7 @@ SCOPES = (
 #: Price of a model relative to the smallest one, by the word in its name.
 MODEL_WEIGHTS = {"haiku": 1.0, "sonnet": 3.0, "opus": 5.0}
 
-#: Windows that hold for one model family only: window name -> word in the model's name.
+#: Windows that apply to one model family only: window name -> word in the model's name.
 MODEL_WINDOWS = {"seven_day_opus": "opus", "seven_day_sonnet": "sonnet"}
 
 
@@ -48,7 +48,7 @@ PLANS = {
 
 
 def model_weight(model: str) -> float:
-    """Price of ``model`` relative to the smallest one; unknown ones cost what the middle one costs."""
+    """Price of ``model`` relative to the smallest one; unknown models cost as much as the middle one."""
     return weight_of(model, MODEL_WEIGHTS, MODEL_WEIGHTS["sonnet"])
 
 
@@ -91,7 +91,7 @@ class ClaudeAccount(SimulatedAccount):
             access_tokens_overlap=access_tokens_overlap,
         )
         if same_organization_as is not None:
-            # Members of one organization may draw on one allowance (F33).
+            # Members of one organization may share one allowance (F33).
             self.windows = same_organization_as.windows
             self.organization_uuid = same_organization_as.organization_uuid
 

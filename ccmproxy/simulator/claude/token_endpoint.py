@@ -15,7 +15,7 @@ CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 
 
 def refresh(parameters: Mapping[str, str], account: ClaudeAccount | None, errors: ErrorAnswers) -> Reply:
-    """The answer of the token endpoint; a success rotates the account's tokens."""
+    """The response of the token endpoint; a success rotates the account's tokens."""
     problem = refresh_problem(parameters, account, CLIENT_ID)
     if problem == "grant_type":
         return errors.oauth_error("unsupported_grant_type", "Only refresh_token is simulated")

@@ -1,4 +1,4 @@
-"""Claude's side of the simulator: what is asked, by whom, and the answer. No I/O; the time comes from a callable."""
+"""Claude's side of the simulator: routes and authenticates requests, and responds. No I/O; the time is a callable."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODELS = {
     "claude-sonnet-4-6": "Claude Sonnet 4.6",
 }
 
-#: What clients ask for before they have any credential.
+#: Paths that clients request before they have any credential.
 _PROBES = (b"/", b"/api/hello")
 
 _EDGE_HEADERS: Headers = [
@@ -64,7 +64,7 @@ _EDGE_HEADERS: Headers = [
 
 
 def upstream_settings(url: str) -> dict[str, str]:
-    """The addresses to configure where a simulator serves at ``url`` (``http://host:port``), by the options' names."""
+    """The addresses to configure for a simulator at ``url`` (``http://host:port``), by the names of the options."""
     return {
         "api_url": url,
         "token_url": f"{url}/v1/oauth/token",
@@ -74,7 +74,7 @@ def upstream_settings(url: str) -> dict[str, str]:
 
 
 class ClaudeUpstream:
-    """api.anthropic.com and its token endpoint, for as many accounts as are added.
+    """api.anthropic.com and its token endpoint, for any number of accounts.
 
     Any model whose name begins with ``claude-`` is served; ``MODELS`` are those that are listed.
     """
@@ -106,7 +106,7 @@ class ClaudeUpstream:
         self._routing = Routing(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
-        """The answer to one request."""
+        """The response to a request, with the fault to apply; None if the path is not one of this provider's."""
         if request.path in _PROBES and request.method in (b"GET", b"HEAD"):
             return Delivery(Reply(ResponseHead(200, b"OK", [(b"content-type", b"text/plain")]), [b""]))
         return self._routing.answer(request)
@@ -230,7 +230,7 @@ class ClaudeUpstream:
     def _replacement(
         self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str
     ) -> Reply:
-        """What ``fault`` puts in the place of the answer."""
+        """The response that ``fault`` puts in place of the real one."""
         limits: Headers = []
         if account is not None and fault.name == "exhausted":
             limits = self._limits(account, model, fault.window)
@@ -249,7 +249,7 @@ class ClaudeUpstream:
             raise RequestRefused(self._errors.error(404, "not_found_error", f"model: {document['model']}"))
 
     def _used_up(self, account: Authenticated, model: str) -> Reply | None:
-        """The 429 of an account without any allowance left, else None."""
+        """The 429 for an account without any allowance left, else None."""
         if isinstance(account, ApiKeyAccount):
             if account.take_request():
                 return None

@@ -1,4 +1,4 @@
-"""Who asks: a ChatGPT login or a key of the API, and the refusals of those who are neither. Pure."""
+"""Authentication: a ChatGPT login or a key of the API, and the refusals of everything else. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.simulator.replies import RequestRefused
 
 Authenticated = CodexAccount | OpenAIKey
 
-#: What a ChatGPT login lacks for the OpenAI API, by the reports of those who tried.
+#: The scope that a ChatGPT login lacks for the OpenAI API, as users reported.
 NO_SCOPE = "You have insufficient permissions for this operation. Missing scopes: api.responses.write."
 
 
@@ -23,9 +23,9 @@ class Authenticator:
         self._errors = errors
 
     def account(self, request: ReceivedRequest) -> CodexAccount:
-        """The account whose access token came, for ChatGPT's backend; noted in ``request``. Raises RequestRefused.
+        """The account of the access token, for ChatGPT's backend; noted in ``request``. Raises RequestRefused.
 
-        ``ChatGPT-Account-Id`` may be missing, but not be another workspace's.
+        ``ChatGPT-Account-Id`` may be missing, but must not name another workspace.
         """
         account, state = find_login(self._accounts, self._token(request))
         if account is None:
@@ -44,7 +44,7 @@ class Authenticator:
         return account
 
     def key(self, request: ReceivedRequest) -> OpenAIKey:
-        """The key that came, for the OpenAI API; noted in ``request``. Raises RequestRefused."""
+        """The key in the request, for the OpenAI API; noted in ``request``. Raises RequestRefused."""
         token = self._token(request)
         if (key := find_key(self._keys, token)) is not None:
             request.account = key.name
@@ -56,7 +56,7 @@ class Authenticator:
         raise self._unauthenticated("invalid_api_key", "Incorrect API key provided.")
 
     def knows(self, request: ReceivedRequest) -> bool:
-        """Whether the bearer token, good or not, is one of this provider's."""
+        """Whether the bearer token, valid or not, is one of this provider's."""
         token = request.bearer
         if token is None:
             return False

@@ -1,6 +1,6 @@
-"""Chat completions of the OpenAI API: requests to prompts, answers in one piece or in chunks. Pure.
+"""Chat completions of the OpenAI API: from requests to prompts, from turns to a whole response or chunks. Pure.
 
-Shapes as in the published reference.
+The formats are those of the published reference.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def check(document: Mapping[str, Any]) -> None:
-    """The checks that a client can trip over by itself. Raises InvalidRequest."""
+    """Check for the mistakes that a client can make. Raises InvalidRequest."""
     for name, kind in (("model", str), ("messages", list)):
         if name not in document:
             raise InvalidRequest(f"Missing required parameter: '{name}'.")
@@ -34,7 +34,7 @@ def check(document: Mapping[str, Any]) -> None:
 
 
 def read_prompt(document: Mapping[str, Any]) -> Prompt:
-    """What the end of the conversation says: results of tools, or else the last user message; never fails."""
+    """The end of the conversation: results of tools, or else the last user message; never fails."""
     text: list[str] = []
     results: list[str] = []
     for message in reversed(dictionaries(document.get("messages"))):
@@ -61,7 +61,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
 
 @dataclass(slots=True)
 class Completion:
-    """An answer. ``created_at``: Unix seconds."""
+    """A chat completion. ``created_at``: Unix seconds."""
 
     identity: str
     created_at: int
@@ -99,7 +99,7 @@ class Completion:
         )
 
     def events(self, rng: random.Random, *, include_usage: bool) -> list[bytes]:
-        """The completion as a stream, each event complete; with a chunk of usage at its end where asked for."""
+        """The completion as a stream, each event complete; with a final chunk of usage if requested."""
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "", "refusal": None}]
         if self.text is not None:
             deltas += [{"content": text} for text in split_into_deltas(self.text, rng)]
@@ -161,7 +161,7 @@ def build_completion(
     now: float,
     rng: random.Random,
 ) -> Completion:
-    """The completion that says ``blocks``, cut at the request's limit; thoughts are counted, not told."""
+    """The completion with the content ``blocks``, cut at the request's limit; thoughts are only counted."""
     limit = document.get("max_completion_tokens") or document.get("max_tokens")
     text: str | None = None
     calls: list[dict[str, Any]] = []
@@ -197,7 +197,7 @@ def build_completion(
 def _forced_tool(
     choice: object, functions: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, Mapping[str, Any]] | None:
-    """The function that ``tool_choice`` demands, with the schema of its arguments; None: the model is free."""
+    """The function that ``tool_choice`` demands, with the schema of its arguments; None if the model may choose."""
     if choice == "required" and functions:
         name = next(iter(functions))
     elif isinstance(choice, dict) and isinstance(choice.get("function"), dict):

@@ -1,4 +1,4 @@
-"""Refusals in OpenAI's words: error bodies, and the answers that faults put in the place of the real one. Pure.
+"""OpenAI's refusals: error bodies, and the responses that faults put in place of the real one. Pure.
 
 Statuses, types, codes and messages are those that users of the real services reported.
 """
@@ -37,7 +37,7 @@ class ErrorWords:
     message: str
 
 
-#: Fault → what it says.
+#: Fault → its refusal.
 _PLAIN = {
     "rate_limited": ErrorWords(429, "requests", "rate_limit_exceeded", "Rate limit reached for requests."),
     "overloaded": ErrorWords(503, "server_error", "server_is_overloaded", OVERLOADED),
@@ -55,7 +55,7 @@ _PLAIN = {
     ),
 }
 
-#: Why a refresh token is refused: code → message. Clients know three of the codes as final (spec 3.3).
+#: Code of a refused refresh → message. Clients treat three of the codes as final (spec 3.3).
 REFRESH_REFUSALS = {
     "refresh_token_expired": "Could not refresh your authentication token: it has expired. Please sign in again.",
     "refresh_token_reused": "Your refresh token has already been used to generate a new access token."
@@ -63,7 +63,7 @@ REFRESH_REFUSALS = {
     "refresh_token_invalidated": "Your refresh token has been invalidated. Please try signing in again.",
 }
 
-#: The type of an error event that a fault has if it is not told another one; what it is called here.
+#: The default type of a fault that is an error event, and the code that it stands for here.
 _UNNAMED = Fault("error_mid").type
 _OVERLOADED_CODE = "server_is_overloaded"
 
@@ -73,17 +73,17 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 def request_id(rng: random.Random) -> str:
-    """A fresh request id in the provider's form."""
+    """A new request id in the provider's format."""
     return f"req_{rng.randbytes(16).hex()}"
 
 
 def object_id(prefix: str, rng: random.Random) -> str:
-    """A fresh id of a response (``resp``), item (``msg``, ``fc``, ``rs``) or tool call (``call``)."""
+    """A new id of a response (``resp``), item (``msg``, ``fc``, ``rs``) or tool call (``call``)."""
     return f"{prefix}_{rng.randbytes(25).hex()}"
 
 
 def error_document(words: ErrorWords) -> dict[str, Any]:
-    """A refusal as the body of an answer."""
+    """A refusal as the body of a response."""
     return {
         "error": {
             "message": words.message,
@@ -102,13 +102,13 @@ def failure(kind: str) -> dict[str, Any]:
 
 
 class ErrorAnswers:
-    """Makes refusals with request ids of their own."""
+    """Makes refusals, each with its own request id."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
     def identity(self) -> Headers:
-        """The header with a fresh request id."""
+        """The header with a new request id."""
         return [(b"x-request-id", request_id(self._rng).encode())]
 
     def error(
@@ -119,12 +119,12 @@ class ErrorAnswers:
         message: str,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> Reply:
-        """An error in the standard shape."""
+        """An error in the standard format."""
         document = error_document(ErrorWords(status, kind, code, message))
         return json_reply(status, document, [*self.identity(), *headers])
 
     def detail(self, status: int, message: str) -> Reply:
-        """An error in the shape that ChatGPT's backend has for requests it does not like."""
+        """An error in the format of ChatGPT's backend for invalid requests."""
         return json_reply(status, {"detail": message}, self.identity())
 
     def usage_limit(self, plan: str, resets_at: float, now: float, headers: Headers) -> Reply:
@@ -139,13 +139,13 @@ class ErrorAnswers:
         return json_reply(429, {"error": error}, [*self.identity(), *headers])
 
     def refresh_refused(self, code: str) -> Reply:
-        """How the token endpoint refuses a refresh token."""
+        """The token endpoint's refusal of a refresh token."""
         return self.error(401, "invalid_request_error", code, REFRESH_REFUSALS[code])
 
     def answer(self, fault: Fault, target: bytes) -> Reply:
-        """The answer that ``fault`` (one of ANSWERS, but not ``exhausted``) stands for.
+        """The response for ``fault`` (one of ANSWERS, but not ``exhausted``).
 
-        ``type`` of the fault, where it was given, is the error's code.
+        The ``type`` of the fault, if given, becomes the error's code.
         """
         if (reply := shapeless_reply(fault, target, _BROKEN)) is not None:
             return reply

@@ -1,6 +1,6 @@
-"""Items of a response: what the model says, thinks and calls, whole and as the events of a stream. Pure.
+"""Items of a response: text, thoughts and tool calls, whole and as the events of a stream. Pure.
 
-Shapes as in the published reference of the Responses API, and as the official client reads them.
+The formats are those of the published reference of the Responses API, and those that the official client reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ccmproxy.simulator.conversation import (
 from ccmproxy.simulator.request_parts import dictionaries
 from ccmproxy.simulator.seals import is_sealed_by, seal
 
-#: What is encrypted begins so.
+#: First byte of encrypted content.
 _MARK = b"\x80"
 #: Characters of arguments in one delta.
 _PIECE = 12
@@ -35,7 +35,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools on offer. ``custom``: those that take free text; ``namespaces``: of those that stand in one."""
+    """The tools in a request. ``custom``: those that take free text; ``namespaces``: tool → its namespace, if any."""
 
     schemas: Mapping[str, Mapping[str, Any]]
     custom: frozenset[str] = frozenset()
@@ -43,7 +43,7 @@ class Tools:
 
 
 def encrypt(account_id: str, text: str) -> str:
-    """What stands for an encrypted thought: its beginning tells the workspace, which alone accepts it back (F12)."""
+    """A stand-in for an encrypted thought; only the workspace named at its beginning accepts it back (F12)."""
     return base64.urlsafe_b64encode(_MARK + seal(account_id, text)).decode()
 
 
@@ -65,7 +65,10 @@ def foreign_item(document: Mapping[str, Any], account_id: str) -> str | None:
 def build_items(
     blocks: Sequence[Block], tools: Tools, account_id: str, limit: int | None, rng: random.Random
 ) -> tuple[list[Item], int, int, bool]:
-    """Items that say ``blocks``; their tokens, those of thoughts among them, and whether ``limit`` cut them."""
+    """Items with the content ``blocks``, cut at ``limit`` tokens.
+
+    Returns the items, their number of tokens, that of their reasoning tokens, and whether they were cut.
+    """
     items: list[Item] = []
     used = reasoning = 0
     for block in blocks:
@@ -96,7 +99,7 @@ def build_items(
 
 
 def compaction(account_id: str, rng: random.Random) -> Item:
-    """What a conversation is replaced by when the client asks for it with a ``compaction_trigger``."""
+    """The item that replaces a conversation when the client requests it with a ``compaction_trigger``."""
     return {
         "id": object_id("cmp", rng),
         "type": "compaction",
@@ -105,7 +108,7 @@ def compaction(account_id: str, rng: random.Random) -> Item:
 
 
 def item_events(item: Item, index: int, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """The events in which an item comes, without sequence numbers."""
+    """The events of an item, without sequence numbers."""
     place = {"output_index": index, "item_id": item["id"]}
     begun, within = _STREAMED.get(item["type"], _at_once)(item, place, rng)
     yield {"type": "response.output_item.added", "output_index": index, "item": begun}

@@ -1,4 +1,4 @@
-"""What an account's windows look like from outside: headers, the event in streams, the usage document. Pure."""
+"""An account's windows as seen from outside: headers, the event in streams, the usage document. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ccmproxy.http.message import Headers
 from ccmproxy.simulator.codex.simulated_account import USUAL_LIMIT, CodexAccount, OpenAIKey
 
-#: Windows as headers and events call them.
+#: Names of the windows in headers and events.
 KINDS = ("primary", "secondary")
 
 
@@ -17,7 +17,7 @@ def window_states(
 ) -> dict[str, dict[str, Any]]:
     """``primary`` and ``secondary`` of a limit: percent used, length in minutes, reset in Unix seconds.
 
-    ``full``: name of a window that is shown as used up, whatever is in it.
+    ``full``: name of a window that is reported as used up, whatever its real state.
     """
     states = {}
     for kind, name in zip(KINDS, account.windows_of(limit), strict=True):
@@ -31,7 +31,7 @@ def window_states(
 
 
 def limit_headers(account: CodexAccount, model: str, now: float, full: str | None = None) -> Headers:
-    """The rate-limit headers of an answer about ``model``: the usual limit, the named ones, the credits."""
+    """The rate-limit headers of a response about ``model``: the usual limit, the named ones, the credits."""
     headers: Headers = [
         (b"x-codex-plan-type", account.plan.encode()),
         (b"x-codex-active-limit", account.limit_for(model).encode()),
@@ -75,7 +75,7 @@ def limits_event(account: CodexAccount, model: str, now: float) -> dict[str, Any
 
 
 def usage_document(account: CodexAccount, now: float) -> dict[str, Any]:
-    """What ``GET /backend-api/wham/usage`` says."""
+    """The response to ``GET /backend-api/wham/usage``."""
     additional = [
         {
             "limit_name": limit.name,

@@ -1,4 +1,4 @@
-"""The models, as ``GET /models`` lists them: for Codex in one shape, for the OpenAI SDK in another, at once. Pure."""
+"""The list of models at ``GET /models``, in the formats of Codex and of the OpenAI SDK at once. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-#: Models that are listed: id → display name. Any whose name begins with one of PREFIXES is served.
+#: Models that are listed: id → display name. Any model whose name begins with one of PREFIXES is served.
 MODELS = {
     "gpt-6.1-sol": "GPT-6.1-Sol",
     "gpt-5.5": "GPT-5.5",
@@ -22,7 +22,7 @@ _EFFORTS = {"low": "Fast", "medium": "Balanced", "high": "Thorough"}
 
 
 def is_served(model: str) -> bool:
-    """Whether there is such a model."""
+    """Whether this model is served."""
     return model.startswith(PREFIXES)
 
 
@@ -46,7 +46,7 @@ def model_document(model: str) -> dict[str, Any]:
 
 
 def _codex_model(model: str, name: str, priority: int) -> dict[str, Any]:
-    """A model as ChatGPT's backend describes it; the fields that the client insists on, and few others."""
+    """A model as ChatGPT's backend describes it: the fields that the client requires, and few others."""
     return {
         "slug": model,
         "display_name": name,

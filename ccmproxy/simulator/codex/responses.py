@@ -1,4 +1,4 @@
-"""The Responses API: requests to prompts, items to a response in one piece or in events. Pure."""
+"""The Responses API: from requests to prompts, from items to a whole response or its events. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ccmproxy.simulator.remembered_prefixes import RememberedPrefixes
 from ccmproxy.simulator.replies import InvalidRequest
 from ccmproxy.simulator.request_parts import dictionaries, forced_tool, object_of, plain_text, schema_of
 
-#: Prompts shorter than this are not cached; longer ones in steps of the second number (tokens).
+#: Smallest prompt that is cached, and the step in which longer ones are (tokens).
 _CACHE_FROM = 1024
 _CACHE_STEP = 128
 _CACHE_LIFETIME = 600.0
 _REMEMBERED_PREFIXES = 2000
 
-#: What a request may say of the response, and is repeated in it.
+#: Parameters of a request that are repeated in the response, with their defaults.
 _ECHOED: Mapping[str, Any] = {
     "background": False,
     "instructions": None,
@@ -48,7 +48,7 @@ _ECHOED: Mapping[str, Any] = {
 
 
 def check(document: Mapping[str, Any]) -> None:
-    """The checks that a client can trip over by itself. Raises InvalidRequest."""
+    """Check for the mistakes that a client can make. Raises InvalidRequest."""
     for name, kinds in (("model", (str,)), ("input", (str, list))):
         if name not in document:
             raise InvalidRequest(f"Missing required parameter: '{name}'.")
@@ -60,7 +60,7 @@ def check(document: Mapping[str, Any]) -> None:
 
 
 def check_backend(document: Mapping[str, Any], *, stream: bool = True) -> None:
-    """What ChatGPT's backend insists on besides, as reported of it. Raises InvalidRequest."""
+    """Check the further requirements of ChatGPT's backend, as users reported them. Raises InvalidRequest."""
     if stream and document.get("stream") is not True:
         raise InvalidRequest("Stream must be set to true")
     if document.get("store") is not False:
@@ -73,9 +73,9 @@ def check_backend(document: Mapping[str, Any], *, stream: bool = True) -> None:
 
 
 def read_prompt(document: Mapping[str, Any]) -> Prompt:
-    """What the end of the input says: results of tools since the last user message, or else that message.
+    """The end of the input: results of tools since the last user message, or else that message. Never fails.
 
-    Answers that stand behind it are what a client kept of a stream that broke, and do not matter. Never fails.
+    Model output after that message is left over from a stream that broke off, and is ignored.
     """
     text: list[str] = []
     results: list[str] = []
@@ -101,7 +101,7 @@ def read_prompt(document: Mapping[str, Any]) -> Prompt:
 
 
 def read_tools(document: Mapping[str, Any]) -> Tools:
-    """The tools of a request: functions, those that take free text, and those within a namespace."""
+    """The tools of a request: functions, custom tools that take free text, and tools within a namespace."""
     schemas: dict[str, Mapping[str, Any]] = {}
     custom: set[str] = set()
     namespaces: dict[str, str] = {}
@@ -119,13 +119,13 @@ def read_tools(document: Mapping[str, Any]) -> Tools:
 
 
 def wants_compaction(document: Mapping[str, Any]) -> bool:
-    """Whether the client asks for its conversation to be replaced by one item."""
+    """Whether the client requests that its conversation be replaced by a single item."""
     items = dictionaries(document.get("input"))
     return bool(items) and items[-1].get("type") == "compaction_trigger"
 
 
 def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
-    """What tells conversations apart: the session header, else the cache key of the request."""
+    """A key for the conversation: the session header, else the cache key of the request."""
     if session:
         return session.decode("latin-1")
     key = document.get("prompt_cache_key")
@@ -133,13 +133,13 @@ def conversation_key(session: bytes | None, document: Mapping[str, Any]) -> str:
 
 
 class PromptCache:
-    """Remembers how much of each conversation was seen, so that the next request finds it cached."""
+    """Remembers how much of each conversation was seen, so that the next request finds it in the cache."""
 
     def __init__(self) -> None:
         self._prefixes = RememberedPrefixes(_REMEMBERED_PREFIXES)
 
     def tokens(self, key: tuple[str, ...], size: int, now: float) -> Tokens:
-        """Input tokens of a prompt of ``size`` bytes, cached ones apart."""
+        """Input tokens of a prompt of ``size`` bytes, with the cached ones counted separately."""
         total = estimate_tokens(size)
         seen = self._prefixes.renew(key, total, now, _CACHE_LIFETIME)
         cached = min(seen, total - 1) // _CACHE_STEP * _CACHE_STEP
@@ -150,7 +150,7 @@ class PromptCache:
 
 @dataclass(slots=True)
 class Response:
-    """An answer. ``created_at``: Unix seconds. ``tokens``: of all of it. ``is_cut``: ended by max_output_tokens."""
+    """A response. ``created_at``: Unix seconds. ``tokens``: of the whole response. ``is_cut``: by max_output_tokens."""
 
     identity: str
     created_at: int
@@ -166,11 +166,11 @@ class Response:
 
     @property
     def status(self) -> str:
-        """How it ended."""
+        """The status at the end of the response."""
         return "incomplete" if self.is_cut else "completed"
 
     def document(self) -> dict[str, Any]:
-        """All of it as one object."""
+        """The whole response as one object."""
         return self._envelope(self.status, self.items, _usage(self.tokens))
 
     def whole(self) -> bytes:
@@ -192,7 +192,7 @@ class Response:
         ]
 
     def failed_event(self, kind: str) -> dict[str, Any]:
-        """How the stream ends if it fails with ``kind``, an error code."""
+        """The last event of a stream that fails with ``kind``, an error code."""
         response = {**self._envelope("failed", [], None), "error": failure(kind)}
         return {"type": "response.failed", "sequence_number": 99, "response": response}
 
@@ -219,7 +219,7 @@ class Response:
 
 
 def sse(event: Mapping[str, Any]) -> bytes:
-    """One event of a response as it stands in an event stream."""
+    """One event of a response in the format of an event stream."""
     return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 
 
@@ -234,7 +234,7 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 
 
 def _forced_tool(choice: object, tools: Tools) -> tuple[str, Mapping[str, Any]] | None:
-    """The tool that ``tool_choice`` demands, with the schema of its arguments; None: the model is free."""
+    """The tool that ``tool_choice`` demands, with the schema of its arguments; None if the model may choose."""
     if not tools.schemas:
         return None
     if choice == "required":

@@ -16,7 +16,7 @@ from ccmproxy.simulator.usage_windows import short_window, weekly_window, weight
 #: Client id of the official client (spec 2).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 
-#: Claims of OpenAI's own in its JWTs stand under these names.
+#: Names of OpenAI's own claims in its JWTs.
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 
@@ -34,10 +34,10 @@ PLANS = {
 MODEL_WEIGHTS = {"mini": 1.0, "pro": 10.0}
 _USUAL_WEIGHT = 3.0
 
-#: The limit that every model draws on which has none of its own.
+#: The limit of every model that has no limit of its own.
 USUAL_LIMIT = "codex"
 
-#: Units of which one costs one credit.
+#: Number of units that cost one credit.
 _UNITS_PER_CREDIT = 40_000.0
 
 
@@ -48,20 +48,20 @@ def model_weight(model: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLimit:
-    """A limit of some models' own, with windows of its own. ``word``: what those models have in their names."""
+    """A separate limit for some models, with its own windows. ``word``: occurs in the names of those models."""
 
     identity: str
     name: str
     word: str
 
 
-#: The one that is known from outside.
+#: The only such limit that is known from outside.
 SPARK = SimulatedLimit("codex_bengalfox", "GPT-5.3-Codex-Spark", "spark")
 
 
 @dataclass(slots=True)
 class SimulatedCredits:
-    """What may be used once the windows are full. ``balance``: credits left."""
+    """Credits for use beyond the windows. ``balance``: credits left."""
 
     has_credits: bool = False
     unlimited: bool = False
@@ -69,12 +69,12 @@ class SimulatedCredits:
 
     @property
     def usable(self) -> bool:
-        """Whether a turn may be paid with them."""
+        """Whether a turn may be paid with credits."""
         return self.unlimited or (self.has_credits and self.balance > 0)
 
 
 def jwt(claims: Mapping[str, Any], signature: bytes) -> str:
-    """A JSON Web Token (RFC 7519) that nobody is to verify."""
+    """A JSON Web Token (RFC 7519), not meant to be verified."""
     header = {"alg": "RS256", "kid": "simulated", "typ": "JWT"}
     return ".".join(_base64url(part) for part in (_compact(header), _compact(claims), signature))
 
@@ -82,11 +82,11 @@ def jwt(claims: Mapping[str, Any], signature: bytes) -> str:
 class CodexAccount(SimulatedAccount):
     """A ChatGPT account in one workspace.
 
-    Window names: ``five_hour`` (the primary one), ``seven_day`` (the secondary one), and the same with the identity
-    of a named limit in front: ``codex_bengalfox.five_hour``.
+    Window names: ``five_hour`` (primary), ``seven_day`` (secondary), and the same with the identity of a named limit as
+    a prefix: ``codex_bengalfox.five_hour``.
 
-    ``id_token``: the current one. ``foreign_turn_states``: how many turns brought an ``x-codex-turn-state`` that
-    another account had issued.
+    ``id_token``: the current one. ``foreign_turn_states``: number of turns whose ``x-codex-turn-state`` was issued by
+    another account.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class CodexAccount(SimulatedAccount):
     # Windows --------------------------------------------------------------------------------------------------
 
     def limit_for(self, model: str) -> str:
-        """The identity of the limit that ``model`` draws on."""
+        """The identity of the limit that ``model`` counts against."""
         for limit in self.named_limits.values():
             if limit.word in model:
                 return limit.identity
@@ -209,7 +209,7 @@ class CodexAccount(SimulatedAccount):
         return f"{prefix}five_hour", f"{prefix}seven_day"
 
     def pay(self, units: float) -> None:
-        """Take from the credits what a turn costs beyond the windows; never below nothing."""
+        """Charge the part of a turn's cost beyond the windows to the credits, which never become negative."""
         if not self.credits.unlimited:
             self.credits.balance = max(0.0, self.credits.balance - units / _UNITS_PER_CREDIT)
 

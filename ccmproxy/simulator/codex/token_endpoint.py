@@ -1,4 +1,4 @@
-"""OpenAI's token endpoint: refresh tokens that can be used once, and errors that tell why one is refused. Pure."""
+"""OpenAI's token endpoint: refresh tokens that can be used once, and errors with the reason of a refusal. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.simulator.replies import json_reply
 from ccmproxy.simulator.steps import Reply
 from ccmproxy.simulator.token_request import RefreshProblem, refresh_problem
 
-#: Codes that clients know as final.
+#: Codes that clients treat as final.
 _CODES: dict[RefreshProblem, str] = {
     "unknown": "refresh_token_invalidated",
     "expired": "refresh_token_expired",
@@ -19,10 +19,10 @@ _CODES: dict[RefreshProblem, str] = {
 
 
 def refresh(parameters: Mapping[str, str], account: CodexAccount | None, errors: ErrorAnswers) -> Reply:
-    """The answer of the token endpoint; a success rotates the account's tokens.
+    """The response of the token endpoint; a success rotates the account's tokens.
 
-    Refusals have the codes that clients know as final: ``refresh_token_reused`` (which logs the account out),
-    ``refresh_token_expired``, ``refresh_token_invalidated`` (logged out, or nobody's).
+    Refusals have the codes that clients treat as final: ``refresh_token_reused`` (which logs the account out),
+    ``refresh_token_expired``, ``refresh_token_invalidated`` (logged out, or unknown).
     """
     problem = refresh_problem(parameters, account, CLIENT_ID)
     if problem == "grant_type":

@@ -1,6 +1,6 @@
-"""A turn of the model, however it was asked for: what it costs, what it says, why it is refused. No I/O.
+"""A turn of the model, over any transport: its cost, its output, and the reasons to refuse it. No I/O.
 
-The endpoints over HTTP and the sessions over WebSocket both take their turns here.
+Both the HTTP endpoints and the WebSocket sessions use it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TURN_STATE = b"x-codex-turn-state"
 
 
 class Turns:
-    """Takes turns for accounts and keys. ``due``: the faults that requests meet."""
+    """Performs turns for accounts and keys. ``due``: the faults that requests meet."""
 
     def __init__(
         self, faults: FaultPlan, rng: random.Random, time: Callable[[], float], errors: ErrorAnswers
@@ -50,7 +50,7 @@ class Turns:
     def replacement(
         self, request: ReceivedRequest, account: Authenticated | None, fault: Fault, model: str
     ) -> Reply:
-        """What ``fault`` puts in the place of the answer."""
+        """The response that ``fault`` puts in place of the real one."""
         if fault.name != "exhausted":
             return self.errors.answer(fault, request.target)
         if isinstance(account, CodexAccount):
@@ -60,7 +60,7 @@ class Turns:
         return self.errors.error(429, "insufficient_quota", "insufficient_quota", message)
 
     def invalid(self, account: Authenticated | None, message: str) -> Reply:
-        """The 400 that an account of this kind gets to see."""
+        """A 400 in the format for this kind of account."""
         if isinstance(account, CodexAccount):
             return self.errors.detail(400, message)
         return self.errors.error(400, "invalid_request_error", None, message)
@@ -75,9 +75,9 @@ class Turns:
         key: str,
         size: int,
     ) -> Response:
-        """The answer to a request of the Responses API, paid for. ``size``: bytes of prompt, earlier turns included.
+        """The response to a request of the Responses API, charged to the account.
 
-        Raises RequestRefused.
+        ``size``: bytes of the prompt, earlier turns included. Raises RequestRefused.
         """
         self.admit(account, document)
         tokens = self._input_tokens(account, document, key, size)
@@ -94,22 +94,22 @@ class Turns:
         return self._response(document, items, tokens, is_cut)
 
     def warm_up(self, account: Authenticated, document: Mapping[str, Any], size: int) -> Response:
-        """The answer to a request that is to generate nothing; it costs nothing. Raises RequestRefused."""
+        """The response to a request that generates nothing, free of charge. Raises RequestRefused."""
         self.admit(account, document, free=True)
         return self._response(document, [], Tokens(input=estimate_tokens(size)), False)
 
     def complete(
         self, account: Authenticated, document: Mapping[str, Any], prompt: Prompt, key: str, size: int
     ) -> Completion:
-        """The answer to a request for a chat completion. Raises RequestRefused."""
+        """The response to a request for a chat completion. Raises RequestRefused."""
         self.admit(account, document)
         tokens = self._input_tokens(account, document, key, size)
         return build_completion(document, compose(prompt, self.rng), tokens, self.time(), self.rng)
 
     def admit(self, account: Authenticated, document: Mapping[str, Any], *, free: bool = False) -> None:
-        """Refuse what cannot be answered: an unknown model, a thought of somebody else's, a used-up account.
+        """Refuse unknown models, thoughts of another account, and used-up accounts.
 
-        ``free``: it costs nothing, so it does not matter what is left. Raises RequestRefused.
+        ``free``: the turn costs nothing, so the allowance is not checked. Raises RequestRefused.
         """
         model = str(document["model"])
         if not is_served(model):
@@ -128,19 +128,19 @@ class Turns:
     # What is told of an account -------------------------------------------------------------------------------
 
     def limit_headers(self, account: Authenticated, model: str = "") -> Headers:
-        """The rate-limit headers of an answer."""
+        """The rate-limit headers of a response."""
         if isinstance(account, CodexAccount):
             return limit_headers(account, model, self.time())
         return key_headers(account, self.time())
 
     def limits_event(self, account: Authenticated, model: str) -> list[dict[str, Any]]:
-        """The event about limits, for accounts that have one."""
+        """The event about limits, for accounts that have limits."""
         return [limits_event(account, model, self.time())] if isinstance(account, CodexAccount) else []
 
     def turn_state(self, account: Authenticated, brought: str | None) -> str | None:
         """The ``x-codex-turn-state`` of a turn: the one it ``brought``, or a new one; None for keys.
 
-        One that another account issued is replaced and counted.
+        A value that another account issued is replaced and counted.
         """
         if not isinstance(account, CodexAccount):
             return None
@@ -176,7 +176,7 @@ class Turns:
             account.consume(tokens, model_weight(model), list(names))
 
     def _used_up(self, account: Authenticated, model: str) -> Reply | None:
-        """The 429 of an account without any allowance left, else None."""
+        """The 429 for an account without any allowance left, else None."""
         if isinstance(account, CodexAccount):
             names = account.windows_of(account.limit_for(model))
             if account.full_until(names) is None or account.credits.usable:
@@ -213,5 +213,5 @@ class Turns:
 
 
 def _owner(account: Authenticated) -> str:
-    """Whose encrypted content and prompt cache this is."""
+    """The owner of encrypted content and of the prompt cache."""
     return account.account_id if isinstance(account, CodexAccount) else account.organization_uuid

@@ -1,4 +1,4 @@
-"""Codex's side of the simulator: what is asked, by whom, and the answer. No I/O; the time comes from a callable.
+"""Codex's side of the simulator: routes and authenticates requests, and responds. No I/O; the time is a callable.
 
 ChatGPT's backend (``/backend-api/…``) serves logins, the OpenAI API (``/v1/…``) serves keys.
 """
@@ -34,7 +34,7 @@ from ccmproxy.simulator.steps import Pace, Reply
 from ccmproxy.simulator.token_request import deliver_refresh
 from ccmproxy.simulator.upstream import Delivery
 
-#: Where both providers have an endpoint of the same name.
+#: A path at which both providers have an endpoint.
 _SHARED = b"/v1/models"
 
 _EDGE_HEADERS: Headers = [(b"server", b"cloudflare"), (b"cf-ray", b"9a1b2c3d4e5f6072-FRA")]
@@ -46,9 +46,9 @@ _KEEP_ALIVE = sse({"type": "keepalive"})
 
 
 def upstream_settings(url: str) -> dict[str, str]:
-    """The addresses to configure where a simulator serves at ``url`` (``http://host:port``), by the options' names.
+    """The addresses to configure for a simulator at ``url`` (``http://host:port``), by the names of the options.
 
-    For logins; with keys, ``api_url`` is ``url`` itself.
+    They are for logins; for keys, ``api_url`` is ``url`` itself.
     """
     return {
         "api_url": f"{url}/backend-api/codex",
@@ -58,7 +58,7 @@ def upstream_settings(url: str) -> dict[str, str]:
 
 
 class CodexUpstream:
-    """chatgpt.com, auth.openai.com and api.openai.com, for as many accounts and keys as are added."""
+    """chatgpt.com, auth.openai.com and api.openai.com, for any number of accounts and keys."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class CodexUpstream:
         self._routing = Routing(exact, {(b"GET", b"/v1/models/"): self._model}, self._not_allowed)
 
     def answer(self, request: ReceivedRequest) -> Delivery | None:
-        """The answer to one request."""
+        """The response to a request, with the fault to apply; None if the request is not for this provider."""
         path = request.path
         if path.startswith(_SHARED) and not self._is_ours(request):
             return None
@@ -245,7 +245,7 @@ class CodexUpstream:
     # Steps of them --------------------------------------------------------------------------------------------
 
     def _is_ours(self, request: ReceivedRequest) -> bool:
-        """Whether a request that either provider could get is meant for this one."""
+        """Whether a request at a path that both providers have is meant for this one."""
         if self._authenticator.knows(request):
             return True
         if not (self.accounts or self.keys):
@@ -268,7 +268,7 @@ class CodexUpstream:
         prompt: Prompt,
         conversation: str,
     ) -> tuple[Fault | None, Delivery | None]:
-        """The fault of a turn, and the answer that it puts in the place of the real one, if it does."""
+        """The fault of a turn, and the response that it puts in place of the real one, or None."""
         wished = wish(request, simulate_marker(prompt.text))
         fault = self.turns.due.meet(request, account, "turn", wished, conversation)
         if fault is None or not fault.is_answer:

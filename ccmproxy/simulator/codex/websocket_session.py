@@ -1,4 +1,4 @@
-"""What goes on within one WebSocket: turns that build on each other, and the events that answer them. No I/O."""
+"""The conversation on one WebSocket: turns that build on each other, and their events. No I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ccmproxy.simulator.replies import InvalidRequest, RequestRefused
 from ccmproxy.simulator.steps import Hang, Pace, Reply
 from ccmproxy.simulator.upstream import TurnCounter
 
-#: Seconds after which a connection takes no further turn.
+#: Seconds after which a connection accepts no further turn.
 MAX_AGE = 3600.0
 
 _REMEMBERED_RESPONSES = 100
@@ -32,7 +32,7 @@ _LIMIT_REACHED = Fault("connection_limit")
 
 @dataclass(slots=True)
 class MessageAnswer:
-    """A message of the client as it is recorded, what is sent back, and whose turn it is (None: no turn)."""
+    """The record of a client's message, what is sent back, and the account whose turn it is (None: no turn)."""
 
     received: ReceivedRequest
     steps: list[FrameStep]
@@ -42,8 +42,8 @@ class MessageAnswer:
 class WebSocketSession:
     """One connection's conversation.
 
-    ``handshake``: the request that began it; what came with it stands in the record of each message as well.
-    Responses are remembered as long as the session lives, so that later ones can build on them.
+    ``handshake``: the request that began it; its header fields are part of the record of each message. Responses are
+    kept as long as the session lives, so that later ones can build on them.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WebSocketSession:
         return self._refuse(received, refusal)
 
     def early_message(self) -> str:
-        """What may be told before the client has said anything."""
+        """A message that may be sent before the client has sent anything."""
         events = self._turns.limits_event(self._account, "") or [{"type": "keepalive"}]
         return _encode(events[0])
 
@@ -138,7 +138,7 @@ class WebSocketSession:
             responses.check_backend(document, stream=False)
 
     def _context(self, document: Mapping[str, Any]) -> int:
-        """Bytes of what the request builds upon. Raises RequestRefused where that is not known here."""
+        """Bytes of the earlier response that the request builds on. Raises RequestRefused if it is unknown."""
         previous = document.get("previous_response_id")
         if previous is None:
             return 0
@@ -155,7 +155,7 @@ class WebSocketSession:
             self._contexts.popitem(last=False)
 
     def _replace(self, received: ReceivedRequest, document: Mapping[str, Any], fault: Fault) -> MessageAnswer:
-        """What ``fault`` puts in the place of a turn."""
+        """The answer that ``fault`` puts in place of a turn."""
         if fault.name == "hang":
             return MessageAnswer(received, [Hang()], self._account)
         model = str(document.get("model", ""))
@@ -171,7 +171,7 @@ class WebSocketSession:
 
 
 def error_message(reply: Reply) -> str:
-    """What would be the answer over HTTP, as an ``error`` event; one that is no refusal is passed on as it is."""
+    """An HTTP refusal as an ``error`` event; any other response is passed on unchanged."""
     status = reply.head.status
     if status < 400:
         return reply.body.decode()

@@ -1,6 +1,6 @@
-"""From the events of a turn and a fault to what is sent over a WebSocket. Pure; :mod:`.websocket_server` sends it.
+"""From the events of a turn and a fault to the frames of a WebSocket. Pure; :mod:`.websocket_server` sends them.
 
-The counterpart of :mod:`ccmproxy.simulator.steps` for messages instead of a response.
+The counterpart of :mod:`ccmproxy.simulator.steps` for messages in place of a response.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ccmproxy.simulator.steps import RESET_DELAY, Abort, Fin, Hang, Pace, Raw, W
 _DEFAULT_CLOSE = 1011
 _DEFAULT_HUGE = 16 * 1024 * 1024
 
-#: Close codes begin here (RFC 6455 section 7.4); what is below is the status that a fault has by default.
+#: Smallest close code (RFC 6455 section 7.4); a smaller number is the status that a fault has by default.
 _FIRST_CODE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text message, in frames of so many characters each; None: in one frame."""
+    """A text message. ``frame_size``: characters per frame; None: a single frame."""
 
     text: str
     frame_size: int | None = None
@@ -41,7 +41,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class CloseFrame:
-    """The closing handshake begins; nothing follows."""
+    """Begin the closing handshake; nothing follows."""
 
     code: int
     reason: str = ""
@@ -57,7 +57,7 @@ def perform_messages(
     pace: Pace,
     rng: random.Random,
 ) -> list[FrameStep]:
-    """The steps that deliver a turn's ``messages`` under ``fault``; one that makes no sense here changes nothing.
+    """The steps that deliver a turn's ``messages`` under ``fault``; a fault that does not apply here is ignored.
 
     ``failed`` renders the event that ends a turn with an error code.
     """
@@ -107,7 +107,7 @@ def perform_messages(
 
 
 def perform_opening(head: bytes, fault: Fault | None, early: str, rng: random.Random) -> list[FrameStep]:
-    """The steps that deliver the end of the opening handshake, ``head``; ``early``: a message that comes with it."""
+    """The steps that deliver ``head``, the end of the opening handshake; ``early``: a message sent along with it."""
     if fault is None:
         return [Raw(head)]
     match fault.name:
@@ -140,7 +140,7 @@ def _paced(messages: Sequence[str], pace: Pace) -> list[FrameStep]:
 
 
 def _divided(messages: Sequence[str], at: str) -> tuple[Sequence[str], Sequence[str]]:
-    """What comes before and after a place in a turn; what comes after is never empty."""
+    """The messages before and after a place in a turn; the second part is never empty."""
     match at:
         case "before_head" | "after_head":
             index = 0

@@ -1,7 +1,7 @@
-"""The ``ccmproxy`` command: check a configuration, make a token, look at a running instance, see it all work.
+"""The ``ccmproxy`` command: check a configuration, make a token, query a running instance, run the demo.
 
-Each command prints what was asked for to standard output and sentences about what went wrong to standard error, and
-ends with 0 or 1 (2: wrong usage; 130: interrupted). Each has a module of its own, which adds its parser.
+Each command prints its result to standard output and error messages to standard error, and exits with 0 or 1 (2: wrong
+usage; 130: interrupted). Each has its own module, which adds its parser.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``ccmproxy check``: is a configuration file as it should be?"""
+"""``ccmproxy check``: checks a configuration file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ccmproxy.surfaces.cli.terminal import Commands, Terminal
 
 
 def add_command(commands: Commands) -> None:
-    """The command's own parser."""
+    """Add the parser of the command."""
     parser = commands.add_parser(
         "check", help="check a configuration file", description="Check a configuration file."
     )
@@ -19,7 +19,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    """``ccmproxy check FILE``: all problems, or a summary."""
+    """``ccmproxy check FILE``: print all problems, or a summary."""
     try:
         config = load(args.file, environ=terminal.environ)
     except ConfigurationError as error:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def describe_service(service: ServiceConfig) -> str:
-    """One line for people: type, address, credentials and users."""
+    """A one-line summary for people: type, address, credentials and users."""
     tags = [each.tag for each in service.credentials]
     tags += [each.tag for each in service.externals]
     tags += [each.tag for each in service.pools]
@@ -46,6 +46,6 @@ def describe_service(service: ServiceConfig) -> str:
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """What is not wrong, but not safe either."""
+    """Warnings about a configuration that is valid, but not safe."""
     for path in readable_by_others(config):
         yield f"{path} can be read by every user of this machine: chmod 600 it"

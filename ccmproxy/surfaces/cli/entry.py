@@ -1,4 +1,4 @@
-"""The command line as a whole: which command is meant, and its exit status."""
+"""The command line as a whole: selects the command and returns its exit status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ccmproxy.surfaces.cli.terminal import CommandError, Terminal
 
 
 def main(argv: Sequence[str] | None = None, terminal: Terminal | None = None) -> int:
-    """Run the command that ``argv`` (default: the process's) names. The result is the exit status.
+    """Run the command in ``argv`` (default: that of the process) and return the exit status.
 
     Raises SystemExit for ``--help``, ``--version`` and wrong usage, as argparse does.
     """
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, terminal: Terminal | None = None) ->
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough; leave nothing for the interpreter to flush at exit.
+        # The reader of our output (head, less) has closed the pipe; leave nothing for the interpreter to flush at exit.
         if terminal.out is sys.stdout:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,4 +1,4 @@
-"""``ccmproxy token``: a token for a user."""
+"""``ccmproxy token``: makes a token for a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKEN_SIZE = 32
 
 
 def add_command(commands: Commands) -> None:
-    """The command's own parser."""
+    """Add the parser of the command."""
     parser = commands.add_parser(
         "token",
         help="make a token for a user",
@@ -23,7 +23,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    """``ccmproxy token [NAME]``: a new token as lines of YAML. Raises CommandError for an unprintable name."""
+    """``ccmproxy token [NAME]``: print a new token as lines of YAML. Raises CommandError for an unprintable name."""
     if not args.name.strip() or not args.name.isprintable():
         raise CommandError("the name must be printable characters")
     token = terminal.make_token(TOKEN_SIZE)

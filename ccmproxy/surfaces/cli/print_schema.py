@@ -1,4 +1,4 @@
-"""``ccmproxy schema``: what a configuration file may hold."""
+"""``ccmproxy schema``: prints the format of a configuration file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccmproxy.surfaces.cli.terminal import Commands, Terminal
 
 
 def add_command(commands: Commands) -> None:
-    """The command's own parser."""
+    """Add the parser of the command."""
     parser = commands.add_parser(
         "schema",
         help="print a JSON schema of the configuration, for editors",
@@ -22,7 +22,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    """``ccmproxy schema``: the JSON schema, or the reference in Markdown."""
+    """``ccmproxy schema``: print the JSON schema, or the reference in Markdown."""
     terminal.say(
         markdown().rstrip() if args.markdown else json.dumps(json_schema(), indent=2, ensure_ascii=False)
     )

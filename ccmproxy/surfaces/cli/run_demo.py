@@ -1,4 +1,4 @@
-"""``ccmproxy demo``: everything in front of a simulated upstream."""
+"""``ccmproxy demo``: runs the proxy in front of a simulated upstream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ccmproxy.surfaces.cli.terminal import Commands, Terminal
 
 
 def add_command(commands: Commands, is_meant: bool) -> None:
-    """The command's own parser. ``is_meant``: only then is what it needs loaded, and are its options known."""
+    """Add the parser of the command.
+
+    ``is_meant``: whether this command was given; only then are its modules loaded and its options added.
+    """
     parser = commands.add_parser(
         "demo",
         help="run everything against a simulated upstream",

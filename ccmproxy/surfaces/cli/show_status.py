@@ -1,4 +1,4 @@
-"""``ccmproxy status``: what a running instance tells its users."""
+"""``ccmproxy status``: shows the status that a running instance reports to its users."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ccmproxy.config.addresses import is_loopback, parse_url
 from ccmproxy.surfaces.cli.status_table import format_status
 from ccmproxy.surfaces.cli.terminal import CommandError, Commands, Terminal
 
-#: Where an instance is unless it was told otherwise (spec 1).
+#: Default address of an instance (spec 1).
 DEFAULT_URL = "http://127.0.0.1:8080"
 STATUS_PATH = "/ccm/v1/status"
-#: Bytes of one line of a status; more is not one.
+#: Longest line of a status (bytes); anything longer is not a status.
 LONGEST_STATUS = 64 * 1024
-#: Seconds to wait for a status. A watched one may be silent for as long as nothing changes.
+#: Seconds to wait for a status. A watched instance may be silent for as long as nothing changes.
 STATUS_TIMEOUT = 10.0
 
 
 def add_command(commands: Commands) -> None:
-    """The command's own parser."""
+    """Add the parser of the command."""
     parser = commands.add_parser(
         "status",
         help="show the state of a running instance",
@@ -43,16 +43,17 @@ def add_command(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    """``ccmproxy status``: a table of the aggregate, once or at every change.
+    """``ccmproxy status``: print a table of the aggregate, once or at every change.
 
-    Raises CommandError where there is no token or no status to be had, and when a watched instance hangs up.
+    Raises CommandError if there is no token, if no status can be read, and when a watched instance closes the
+    connection.
     """
     request = urllib.request.Request(status_url(args.url, args.watch))
     request.add_header("User-Agent", f"ccmproxy/{__version__}")
     request.add_header("Accept", "application/json")
     token = _read_token(args, terminal.environ)
     if token:
-        # Not among the ordinary headers: a redirect to somewhere else must not take the token with it.
+        # Not one of the ordinary headers, because a redirect to another host must not carry the token along.
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     first = True
     for status in _statuses(request, args.watch, terminal):
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def status_url(base: str, watch: bool) -> str:
-    """The address of the status of the instance at ``base``, which may be that address already.
+    """The status URL of the instance at ``base``, which may already be the status URL.
 
-    Raises CommandError for what is no such address.
+    Raises CommandError if ``base`` is not an HTTP URL.
     """
     try:
         parts = parse_url(base)
@@ -88,7 +89,7 @@ def _statuses(
 ) -> Iterator[Mapping[str, Any]]:
     handlers = list(terminal.handlers)
     if is_loopback(urlsplit(request.full_url).hostname or ""):
-        handlers.append(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
+        handlers.append(urllib.request.ProxyHandler({}))  # no proxy for an instance on this machine
     opener = urllib.request.build_opener(*handlers)
     try:
         with closing(opener.open(request, timeout=None if watch else STATUS_TIMEOUT)) as response:

@@ -1,4 +1,4 @@
-"""A status as lines for people. It comes from elsewhere: whatever it holds, only printable text comes out."""
+"""Formats a status as lines for people. It comes from elsewhere: whatever it holds, the output is printable."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from ccmproxy.state.durations import format_duration
 
-#: Unix seconds; later ones are no dates (and no percentages either).
+#: Unix seconds; a larger number is not a date (and not a percentage either).
 LAST_SECOND = 1e11
 
 
 def format_status(status: Mapping[str, Any], now: float) -> Iterator[str]:
-    """Lines for people. ``now`` in Unix seconds."""
+    """The lines for people. ``now`` in Unix seconds."""
     yield f"{'window':8}{'used':>8}  resets"
     for title, name in (("5 hours", "five_hour"), ("week", "weekly")):
         used = _number(status.get(f"{name}_utilization"))

@@ -1,4 +1,4 @@
-"""What every command has in common: where it prints, what it takes from outside, and how it fails."""
+"""What all commands share: where they print, what they take from outside, and how they fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TextIO, TypeAlias
 
-#: Where each command puts its parser.
+#: The collection of parsers to which each command adds its own.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -22,10 +22,10 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """What a command uses of the outside, so that it can be run without.
+    """Everything a command uses of its surroundings, so that tests can replace it.
 
-    ``now``: Unix seconds. ``make_token``: bytes of randomness → a URL-safe text. ``handlers``: what urllib opens URLs
-    with besides its own.
+    ``now``: Unix seconds. ``make_token``: bytes of randomness → a URL-safe text. ``handlers``: urllib handlers to open
+    URLs with, besides the default ones.
     """
 
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -36,9 +36,9 @@ class Terminal:
     handlers: Sequence[urllib.request.BaseHandler] = ()
 
     def say(self, line: str) -> None:
-        """A line of what was asked for, out at once."""
+        """Print a line of the result and flush it."""
         print(line, file=self.out, flush=True)
 
     def complain(self, line: str) -> None:
-        """A line about what is wrong."""
+        """Print a line about an error."""
         print(line, file=self.err, flush=True)

@@ -44,9 +44,10 @@ def conversation(
     gap: float = 10.0,
     subagents: tuple[Conversation, ...] = (),
 ) -> Conversation:
-    """Of the middle model: every request reads all that was there before and adds 1,000 tokens; answers are 1,000.
+    """A conversation with the middle model.
 
-    ``subagents`` begin with the first answer.
+    Every request reads the whole context before it and adds 1,000 tokens; responses have 1,000. ``subagents`` begin
+    with the first response.
     """
     steps = []
     kept = 0
@@ -58,10 +59,10 @@ def conversation(
 
 
 def session(name: str, start: float, talk: Conversation, hours: float = 8.0) -> Session:
-    """Begins ``start`` seconds after the beginning, by somebody who leaves ``hours`` later."""
+    """A session that begins ``start`` seconds after the beginning; its user leaves ``hours`` later."""
     return Session(name, name, BEGIN + start, BEGIN + start + hours * HOUR, talk, 0.0, talk.units)
 
 
 def short_sessions(count: int, every: float, requests: int = 5) -> list[Session]:
-    """One every so many seconds."""
+    """``count`` sessions, one every ``every`` seconds."""
     return [session(f"s{number}", number * every, conversation(requests)) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Accounts of the simulation: windows, what they tell, and what a credential makes of it."""
+"""Accounts of the simulation: their windows, what they report, and what a credential learns from it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class CredentialTests(SynchronousTestCase):
         credential.observe(members[0].told(time()))
         view = credential.snapshot(time())
         self.assertEqual(view.limits.short.utilization, 99.0)
-        # 98.5 % is told as 99 %, which is where the proxy pauses an account.
+        # 98.5 % is reported as 99 %, at which the proxy pauses an account.
         self.assertEqual(view.availability.reason, "short_window")
         time.now += 5 * HOUR
         self.assertTrue(credential.snapshot(time()).availability.usable)

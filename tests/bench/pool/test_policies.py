@@ -63,7 +63,7 @@ class RoundRobinTests(PolicyTestCase):
         self.fill(1, 2, 3)
         outcome = self.policy.take(Asked("alice", "s", None, "sonnet"))
         self.assertEqual(outcome, Refused(BEGIN + 5 * HOUR))
-        # A window that was emptied meanwhile is not noticed.
+        # The policy does not notice a window that was emptied in the meantime.
         self.accounts[0].short.used = 0.0
         self.assertEqual(self.ask(), "refused")
         self.time.now += 5 * HOUR
@@ -107,7 +107,7 @@ class PoolTests(PolicyTestCase):
     def test_sessions_move_at_a_429_and_stay_there(self) -> None:
         self.use(PoolRules("round-robin"))
         self.assertEqual(self.ask("a"), "1")
-        self.fill(1)  # which the proxy does not know
+        self.fill(1)  # unknown to the proxy
         self.assertEqual(self.ask("a"), "2")
         self.time.now += 6 * HOUR
         self.assertEqual(self.ask("a"), "2")

@@ -1,4 +1,4 @@
-"""Scores that the product does not have do what their names say."""
+"""The scores that the product does not use do what their names say."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ScoringTests(SynchronousTestCase):
             self.assertLess(idea.score(candidate(weekly=50.0, assigned=1), 0, NOW), plain, idea.name)
 
     def ratio(self, name: str, better: Candidate, active: int = 0) -> float:
-        """How many times an unused account's score that of ``better`` is."""
+        """The ratio of an unused account's score to that of ``better``."""
         return BY_NAME[name](better, active, NOW) / BY_NAME[name](candidate(), 0, NOW)
 
     def test_urgency(self) -> None:

@@ -63,10 +63,10 @@ class ConservationTests(SynchronousTestCase):
         for name in POLICIES:
             members, tally = self.simulate(name)
             for account in members:
-                # What the week that has ended took, and the present one.
+                # The usage of the week that has ended, and of the current one.
                 taken = sum(tally.used[account.tag]) * account.plan.week + account.weekly.used
                 self.assertApproximates(taken, account.served, 1.0, name)
-                # The answers that were under way when the window filled go beyond it.
+                # The responses that were in progress when the window filled exceed it.
                 self.assertLess(max(tally.used[account.tag]), 1.05, name)
                 self.assertLess(account.weekly.used, account.weekly.allowance * 1.05, name)
             self.assertApproximates(tally.spent, sum(account.served for account in members), 1.0, name)
@@ -103,7 +103,7 @@ class IdleTests(SynchronousTestCase):
 
 
 class MoveTests(SynchronousTestCase):
-    """What it costs to go elsewhere."""
+    """The cost of moving to another account."""
 
     def test_staying_costs_what_was_planned(self) -> None:
         talk = conversation(20)
@@ -128,7 +128,7 @@ class MoveTests(SynchronousTestCase):
         tally = simulate(accounts("pro", "pro", "pro"), [session("s", 0.0, talk)], "round-robin per request")
         self.assertEqual(tally.moves, 8)
         self.assertApproximates(tally.spent, talk.units + tally.for_moves, 1.0)
-        # Two of the three begin without the context; later ones have what they saw three requests before.
+        # Two of the three begin without a cached context; later ones find what they saw three requests before.
         whole = request_units("sonnet", 100_000, 0, 0, CACHE_LIFE)
         self.assertTrue(1.8 * whole < tally.for_moves < 2.5 * whole)
 
@@ -145,7 +145,7 @@ class MoveTests(SynchronousTestCase):
 
 
 class RefusalTests(SynchronousTestCase):
-    """Who is refused waits, and gives up in the end."""
+    """A refused user waits, and gives up in the end."""
 
     def used_up(self, until: float) -> list[SimulatedAccount]:
         """One account whose 5-hour window is full until so many seconds after the beginning."""

@@ -1,4 +1,4 @@
-"""What the tests of a login that is kept fresh share: a file on a disk that can fail, and its keeper."""
+"""Shared by the tests of refreshes: a file on a disk that can fail, and its keepers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TokenTestCase(CredentialTestCase):
         self.logged.append(repr(event))
 
     def make(self, lock: bool = True) -> TokenKeeper:
-        """A keeper of the file; several are like several processes."""
+        """Return a keeper of the file. Several keepers behave like several processes."""
 
         def changed() -> None:
             self.changes += 1
@@ -83,22 +83,22 @@ class TokenTestCase(CredentialTestCase):
         return authorization.access_token
 
     def authorized(self) -> str:
-        """The access token that a request gets at once."""
+        """Return the access token that a request gets, which must be at once."""
         return self.access(self.successResultOf(self.authorize()))
 
     def refused(self, hard: bool | None = None) -> str:
-        """Why a request gets none."""
+        """Return why a request gets no token."""
         error = self.failureResultOf(self.authorize(), CredentialUnavailable).value
         if hard is not None:
             self.assertEqual(error.hard, hard, str(error))
         return str(error)
 
     def redeemed(self) -> list[str]:
-        """The refresh tokens that went to the token endpoint."""
+        """Return the refresh tokens that were sent to the token endpoint."""
         return [(request.body or b"").decode() for request in self.upstream.asked(TOKEN)]
 
     def settled(self) -> None:
-        """No lock is left, and no temporary file."""
+        """Assert that there is no lock and no temporary file."""
         self.assertEqual(os.listdir(self.directory), ["config"])
         self.assertEqual(os.listdir(self.config), ["login.json"])
         self.no_timers()

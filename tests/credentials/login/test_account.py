@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.account`: a login, its state and its requests, together."""
+"""Tests of :mod:`ccmproxy.credentials.login.account`: a login, its state and its requests together."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class AccountTestCase(CredentialTestCase):
         self.notified += 1
 
     def finish(self, account: LoginAccount) -> None:
-        """Nothing is left: no timer, no lock, no lease."""
+        """Assert that there is no timer, no lock and no lease."""
         self.successResultOf(account.stop())
         self.assertEqual(account.leases, set(), "a lease was not closed")
         self.no_timers()
@@ -166,7 +166,7 @@ class LoginTests(AccountTestCase):
         lease.close(LeaseOutcome.INTERRUPTED)
 
     def test_another_login_is_asked_for_its_usage(self) -> None:
-        """It may be another account's: the old one's windows must not close it."""
+        """The login may belong to another account, so the windows of the old one must not block it."""
         self.upstream.answer("usage", usage(100.0), usage(3.0))
         account = self.start()
         self.assertEqual(self.availability(account).state, "rate_limited")
@@ -212,7 +212,7 @@ class LoginTests(AccountTestCase):
         self.assertFalse(self.availability(account).usable)
 
     def test_control_requests_go_through_the_outbound(self) -> None:
-        """F30: without a replacement, everything is asked through the credential's own outbound."""
+        """F30: without ``fetch``, all control requests use the credential's own outbound."""
         account = LoginAccount(
             "acct", LoginPlace(FileStore(self.path)), PlainFormat(), self.access, self.clock, lambda: 0.0
         )
@@ -303,7 +303,7 @@ class StateTests(AccountTestCase):
 
 class RequestTests(AccountTestCase):
     def test_f1_fifty_requests_one_refresh(self) -> None:
-        """Through leases, with the poll at start asking for the same token."""
+        """The requests hold leases, and the poll at the start needs the same token."""
         answer: Deferred[Answer] = Deferred()
         self.upstream.answer("token", answer)
         account = self.start(login())
@@ -342,7 +342,7 @@ class RequestTests(AccountTestCase):
 
 
 class KeyTests(AccountTestCase):
-    """A key in the place of the login (spec 3.1)."""
+    """A key that replaces a login in the store (spec 3.1)."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -361,8 +361,8 @@ class KeyTests(AccountTestCase):
         self.assertEqual(self.upstream.requests, [])
 
     def test_a_key_takes_the_place_of_a_login_and_the_reverse(self) -> None:
-        """While it runs: requests go to the address for what authorizes them, also those of a lease that was taken
-        before; the login's usage is asked for, the key's is not."""
+        """Requests go to the upstream for their authorization, also those of a lease that was taken before the change.
+        The usage of the login is polled, that of the key is not."""
         logins = b"api.example", b"", self.connections
         keys = b"keys.example", b"/v1", self.key_connections
         account = self.start()
@@ -418,7 +418,7 @@ class KeyTests(AccountTestCase):
 
 class StopTests(AccountTestCase):
     def test_everything_ends(self) -> None:
-        """At any moment: with a poll, a refresh or a change under way."""
+        """The account is stopped during a poll, during a refresh and during a change of the file."""
         for usage_replies, token_replies, document in (
             ((usage(),), (tokens("a2"),), FRESH),
             ((), (), FRESH),

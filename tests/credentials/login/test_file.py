@@ -21,7 +21,7 @@ class StoreTestCase(CredentialTestCase):
         self.store = FileStore(self.path)
 
     def problem(self) -> str:
-        """What reading complains of; it names the file."""
+        """Return the error of a read, which must name the file."""
         error = self.assertRaises(CredentialFileError, self.store.read)
         self.assertIn(self.path, str(error))
         return str(error).replace(f"credential file {self.path} ", "")
@@ -66,7 +66,7 @@ class ReadTests(StoreTestCase):
     def test_unreadable(self) -> None:
         self.put(DOCUMENT)
         os.chmod(self.path, 0)
-        # Root may read everything; somebody else may come here only by a path that does not lead through its parents.
+        # Root may read everything, and another user may have no access to the parent directories.
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.config)
         os.chmod(self.config, 0o755)
@@ -98,7 +98,7 @@ class ReadTests(StoreTestCase):
         self.assertNotIn("secret", self.problem())
 
     def test_replaced_while_read(self) -> None:
-        """Readers see one of the documents that were written, whole, however often it is replaced."""
+        """A reader sees one of the written documents as a whole, however often the file is replaced."""
         documents = [bytes([letter]) * 40_000 for letter in b"abcd"]
         self.put(documents[0])
         done = threading.Event()
@@ -118,7 +118,7 @@ class ReadTests(StoreTestCase):
             writer.join()
 
     def test_rewritten_in_place_while_read(self) -> None:
-        """A file that grew between the look and the end of the read is read again."""
+        """A file that has grown between the fstat and the end of the read is read again."""
         self.put(b"half")
         real = store_module._read_all
         grown: list[bool] = []
@@ -135,7 +135,7 @@ class ReadTests(StoreTestCase):
         self.assertEqual(self.store.read(), b"half and half")
 
     def test_overwritten_in_place_while_read(self) -> None:
-        """The same size does not make it the same document."""
+        """A document of the same size may still be another document."""
         self.put(b"old")
         os.utime(self.path, ns=(1, 1))
         real = store_module._read_all
@@ -161,7 +161,7 @@ class WriteTests(StoreTestCase):
         self.only_the_file()
 
     def test_is_a_new_file(self) -> None:
-        """A reader that has the old one open keeps it, whole."""
+        """A reader that has the old file open can still read all of it."""
         self.put(b"old")
         with open(self.path, "rb") as reader:
             self.store.write(DOCUMENT)
@@ -188,7 +188,7 @@ class WriteTests(StoreTestCase):
         self.assertEqual((status.st_uid, status.st_gid, self.mode()), (65534, 65533, 0o600))
 
     def test_follows_links(self) -> None:
-        """The link stays one; what it leads to is replaced, in its own directory."""
+        """The link remains a link; its target is replaced, in the target's directory."""
         target = os.path.join(self.directory, "elsewhere.json")
         with open(target, "wb") as file:
             file.write(b"old")
@@ -201,7 +201,7 @@ class WriteTests(StoreTestCase):
         self.only_the_file()
 
     def test_durable_before_it_is_in_place(self) -> None:
-        """F3: content synced, then renamed, then the directory synced."""
+        """F3: first the content is synced, then it is renamed, then the directory is synced."""
         self.put(b"old")
         steps: list[str] = []
         fsync, replace = os.fsync, os.replace
@@ -262,7 +262,7 @@ class WritableTests(StoreTestCase):
         self.only_the_file()
 
     def test_disk_full(self) -> None:
-        """Found out by writing, not by asking."""
+        """The disk is known to be full only by writing to it."""
 
         def full(descriptor: int, data: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -293,7 +293,7 @@ class WritableTests(StoreTestCase):
         self.assertIn("cannot be written: No such file", self.problem())
 
     def test_mounted_by_itself(self) -> None:
-        """Containers mount single files; those cannot be replaced."""
+        """Containers mount single files, and these cannot be replaced."""
         self.patch(store_module, "_is_mount_point", lambda target: target == self.path)
         self.assertIn("mount its directory instead", self.problem())
 

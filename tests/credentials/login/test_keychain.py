@@ -16,7 +16,7 @@ from tests.credentials.fixtures import CredentialTestCase
 
 
 class MemoryKeyring(KeyringBackend):
-    """A keychain; ``locked``: refuses everything, ``read_only``: refuses changes."""
+    """A keychain. ``locked``: it refuses everything; ``read_only``: it refuses changes."""
 
     priority = 1
 
@@ -112,7 +112,7 @@ class FirstOfTests(CredentialTestCase):
         self.store = FirstOf(self.first, FileStore(self.path))
 
     def held(self) -> tuple[bytes | None, bytes | None]:
-        """What the keychain and the file hold."""
+        """Return the contents of the keychain and of the file."""
         item = self.keyring.items.get(("Service", "me"))
         if not os.path.exists(self.path):
             return item.encode() if item else None, None
@@ -160,7 +160,7 @@ class FirstOfTests(CredentialTestCase):
         self.assertEqual(self.held(), (None, b"new"))
 
     def test_stale_item_that_stays_is_a_failed_write(self) -> None:
-        """It would be read instead of what was written: say so before a refresh, and after a write."""
+        """The next read would return the stale item, so this is reported before a refresh and after a write."""
         self.put(b"old")
         self.first.write(b"old")
         self.keyring.read_only = True

@@ -13,7 +13,7 @@ from ccmproxy.credentials.login import lock as lock_module
 from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable, lock_path
 from tests.credentials.fixtures import CredentialTestCase
 
-#: Tries to take the lock at argv[1], directly by mkdir, and says whether it did.
+#: A program that tries to take the lock at argv[1] directly by mkdir, and prints whether it did.
 OTHER_PROGRAM = (
     "import os, sys\ntry: os.mkdir(sys.argv[1])\nexcept FileExistsError: print('held')\nelse: print('free')"
 )
@@ -33,7 +33,7 @@ class LockTests(CredentialTestCase):
         return Deferred.fromCoroutine(lock.__aenter__())
 
     def foreign(self, age: float = 0.0) -> None:
-        """Another program's lock, last touched ``age`` seconds ago."""
+        """Create another program's lock, last touched ``age`` seconds ago."""
         os.mkdir(self.lock_path)
         touched = self.clock.seconds() - age
         os.utime(self.lock_path, (touched, touched))
@@ -48,7 +48,7 @@ class LockTests(CredentialTestCase):
         self.assertEqual(lock_path(self.config + "/"), self.config + ".lock")
 
     def test_obstacle(self) -> None:
-        """A directory in which nothing can be made is noticed before the lock is needed (as root nothing is such)."""
+        """A directory that is not writable is noticed before the lock is needed. (Root can write everywhere.)"""
         self.assertIsNone(self.lock.obstacle())
         self.patch(os, "access", lambda path, mode: path != self.directory)
         self.assertIn(f"{self.directory}, where the lock", self.lock.obstacle() or "")
@@ -98,7 +98,7 @@ class LockTests(CredentialTestCase):
         self.assertFree()
 
     def test_six_tries(self) -> None:
-        """One to two seconds apart, while the other one lives; then it is given up."""
+        """The attempts are one to two seconds apart, and end while the other program still holds the lock."""
         self.foreign()
         tries: list[float] = []
         mkdir = os.mkdir
@@ -163,7 +163,7 @@ class LockTests(CredentialTestCase):
         self.assertFree()
 
     def test_stale_removal_takes_nobody_elses(self) -> None:
-        """Between our look at a stale lock and its removal, somebody else removed it and took the lock."""
+        """Between the check of a stale lock and its removal, another program has removed it and taken the lock."""
         self.foreign(age=60.0)
         rename = os.rename
         other = self.make()
@@ -200,7 +200,7 @@ class LockTests(CredentialTestCase):
         self.assertFree()
 
     def test_lost_lock_is_noticed_and_left_alone(self) -> None:
-        """We were believed dead (a suspended laptop): whoever holds the lock now keeps it."""
+        """Another program took the lock because its owner seemed dead (a suspended laptop). It keeps the lock."""
         self.successResultOf(self.take(self.lock))
         os.rmdir(self.lock_path)
         self.assertFalse(self.lock.held)
@@ -237,7 +237,7 @@ class LockTests(CredentialTestCase):
         self.assertEqual(subprocess.check_output(ask), b"free\n")
 
     def test_constants(self) -> None:
-        """Shared with another program: not ours to change."""
+        """The constants are shared with another program and must not change."""
         self.assertEqual(
             (lock_module.STALE_AFTER, lock_module.TOUCH_INTERVAL, lock_module.ATTEMPTS), (10, 5, 6)
         )

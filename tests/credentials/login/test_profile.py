@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.profile`; what becomes of its result is tested with the token keeper."""
+"""Tests of :mod:`ccmproxy.credentials.login.profile`. The use of its result is tested with the token keeper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.refresh`: other proxies' lost logins must not be ours (F1-F3)."""
+"""Tests of :mod:`ccmproxy.credentials.login.refresh`: the ways in which other proxies lose logins (F1-F3)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RefreshTests(TokenTestCase):
         self.settled()
 
     def test_f1_two_processes_one_refresh(self) -> None:
-        """Two keepers of the same file, as in two processes: the lock lets one refresh, the other finds the result."""
+        """Two keepers of one file behave like two processes: one refreshes, and the other finds the result."""
         answer: Deferred[Answer] = Deferred()
         self.upstream.answer("token", answer)
         other = self.make()
@@ -86,7 +86,7 @@ class RefreshTests(TokenTestCase):
         self.settled()
 
     def test_f2_other_program_refreshes_during_ours(self) -> None:
-        """A program that ignores the lock logs in while our refresh is under way: what the file holds wins."""
+        """A program that ignores the lock logs in during the refresh: the login in the file is used."""
         answer: Deferred[Answer] = Deferred()
         self.upstream.answer("token", answer)
         waiting = self.authorize()
@@ -133,7 +133,7 @@ class RefreshTests(TokenTestCase):
         self.settled()
 
     def test_file_gone_when_the_answer_comes(self) -> None:
-        """The old token is used up: what came in its place is saved, with all that the file held."""
+        """The old refresh token is used up, so the new login is saved in the document that the file had before."""
         answer: Deferred[Answer] = Deferred()
         self.upstream.answer("token", answer)
         waiting = self.authorize()
@@ -151,7 +151,7 @@ class RefreshTests(TokenTestCase):
         self.settled()
 
     def test_f3_saved_before_it_is_used(self) -> None:
-        """When the first waiter gets the token, and when a change is told, the file holds it, synced."""
+        """When the first waiter gets the token, and when the change is reported, the file already holds it, synced."""
         synced: list[bytes] = []
         fsync = os.fsync
 
@@ -171,7 +171,7 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(seen, [("a2", True)] * 2)
 
     def test_f3_disk_full_at_the_save(self) -> None:
-        """Hard failure: the new token is not used, and it is said aloud. When there is room again it is saved."""
+        """A hard failure: the new token is not used, and an error is logged. It is saved when there is space again."""
         self.store.full = True
         self.assertIn("could not be saved: No space left", self.refused(hard=True))
         self.assertIsNone(self.keeper.authorization)
@@ -188,7 +188,7 @@ class RefreshTests(TokenTestCase):
         self.settled()
 
     def test_f3_whatever_goes_wrong_at_the_save(self) -> None:
-        """Also what nobody thought of must not cost the login, nor be quoted."""
+        """An unexpected exception must not lose the login, and its message must not be quoted."""
         write = self.store.write
 
         def fail(document: bytes) -> None:
@@ -238,7 +238,7 @@ class RefreshTests(TokenTestCase):
         self.no_timers()
 
     def test_lock_lost_before_the_refresh(self) -> None:
-        """Another program took us for dead (we were suspended, say): it may be refreshing now."""
+        """Another program took over the lock, because this process seemed dead, and may be refreshing now."""
         check = self.store.check_writable
 
         def late() -> None:
@@ -266,7 +266,7 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(self.authorized(), "a2")
 
     def test_refresh_token_that_is_not_replaced_stays(self) -> None:
-        """With a real format: an answer without a refresh token leaves the old one."""
+        """With a real format, an answer without a refresh token keeps the old one."""
         self.account_format = ClaudeAccountFormat()
         self.keeper = self.make()
         stored = {
@@ -317,7 +317,7 @@ class RefreshTests(TokenTestCase):
 
 
 class FailureTests(TokenTestCase):
-    """The token endpoint answers 429, 500, nonsense, or never."""
+    """The token endpoint answers 429, 500 or garbage, or does not answer."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -395,7 +395,7 @@ class FailureTests(TokenTestCase):
         self.assertEqual(len(self.redeemed()), 1)
 
     def test_permanent(self) -> None:
-        """Never again with that refresh token, whatever else of the file changes; a new one is used."""
+        """That refresh token is never used again, even if the rest of the file changes. A new one is used."""
         self.upstream.answer("token", Answer(401))
         self.assertIn("log in again", self.refused(hard=True))
         self.load(login().replace(b"kept", b"changed"))

@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.stored_login`: what is read, and what that means."""
+"""Tests of :mod:`ccmproxy.credentials.login.stored_login`: what is read, and its effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.credentials.login.keeping import Disk, TokenTestCase
 
 
 class StoredLoginTests(CredentialTestCase):
-    """The login alone, without anybody who refreshes it."""
+    """The login alone, without a keeper that refreshes it."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -26,18 +26,18 @@ class StoredLoginTests(CredentialTestCase):
         self.changes += 1
 
     def token(self) -> OAuthToken:
-        """What can be used, which is a login."""
+        """Return the usable login."""
         present = self.login.present()
         assert isinstance(present, OAuthToken)
         return present
 
     def unavailable(self) -> CredentialUnavailable:
-        """Why nothing can be used."""
+        """Return why there is no usable login."""
         error: CredentialUnavailable = self.assertRaises(CredentialUnavailable, self.login.present)
         return error
 
     def test_before_it_is_loaded(self) -> None:
-        """Reading alone has no consequence."""
+        """A mere read has no effect."""
         self.assertIn("not loaded", str(self.unavailable()))
         _, read = self.login.read()
         assert isinstance(read, OAuthToken)
@@ -49,7 +49,7 @@ class StoredLoginTests(CredentialTestCase):
         self.assertEqual(self.changes, 1)
 
     def test_a_write_that_fails(self) -> None:
-        """Leaves everything as it was."""
+        """The login is unchanged."""
         self.login.load()
         document = self.login.document
         self.store.full = True
@@ -59,7 +59,7 @@ class StoredLoginTests(CredentialTestCase):
         self.assertEqual((self.stored()["access"], self.token().access_token), ("a1", "a1"))
 
     def test_a_write_is_no_change_by_somebody_else(self) -> None:
-        """What we have written ourselves lifts nothing when it is read."""
+        """Reading a document that this process has written lifts no block."""
         self.login.load()
         assert self.login.document is not None
         self.login.write(self.login.document, replace(self.token(), access_token="a2"))
@@ -96,7 +96,7 @@ class StoredLoginTests(CredentialTestCase):
         self.assertIsNone(self.login.refresh_blocked(self.token()))
 
     def test_refresh_refused_for_good(self) -> None:
-        """Until there is another refresh token."""
+        """The refusal lasts until there is another refresh token."""
         self.login.load()
         token = self.token()
         self.assertTrue(self.login.refused_for_good(token).hard)
@@ -108,7 +108,7 @@ class StoredLoginTests(CredentialTestCase):
         self.assertIsNone(self.login.refresh_blocked(self.token()))
 
     def test_reread(self) -> None:
-        """Also what a hard failure keeps from being used."""
+        """A login that is unusable because of a hard failure is returned too."""
         self.login.load()
         self.login.fail_hard("no")
         token = self.login.reread()
@@ -139,7 +139,7 @@ class ReadTests(TokenTestCase):
         self.assertEqual(self.result(self.keeper.recover(ApiKey("k"))), ApiKey("k2"))
 
     def test_every_defect_of_a_file(self) -> None:
-        """Each gives a sentence, at once, and a repaired file is used."""
+        """Each defect is reported by a sentence, at once, and a repaired file is used."""
         whole = login(expires=NOW + 3600)
         for name, document, problem in (
             ("empty", b"", "is empty"),

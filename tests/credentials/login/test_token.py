@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.token`: recovery, the plan, and the end (F1, F4)."""
+"""Tests of :mod:`ccmproxy.credentials.login.token`: recovery, the plan, and stopping (F1, F4)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecoveryTests(TokenTestCase):
         self.settled()
 
     def test_f4_late_caller_takes_what_is_there(self) -> None:
-        """It met a 401 with a token that has been replaced since: nothing is refreshed, nothing is written."""
+        """The caller got a 401 for a token that has since been replaced: nothing is refreshed or written."""
         self.assertEqual(self.access(self.successResultOf(self.recover())), "a2")
         before = os.stat(self.path)
         for _ in range(5):
@@ -65,7 +65,7 @@ class RecoveryTests(TokenTestCase):
         self.assertEqual(self.redeemed(), ["r1"])
 
     def test_the_rejected_token_is_never_given_back(self) -> None:
-        """Not even where it has not expired and the refresh fails for the moment."""
+        """This holds even if the token has not expired and the refresh fails temporarily."""
         self.upstream.answer("token", Answer(500))
         self.failureResultOf(self.recover(), CredentialUnavailable)
         self.assertEqual(len(self.failures), 1)
@@ -82,7 +82,7 @@ class RecoveryTests(TokenTestCase):
         self.assertEqual(self.redeemed(), [])
 
     def test_every_token_is_refused(self) -> None:
-        """A banned account does not become a refresh per request."""
+        """The requests of a banned account do not each cause a refresh."""
         rejected: Login = self.old
         self.upstream.answer("token", *(tokens(f"n{n}", f"s{n}") for n in range(9)))
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.login.watch`: the same situations by looking alone, and by inotify."""
+"""Tests of :mod:`ccmproxy.credentials.login.watch`: the same situations by polling and by inotify."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.credentials.fixtures import CredentialTestCase
 
 @implementer(IReactorFDSet)
 class DescriptorClock(Clock):
-    """A Clock that also lets descriptors be read: :meth:`deliver` gives each what has arrived."""
+    """A Clock with file descriptors: :meth:`deliver` passes each reader the data that has arrived."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class DescriptorClock(Clock):
 
 
 class Situations(CredentialTestCase):
-    """What may happen to a watched file. Subclasses say how long it may take to be noticed."""
+    """The situations of a watched file. Subclasses say how long it may take until a change is noticed."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -73,7 +73,7 @@ class Situations(CredentialTestCase):
         self.no_timers()
 
     def watch(self, path: str | None = None) -> None:
-        """Watch the file; what it holds at each report is recorded."""
+        """Watch the file and record its content at each report."""
         watched = path or self.path
         self.watcher.watch(watched, lambda: self.changes.append(self.content(watched)))
 
@@ -85,16 +85,16 @@ class Situations(CredentialTestCase):
             return None
 
     def write(self, data: bytes, path: str | None = None) -> None:
-        """In place."""
+        """Overwrite the file in place."""
         with open(path or self.path, "wb") as file:
             file.write(data)
 
     def notice(self) -> None:
-        """Let the time pass in which a change must be noticed."""
+        """Advance the clock by the time in which a change must be noticed."""
         self.clock.pump([POLL_INTERVAL, SETTLE, SETTLE])
 
     def seen(self, *expected: bytes | None) -> None:
-        """Exactly these reports, since the last call."""
+        """Assert that exactly these reports were made since the last call."""
         self.notice()
         self.assertEqual(self.changes, list(expected))
         self.changes.clear()
@@ -120,7 +120,7 @@ class Situations(CredentialTestCase):
             self.seen(data)
 
     def test_same_size_and_time(self) -> None:
-        """Another file of the same size and mtime is another file."""
+        """Another file of the same size and mtime is a change."""
         self.put(b"one")
         status = os.stat(self.path)
         self.watch()
@@ -189,7 +189,7 @@ class Situations(CredentialTestCase):
         self.seen(b"one")
 
     def test_directory_swapped(self) -> None:
-        """Between two looks: another directory of the same name."""
+        """Between two polls the directory is replaced by another one of the same name."""
         self.put(b"one")
         self.watch()
         os.rename(self.config, self.config + ".old")
@@ -200,7 +200,7 @@ class Situations(CredentialTestCase):
         self.seen(b"three")
 
     def test_link_to_elsewhere(self) -> None:
-        """The target of the link is watched as well, in its own directory; then the link is turned."""
+        """The directory of the link's target is watched as well; then the link is changed to another target."""
         elsewhere = os.path.join(self.directory, "elsewhere")
         os.mkdir(elsewhere)
         first, second = os.path.join(elsewhere, "1"), os.path.join(elsewhere, "2")
@@ -217,7 +217,7 @@ class Situations(CredentialTestCase):
         self.seen(b"four")
 
     def test_linked_directory_swapped(self) -> None:
-        """As orchestrators mount secrets: login.json -> ..data/login.json, ..data -> a directory with a date."""
+        """Orchestrators mount secrets this way: login.json -> ..data/login.json, ..data -> a directory with a date."""
         for name, data in (("..1", b"one"), ("..2", b"three")):
             os.mkdir(os.path.join(self.config, name))
             self.write(data, os.path.join(self.config, name, "login.json"))
@@ -268,7 +268,7 @@ class Situations(CredentialTestCase):
 
 
 class PollTests(Situations):
-    """Without inotify."""
+    """Polling only."""
 
     def test_slow_writer_is_reported_once(self) -> None:
         self.put(b"")
@@ -297,7 +297,7 @@ class PollTests(Situations):
 
 
 class InotifyTests(Situations):
-    """By inotify, with a poll so rare that it explains nothing."""
+    """By inotify, with polls so rare that they cannot explain a report."""
 
     if not watch_module.HAS_INOTIFY:
         skip = "no inotify here"
@@ -337,7 +337,7 @@ class InotifyTests(Situations):
         self.seen(b"one")
 
     def test_no_more_instances(self) -> None:
-        """The limit of inotify instances is reached: looking goes on."""
+        """When the limit of inotify instances is reached, polling goes on."""
 
         def refuse(reactor: object) -> None:
             raise OSError("Too many open files")
@@ -352,7 +352,7 @@ class InotifyTests(Situations):
         self.watcher.stop()
 
     def test_lost_events(self) -> None:
-        """The kernel's queue overflowed: the next look finds the change, and watches the new directory."""
+        """The kernel's queue has overflowed: the next poll finds the change, and watches the new directory."""
         self.watcher = FileWatcher(self.clock, poll_interval=100.0)
         self.watch()
         os.rename(self.config, self.config + ".old")
@@ -387,7 +387,7 @@ class InotifyTests(Situations):
 
 
 class RealReactorTests(SynchronousTestCase):
-    """Once with nothing replaced."""
+    """Try once with everything in place."""
 
     def test_real(self) -> None:
         reactor: PosixReactorBase = SelectReactor()
@@ -417,5 +417,5 @@ class RealReactorTests(SynchronousTestCase):
                 connection_lost(None)
 
 
-# The situations themselves are no test case.
+# The base class of the situations is no test case.
 del Situations

@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.pool.pool`: sessions are spread, stay, and leave what cannot serve them."""
+"""Tests of :mod:`ccmproxy.credentials.pool.pool`: sessions are distributed, are sticky, and fail over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REBALANCING = PoolRules("least-used", rebalance_threshold=20.0)
 
 
 class PoolTestCase(SynchronousTestCase):
-    """Pools over credentials without logins, at one clock."""
+    """Pools of credentials without logins, on one clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -46,7 +46,7 @@ class PoolTestCase(SynchronousTestCase):
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
-        """No lease is open, nobody listens, nothing is scheduled."""
+        """Assert that there is no open lease, no listener and no timer."""
         for credential in self.credentials:
             self.assertEqual(credential.leases, set(), credential)
             self.assertEqual(credential._listeners, {}, credential)
@@ -63,7 +63,7 @@ class PoolTestCase(SynchronousTestCase):
         external: bool = False,
         key: bool = False,
     ) -> PlainCredential:
-        """A usable credential, of whose week so much is used (percent)."""
+        """Return a usable credential with this utilization of its week (percent)."""
         credential = PlainCredential(tag, self.clock, weight=weight, external=external, key=key)
         credential.use(used, hours)
         self.credentials.append(credential)
@@ -111,23 +111,23 @@ class PoolTestCase(SynchronousTestCase):
         return lease.tag
 
     def refused(self, pool: Pool, selection: Selection = Selection("s")) -> Availability:  # noqa: B008 - frozen
-        """Why nobody serves this request."""
+        """Return why no member serves this request."""
         error: NoCredential = self.assertRaises(NoCredential, pool.select, selection)
         return error.availability
 
     def where(self, pool: Pool, user: str = "alice") -> dict[str, str]:
-        """The sessions of a user, and where they are."""
+        """Return the sessions of a user and their credentials."""
         return {key.session: assignment.credential for key, assignment in pool.sessions(user)}
 
     def logged(self) -> list[str]:
-        """What pools have logged since this was called last."""
+        """Return the log messages of pools since the last call."""
         lines = [eventAsText(event, includeTimestamp=False) for event in self.events if "pool" in event]
         self.events.clear()
         return [line.partition("] ")[2] if line.startswith("[") else line for line in lines]
 
 
 class SessionTests(PoolTestCase):
-    """A session keeps its credential until that cannot serve it (spec 6.2)."""
+    """A session keeps its credential until the credential cannot serve it (spec 6.2)."""
 
     def test_provides_its_interface(self) -> None:
         pool = self.pool([self.credential("a")])
@@ -136,7 +136,7 @@ class SessionTests(PoolTestCase):
         self.assertIn("least-used members=1", repr(pool))
 
     def test_real_accounts(self) -> None:
-        """What is chosen is what is used: the lease is the account's own."""
+        """The lease that select() returns belongs to the chosen account."""
         network = MemoryNetwork(self.clock)
         accounts = []
         for tag in "ab":
@@ -191,7 +191,7 @@ class SessionTests(PoolTestCase):
             self.assertEqual(self.where(pool), {"s": "b"})
 
     def test_and_not_returned_to_when_it_recovers(self) -> None:
-        """The conversation's cache is elsewhere by now."""
+        """The prompt cache of the conversation is on the other credential by now."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
         self.ask(pool)
@@ -202,7 +202,8 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool), "b")
 
     def test_failed_polls_move_nobody(self) -> None:
-        """They say nothing of the account, and a session that moves loses its cache; new ones go elsewhere."""
+        """Failed polls say nothing about the account, and a session that moves loses its cache. New sessions go
+        elsewhere."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
         self.ask(pool)
@@ -211,7 +212,7 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool, "new"), "b")
 
     def test_where_all_are_as_bad_it_stays(self) -> None:
-        """A connection limit keeps nobody out who has no other; going to and fro would cost a cache each time."""
+        """A session without an alternative stays in spite of a connection limit: each move would lose its cache."""
         for strategy in ("least-used", "round-robin", "random", "fallback"):
             a, b = self.credential("a"), self.credential("b")
             pool = Pool(
@@ -225,7 +226,7 @@ class SessionTests(PoolTestCase):
             self.assertEqual(self.ask(pool, excluded=[first]), other)
 
     def test_what_did_not_serve_the_request_is_left(self) -> None:
-        """Spec 6.4: the next pick is where the session stays."""
+        """Spec 6.4: the session stays on the next choice."""
         pool = self.pool([self.credential(tag, used) for tag, used in (("a", 0), ("b", 50), ("c", 60))])
         self.assertEqual(self.ask(pool), "a")
         self.assertEqual(self.ask(pool, excluded=["a"]), "b")
@@ -234,7 +235,8 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.where(pool), {"s": "c"})
 
     def test_nobody_serves_the_request(self) -> None:
-        """The session is where it was before, unless that is to blame: its prompt cache is there."""
+        """The session returns to its first credential, which has its prompt cache, unless that is the cause of the
+        failure."""
         for limited, back in ((False, "a"), (True, "c")):
             a, b, c = (self.credential(tag, used) for tag, used in (("a", 0), ("b", 50), ("c", 60)))
             pool = self.pool([a, b, c])
@@ -247,7 +249,7 @@ class SessionTests(PoolTestCase):
             self.assertEqual(self.where(pool), {"s": back})
 
     def test_a_window_of_a_model(self) -> None:
-        """It closes the credential for that model; a session that goes on with another one is not moved."""
+        """The window closes the credential for its model only; a session with another model is not moved."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
         self.ask(pool, "s")
@@ -260,7 +262,7 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.refused(pool, Selection("s", OPUS)).reason, "model_window")
 
     def test_a_request_without_a_model_goes_where_the_last_one_is_served(self) -> None:
-        """A WebSocket's handshake names none."""
+        """The handshake of a WebSocket names no model."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
         self.ask(pool)
@@ -308,10 +310,10 @@ class SessionTests(PoolTestCase):
 
 
 class ChoiceTests(PoolTestCase):
-    """Where new sessions go."""
+    """The choice of a credential for new sessions."""
 
     def test_f8_sessions_that_move_together_are_spread(self) -> None:
-        """One exhaustion, 100 sessions: each of the others gets a share in proportion to its score."""
+        """After one exhaustion with 100 sessions, each other member gets a share in proportion to its score."""
         a = self.credential("a")
         b, c = self.credential("b", weight=3), self.credential("c", weight=1)
         pool = self.pool([a, b, c])
@@ -396,7 +398,7 @@ class PermissionTests(PoolTestCase):
         self.assertEqual(list(pool.credentials(False)), [ours])
 
     def test_keys_are_passed_over_where_they_cannot_stand_in(self) -> None:
-        """Also one that became a key only now: a session on it leaves."""
+        """A member that becomes a key later is skipped too, and its sessions leave."""
         a, b = self.credential("a"), self.credential("b", 90)
         pool = self.pool([a, b], takes_keys=False)
         self.assertEqual(self.ask(pool), "a")
@@ -410,7 +412,7 @@ class RebalancingTests(PoolTestCase):
     """Spec 6.5."""
 
     def interrupts(self, *leases: ILease) -> list[str]:
-        """What these leases are told from now on: the place of each that is interrupted, and why."""
+        """Return a list that collects the tag of each interrupted lease and the cause."""
         told: list[str] = []
         for place, lease in enumerate(leases):
 
@@ -467,7 +469,7 @@ class RebalancingTests(PoolTestCase):
         self.assertTrue(a.is_usable())
 
     def test_requests_of_one_session_stay_together(self) -> None:
-        """One that waits is interrupted, and finds a place for the session before the one that rebalanced does."""
+        """A waiting request is interrupted, and reassigns the session before the request that rebalanced does."""
         a, b, c = self.credential("a", 10), self.credential("b", 20), self.credential("c", 20)
         pool = self.pool([a, b, c], REBALANCING)
         waiting = self.hold(pool)
@@ -526,7 +528,8 @@ class RebalancingTests(PoolTestCase):
         )
 
     def count_rebalances(self, pool: Pool, sessions: int, rounds: int) -> int:
-        """How often ``pool`` rebalances while so many sessions ask in turn, within one state of its members."""
+        """Return how often ``pool`` rebalances while this many sessions send requests in turn, in one state of its
+        members."""
         self.logged()
         for _ in range(rounds):
             for number in range(sessions):
@@ -535,7 +538,7 @@ class RebalancingTests(PoolTestCase):
         return len([line for line in self.logged() if "rebalances" in line])
 
     def test_within_one_state_nobody_is_moved(self) -> None:
-        """Whatever was just assigned, and for however long that counts."""
+        """This holds whatever the recent assignments are, and for as long as they count."""
         for used in ((10, 60, 40), (90, 10, 13), (10, 10, 10), (50, 45, 5)):
             for hours in ((168, 168, 168), (4, 168, 100), (168, 24, 12)):
                 members = [
@@ -560,7 +563,7 @@ class RebalancingTests(PoolTestCase):
         self.assertEqual(self.count_rebalances(pool, 12, 150), 0)
 
     def test_a_session_is_not_moved_for_having_come(self) -> None:
-        """That it was assigned just now makes its credential look fuller to the next one only."""
+        """A recent assignment makes a credential look more used to other sessions only, not to the assigned one."""
         a, b = self.credential("a", 60, 84), self.credential("b", 30)
         pool = self.pool([a, b], REBALANCING)
         self.assertGreater(score(a.snapshot(NOW), NOW), score(b.snapshot(NOW), NOW))
@@ -568,7 +571,7 @@ class RebalancingTests(PoolTestCase):
 
 
 class KeepsTests(PoolTestCase):
-    """Whether a turn may begin on the connection that there is (F39)."""
+    """Whether a new turn may use the existing connection (F39)."""
 
     def keeps(self, pool: Pool, tag: str, **options: object) -> bool:
         selection = Selection("s", OPUS, user="alice", **options)  # type: ignore[arg-type]
@@ -594,7 +597,7 @@ class KeepsTests(PoolTestCase):
         self.assertFalse(self.keeps(pool, "a", allow_external=True))
 
     def test_a_model_that_is_closed_here(self) -> None:
-        """Another connection helps where another credential has that model."""
+        """A new connection helps only if another credential can serve that model."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
         self.ask(pool)
@@ -638,7 +641,7 @@ class KeepsTests(PoolTestCase):
 
 
 class ListenerTests(PoolTestCase):
-    """Whoever shows the state of the whole is told of every member."""
+    """Listeners of the pool receive the changes of every member."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -722,7 +725,7 @@ class ReloadTests(PoolTestCase):
 
 
 class RefusalTests(PoolTestCase):
-    """What is said where nobody can serve: the best state that any member has (spec 8.1)."""
+    """The error when no member can serve: the best state of all members (spec 8.1)."""
 
     def test_earliest_reset(self) -> None:
         a, b, c = (self.credential(tag) for tag in "abc")
@@ -747,7 +750,7 @@ class RefusalTests(PoolTestCase):
         self.assertEqual(self.refused(self.pool([])).state, "unavailable")
 
     def test_everyone_was_tried(self) -> None:
-        """The state is that of the whole: whoever asked knows which it has tried."""
+        """The error reports the state of the whole pool, since the caller knows which members it has tried."""
         pool = self.pool([self.credential("a"), self.credential("b")])
         self.assertTrue(self.refused(pool, Selection("s", excluded=frozenset("ab"))).usable)
 
@@ -762,7 +765,7 @@ class RefusalTests(PoolTestCase):
 
 
 class LogTests(PoolTestCase):
-    """One line for each assignment and each change, with the reason for it."""
+    """There is one log line for each assignment and each change, with its reason."""
 
     def test_one_line_per_assignment(self) -> None:
         pool = self.pool([self.credential("a", 10), self.credential("b", 40)])

@@ -1,4 +1,4 @@
-"""A pool through anything that may happen to it: what must hold whatever was asked, in whatever order."""
+"""Random operations on a pool: invariants that hold whatever requests arrive in whatever order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ rules_of_a_pool = st.builds(
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A pool of two to five members; the fifth is a remote's."""
+    """A pool of two to five members. The fifth is a remote."""
 
     @initialize(size=st.integers(2, 5), rules=rules_of_a_pool)
     def begin(self, size: int, rules: PoolRules) -> None:
@@ -57,7 +57,7 @@ class PoolMachine(RuleBasedStateMachine):
         )
 
     def make(self, place: int) -> PlainCredential:
-        """The member for a place in the list."""
+        """Return the member at an index of the list."""
         weight = (1.0, 10.0, 5.0, 1.0, 10.0)[place]
         credential = PlainCredential(TAGS[place], self.clock, weight=weight, external=place == 4)
         self.all.append(credential)
@@ -66,7 +66,7 @@ class PoolMachine(RuleBasedStateMachine):
     def member(self, place: int) -> PlainCredential:
         return self.members[place % len(self.members)]
 
-    # What happens to members ------------------------------------------------------------------------------
+    # Events of members ------------------------------------------------------------------------------------
 
     @rule(seconds=durations)
     def time_passes(self, seconds: float) -> None:
@@ -102,7 +102,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(rules=rules_of_a_pool, dropped=places, replaced=places)
     def reload(self, rules: PoolRules, dropped: int, replaced: int) -> None:
-        """The configuration changes: a member goes, or is another account under the same tag."""
+        """Change the configuration: a member is removed, or another account gets its tag."""
         before = {(key, each.credential) for user in "uv" for key, each in self.pool.sessions(user)}
         known = {credential.tag: credential for credential in self.members}
         tags = [tag for tag in TAGS if tag in known] if dropped % 2 else list(TAGS[:4])
@@ -118,7 +118,7 @@ class PoolMachine(RuleBasedStateMachine):
         after = {(key, each.credential) for user in "uv" for key, each in self.pool.sessions(user)}
         assert after == {(key, tag) for key, tag in before if tag in staying}
 
-    # What clients do --------------------------------------------------------------------------------------
+    # Requests of clients ----------------------------------------------------------------------------------
 
     @rule(
         session=st.sampled_from(["s", "t", None]),
@@ -143,7 +143,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.last.session is not None)
     @rule(model=st.sampled_from(MODELS), spoilt=st.none() | durations)
     def ask_again(self, model: str | None, spoilt: float | None) -> None:
-        """The session goes on, perhaps after its credential was used up."""
+        """Continue a session, perhaps after its credential was used up."""
         found = self.assignment(self.last)
         for member in self.members:
             if spoilt is not None and found is not None and member.tag == found.credential:
@@ -151,7 +151,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.ask_for(replace(self.last, model=model, excluded=frozenset()))
 
     def ask_for(self, selection: Selection) -> None:
-        """One request, and whether it may have gone where it went."""
+        """Make one request, and check that its credential was allowed to serve it."""
         now = self.clock.seconds()
         model, external, excluded = selection.model, selection.allow_external, selection.excluded
         assignment = self.assignment(selection)
@@ -172,7 +172,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         self.take(lease)
         tag = lease.tag
-        # An account whose polls fail goes on with the sessions that it has.
+        # An account whose polls fail keeps the sessions that it has.
         polls_fail = tag in views and views[tag].availability.reason == "poll_failed"
         assert tag in usable or (tag in worth and (not usable or (polls_fail and tag == before)))
         if self.pool_rules.strategy == "fallback":
@@ -185,7 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
         )
 
     def check_rebalanced(self, held: CredentialSnapshot, views: list[CredentialSnapshot], now: float) -> None:
-        """A session has left what could serve it: only this rule allows that."""
+        """Check that a session which left a credential that could serve it was allowed to do so by the strategy."""
         threshold = self.pool_rules.rebalance_threshold
         assert self.pool_rules.strategy == "least-used", self.pool_rules
         assert any(should_rebalance(held, view, threshold, now) for view in views)
@@ -198,7 +198,7 @@ class PoolMachine(RuleBasedStateMachine):
         return None
 
     def take(self, lease: ILease) -> None:
-        """It is open, and interrupted once at most until it is armed again."""
+        """Check that the lease is open, and is interrupted at most once until a callback is set again."""
         self.open.append(lease)
 
         def interrupted(availability: Availability) -> None:
@@ -209,7 +209,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from("st"), place=places, model=st.sampled_from(MODELS), external=st.booleans())
     def begin_turn(self, session: str, place: int, model: str | None, external: bool) -> None:
-        """On a connection that is there."""
+        """Begin a turn on an existing connection."""
         tag = TAGS[place]
         kept = self.pool.keeps(Selection(session, model, external, user="u"), tag)
         allowed = {each.tag: each for each in self.members if external or not each.is_external}
@@ -224,7 +224,7 @@ class PoolMachine(RuleBasedStateMachine):
         if lease in self.interrupted:
             self.interrupted.remove(lease)
 
-    # What holds always ------------------------------------------------------------------------------------
+    # Invariants -------------------------------------------------------------------------------------------
 
     @invariant()
     def every_lease_is_known(self) -> None:

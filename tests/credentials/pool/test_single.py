@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.pool.single`: one credential serves, or says why not."""
+"""Tests of :mod:`ccmproxy.credentials.pool.single`: one credential serves, or the error says why not."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class SingleProviderTests(CredentialTestCase):
         self.assertEqual(error.availability.state, "unavailable")
 
     def test_failing_polls_keep_nobody_out(self) -> None:
-        """F6: the usage endpoint's trouble is not the account's."""
+        """F6: failures of the usage endpoint say nothing about the account."""
         self.account._apply(PollFailed())
         self.provider.select(Selection()).close(LeaseOutcome.SERVED)
         self.account.rate_limited(NOW + 600, True)
         self.assertEqual(self.reason(Selection()), "rate_limited")
 
     def test_a_connection_limit_keeps_nobody_out(self) -> None:
-        """It is the limit of a connection that there was: the next one is another."""
+        """The limit belongs to an earlier connection; the next request opens a new one."""
         self.account.block("connection_limit", self.clock.seconds() + 60)
         self.assertFalse(self.account.is_usable())
         self.provider.select(Selection()).close(LeaseOutcome.SERVED)
@@ -88,7 +88,7 @@ class SingleProviderTests(CredentialTestCase):
         self.provider.select(Selection(allow_external=True)).close(LeaseOutcome.SERVED)
 
     def test_a_connection_is_kept(self) -> None:
-        """While the credential serves, also one whose model is closed there: the next would be no better."""
+        """It is kept while the credential serves, even if its model is closed: a new connection would be no better."""
         self.account.observe(LimitsUpdate(models={"opus": Window(100.0, NOW + 600, 604800.0)}))
         self.assertTrue(self.provider.keeps(Selection(user="u", session="s", model="claude-opus-4"), "key"))
         (found,) = self.provider.sessions("u")

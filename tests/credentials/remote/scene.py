@@ -1,4 +1,4 @@
-"""A remote instance by script, in memory: its status endpoint by URL, and connections that it opens to us."""
+"""A scripted remote instance in memory: its status endpoint by URL, and reverse connections that it opens."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ URL = "http://friend.test:8080/team"
 
 
 class Side:
-    """What a remote serves at one place. ``polls`` and ``streams``: what it was asked for.
+    """The server of a remote at one address. ``polls`` and ``streams``: the requests of either kind.
 
-    ``status``: what polls are answered with, if not 200; ``hangs``: they are not answered. ``stream_status``: what
-    streams are refused with, if not 200. ``others``: requests for something else, which are left unanswered.
+    ``status``: the status of answers to polls; ``hangs``: polls are not answered. ``stream_status``: the status of
+    answers to requests for a stream. ``others``: all other requests, which are not answered.
     """
 
     def __init__(self, scene: RemoteScene) -> None:
@@ -48,11 +48,11 @@ class Side:
         self.factory = HTTPServerFactory(self._handle, scene.clock)
 
     def line(self) -> bytes:
-        """The state, as it is sent."""
+        """Return the state as it is sent."""
         return json.dumps(self.document).encode() + b"\n"
 
     def tell(self, **fields: Any) -> None:
-        """The state changes so: whoever watches is told."""
+        """Change the state in this way. All watchers receive it."""
         self.document |= fields
         for stream in self.streams:
             if not stream.is_over:
@@ -77,7 +77,7 @@ class Side:
 
 @implementer(IReverseLink)
 class Reverse:
-    """A connection that the remote has opened to us. ``side``: what is behind it; ``closed``: how often we did that."""
+    """A reverse connection. ``side``: the remote behind it; ``closed``: how often it was closed locally."""
 
     def __init__(self, scene: RemoteScene) -> None:
         self.side = Side(scene)
@@ -101,7 +101,7 @@ class Reverse:
         self.ours.close(10)
 
     def lose(self) -> None:
-        """The network loses it."""
+        """Simulate that the network loses the connection."""
         self.pump.server.abortConnection()
 
 
@@ -135,12 +135,12 @@ class RemoteScene:
         self.changes += 1
 
     def start(self) -> None:
-        """Until all is quiet."""
+        """Run until nothing moves."""
         self.external.start()
         self.settle()
 
     def settle(self) -> None:
-        """Let everything happen that happens by itself."""
+        """Run everything that happens without time passing."""
         for _ in range(10):
             self.network.flush()
             for pump in self.pumps:
@@ -156,13 +156,13 @@ class RemoteScene:
 
     @property
     def state(self) -> tuple[str, str]:
-        """Its availability, and the reason."""
+        """Return the availability and its reason."""
         availability = self.external.snapshot(self.clock.seconds()).availability
         return availability.state, availability.reason
 
     @property
     def used(self) -> tuple[float | None, float | None]:
-        """Utilization of both windows."""
+        """Return the utilization of both windows."""
         limits = self.external.state.limits
         return limits.short.utilization, limits.weekly.utilization
 
@@ -171,7 +171,7 @@ class RemoteScene:
         return everything(self.events)
 
     def finish(self) -> None:
-        """After the end nothing is asked, scheduled or open, and no token was logged."""
+        """Assert that after stopping nothing is requested, scheduled or open, and that no token was logged."""
         self.external.stop()
         self.settle()
         for pump in self.pumps:

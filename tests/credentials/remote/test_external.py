@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.remote.external`: a remote by its URL, or over connections of its own."""
+"""Tests of :mod:`ccmproxy.credentials.remote.external`: a remote by its URL, and over reverse connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNAVAILABLE = ("unavailable", "unavailable")
 
 
 class ExternalCase(SynchronousTestCase):
-    """One remote. ``options`` of the credential."""
+    """A scene with one remote. ``options``: of the credential."""
 
     options: dict[str, Any] = {}
 
@@ -38,7 +38,7 @@ class ExternalCase(SynchronousTestCase):
         self.direct = self.scene.direct
 
     def send(self, path: bytes = b"/v1/messages") -> Receiver:
-        """A request to the remote, by whichever way there is now."""
+        """Send a request to the remote by its present route."""
         receiver = Receiver()
         head = RequestHead(b"GET", self.external.upstream.base_path + path, [(b"Host", b"x")])
         self.external.upstream.connections.send(head, [], receiver)
@@ -47,7 +47,7 @@ class ExternalCase(SynchronousTestCase):
         return receiver
 
     def authorize(self) -> object:
-        """What requests are sent with."""
+        """Return the authorization that requests are sent with."""
         return self.successResultOf(Deferred.fromCoroutine(self.external.authorize()))
 
 
@@ -93,7 +93,7 @@ class NormalTests(ExternalCase):
             self.assertEqual(first_value(request.head.headers, b"user-agent"), b"ccmproxy/test")
 
     def test_usable_before_anything_is_known(self) -> None:
-        """A remote is not to be left alone because it has said nothing yet."""
+        """A remote is used even if it has not reported a state yet."""
         self.direct.hangs = True
         self.direct.stream_status = 404
         self.scene.start()
@@ -164,7 +164,7 @@ class NormalTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), 3)
 
     def test_nonsense(self) -> None:
-        """Is a failure, not a remote that is used up."""
+        """This counts as a failure, not as a remote that is used up."""
         self.direct.stream_status = 404
         for document in ({}, {"plan_weight": 5}, self.direct.document | {"weekly_utilization": "hush"}):
             self.direct.document = document
@@ -175,7 +175,7 @@ class NormalTests(ExternalCase):
         self.assertNotIn("hush", self.scene.logged())
 
     def test_a_429_puts_the_poll_off(self) -> None:
-        """And marks nothing: the endpoint does not want to be asked just now."""
+        """The credential is not marked: the endpoint only refuses polls for now."""
         self.direct.stream_status = 404
         self.direct.status, self.direct.headers = 429, [(b"Retry-After", b"100")]
         self.scene.start()
@@ -203,7 +203,8 @@ class NormalTests(ExternalCase):
         self.assertEqual(self.scene.state, USABLE)
 
     def test_a_remote_that_dies(self) -> None:
-        """Is known to be gone when its stream is, not at the next poll, an hour later; and to be back likewise."""
+        """The end of its stream reports the loss at once, not the next poll an hour later; its return is noticed
+        likewise."""
         self.scene.start()
         self.scene.listener.refusing = True
         self.direct.factory.abort_all()
@@ -216,14 +217,14 @@ class NormalTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), polls)
 
     def test_a_remote_that_ends_its_stream(self) -> None:
-        """Is still there, as far as is known."""
+        """The remote is still there, as far as is known."""
         self.scene.start()
         self.direct.streams[0].finish()
         self.scene.pass_time(4)
         self.assertEqual((len(self.direct.polls), len(self.direct.streams)), (1, 2))
 
     def test_requests_that_do_not_reach_it(self) -> None:
-        """Give reason to look whether it is there: once, until it is known."""
+        """They cause a poll, and only one until it is known whether the remote is there."""
         self.direct.stream_status = 404
         self.scene.start()
         for times, polls in ((3, 2), (3, 3)):
@@ -243,7 +244,7 @@ class NormalTests(ExternalCase):
         self.assertEqual((len(self.direct.polls), self.scene.state), (4, FAILED))
 
     def test_a_stream_on_which_nothing_comes(self) -> None:
-        """For hours: the remote has nothing to say."""
+        """The stream may be silent for hours when the remote has nothing to report."""
         self.scene.start()
         self.scene.pass_time(2 * HOUR, step=300)
         self.assertEqual(len(self.direct.streams), 1)
@@ -257,7 +258,7 @@ class NormalTests(ExternalCase):
         self.assertEqual(kept, [])
 
     def test_a_429_that_asks_for_no_delay(self) -> None:
-        """Not every request is a poll then."""
+        """Not every request causes a poll then."""
         self.direct.stream_status = 404
         self.direct.status, self.direct.headers = 429, [(b"Retry-After", b"0")]
         self.scene.start()
@@ -266,7 +267,7 @@ class NormalTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), 1)
 
     def test_a_429_between_failures(self) -> None:
-        """The back-off begins with it anew."""
+        """After the 429 the back-off starts again from the beginning."""
         self.direct.stream_status = 404
         self.direct.status = 500
         self.scene.start()
@@ -279,10 +280,10 @@ class NormalTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), 3)
 
     def test_a_stream_that_was_given_up(self) -> None:
-        """Comes back with a poll that succeeds."""
+        """The stream is requested again after a poll that succeeds."""
         self.direct.stream_status = 404
         self.scene.start()
-        # The poll and the stream were under way together; the next poll is the first after the refusal.
+        # The poll and the stream were in flight together; the next poll is the first one after the refusal.
         before = len(self.direct.streams)
         self.scene.pass_time(600, step=10)
         self.assertEqual(len(self.direct.streams), before)
@@ -296,7 +297,7 @@ class NormalTests(ExternalCase):
 
 
 class UnusableTests(ExternalCase):
-    """Polls out of turn (spec 5.5), and rejections (spec 4.4)."""
+    """Extra polls (spec 5.5), and rejections (spec 4.4)."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -333,7 +334,7 @@ class UnusableTests(ExternalCase):
         self.assertEqual(len(self.direct.polls), 3)
 
     def test_a_clock_that_was_set_back(self) -> None:
-        """Is not waited for."""
+        """Extra polls do not wait until the clock has caught up."""
         self.direct.status = 500
         self.external.reject()
         self.external._forced_poll = NOW + 86400
@@ -350,7 +351,7 @@ class UnusableTests(ExternalCase):
         self.assertEqual(self.scene.state, FAILED)
 
     def test_a_token_that_is_not_accepted(self) -> None:
-        """There is no other one: the remote is left alone."""
+        """There is no other token, so the remote is not used for a while."""
         recovered = Deferred.fromCoroutine(self.external.recover(RemoteToken(SECRET)))
         error = self.failureResultOf(recovered, CredentialUnavailable).value
         self.assertNotIn(SECRET, str(error))
@@ -366,14 +367,14 @@ class UnusableTests(ExternalCase):
 
 
 class StateTests(ExternalCase):
-    """What it is told: values as they are, also downwards (spec 4.7, 5.2, 7.5)."""
+    """Reported values replace the known ones, also if they are lower (spec 4.7, 5.2, 7.5)."""
 
     def setUp(self) -> None:
         super().setUp()
         self.scene.start()
 
     def observe(self, weekly: float, **more: Any) -> None:
-        """An answer says so."""
+        """Return an update as an answer reports it."""
         self.external.observe(
             LimitsUpdate(weekly=Window(weekly, NOW + 86400, 604800.0), short=Window(1, 0, 18000.0), **more)
         )
@@ -401,14 +402,14 @@ class StateTests(ExternalCase):
         self.assertEqual(self.external.state.plan_weight, 7.5)
 
     def test_a_weight_of_nothing(self) -> None:
-        """None of its credentials counts at the moment: that says nothing of how much it would be."""
+        """None of the remote's credentials counts at the moment, which says nothing about its usual weight."""
         self.direct.tell(plan_weight=0, five_hour_utilization=100, weekly_utilization=100)
         self.scene.settle()
         self.assertEqual(self.external.state.plan_weight, 15)
         self.assertEqual(self.scene.state[0], "rate_limited")
 
     def test_the_remotes_own_word(self) -> None:
-        """Limited although no window is full, and usable again."""
+        """The remote reports that it is limited although no window is full, and later that it is usable again."""
         reset = NOW + 600
         self.direct.tell(availability={"state": "rate_limited", "reset_at": reset})
         self.scene.settle()
@@ -480,7 +481,7 @@ class FixedWeightTests(ExternalCase):
 
 
 class ConnectorTests(ExternalCase):
-    """One that we serve: polled, not watched (spec 7.5)."""
+    """A remote whose connector this instance is: it is polled, not watched (spec 7.5)."""
 
     options = {"is_connector": True}
 
@@ -493,7 +494,7 @@ class ConnectorTests(ExternalCase):
 
 
 class ReceiverTests(ExternalCase):
-    """Without a URL: only while the remote has a connection open to us."""
+    """A remote without a URL is available only while its reverse connection is open."""
 
     options = {"url": None}
 
@@ -516,7 +517,7 @@ class ReceiverTests(ExternalCase):
         self.assertEqual(self.external.state.poll_failures, 0)
 
     def test_a_connection_comes(self) -> None:
-        """The status changes, and the state is asked for at once."""
+        """The status changes, and the state is polled at once."""
         self.scene.start()
         changes = self.scene.changes
         reverse = Reverse(self.scene)
@@ -548,7 +549,8 @@ class ReceiverTests(ExternalCase):
         self.assertEqual((len(reverse.side.polls), len(reverse.side.streams)), (1, 1))
 
     def test_a_connection_goes(self) -> None:
-        """Unavailable at once; requests in flight are told so by their connections; nothing is asked any more."""
+        """The remote is unavailable at once and no longer polled. Requests in flight learn of it from their
+        connections."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -559,7 +561,7 @@ class ReceiverTests(ExternalCase):
         self.assertIsNotNone(receiver.outcome)
         self.scene.pass_time(10)
         self.assertEqual(self.external.state.poll_failures, 0)
-        # What is known stays known: it is the same remote that comes back.
+        # The state is kept, since the same remote comes back.
         self.assertEqual(self.scene.used, (20, 40))
 
     def test_it_comes_back(self) -> None:
@@ -574,7 +576,7 @@ class ReceiverTests(ExternalCase):
             self.assertEqual(self.scene.state, UNAVAILABLE)
 
     def test_it_comes_back_and_says_nothing_yet(self) -> None:
-        """Its weight is what it was."""
+        """It keeps the weight that it had."""
         self.scene.start()
         first = Reverse(self.scene)
         self.scene.settle()
@@ -596,7 +598,7 @@ class ReceiverTests(ExternalCase):
         self.assertEqual((len(second.side.polls), len(second.side.streams)), (1, 1))
         self.send()
         self.assertEqual((len(first.side.others), len(second.side.others)), (1, 1))
-        # What is in flight on the old one may end; its loss is nothing to the new one.
+        # Requests in flight on the old connection may finish, and its loss does not affect the new one.
         self.scene.pass_time(11)
         self.assertTrue(first.pump.closed)
         self.assertEqual(self.scene.state, USABLE)
@@ -605,7 +607,7 @@ class ReceiverTests(ExternalCase):
         self.assertEqual(self.scene.state, UNAVAILABLE)
 
     def test_an_answer_over_one_that_was_replaced(self) -> None:
-        """Is received to its end."""
+        """The answer is received completely."""
         self.scene.start()
         first = Reverse(self.scene)
         self.scene.settle()
@@ -620,7 +622,7 @@ class ReceiverTests(ExternalCase):
         self.assertFalse(second.pump.closed)
 
     def test_one_that_was_replaced_takes_no_more(self) -> None:
-        """That is nothing to the new one."""
+        """The new connection is not affected."""
         self.scene.start()
         first = Reverse(self.scene)
         second = Reverse(self.scene)
@@ -631,7 +633,7 @@ class ReceiverTests(ExternalCase):
         self.assertFalse(second.side.streams[0].is_over)
 
     def test_one_that_takes_no_more(self) -> None:
-        """The remote has said that it goes away, and is still there: nothing new is sent there."""
+        """The remote has announced that it is leaving and is still there: it receives no new requests."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -641,8 +643,8 @@ class ReceiverTests(ExternalCase):
         self.assertIsInstance(self.send().outcome, RequestNotSent)
 
     def test_one_that_takes_no_more_and_serves_on(self) -> None:
-        """Whoever looks for a credential passes over it at once; who waits for its answer goes on waiting, and is told
-        when the connection is lost after all."""
+        """New selections skip the remote at once. A request that waits for its answer goes on waiting, and fails only
+        if the connection is lost."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -669,7 +671,8 @@ class ReceiverTests(ExternalCase):
 
 
 class PreferenceTests(ExternalCase):
-    """With a URL and a reverse connection: that is preferred, the URL is the fallback (spec 7.1)."""
+    """A remote with a URL and a reverse connection: the reverse connection is preferred, the URL is the fallback (spec
+    7.1)."""
 
     def test_preferred(self) -> None:
         self.scene.start()
@@ -695,7 +698,7 @@ class PreferenceTests(ExternalCase):
         self.assertEqual(len(self.direct.others), 1)
 
     def test_one_that_takes_no_more(self) -> None:
-        """And is still there, with a request in flight: everything else goes to the URL."""
+        """The remote is leaving, with a request in flight: everything else uses the URL."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -709,7 +712,7 @@ class PreferenceTests(ExternalCase):
         self.assertEqual(self.scene.state, USABLE)
 
     def test_it_comes_while_the_url_fails(self) -> None:
-        """The failure is not the new way's."""
+        """The failure does not count for the new route."""
         self.scene.listener.refusing = True
         self.scene.start()
         self.scene.pass_time(2)
@@ -719,7 +722,7 @@ class PreferenceTests(ExternalCase):
         self.assertEqual(self.scene.state, USABLE)
 
     def test_it_comes_during_a_poll(self) -> None:
-        """That hangs on the old way, and is of no use any more: the new way is asked."""
+        """The poll hangs on the old route, so a new one is made on the new route."""
         self.direct.hangs = True
         self.direct.stream_status = 404
         self.scene.start()
@@ -728,7 +731,7 @@ class PreferenceTests(ExternalCase):
         reverse.side.document["weekly_utilization"] = 66
         self.scene.settle()
         self.assertEqual(self.scene.used, (20, 66))
-        # Nor is it repeated, which would be with the path of the one way on the other.
+        # The old poll is not repeated either: it would send the path of one route over the other.
         for _ in range(30):
             self.scene.pass_time(1)
             self.assertEqual(self.scene.state, USABLE)
@@ -736,14 +739,14 @@ class PreferenceTests(ExternalCase):
 
 
 class WantedTests(ExternalCase):
-    """Whether anybody may be served by the remote."""
+    """Whether any user may be served by the remote."""
 
     def asked(self) -> tuple[int, int]:
-        """For polls and streams, so far."""
+        """Return the numbers of polls and streams so far."""
         return len(self.direct.polls), len(self.direct.streams)
 
     def test_nobody(self) -> None:
-        """Nothing is asked, though it could serve."""
+        """The state is not requested although the remote could serve."""
         self.external.want(False)
         self.scene.start()
         self.external.poll_if_stale()
@@ -766,7 +769,7 @@ class WantedTests(ExternalCase):
         self.assertEqual(self.asked(), (1, 1))
 
     def test_no_change(self) -> None:
-        """A configuration that was reloaded, and says the same."""
+        """The configuration was reloaded without a change."""
         self.scene.start()
         self.external.want(True)
         self.scene.settle()
@@ -774,10 +777,10 @@ class WantedTests(ExternalCase):
 
 
 class StopTests(ExternalCase):
-    """Nothing is left; :meth:`RemoteScene.finish` looks at timers and connections."""
+    """Stopping leaves nothing behind. :meth:`RemoteScene.finish` checks timers and connections."""
 
     def ended(self) -> None:
-        """Nothing is asked any more, whatever happens."""
+        """Assert that nothing is requested any more, whatever happens."""
         asked = len(self.direct.polls) + len(self.direct.streams)
         self.external.poll_if_stale()
         self.external.poll_if_unusable()
@@ -815,7 +818,7 @@ class StopTests(ExternalCase):
         self.ended()
 
     def test_a_reverse_connection(self) -> None:
-        """Is closed with a go-away; its loss restarts nothing."""
+        """It is closed with a go-away, and its loss restarts nothing."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -838,7 +841,7 @@ class StopTests(ExternalCase):
         self.ended()
 
     def test_asking_no_more(self) -> None:
-        """While requests in flight are served to their end."""
+        """Requests in flight finish meanwhile."""
         self.scene.start()
         reverse = Reverse(self.scene)
         self.scene.settle()
@@ -851,5 +854,5 @@ class StopTests(ExternalCase):
         reverse.side.others[0].respond(OK, b"served")
         self.scene.settle()
         self.assertEqual(receiver.body, b"served")
-        # And the stream that it came on is not kept.
+        # The connection of the stream is not kept either.
         self.assertEqual(reverse.ours.streams, 0)

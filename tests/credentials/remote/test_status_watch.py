@@ -1,4 +1,4 @@
-"""Tests of :mod:`ccmproxy.credentials.remote.status_watch`: a stream that is held open, byte by byte (spec 7.5)."""
+"""Tests of :mod:`ccmproxy.credentials.remote.status_watch`: an open stream, byte by byte (spec 7.5)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answer(status: int) -> bytes:
 
 
 class WatchCase(SynchronousTestCase):
-    """A stream from ``friend.test``, whose bytes the test sends itself."""
+    """A stream from ``friend.test`` whose bytes the test sends itself."""
 
     def setUp(self) -> None:
         self.scene = Scene(limits=ClientLimits(idle_timeout=inf, keepalive_timeout=1.0))
@@ -54,7 +54,7 @@ class WatchCase(SynchronousTestCase):
         self.addCleanup(self.finish)
 
     def finish(self) -> None:
-        """Nothing stays when it is stopped; and no token was logged."""
+        """Assert that nothing is left after stopping, and that no token was logged."""
         self.watch.stop()
         self.scene.pool.close()
         self.scene.settle()
@@ -79,22 +79,22 @@ class WatchCase(SynchronousTestCase):
 
     @property
     def attempts(self) -> int:
-        """How often the stream was asked for."""
+        """Return how often the stream was requested."""
         return self.scene.listener.attempts
 
     def open(self, head: bytes = HEAD) -> None:
-        """Start, and let the remote begin to answer."""
+        """Start, and let the remote send the head of the answer."""
         self.watch.start()
         self.scene.settle()
         self.write(head)
 
     def write(self, data: bytes) -> None:
-        """The remote sends so much."""
+        """Send these bytes as the remote."""
         self.scene.server.transport.write(data)
         self.scene.settle()
 
     def chunk(self, *pieces: bytes) -> None:
-        """The remote sends these, each in a chunk of its own that comes by itself."""
+        """Send these chunks as the remote, each separately."""
         for piece in pieces:
             self.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
@@ -103,7 +103,8 @@ class WatchCase(SynchronousTestCase):
         return messages(self.events, words)
 
     def assert_next_attempt_after(self, *delays: float) -> None:
-        """Each in its turn, neither earlier nor later; what is asked is refused again by ``scene.reply``."""
+        """Check that the requests come at these delays, not earlier or later. ``scene.reply`` refuses each request
+        again."""
         for delay in delays:
             before = self.attempts
             self.scene.pass_time(delay - 0.25)
@@ -114,7 +115,7 @@ class WatchCase(SynchronousTestCase):
 
 
 class LineTests(WatchCase):
-    """What comes on the stream."""
+    """The content of the stream."""
 
     def test_each_line_is_a_state(self) -> None:
         self.open()
@@ -129,7 +130,7 @@ class LineTests(WatchCase):
         self.assertEqual(self.attempts, 1)
 
     def test_split_anywhere(self) -> None:
-        """Wherever the network cuts, the states are the same."""
+        """The states are the same wherever the network splits the bytes."""
         whole = line(5) + b"\n" + line(6)
         self.open()
         for cut in range(len(whole) + 1):
@@ -155,7 +156,7 @@ class LineTests(WatchCase):
         self.assertEqual(self.lines("was not taken over"), [])
 
     def test_a_bad_state_is_refused(self) -> None:
-        """Once is said; the stream goes on."""
+        """This is logged once, and the stream goes on."""
         self.open()
         self.chunk(
             line(5), b"hush\n", b"{}\n", line(6, plan_weight=None), b'{"hush": NaN}\n', b"\xff\0\n", line(7)
@@ -198,7 +199,7 @@ class LineTests(WatchCase):
         self.assertFalse(self.watch.is_open)
 
     def test_a_line_that_never_ends(self) -> None:
-        """Little of it is kept; the connection is dropped, and asked for again."""
+        """Little of the line is kept; the connection is dropped, and the stream is requested again."""
         self.open()
         sent = 0
         while self.scene.server.lost is None and sent < 100 * KIB * KIB:
@@ -216,9 +217,9 @@ class LineTests(WatchCase):
         self.assertEqual(self.states, [5])
 
     def test_a_flood_of_states(self) -> None:
-        """Not each of them is worth a line in the log, and a word to all who watch us; the newest is taken over."""
+        """Not every state causes a log line and an update to all watchers; the newest is taken over."""
         self.open()
-        self.scene.pass_time(100)  # in which more might have come does not count
+        self.scene.pass_time(100)  # The idle time before the burst does not add to it.
         self.chunk(b"".join(line(number % 100) for number in range(5000)))
         at_once = len(self.states)
         self.assertIn(at_once, (BURST, BURST + 1))
@@ -233,7 +234,7 @@ class LineTests(WatchCase):
         self.assertEqual(self.states[-1], 100)
 
     def test_a_state_that_waits_outlives_its_stream(self) -> None:
-        """But not the watch, and not the way that it came by."""
+        """It does not outlive the watch or the route over which it came."""
         self.open()
         self.chunk(b"".join(map(line, range(50))))
         self.scene.server.transport.abortConnection()
@@ -252,13 +253,13 @@ class LineTests(WatchCase):
         self.assertEqual(self.states[-1], last)
 
     def test_a_stream_without_chunks(self) -> None:
-        """A remote that ends it with the connection."""
+        """A remote may end the stream by closing the connection."""
         self.open(b"HTTP/1.1 200 OK\r\n\r\n" + line(5) + line(6)[:10])
         self.write(line(6)[10:])
         self.assertEqual(self.states, [5, 6])
 
     def test_nothing_for_hours(self) -> None:
-        """Is no reason to ask again: nothing has changed."""
+        """Silence is no reason for a new request: nothing has changed."""
         self.open()
         self.scene.clock.pump([60.0] * 600)
         self.scene.settle()
@@ -267,7 +268,7 @@ class LineTests(WatchCase):
 
 
 class LossTests(WatchCase):
-    """How it ends, and when it is asked for again (spec 7.4, 7.5)."""
+    """How the stream ends, and when it is requested again (spec 7.4, 7.5)."""
 
     def test_refusals_that_may_mend(self) -> None:
         for status in (500, 503, 429, 400, 204, 302):
@@ -345,7 +346,7 @@ class LossTests(WatchCase):
         self.assert_next_attempt_after(4)
 
     def test_waiting_for_an_answer_is_no_life(self) -> None:
-        """A remote that lets one wait, and then hangs up or refuses, is not asked again ever so soon."""
+        """A remote that delays its answer and then closes or refuses does not reset the back-off."""
         self.open()
         self.scene.server.transport.abortConnection()
         self.scene.settle()
@@ -373,7 +374,7 @@ class LossTests(WatchCase):
 
 
 class HopelessTests(WatchCase):
-    """Refusals that will not mend by themselves: 401, 403, 404."""
+    """Permanent refusals: 401, 403, 404."""
 
     def test_not_asked_again(self) -> None:
         for status in (401, 403, 404):
@@ -410,7 +411,7 @@ class HopelessTests(WatchCase):
         self.assertEqual(self.attempts, 2)
 
     def test_a_poll_changes_nothing_while_a_delay_runs(self) -> None:
-        """Else a remote that answers polls only would be asked for its stream with each of them."""
+        """Otherwise a remote that answers only polls would receive a request for its stream with each of them."""
         self.open(answer(500))
         self.watch.recovered()
         self.scene.settle()
@@ -419,7 +420,7 @@ class HopelessTests(WatchCase):
 
 
 class WayTests(WatchCase):
-    """Ways to the remote that come and go."""
+    """Routes to the remote that appear and disappear."""
 
     def test_none_at_first(self) -> None:
         self.has_way = False
@@ -461,7 +462,7 @@ class WayTests(WatchCase):
         self.assertEqual(self.attempts, 1)
 
     def test_a_state_that_leads_to_another_way(self) -> None:
-        """What is left of the old stream's bytes is not taken for the new one's."""
+        """Remaining bytes of the old stream are not taken for bytes of the new one."""
         self.open()
         self.then = self.watch.restart
         self.chunk(line(5) + line(6) + line(7)[:20])
@@ -472,10 +473,10 @@ class WayTests(WatchCase):
 
 
 class StopTests(WatchCase):
-    """Nothing comes after the end."""
+    """No state is reported after stopping."""
 
     def assert_ended(self) -> None:
-        """Nothing is asked any more, and nothing is scheduled."""
+        """Assert that nothing is requested or scheduled any more."""
         self.assertFalse(self.watch.is_open)
         before = self.attempts
         for again in (self.watch.restart, self.watch.recovered):
@@ -527,7 +528,7 @@ class StopTests(WatchCase):
         self.open()
         timers = len(self.scene.clock.getDelayedCalls())
         self.chunk(b"".join(map(line, range(50))))
-        self.assertEqual(len(self.scene.clock.getDelayedCalls()), timers + 1)  # one, however many wait
+        self.assertEqual(len(self.scene.clock.getDelayedCalls()), timers + 1)  # one for all waiting states
         self.watch.stop()
         self.scene.settle()
         self.assert_ended()
@@ -541,7 +542,7 @@ class StopTests(WatchCase):
         self.assert_ended()
 
     def test_the_loss_comes_later(self) -> None:
-        """Of a connection that the remote closes in the same moment."""
+        """The remote closes the connection at the same moment."""
         self.open()
         self.scene.server.transport.loseConnection()
         self.watch.stop()

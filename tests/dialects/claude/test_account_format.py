@@ -157,7 +157,7 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.answer(200, {"access_token": "a2"}).refresh_token, "rt-secret")
 
     def test_odd_values_beside_a_new_token(self) -> None:
-        """The old refresh token is used up by now: refusing the answer would lose the login."""
+        """The old refresh token is used up: refusing the response would lose the login."""
         values: tuple[object, ...] = ("3600", 1e308, -5, 0, True, [], None)
         for odd in values:
             fresh = self.answer(
@@ -168,7 +168,7 @@ class RefreshTests(SynchronousTestCase):
             self.assertEqual(FORMAT.parse(FORMAT.merge(b"{}", fresh)), fresh)
 
     def test_whose_account_it_is(self) -> None:
-        """F33: the organization, where it is said; an odd value is as if it were not said."""
+        """F33: the organization, where it is present; a malformed value counts as missing."""
         said = {"access_token": "a2", "organization": {"uuid": "org-1", "name": "n"}}
         self.assertEqual(self.answer(200, said).account_id, "org-1")
         odd: tuple[object, ...] = (None, 5, "org-1", [], {}, {"uuid": None}, {"uuid": 7}, {"uuid": ""})

@@ -1,4 +1,4 @@
-"""Limits and usage of the Claude dialect, read from what passes and written for who may see it."""
+"""Limits and usage of the Claude dialect: read from responses, and rewritten for clients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LimitsFromHeadersTests(SynchronousTestCase):
         self.assertFalse(observed({"status": "allowed"}).has_data)
 
     def organization(self, *values: bytes, family: Headers | None = None) -> str:
-        """The organization that an answer with limits names so."""
+        """The organization that a response with limits names in fields with these values."""
         usual = [(UNIFIED + b"5h-utilization", b"0.1")]
         headers = [(b"Anthropic-Organization-Id", value) for value in values]
         return METERING.limits_from_headers(headers + (usual if family is None else family), NOW).organization
@@ -73,12 +73,12 @@ class LimitsFromHeadersTests(SynchronousTestCase):
         self.assertEqual(self.organization(), "")
 
     def test_an_organization_alone_is_no_news(self) -> None:
-        """Every answer names it, also those that say nothing of limits."""
+        """Every response names the organization, also one without limits."""
         headers: Headers = [(b"anthropic-organization-id", b"org")]
         self.assertEqual(METERING.limits_from_headers(headers, NOW), LimitsUpdate())
 
     def test_of_two_accounts_with_the_same_figures_each_keeps_its_own(self) -> None:
-        """What was read is remembered by all that it was read from."""
+        """The cache of parsed headers distinguishes responses by all fields that were read."""
         self.assertEqual([self.organization(value) for value in (b"a", b"b", b"a")], ["a", "b", "a"])
 
     def test_a_rejected_window_counts_like_the_overall_status(self) -> None:
@@ -105,7 +105,7 @@ class LimitsFromHeadersTests(SynchronousTestCase):
         self.assertEqual(update.models["opus"].utilization, 100)
 
     def test_malformed_values_are_ignored(self) -> None:
-        for bad in ("", "x", "nan", "inf", "-1", "1e999", "0x10"):
+        for bad in ("", "x", "nan", "inf", "-1", "1e307", "1e999", "0x10"):
             self.assertIsNone(observed({"5h-utilization": bad, "5h-reset": "soon"}).short, bad)
 
     @given(
@@ -124,7 +124,7 @@ class LimitsFromHeadersTests(SynchronousTestCase):
                     "representative-claim",
                 ]
             ),
-            st.text(max_size=12),
+            st.text(max_size=12) | st.floats().map(str) | st.integers().map(str),
         )
     )
     def test_never_raises(self, family: dict[str, str]) -> None:
@@ -149,7 +149,7 @@ def fields(headers: Headers) -> dict[str, str]:
 
 
 class PublicHeadersTests(SynchronousTestCase):
-    """Spec 8.3: nobody sees one account's state."""
+    """Spec 8.3: no client sees the state of a single account."""
 
     def test_the_accounts_own_are_removed(self) -> None:
         headers = [

@@ -1,4 +1,4 @@
-"""What requests and answers of the Claude dialect mean."""
+"""The meaning of the Claude dialect's requests and responses."""
 
 from __future__ import annotations
 
@@ -176,13 +176,13 @@ class UpstreamHeadTests(SynchronousTestCase):
 
 
 def verdict(status: int, body: bytes | None = None, **headers: object) -> Verdict:
-    """Class of an answer; ``five_reset`` style names are those of the family."""
+    """Verdict on a response; ``five_reset`` style names are those of the family."""
     fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
     return TRAFFIC.classify(ResponseHead(status, b"", fields), body, NOW)
 
 
 def refused(family: dict[str, object]) -> Verdict:
-    """Class of a 429 with these fields of the family."""
+    """Verdict on a 429 with these fields of the family."""
     fields = [(UNIFIED + name.encode(), str(value).encode()) for name, value in family.items()]
     return TRAFFIC.classify(ResponseHead(429, b"", fields), None, NOW)
 
@@ -227,7 +227,7 @@ class ClassifyTests(SynchronousTestCase):
         self.assertEqual(refused({"reset": LATER + 2}), Verdict(AnswerKind.RATE_LIMITED, LATER + 2))
 
     def test_malformed_resets_fall_back(self) -> None:
-        """F46: what the upstream names itself is explicit, what we assume is not."""
+        """F46: a reset that the upstream names is explicit, one that we assume is not."""
         for bad in ("soon", "", "nan", "inf", "1e30", "-5", str(int(NOW) - 10)):
             self.assertEqual(
                 refused({"status": "rejected", "reset": bad}),
@@ -281,7 +281,7 @@ def stream_event(name: str, **data: object) -> bytes:
 
 
 class ClassifyStreamTests(SynchronousTestCase):
-    """What a stream begins with (F13)."""
+    """The first event of a stream (F13)."""
 
     def verdict(self, data: bytes, **family: object) -> Verdict | None:
         headers = [
@@ -299,14 +299,14 @@ class ClassifyStreamTests(SynchronousTestCase):
         self.assertEqual(self.verdict(stream), Verdict(AnswerKind.STREAM_FAILED))
 
     def test_a_message_begins(self) -> None:
-        """Whatever follows."""
+        """Whatever comes after it."""
         failed = stream_event("error", error={"type": "overloaded_error"})
         for name in ("message_start", "ping", "message", "error_of_another_kind"):
             self.assertEqual(self.verdict(stream_event(name)), Verdict(AnswerKind.OK))
             self.assertEqual(self.verdict(stream_event(name) + failed), Verdict(AnswerKind.OK))
 
     def test_the_name_of_an_event_counts(self) -> None:
-        """As it does for the clients: another one is no error, whatever it holds."""
+        """The name decides, as it does for the clients: another event is no error, whatever its data."""
         for name in (b"", b"event: ping\n", b"event: message_start\n"):
             data = name + b'data: {"type": "error", "error": {"type": "overloaded_error"}}\n\n'
             self.assertEqual(self.verdict(data), Verdict(AnswerKind.OK))
@@ -328,7 +328,7 @@ class ClassifyStreamTests(SynchronousTestCase):
         self.assertEqual(self.error("rate_limit_error", status="allowed", reset=LATER), burst)
 
     def test_a_rate_limit_with_the_heads_figures(self) -> None:
-        """As they would be read beside a 429."""
+        """The figures mean the same as beside a 429."""
         self.assertEqual(
             self.error("rate_limit_error", status="rejected", reset=LATER),
             Verdict(AnswerKind.RATE_LIMITED, LATER),
@@ -352,7 +352,7 @@ class ClassifyStreamTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
-    """Spec 4.2, in the shape that the CLI shows."""
+    """Spec 4.2, in the format that the CLI shows."""
 
     def decode(self, answer: tuple[ResponseHead, bytes]) -> tuple[dict[bytes, bytes], dict[str, Any]]:
         return dict(answer[0].headers), json.loads(answer[1])

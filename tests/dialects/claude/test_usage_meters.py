@@ -67,7 +67,7 @@ class StreamMeterTests(SynchronousTestCase):
             self.assertTrue(meter.reading().complete)
 
     def test_what_broke_off_is_known_as_far_as_it_came(self) -> None:
-        """F20 and F22: without message_stop it is not complete, and still counted."""
+        """F20 and F22: without message_stop the response is not complete, but still counted."""
         meter = StreamMeter()
         meter.feed(START + TEXT[:20])
         meter.end()

@@ -16,7 +16,7 @@ RESET = int(NOW + HOUR)
 
 
 def told(family: str) -> tuple[LimitsUpdate, ...]:
-    """What the upstream says of a window of ``family`` that is full, in every form that there is."""
+    """The upstream's reports of a full window of ``family``, one in each format."""
     prefix = b"anthropic-ratelimit-unified-"
     window = f"7d_{family}".encode()
     used = (prefix + window + b"-utilization", b"1.0")
@@ -37,10 +37,10 @@ def told(family: str) -> tuple[LimitsUpdate, ...]:
 
 
 class ModelWindowTests(SynchronousTestCase):
-    """A window that is one model family's (spec 4.7)."""
+    """A window of a single model family (spec 4.7)."""
 
     def closes(self, family: str, model: str) -> set[bool]:
-        """Whether a full window of ``family`` closes ``model``, in every form in which it may be told."""
+        """Whether a full window of ``family`` closes ``model``, for each format of the report."""
         results = set()
         for update in told(family):
             credential = Credential()

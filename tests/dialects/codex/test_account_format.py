@@ -33,7 +33,7 @@ ANY_JSON = st.recursive(
 
 
 def jwt(**said: object) -> str:
-    """A token that tells this; nobody verifies its signature."""
+    """A token with these claims, and an invalid signature, which nothing verifies."""
     parts = [{"alg": "RS256"}, said]
     encoded = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*encoded, "SECRET-signature"])
@@ -204,7 +204,7 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual((rotated.access_token, rotated.refresh_token), (token().access_token, "rt2"))
 
     def test_odd_values_beside_a_new_refresh_token_do_not_lose_it(self) -> None:
-        """The old one is used up by now."""
+        """The old refresh token is used up by now."""
         kinds: list[object] = [None, 5, "", [], "SE CRET"]
         for odd in kinds:
             fresh = self.answer(200, {"access_token": odd, "id_token": odd, "refresh_token": "rt2"})

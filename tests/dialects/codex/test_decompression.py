@@ -1,4 +1,4 @@
-"""Compressed request bodies are looked into, within bounds (F31)."""
+"""Compressed request bodies are inspected, within bounds (F31)."""
 
 from __future__ import annotations
 

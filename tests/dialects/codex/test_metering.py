@@ -1,4 +1,4 @@
-"""Limits and usage of the Codex dialect, read from what passes and written for who may see it."""
+"""Limits and usage of the Codex dialect: read from responses, and rewritten for clients."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class EventTests(SynchronousTestCase):
 
 
 class PublicHeadersTests(SynchronousTestCase):
-    """Spec 8.3: nobody sees one account's state."""
+    """Spec 8.3: no client sees the state of a single account."""
 
     def test_the_accounts_own_are_removed(self) -> None:
         kept: Headers = [
@@ -222,7 +222,7 @@ class PublicHeadersTests(SynchronousTestCase):
 
 
 class RewriterTests(SynchronousTestCase):
-    """F36: the pool's state stands in the stream, and the account's own is learnt."""
+    """F36: the client sees the pool's state in the stream, and the proxy learns the account's."""
 
     def make(
         self, pool: Aggregate | None, content_type: bytes = b"text/event-stream"

@@ -1,4 +1,4 @@
-"""What requests and answers of the Codex dialect mean."""
+"""The meaning of the Codex dialect's requests and responses."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class UpstreamHeadTests(SynchronousTestCase):
 
 
 def verdict(status: int, body: object = None, **headers: object) -> Verdict:
-    """Class of an answer; a body that is neither None nor bytes is JSON."""
+    """Verdict on a response; a body that is neither None nor bytes is JSON."""
     fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     return TRAFFIC.classify(ResponseHead(status, b"", fields), raw, NOW)
@@ -235,7 +235,7 @@ class ClassifyTests(SynchronousTestCase):
         self.assertEqual(found, Verdict(LIMITED, LATER))
 
     def test_then_retry_after_then_a_default(self) -> None:
-        """F46: what the upstream names itself is explicit, what we assume is not."""
+        """F46: a reset that the upstream names is explicit, one that we assume is not."""
         self.assertEqual(verdict(429, usage_limit(), retry_after=9), Verdict(LIMITED, NOW + 9))
         kinds: list[object] = ["soon", True, -5, 1e300, None, [], LATER * 1000]
         for bad in kinds:
@@ -246,7 +246,7 @@ class ClassifyTests(SynchronousTestCase):
             self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
 
     def test_a_burst_is_no_quota(self) -> None:
-        """F5: windows with room have nothing to do with it."""
+        """F5: a burst is no quota while the windows have room."""
         room = {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}
         for headers in ({}, room):
             fields: dict[str, Any] = headers
@@ -305,7 +305,7 @@ def failed(code: object) -> bytes:
 
 
 class ClassifyStreamTests(SynchronousTestCase):
-    """What a stream begins with (F13)."""
+    """The first event of a stream (F13)."""
 
     def verdict(self, data: bytes) -> Verdict | None:
         return TRAFFIC.classify_stream(ResponseHead(200, b"OK", []), data, NOW)
@@ -317,7 +317,7 @@ class ClassifyStreamTests(SynchronousTestCase):
         self.assertEqual(self.verdict(stream), Verdict(AnswerKind.STREAM_FAILED))
 
     def test_a_response_begins(self) -> None:
-        """Whatever follows."""
+        """Whatever comes after it."""
         for kind in ("response.created", "response.completed", "response.incomplete", "something.new"):
             for stream in (stream_event(kind), stream_event(kind) + failed("server_error")):
                 self.assertEqual(self.verdict(stream), Verdict(AnswerKind.OK), kind)
@@ -340,7 +340,7 @@ class ClassifyStreamTests(SynchronousTestCase):
             self.assertEqual(self.verdict(data), Verdict(AnswerKind.STREAM_FAILED), data)
 
     def test_the_type_in_the_data_counts(self) -> None:
-        """As it does for the clients."""
+        """The type in the data decides, as it does for the clients."""
         self.assertEqual(self.verdict(stream_event("response.created", name="error")), Verdict(AnswerKind.OK))
         self.assertEqual(
             self.verdict(stream_event("error", name="message", code="slow_down")),
@@ -352,7 +352,7 @@ class ClassifyStreamTests(SynchronousTestCase):
             self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.OK), code)
 
     def test_a_limit_blocks_shortly(self) -> None:
-        """It comes without a reset: the next poll, or the next 429, knows more."""
+        """The event names no reset: the next poll, or the next 429, will."""
         for code in ("usage_limit_reached", "rate_limit_exceeded"):
             self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.BUSY), code)
 
@@ -365,7 +365,7 @@ class ClassifyStreamTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
-    """Spec 4.2, in the shape that the CLI shows."""
+    """Spec 4.2, in the format that the CLI shows."""
 
     def decode(self, answer: tuple[ResponseHead, bytes]) -> tuple[dict[bytes, bytes], dict[str, Any]]:
         return dict(answer[0].headers), json.loads(answer[1])
@@ -384,7 +384,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual((headers[b"x-should-retry"], headers[b"a"]), (b"false", b"b"))
 
     def test_exhausted(self) -> None:
-        """Seen by the client as one final sentence (observed)."""
+        """The client shows it as a single, final sentence (observed)."""
         availability = Availability("rate_limited", "rate_limited", "", NOW + 7979.5)
         answer = TRAFFIC.exhausted(RequestFacts(), availability, None, "i", NOW)
         headers, body = self.decode(answer)

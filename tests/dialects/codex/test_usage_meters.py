@@ -46,7 +46,7 @@ class ResponsesMeterTests(SynchronousTestCase):
         self.assertEqual((failed.complete, failed.error, failed.reported), (True, "server_error", False))
 
     def test_what_broke_off_is_not_complete(self) -> None:
-        """F22: nothing but a last event ends a stream."""
+        """F22: only the last event ends a stream."""
         reading = self.fed(CREATED, TEXT, COMPLETED[:-1]).reading()
         self.assertEqual((reading.complete, reading.reported), (False, False))
 

@@ -61,7 +61,7 @@ class ClientTests(SynchronousTestCase):
             self.assertEqual(FRAMES.client_frame(data), ClientFrame(), data)
 
     def test_wrong_types(self) -> None:
-        """For the upstream to complain about; a turn it is all the same."""
+        """Judging a wrong type is left to the upstream; the message is a turn all the same."""
         self.assertEqual(FRAMES.client_frame(message(type=["response.create"])), ClientFrame())
         self.assertEqual(
             FRAMES.client_frame(message(type="response.create", model={"a": 1}, generate="false")),
@@ -82,7 +82,7 @@ class UpstreamTests(SynchronousTestCase):
     """What the upstream sends."""
 
     def test_most_pass(self) -> None:
-        """Before there is output, and then."""
+        """Messages before the output, and the output."""
         for kind in (
             "response.created",
             "response.in_progress",
@@ -95,7 +95,7 @@ class UpstreamTests(SynchronousTestCase):
             self.assertIs(FRAMES.upstream_frame(message(delta="x", type=kind), NOW), OUTPUT, kind)
 
     def test_rate_limits(self) -> None:
-        """However the event is written; it is hidden even where it says nothing that counts."""
+        """However the event is formatted; it is hidden even if it reports nothing that counts."""
         event = {
             "rate_limits": {
                 "primary": {"used_percent": 13.5, "window_minutes": 300, "reset_at": NOW + 60},
@@ -139,7 +139,7 @@ class UpstreamTests(SynchronousTestCase):
             self.assertTrue(frame.ends_turn, response)
 
     def test_errors(self) -> None:
-        """As the HTTP answer that it stands for."""
+        """An error event means the same as the HTTP response that it stands for."""
         data = message(
             type="error",
             status=429,
@@ -167,7 +167,7 @@ class UpstreamTests(SynchronousTestCase):
         self.assertEqual(alias.refusal.head.status, 500)
 
     def test_errors_without_a_meaning(self) -> None:
-        """Clients ignore them as well."""
+        """Clients ignore these events as well."""
         for fields in (
             {},
             {"status": "429"},
@@ -199,7 +199,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertFalse(FRAMES.serves(b"/v1/models"))
 
     def test_request_fields(self) -> None:
-        """The version of the protocol, where the client names none."""
+        """The protocol version is added if the client names none."""
         added = [(b"OpenAI-Beta", b"responses_websockets=2026-02-06")]
         self.assertEqual(FRAMES.request_headers([]), added)
         own: Headers = [(b"openai-beta", b"mine")]
@@ -220,7 +220,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(FRAMES.answer_headers([*dropped, *kept, *dropped]), kept)
 
     def test_aggregate(self) -> None:
-        """An event that clients read, and that we read as well."""
+        """The event is readable for clients, and for ourselves."""
         whole = Aggregate(12.5, int(NOW) + 60, 30.0, int(NOW) + 600, 10.0, Availability("usable"))
         frame = FRAMES.upstream_frame(FRAMES.aggregate(whole), NOW)
         assert frame.limits is not None

@@ -1,4 +1,4 @@
-"""Codex's windows, whatever form they come in."""
+"""Codex's windows, in every format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = 86400.0
 
 
 class PlaceTests(SynchronousTestCase):
-    """F34: by their own lengths."""
+    """F34: windows are placed by their lengths."""
 
     def test_table(self) -> None:
         short, week, month = Window(1, 0, 5 * HOUR), Window(2, 0, 7 * DAY), Window(3, 0, 30 * DAY)
@@ -104,10 +104,10 @@ class HeaderTests(SynchronousTestCase):
 
 
 class ModelTests(SynchronousTestCase):
-    """A limit beside the account's own closes the models that it is called after."""
+    """A limit besides the account's own closes the models that its name refers to."""
 
     def closes(self, name: str, model: str) -> set[bool]:
-        """Whether a full limit called ``name`` closes ``model``: told in headers, by an event, when asked for usage."""
+        """Whether a full limit called ``name`` closes ``model``: in headers, in an event, in the usage."""
         window = {"used_percent": 100, "reset_at": NOW + HOUR}
         headers = [
             (b"x-odd-primary-used-percent", b"100"),

@@ -1,4 +1,4 @@
-"""WebSocket conversations in memory: clients, a forwarder with several accounts, and an upstream that a test plays."""
+"""In-memory WebSocket conversations: clients, a forwarder with several accounts, and an upstream run by the test."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def rate_limits(used: float, resets_at: float = START + 3600) -> bytes:
 
 
 def used_up(resets_at: float = START + 3600) -> bytes:
-    """The upstream's refusal inside of a connection."""
+    """The upstream's refusal of a turn within a connection."""
     return event(
         "error",
         status=429,
@@ -81,10 +81,10 @@ def used_up(resets_at: float = START + 3600) -> bytes:
 
 
 class Socket(Protocol):
-    """One end of a WebSocket, as a test holds it: what came, and the means to say anything.
+    """A test's end of a WebSocket: it records everything received, and can send anything.
 
-    ``events``: what came since the upgrade. ``head``: the head before that, ``rest`` what followed it unread where it
-    was no upgrade. ``lost``: why the connection ended.
+    ``events``: the events received since the upgrade. ``head``: the head of the handshake. ``rest``: unparsed bytes
+    after the head, if there was no upgrade. ``lost``: why the connection ended.
     """
 
     transport: MemoryTransport
@@ -100,13 +100,13 @@ class Socket(Protocol):
         self.on_event: Callable[[Event], None] = lambda event: None
 
     def begin(self, agreement: DeflateAgreement | None = None) -> None:
-        """WebSocket from here on."""
+        """Switch to the WebSocket protocol."""
         self.connection = Connection((lambda: b"\1\2\3\4") if self.is_client else None, agreement)
         data, self.received = self.received, b""
         self.dataReceived(data)
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep it, and take it apart."""
+        """Keep and parse the bytes."""
         if self.connection is None:
             self.received += data
             if not self.head and b"\r\n\r\n" in self.received:
@@ -122,7 +122,7 @@ class Socket(Protocol):
             raise AssertionError(f"the proxy broke the protocol: {error}") from None
 
     def head_received(self) -> None:
-        """The other side's head is there."""
+        """The other side's head has arrived."""
 
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008
         """Keep why."""
@@ -151,30 +151,30 @@ class Socket(Protocol):
 
     @property
     def status(self) -> int:
-        """Of the response that came."""
+        """The status of the response."""
         return int(self.head.split(b" ")[1]) if self.head else 0
 
     @property
     def messages(self) -> list[bytes]:
-        """Text and binary that came."""
+        """The payloads of the text and binary messages received."""
         return [event.data for event in self.events if isinstance(event, Message)]
 
     def without_limits(self) -> list[bytes]:
-        """The same less the events that tell of limits."""
+        """The messages without the events about limits."""
         return [data for data in self.messages if b"codex.rate_limits" not in data]
 
     def limits(self) -> list[dict[str, Any]]:
-        """The events that tell of limits."""
+        """The events about limits."""
         return [json.loads(data) for data in self.messages if b"codex.rate_limits" in data]
 
     @property
     def closed(self) -> Close | None:
-        """The close that came."""
+        """The close that was received."""
         return next((event for event in self.events if isinstance(event, Close)), None)
 
     @property
     def code(self) -> int | None:
-        """Its code; None where none came."""
+        """The code of the close that was received; None if there was none."""
         return None if self.closed is None else self.closed.code
 
 
@@ -186,7 +186,7 @@ class ClientSocket(Socket):
         self._compress = compress
 
     def head_received(self) -> None:
-        """Begin, if that is a 101."""
+        """Begin if the head is a 101."""
         if self.status == 101:
             reason = self.head.split(b"\r\n")[0]
             head = ResponseHead(101, reason, self.fields())
@@ -194,18 +194,18 @@ class ClientSocket(Socket):
 
 
 class UpstreamSocket(Socket):
-    """A connection that the proxy made: ``accept`` it, or ``answer`` with what a test likes."""
+    """A connection from the proxy, which the test answers by ``accept`` or ``answer``."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(False)
         self._scene = scene
 
     def head_received(self) -> None:
-        """What the test has prepared, or nothing."""
+        """Do what the test has prepared, or nothing."""
         self._scene.asked(self)
 
     def accept(self, *fields: tuple[str, str], compress: bool = False, early: bytes = b"") -> None:
-        """Answer 101; ``early``: bytes in the same piece."""
+        """Answer with a 101. ``early``: bytes in the same write."""
         agreed = server_agreement([("permessage-deflate", {})]) if compress else None
         lines = [
             "HTTP/1.1 101 Switching Protocols",
@@ -220,7 +220,7 @@ class UpstreamSocket(Socket):
         self.begin(agreed[0] if agreed else None)
 
     def answer(self, status: int, body: bytes = b"{}", *fields: tuple[str, str]) -> None:
-        """Refuse, as HTTP."""
+        """Refuse with an HTTP response."""
         lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in fields]
         self.head = b""
@@ -249,7 +249,7 @@ class _Login:
 class Scene:
     """Accounts ``a``, ``b``, … behind one upstream. ``upstreams``: the connections made to it, oldest first.
 
-    ``on_asked``: what the upstream does with a request; accepts, unless a test says otherwise.
+    ``on_asked``: what the upstream does with a request; by default it accepts.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class Scene:
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         plans: Sequence[str] = (),
     ) -> None:
-        """``plans``: in place of keys at an upstream of the test's, ChatGPT logins of these plans at the simulator."""
+        """``plans``: use ChatGPT logins with these plans at the simulator, instead of keys at the test's upstream."""
         self.case = case
         self.clock = Clock()
         self.clock.advance(START)
@@ -289,7 +289,7 @@ class Scene:
         self.settle()
         self.provider = Pool("pool", self.accounts, PoolRules("fallback"), self.clock.seconds, lambda: 0.5)
         self.caller = Caller("alice", self.provider)
-        # Many different keys, so that whoever forgets to unmask is found out.
+        # All masking keys differ, so that missing unmasking is detected.
         numbers = itertools.count(1)
         self.now: Callable[[], float] = self.clock.seconds
         self.forwarder = Forwarder(
@@ -323,11 +323,11 @@ class Scene:
         return LoginAccount(tag, place, dialect.account, access, self.clock, lambda: 0.5)
 
     def handle(self, request: ServerRequest) -> None:
-        """Everybody is alice."""
+        """Forward every request as alice's."""
         self.forwarder.forward(request, self.caller, f"req_{next(self.requests)}")
 
     def asked(self, socket: UpstreamSocket) -> None:
-        """A request's head has reached the upstream."""
+        """The head of a request has reached the upstream."""
         self.on_asked(socket)
 
     def finish(self) -> None:
@@ -354,7 +354,7 @@ class Scene:
             self.case.assertFalse(login.access_token in told, "a token was logged")
 
     def check_nothing_left(self) -> None:
-        """No lease, exchange, relay, subscription or upgraded connection."""
+        """Check that no lease, exchange, relay, subscription or upgraded connection is left."""
         self.case.assertEqual([account.leases for account in self.accounts], [set()] * len(self.accounts))
         self.case.assertEqual(self.forwarder.registry.exchanges, set())
         self.case.assertEqual(self.forwarder.registry.websockets, set())
@@ -368,14 +368,14 @@ class Scene:
         self.case.assertEqual(open_sockets, [])
 
     def settle(self) -> None:
-        """Let everything happen that happens by itself."""
+        """Run until nothing happens without time passing."""
         for _ in range(8):
             self.network.flush()
             self.clock.advance(0)
         self.network.flush()
 
     def pass_time(self, seconds: int) -> None:
-        """Second by second."""
+        """Advance the clock second by second."""
         for _ in range(seconds):
             self.network.advance(1.0)
             self.settle()
@@ -383,7 +383,7 @@ class Scene:
     # Clients --------------------------------------------------------------------------------------------------
 
     def dial(self, compress: bool = False, **options: Any) -> tuple[ClientSocket, Pump]:
-        """A client that is connected and has said nothing."""
+        """A client that is connected and has sent nothing."""
         self.proxy_listener.options = options
         client = ClientSocket(compress)
         self.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
@@ -393,7 +393,7 @@ class Scene:
     def open(
         self, *fields: tuple[str, str], compress: bool = False, behind: bytes = b"", **options: Any
     ) -> ClientSocket:
-        """A client that has asked for a WebSocket. ``behind``: bytes sent right behind its request."""
+        """A client that has asked for a WebSocket. ``behind``: bytes sent right after its request."""
         client, _ = self.dial(compress, **options)
         client.transport.write(upgrade_request(*fields, compress=compress) + behind)
         self.settle()
@@ -411,18 +411,18 @@ class Scene:
         return self.upstreams[-1]
 
     def observe(self, account: int, used: float, resets_at: float = START + 3600) -> None:
-        """An account's short window is used so far (percent)."""
+        """Set the utilization of an account's short window (percent)."""
         self.accounts[account].observe(LimitsUpdate(short=Window(used, resets_at, 18000.0)))
 
     def results(self) -> list[str]:
-        """What became of every turn and request, as the log says it."""
+        """The logged outcome of every turn and request."""
         return [str(entry["result"]) for entry in self.log if "result" in entry]
 
 
 def upgrade_request(
     *fields: tuple[str, str], compress: bool = False, path: str = "/v1/responses", method: str = "GET"
 ) -> bytes:
-    """A client's handshake; a field given here replaces the usual one, with an empty value it is left out."""
+    """A client's handshake. A field given here replaces the default; an empty value removes it."""
     usual = [("Host", "proxy.test"), ("Authorization", "Bearer alice-token")]
     usual += [(name.decode(), value.decode()) for name, value in request_fields(NONCE, compress)]
     given = {name.lower() for name, _ in fields}

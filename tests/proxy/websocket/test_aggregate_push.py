@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.proxy.websocket.aggregate_push`: the state of all, told inside of a WebSocket."""
+"""Tests for :mod:`ccmproxy.proxy.websocket.aggregate_push`: the aggregate state, sent within a WebSocket."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.proxy.websocket.scene import COMPLETED, CREATE, START, WARM_UP, Clien
 
 
 class PushTests(SynchronousTestCase):
-    """One sender, when there is something to say."""
+    """When the aggregate is sent, and when it is not."""
 
     def told(self, client: ClientSocket) -> list[float]:
-        """Percent used of the short window, in each event that came."""
+        """The utilization of the short window (percent) in each event received."""
         return [each["rate_limits"]["primary"]["used_percent"] for each in client.limits()]
 
     def test_with_the_first_real_request(self) -> None:
-        """Not before, not for a warm-up, and not again with the next one."""
+        """The state is sent with the first real request, not before, not for a warm-up, and not again with the next."""
         scene = Scene(self)
         scene.observe(0, 10.0)
         client, upstream = scene.connected()
@@ -43,7 +43,7 @@ class PushTests(SynchronousTestCase):
         )
 
     def test_changes(self) -> None:
-        """Of any account; what changes at once is told once, what does not change not at all."""
+        """Changes of any account are sent; simultaneous changes once, and an unchanged state not at all."""
         scene = Scene(self, 2)
         scene.observe(0, 10.0)
         scene.observe(1, 10.0)
@@ -61,7 +61,7 @@ class PushTests(SynchronousTestCase):
         self.assertEqual(self.told(client), [11.0, 31.0])
 
     def test_nothing_known(self) -> None:
-        """Nothing is said, until there is."""
+        """Nothing is sent until something is known."""
         scene = Scene(self)
         client, _ = scene.connected()
         client.say(CREATE)
@@ -72,7 +72,7 @@ class PushTests(SynchronousTestCase):
         self.assertEqual(self.told(client), [11.0])
 
     def test_a_client_that_does_not_read(self) -> None:
-        """Is told the latest, once it reads again."""
+        """It gets the latest state once it reads again."""
         scene = Scene(self)
         scene.observe(0, 10.0)
         client, upstream = scene.connected()
@@ -89,7 +89,7 @@ class PushTests(SynchronousTestCase):
         self.assertEqual(self.told(client), [11.0, 41.0])
 
     def test_never_after_the_close(self) -> None:
-        """Whoever closes, and even if the change came just before."""
+        """Nothing is sent after a close by either side, even if the change came just before."""
         for ours in (True, False):
             scene = Scene(self)
             scene.observe(0, 10.0)
@@ -101,7 +101,7 @@ class PushTests(SynchronousTestCase):
             scene.network.flush()
             scene.observe(0, 30.0)
             scene.settle()
-            # The scene's own client would fail on anything behind the close.
+            # The scene's client fails if anything follows the close.
             self.assertEqual(client.code, 1000)
             self.assertEqual(self.told(client)[:1], [11.0])
             self.assertNotIn(31.0, self.told(client))

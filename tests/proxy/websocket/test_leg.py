@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.proxy.websocket.leg`: what one side takes, and how it ends."""
+"""Tests for :mod:`ccmproxy.proxy.websocket.leg`: back-pressure, pings and closes of one side."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MIB = 1024 * KIB
 
 
 class BackPressureTests(SynchronousTestCase):
-    """A side that does not read stops the other one, and no buffer grows."""
+    """A side that does not read stops the other side, and no buffer grows."""
 
     def stop(self, socket: Socket) -> None:
-        """Read nothing any more."""
+        """Stop reading."""
         socket.transport.pauseProducing()
 
     def test_a_slow_client(self) -> None:
@@ -51,7 +51,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(len(upstream.messages), 2000)
 
     def test_little_that_becomes_much(self) -> None:
-        """One read of compressed messages is inflated as it is taken, not at once."""
+        """The compressed messages of one read are inflated at the pace of the other side, not all at once."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.accept(compress=True)
         client, upstream = scene.connected()
@@ -66,7 +66,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(len(client.messages), 300)
 
     def test_the_rest_of_who_is_gone(self) -> None:
-        """What had come before the upstream ended is passed on as the client takes it, its close as well."""
+        """Messages received before the end of the upstream, and its close, are passed on at the client's pace."""
         for polite in (True, False):
             scene = Scene(self)
             scene.on_asked = lambda socket: socket.accept(compress=True)
@@ -86,7 +86,7 @@ class BackPressureTests(SynchronousTestCase):
             client.transport.loseConnection()
 
     def test_the_rest_of_who_broke_off(self) -> None:
-        """The connection is found broken while the client does not read; what had come is its all the same."""
+        """If the connection breaks while the client does not read, the client still gets what had been received."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.accept(compress=True)
         client, upstream = scene.connected()
@@ -118,7 +118,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(scene.results(), ["stalled"])
 
     def test_pings_of_who_does_not_read(self) -> None:
-        """Only the last one is answered, when it reads again."""
+        """Only the most recent ping is answered, when the peer reads again."""
         scene = Scene(self)
         client, upstream = scene.connected()
         pump = scene.proxy_listener.connections[-1]
@@ -137,7 +137,7 @@ class BackPressureTests(SynchronousTestCase):
 
 
 class PingTests(SynchronousTestCase):
-    """Pings stay on their side."""
+    """Pings are answered by the proxy, and not relayed."""
 
     def test_answered_on_each_side(self) -> None:
         scene = Scene(self)
@@ -151,7 +151,7 @@ class PingTests(SynchronousTestCase):
 
 
 class CloseTests(SynchronousTestCase):
-    """Both sides close, or are made to."""
+    """Both sides close, or are closed."""
 
     def test_an_upstream_that_does_not_answer_a_close(self) -> None:
         scene = Scene(self)
@@ -177,7 +177,7 @@ class CloseTests(SynchronousTestCase):
         self.assertEqual(upstream.messages, [])
 
     def test_a_close_that_says_nonsense(self) -> None:
-        """It is told so, and the connection ends: there is no other close to wait for."""
+        """An invalid close is answered with an error, and the connection ends without waiting for another close."""
         for payload, code in ((b"\x03", 1002), (b"\x03\xed", 1002), (b"\x03\xe8\xff", 1007)):
             scene = Scene(self)
             client, upstream = scene.connected()
@@ -196,7 +196,7 @@ class CloseTests(SynchronousTestCase):
         self.assertIsNotNone(client.lost)
 
     def test_a_slow_client_gets_the_rest_before_the_close(self) -> None:
-        """It may take longer than an answer may."""
+        """This may take longer than the time-out for the answer to a close."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.transport.pauseProducing()

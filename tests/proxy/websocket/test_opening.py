@@ -27,10 +27,10 @@ from tests.proxy.websocket.scene import (
 
 
 class HandshakeTests(SynchronousTestCase):
-    """A client asks, the upstream is asked, both are answered."""
+    """Handshakes that succeed, and handshakes that are refused before the upstream is asked."""
 
     def test_upstream_first(self) -> None:
-        """Nothing is said to the client before the upstream has agreed."""
+        """Nothing is sent to the client before the upstream has agreed."""
         scene = Scene(self)
         scene.on_asked = lambda socket: None
         client = scene.open()
@@ -40,7 +40,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(client.status, 101)
 
     def test_what_the_upstream_is_asked(self) -> None:
-        """The client's fields, less what is between us and it, plus the account's."""
+        """The client's fields without those of its own connection and handshake, plus the account's."""
         scene = Scene(self, options=ProxyOptions(overrides={"X-Operator": ["yes"]}))
         scene.open(
             ("session-id", "s1"),
@@ -69,7 +69,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(scene.upstream.field("openai-beta"), b"responses_websockets=2027-01-01")
 
     def test_what_the_client_is_answered(self) -> None:
-        """The upstream's fields that it may see, and the state of all in place of that of one."""
+        """The upstream's fields that the client may see, and the aggregate in place of one account's state."""
         scene = Scene(self)
         scene.observe(0, 40.0)
         scene.on_asked = lambda socket: socket.accept(
@@ -89,7 +89,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertIsNone(client.field("set-cookie"))
 
     def test_bad_handshakes(self) -> None:
-        """Told what is wrong, in the dialect's words; the upstream is not asked."""
+        """The client is told what is wrong, in the dialect's format; the upstream is not asked."""
         scene = Scene(self)
         for fields, status in (
             ((("Sec-WebSocket-Key", ""),), 400),
@@ -108,7 +108,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(scene.upstreams, [])
 
     def test_not_an_upgrade(self) -> None:
-        """HTTP/1.0, another method, a body."""
+        """HTTP/1.0, another method, or a body is refused."""
         scene = Scene(self)
         for request in (
             upgrade_request().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
@@ -122,7 +122,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(scene.upstreams, [])
 
     def test_other_paths(self) -> None:
-        """Where there is no WebSocket, the field means nothing: an ordinary request."""
+        """On paths without a WebSocket, the field is ignored, and the request is an ordinary one."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.answer(200, b"[]")
         client, _ = scene.dial()
@@ -137,13 +137,13 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(scene.open().status, 200)
 
     def test_credentials_without_websocket(self) -> None:
-        """None that speaks it: 426. One that does: it is the one."""
+        """If no credential speaks WebSocket, the answer is 426; if one does, it is used."""
 
         class Frames(CodexFrames):
             """Only ``b`` speaks WebSocket."""
 
             def speaks(self, credential: ICredential) -> bool:
-                """As it says."""
+                """Whether the credential is ``b``."""
                 return credential.tag == "b"
 
         scene = Scene(self, dialect=replace(CODEX, frames=Frames()))
@@ -154,7 +154,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-b")
 
     def test_no_new_ones_while_shutting_down(self) -> None:
-        """Neither for who asks, nor for who has asked."""
+        """Neither new requests nor those in progress open a WebSocket."""
         scene = Scene(self)
         scene.on_asked = lambda socket: None
         waiting = scene.open()
@@ -169,7 +169,7 @@ class RefusalTests(SynchronousTestCase):
     """The upstream does not agree."""
 
     def test_rate_limited(self) -> None:
-        """The next account is asked, invisibly; what the refusal said is known."""
+        """The next account is tried without the client noticing, and the limits in the refusal are recorded."""
         scene = Scene(self, 2)
         body = json.dumps({"error": {"type": "usage_limit_reached", "resets_at": int(START) + 600}}).encode()
 
@@ -189,7 +189,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(scene.upstream.messages, [CREATE])
 
     def test_all_rate_limited(self) -> None:
-        """In the client's own words, as HTTP."""
+        """The client is told in the dialect's format, over HTTP."""
         scene = Scene(self, 2)
         body = json.dumps({"error": {"type": "usage_limit_reached", "resets_at": int(START) + 600}}).encode()
         scene.on_asked = lambda socket: socket.answer(429, body)
@@ -199,7 +199,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(json.loads(client.received)["error"]["resets_at"], int(START) + 600)
 
     def test_relayed_refusals(self) -> None:
-        """Status, fields and body, as plain HTTP."""
+        """Status, fields and body are relayed as plain HTTP."""
         for status in (400, 403, 404, 426, 500, 503):
             scene = Scene(self)
             scene.on_asked = lambda socket, status=status: socket.answer(  # type: ignore[misc]
@@ -212,7 +212,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertIsNone(client.field("upgrade"))
 
     def test_a_refusal_that_takes_its_time(self) -> None:
-        """Its head has come in time: that is all that is asked for."""
+        """The time-out of the handshake applies to the head only."""
         scene = Scene(self)
         head = b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
         scene.on_asked = lambda socket: socket.transport.write(head + b"no")
@@ -223,14 +223,14 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual((client.status, client.received), (500, b"nope"))
 
     def test_refused_token(self) -> None:
-        """Never 401: the client's own token is fine."""
+        """The client never gets a 401, because its own token is valid."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.answer(401)
         client = scene.open()
         self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_auth"))
 
     def test_an_answer_that_is_none(self) -> None:
-        """200, a redirection, a 101 without or with a wrong Sec-WebSocket-Accept, or with what nobody asked for."""
+        """200, a redirection, a 101 without or with a wrong Sec-WebSocket-Accept, or with unrequested extensions."""
         bad = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         for answer in (
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
@@ -254,7 +254,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(scene.open().status, 502)
 
     def test_cannot_be_reached(self) -> None:
-        """Tried once more, then the other account; then told."""
+        """There is one retry, then the other account is tried, then the client is told."""
         scene = Scene(self, 2)
         scene.upstream_listener.refusing = True
         client = scene.open()
@@ -268,7 +268,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_lost"))
 
     def test_never_answered(self) -> None:
-        """Sooner than clients give up."""
+        """The time-out expires before clients give up."""
         scene = Scene(self)
         scene.on_asked = lambda socket: None
         client = scene.open()
@@ -279,7 +279,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertIsNotNone(scene.upstream.lost)
 
     def test_interrupted(self) -> None:
-        """The account stops being usable while its upstream is asked: the next one."""
+        """If the account stops being usable while its upstream is asked, the next account is tried."""
         scene = Scene(self, 2)
         scene.on_asked = lambda socket: None
         client = scene.open()
@@ -304,7 +304,7 @@ class SimulatorTests(SynchronousTestCase):
     """Whole conversations with the simulator, whose frames are wsproto's."""
 
     def say(self, scene: Scene, client: ClientSocket, **fields: object) -> list[dict[str, Any]]:
-        """One request and its events; the client's own messages are forgotten then."""
+        """Send one request, and return its events; the client's recorded messages are cleared."""
         client.events.clear()
         client.say(event("response.create", model="gpt-5.4", store=False, stream=True, **fields))
         scene.pass_time(3)
@@ -343,7 +343,7 @@ class SimulatorTests(SynchronousTestCase):
         self.assertEqual(request.header(b"chatgpt-account-id"), scene.logins[0].account_id.encode())
 
     def test_a_used_up_account(self) -> None:
-        """The next turn lands on the other account, and the client has seen nothing of it."""
+        """The next turn is served by the other account, without the client noticing."""
         scene = Scene(self, plans=["plus", "pro"])
         client = scene.open()
         scene.logins[0].exhaust()
@@ -374,7 +374,7 @@ class ServiceTests(SynchronousTestCase):
     """The whole service, from its configuration to its end."""
 
     def test_a_service_that_stops(self) -> None:
-        """Its open WebSockets are told, and nothing of them is left."""
+        """Its open WebSockets are closed, and nothing of them is left."""
         world = World(self, configuration=OCM, start=False, with_file=False)
         login = world.simulator.add_codex_account()
         with open(world.path, "wb") as file:

@@ -1,4 +1,4 @@
-"""WebSockets in a pool: a connection stays on its account, so the client is moved between two turns (spec 10, F39)."""
+"""WebSockets in a pool: a connection stays on its account, so clients move between two turns (spec 10, F39)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ A, B = b"Bearer sk-secret-a", b"Bearer sk-secret-b"
 
 
 class PooledScene(Scene):
-    """Two accounts under the rules of a test."""
+    """Two accounts in a pool with the rules of the test."""
 
     def __init__(self, case: SynchronousTestCase, rules: PoolRules, accounts: int = 2) -> None:
         super().__init__(case, accounts)
         self.provider.reconfigure(self.accounts, rules)
 
     def weekly(self, account: int, used: float) -> None:
-        """An account's weekly window is used so far (percent)."""
+        """Set the utilization of an account's weekly window (percent)."""
         self.accounts[account].observe(LimitsUpdate(weekly=Window(used, START + 86400, 604800.0)))
 
     @property
     def account_of_last(self) -> bytes | None:
-        """Whose connection was made last."""
+        """The account of the most recent connection."""
         return self.upstream.field("authorization")
 
 
 class MovingTests(SynchronousTestCase):
-    """What makes a connection leave, and where the client finds itself."""
+    """When a connection leaves its account, and on which account the client continues."""
 
     def test_a_session_connects_again_to_where_it_was(self) -> None:
         scene = PooledScene(self, PoolRules())
@@ -44,7 +44,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(scene.account_of_last, first)
 
     def test_a_closed_model_moves_the_session(self) -> None:
-        """The handshake names no model; the client, told to connect again, must not come back to the same account."""
+        """The handshake names no model, but a client that must connect again may not get the same account again."""
         scene = PooledScene(self, PoolRules())
         client = scene.open(SESSION)
         self.assertEqual(scene.account_of_last, A)
@@ -59,7 +59,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(len(scene.upstream.messages), 1)
 
     def test_a_closed_model_without_a_session(self) -> None:
-        """The next handshake would know no more than this one did, and lead to the same account: no use in leaving."""
+        """The connection stays: without a session, the next handshake would lead to the same account."""
         scene = PooledScene(self, PoolRules("fallback"))
         scene.accounts[0].observe(LimitsUpdate(models={"spark": Window(100.0, START + 86400, 604800.0)}))
         client = scene.open()
@@ -69,7 +69,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual((client.code, len(scene.upstream.messages)), (None, 1))
 
     def test_a_model_closed_everywhere_stays(self) -> None:
-        """Another connection would be of no help: the upstream says no, in words the client knows."""
+        """The connection stays, as another one would not help; the upstream refuses in a format the client knows."""
         scene = PooledScene(self, PoolRules())
         client = scene.open(SESSION)
         for account in scene.accounts:
@@ -79,7 +79,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(len(scene.upstream.messages), 1)
 
     def test_rebalanced_between_two_turns(self) -> None:
-        """A turn in progress may end; the next begins elsewhere (spec 6.5)."""
+        """A turn in progress may end; the next turn begins on the other account (spec 6.5)."""
         scene = PooledScene(self, PoolRules(rebalance_threshold=20))
         scene.weekly(0, 0.0)
         scene.weekly(1, 50.0)
@@ -91,7 +91,7 @@ class MovingTests(SynchronousTestCase):
         client.say(CREATE)
         scene.settle()
         scene.upstreams[0].say(CREATED)
-        # Now it is the other one that is less used, by more than 20 % of a Pro plan.
+        # Now the other account is less used, by more than 20 % of a Pro plan.
         scene.weekly(0, 75.0)
         scene.upstreams[0].say(COMPLETED)
         scene.settle()
@@ -119,7 +119,7 @@ class MovingTests(SynchronousTestCase):
         self.assertEqual(scene.account_of_last, A)
 
     def test_a_handshake_refused_by_one_is_made_with_another(self) -> None:
-        """Spec 4.4 for handshakes: the client sees one 101."""
+        """Spec 4.4 applies to handshakes too: the client sees a single 101."""
         scene = PooledScene(self, PoolRules())
         scene.on_asked = lambda socket: (
             socket.answer(429, b'{"error": {"type": "usage_limit_reached"}}')

@@ -1,4 +1,4 @@
-"""Tests for :mod:`ccmproxy.proxy.websocket.relay`: what happens between two handshakes and two closes."""
+"""Tests for :mod:`ccmproxy.proxy.websocket.relay`: an open WebSocket, from the handshakes to the closes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MessageTests(SynchronousTestCase):
     """Messages, in both directions."""
 
     def test_a_turn(self) -> None:
-        """Unchanged, in order."""
+        """Messages are relayed unchanged and in order."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -52,7 +52,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual((entry["model"], entry["tokens"].output), ("gpt-5.4", 3))
 
     def test_anything(self) -> None:
-        """Text and binary, empty ones, what is no JSON, JSON of the wrong types."""
+        """Text, binary and empty messages, invalid JSON, and JSON of the wrong types are relayed."""
         scene = Scene(self)
         client, upstream = scene.connected()
         said = [
@@ -76,7 +76,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(upstream.events, client.events)
 
     def test_compressed_on_either_side(self) -> None:
-        """Negotiated on each alone; the messages are the same."""
+        """Compression is negotiated separately on each side; the messages are the same."""
         text = ("größer " * 500).encode()
         for ours, theirs in ((True, True), (True, False), (False, True)):
             scene = Scene(self)
@@ -93,7 +93,7 @@ class MessageTests(SynchronousTestCase):
             self.assertEqual(pump.server.written - before < len(text), ours)
 
     def test_large_messages(self) -> None:
-        """Fragmented ones arrive as one; 64 MiB pass, a byte more does not."""
+        """Fragmented messages arrive as one; 64 MiB pass, one byte more does not."""
         scene = Scene(self)
         client, upstream = scene.connected()
         assert upstream.connection is not None
@@ -109,7 +109,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual((client.code, upstream.code), (1009, 1009))
 
     def test_byte_by_byte(self) -> None:
-        """Whatever the pieces are in which it comes."""
+        """Messages are relayed correctly however their bytes are split."""
         scene = Scene(self)
         scene.upstream_listener.options = {"chunk_size": 1}
         client, upstream = scene.connected(compress=True, chunk_size=1)
@@ -122,7 +122,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(client.without_limits(), [CREATED, DELTA, COMPLETED])
 
     def test_early_messages(self) -> None:
-        """Said by the upstream behind its 101, by the client behind its request: none is lost."""
+        """Messages right after the upstream's 101, or right after the client's request, are not lost."""
         scene = Scene(self)
         frames = Connection(None).send_message(CREATED, True)
         scene.on_asked = lambda socket: socket.accept(early=frames)
@@ -131,7 +131,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(scene.upstream.messages, [CREATE])
 
     def test_warm_up(self) -> None:
-        """Passed on; not logged, and no reason to tell the state."""
+        """A warm-up is relayed, but not logged, and does not trigger sending the state."""
         scene = Scene(self)
         scene.observe(0, 10.0)
         client, upstream = scene.connected()
@@ -146,10 +146,10 @@ class MessageTests(SynchronousTestCase):
 
 
 class EndTests(SynchronousTestCase):
-    """Who ends it, and what the other one sees."""
+    """Ends of a connection, as seen by the other side."""
 
     def test_codes_pass(self) -> None:
-        """Both ways, with their reasons."""
+        """Close codes and reasons are relayed in both directions."""
         for code in (1000, 1001, 1008, 1011, 1012, 3000, 4001):
             scene = Scene(self)
             client, upstream = scene.connected()
@@ -186,7 +186,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((client.messages, client.code), ([CREATED, DELTA], 1000))
 
     def test_the_client_drops(self) -> None:
-        """As the official client ends every connection: the upstream's is dropped at once."""
+        """The upstream's connection is dropped at once. The official client ends every connection this way."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.transport.loseConnection()
@@ -207,7 +207,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(scene.accounts[0].outcomes, {LeaseOutcome.CANCELLED: 1})
 
     def test_a_client_that_vanishes_right_after_its_upgrade(self) -> None:
-        """With the 101 still on its way, or not even written."""
+        """The client disconnects while the 101 is in flight, or before it is written."""
         scene = Scene(self)
         client, pump = scene.dial()
         pump.server.held = True
@@ -244,7 +244,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((client.status, client.code), (101, 1013))
 
     def test_broken_frames_of_the_client(self) -> None:
-        """It is told what it did, the upstream that it is gone."""
+        """The client is told its error, and the upstream gets 1001 (going away)."""
         for data, code in (
             (b"\x81\x01x", 1002),  # not masked
             (b"\xc1\x80abcd", 1002),  # compressed without an agreement
@@ -260,7 +260,7 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(scene.accounts[0].outcomes, {LeaseOutcome.CANCELLED: 1})
 
     def test_broken_frames_of_the_upstream(self) -> None:
-        """To the client it is an internal error, after which it connects again."""
+        """The client gets 1011 (internal error), after which it connects again."""
         for data, code, seen in (
             (b"\x81\x81abcdx", 1002, 1011),
             (b"\x83\x00", 1002, 1011),
@@ -276,7 +276,7 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(scene.results(), ["malformed"])
 
     def test_compression_bomb(self) -> None:
-        """65 KiB that would be 64 MiB and more: refused, not inflated whole."""
+        """65 KiB that would inflate to more than 64 MiB are refused, and not inflated completely."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.accept(compress=True)
         client, upstream = scene.connected()
@@ -287,7 +287,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((client.code, upstream.code), (1009, 1009))
 
     def test_silent_upstream(self) -> None:
-        """In a turn it is given up like any other (F15); between two turns silence means nothing."""
+        """Within a turn, the idle time-out applies (F15); between two turns, silence is normal."""
         scene = Scene(self, limits=ClientLimits(idle_timeout=30))
         client, upstream = scene.connected()
         scene.pass_time(100)
@@ -301,7 +301,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(scene.results(), ["timed_out", "timed_out"])
 
     def test_keep_alive(self) -> None:
-        """F16, F18: pings, and only where nothing else is said."""
+        """F16, F18: pings are sent only while nothing else is."""
         scene = Scene(self, options=ProxyOptions(keep_alive=15))
         client, upstream = scene.connected()
         scene.pass_time(35)
@@ -310,7 +310,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(upstream.events, [])
 
     def test_shutdown(self) -> None:
-        """1001 at once between turns; in a turn at its end."""
+        """The close with 1001 is sent at once between turns, and at the end of the current turn otherwise."""
         scene = Scene(self)
         idle, _ = scene.connected()
         client, upstream = scene.connected()
@@ -324,7 +324,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((client.messages, client.code, upstream.code), ([COMPLETED], 1001, 1001))
 
     def test_shutdown_in_a_turn_that_does_not_end(self) -> None:
-        """Within the grace time all the same, and nothing is left of who does not answer."""
+        """The connection ends within the grace time anyway, even if a peer does not answer the close."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -341,10 +341,10 @@ class EndTests(SynchronousTestCase):
 
 
 class CredentialTests(SynchronousTestCase):
-    """What the credential learns, and what follows when it cannot serve any more."""
+    """What is reported to the credential, and what happens when it cannot serve any more."""
 
     def test_f36_the_upstreams_own_event_is_not_seen(self) -> None:
-        """The client is told of all accounts, the state learns of one."""
+        """The client is told the aggregate of all accounts; the event updates the state of one account."""
         scene = Scene(self, 2)
         scene.observe(1, 0.0)
         client, upstream = scene.connected()
@@ -355,12 +355,12 @@ class CredentialTests(SynchronousTestCase):
         limits = scene.accounts[0].state.limits
         self.assertEqual((limits.short.utilization, limits.weekly.utilization), (49.5, 24.75))
         told = client.limits()[-1]["rate_limits"]["primary"]["used_percent"]
-        # Half of what the caps of both leave.
+        # The mean of what remains below the caps of both accounts.
         self.assertEqual(told, 100 - (99 - 49.5 + 99) / 2)
         self.assertEqual(client.without_limits(), [])
 
     def test_f37_a_long_connection_goes_on_telling(self) -> None:
-        """Nothing but events tells of quota on it; each turn's counts."""
+        """Only events report limits on such a connection; the events of every turn are used."""
         scene = Scene(self)
         client, upstream = scene.connected()
         for used in (10.0, 20.0, 30.0):
@@ -374,7 +374,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(told, [11.0, 21.0, 31.0])
 
     def test_f38_what_is_said_belongs_to_the_account_that_was_used(self) -> None:
-        """Also when another one has taken its place meanwhile."""
+        """This holds even if another account has taken its place meanwhile."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -386,7 +386,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(used, [77.0, None])
 
     def test_f39_a_used_up_account_is_left(self) -> None:
-        """At the end of the turn, so that the client connects again and gets another."""
+        """The connection ends after the turn, so that the client connects again and gets another account."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -404,7 +404,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(other.field("authorization"), b"Bearer sk-secret-b")
 
     def test_f39_eligibility_is_looked_at_for_every_turn(self) -> None:
-        """An account that was taken away from the user is not used for one turn more."""
+        """An account that the user may not use any more is not used for another turn."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         scene.provider.reconfigure(scene.accounts[1:], PoolRules("fallback"))
@@ -413,7 +413,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual((client.code, upstream.messages), (1012, []))
 
     def test_an_account_that_is_taken_away(self) -> None:
-        """By a reload: after the turn, and only on that account."""
+        """After a reload removes an account, its connections, and no others, end after their turn."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -434,7 +434,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(idle.code, 1012)
 
     def test_an_account_that_is_taken_away_during_the_handshake(self) -> None:
-        """The connection is no sooner there than it is left."""
+        """The connection is closed as soon as it is open."""
         for tags, callers, code in (({"a"}, 1, 1012), (set(), 0, 1012), ({"b"}, 1, None)):
             scene = Scene(self, 2)
             scene.on_asked = lambda socket: None
@@ -447,7 +447,7 @@ class CredentialTests(SynchronousTestCase):
             self.assertEqual((client.status, client.code), (101, code))
 
     def test_interrupted_between_turns(self) -> None:
-        """At once."""
+        """The connection ends at once."""
         scene = Scene(self)
         client, upstream = scene.connected()
         scene.observe(0, 100.0)
@@ -459,7 +459,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(scene.results(), ["interrupted"])
 
     def test_interrupted_in_a_turn_that_falls_silent(self) -> None:
-        """Its end may never be told."""
+        """The connection ends after a while, because the end of the turn may never arrive."""
         scene = Scene(self)
         client, _ = scene.connected()
         client.say(CREATE)
@@ -471,7 +471,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(client.code, 1012)
 
     def test_used_up_before_any_output(self) -> None:
-        """Another account is usable: the client does not see it, but connects again."""
+        """If another account is usable, the client does not see the refusal, but has to connect again."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -484,7 +484,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(scene.results(), ["moved"])
 
     def test_used_up_after_output(self) -> None:
-        """Nothing that was said can be taken back: the client is told, then the connection ends."""
+        """The output cannot be undone, so the client is told, then the connection ends."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -496,7 +496,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(scene.accounts[0].state.rate_limited_until, START + 3600)
 
     def test_used_up_and_nobody_else(self) -> None:
-        """Told as it is: it is the truth."""
+        """If no other account is usable, the refusal is relayed unchanged."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -510,7 +510,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(json.loads(again.received)["error"]["type"], "usage_limit_reached")
 
     def test_connection_limit(self) -> None:
-        """Told to the client; the account rests for a minute."""
+        """The client is told, and the account is not used for a minute."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -522,7 +522,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual((availability.reason, availability.reset_at), ("connection_limit", START + 60))
 
     def test_other_errors_change_nothing(self) -> None:
-        """The next turn goes on on the same connection."""
+        """The next turn continues on the same connection."""
         scene = Scene(self)
         client, upstream = scene.connected()
         client.say(CREATE)
@@ -537,7 +537,7 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(scene.results(), ["failed", "served"])
 
     def test_a_defect_of_ours(self) -> None:
-        """Costs this connection only."""
+        """An internal error ends only its own connection."""
         scene = Scene(self)
         client, upstream = scene.connected()
         scene.now = lambda: 1 / 0

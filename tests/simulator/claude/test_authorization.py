@@ -1,4 +1,4 @@
-"""Who may ask, and how the others are refused."""
+"""Which requests are accepted, and how others are refused."""
 
 from __future__ import annotations
 

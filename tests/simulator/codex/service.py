@@ -42,7 +42,7 @@ def turn(prompt: str = "Hello", **fields: Any) -> dict[str, Any]:
 
 
 def events(answer: Delivery) -> list[dict[str, Any]]:
-    """The events of a streamed answer, decoded; each is called in its first line what its data say."""
+    """The events of a streamed response, decoded; checks that each is named after the type in its data."""
     found = []
     for piece in answer.reply.pieces:
         name, data = piece.decode().removesuffix("\n\n").split("\n")

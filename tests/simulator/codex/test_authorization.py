@@ -1,4 +1,4 @@
-"""Who is let in where, and in which words others are not."""
+"""Which requests are accepted at which provider, and the errors for others."""
 
 from __future__ import annotations
 

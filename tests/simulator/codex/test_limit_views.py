@@ -1,4 +1,4 @@
-"""One account's windows, as headers, as an event, as a document: all say the same."""
+"""One account's windows, as headers, as an event, as a document: all agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refresh tokens that can be used once, and the words for those that cannot be used."""
+"""Refresh tokens that can be used once, and the errors for invalid ones."""
 
 from __future__ import annotations
 

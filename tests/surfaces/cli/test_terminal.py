@@ -10,7 +10,7 @@ from ccmproxy.surfaces.cli.terminal import Terminal
 
 
 class Flushed(io.StringIO):
-    """Counts how often it was told not to keep anything back."""
+    """Counts how often it was flushed."""
 
     flushes = 0
 
@@ -19,7 +19,7 @@ class Flushed(io.StringIO):
 
 
 class TerminalTests(SynchronousTestCase):
-    """Two streams, each line out at once: somebody may watch."""
+    """Two streams, each line flushed at once, because somebody may be watching."""
 
     def test_lines(self) -> None:
         out, err = Flushed(), Flushed()
