@@ -21,8 +21,12 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.simulator.claude.simulated_account import PLANS
 from ccmproxy.simulator.usage_windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
 from ccmproxy.state.availability import Caps
+from ccmproxy.state.events import (
+    HeadersObserved,
+    PollSucceeded,
+    TokenAvailable,
+)
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
-from ccmproxy.state.transitions import HeadersObserved, PollSucceeded, TokenAvailable
 from ccmproxy.testing.pump import MemoryNetwork
 
 
@@ -157,8 +161,6 @@ class SimulatedCredential(Credential):
         self._apply(TokenAvailable(account.plan.weight))
         self.poll()
 
-    is_api_key = False
-
     @property
     def upstream(self) -> Upstream:
         """An upstream that nothing is ever sent to."""
@@ -168,7 +170,7 @@ class SimulatedCredential(Credential):
         """Raise CredentialUnavailable: there is no login."""
         raise CredentialUnavailable("simulated")
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         """Raise CredentialUnavailable: there is no login."""
         raise CredentialUnavailable("simulated")
 

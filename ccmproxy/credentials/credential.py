@@ -29,9 +29,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
-from ccmproxy.state.holds import Combination
-from ccmproxy.state.limits import LimitsUpdate
-from ccmproxy.state.transitions import (
+from ccmproxy.state.events import (
     HeadersObserved,
     Input,
     Interrupt,
@@ -43,6 +41,10 @@ from ccmproxy.state.transitions import (
     RequestSent,
     RequestServed,
     TimePassed,
+)
+from ccmproxy.state.holds import Combination
+from ccmproxy.state.limits import LimitsUpdate
+from ccmproxy.state.transitions import (
     transition,
 )
 
@@ -73,7 +75,6 @@ class Credential(ABC):
 
     log = Logger()
     is_external = False
-    is_api_key = False
 
     def __init__(
         self, tag: str, caps: Caps, clock: IReactorTime, now: Callable[[], float] | None = None
@@ -98,6 +99,11 @@ class Credential(ABC):
         return f"<{type(self).__name__} {self.tag} {self._availability().state} in_flight={self.in_flight}>"
 
     # What subclasses implement ----------------------------------------------------------------------------
+
+    @property
+    def is_api_key(self) -> bool:
+        """Whether requests are sent with a key of the operator's, not with a login."""
+        return False
 
     @property
     @abstractmethod

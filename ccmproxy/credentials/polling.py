@@ -17,7 +17,11 @@ from ccmproxy.dialects.oauth import AnswerMalformed, ControlRequest, OAuthToken,
 from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable
 from ccmproxy.interfaces.facets import IAccountFormat
-from ccmproxy.state.transitions import Input, PollFailed, PollSucceeded
+from ccmproxy.state.events import (
+    Input,
+    PollFailed,
+    PollSucceeded,
+)
 
 #: Age at which the known usage is out of date (seconds).
 POLL_INTERVAL = 60 * 60.0

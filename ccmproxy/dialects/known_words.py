@@ -82,7 +82,7 @@ class Found:
 
 
 def find_words(table: Iterable[KnownWords], status: int, document: object, echo: str = "") -> Found | None:
-    """The first row of ``table`` that an answer with ``status`` and the decoded JSON ``document`` fits; None: none does.
+    """Return the first row of ``table`` that an answer with ``status`` and the decoded JSON ``document`` fits.
 
     ``echo``: what of the client's request a provider might repeat (:func:`echo_of`); a row any of whose words stand in
     there does not count: a client must not be able to have an account refused by a word of its own.

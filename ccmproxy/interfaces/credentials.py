@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ccmproxy.policy.retry import LeaseOutcome
     from ccmproxy.policy.sessions import Assignment, SessionKey
     from ccmproxy.state.availability import Availability, CredentialSnapshot
+    from ccmproxy.state.events import (
+        Input,
+    )
     from ccmproxy.state.holds import Combination
     from ccmproxy.state.limits import LimitsUpdate
-    from ccmproxy.state.transitions import Input
 
 
 class CredentialUnavailable(Exception):

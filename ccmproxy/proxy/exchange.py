@@ -22,7 +22,9 @@ from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
-from ccmproxy.state.transitions import RequestRefused
+from ccmproxy.state.events import (
+    RequestRefused,
+)
 
 
 class Exchange:

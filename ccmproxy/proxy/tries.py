@@ -35,7 +35,9 @@ from ccmproxy.proxy.answering import Answering, is_event_stream
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.transitions import RequestGaveUp
+from ccmproxy.state.events import (
+    RequestGaveUp,
+)
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0

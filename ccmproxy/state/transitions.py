@@ -6,13 +6,38 @@ out. ``now`` may jump forwards and backwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import assert_never
 
 from ccmproxy.state import charging, refused
 from ccmproxy.state.availability import Availability, Caps, CredentialState, Shown, availability
-from ccmproxy.state.holds import Combination
+from ccmproxy.state.events import (
+    AccountRefused,
+    Denied,
+    Effect,
+    HeadersObserved,
+    Input,
+    Interrupt,
+    Log,
+    ModelDenied,
+    Notify,
+    Poll,
+    PollFailed,
+    PollRefused,
+    PollSucceeded,
+    RateLimited,
+    Rejected,
+    RequestGaveUp,
+    RequestRefused,
+    RequestSent,
+    RequestServed,
+    Rests,
+    SocketsRest,
+    TimePassed,
+    TokenAvailable,
+    TokenUnavailable,
+)
 from ccmproxy.state.limits import (
     LARGEST_WEIGHT,
     LATEST_TIME,
@@ -37,212 +62,6 @@ SHORTEST_RATE_LIMIT = 10.0
 LONGEST_RATE_LIMIT = 32 * 86400.0
 #: Duration of a block with an invalid end (seconds).
 DEFAULT_BLOCK = 60.0
-
-# Inputs -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAvailable:
-    """A valid credential file (or key) was read, or a refresh succeeded. ``organization``: id, empty = unknown."""
-
-    plan_weight: float
-    organization: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUnavailable:
-    """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
-    progress cannot succeed either."""
-
-    message: str
-    ends_requests: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class HeadersObserved:
-    """A proxied response, or an event in it, reported limits.
-
-    ``is_aggregate``: the response is from a remote instance, whose values replace the known ones even if they are lower
-    (spec 4.7), as a pool grows when an account is added. ``plan_weight``: weight of the remote, None = not reported.
-    """
-
-    update: LimitsUpdate
-    is_aggregate: bool = False
-    plan_weight: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PollSucceeded:
-    """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
-
-    ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
-    (Unix seconds, 0 = now).
-    """
-
-    update: LimitsUpdate
-    plan_weight: float | None = None
-    usable: bool | None = None
-    began: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PollFailed:
-    """A poll failed in a way that counts (spec 3.5)."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollRefused:
-    """The usage endpoint refused the account, rather than the question: counts for a refused account (spec 12.3)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimited:
-    """The upstream refused a request with a 429 that concerns the whole credential, until ``until``.
-
-    ``explicit``: the upstream named that time, so it replaces the known end. A default time only ever extends the known
-    end (F46).
-    """
-
-    until: float
-    explicit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A remote instance refused requests for reasons of its own, until ``until`` (spec 4.4)."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class SocketsRest:
-    """The upstream has no more WebSockets to give: no new one is opened there until ``until`` (spec 12.2)."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rests:
-    """Another account serves what this one refused without data. ``wait``: seconds of its Retry-After, None = none."""
-
-    asked: Combination
-    caller: str
-    wait: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Another account serves what this one refuses. ``sentence``: the provider's."""
-
-    asked: Combination
-    caller: str
-    sentence: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDenied:
-    """Known words: the model is not for this account."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRefused:
-    """Known words: the account itself is refused. ``sentence``: the provider's."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRefused:
-    """A refusal without known words, on which no second opinion could be had. ``is_busy``: a 429."""
-
-    asked: Combination
-    caller: str
-    wait: float | None = None
-    sentence: str = ""
-    is_busy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSent:
-    """A request goes to the upstream."""
-
-    asked: Combination
-
-
-@dataclass(frozen=True, slots=True)
-class RequestGaveUp:
-    """A request that was sent came to nothing that tells anything of the credential."""
-
-    asked: Combination
-
-
-@dataclass(frozen=True, slots=True)
-class RequestServed:
-    """The upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
-
-    asked: Combination
-    sent_at: float
-    is_model_request: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """Only time has passed; lifts what has expired."""
-
-
-Input = (
-    TokenAvailable
-    | TokenUnavailable
-    | HeadersObserved
-    | PollSucceeded
-    | PollFailed
-    | PollRefused
-    | RateLimited
-    | Rejected
-    | SocketsRest
-    | Rests
-    | Denied
-    | ModelDenied
-    | AccountRefused
-    | RequestRefused
-    | RequestSent
-    | RequestGaveUp
-    | RequestServed
-    | TimePassed
-)
-
-# Effects ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Cancel the requests without a byte of a response. Happens once per transition to unusable (spec 5.3)."""
-
-    availability: Availability
-
-
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Tell subscribers that something changed on which the aggregate depends (spec 5.4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Log a notable change: a utilization crossed a whole percent, or the credential became usable or unusable."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """Ask the usage endpoint now: what was learnt cannot be true beside what is known, or may have a cause there."""
-
-
-Effect = Interrupt | Notify | Log | Poll
-
-# What happens -------------------------------------------------------------------------------------------------
 
 
 def transition(

@@ -35,14 +35,14 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import EXTERNAL_CAPS, Caps
-from ccmproxy.state.limits import LimitsUpdate, Window
-from ccmproxy.state.transitions import (
+from ccmproxy.state.events import (
     HeadersObserved,
     PollFailed,
     PollSucceeded,
     TokenAvailable,
     TokenUnavailable,
 )
+from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.http.upstream import Receiver
 
@@ -212,6 +212,8 @@ class NoOutbound:
 class PlainCredential(Credential):
     """The base class alone, with a key that needs no login; the test applies all inputs. ``external``: a remote's."""
 
+    is_api_key = False
+
     def __init__(
         self,
         tag: str,
@@ -241,7 +243,7 @@ class PlainCredential(Credential):
     async def authorize(self) -> Authorization:
         return ApiKey(f"key of {self.tag}")
 
-    async def recover(self, rejected: Authorization) -> Authorization:
+    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
         raise CredentialUnavailable("there is but one key")
 
     def observe(self, update: LimitsUpdate) -> None:

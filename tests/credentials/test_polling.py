@@ -12,7 +12,10 @@ from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.token import TokenKeeper
 from ccmproxy.credentials.polling import UsagePoller
 from ccmproxy.dialects.oauth import OAuthToken
-from ccmproxy.state.transitions import Input, PollSucceeded
+from ccmproxy.state.events import (
+    Input,
+    PollSucceeded,
+)
 from tests.credentials.fixtures import (
     NOW,
     PROFILE,

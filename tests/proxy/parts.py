@@ -10,7 +10,13 @@ from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.sessions import Assignment, SessionKey
 from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot, CredentialState, snapshot
-from ccmproxy.state.transitions import HeadersObserved, TokenAvailable, transition
+from ccmproxy.state.events import (
+    HeadersObserved,
+    TokenAvailable,
+)
+from ccmproxy.state.transitions import (
+    transition,
+)
 from tests.states import NOW, said
 
 

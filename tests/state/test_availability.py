@@ -14,6 +14,11 @@ from ccmproxy.state.availability import (
     availability,
     next_change,
 )
+from ccmproxy.state.events import (
+    HeadersObserved,
+    RateLimited,
+    TimePassed,
+)
 from ccmproxy.state.limits import (
     MOST_MODELS,
     SHORT_WINDOW,
@@ -23,7 +28,9 @@ from ccmproxy.state.limits import (
     NamedLimit,
     Window,
 )
-from ccmproxy.state.transitions import Blocked, HeadersObserved, RateLimited, TimePassed
+from ccmproxy.state.transitions import (
+    Blocked,
+)
 from tests.states import CAPS, HOUR, NOW, Credential, said
 
 

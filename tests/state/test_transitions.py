@@ -19,13 +19,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
-from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
-from ccmproxy.state.transitions import (
-    DEFAULT_BLOCK,
-    DEFAULT_RATE_LIMIT,
-    LONGEST_RATE_LIMIT,
-    SHORTEST_RATE_LIMIT,
-    Blocked,
+from ccmproxy.state.events import (
     HeadersObserved,
     Input,
     Interrupt,
@@ -38,6 +32,14 @@ from ccmproxy.state.transitions import (
     TimePassed,
     TokenAvailable,
     TokenUnavailable,
+)
+from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
+from ccmproxy.state.transitions import (
+    DEFAULT_BLOCK,
+    DEFAULT_RATE_LIMIT,
+    LONGEST_RATE_LIMIT,
+    SHORTEST_RATE_LIMIT,
+    Blocked,
     transition,
 )
 from tests.states import CAPS, HOUR, NOW, Credential, said

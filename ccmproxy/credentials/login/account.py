@@ -24,7 +24,11 @@ from ccmproxy.interfaces.credentials import ICredential, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.transitions import TimePassed, TokenAvailable, TokenUnavailable
+from ccmproxy.state.events import (
+    TimePassed,
+    TokenAvailable,
+    TokenUnavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)

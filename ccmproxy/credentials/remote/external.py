@@ -29,8 +29,14 @@ from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
+from ccmproxy.state.events import (
+    HeadersObserved,
+    Input,
+    PollSucceeded,
+    TokenAvailable,
+    TokenUnavailable,
+)
 from ccmproxy.state.limits import LimitsUpdate
-from ccmproxy.state.transitions import HeadersObserved, Input, PollSucceeded, TokenAvailable, TokenUnavailable
 
 #: Plan weight of a remote that has not reported one (spec 5.2).
 DEFAULT_WEIGHT = 10.0
@@ -81,7 +87,6 @@ class External(Credential):
 
     log = Logger()
     is_external = True
-    is_api_key = False
 
     def __init__(
         self,

@@ -20,7 +20,10 @@ from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.transitions import AccountRefused, ModelDenied
+from ccmproxy.state.events import (
+    AccountRefused,
+    ModelDenied,
+)
 from ccmproxy.websocket.connection import (
     GOING_AWAY,
     INTERNAL_ERROR,

@@ -15,8 +15,11 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.events import (
+    PollFailed,
+    TokenUnavailable,
+)
 from ccmproxy.state.limits import LimitsUpdate, Window
-from ccmproxy.state.transitions import PollFailed, TokenUnavailable
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
 

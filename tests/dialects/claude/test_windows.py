@@ -8,8 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.claude.windows import Claim, family_claims, parse_family, read_headers, read_usage
 from ccmproxy.http.message import Headers
+from ccmproxy.state.events import (
+    HeadersObserved,
+)
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
-from ccmproxy.state.transitions import HeadersObserved
 from tests.states import HOUR, NOW, Credential
 
 RESET = int(NOW + HOUR)

@@ -18,8 +18,10 @@ from ccmproxy.dialects.codex.windows import (
     read_headers,
     read_usage,
 )
+from ccmproxy.state.events import (
+    HeadersObserved,
+)
 from ccmproxy.state.limits import MOST_MODELS, Credits, LimitsUpdate, Window
-from ccmproxy.state.transitions import HeadersObserved
 from tests.states import HOUR, NOW, Credential
 
 DAY = 86400.0
