@@ -151,10 +151,11 @@ class Hearing:
             self._asked += 1
         refusal = _CLASSES.get(verdict.kind)
         if refusal is None:
-            if verdict.kind in _PASSED_OVER:
-                return self._go_on()
             if verdict.kind is AnswerKind.OK:
                 self._served_by(opinion)
+                return Ruling.DELIVER
+            if verdict.kind in _PASSED_OVER or self._is_open():
+                return self._go_on()
             return Ruling.DELIVER
         self._charge_known(opinion)
         if self._first is None:
@@ -172,6 +173,10 @@ class Hearing:
         """No credential is left to ask. Whether the client is to get the first refusal, as it came."""
         self._conclude()
         return self._first is not None
+
+    def _is_open(self) -> bool:
+        """Is there a first refusal that other answers are to explain? An overloaded provider explains none."""
+        return self._first is not None and self._first.verdict.kind not in _KNOWN
 
     def _go_on(self) -> Ruling:
         first = self._first
@@ -213,8 +218,10 @@ class Hearing:
                 continue
             if verdict.kind is AnswerKind.BUSY:
                 self.charges.append(Charge(refused.tag, ChargeKind.REST, verdict.wait, verdict.sentence))
-            elif verdict.kind is not AnswerKind.STREAM_FAILED:
-                # A stream that fails at its beginning is the provider's trouble, and nobody's charge.
+            elif verdict.kind is not AnswerKind.STREAM_FAILED and not self._has_refused_account:
+                # A stream that fails at its beginning is the provider's trouble, and nobody's charge. A denial may have
+                # its account refused, and one request has at most one.
+                self._has_refused_account = True
                 self.charges.append(Charge(refused.tag, ChargeKind.DENY, sentence=verdict.sentence))
 
 

@@ -108,10 +108,10 @@ class CredentialState:
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
-    ``rate_limited_at``: when the present rate limit began. ``low_polls``: polls in a row since then that show its
+    ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that show its
     window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures
     that were not believed asked for a poll. ``refusals``: who was refused for what without known words since the
-    account served last, as (caller, model).
+    account served last, as (caller, model, whether it was a 429).
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -126,7 +126,7 @@ class CredentialState:
     holds: Holds = NOTHING_HELD
     refused: Refused | None = None
     last_refused: LastRefused | None = None
-    refusals: tuple[tuple[str, str], ...] = ()
+    refusals: tuple[tuple[str, str, bool], ...] = ()
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
     last_update: float = 0.0
@@ -226,6 +226,7 @@ def next_change(state: CredentialState, caps: Caps, now: float) -> float | None:
     moments = (
         state.rate_limited_until,
         state.rejected_until,
+        state.sockets_rest_until,
         state.refused.next_at if state.refused is not None else 0.0,
         state.limits.short.resets_at,
         state.limits.weekly.resets_at,
@@ -239,9 +240,9 @@ def _refused(known: Refused, now: float) -> Availability:
         "temporarily_blocked",
         "refused",
         message,
-        0.0 if known.is_open else known.next_at,
+        known.next_at if known.next_at > now and not known.is_open else 0.0,
         lets_one_through=known.is_open,
-        is_last_resort=now >= known.next_at,
+        is_last_resort=now >= known.request_at,
     )
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from ccmproxy.state import holds, refused
 from ccmproxy.state.availability import CredentialState
 from ccmproxy.state.holds import Combination, Holds
-from ccmproxy.state.limits import RESET_JITTER, Limits, LimitsUpdate, Window, is_expired
+from ccmproxy.state.limits import EMPTY, RESET_JITTER, Limits, LimitsUpdate, Window, is_expired
 
 #: Refusals that are remembered, to see whether different callers or models meet them.
 MOST_REFUSALS = 8
@@ -31,7 +31,7 @@ def rests(
 ) -> CredentialState:
     """Another account serves what this one refused without data: the combination takes no cold work for a while; the
     account as a whole, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, by_model=True)
+    state, is_pattern = _noted(state, asked, caller, by_model=True, is_busy=True)
     changed = holds.rested(state.holds, asked, wait, now)
     if is_pattern:
         changed = holds.rested(changed, None, wait, now)
@@ -43,7 +43,7 @@ def is_denied(
 ) -> CredentialState:
     """Another account serves what this one refuses: the combination is not sent there for a while; the account is
     refused, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, by_model=True)
+    state, is_pattern = _noted(state, asked, caller, by_model=True, is_busy=False)
     state = replace(state, holds=holds.denied(state.holds, asked, now))
     return is_refused(state, sentence, now) if is_pattern else state
 
@@ -70,7 +70,7 @@ def was_refused(
 ) -> tuple[CredentialState, bool]:
     """A refusal without known words, on which nobody else was or could be heard. By itself it charges nothing; that
     different callers meet it in a row does. The second: whether a poll may tell more, as with a single caller."""
-    state, is_pattern = _noted(state, asked, caller, by_model=False)
+    state, is_pattern = _noted(state, asked, caller, by_model=False, is_busy=is_busy)
     if not is_pattern:
         return state, True
     if is_busy:
@@ -82,7 +82,7 @@ def request_sent(state: CredentialState, asked: Combination, now: float) -> Cred
     """A request goes to the upstream."""
     changed = state.holds if state.holds.is_empty else holds.sent(state.holds, asked, now)
     known = state.refused
-    if known is not None and (known.is_open or now >= known.next_at):
+    if known is not None and (known.is_open or now >= known.request_at):
         known = refused.sent(known, now)
     if changed is state.holds and known is state.refused:
         return state
@@ -103,30 +103,38 @@ def request_served(
     if is_model_request and limited > now and sent_at > state.rate_limited_at > 0:
         limited = 0.0
     known, last = state.refused, state.last_refused
-    if known is not None and is_model_request:
+    if known is not None and is_model_request and sent_at > known.since:
         last = refused.LastRefused(known.step, now)
         known = None
-    changed = holds.served(state.holds, asked)
+    changed = holds.served(state.holds, asked, sent_at, now, is_model_request=is_model_request)
+    refusals = () if is_model_request else state.refusals
     if (
         limited == state.rate_limited_until
         and known is state.refused
         and changed is state.holds
-        and not state.refusals
+        and refusals == state.refusals
     ):
         return state
     return replace(
-        state, rate_limited_until=limited, refused=known, last_refused=last, holds=changed, refusals=()
+        state, rate_limited_until=limited, refused=known, last_refused=last, holds=changed, refusals=refusals
     )
 
 
 def _noted(
-    state: CredentialState, asked: Combination, caller: str, *, by_model: bool
+    state: CredentialState, asked: Combination, caller: str, *, by_model: bool, is_busy: bool
 ) -> tuple[CredentialState, bool]:
-    """Remember a refusal; the second: whether different callers (or, ``by_model``, models) have met them in a row."""
-    entry = (caller, asked.model)
+    """Remember a refusal; the second: whether different callers (or, ``by_model``, models) have met the like in a row.
+
+    Only model requests count: what count_tokens is refused for never touches them (spec 12.2). A 429 and a 403 are not
+    alike.
+    """
+    if not asked.is_model_request:
+        return state, False
+    entry = (caller, asked.model, is_busy)
     kept = (*(each for each in state.refusals if each != entry), entry)[-MOST_REFUSALS:]
-    callers = {each for each, _ in kept}
-    models = {model for _, model in kept}
+    alike = [each for each in kept if each[2] is is_busy]
+    callers = {caller for caller, _, _ in alike}
+    models = {model for _, model, _ in alike}
     return replace(state, refusals=kept), len(callers) > 1 or (by_model and len(models) > 1)
 
 
@@ -151,9 +159,9 @@ def polled(
         return state
     below_cap = all((window.utilization or 0.0) < limit for window, limit in claimed)
     moved = all(abs(window.resets_at - state.rate_limited_until) > RESET_JITTER for window, _ in claimed)
-    if below_cap and moved and not any((window.utilization or 0.0) >= limit for window, limit in windows):
+    if below_cap and moved:
         return replace(state, rate_limited_until=0.0, low_polls=0)
-    if all((window.utilization or 0.0) < CLEARLY_BELOW for window, _ in windows):
+    if all((window.utilization or 0.0) < CLEARLY_BELOW for window, _ in claimed):
         low = state.low_polls + 1
         if low >= 2:
             return replace(state, rate_limited_until=0.0, low_polls=0)
@@ -195,6 +203,23 @@ def is_believed(limits: Limits, update: LimitsUpdate, now: float) -> bool:
         if known.resets_at and said.resets_at and said.resets_at < known.resets_at - RESET_JITTER:
             return False
     return True
+
+
+def are_taken(merged: Limits, update: LimitsUpdate) -> bool:
+    """Return whether some figure of an answer is now what is known: only then is it an update (spec 12.5).
+
+    ``merged``: what is known after the answer.
+    """
+    pairs = [(merged.short, update.short), (merged.weekly, update.weekly)]
+    pairs.extend((merged.models.get(family, EMPTY), window) for family, window in update.models.items())
+    for key, said in update.named.items():
+        limit = merged.named.get(key)
+        if limit is not None:
+            pairs.extend(((limit.short, said.short), (limit.weekly, said.weekly)))
+    return any(
+        said is not None and said.utilization is not None and said.utilization == known.utilization
+        for known, said in pairs
+    )
 
 
 def clean_slate(state: CredentialState) -> CredentialState:

@@ -19,6 +19,10 @@ LONGEST_REST = 60.0
 SHORTEST_REST = 1.0
 #: After so long without a refusal the steps begin anew (seconds).
 REST_FORGOTTEN = 120.0
+#: The request that goes first after a rest is waited for so long; then another one may go (seconds).
+LONGEST_PROBE = 60.0
+#: While the first request after a rest is under way, others are told to come again after so long (seconds).
+PROBE_WAIT = 1.0
 #: How long a combination is not sent again that another account serves (seconds).
 DENIED_TIME = 600.0
 #: How long a model is not asked for again that the account may not use (seconds).
@@ -32,20 +36,42 @@ class Combination(NamedTuple):
     model: str = ""
     betas: str = ""
 
+    @property
+    def is_model_request(self) -> bool:
+        """Whether a model answers it. What such an endpoint is refused for says nothing of the others (spec 12.2)."""
+        path = self.endpoint.rstrip("/")
+        return not path.endswith("/count_tokens") and "/models" not in path
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
     """Nothing, or nothing cold, goes there until ``until`` (Unix seconds).
 
-    ``is_rest``: only cold work is turned away, and at the end one request goes first (``probing``: it is under way).
-    ``step``: seconds of the last rest; ``since``: when it was last refused.
+    ``is_rest``: only cold work is turned away, and at the end one request goes first; ``probing``: since when it is
+    under way (Unix seconds, 0 = it is not). ``step``: seconds of the last rest; ``since``: when it was last refused.
     """
 
     until: float
     since: float
     is_rest: bool = False
     step: float = 0.0
-    probing: bool = False
+    probing: float = 0.0
+
+    def is_probed(self, now: float) -> bool:
+        """Whether the first request after the rest is under way. It is not waited for for ever."""
+        return self.probing > 0 and 0 <= now - self.probing < LONGEST_PROBE
+
+    def is_forgotten(self, now: float) -> bool:
+        """Whether it holds nothing any more, and the next rest does not depend on it either."""
+        return self.until <= now and not 0 <= now - self.since < REST_FORGOTTEN
+
+    def rest_ends(self, now: float) -> float:
+        """Return when the rest ends, or the next request may go instead of the first (Unix seconds); 0: none holds."""
+        if not self.is_rest:
+            return 0.0
+        if self.until > now:
+            return self.until
+        return now + PROBE_WAIT if self.is_probed(now) else 0.0
 
 
 _KeyT = TypeVar("_KeyT")
@@ -75,18 +101,15 @@ class Holds:
             return True
         if is_warm:
             return False
-        return any(
-            rest is not None and rest.is_rest and (now < rest.until or rest.probing)
-            for rest in (hold, self.account)
-        )
+        return any(rest is not None and rest.rest_ends(now) for rest in (hold, self.account))
 
     def free_at(self, asked: Combination, now: float) -> float:
-        """When rests of it end (Unix seconds); 0: it does not rest."""
+        """When rests of it end (Unix seconds); 0: it does not rest.
+
+        While the first request after a rest is under way, that is in a moment.
+        """
         rests = (self.combinations.get(asked), self.account)
-        return max(
-            (rest.until for rest in rests if rest is not None and rest.is_rest and rest.until > now),
-            default=0.0,
-        )
+        return max((rest.rest_ends(now) for rest in rests if rest is not None), default=0.0)
 
 
 NOTHING_HELD = Holds()
@@ -123,50 +146,81 @@ def model_denied(holds: Holds, model: str, now: float) -> Holds:
 def sent(holds: Holds, asked: Combination, now: float) -> Holds:
     """A request goes there. Where a rest is over it is the one that goes first: others wait for what becomes of it."""
     account = holds.account
-    if account is not None and account.until <= now and not account.probing:
-        account = replace(account, probing=True)
+    if account is not None and _is_next_first(account, now):
+        account = replace(account, probing=now)
     combinations = holds.combinations
     hold = combinations.get(asked)
-    if hold is not None and hold.is_rest and hold.until <= now and not hold.probing:
-        combinations = MappingProxyType({**combinations, asked: replace(hold, probing=True)})
+    if hold is not None and _is_next_first(hold, now):
+        combinations = MappingProxyType({**combinations, asked: replace(hold, probing=now)})
     if account is holds.account and combinations is holds.combinations:
         return holds
     return replace(holds, account=account, combinations=combinations)
+
+
+def _is_next_first(hold: Hold, now: float) -> bool:
+    """Whether a rest has ended that was not lifted, so that the next request is the one that goes first."""
+    return hold.is_rest and 0 < hold.until <= now and not hold.is_probed(now)
 
 
 def gave_up(holds: Holds, asked: Combination) -> Holds:
     """The request that went first came to nothing that tells: another one may."""
     account, combinations = holds.account, holds.combinations
     if account is not None and account.probing:
-        account = replace(account, probing=False)
+        account = replace(account, probing=0.0)
     hold = combinations.get(asked)
     if hold is not None and hold.probing:
-        combinations = MappingProxyType({**combinations, asked: replace(hold, probing=False)})
+        combinations = MappingProxyType({**combinations, asked: replace(hold, probing=0.0)})
+    if account is holds.account and combinations is holds.combinations:
+        return holds
     return replace(holds, account=account, combinations=combinations)
 
 
-def served(holds: Holds, asked: Combination) -> Holds:
-    """The credential has served the combination: nothing is held against it any more, nor against the account.
+def served(
+    holds: Holds, asked: Combination, sent_at: float, now: float, *, is_model_request: bool = True
+) -> Holds:
+    """The credential has served the combination: nothing is held against it any more by refusals that came before the
+    request was sent (``sent_at``), nor against the model and the account if it was a model request.
 
-    How long it rested last stays known for a while, so that the next rest is longer if it comes soon.
+    How long it rested last stays known for a while, so that the next rest is longer if it comes soon. Returns ``holds``
+    itself if nothing changes.
     """
     if holds.is_empty:
         return holds
-    combinations = {key: hold for key, hold in holds.combinations.items() if key != asked or hold.is_rest}
-    if asked in combinations:
-        combinations[asked] = replace(combinations[asked], until=0.0, probing=False)
-    models = {key: hold for key, hold in holds.models.items() if key != asked.model}
-    account = None if holds.account is None else replace(holds.account, until=0.0, probing=False)
-    return Holds(MappingProxyType(combinations), MappingProxyType(models), account)
+    combinations = {
+        key: _lifted(hold, sent_at) if key == asked else hold for key, hold in holds.combinations.items()
+    }
+    models = {
+        key: _lifted(hold, sent_at) if is_model_request and key == asked.model else hold
+        for key, hold in holds.models.items()
+    }
+    account = holds.account
+    if account is not None and account.is_forgotten(now):
+        account = None
+    elif account is not None and is_model_request:
+        account = _lifted(account, sent_at)
+    changed = Holds(_lasting(combinations, now), _lasting(models, now), account)
+    return holds if changed == holds else changed
+
+
+def _lifted(hold: Hold, sent_at: float) -> Hold:
+    """The hold after a request was served that was sent at ``sent_at``: what was refused later is not contradicted."""
+    return replace(hold, until=0.0, probing=0.0) if sent_at > hold.since else hold
+
+
+def _lasting(known: Mapping[_KeyT, Hold], now: float) -> Mapping[_KeyT, Hold]:
+    """Those that still hold, and the rests on which the next one depends."""
+    return MappingProxyType(
+        {
+            key: hold
+            for key, hold in known.items()
+            if not hold.is_forgotten(now) and (hold.is_rest or hold.until > now)
+        }
+    )
 
 
 def _put(known: Mapping[_KeyT, Hold], key: _KeyT, hold: Hold, now: float) -> Mapping[_KeyT, Hold]:
-    kept = {
-        each: other
-        for each, other in known.items()
-        if other.until > now or now - other.since < REST_FORGOTTEN
-    }
+    kept = {each: other for each, other in known.items() if not other.is_forgotten(now)}
     kept[key] = hold
     while len(kept) > MOST_HOLDS:
-        del kept[min(kept, key=lambda each: kept[each].since)]
+        del kept[min(kept, key=lambda each: (kept[each].until > now, kept[each].since))]
     return MappingProxyType(kept)

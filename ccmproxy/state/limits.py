@@ -214,12 +214,13 @@ def merge_observed(limits: Limits, update: LimitsUpdate, now: float) -> Limits:
     return _merged(limits, update, lambda known, said: _observed(known, said, now))
 
 
-def merge_polled(limits: Limits, update: LimitsUpdate) -> Limits:
+def merge_polled(limits: Limits, update: LimitsUpdate, now: float = 0.0) -> Limits:
     """Replace what was known by what the usage endpoint reported, even by lower values (spec 3.5).
 
-    Windows that it did not mention stay. Returns ``limits`` itself if nothing changed.
+    Windows that it did not mention stay, as do those that it reports with a reset before ``now`` (Unix seconds)
+    although a later one is known (spec 12.5). Returns ``limits`` itself if nothing changed.
     """
-    return _merged(limits, update, _replaced)
+    return _merged(limits, update, lambda known, said: _polled(known, said, now))
 
 
 def without_full(limits: Limits) -> Limits:
@@ -240,6 +241,11 @@ def _replaced(known: Window, said: Window | None) -> Window:
     if said is None or said.utilization is None or said == known:
         return known
     return said if said.length or not known.length else replace(said, length=known.length)
+
+
+def _polled(known: Window, said: Window | None, now: float) -> Window:
+    is_late = said is not None and is_expired(said, now) and known.resets_at > now
+    return known if is_late else _replaced(known, said)
 
 
 def _observed(known: Window, said: Window | None, now: float) -> Window:

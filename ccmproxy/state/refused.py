@@ -16,12 +16,17 @@ GOOD_TIME = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """``sentence``: the provider's. ``since``: when it was refused first, ``next_at``: when it is asked again (Unix
-    seconds). ``step``: which interval runs. ``is_open``: the next request may go there, to find out."""
+    """A refusal of the account.
+
+    ``sentence``: the provider's. ``since``: when it was refused first, ``next_at``: when it is polled again,
+    ``request_at``: when one request may find out although no poll was good, where nobody else can serve (Unix seconds).
+    ``step``: which interval runs. ``is_open``: the next request may go there, to find out.
+    """
 
     sentence: str
     since: float
     next_at: float
+    request_at: float
     step: int = 0
     is_open: bool = False
 
@@ -37,33 +42,38 @@ class LastRefused:
 def refused(known: Refused | None, last: LastRefused | None, sentence: str, now: float) -> Refused:
     """The account was refused, perhaps again: the next interval begins."""
     if known is not None:
-        step = (
-            min(known.step + 1, len(INTERVALS) - 1) if known.is_open or now >= known.next_at else known.step
-        )
+        is_due = known.is_open or now >= known.next_at
+        step = min(known.step + 1, len(INTERVALS) - 1) if is_due else known.step
         return replace(
             known,
             sentence=sentence or known.sentence,
             step=step,
             next_at=now + INTERVALS[step],
+            request_at=now + INTERVALS[step],
             is_open=False,
         )
     step = 0
     if last is not None and 0 <= now - last.served_at < GOOD_TIME:
         step = min(last.step + 1, len(INTERVALS) - 1)
-    return Refused(sentence, now, now + INTERVALS[step], step)
+    at = now + INTERVALS[step]
+    return Refused(sentence, now, at, at, step)
 
 
 def polled(known: Refused, now: float, *, is_good: bool) -> Refused:
-    """The usage endpoint was asked: after a good answer one request may find out; else the next interval begins."""
+    """The usage endpoint was asked: after a good answer one request may find out; else the next interval begins.
+
+    A refused poll does not put off the one request per interval that may find out where nobody else can serve.
+    """
     if is_good:
         return replace(known, is_open=True)
     if now < known.next_at:
-        return known
+        return replace(known, is_open=False) if known.is_open else known
     step = min(known.step + 1, len(INTERVALS) - 1)
-    return replace(known, step=step, next_at=now + INTERVALS[step])
+    return replace(known, step=step, next_at=now + INTERVALS[step], is_open=False)
 
 
 def sent(known: Refused, now: float) -> Refused:
     """A request goes there, to find out; nobody else does before the next interval is over."""
     step = min(known.step + 1, len(INTERVALS) - 1)
-    return replace(known, is_open=False, step=step, next_at=now + INTERVALS[step])
+    at = now + INTERVALS[step]
+    return replace(known, is_open=False, step=step, next_at=at, request_at=at)

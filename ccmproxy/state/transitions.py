@@ -103,7 +103,16 @@ def transition(
 
 def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tuple[CredentialState, bool]:
     """Return the state after ``event``, and whether the usage endpoint is to be asked now."""
+    known = state.organization
     match event:
+        case (
+            TokenAvailable(_, organization)
+            | HeadersObserved(LimitsUpdate(organization=organization))
+            | PollSucceeded(LimitsUpdate(organization=organization))
+        ) if known and organization and organization != known:
+            # Another identity's login is in the file; a login whose file names none is recognized by its answers.
+            changed = _changed(replace(charging.clean_slate(state), organization=organization), event, now, caps)
+            return changed, not isinstance(event, PollSucceeded)
         case HeadersObserved(update, False, plan_weight) if not charging.is_believed(
             state.limits, update, now
         ):
@@ -122,8 +131,6 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
 def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> CredentialState:
     match event:
         case TokenAvailable(plan_weight, organization):
-            if organization and state.organization and organization != state.organization:
-                state = charging.clean_slate(state)
             return replace(
                 state,
                 unavailable=None,
@@ -139,7 +146,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
                 if is_aggregate
                 else merge_observed(state.limits, update, now)
             )
-            return _learn(state, update, merged, plan_weight, now, has_data=update.has_data)
+            is_update = update.has_data and (is_aggregate or charging.are_taken(merged, update))
+            return _learn(state, update, merged, plan_weight, now, has_data=is_update)
         case PollSucceeded(update, plan_weight, usable, began):
             # A rate limit after a 429 stays until its end, unless a later poll contradicts it, because the endpoint may
             # lag behind the 429. But if a remote instance says that it is usable, that is authoritative.
@@ -147,10 +155,14 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             state = charging.polled(state, update, began or now, (caps.short, caps.weekly), now)
             if usable:
                 state = replace(state, rate_limited_until=0.0)
-            merged = merge_polled(state.limits, update)
+            merged = merge_polled(state.limits, update, now)
             if usable:
                 merged = without_full(merged)
-            return _learn(state, update, merged, plan_weight, now, has_data=True)
+            learnt = _learn(state, update, merged, plan_weight, now, has_data=True)
+            if state.rate_limited_until > now and state.rate_limited_at > 0:
+                # The same block: the next poll is due as if this one had said nothing.
+                learnt = replace(learnt, rate_limited_at=state.rate_limited_at)
+            return learnt
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
         case PollRefused():
@@ -207,13 +219,15 @@ def _learn(
         while len(merged_rejections) > MOST_MODELS:
             del merged_rejections[min(merged_rejections, key=merged_rejections.__getitem__)]
         rejections = MappingProxyType(merged_rejections)
-    limited = state.rate_limited_until
+    limited, limited_at, low_polls = state.rate_limited_until, state.rate_limited_at, state.low_polls
     if finite_number(update.rejected_until, LATEST_TIME) and update.rejected_until > now:
-        limited = _limit(limited, update.rejected_until, True, now)
+        limited, limited_at, low_polls = _limit(limited, update.rejected_until, True, now), now, 0
     return replace(
         state,
         limits=merged,
         rate_limited_until=limited,
+        rate_limited_at=limited_at,
+        low_polls=low_polls,
         model_rejections=rejections,
         plan_weight=state.plan_weight if plan_weight is None else _weight(plan_weight, state),
         last_update=now if has_data else state.last_update,

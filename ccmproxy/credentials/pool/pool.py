@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from twisted.logger import Logger
@@ -159,7 +159,7 @@ class Pool:
             if assignment is before:
                 break
             # Rebalancing interrupted another request of this session, and that request has reassigned the session.
-        candidates = self._candidates(selection, model, now, assignment)
+        candidates = self._new_candidates(selection, model, now, assignment)
         if not candidates:
             if key is not None and assignment is not None:
                 self._return(key, selection, assignment, now)
@@ -182,9 +182,11 @@ class Pool:
         assignment = self._sessions.find(key, now) if key is not None else None
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
+        # A rest is not looked at per turn (spec 12.2).
+        selection = replace(selection, asked=None)
         # Without a session the next handshake knows no model either, and would choose the same credential again.
         model = selection.model if key is not None else None
-        why = self._why_leave_credential(selection, tag, model, now)
+        why = self._why_leave_credential(selection, tag, model, now, assignment)
         # If no other member can serve the turn either, the connection is kept.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
@@ -227,21 +229,21 @@ class Pool:
         view = member.snapshot(now, model)
         availability = view.availability
         is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
-        if (
-            assignment is not None
-            and assignment.avoids(tag, now)
-            and self._candidates(selection, model, now, assignment)
-        ):
+        if assignment is not None and self._has_left(selection, assignment, tag, model, now):
             return f"{tag} has refused it in mid-stream"
         if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
-            if self._candidates(selection, model, now):
-                if assignment is not None and assignment.credential == tag:
-                    assignment.rested, assignment.rested_at = tag, now
+            # What others serve and this one refuses is sent there nevertheless if nobody else can serve it.
+            if member.free_at(selection.asked, now) or self._candidates(selection, model, now):
                 return f"{tag} does not take it at present"
         if not availability.usable and availability.reason != "poll_failed":
             candidates = self._candidates(selection, model, now)
             # If all remaining candidates are merely worth trying, moving from one to another does not help.
-            if not availability.worth_trying or any(each.snapshot.availability.usable for each in candidates):
+            is_last = bool(candidates) and tag not in {each.tag for each in candidates}
+            if (
+                not availability.worth_trying
+                or is_last
+                or any(each.snapshot.availability.usable for each in candidates)
+            ):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
             candidates = self._candidates(selection, model, now, assignment)
@@ -249,7 +251,7 @@ class Pool:
             if candidates and order.index(fallback(candidates).tag) < order.index(tag):
                 return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
-            candidates = self._candidates(selection, model, now)
+            candidates = self._candidates(selection, model, now, assignment)
             if candidates and self._rebalance(view, _best(candidates, now), selection, now):
                 return f"{tag} is much more used than others"
         return ""
@@ -286,6 +288,8 @@ class Pool:
     ) -> None:
         assignment = self._sessions.assign(key, choice.tag, now)
         assignment.asked_for(selection.model)
+        if before is not None:
+            self._note_rest(assignment, before, selection, now)
         origin = (before.credential or before.came_from) if before is not None else ""
         if before is not None and origin in selection.excluded:
             assignment.came_from = before.came_from if before.came_from in selection.excluded else origin
@@ -304,6 +308,19 @@ class Pool:
             )
         elif before is None:
             self._log_assignment(selection, choice.tag, choice.reason)
+
+    def _note_rest(
+        self, assignment: Assignment, before: Assignment, selection: Selection, now: float
+    ) -> None:
+        """Remember from where a rest moves a session away, as it does not return there soon (spec 12.2)."""
+        assignment.rested, assignment.rested_at = before.rested, before.rested_at
+        if before.credential and before.credential != assignment.credential:
+            self._note_origin(assignment, before.credential, selection, now)
+
+    def _note_origin(self, assignment: Assignment, origin: str, selection: Selection, now: float) -> None:
+        member = self._by_tag.get(origin)
+        if member is not None and selection.asked is not None and member.free_at(selection.asked, now):
+            assignment.rested, assignment.rested_at = origin, now
 
     def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
         """Return the session to its original credential after no member could serve the request, if that credential is
@@ -354,10 +371,39 @@ class Pool:
             if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
         ]
         views = [member.snapshot(now, model) for member in members]
-        fit = [view for view in views if view.availability.usable or view.availability.lets_one_through] or [
-            view for view in views if view.availability.worth_trying
-        ]
+        fit = (
+            [view for view in views if view.availability.usable or view.availability.lets_one_through]
+            or [view for view in views if view.availability.worth_trying and not _is_for_last(view)]
+            or [view for view in views if view.availability.worth_trying]
+        )
         return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
+
+    def _new_candidates(
+        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None
+    ) -> list[Candidate]:
+        """Return the candidates for a session that has none, or leaves its credential.
+
+        A session that leaves because of a refusal in mid-stream goes to another account, never to a key or a remote
+        instance for this alone (spec 12.1). If all members have refused such a request that others served, one of them
+        is asked nevertheless: it says more than this proxy could.
+        """
+        if assignment is not None and self._has_left(selection, assignment, assignment.credential, model, now):
+            selection = replace(selection, only_accounts=True)
+        candidates = self._candidates(selection, model, now, assignment)
+        if not candidates and assignment is not None and assignment.rested:
+            # It avoids where a rest moved it away from only as long as there is anything else.
+            candidates = self._candidates(selection, model, now)
+        if candidates or selection.asked is None or self._rests_until(selection, model, now):
+            return candidates
+        return self._candidates(replace(selection, asked=None), model, now)
+
+    def _has_left(
+        self, selection: Selection, assignment: Assignment, tag: str, model: str | None, now: float
+    ) -> bool:
+        """Return whether the session goes to another account because ``tag`` refused it in mid-stream."""
+        if assignment.credential != tag or not assignment.avoids(tag, now):
+            return False
+        return bool(self._candidates(replace(selection, only_accounts=True), model, now, assignment))
 
     def _takes(
         self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
@@ -378,7 +424,9 @@ class Pool:
         moments = [
             member.free_at(selection.asked, now)
             for member in self.credentials(selection.allow_external)
-            if member.snapshot(now, model).availability.usable
+            if member.tag not in selection.excluded
+            and not (selection.only_accounts and (member.is_external or member.is_api_key))
+            and member.snapshot(now, model).availability.usable
         ]
         return min((moment for moment in moments if moment > now), default=0.0)
 
@@ -407,8 +455,12 @@ class Pool:
         key = self._key(selection)
         now = self._now()
         assignment = self._sessions.find(key, now) if key is not None else None
-        if assignment is not None and assignment.credential == tag:
-            assignment.served_at = now
+        if assignment is None or assignment.credential != tag:
+            return
+        assignment.served_at = now
+        if assignment.came_from and assignment.came_from != assignment.rested:
+            # The request itself may have been refused there before, and have moved the session.
+            self._note_origin(assignment, assignment.came_from, selection, now)
 
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
@@ -440,6 +492,11 @@ class Pool:
         member = self._allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
+
+
+def _is_for_last(view: CredentialSnapshot) -> bool:
+    """Whether the provider refuses the account: it is asked only where no other credential can serve (spec 12.3)."""
+    return view.availability.is_last_resort and not view.availability.lets_one_through
 
 
 def _best(candidates: Sequence[Candidate], now: float) -> Choice:
