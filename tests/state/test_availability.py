@@ -15,8 +15,10 @@ from ccmproxy.state.availability import (
     next_change,
 )
 from ccmproxy.state.events import (
+    AccountRefused,
     HeadersObserved,
     RateLimited,
+    SocketsRest,
     TimePassed,
 )
 from ccmproxy.state.limits import (
@@ -28,9 +30,7 @@ from ccmproxy.state.limits import (
     NamedLimit,
     Window,
 )
-from ccmproxy.state.transitions import (
-    Blocked,
-)
+from ccmproxy.state.refused import Refused
 from tests.states import CAPS, HOUR, NOW, Credential, said
 
 
@@ -40,8 +40,7 @@ class AvailabilityTests(SynchronousTestCase):
     def test_each_reason_hides_the_later_ones(self) -> None:
         state = CredentialState(
             unavailable="no credential file",
-            blocked_until=NOW + 60,
-            blocked_reason="connection_limit",
+            refused=Refused("account closed", NOW, NOW + 60, NOW + 60),
             rate_limited_until=NOW + HOUR,
             rejected_until=NOW + HOUR,
             poll_failures=2,
@@ -51,10 +50,10 @@ class AvailabilityTests(SynchronousTestCase):
             ("unavailable", "unavailable", {"unavailable": None}),
             ("rate_limited", "rate_limited", {"rate_limited_until": 0.0}),
             ("temporarily_blocked", "rejected", {"rejected_until": 0.0}),
+            ("temporarily_blocked", "refused", {"refused": None}),
             ("rate_limited", "weekly_window", {"limits": replace(state.limits, weekly=Window(98.9))}),
             ("rate_limited", "short_window", {"limits": Limits(models=state.limits.models)}),
             ("rate_limited", "model_window", {"limits": Limits()}),
-            ("temporarily_blocked", "connection_limit", {"blocked_until": 0.0}),
             ("temporarily_blocked", "poll_failed", {"poll_failures": 0}),
         )
         for word, reason, cure in usable_again:
@@ -75,8 +74,16 @@ class AvailabilityTests(SynchronousTestCase):
         credential.give(RateLimited(NOW + 5 * HOUR, explicit=True))
         self.assertEqual(credential.at().message, "rate-limited until 2027-01-15 13:00 UTC (in 5h)")
         credential = Credential()
-        credential.give(Blocked("connection_limit", NOW + 45))
-        self.assertEqual(credential.at().message, "connection limit, free again in 45s")
+        credential.give(AccountRefused("This organization has been disabled."))
+        self.assertEqual(
+            credential.at().message,
+            "the provider refuses this account: This organization has been disabled.",
+        )
+        credential = Credential()
+        credential.give(AccountRefused(""))
+        self.assertEqual(
+            credential.at().message, "the provider refuses this account: it gave no reason"
+        )
 
     def test_windows_are_named_by_their_length(self) -> None:
         """F34: the first window of an account may have any length."""
@@ -217,7 +224,7 @@ class NextChangeTests(SynchronousTestCase):
     def test_moments(self) -> None:
         credential = Credential()
         self.assertIsNone(next_change(credential.state, CAPS, NOW))
-        credential.give(HeadersObserved(said(short=10)), RateLimited(NOW + 300), Blocked("x", NOW + 60))
+        credential.give(HeadersObserved(said(short=10)), RateLimited(NOW + 300), SocketsRest(NOW + 60))
         now = NOW
         for expected in (NOW + 60, NOW + 300, NOW + 2 * HOUR, None):
             found = next_change(credential.state, CAPS, now)

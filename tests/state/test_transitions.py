@@ -20,26 +20,36 @@ from ccmproxy.state.availability import (
     snapshot,
 )
 from ccmproxy.state.events import (
+    AccountRefused,
+    Denied,
     HeadersObserved,
     Input,
     Interrupt,
     Log,
+    ModelDenied,
     Notify,
     PollFailed,
+    PollRefused,
     PollSucceeded,
     RateLimited,
     Rejected,
+    RequestGaveUp,
+    RequestRefused,
+    RequestSent,
+    RequestServed,
+    Rests,
+    SocketsRest,
     TimePassed,
     TokenAvailable,
     TokenUnavailable,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
 from ccmproxy.state.transitions import (
     DEFAULT_BLOCK,
     DEFAULT_RATE_LIMIT,
     LONGEST_RATE_LIMIT,
     SHORTEST_RATE_LIMIT,
-    Blocked,
     transition,
 )
 from tests.states import CAPS, HOUR, NOW, Credential, said
@@ -84,11 +94,16 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(self.until(RateLimited(NOW + HOUR), RateLimited(NOW - 5, True)), HOUR)
 
     def test_other_blocks_whose_end_is_nonsense(self) -> None:
-        for event in (Blocked("connection_limit", math.nan), Rejected(math.inf)):
-            credential = Credential()
-            credential.give(event)
-            self.assertFalse(credential.at(NOW + DEFAULT_BLOCK - 1).usable)
-            self.assertTrue(credential.at(NOW + DEFAULT_BLOCK).usable)
+        """Spec 12.2: WebSockets that an account has no more of rest by themselves; everything else goes on there."""
+        credential = Credential()
+        credential.give(Rejected(math.inf))
+        self.assertFalse(credential.at(NOW + DEFAULT_BLOCK - 1).usable)
+        self.assertTrue(credential.at(NOW + DEFAULT_BLOCK).usable)
+        credential = Credential()
+        credential.give(SocketsRest(math.nan))
+        self.assertTrue(credential.at().usable)
+        for seconds, takes in ((DEFAULT_BLOCK - 1, False), (DEFAULT_BLOCK, True)):
+            self.assertIs(snapshot(credential.state, CAPS, NOW + seconds, tag="a").takes_sockets, takes)
 
     def test_headers_that_say_rejected(self) -> None:
         self.assertEqual(self.until(HeadersObserved(LimitsUpdate(rejected_until=NOW + HOUR))), HOUR)
@@ -144,12 +159,12 @@ class LearningTests(SynchronousTestCase):
     def test_poll_clears_failures_and_rejection(self) -> None:
         credential = Credential()
         credential.give(
-            PollFailed(), PollFailed(), Rejected(NOW + HOUR), Blocked("connection_limit", NOW + 60)
+            PollFailed(), PollFailed(), Rejected(NOW + HOUR), SocketsRest(NOW + 60)
         )
         self.assertEqual(credential.state.poll_failures, 2)
         credential.give(PollSucceeded(said(short=1), plan_weight=5.0))
-        self.assertEqual(credential.at().reason, "connection_limit")
-        self.assertTrue(credential.at(NOW + 60).usable)
+        self.assertTrue(credential.at().usable)
+        self.assertEqual(credential.state.sockets_rest_until, NOW + 60)
         self.assertEqual(credential.state.plan_weight, 5)
 
     def test_token(self) -> None:
@@ -168,10 +183,12 @@ class LearningTests(SynchronousTestCase):
 
     def test_blocks_are_not_shortened(self) -> None:
         credential = Credential()
-        credential.give(Blocked("connection_limit", NOW + 60), Blocked("other", NOW + 30))
-        self.assertEqual((credential.at().reason, credential.at().reset_at), ("connection_limit", NOW + 60))
-        credential.give(Blocked("connection_limit", math.nan))
+        credential.give(Rejected(NOW + 60), Rejected(NOW + 30))
+        self.assertEqual((credential.at().reason, credential.at().reset_at), ("rejected", NOW + 60))
+        credential.give(Rejected(math.nan))
         self.assertEqual(credential.at().reset_at, NOW + 60)
+        credential.give(SocketsRest(NOW + 60), SocketsRest(NOW + 30), SocketsRest(math.nan))
+        self.assertEqual(credential.state.sockets_rest_until, NOW + 60)
 
     def test_snapshot(self) -> None:
         credential = Credential()
@@ -428,6 +445,13 @@ updates = st.builds(
     st.dictionaries(families, odd_times, max_size=2),
 )
 weights = st.floats()
+combinations = st.builds(
+    Combination,
+    st.sampled_from(["/v1/messages", "/v1/messages/count_tokens"]),
+    st.sampled_from(["claude-opus-4-5", "claude-haiku-4-5", ""]),
+)
+callers = st.sampled_from(["alice", "bob"])
+waits = st.none() | st.sampled_from([0.0, 3.0, 9e9, math.inf])
 inputs: st.SearchStrategy[Input] = st.one_of(
     st.builds(TokenAvailable, weights),
     st.builds(TokenUnavailable, st.just("gone"), st.booleans()),
@@ -436,7 +460,16 @@ inputs: st.SearchStrategy[Input] = st.one_of(
     st.just(PollFailed()),
     st.builds(RateLimited, odd_times, st.booleans()),
     st.builds(Rejected, odd_times),
-    st.builds(Blocked, st.sampled_from(["connection_limit", ""]), odd_times),
+    st.builds(SocketsRest, odd_times),
+    st.builds(Rests, combinations, callers, waits),
+    st.builds(Denied, combinations, callers, st.just("no")),
+    st.builds(ModelDenied, st.sampled_from(["claude-opus-4-5", ""])),
+    st.builds(AccountRefused, st.sampled_from(["disabled", ""])),
+    st.just(PollRefused()),
+    st.builds(RequestRefused, combinations, callers, waits, st.just("no"), st.booleans()),
+    st.builds(RequestSent, combinations),
+    st.builds(RequestGaveUp, combinations),
+    st.builds(RequestServed, combinations, times, st.booleans()),
     st.just(TimePassed()),
 )
 caps_values = st.builds(Caps, st.floats(1, 100), st.floats(1, 100))
@@ -462,8 +495,9 @@ class AnyHistoryTests(SynchronousTestCase):
                 self.assertIsNone(state.unavailable)
                 self.assertFalse(state.is_leaving)
                 self.assertEqual(state.poll_failures, 0)
-                for until in (state.rate_limited_until, state.blocked_until, state.rejected_until):
+                for until in (state.rate_limited_until, state.rejected_until):
                     self.assertLessEqual(until, now)
+                self.assertIsNone(state.refused)
             self.assertTrue(after.usable or after.message)
             self.assertTrue(after.usable or not availability(state, caps, now, model).usable)
             self.assertTrue(after.reset_at == 0 or after.reset_at > now)
@@ -498,7 +532,7 @@ class AnyHistoryTests(SynchronousTestCase):
                 state.plan_weight,
                 state.rate_limited_until,
                 state.rejected_until,
-                state.blocked_until,
+                state.sockets_rest_until,
             ):
                 self.assertTrue(math.isfinite(number) and number >= 0)
             self.assertGreater(state.plan_weight, 0)
