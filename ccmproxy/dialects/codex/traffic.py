@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.codex.decompression import decompressed
+from ccmproxy.http.content_coding import decompressed
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
 from ccmproxy.dialects.codex.usage_meters import event_failure
 from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
