@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ccmproxy.dialects.oauth import UpstreamURLs
 from ccmproxy.interfaces.facets import IAccountFormat, IFrames, IMetering, ITraffic
+from ccmproxy.policy.waits import WaitingClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Dialect:
     it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
     ``frames``: None where the upstream speaks no WebSocket. ``keys_in_pools``: keys of the commercial API can stand in
     for accounts, as their requests are the same. ``retry_status``: of an answer that makes every version of the client
-    send the request again after its Retry-After.
+    send the request again after its Retry-After. ``waiting_clients``: those that wait for the Retry-After of a 429 and
+    go on then (spec 12.2); any other one is served by another credential instead.
     """
 
     service_type: str
@@ -37,6 +39,7 @@ class Dialect:
     frames: IFrames | None = None
     keys_in_pools: bool = True
     retry_status: int = 429
+    waiting_clients: tuple[WaitingClient, ...] = ()
 
     @property
     def request_id_header(self) -> bytes:

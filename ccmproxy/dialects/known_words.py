@@ -74,7 +74,9 @@ class KnownWords:
         parts = _normal(self.sentence).split(WILDCARD)
         words = [stripped for part in parts if (stripped := part.strip())]
         if not words or len(parts) - 1 > _MOST_VARIABLES:
-            raise ValueError(f"a sentence needs words and at most {_MOST_VARIABLES} wildcards: {self.sentence!r}")
+            raise ValueError(
+                f"a sentence needs words and at most {_MOST_VARIABLES} wildcards: {self.sentence!r}"
+            )
         object.__setattr__(self, "telling", tuple([part for part in words if " " in part] or words))
         variable = f".{{0,{_LONGEST_VARIABLE}}}?"
         pattern = variable.join(re.escape(part) for part in parts)
@@ -176,6 +178,8 @@ def _normal(text: str) -> str:
     return _plain(text).strip(" ").rstrip(".")
 
 
-def row(statuses: Sequence[int], fields: Sequence[str], sentence: str, meaning: Meaning, source: str) -> KnownWords:
+def row(
+    statuses: Sequence[int], fields: Sequence[str], sentence: str, meaning: Meaning, source: str
+) -> KnownWords:
     """Return a row of a table. See :class:`KnownWords` for the parameters."""
     return KnownWords(frozenset(statuses), tuple(fields), sentence, meaning, source)

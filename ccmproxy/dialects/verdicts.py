@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ccmproxy.dialects.json_values import json_object
 from ccmproxy.dialects.known_words import Found, KnownWords, Meaning, find_words, sentence_of, shortened
@@ -61,14 +62,11 @@ def verdict_by_status(
     """
     if status < 400:
         return Verdict(AnswerKind.OK)
-    found = find_words(table, status, document, echo)
     if status not in _TELLING:
-        if found is not None and found.meaning is Meaning.MODEL_REFUSED:
-            return Verdict(AnswerKind.MODEL_REFUSED, sentence=found.sentence)
-        needs_body = document is None and any(status in known.statuses for known in table)
-        return Verdict(AnswerKind.NEEDS_BODY if needs_body else AnswerKind.OTHER)
+        return Verdict(AnswerKind.OTHER)
     if document is None:
         return Verdict(AnswerKind.NEEDS_BODY)
+    found = find_words(table, status, document, echo)
     sentence = shortened(sentence_of(document))
     match found.meaning if found is not None else None:
         case Meaning.ACCOUNT_REFUSED:
@@ -83,9 +81,7 @@ def verdict_by_status(
     if status == 400 and not (is_about_request or speaks_of_account(document, echo)):
         return Verdict(AnswerKind.CLIENT_ERROR)
     is_final = found is not None and found.meaning in (Meaning.REQUEST, Meaning.FINAL)
-    return Verdict(
-        AnswerKind.DENIED, is_about_request=is_about_request, is_final=is_final, sentence=sentence
-    )
+    return Verdict(AnswerKind.DENIED, is_about_request=is_about_request, is_final=is_final, sentence=sentence)
 
 
 def speaks_of_account(document: object, echo: str = "") -> bool:
@@ -128,6 +124,17 @@ def busy(
         is_final=is_final or meaning in (Meaning.REQUEST, Meaning.FINAL),
         sentence=shortened(sentence_of(document)),
     )
+
+
+def in_stream(refusal: Verdict | None) -> Verdict | None:
+    """Return what a refusal that comes after output has begun is taken for.
+
+    Nothing is concluded there about an account or a model as a whole: what the client sent, and a provider might
+    repeat, is not at hand, and the request cannot be put to another account (spec 12.1).
+    """
+    if refusal is not None and refusal.kind in (AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED):
+        return replace(refusal, kind=AnswerKind.DENIED)
+    return refusal
 
 
 def used_up(kind: AnswerKind, until: float, wait: float | None, now: float, model: str = "") -> Verdict:

@@ -61,7 +61,9 @@ def _aggregate_fields(aggregate: Aggregate, now: int) -> tuple[tuple[bytes, byte
     return _fields(aggregate, now)
 
 
-def _fields(aggregate: Aggregate, now: float, claimed: WindowKind | None = None) -> tuple[tuple[bytes, bytes], ...]:
+def _fields(
+    aggregate: Aggregate, now: float, claimed: WindowKind | None = None
+) -> tuple[tuple[bytes, bytes], ...]:
     """``rejected`` only where a window that is shown is used up: claim and reset are of that window then (spec 12.2).
 
     ``claimed``: the window that closes, where that is known.

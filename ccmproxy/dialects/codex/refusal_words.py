@@ -26,7 +26,7 @@ REFUSAL_WORDS: tuple[KnownWords, ...] = (
         "spec 12.3; codex#24495 (403)",
     ),
     row(
-        (400, 403, 404),
+        (400, 403),
         _SENTENCE,
         "The * model is not supported when using Codex with a ChatGPT account",
         Meaning.MODEL_REFUSED,
