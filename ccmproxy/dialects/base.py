@@ -6,20 +6,22 @@ from dataclasses import dataclass
 
 from ccmproxy.dialects.oauth import UpstreamURLs
 from ccmproxy.interfaces.facets import IAccountFormat, IFrames, IMetering, ITraffic
+from ccmproxy.policy.waits import WaitingClient
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The names, addresses and facets of one upstream's protocol. Owns no socket, timer or state.
 
-    ``product``: the word in the names of our own header fields (``X-CCM-…``). ``path_prefix``: of our own endpoints.
-    ``keep_alive``: bytes that may be written between two events of a stream and reset the client's idle timer.
-    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name, in
-    lower case, of a response field that clients send back and that only the credential that issued it understands;
-    empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
-    ``frames``: None where the upstream does not offer a WebSocket. ``keys_in_pools``: keys of the commercial API can
-    stand in for accounts, because both take the same requests. ``retry_status``: the status that makes every version of
-    the client repeat the request after Retry-After.
+    ``product``: as it stands in our own header names (``X-CCM-…``). ``path_prefix``: of our own endpoints.
+    ``keep_alive``: bytes that may stand between two events of a stream and reset the client's idle timer.
+    ``probes``: (method, path) pairs that are answered 200 and empty, without authentication. ``bound_header``: name in
+    lower case of a response field that clients send back, and that means something only to the credential that issued
+    it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
+    ``frames``: None where the upstream speaks no WebSocket. ``keys_in_pools``: keys of the commercial API can stand in
+    for accounts, as their requests are the same. ``retry_status``: of an answer that makes every version of the client
+    send the request again after its Retry-After. ``waiting_clients``: those that wait for the Retry-After of a 429 and
+    go on then (spec 12.2); any other one is served by another credential instead.
     """
 
     service_type: str
@@ -37,6 +39,7 @@ class Dialect:
     frames: IFrames | None = None
     keys_in_pools: bool = True
     retry_status: int = 429
+    waiting_clients: tuple[WaitingClient, ...] = ()
 
     @property
     def request_id_header(self) -> bytes:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from math import ceil
 
-from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers, ResponseHead, lower_names
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.durations import format_duration
+
+#: The word of a short wait (spec 12.2): the client tries again by itself.
+BUSY_REASON = "busy"
+#: For a login that the provider refuses for this request alone, where it says no more.
+NOT_FOR_LOGIN = "the provider refuses this request to logins like the one that serves it"
+#: Fields of a provider's answer without which its body cannot be read.
+_OF_BODY = frozenset({b"content-type", b"content-encoding"})
 
 _TYPES = {
     400: "invalid_request_error",
@@ -48,6 +55,21 @@ def error_head(
         headers.append((b"x-should-retry", b"false"))
     headers.extend(extra)
     return ResponseHead(status, _phrase(status), headers)
+
+
+def relayed_head(
+    status: int, headers: Headers, product: str, request_id: str, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> ResponseHead:
+    """Return the head for a provider's body that is relayed with another status than it came with (spec 12.3).
+
+    Of its own ``headers`` those pass that the body needs. No ``X-CCM-Error``: the words are the provider's.
+    """
+    kept: Headers = [
+        pair for pair, name in zip(headers, lower_names(headers), strict=True) if name in _OF_BODY
+    ]
+    kept.append((f"X-{product}-Request-Id".encode("ascii"), request_id.encode("ascii")))
+    kept.extend(extra)
+    return ResponseHead(status, _phrase(status), kept)
 
 
 def exhausted_fields(availability: Availability) -> Headers:

@@ -13,8 +13,10 @@ import msgspec
 
 from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
-from ccmproxy.http.headers import HOPS, hops, request_headers
+from ccmproxy.dialects.own_errors import BUSY_REASON
+from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
+from ccmproxy.http.retry_after import retry_after
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.limits import (
     LARGEST_UTILIZATION,
@@ -56,11 +58,15 @@ def remote_head(
     headers: Headers = [(b"Host", host), *without(request_headers(head.headers), dropped)]
     headers.append((b"Authorization", b"Bearer " + authorization.token.encode("utf-8")))
     headers.append((HOPS, b"%d" % (hops(head.headers) + 1)))
+    headers.append(IDENTITY)
     return RequestHead(head.method, base_path + head.target, headers)
 
 
-def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
-    """``verdict``, the dialect's, unless the response is an error of the remote's own (spec 4.4)."""
+def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Verdict:
+    """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?
+
+    ``now``: Unix seconds; only a Retry-After that is a date needs it.
+    """
     reason = first_value(head.headers, ERROR_FIELD)
     if head.status == 400:
         relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
@@ -71,6 +77,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict) -> Verdict:
         return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason in _PASSING:
         return Verdict(AnswerKind.REMOTE_BUSY)
+    elif reason == BUSY_REASON.encode("ascii"):
+        # In the words of its client, which may be a 503 (spec 12.2).
+        return Verdict(AnswerKind.BUSY, wait=retry_after(head.headers, now))
     elif reason == b"rate_limited":
         value = first_value(head.headers, RESET_FIELD)
         until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ccmproxy.policy.answers import Verdict
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -39,8 +41,9 @@ class Tokens:
 class MeterReading:
     """What is known of a response so far.
 
-    ``complete``: its proper end was seen (``message_stop``, a whole JSON message). ``error``: type of an error event
-    inside a 200 (F13), empty where there was none. ``reported``: any usage was reported at all.
+    ``complete``: its own end was seen (``message_stop``, a whole JSON message). ``error``: type of an error event that
+    came inside a 200 (F13), empty where none did. ``reported``: any usage was reported at all. ``refusal``: what that
+    error means for the credential, as an answer with its words would; None where it means nothing for it (F51).
     """
 
     tokens: Tokens
@@ -49,6 +52,7 @@ class MeterReading:
     complete: bool
     error: str
     reported: bool
+    refusal: Verdict | None = None
 
 
 class UsageMeter(Protocol):

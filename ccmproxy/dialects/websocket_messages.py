@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.http.message import ResponseHead
+from ccmproxy.policy.answers import Verdict
 from ccmproxy.state.limits import LimitsUpdate
 
 
@@ -34,10 +35,12 @@ class RefusedTurn:
 class UpstreamFrame:
     """A message of the upstream.
 
-    ``is_hidden``: the message describes a single account, so it never reaches the client. ``limits``: the state of the
-    account that it reports. ``refusal``: the turn was refused. ``connection_limit``: the connection has reached its
-    limit. ``is_output``: the output of the turn has begun. ``ends_turn``: nothing more follows for this turn.
-    ``reading``: usage of the turn, where reported.
+    ``is_hidden``: tells of one account alone, and never reaches the client. ``limits``: what it says of the account.
+    ``refusal``: the turn was refused. ``connection_limit``: this connection has reached a limit of its own, such as
+    its age, which says nothing of others (spec 12.2). ``is_output``: the turn has begun to say something.
+    ``ends_turn``: nothing more follows for this turn. ``reading``: usage of the turn, where it is told. ``verdict``:
+    what a refusal or failure means for the credential, as an answer with its words would; None where it means nothing
+    for it (F51).
     """
 
     is_hidden: bool = False
@@ -47,6 +50,7 @@ class UpstreamFrame:
     is_output: bool = False
     ends_turn: bool = False
     reading: MeterReading | None = None
+    verdict: Verdict | None = None
 
 
 #: Most messages: relevant to the client alone.

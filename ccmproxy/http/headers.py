@@ -46,6 +46,9 @@ KEYS = frozenset({b"x-api-key", b"api-key", b"authorization"})
 #: body is sent right away.
 EXPECT = frozenset({b"expect"})
 
+#: Asks for an answer without a content coding (RFC 9110 section 12.5.3): no Accept-Encoding means that any will do.
+IDENTITY = (b"Accept-Encoding", b"identity")
+
 #: Number of ccmproxy instances that a request has passed. Each instance sets it when it forwards to another instance.
 HOPS = b"x-ccm-hops"
 #: A request with more hops than this is assumed to be in a loop.

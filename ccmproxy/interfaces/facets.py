@@ -51,6 +51,28 @@ class ITraffic(Interface):
     ) -> tuple[ResponseHead, bytes]:
         """Return the answer for the case that every credential is rate-limited (spec 4.2). ``now``: Unix seconds."""
 
+    def busy(
+        facts: RequestFacts, head: RequestHead, seconds: int, message: str, request_id: str
+    ) -> tuple[ResponseHead, bytes]:
+        """Return the answer that tells a client to try again by itself after a short wait (spec 12.2).
+
+        ``head``: the client's request, whose User-Agent decides what the client understands. ``seconds``: the wait as
+        it is told, spread already. It never looks like exhaustion.
+        """
+
+    def about_request(head: ResponseHead, body: bytes, request_id: str) -> tuple[ResponseHead, bytes]:
+        """Return a 401 of the provider that is about the request alone, as the client may see it (spec 12.3).
+
+        ``head`` and ``body``: the provider's answer, the body as it came. Its words are kept, its status is one that
+        does not tell the client that its own token is bad.
+        """
+
+    def relayed_refusal(head: ResponseHead, verdict: Verdict) -> Headers:
+        """Return the header fields of a refusal that is relayed as it came (spec 12.2): those of ``head``, and what its
+        client needs in order to wait instead of giving up. They are still to be passed to
+        :meth:`IMetering.public_headers`.
+        """
+
     def upstream_head(
         head: RequestHead,
         authorization: Authorization,
@@ -63,16 +85,25 @@ class ITraffic(Interface):
 
         ``host`` and ``base_path``: those of the upstream for ``authorization``. ``overrides``: the ``headers`` of the
         service, which are not sent to another instance. ``bound``: the value of the dialect's ``bound_header`` in the
-        request was issued by this credential; otherwise that field is removed.
+        request was issued by this credential; otherwise that field is removed. An answer without a content coding is
+        asked for, unless ``overrides`` name Accept-Encoding (spec 12.5).
         """
 
-    def classify(head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """Return what an answer means for the request. ``body`` is None if it was not read yet; the verdict may request
-        it (spec 4.4)."""
+    def classify(
+        head: ResponseHead, body: bytes | None, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict:
+        """Return what an answer means for the request (spec 4.4, 12.1).
 
-    def classify_stream(head: ResponseHead, data: bytes, now: float) -> Verdict | None:
+        ``body``: as it came, its content coding included; 64 KiB of it suffice. None if it was not read yet, and the
+        verdict may be NEEDS_BODY (for 400, 401, 402, 403 and 429): read it and ask again. ``now``: Unix seconds. ``echo``: what the provider may repeat of the request
+        (:func:`ccmproxy.dialects.known_words.echo_of`). ``model``: the one that was asked for, None = not known.
+        """
+
+    def classify_stream(
+        head: ResponseHead, data: bytes, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict | None:
         """Return what an event stream that begins with ``data`` means for the request (F13), or None as long as the
-        first event is incomplete."""
+        first event is incomplete. The parameters are those of :meth:`classify`."""
 
 
 class IMetering(Interface):
@@ -97,9 +128,9 @@ class IMetering(Interface):
         of ``aggregate`` (spec 4.5, F36); both are called while the body is fed. ``now`` returns Unix seconds.
         """
 
-    def meter(facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """Return a meter that observes the body of this answer: it counts tokens and recognizes the regular end
-        (spec 9)."""
+    def meter(facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
+        """Return a meter that observes the body of this answer: it counts tokens, and recognizes the regular end (spec
+        9) and refusals (spec 12.2). ``now`` returns Unix seconds; it is called when a refusal comes."""
 
 
 class IFrames(Interface):

@@ -48,7 +48,9 @@ class Verdict:
     ``until``: Unix seconds, for the two kinds of used-up windows; ``explicit``: the upstream named that time itself.
     ``wait``: seconds after which BUSY asks to be tried again, as it came, None = not said. ``is_about_request``: known
     words of the answer speak of the request, so that nothing is ever charged for it. ``is_final``: waiting does not
-    help. ``sentence``: the provider's own, at most 200 characters.
+    help. ``sentence``: the provider's own, at most 200 characters. ``model``: of MODEL_RATE_LIMITED, the model that the
+    used-up window closes, named as in ``LimitsUpdate.model_rejections``; empty where the figures of the answer's own
+    header fields name it.
     """
 
     kind: AnswerKind
@@ -58,3 +60,4 @@ class Verdict:
     is_about_request: bool = False
     is_final: bool = False
     sentence: str = ""
+    model: str = ""

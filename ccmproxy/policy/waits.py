@@ -1,4 +1,4 @@
-"""Short waits: whether a client is told to wait, for how long, and which clients do so (spec 12.2). Pure."""
+"""Short waits: whether and for how long a client is told to wait, and which clients do so (spec 12.2). Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ LONGEST_SHORT_WAIT = 60.0
 TOLD_PERIOD = 60.0
 #: As many sessions are remembered as having been told.
 MOST_TOLD = 10_000
+#: The version after a product: up to six numbers, and nothing that would make the last of them longer.
+_VERSION = re.compile(r"[/ ](\d{1,8}(?:\.\d{1,8}){0,5})(?!\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingClient:
-    """Clients that wait when a 429 says so. ``product``: what their User-Agent begins with; ``since``: the first
-    version that does, as numbers; ``source``: where the fact comes from."""
+    """Clients that wait when a 429 says so.
+
+    ``product``: what their User-Agent begins with, before a slash or a space and the version. ``since``: the first
+    version that does, as numbers. ``source``: where the fact comes from.
+    """
 
     product: str
     since: tuple[int, ...]
@@ -27,32 +32,36 @@ class WaitingClient:
 
 
 def waits(clients: Sequence[WaitingClient], user_agent: str) -> bool:
-    """Whether the client with this User-Agent is known to wait for the Retry-After of a 429, and to go on then."""
+    """Return whether the client with this User-Agent is known to wait for the Retry-After of a 429, and to go on then.
+
+    A version that cannot be read is none that is known. Never raises.
+    """
     for client in clients:
-        found = re.match(rf"{re.escape(client.product)}/(\d+(?:\.\d+)*)", user_agent)
-        if found is not None:
-            version = tuple(int(number) for number in found[1].split(".")[:4] if len(number) < 9)
-            return version >= client.since
+        if not user_agent.startswith(client.product):
+            continue
+        version = _VERSION.match(user_agent, len(client.product))
+        if version is not None:
+            return tuple(map(int, version[1].split("."))) >= client.since
     return False
 
 
 def told_wait(seconds: float, random: Callable[[], float]) -> int:
-    """What a client is told of a wait: whole seconds, spread so that not all come back at once, at most 60.
+    """Return what a client is told of a wait: whole seconds, 1 to 60, spread so that not all come back at once.
 
-    ``random``: a number in [0, 1).
+    N + random 0…max(2, N/4) (spec 12.2). ``random``: returns a number in [0, 1).
     """
-    whole = max(1, math.ceil(seconds))
+    whole = max(1, math.ceil(min(seconds, LONGEST_SHORT_WAIT)))
     return min(int(LONGEST_SHORT_WAIT), whole + math.floor(random() * (max(2, whole // 4) + 1)))
 
 
 class ToldToWait:
-    """Which sessions were told to wait just now: each is told once in a minute, the next refusal fails over."""
+    """Remembers which sessions were told to wait: each is told once a minute, and its next refusal fails over."""
 
     def __init__(self) -> None:
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def may_tell(self, user: str, session: str, now: float) -> bool:
-        """Whether the session may be told at ``now`` (seconds of any clock); counts as telling it."""
+        """Return whether the session may be told at ``now`` (seconds of any clock); if so, it counts as told."""
         key = (user, session)
         told = self._told.get(key)
         if told is not None and 0 <= now - told < TOLD_PERIOD:

@@ -80,7 +80,7 @@ class HTTPAnswering:
         context = asked.context
         metering = context.dialect.metering
         asked.begin_answer()
-        meter = metering.meter(asked.facts, response)
+        meter = metering.meter(asked.facts, response, context.now)
         rewriter = metering.rewriter(
             response, lease.observe, lambda: context.aggregates.aggregate_for(asked.caller), context.now
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 from twisted.logger import LogEvent
@@ -571,14 +572,16 @@ class ErrorTests(SynchronousTestCase):
 class _BrokenTraffic(ClaudeTraffic):
     """Raises when a response arrives."""
 
-    def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
+    def classify(
+        self, head: ResponseHead, body: bytes | None, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict:
         raise RuntimeError("defect")
 
 
 class _BrokenMetering(ClaudeMetering):
     """Raises when a response is relayed."""
 
-    def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
+    def meter(self, facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
         raise RuntimeError("defect")
 
 

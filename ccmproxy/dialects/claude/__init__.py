@@ -8,8 +8,11 @@ from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.oauth import UpstreamURLs
+from ccmproxy.policy.waits import WaitingClient
 
 __all__ = ["CLAUDE"]
+
+_SDK_SOURCE = "docs/clients/claude-code.md, sections 7 and 9: 3 s and 120 s were waited for"
 
 CLAUDE = Dialect(
     service_type="ccm",
@@ -31,4 +34,11 @@ CLAUDE = Dialect(
     metering=ClaudeMetering(),
     account=ClaudeAccountFormat(),
     has_client_lock=True,
+    waiting_clients=(
+        WaitingClient(
+            "claude-cli", (2, 1, 90), "docs/clients/claude-code.md, sections 5 and 9: waits, up to 60 s"
+        ),
+        WaitingClient("Anthropic/Python", (0, 60), _SDK_SOURCE),
+        WaitingClient("AsyncAnthropic/Python", (0, 60), _SDK_SOURCE),
+    ),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import ceil
 
 from zope.interface import implementer
 
@@ -14,29 +14,20 @@ from ccmproxy.dialects.claude.usage_meters import StreamMeter, read_message
 from ccmproxy.dialects.claude.windows import FAMILY, ORGANIZATION, PLAN_WEIGHT, read_headers
 from ccmproxy.dialects.event_rewriter import EventRewriter
 from ccmproxy.dialects.facts import RequestFacts
-from ccmproxy.dialects.json_values import moment
 from ccmproxy.dialects.meters import fitting_meter
 from ccmproxy.dialects.usage import UsageMeter
-from ccmproxy.dialects.verdicts import used_up_resets
 from ccmproxy.http.message import Headers, ResponseHead, lower_names
 from ccmproxy.interfaces.facets import IMetering
+from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
 from ccmproxy.state.aggregate import Aggregate
-from ccmproxy.state.limits import NOTHING_SAID, LimitsUpdate
+from ccmproxy.state.availability import Availability
+from ccmproxy.state.limits import NOTHING_SAID, SHORT_WINDOW, LimitsUpdate
+from ccmproxy.state.window_status import WindowKind
 
 #: Fields that are read besides those of the family, and that often come without them.
 _BESIDE = frozenset({ORGANIZATION, PLAN_WEIGHT})
-_KEY_LIMIT = re.compile(
-    rb"anthropic-ratelimit-(?P<limit>requests|tokens|input-tokens|output-tokens)-(?P<fact>reset|remaining)"
-)
-
-
-def api_key_reset(headers: Headers) -> float:
-    """Unix seconds at which the last used-up limit of an API key renews; 0 = unknown.
-
-    Read from ``anthropic-ratelimit-tokens-reset`` and the like (RFC 3339).
-    """
-    times = (moment(reset) or 0.0 for reset in used_up_resets(headers, _KEY_LIMIT))
-    return max(times, default=0.0)
+#: Of an aggregate that is shown to a client only the windows count.
+_USABLE = Availability("usable")
 
 
 def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
@@ -44,9 +35,40 @@ def aggregate_headers(aggregate: Aggregate, now: float) -> Headers:
     return list(_aggregate_fields(aggregate, int(now)))
 
 
+def exhausted_headers(aggregate: Aggregate, availability: Availability, now: float) -> Headers:
+    """The same for a client that is to stop, because everything is used up (spec 12.2).
+
+    Status, claim and reset are those of the window that closes the account that is free first, and that window is shown
+    as used up. Empty where that account is free within a minute, or nobody knows when.
+    """
+    resets_at = ceil(availability.reset_at)
+    if resets_at - now <= LONGEST_SHORT_WAIT:
+        return []
+    if availability.reason in ("short_window", "weekly_window"):
+        is_short = availability.reason == "short_window"
+    else:
+        # The provider named a time, and not the window: a short one ends within its length.
+        is_short = resets_at - now <= SHORT_WINDOW
+    if is_short:
+        shown = replace(aggregate, short_utilization=100.0, short_reset=resets_at)
+    else:
+        shown = replace(aggregate, weekly_utilization=100.0, weekly_reset=resets_at)
+    return list(_fields(shown, now, "short" if is_short else "weekly"))
+
+
 @lru_cache(maxsize=128)
 def _aggregate_fields(aggregate: Aggregate, now: int) -> tuple[tuple[bytes, bytes], ...]:
-    view = aggregate.view(now)
+    return _fields(aggregate, now)
+
+
+def _fields(
+    aggregate: Aggregate, now: float, claimed: WindowKind | None = None
+) -> tuple[tuple[bytes, bytes], ...]:
+    """``rejected`` only where a window that is shown is used up: claim and reset are of that window then (spec 12.2).
+
+    ``claimed``: the window that closes, where that is known.
+    """
+    view = replace(aggregate, availability=_USABLE).view(now)
     fields: list[tuple[str, str]] = [
         ("status", view.status),
         ("5h-utilization", f"{aggregate.short_utilization / 100:.6f}"),
@@ -54,7 +76,7 @@ def _aggregate_fields(aggregate: Aggregate, now: int) -> tuple[tuple[bytes, byte
     ]
     resets = {"5h": aggregate.short_reset, "7d": aggregate.weekly_reset}
     fields += [(f"{window}-reset", str(int(at))) for window, at in resets.items() if at]
-    claim = "5h" if view.claim == "short" else "7d"
+    claim = "5h" if (claimed or view.claim) == "short" else "7d"
     fields.append(("representative-claim", {"5h": "five_hour", "7d": "seven_day"}[claim]))
     if resets[claim]:
         fields.append(("reset", str(int(resets[claim]))))
@@ -67,7 +89,8 @@ def _aggregate_fields(aggregate: Aggregate, now: int) -> tuple[tuple[bytes, byte
     return tuple(headers)
 
 
-def _tells_of_account(name: bytes) -> bool:
+def tells_of_account(name: bytes) -> bool:
+    """Return whether a header field with this name (lower case) tells of one account (spec 8.3)."""
     return name.startswith(FAMILY) or name == PLAN_WEIGHT
 
 
@@ -98,7 +121,7 @@ class ClaudeMetering:
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """The upstream's fields without its account's state, plus the pool's (spec 8.3)."""
         shown = aggregate_headers(aggregate, now) if aggregate is not None else []
-        return replace_account_fields(headers, _tells_of_account, shown)
+        return replace_account_fields(headers, tells_of_account, shown)
 
     def rewriter(
         self,
@@ -110,6 +133,6 @@ class ClaudeMetering:
         """None: the events of a message carry no state of the account."""
         return None
 
-    def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """A meter that fits the media type of the response."""
-        return fitting_meter(facts, head, StreamMeter, read_message)
+    def meter(self, facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
+        """A meter that fits the answer's media type."""
+        return fitting_meter(facts, head, partial(StreamMeter, head.headers, now, facts.model), read_message)

@@ -9,17 +9,25 @@ import msgspec
 from zope.interface import implementer
 
 from ccmproxy.dialects.claude.account_format import OAUTH_BETA
-from ccmproxy.dialects.claude.metering import aggregate_headers, api_key_reset
+from ccmproxy.dialects.claude.metering import exhausted_headers
 from ccmproxy.dialects.claude.usage_meters import error_event_type
-from ccmproxy.dialects.claude.windows import family_claims, parse_family
+from ccmproxy.dialects.claude.verdicts import judge, judge_error_event
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
+from ccmproxy.dialects.own_errors import (
+    BUSY_REASON,
+    NOT_FOR_LOGIN,
+    error_head,
+    error_type,
+    exhausted_fields,
+    exhausted_message,
+    relayed_head,
+)
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
-from ccmproxy.dialects.verdicts import busy, verdict_by_status
-from ccmproxy.http.headers import override, request_headers
+from ccmproxy.dialects.verdicts import read_refusal
+from ccmproxy.http.headers import IDENTITY, override, request_headers
 from ccmproxy.http.message import (
     Body,
     Headers,
@@ -29,9 +37,8 @@ from ccmproxy.http.message import (
     list_items,
     lower_names,
 )
-from ccmproxy.http.retry_after import retry_after
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 
@@ -132,12 +139,12 @@ class ClaudeTraffic:
     ) -> tuple[ResponseHead, bytes]:
         """A 429 that the CLI shows once and does not retry (observed: x-should-retry false, no unified headers).
 
-        A client that uses OAuth itself also gets the unified headers: it stops because of them, and shows their reset.
+        A client that speaks OAuth itself stops on the unified headers instead, and shows their claim and reset.
         """
         message = exhausted_message(availability, now)
         extra = exhausted_fields(availability)
         if facts.client_is_oauth and aggregate is not None:
-            extra += aggregate_headers(aggregate, now)
+            extra += exhausted_headers(aggregate, availability, now)
         return self.error(429, "rate_limited", message, request_id, extra)
 
     def upstream_head(
@@ -151,7 +158,8 @@ class ClaudeTraffic:
     ) -> RequestHead:
         """The head for the upstream: the client's path, query and permitted fields, plus the account's authorization.
 
-        Accept-Encoding is removed, because usage and the proper end of a response are read from the body (spec 4.3).
+        The client's Accept-Encoding does not pass: usage and the proper end of an answer are read from its body (spec
+        4.3), so that it is asked for as it is (spec 12.5, F59).
         """
         if isinstance(authorization, RemoteToken):
             return remote_head(head, authorization, host, base_path, (b"accept-encoding",))
@@ -176,48 +184,48 @@ class ClaudeTraffic:
             if not has_beta:
                 headers.append((b"anthropic-beta", _OAUTH_BETA))
             headers.append((b"Authorization", b"Bearer " + authorization.access_token.encode("latin-1")))
+        headers.append(IDENTITY)
         return RequestHead(head.method, base_path + head.target, override(headers, overrides))
 
-    def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """The meaning of a response (spec 4.4, 4.6).
+    def classify(
+        self, head: ResponseHead, body: bytes | None, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict:
+        """Spec 4.4, 4.6 and 12; the body of a 429 is asked for only where no window explains it."""
+        document = None if body is None else read_refusal(head.headers, body)
+        return judge(head.status, head.headers, document, now, echo, model)
 
-        ``body`` is None at first; the verdict asks for it where only the body tells a revoked token from any other 403.
-        """
-        if head.status == 429:
-            return _classify_429(head.headers, now)
-        return verdict_by_status(head.status, body)
-
-    def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
-        """The verdict on an ``error`` event in place of ``message_start``, by its type; None: not known yet."""
+    def classify_stream(
+        self, head: ResponseHead, data: bytes, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict | None:
+        """An ``error`` event in the place of ``message_start``: what its type would mean as a status."""
         event = first_event(data)
         if event is None:
             return None
         if event.name != b"error":
             return Verdict(AnswerKind.OK)
-        kind = error_event_type(event.data)
-        if kind == "rate_limit_error":
-            if parse_family(head.headers).get("status", "").lower() == "rejected":
-                return _classify_429(head.headers, now)
-            return busy()
-        return Verdict(AnswerKind.STREAM_FAILED if kind in _FAILURES else AnswerKind.OK)
+        refusal = judge_error_event(event.data, head.headers, now, echo, model)
+        if refusal is not None:
+            return refusal
+        is_failure = error_event_type(event.data) in _FAILURES
+        return Verdict(AnswerKind.STREAM_FAILED if is_failure else AnswerKind.OK)
 
+    def busy(
+        self, facts: RequestFacts, head: RequestHead, seconds: int, message: str, request_id: str
+    ) -> tuple[ResponseHead, bytes]:
+        """429 with Retry-After, which every client waits out (observed): no ``x-should-retry: false``, and no unified
+        headers, on which a client that speaks OAuth would stop."""
+        return self.error(429, BUSY_REASON, message, request_id, ((b"retry-after", b"%d" % seconds),))
 
-def _classify_429(headers: Headers, now: float) -> Verdict:
-    wait = retry_after(headers, now)
-    family = parse_family(headers)
-    if family:
-        claim = family_claims(family)
-        if claim.model:
-            return Verdict(AnswerKind.MODEL_RATE_LIMITED, claim.resets_at)
-        if claim.resets_at > now:
-            return Verdict(AnswerKind.RATE_LIMITED, claim.resets_at)
-        if wait is not None:
-            return Verdict(AnswerKind.RATE_LIMITED, now + wait)
-        return Verdict(AnswerKind.RATE_LIMITED, now + DEFAULT_BLOCK, explicit=False)
-    reset = api_key_reset(headers)
-    if reset > now:
-        return Verdict(AnswerKind.RATE_LIMITED, reset)
-    return busy(wait)
+    def about_request(self, head: ResponseHead, body: bytes, request_id: str) -> tuple[ResponseHead, bytes]:
+        """403, which the CLI shows and does not try again; on a 401 it would try ten times (observed)."""
+        if not body:
+            return self.error(403, "upstream_auth", NOT_FOR_LOGIN, request_id)
+        named = (b"request-id", request_id.encode("ascii"))
+        return relayed_head(403, head.headers, "CCM", request_id, (named,)), body
+
+    def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
+        """As it came: the client's own back-off works."""
+        return head.headers
 
 
 def _decode(document: bytes) -> _Body:

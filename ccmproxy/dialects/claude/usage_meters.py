@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
+from ccmproxy.dialects.claude.verdicts import judge_error_event
 from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.meters import count
 from ccmproxy.dialects.sse import EventScanner
 from ccmproxy.dialects.usage import MeterReading, Tokens
+from ccmproxy.dialects.verdicts import in_stream
+from ccmproxy.http.message import Headers
+from ccmproxy.policy.answers import Verdict
 
 
 class _CacheCreation(msgspec.Struct):
@@ -74,12 +80,24 @@ def error_event_type(payload: bytes) -> str:
 class StreamMeter:
     """Usage of an event stream: ``message_start`` begins it, ``message_delta`` carries cumulative figures.
 
-    The response is complete with ``message_stop``; the type of an ``error`` event is kept (F13).
+    Complete with ``message_stop``; an ``error`` event is kept by its type (F13), and read as a refusal (F51).
+
+    ``headers``: those of the answer. ``now`` returns Unix seconds. ``asked_model``: the one that was asked for.
     """
 
-    __slots__ = ("_complete", "_counts", "_error", "_model", "_scanner")
+    __slots__ = (
+        "_asked_model",
+        "_complete",
+        "_counts",
+        "_error",
+        "_headers",
+        "_model",
+        "_now",
+        "_refusal",
+        "_scanner",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Headers, now: Callable[[], float], asked_model: str | None = None) -> None:
         self._scanner = EventScanner(
             frozenset({b"message_start", b"message_delta", b"message_stop", b"error"})
         )
@@ -87,6 +105,10 @@ class StreamMeter:
         self._model: str | None = None
         self._complete = False
         self._error = ""
+        self._headers = headers
+        self._now = now
+        self._asked_model = asked_model
+        self._refusal: Verdict | None = None
 
     @property
     def at_boundary(self) -> bool:
@@ -105,6 +127,9 @@ class StreamMeter:
                     self._complete = True
                 elif not self._error:
                     self._error = error_event_type(payload)
+                    self._refusal = in_stream(
+                        judge_error_event(payload, self._headers, self._now(), model=self._asked_model)
+                    )
             except DECODE_ERRORS:
                 continue
 
@@ -112,7 +137,9 @@ class StreamMeter:
         """Do nothing: only ``message_stop`` makes a stream complete, not its end (F22)."""
 
     def reading(self) -> MeterReading:
-        return self._counts.reading(self._model, complete=self._complete, error=self._error)
+        return self._counts.reading(
+            self._model, complete=self._complete, error=self._error, refusal=self._refusal
+        )
 
 
 class _Counts:
@@ -139,7 +166,9 @@ class _Counts:
             self.creation_1h = count(parts.ephemeral_1h_input_tokens, self.creation_1h)
             self.creation = max(self.creation, self.creation_5m + self.creation_1h)
 
-    def reading(self, model: str | None, *, complete: bool, error: str = "") -> MeterReading:
+    def reading(
+        self, model: str | None, *, complete: bool, error: str = "", refusal: Verdict | None = None
+    ) -> MeterReading:
         tokens = Tokens(
             input=self.input,
             output=self.output,
@@ -148,4 +177,4 @@ class _Counts:
             cache_creation_5m=self.creation_5m,
             cache_creation_1h=self.creation_1h,
         )
-        return MeterReading(tokens, model, self.tier, complete, error, self.reported)
+        return MeterReading(tokens, model, self.tier, complete, error, self.reported, refusal)

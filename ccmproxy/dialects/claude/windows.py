@@ -25,6 +25,7 @@ from ccmproxy.state.limits import (
     parse_unix_time,
     parse_weight,
 )
+from ccmproxy.state.model_names import is_of_family, name_words
 
 #: Prefix of the header fields in which the upstream reports the state of one account.
 FAMILY = b"anthropic-ratelimit-unified-"
@@ -36,7 +37,12 @@ PLAN_WEIGHT = b"x-ccm-plan-weight"
 #: Words in the names of many models: a window named by such a word alone would close all models, so it closes none.
 VENDOR_WORDS = frozenset({"claude", "anthropic", "model", "latest"})
 
-#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, kind of value.
+#: Names of the window for what a plan serves from paid overage alone, in header fields and in claims. No model is
+#: called so: a refusal that names it is about the model that was asked for.
+OVERAGE = frozenset({"oi", "overage_included"})
+_OVERAGE_FIELD = "oi"
+
+#: ``5h-utilization``, ``7d-reset``, ``7d_opus-status``: window, model family, what is said of it.
 _FIELD = re.compile(r"(5h|7d)(?:_([a-z0-9_]+))?-(utilization|reset|status)")
 _CLAIM_WINDOWS = {"5h": "5h", "five_hour": "5h", "7d": "7d", "seven_day": "7d"}
 _CLAIM_MODEL = re.compile(r"(?:7d|seven_day)_([a-z0-9_]+)")
@@ -72,9 +78,9 @@ def family_claims(family: Mapping[str, str]) -> Claim:
     """
     claim = family.get("representative-claim", "").lower()
     if match := _CLAIM_MODEL.fullmatch(claim):
+        field = _OVERAGE_FIELD if match[1] in OVERAGE else match[1]
         return Claim(
-            parse_unix_time(family.get(f"7d_{match[1]}-reset")) or parse_unix_time(family.get("reset")),
-            match[1],
+            parse_unix_time(family.get(f"7d_{field}-reset")) or parse_unix_time(family.get("reset")), match[1]
         )
     if window := _CLAIM_WINDOWS.get(claim):
         return Claim(parse_unix_time(family.get(f"{window}-reset")) or parse_unix_time(family.get("reset")))
@@ -89,6 +95,63 @@ def family_claims(family: Mapping[str, str]) -> Claim:
     return Claim(parse_unix_time(family.get("reset")))
 
 
+def closed_window(family: Mapping[str, str], model: str | None = None) -> Claim | None:
+    """Return the window that refuses, if the family says that one is used up; None: it does not (spec 12.1).
+
+    A window is used up if its own status is ``rejected`` or its utilization is 100 % or more; so it is if the overall
+    status is ``rejected`` and the window that is claimed is not said to be allowed. A claim or a reset alone says
+    nothing: a burst carries them too. ``model``: the one that was asked for; another model's window does not refuse it.
+    """
+    claim = family_claims(family)
+    claimed = _claimed_key(family)
+    is_rejected = family.get("status", "").lower() == "rejected"
+    raw = _windows_of(family)
+    full = {key for key, fields in raw.items() if _is_full(fields)}
+    if claimed in full:
+        return claim
+    if own := [key for key in full if not key[1]]:
+        return Claim(max(parse_unix_time(raw[key].get("reset")) for key in own))
+    words = None if model is None else name_words(model)
+    for key in sorted(full):
+        # A full overage window is there all the time: only an answer that is refused for good was refused by it.
+        concerns = is_rejected if key[1] in OVERAGE else words is None or is_of_family(words, key[1])
+        if concerns:
+            return Claim(
+                parse_unix_time(raw[key].get("reset")) or parse_unix_time(family.get("reset")), key[1]
+            )
+    if not is_rejected:
+        return None
+    told = [raw[claimed]] if claimed in raw else raw.values()
+    statuses = [fields["status"].lower() for fields in told if "status" in fields]
+    return None if statuses and all(status.startswith("allowed") for status in statuses) else claim
+
+
+def _claimed_key(family: Mapping[str, str]) -> tuple[str, str]:
+    claim = family.get("representative-claim", "").lower()
+    if match := _CLAIM_MODEL.fullmatch(claim):
+        return "7d", _OVERAGE_FIELD if match[1] in OVERAGE else match[1]
+    return _CLAIM_WINDOWS.get(claim, ""), ""
+
+
+def _windows_of(family: Mapping[str, str]) -> dict[tuple[str, str], dict[str, str]]:
+    """What is said of each window: ``("7d", "opus")`` → ``{"utilization": …, "reset": …, "status": …}``."""
+    raw: dict[tuple[str, str], dict[str, str]] = {}
+    for name, value in family.items():
+        if match := _FIELD.fullmatch(name):
+            raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
+    return raw
+
+
+def _is_full(fields: Mapping[str, str]) -> bool:
+    if fields.get("status", "").lower() == "rejected":
+        return True
+    # The fraction itself: a window at 99.6 % is shown as 100, and has room.
+    try:
+        return 1.0 <= float(fields.get("utilization", "0")) < math.inf
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=256)
 def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
     """The limits in these fields, of the family and beside it, independent of the time; malformed ones are ignored.
@@ -97,20 +160,17 @@ def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
     """
     headers = list(said)
     family = parse_family(headers)
-    raw: dict[tuple[str, str], dict[str, str]] = {}
-    for name, value in family.items():
-        if match := _FIELD.fullmatch(name):
-            raw.setdefault((match[1], match[2] or ""), {})[match[3]] = value
+    raw = _windows_of(family)
     windows = {key: _header_window(key[0], fields) for key, fields in raw.items()}
     rejected = {key for key, fields in raw.items() if fields.get("status", "").lower() == "rejected"}
     model_rejections = {key[1]: parse_unix_time(raw[key].get("reset")) for key in rejected if key[1]}
-    claim = family_claims(family)
-    overall = family.get("status", "").lower() == "rejected"
-    if overall and claim.model:
+    is_rejected = family.get("status", "").lower() == "rejected"
+    claim = closed_window(family) if is_rejected else None
+    if claim is not None and claim.model:
         model_rejections.setdefault(claim.model, claim.resets_at)
     # The account is used up if one of its own windows is, or if the overall status says so and names no model.
     rejected_until = [parse_unix_time(raw[key].get("reset")) for key in rejected if not key[1]]
-    if overall and not claim.model:
+    if claim is not None and not claim.model:
         rejected_until.append(claim.resets_at)
     return LimitsUpdate(
         short=windows.get(("5h", "")),
@@ -118,12 +178,10 @@ def read_headers(said: tuple[tuple[bytes, bytes], ...]) -> LimitsUpdate:
         models={
             family_name: window
             for (_, family_name), window in windows.items()
-            if window is not None and names_models(family_name, VENDOR_WORDS)
+            if window is not None and _closes_models(family_name)
         },
         rejected_until=max(rejected_until, default=0.0),
-        model_rejections={
-            name: until for name, until in model_rejections.items() if names_models(name, VENDOR_WORDS)
-        },
+        model_rejections={name: until for name, until in model_rejections.items() if _closes_models(name)},
         organization=header_key(headers, ORGANIZATION) or "",
         plan_weight=parse_weight(first_value(headers, PLAN_WEIGHT)),
     )
@@ -143,6 +201,11 @@ def read_usage(answer: Mapping[str, object]) -> LimitsUpdate:
         weekly=_usage_window(answer.get("seven_day"), WEEKLY_WINDOW),
         models=models,
     )
+
+
+def _closes_models(family: str) -> bool:
+    """Return whether some models are called so: a window of another name closes none of itself."""
+    return family not in OVERAGE and names_models(family, VENDOR_WORDS)
 
 
 def _header_window(name: str, fields: Mapping[str, str]) -> Window | None:

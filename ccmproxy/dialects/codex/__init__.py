@@ -6,7 +6,7 @@ from ccmproxy._version import __version__
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex.account_format import CodexAccountFormat
 from ccmproxy.dialects.codex.metering import CodexMetering
-from ccmproxy.dialects.codex.traffic import TURN_STATE, CodexTraffic
+from ccmproxy.dialects.codex.traffic import TURN_STATE, WAITING_CLIENTS, CodexTraffic
 from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.dialects.oauth import UpstreamURLs
 
@@ -35,5 +35,6 @@ CODEX = Dialect(
     bound_header=TURN_STATE,
     keys_in_pools=False,
     retry_status=503,
+    waiting_clients=WAITING_CLIENTS,
     frames=CodexFrames(),
 )

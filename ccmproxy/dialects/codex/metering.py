@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from zope.interface import implementer
 
@@ -93,7 +94,8 @@ def limits_from_event(data: bytes, now: float) -> LimitsUpdate | None:
     return replace(update, plan_weight=weight) if weight else update
 
 
-def _tells_of_account(name: bytes) -> bool:
+def tells_of_account(name: bytes) -> bool:
+    """Return whether a header field with this name (lower case) tells of one account (spec 8.3)."""
     return name[:2] == b"x-" and _ACCOUNT_FIELD.fullmatch(name) is not None
 
 
@@ -114,7 +116,7 @@ class CodexMetering:
     def public_headers(self, headers: Headers, aggregate: Aggregate | None, now: float) -> Headers:
         """The upstream's fields without its account's state, plus the pool's (spec 8.3)."""
         shown = aggregate_headers(aggregate) if aggregate is not None else []
-        return replace_account_fields(headers, _tells_of_account, shown)
+        return replace_account_fields(headers, tells_of_account, shown)
 
     def rewriter(
         self,
@@ -139,8 +141,10 @@ class CodexMetering:
 
         return EventRewriter(RATE_LIMITS, replace)
 
-    def meter(self, facts: RequestFacts, head: ResponseHead) -> UsageMeter:
-        """A meter that fits the media type and the operation of the response."""
+    def meter(self, facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
+        """A meter that fits the answer's media type and operation."""
         if facts.operation == CHAT:
-            return fitting_meter(facts, head, ChatMeter, read_completion)
-        return fitting_meter(facts, head, ResponsesMeter, read_response)
+            chat = partial(ChatMeter, head.headers, now, facts.model)
+            return fitting_meter(facts, head, chat, read_completion)
+        responses = partial(ResponsesMeter, head.headers, now, facts.model)
+        return fitting_meter(facts, head, responses, read_response)

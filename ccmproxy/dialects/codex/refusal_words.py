@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from ccmproxy.dialects.known_words import KnownWords, Meaning, rows
+from ccmproxy.dialects.known_words import KnownWords, Meaning, row
 
 _CODE = ("error.code", "error.type", "detail.code", "code")
+#: Where the sentence of an error stands; a body that is no JSON counts as the last of these.
 _SENTENCE = ("detail", "error.message", "message")
 
 #: In the order in which they are tried.
 REFUSAL_WORDS: tuple[KnownWords, ...] = (
-    rows((400, 401, 402, 403), _CODE, "deactivated_workspace", Meaning.ACCOUNT_REFUSED, "spec 12.3"),
-    rows((400, 401, 402, 403), _CODE, "invalid_workspace_selected", Meaning.ACCOUNT_REFUSED, "spec 12.3"),
-    rows(
-        (400, 403, 404),
+    row((403,), _SENTENCE, "OAuth token has been revoked", Meaning.LOGIN_REVOKED, "spec 3.4"),
+    row(
+        (400, 401, 402, 403),
+        _CODE,
+        "deactivated_workspace",
+        Meaning.ACCOUNT_REFUSED,
+        "spec 12.3; codex2api#42 (402), codex#19075 (402)",
+    ),
+    row(
+        (400, 401, 402, 403),
+        _CODE,
+        "invalid_workspace_selected",
+        Meaning.ACCOUNT_REFUSED,
+        "spec 12.3; codex#24495 (403)",
+    ),
+    row(
+        (400, 403),
         _SENTENCE,
         "The * model is not supported when using Codex with a ChatGPT account",
         Meaning.MODEL_REFUSED,
-        "opencodex#335, docs/clients/codex.md",
+        "spec 12.3; opencodex#335, codex#6603, codex#17642 (F53)",
     ),
-    rows(
+    row(
         (429,),
         _CODE,
         "usage_not_included",
         Meaning.REQUEST,
-        "docs/clients/codex.md, observed: fatal for the client, names the plan",
+        "spec 12.2; docs/clients/codex.md sections 6 and 11: final for the client, which names the plan to buy",
     ),
-    rows((429,), _CODE, "insufficient_quota", Meaning.REQUEST, "docs/clients/codex.md"),
+    row(
+        (429,),
+        _CODE,
+        "insufficient_quota",
+        Meaning.FINAL,
+        "docs/clients/codex.md section 6: final for the client",
+    ),
 )
 
 #: What the token endpoint says of a refresh token that no refresh will ever accept again (spec 3.3, 12.4).

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.codex.decompression import decompressed
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
-from ccmproxy.dialects.codex.usage_meters import event_failure
-from ccmproxy.dialects.codex.windows import HeaderLimits, read_headers
+from ccmproxy.dialects.codex.usage_meters import event_failure, event_type
+from ccmproxy.dialects.codex.verdicts import USAGE_LIMIT, judge, judge_event
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
 from ccmproxy.dialects.json_values import (
     DECODE_ERRORS,
     NO_JSON,
-    json_object,
-    number,
     read_raw,
     text_decoder,
 )
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
+from ccmproxy.dialects.own_errors import (
+    BUSY_REASON,
+    NOT_FOR_LOGIN,
+    error_head,
+    error_type,
+    exhausted_fields,
+    exhausted_message,
+    relayed_head,
+)
 from ccmproxy.dialects.remote import remote_head
 from ccmproxy.dialects.sse import first_event
-from ccmproxy.dialects.verdicts import busy, used_up_resets, verdict_by_status
-from ccmproxy.http.headers import override, request_headers
+from ccmproxy.dialects.verdicts import read_refusal
+from ccmproxy.http.content_coding import decompressed
+from ccmproxy.http.headers import IDENTITY, override, request_headers
 from ccmproxy.http.message import (
     Body,
     Headers,
@@ -39,20 +43,17 @@ from ccmproxy.http.message import (
     list_items,
     without,
 )
-from ccmproxy.http.retry_after import retry_after
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.waits import WaitingClient, waits
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.limits import LATEST_TIME, parse_unix_time
 
 ACCOUNT_ID = b"chatgpt-account-id"
 #: A response field that clients send back during the same turn; only the account that issued it understands it.
 TURN_STATE = b"x-codex-turn-state"
-#: The ``error.type`` that tells clients to wait for the reset.
-USAGE_LIMIT = "usage_limit_reached"
-#: The plan that clients are told in place of an account's: for this one the CLI refers users to their administrator,
-#: who runs this proxy, instead of a shop (observed).
+#: Named to clients in the place of an account's plan: the sentence that they show for it sends people to their
+#: administrator, who runs this proxy, and not to a shop (observed).
 TOLD_PLAN = "team"
 
 _VERSION = b"/v1"
@@ -60,12 +61,20 @@ _BILLABLE = frozenset({RESPONSES, COMPACT, CHAT})
 #: All known spellings: proxies in between drop names with underscores (F10).
 _SESSION_HEADERS = (b"session-id", b"session_id", b"conversation_id")
 _THREAD_HEADERS = (b"thread-id", b"thread_id")
-#: Refusals that are neither lifted by the reset of a window nor caused by a burst.
-_NOT_INCLUDED = frozenset({"usage_not_included", "insufficient_quota"})
-#: Failures that another account may not run into. All others are caused by the request itself.
+#: Failures that another account may not meet. The others are the request's own fault.
 _FAILURES = frozenset({"server_error", "server_is_overloaded", "slow_down", "unknown"})
-_KEY_LIMIT = re.compile(rb"x-ratelimit-(?P<fact>reset|remaining)-(?P<limit>requests|tokens)")
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
+#: What a relayed refusal asks the client to wait for, where the provider names no time (spec 12.2).
+_RELAYED_WAIT = (b"Retry-After", b"5")
+
+_CLIENT_SOURCE = (
+    "docs/clients/codex.md, sections 0 (point 7), 7 and 11: from 0.169 on; 0.148 and older give up"
+)
+#: Clients that wait for the Retry-After of a 429 that is not a usage limit, and go on then (spec 12.2).
+WAITING_CLIENTS = (
+    WaitingClient("codex_exec", (0, 169), _CLIENT_SOURCE),
+    WaitingClient("codex_cli_rs", (0, 169), _CLIENT_SOURCE),
+    WaitingClient("OpenAI/Python", (3, 54), "docs/clients/codex.md, section 9"),
+)
 
 
 class _Body(msgspec.Struct):
@@ -176,8 +185,9 @@ class CodexTraffic:
     ) -> RequestHead:
         """The head for the upstream: the client's permitted fields, plus the account's authorization (spec 3.6, 4.3).
 
-        With a login the path loses its ``/v1``; for the commercial API it is unchanged. The client's own account id is
-        never passed on. Accept-Encoding is removed, because usage and the events to be replaced are read from the body.
+        A login's path is without ``/v1``; the commercial API's is unchanged. The account id is never the client's own.
+        The client's Accept-Encoding does not pass: usage, and events to be replaced, are read from the answer's body, so
+        that it is asked for as it is (spec 12.5, F59).
         """
         dropped = {ACCOUNT_ID, b"accept-encoding"}
         if not bound:
@@ -194,32 +204,52 @@ class CodexTraffic:
             if authorization.account_id is not None:
                 headers.append((b"ChatGPT-Account-Id", authorization.account_id.encode("latin-1")))
         headers.append((b"Authorization", b"Bearer " + secret.encode("latin-1")))
+        headers.append(IDENTITY)
         return RequestHead(head.method, base_path + target, override(headers, overrides))
 
-    def classify(self, head: ResponseHead, body: bytes | None, now: float) -> Verdict:
-        """The meaning of a response (spec 4.4, 4.6).
+    def classify(
+        self, head: ResponseHead, body: bytes | None, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict:
+        """Spec 4.4, 4.6 and 12; a 429's body is asked for, as only its ``error.type`` tells a quota from a burst."""
+        document = None if body is None else read_refusal(head.headers, body)
+        return judge(head.status, head.headers, document, now, echo, model)
 
-        ``body`` is None at first; for a 429 the verdict asks for it, because only ``error.type`` tells a quota from a
-        burst.
-        """
-        if head.status == 429:
-            if body is None:
-                return Verdict(AnswerKind.NEEDS_BODY)
-            return _classify_429(head.headers, body, now)
-        return verdict_by_status(head.status, body)
-
-    def classify_stream(self, head: ResponseHead, data: bytes, now: float) -> Verdict | None:
-        """The meaning of a stream whose first event is a failure; None: not known yet.
-
-        Reports of the account's state may come at any time and are skipped.
-        """
+    def classify_stream(
+        self, head: ResponseHead, data: bytes, now: float, echo: str = "", model: str | None = None
+    ) -> Verdict | None:
+        """A stream that begins with its failure, but for reports of the account's state, which come when they like."""
         event = first_event(data, (RATE_LIMITS,))
         if event is None:
             return None
-        failure = event_failure(event.name, event.data)
-        if failure in (USAGE_LIMIT, "rate_limit_exceeded"):
-            return busy()
-        return Verdict(AnswerKind.STREAM_FAILED if failure in _FAILURES else AnswerKind.OK)
+        kind = event_type(event.data) or event.name.decode("latin-1")
+        refusal = judge_event(kind, event.data, head.headers, now, echo, model)
+        if refusal is not None:
+            return refusal
+        is_failure = event_failure(event.name, event.data) in _FAILURES
+        return Verdict(AnswerKind.STREAM_FAILED if is_failure else AnswerKind.OK)
+
+    def busy(
+        self, facts: RequestFacts, head: RequestHead, seconds: int, message: str, request_id: str
+    ) -> tuple[ResponseHead, bytes]:
+        """With Retry-After: 429 for clients that wait then, and 503 for all others, which every version of the CLI
+        waits for (observed). Never in the words of a used-up account, which end the turn."""
+        agent = (first_value(head.headers, b"user-agent") or b"").decode("latin-1")
+        status = 429 if waits(WAITING_CLIENTS, agent) else 503
+        return self.error(status, BUSY_REASON, message, request_id, ((b"Retry-After", b"%d" % seconds),))
+
+    def about_request(self, head: ResponseHead, body: bytes, request_id: str) -> tuple[ResponseHead, bytes]:
+        """400, whose body the CLI shows, and which it does not try again; a 401 or 403 it would try six times
+        (observed)."""
+        if not body:
+            return self.error(400, "upstream_auth", NOT_FOR_LOGIN, request_id)
+        named = (b"x-request-id", request_id.encode("ascii"))
+        return relayed_head(400, head.headers, "OCM", request_id, (named,)), body
+
+    def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
+        """A 429 gets a Retry-After, as the CLI gives up at once without one (observed), unless waiting does not help."""
+        if head.status != 429 or verdict.is_final or first_value(head.headers, b"retry-after") is not None:
+            return head.headers
+        return [*head.headers, _RELAYED_WAIT]
 
 
 def _decode(document: bytes | None) -> _Body:
@@ -234,82 +264,3 @@ def _own_head(
 ) -> ResponseHead:
     named = (b"x-request-id", request_id.encode("ascii"))
     return error_head(status, reason, "OCM", request_id, (named, *extra))
-
-
-# 429 ----------------------------------------------------------------------------------------------------------
-
-
-def _classify_429(headers: Headers, body: bytes, now: float) -> Verdict:
-    """Which limit refused, and until when (spec 4.6).
-
-    The reset is taken from the header, the body, Retry-After or our own default, in this order.
-    """
-    found = read_headers(headers, now)
-    error = _error(body)
-    words = {error.get("type"), error.get("code")}
-    is_quota = USAGE_LIMIT in words
-    kind = AnswerKind.MODEL_RATE_LIMITED if found.active_name else AnswerKind.RATE_LIMITED
-    candidates = (
-        _header_reset(headers, found, is_quota),
-        number(error.get("resets_at")) or 0.0,
-        now + (number(error.get("resets_in_seconds")) or 0.0),
-    )
-    for until in candidates:
-        if now < until <= LATEST_TIME:
-            return Verdict(kind, until)
-    wait = retry_after(headers, now)
-    if wait is not None:
-        return Verdict(kind, now + wait)
-    wait = key_reset(headers)
-    if wait > 0:
-        return Verdict(kind, now + wait)
-    is_used_up = is_quota or bool(words & _NOT_INCLUDED) or _is_used_up(found)
-    return Verdict(kind, now + DEFAULT_BLOCK, explicit=False) if is_used_up else busy(wait)
-
-
-def _header_reset(headers: Headers, found: HeaderLimits, is_quota: bool) -> float:
-    """When the limit that refused renews: the last reset of its used-up windows, else its primary one; 0 = unknown.
-
-    Where no window is used up and the body does not speak of a usage limit, a burst was refused: the reset of a window
-    that has room left has nothing to do with it (F5).
-    """
-    limit = found.limits.get(found.active) or found.limits.get(found.own)
-    windows = limit.windows if limit is not None else ()
-    used_up = [window.resets_at for window in windows if (window.utilization or 0.0) >= 100.0]
-    if used_up:
-        return max(used_up)
-    if windows and not is_quota:
-        return 0.0
-    for key in (found.active, found.own):
-        value = first_value(headers, f"x-{key.replace('_', '-')}-primary-reset-at".encode())
-        resets_at = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
-        if resets_at:
-            return resets_at
-    return max((window.resets_at for window in windows), default=0.0)
-
-
-def _is_used_up(found: HeaderLimits) -> bool:
-    return any(
-        (window.utilization or 0.0) >= 100.0 for limit in found.limits.values() for window in limit.windows
-    )
-
-
-def key_reset(headers: Headers) -> float:
-    """Seconds until the used-up limits of an API key renew (``x-ratelimit-reset-tokens: 6m0s``); 0 = unknown."""
-    return max(map(_duration, used_up_resets(headers, _KEY_LIMIT)), default=0.0)
-
-
-def _duration(value: str) -> float:
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        return 0.0
-    hours, minutes, seconds, milliseconds = (float(part) if part else 0.0 for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
-
-
-def _error(body: bytes) -> dict[str, Any]:
-    """The string and number members of the ``error`` object in a body; empty where there is no such object."""
-    error = (json_object(body) or {}).get("error")
-    if not isinstance(error, dict):
-        return {}
-    return {name: value for name, value in error.items() if isinstance(value, str | int | float)}

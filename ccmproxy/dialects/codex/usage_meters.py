@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
+from ccmproxy.dialects.codex.verdicts import judge_event
 from ccmproxy.dialects.codex.windows import LONGEST_NAME
 from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.meters import count
 from ccmproxy.dialects.sse import EventScanner
 from ccmproxy.dialects.usage import MeterReading, Tokens
+from ccmproxy.dialects.verdicts import in_stream
+from ccmproxy.http.message import Headers
+from ccmproxy.policy.answers import Verdict
 
 #: Bound on an event (bytes): the last one repeats the whole response, tools and output included.
 LARGEST_EVENT = 16 * 1024 * 1024
@@ -130,15 +136,18 @@ def event_failure(name: bytes, payload: bytes) -> str | None:
 class ResponsesMeter:
     """Usage of a response's event stream, which its last event reports.
 
-    The response is complete with ``response.completed``, ``response.incomplete`` or ``response.failed``: clients
-    disconnect after it. The type in an event's data decides, as it does for the clients; its name only where the data
-    has no type.
+    Complete with ``response.completed``, ``response.incomplete`` or ``response.failed``: clients leave on seeing it.
+    The type in an event's data counts, as it does for the clients; its name only where the data has none. A failure is
+    read as a refusal, too (F51).
+
+    ``headers``: those of the answer. ``now`` returns Unix seconds. ``model``: the one that was asked for.
     """
 
-    __slots__ = ("_complete", "_error", "_response", "_scanner")
+    __slots__ = ("_complete", "_error", "_refusals", "_response", "_scanner")
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Headers, now: Callable[[], float], model: str | None = None) -> None:
         self._scanner = EventScanner(_ENDING_NAMES, LARGEST_EVENT, _MARKERS)
+        self._refusals = _Refusals(headers, now, model)
         self._response: _Response | None = None
         self._complete = False
         self._error = ""
@@ -158,25 +167,29 @@ class ResponsesMeter:
                 self._response = event.response or self._response
             if not self._error:
                 self._error = event_failure(name, payload) or ""
+                if self._error:
+                    self._refusals.failed(kind, payload)
 
     def end(self) -> None:
         """Do nothing: only its last event makes a stream complete, not its end (F22)."""
 
     def reading(self) -> MeterReading:
         """What is known now."""
-        return _reading(self._response, self._complete, self._error)
+        return _reading(self._response, self._complete, self._error, self._refusals.first)
 
 
 class ChatMeter:
     """Usage of a chat completion's stream, which the last chunk reports to clients that ask for it.
 
-    The response is complete with ``[DONE]`` or, where a stream lacks that, if it ends after its finish reason.
+    Complete with ``[DONE]``, or where a stream without it ends after its finish reason. The parameters are those of
+    :class:`ResponsesMeter`.
     """
 
-    __slots__ = ("_complete", "_completion", "_error", "_finished", "_scanner", "at_boundary")
+    __slots__ = ("_complete", "_completion", "_error", "_finished", "_refusals", "_scanner", "at_boundary")
 
-    def __init__(self) -> None:
-        # Clients take every event for a chunk, so a keep-alive that is an event must never be written (F18).
+    def __init__(self, headers: Headers, now: Callable[[], float], model: str | None = None) -> None:
+        self._refusals = _Refusals(headers, now, model)
+        # Clients take every event for a chunk, so no sign of life may be written that is one (F18).
         self.at_boundary = False
         self._scanner = EventScanner(frozenset({b"message", b"error"}), LARGEST_EVENT)
         self._completion: _Completion | None = None
@@ -199,6 +212,7 @@ class ChatMeter:
                 self._finished = True
             if chunk.error is not None and not self._error:
                 self._error = _word(chunk.error)
+                self._refusals.failed("error", payload)
 
     def end(self) -> None:
         """Note that the body has ended."""
@@ -206,7 +220,22 @@ class ChatMeter:
 
     def reading(self) -> MeterReading:
         """What is known now."""
-        return _reading(self._completion, self._complete, self._error)
+        return _reading(self._completion, self._complete, self._error, self._refusals.first)
+
+
+class _Refusals:
+    """What the first failure of a stream means for the credential that serves it."""
+
+    __slots__ = ("_headers", "_model", "_now", "first")
+
+    def __init__(self, headers: Headers, now: Callable[[], float], model: str | None) -> None:
+        self._headers = headers
+        self._now = now
+        self._model = model
+        self.first: Verdict | None = None
+
+    def failed(self, kind: str, payload: bytes) -> None:
+        self.first = in_stream(judge_event(kind, payload, self._headers, self._now(), model=self._model))
 
 
 def _decode_event(payload: bytes) -> _Event:
@@ -221,9 +250,11 @@ def _word(error: _Error | None) -> str:
     return str((error.code or error.type if error else None) or "unknown")[:LONGEST_NAME]
 
 
-def _reading(answer: _Response | _Completion | None, complete: bool, error: str = "") -> MeterReading:
+def _reading(
+    answer: _Response | _Completion | None, complete: bool, error: str = "", refusal: Verdict | None = None
+) -> MeterReading:
     if answer is None:
-        return MeterReading(Tokens(), None, None, complete, error, False)
+        return MeterReading(Tokens(), None, None, complete, error, False, refusal)
     usage = answer.usage
     if isinstance(usage, _ChatUsage):
         usage = _Usage(
@@ -233,7 +264,7 @@ def _reading(answer: _Response | _Completion | None, complete: bool, error: str 
             usage.completion_tokens_details,
         )
     reported = usage is not None
-    return MeterReading(_tokens(usage), answer.model, answer.service_tier, complete, error, reported)
+    return MeterReading(_tokens(usage), answer.model, answer.service_tier, complete, error, reported, refusal)
 
 
 def _tokens(usage: _Usage | None) -> Tokens:

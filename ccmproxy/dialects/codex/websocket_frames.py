@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import msgspec
 from zope.interface import implementer
 
 from ccmproxy.dialects.codex.metering import RATE_LIMITS, aggregate_event, limits_from_event
 from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type, read_response
+from ccmproxy.dialects.codex.verdicts import event_status, judge_event
 from ccmproxy.dialects.facts import printable_key
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
+from ccmproxy.dialects.usage import MeterReading
+from ccmproxy.dialects.verdicts import in_stream
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, RefusedTurn, UpstreamFrame
 from ccmproxy.http.message import Headers, ResponseHead, lower_names
 from ccmproxy.interfaces.credentials import ICredential
@@ -101,9 +105,11 @@ class CodexFrames:
                     reading = read_response(bytes(_end_decoder.decode(data).response))
                 except DECODE_ERRORS:
                     pass
+            if kind == b"response.failed":
+                return _failed(data, reading, now)
             return UpstreamFrame(is_output=True, ends_turn=True, reading=reading)
         if kind == b"error":
-            return _error(data)
+            return _error(data, now)
         if kind.startswith(b"response.") and kind not in _BEFORE_OUTPUT:
             return OUTPUT
         return PASSING
@@ -123,23 +129,48 @@ def _kind(data: bytes) -> bytes:
     return (event_type(data) or "").encode("utf-8", "replace")
 
 
-def _error(data: bytes) -> UpstreamFrame:
-    """The meaning of an error event.
+def _failed(data: bytes, reading: MeterReading | None, now: float) -> UpstreamFrame:
+    """A response that failed; the connection's own limit may be the reason."""
+    if len(data) > LARGEST_EVENT:
+        return UpstreamFrame(is_output=True, ends_turn=True, reading=reading)
+    event = json_object(data) or {}
+    response = event.get("response")
+    if _is_connection_limit(response):
+        return UpstreamFrame(connection_limit=True, is_output=True, ends_turn=True, reading=reading)
+    verdict = in_stream(judge_event("response.failed", data, [], now))
+    if reading is not None:
+        reading = replace(reading, refusal=verdict)
+    return UpstreamFrame(is_output=True, ends_turn=True, reading=reading, verdict=verdict)
 
-    Clients treat it like an HTTP response with its status, body and headers (observed). They ignore an event without a
-    status, and so does the proxy, unless it says that the connection has reached its time limit.
+
+def _error(data: bytes, now: float) -> UpstreamFrame:
+    """An error event: clients take it for an HTTP answer of its status, body and headers (observed).
+
+    One without a status means nothing to them, unless it says that the connection has lasted too long; what it says of
+    the account is learnt all the same.
     """
     event = json_object(data)
     if event is None:
         return PASSING
-    error = event.get("error")
-    if isinstance(error, dict) and error.get("code") == _CONNECTION_LIMIT:
+    if _is_connection_limit(event):
         return UpstreamFrame(connection_limit=True, ends_turn=True)
-    status = event.get("status", event.get("status_code"))
-    if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
-        return PASSING
+    fields = _fields(event.get("headers"))
+    verdict = in_stream(judge_event("error", data, fields, now))
+    status = event_status(event)
+    if status is None:
+        return PASSING if verdict is None else UpstreamFrame(verdict=verdict)
+    refusal = RefusedTurn(ResponseHead(status, b"", fields), data)
+    return UpstreamFrame(refusal=refusal, ends_turn=True, verdict=verdict)
+
+
+def _is_connection_limit(event: object) -> bool:
+    error = event.get("error") if isinstance(event, dict) else None
+    return isinstance(error, dict) and error.get("code") == _CONNECTION_LIMIT
+
+
+def _fields(said: object) -> Headers:
+    """The header fields that an error event repeats; those that could not stand in an answer are left out."""
     fields: Headers = []
-    said = event.get("headers")
     for name, value in said.items() if isinstance(said, dict) else ():
         if isinstance(value, bool):
             value = str(value).lower()
@@ -148,4 +179,4 @@ def _error(data: bytes) -> UpstreamFrame:
         if not isinstance(value, str) or not _FIELD_VALUE.fullmatch(value) or not _FIELD_NAME.fullmatch(name):
             continue
         fields.append((name.encode("ascii"), value.encode("ascii")))
-    return UpstreamFrame(refusal=RefusedTurn(ResponseHead(status, b"", fields), data), ends_turn=True)
+    return fields

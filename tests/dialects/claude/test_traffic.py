@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.claude.metering import ClaudeMetering
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.facts import RequestFacts
+from ccmproxy.dialects.known_words import echo_of
 from ccmproxy.dialects.oauth import ApiKey, OAuthToken
+from ccmproxy.http.headers import IDENTITY
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 
 TRAFFIC = ClaudeTraffic()
@@ -142,6 +149,7 @@ class UpstreamHeadTests(SynchronousTestCase):
                 (b"X-App", b"cli"),
                 (b"anthropic-beta", b"oauth-2025-04-20"),
                 (b"Authorization", b"Bearer at"),
+                IDENTITY,
             ],
         )
 
@@ -159,14 +167,18 @@ class UpstreamHeadTests(SynchronousTestCase):
             (b"anthropic-beta", b"oauth-2025-04-20, a"), (b"Authorization", b"Bearer user"), key=True
         )
         self.assertEqual(
-            headers, [(b"Host", b"api.example"), (b"anthropic-beta", b"a"), (b"x-api-key", b"sk-key")]
+            headers,
+            [(b"Host", b"api.example"), (b"anthropic-beta", b"a"), (b"x-api-key", b"sk-key"), IDENTITY],
         )
         self.assertIsNone(
             first_value(self.head((b"anthropic-beta", b"oauth-2025-04-20"), key=True), b"anthropic-beta")
         )
 
-    def test_accept_encoding_passes_only_if_the_operator_sets_it(self) -> None:
-        self.assertIsNone(first_value(self.head((b"Accept-Encoding", b"gzip, br")), b"accept-encoding"))
+    def test_accept_encoding_is_identity_unless_the_operator_sets_it(self) -> None:
+        """Spec 12.5, F59: without the field, any coding would do."""
+        for key in (False, True):
+            headers = self.head((b"Accept-Encoding", b"gzip, br"), key=key)
+            self.assertEqual([pair for pair in headers if pair[0].lower() == b"accept-encoding"], [IDENTITY])
         headers = self.head((b"Accept-Encoding", b"gzip"), overrides={"accept-encoding": ("br",)})
         self.assertEqual(first_value(headers, b"accept-encoding"), b"br")
 
@@ -175,16 +187,21 @@ class UpstreamHeadTests(SynchronousTestCase):
         self.assertEqual(first_value(headers, b"user-agent"), b"team")
 
 
-def verdict(status: int, body: bytes | None = None, **headers: object) -> Verdict:
-    """Verdict on a response; ``five_reset`` style names are those of the family."""
+def verdict(status: int, body: bytes | None = None, echo: str = "", **headers: object) -> Verdict:
+    """Class of an answer; ``five_reset`` style names are those of the family."""
     fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
-    return TRAFFIC.classify(ResponseHead(status, b"", fields), body, NOW)
+    return TRAFFIC.classify(ResponseHead(status, b"", fields), body, NOW, echo)
 
 
-def refused(family: dict[str, object]) -> Verdict:
-    """Verdict on a 429 with these fields of the family."""
+def error_body(message: str, kind: str = "invalid_request_error") -> bytes:
+    """The body of an error of the provider."""
+    return json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+
+
+def refused(family: dict[str, Any], model: str | None = None, body: bytes | None = b"") -> Verdict:
+    """Class of a 429 with these fields of the family."""
     fields = [(UNIFIED + name.encode(), str(value).encode()) for name, value in family.items()]
-    return TRAFFIC.classify(ResponseHead(429, b"", fields), None, NOW)
+    return TRAFFIC.classify(ResponseHead(429, b"", fields), body, NOW, "", model)
 
 
 class ClassifyTests(SynchronousTestCase):
@@ -194,18 +211,86 @@ class ClassifyTests(SynchronousTestCase):
         for status, kind in (
             (200, AnswerKind.OK),
             (204, AnswerKind.OK),
-            (400, AnswerKind.CLIENT_ERROR),
-            (401, AnswerKind.AUTH_FAILED),
+            (400, AnswerKind.NEEDS_BODY),
+            (401, AnswerKind.NEEDS_BODY),
+            (402, AnswerKind.NEEDS_BODY),
             (403, AnswerKind.NEEDS_BODY),
             (404, AnswerKind.OTHER),
+            (429, AnswerKind.NEEDS_BODY),
             (500, AnswerKind.OTHER),
             (529, AnswerKind.OTHER),
         ):
             self.assertIs(verdict(status).kind, kind, status)
+        # The words of these say what they are about (spec 12.1).
+        for status, kind in (
+            (400, AnswerKind.CLIENT_ERROR),
+            (401, AnswerKind.AUTH_FAILED),
+            (402, AnswerKind.DENIED),
+            (403, AnswerKind.DENIED),
+            (429, AnswerKind.BUSY),
+        ):
+            self.assertIs(verdict(status, b"").kind, kind, status)
 
     def test_only_a_revoked_403_is_about_the_token(self) -> None:
         self.assertIs(verdict(403, b"OAuth token has been revoked").kind, AnswerKind.AUTH_FAILED)
-        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.OTHER)
+        # Another 403 is put to a second opinion (spec 12.1).
+        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.DENIED)
+
+    def test_every_row_of_the_known_words(self) -> None:
+        """Cases 01, 02, 03: each sentence as the provider writes it, with its full stop (spec 12.1, F48, F52)."""
+        for known, kind in (
+            (
+                "OAuth authentication is currently not allowed for this organization.",
+                AnswerKind.ACCOUNT_REFUSED,
+            ),
+            ("This organization has been disabled.", AnswerKind.ACCOUNT_REFUSED),
+            ("OAuth token has been revoked. Please obtain a new token.", AnswerKind.AUTH_FAILED),
+            ("OAuth token has been revoked.", AnswerKind.AUTH_FAILED),
+        ):
+            found = verdict(403, error_body(known))
+            self.assertEqual((found.kind, found.sentence), (kind, known))
+        self.assertIs(
+            verdict(400, error_body("This organization has been disabled.")).kind, AnswerKind.ACCOUNT_REFUSED
+        )
+        about_request = Verdict(
+            AnswerKind.DENIED,
+            is_about_request=True,
+            is_final=True,
+            sentence="The long context beta is not yet available for this subscription.",
+        )
+        self.assertEqual(verdict(400, error_body(about_request.sentence)), about_request)
+        extra = "Extra usage is required for long context requests."
+        busy = Verdict(AnswerKind.BUSY, is_about_request=True, is_final=True, sentence=extra)
+        for field in ({}, {"x_should_retry": "true"}, {"x_should_retry": "false"}):
+            fields: dict[str, Any] = field
+            self.assertEqual(verdict(429, error_body(extra), **fields), busy)
+
+    def test_an_echoed_word_refuses_no_account(self) -> None:
+        words = "This organization has been disabled."
+        echo = echo_of(RequestHead(b"POST", b"/v1/messages", [(b"x-app", words.encode())]), None)
+        self.assertIs(verdict(403, error_body(words), echo).kind, AnswerKind.DENIED)
+        self.assertIs(verdict(400, error_body(words), echo).kind, AnswerKind.CLIENT_ERROR)
+
+    def test_400s_that_speak_of_an_account(self) -> None:
+        """Spec 12.1: they are put to a second opinion; what is said of the request's size is not."""
+        for message, kind in (
+            ("Your credit balance is too low. Please go to Plans & Billing.", AnswerKind.DENIED),
+            ("This workspace has no access.", AnswerKind.DENIED),
+            ("prompt is too long: 210000 tokens > 200000 maximum", AnswerKind.CLIENT_ERROR),
+            ("prompt is too long: your plan allows 200000 tokens", AnswerKind.CLIENT_ERROR),
+            ("messages: unexplained accountability", AnswerKind.CLIENT_ERROR),
+            ("tools.0.name: too short", AnswerKind.CLIENT_ERROR),
+        ):
+            self.assertIs(verdict(400, error_body(message)).kind, kind, message)
+
+    def test_compressed_refusals_are_read(self) -> None:
+        """Case 23, F59."""
+        body = error_body("OAuth token has been revoked.")
+        found = verdict(403, gzip.compress(body), content_encoding="gzip")
+        self.assertIs(found.kind, AnswerKind.AUTH_FAILED)
+        self.assertIs(
+            verdict(403, body, content_encoding="gzip").kind, AnswerKind.AUTH_FAILED, "already decoded"
+        )
 
     def test_the_representative_claim_names_the_reset(self) -> None:
         for claim, expected in (
@@ -216,6 +301,7 @@ class ClassifyTests(SynchronousTestCase):
         ):
             found = refused(
                 {
+                    "status": "rejected",
                     "representative-claim": claim,
                     "5h-reset": LATER,
                     "7d-reset": LATER + 1,
@@ -223,8 +309,85 @@ class ClassifyTests(SynchronousTestCase):
                 }
             )
             self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, expected), claim)
-        self.assertEqual(refused({"representative-claim": "other", "reset": LATER + 2}).until, LATER + 2)
-        self.assertEqual(refused({"reset": LATER + 2}), Verdict(AnswerKind.RATE_LIMITED, LATER + 2))
+        self.assertEqual(
+            refused({"status": "rejected", "representative-claim": "other", "reset": LATER + 2}).until,
+            LATER + 2,
+        )
+        self.assertEqual(
+            refused({"status": "rejected", "reset": LATER + 2}), Verdict(AnswerKind.RATE_LIMITED, LATER + 2)
+        )
+
+    def test_a_reset_or_a_claim_beside_windows_with_room_is_no_data(self) -> None:
+        """Spec 12.1 point 1: they come with every burst, too."""
+        room = {
+            "5h-status": "allowed",
+            "5h-utilization": 0.34,
+            "7d-status": "allowed_warning",
+            "7d-utilization": 0.8,
+        }
+        families: list[dict[str, object]] = [
+            {"reset": LATER},
+            {"representative-claim": "five_hour", "5h-reset": LATER},
+            {"status": "allowed", "representative-claim": "seven_day", "reset": LATER, **room},
+            {"status": "rejected", "representative-claim": "five_hour", "reset": LATER, **room},
+            {"status": "rejected", "reset": LATER, **room},
+        ]
+        for family in families:
+            self.assertIs(refused(family, body=None).kind, AnswerKind.NEEDS_BODY, family)
+            self.assertEqual(refused(family), Verdict(AnswerKind.BUSY), family)
+            headers = [(UNIFIED + name.encode(), str(value).encode()) for name, value in family.items()]
+            self.assertEqual(ClaudeMetering().limits_from_headers(headers, NOW).rejected_until, 0.0, family)
+
+    def test_a_windows_own_word_is_data(self) -> None:
+        """Spec 12.1 point 1, whatever the overall status and the claim say."""
+        for family in (
+            {"7d-status": "rejected"},
+            {"7d-utilization": "1.0"},
+            {"7d-utilization": "1.02", "status": "allowed", "representative-claim": "five_hour"},
+        ):
+            fields: dict[str, Any] = {
+                "7d-reset": LATER,
+                "5h-reset": LATER + 9,
+                "5h-utilization": 0.2,
+                **family,
+            }
+            self.assertEqual(refused(fields, body=None), Verdict(AnswerKind.RATE_LIMITED, LATER), family)
+        self.assertEqual(refused({"7d-utilization": "0.996", "7d-reset": LATER}), Verdict(AnswerKind.BUSY))
+
+    def test_an_overage_only_window_refuses_the_model_that_was_asked_for(self) -> None:
+        """Case 04: no model is called after that window, and the account goes on serving others."""
+        family: dict[str, object] = {
+            "status": "rejected",
+            "representative-claim": "seven_day_overage_included",
+            "reset": LATER,
+            "5h-status": "allowed",
+            "7d-status": "allowed",
+            "7d_oi-status": "rejected",
+            "7d_oi-utilization": "1.02",
+            "7d_oi-reset": LATER + 1,
+            "overage-status": "rejected",
+        }
+        model = "claude-fable-5-1"
+        limited = Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER + 1, model=model)
+        self.assertEqual(refused(family, model), limited)
+        del family["representative-claim"]
+        self.assertEqual(refused(family, model), limited)
+        self.assertEqual(refused(family, None), replace(limited, model=""))
+        headers = [(UNIFIED + name.encode(), str(value).encode()) for name, value in family.items()]
+        update = ClaudeMetering().limits_from_headers(headers, NOW)
+        self.assertEqual((update.models, update.model_rejections, update.rejected_until), ({}, {}, 0.0))
+        # A burst beside it is still a burst.
+        self.assertEqual(refused({**family, "status": "allowed"}, model), Verdict(AnswerKind.BUSY))
+
+    def test_another_models_window_refuses_nobody_else(self) -> None:
+        opus: dict[str, object] = {"status": "allowed", "7d_opus-status": "rejected", "7d_opus-reset": LATER}
+        self.assertEqual(refused(opus, "claude-sonnet-4-5"), Verdict(AnswerKind.BUSY))
+        self.assertEqual(refused(opus, "claude-opus-4-5"), Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER))
+        claimed = {**opus, "representative-claim": "seven_day_opus"}
+        self.assertEqual(
+            refused(claimed, "claude-sonnet-4-5"),
+            Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER, model="claude-sonnet-4-5"),
+        )
 
     def test_malformed_resets_fall_back(self) -> None:
         """F46: a reset that the upstream names is explicit, one that we assume is not."""
@@ -248,15 +411,17 @@ class ClassifyTests(SynchronousTestCase):
             self.assertEqual(refused(fields), Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER))
 
     def test_retry_after_without_the_family(self) -> None:
-        self.assertEqual(verdict(429, retry_after=7200), Verdict(AnswerKind.RATE_LIMITED, NOW + 7200))
+        """Spec 12.2: a wait alone is no data; it is told on as it came."""
+        self.assertEqual(verdict(429, b"", retry_after=7200), Verdict(AnswerKind.BUSY, wait=7200))
+        self.assertEqual(verdict(429, b"", retry_after=0), Verdict(AnswerKind.BUSY, wait=0))
 
-    def test_a_429_that_says_nothing_blocks_shortly(self) -> None:
+    def test_a_429_that_says_nothing_is_a_burst(self) -> None:
         """F5: a burst 429 without any quota data is not a quota."""
-        self.assertEqual(verdict(429), Verdict(AnswerKind.BUSY))
-        self.assertEqual(verdict(429, retry_after="soon"), Verdict(AnswerKind.BUSY))
+        self.assertEqual(verdict(429, b""), Verdict(AnswerKind.BUSY))
+        self.assertEqual(verdict(429, b"", retry_after="soon"), Verdict(AnswerKind.BUSY))
 
     def test_a_429_of_one_request_marks_nothing(self) -> None:
-        self.assertIs(verdict(429, x_should_retry="true").kind, AnswerKind.BUSY)
+        self.assertIs(verdict(429, b"", x_should_retry="true").kind, AnswerKind.BUSY)
 
     def test_an_api_keys_own_reset(self) -> None:
         found = verdict(
@@ -267,12 +432,32 @@ class ClassifyTests(SynchronousTestCase):
             anthropic_ratelimit_requests_reset="2026-11-19T12:26:40Z",
         )
         self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, 1_795_004_800))
+        # Nothing is left, and no reset is named (spec 12.1).
+        found = verdict(429, anthropic_ratelimit_tokens_remaining=0, retry_after=30)
+        self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, NOW + 30))
+        found = verdict(429, anthropic_ratelimit_tokens_remaining=0)
+        self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, NOW + DEFAULT_BLOCK, False))
 
-    @given(st.dictionaries(st.from_regex(r"[a-z0-9_-]{1,25}", fullmatch=True), st.text(max_size=12)))
-    def test_no_429_is_waited_for_longer_than_it_says(self, family: dict[str, str]) -> None:
+    @given(
+        st.dictionaries(
+            st.from_regex(r"[a-z0-9_-]{1,25}", fullmatch=True)
+            | st.sampled_from(["status", "5h-status", "7d-utilization", "representative-claim", "reset"]),
+            st.text(max_size=12) | st.sampled_from(["rejected", "allowed", "1.0", "five_hour"]),
+        ),
+        st.binary(max_size=60),
+    )
+    def test_a_429_is_a_limit_only_with_data(self, family: dict[str, str], body: bytes) -> None:
+        """Spec 12.1: some status says ``rejected``, or some utilization is 100 % or more."""
         fields = [(UNIFIED + name.encode(), value.encode()) for name, value in family.items()]
-        found = TRAFFIC.classify(ResponseHead(429, b"", fields), None, NOW)
+        found = TRAFFIC.classify(ResponseHead(429, b"", fields), body, NOW)
+        if found.kind is AnswerKind.BUSY:
+            return
         self.assertIn(found.kind, (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED))
+        rejected = any(value.strip().lower() == "rejected" for value in family.values())
+        full = any(
+            re.match(r"\s*[+]?0*[1-9]", value) for name, value in family.items() if "utilization" in name
+        )
+        self.assertTrue(rejected or full, family)
 
 
 def stream_event(name: str, **data: object) -> bytes:
@@ -323,7 +508,7 @@ class ClassifyStreamTests(SynchronousTestCase):
 
     def test_a_rate_limit_without_figures_is_a_burst(self) -> None:
         """F5: a short block, which is ours and not the upstream's."""
-        burst = Verdict(AnswerKind.BUSY)
+        burst = Verdict(AnswerKind.BUSY, sentence="m")
         self.assertEqual(self.error("rate_limit_error"), burst)
         self.assertEqual(self.error("rate_limit_error", status="allowed", reset=LATER), burst)
 
@@ -342,6 +527,15 @@ class ClassifyStreamTests(SynchronousTestCase):
             ),
             Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER),
         )
+
+    def test_refusals_of_the_account(self) -> None:
+        """Spec 12.1: as an answer of the status that the type stands for."""
+        for kind, expected in (
+            ("authentication_error", AnswerKind.AUTH_FAILED),
+            ("permission_error", AnswerKind.DENIED),
+            ("billing_error", AnswerKind.DENIED),
+        ):
+            self.assertEqual(self.error(kind), Verdict(expected, sentence="m"), kind)
 
     @given(
         st.binary(max_size=60)
@@ -388,3 +582,90 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(body["error"]["message"], "all credentials rate-limited, earliest reset in 2h13m")
         self.assertEqual(headers[b"x-should-retry"], b"false")
         self.assertFalse([name for name in headers if name.startswith(UNIFIED)])
+
+    def exhausted(self, availability: Availability, **windows: float) -> dict[str, str]:
+        """The unified fields that a client that speaks OAuth gets, by what follows the prefix."""
+        total = Aggregate(
+            windows.get("short", 20.0),
+            int(NOW) + 9000,
+            windows.get("weekly", 34.0),
+            int(NOW) + 400_000,
+            20.0,
+            availability,
+        )
+        answer = TRAFFIC.exhausted(RequestFacts(client_is_oauth=True), availability, total, "i", NOW)
+        return {
+            name.removeprefix(UNIFIED).decode(): value.decode()
+            for name, value in answer[0].headers
+            if name.startswith(UNIFIED)
+        }
+
+    def test_exhausted_for_a_client_that_speaks_oauth(self) -> None:
+        """Spec 12.2, F50: claim and reset of the window that closes the account which is free first, shown as full."""
+        fields = self.exhausted(Availability("rate_limited", "short_window", "", NOW + 7200), weekly=99.0)
+        self.assertEqual(
+            (fields["status"], fields["representative-claim"], fields["reset"]),
+            ("rejected", "five_hour", str(int(NOW) + 7200)),
+        )
+        self.assertEqual((fields["5h-utilization"], fields["5h-reset"]), ("1.000000", str(int(NOW) + 7200)))
+        self.assertEqual(
+            (fields["7d-utilization"], fields["7d-reset"]), ("0.990000", str(int(NOW) + 400_000))
+        )
+        fields = self.exhausted(Availability("rate_limited", "weekly_window", "", NOW + 7200), short=100.0)
+        self.assertEqual(
+            (fields["representative-claim"], fields["reset"]), ("seven_day", str(int(NOW) + 7200))
+        )
+        self.assertEqual(fields["7d-utilization"], "1.000000")
+        for seconds, claim in ((7200, "five_hour"), (90_000, "seven_day")):
+            fields = self.exhausted(Availability("rate_limited", "rate_limited", "", NOW + seconds))
+            self.assertEqual(
+                (fields["representative-claim"], fields["reset"]), (claim, str(int(NOW) + seconds))
+            )
+
+    def test_no_unified_fields_for_what_is_short_or_unknown(self) -> None:
+        for reset_at in (NOW + 60, NOW - 5, 0.0):
+            self.assertEqual(self.exhausted(Availability("rate_limited", "short_window", "", reset_at)), {})
+
+    def test_busy(self) -> None:
+        """Spec 12.2, F49: clients wait for it, and go on."""
+        answer = TRAFFIC.busy(RequestFacts(client_is_oauth=True), RequestHead(b"POST", b"/"), 7, "m", "i")
+        headers, body = self.decode(answer)
+        self.assertEqual((answer[0].status, headers[b"retry-after"]), (429, b"7"))
+        self.assertEqual(headers[b"X-CCM-Error"], b"busy")
+        self.assertEqual(body["error"], {"type": "rate_limit_error", "message": "m"})
+        self.assertNotIn(b"x-should-retry", headers)
+        self.assertFalse([name for name in headers if name.startswith(UNIFIED)])
+
+    def test_a_401_about_the_request(self) -> None:
+        """Spec 12.3: the provider's words, and a status that tells nobody that its own token is bad."""
+        body = gzip.compress(
+            error_body("OAuth authentication is currently not supported.", "authentication_error")
+        )
+        head = ResponseHead(
+            401,
+            b"Unauthorized",
+            [
+                (b"content-type", b"application/json"),
+                (b"Content-Encoding", b"gzip"),
+                (b"x-should-retry", b"true"),
+                (UNIFIED + b"status", b"allowed"),
+                (b"request-id", b"req_theirs"),
+            ],
+        )
+        answer, relayed = TRAFFIC.about_request(head, body, "req_ours")
+        self.assertEqual((answer.status, relayed), (403, body))
+        self.assertEqual(
+            answer.headers,
+            [
+                (b"content-type", b"application/json"),
+                (b"Content-Encoding", b"gzip"),
+                (b"X-CCM-Request-Id", b"req_ours"),
+                (b"request-id", b"req_ours"),
+            ],
+        )
+        empty = self.decode(TRAFFIC.about_request(ResponseHead(401, b"", []), b"", "i"))
+        self.assertIn("refuses this request", empty[1]["error"]["message"])
+
+    def test_a_relayed_refusal_is_as_it_came(self) -> None:
+        head = ResponseHead(429, b"", [(b"a", b"b")])
+        self.assertEqual(TRAFFIC.relayed_refusal(head, Verdict(AnswerKind.BUSY)), [(b"a", b"b")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import zstandard
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.dialects.codex.traffic import TOLD_PLAN, CodexTraffic, key_reset
+from ccmproxy.dialects.codex.traffic import TOLD_PLAN, WAITING_CLIENTS, CodexTraffic
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.oauth import ApiKey, OAuthToken
+from ccmproxy.dialects.own_errors import BUSY_REASON
+from ccmproxy.http.headers import IDENTITY
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.interfaces.facets import ITraffic
 from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
@@ -143,36 +147,42 @@ class UpstreamHeadTests(SynchronousTestCase):
                 (b"Content-Encoding", b"zstd"),
                 (b"ChatGPT-Account-Id", b"acc-1"),
                 (b"Authorization", b"Bearer at"),
+                IDENTITY,
             ],
         )
 
     def test_an_api_key_keeps_the_path(self) -> None:
         upstream = self.head((b"chatgpt-account-id", b"own"), key=True)
         self.assertEqual(upstream.target, b"/base/v1/responses?x=%41")
-        self.assertEqual(upstream.headers, [(b"Host", b"up"), (b"Authorization", b"Bearer sk-key")])
+        self.assertEqual(upstream.headers, [(b"Host", b"up"), (b"Authorization", b"Bearer sk-key"), IDENTITY])
 
     def test_an_account_without_an_id(self) -> None:
         upstream = TRAFFIC.upstream_head(RequestHead(b"GET", b"/v1/models"), OAuthToken("at"), b"h", b"", {})
         self.assertEqual(upstream.target, b"/models")
-        self.assertEqual(upstream.headers, [(b"Host", b"h"), (b"Authorization", b"Bearer at")])
+        self.assertEqual(upstream.headers, [(b"Host", b"h"), (b"Authorization", b"Bearer at"), IDENTITY])
 
     def test_the_turn_state_passes_only_to_its_issuer(self) -> None:
         state = (b"X-Codex-Turn-State", b"ts-1")
         self.assertNotIn(state, self.head(state).headers)
         self.assertIn(state, self.head(state, bound=True).headers)
 
-    def test_accept_encoding_passes_only_if_the_operator_sets_it(self) -> None:
-        self.assertIsNone(first_value(self.head((b"Accept-Encoding", b"gzip")).headers, b"accept-encoding"))
+    def test_accept_encoding_is_identity_unless_the_operator_sets_it(self) -> None:
+        """Spec 12.5, F59: without the field, any coding would do."""
+        for key in (False, True):
+            fields = self.head((b"Accept-Encoding", b"gzip"), key=key).headers
+            self.assertEqual([pair for pair in fields if pair[0].lower() == b"accept-encoding"], [IDENTITY])
         headers = self.head(overrides={"accept-encoding": ("br",), "User-Agent": ("team",)}).headers
         self.assertEqual(first_value(headers, b"accept-encoding"), b"br")
         self.assertEqual(first_value(headers, b"user-agent"), b"team")
 
 
-def verdict(status: int, body: object = None, **headers: object) -> Verdict:
-    """Verdict on a response; a body that is neither None nor bytes is JSON."""
+def verdict(
+    status: int, body: object = None, echo: str = "", model: str | None = None, **headers: object
+) -> Verdict:
+    """Class of an answer; a body that is neither None nor bytes is JSON."""
     fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    return TRAFFIC.classify(ResponseHead(status, b"", fields), raw, NOW)
+    return TRAFFIC.classify(ResponseHead(status, b"", fields), raw, NOW, echo, model)
 
 
 def usage_limit(**fields: object) -> dict[str, object]:
@@ -193,22 +203,79 @@ class ClassifyTests(SynchronousTestCase):
     def test_plain_classes(self) -> None:
         for status, kind in (
             (200, AnswerKind.OK),
-            (400, AnswerKind.CLIENT_ERROR),
-            (401, AnswerKind.AUTH_FAILED),
+            (400, AnswerKind.NEEDS_BODY),
+            (401, AnswerKind.NEEDS_BODY),
+            (402, AnswerKind.NEEDS_BODY),
             (403, AnswerKind.NEEDS_BODY),
             (404, AnswerKind.OTHER),
             (429, AnswerKind.NEEDS_BODY),
             (503, AnswerKind.OTHER),
         ):
             self.assertIs(verdict(status).kind, kind, status)
+        # The words of these say what they are about (spec 12.1).
+        for status, kind in (
+            (400, AnswerKind.CLIENT_ERROR),
+            (401, AnswerKind.AUTH_FAILED),
+            (402, AnswerKind.DENIED),
+            (403, AnswerKind.DENIED),
+            (429, AnswerKind.BUSY),
+        ):
+            self.assertIs(verdict(status, b"").kind, kind, status)
         self.assertIs(verdict(403, b"OAuth token has been revoked").kind, AnswerKind.AUTH_FAILED)
-        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.OTHER)
+        self.assertIs(verdict(403, b"not for you").kind, AnswerKind.DENIED)
+
+    def test_every_row_of_the_known_words(self) -> None:
+        """In each shape that was seen (spec 12.3)."""
+        for code in ("deactivated_workspace", "invalid_workspace_selected"):
+            for status, body in (
+                (402, {"detail": {"code": code}}),
+                (403, {"error": {"code": code, "message": "m"}}),
+                (401, {"error": {"type": code}}),
+            ):
+                said: dict[str, Any] = body
+                self.assertIs(verdict(status, said).kind, AnswerKind.ACCOUNT_REFUSED, body)
+        self.assertEqual(
+            verdict(402, {"detail": {"code": "deactivated_workspace"}}).sentence, "deactivated_workspace"
+        )
+
+    def test_a_model_that_the_account_may_not_use(self) -> None:
+        """Case 08, F53: the model, in whatever quotes; the account serves others."""
+        words = "The 'gpt-5.6-sol' model is not supported when using Codex with a ChatGPT account."
+        for body in ({"detail": words}, {"error": {"type": "invalid_request_error", "message": words}}):
+            said: dict[str, Any] = body
+            expected = Verdict(AnswerKind.MODEL_REFUSED, sentence=words)
+            self.assertEqual(verdict(400, said, echo="model: gpt-5.6-sol"), expected)
+        echo = "is not supported when using codex with a chatgpt account"
+        self.assertIs(
+            verdict(400, {"detail": words}, echo=f"x: the a model {echo}").kind, AnswerKind.CLIENT_ERROR
+        )
+
+    def test_final_words_are_no_usage_limit(self) -> None:
+        """Spec 12.2: they reach the client unchanged, whatever the windows look like."""
+        for code, is_about_request in (("usage_not_included", True), ("insufficient_quota", False)):
+            expected = Verdict(
+                AnswerKind.BUSY, is_about_request=is_about_request, is_final=True, sentence="m"
+            )
+            for fields in ({}, {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}):
+                said: dict[str, Any] = fields
+                self.assertEqual(verdict(429, {"error": {"type": code, "message": "m"}}, **said), expected)
+
+    def test_a_compressed_body_names_the_reset(self) -> None:
+        """Case 23, F59."""
+        body = json.dumps(usage_limit(resets_at=LATER)).encode()
+        for coding, data in (
+            ("gzip", gzip.compress(body)),
+            ("deflate", zlib.compress(body)),
+            ("zstd", zstandard.compress(body)),
+        ):
+            self.assertEqual(verdict(429, data, content_encoding=coding), Verdict(LIMITED, LATER), coding)
 
     def test_the_header_comes_first(self) -> None:
         body = usage_limit(resets_at=LATER + 5, resets_in_seconds=7)
         own = {"x_codex_primary_reset_at": LATER}
         self.assertEqual(verdict(429, body, **own, retry_after=9), Verdict(LIMITED, LATER))
-        self.assertEqual(verdict(429, b"", **own), Verdict(LIMITED, LATER))
+        # A reset alone says nothing (spec 12.1 point 1).
+        self.assertEqual(verdict(429, b"", **own), Verdict(AnswerKind.BUSY))
         other = {"x_codex_active_limit": "codex_other", "x_codex_other_primary_reset_at": LATER + 1}
         self.assertEqual(verdict(429, body, **own, **other), Verdict(LIMITED, LATER + 1))
         self.assertEqual(verdict(429, body, **own, x_codex_active_limit="premium"), Verdict(LIMITED, LATER))
@@ -237,21 +304,23 @@ class ClassifyTests(SynchronousTestCase):
     def test_then_retry_after_then_a_default(self) -> None:
         """F46: a reset that the upstream names is explicit, one that we assume is not."""
         self.assertEqual(verdict(429, usage_limit(), retry_after=9), Verdict(LIMITED, NOW + 9))
+        full = {"x_codex_primary_used_percent": 100}
+        self.assertEqual(verdict(429, BURST, **full), Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
         kinds: list[object] = ["soon", True, -5, 1e300, None, [], LATER * 1000]
         for bad in kinds:
             found = verdict(429, usage_limit(resets_at=bad, resets_in_seconds=None))
-            self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False), bad)
-        for code in ("usage_not_included", "insufficient_quota"):
-            found = verdict(429, {"error": {"type": code}})
-            self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
+            # Used up, but nobody says until when: no data (spec 12.1 point 1).
+            self.assertEqual(found, Verdict(AnswerKind.BUSY, is_final=True, sentence="m"), bad)
 
     def test_a_burst_is_no_quota(self) -> None:
         """F5: a burst is no quota while the windows have room."""
         room = {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}
         for headers in ({}, room):
             fields: dict[str, Any] = headers
-            self.assertEqual(verdict(429, BURST, **fields), Verdict(AnswerKind.BUSY))
-            self.assertEqual(verdict(429, BURST, **fields, retry_after=3), Verdict(LIMITED, NOW + 3))
+            busy = Verdict(AnswerKind.BUSY, sentence="m")
+            self.assertEqual(verdict(429, BURST, **fields), busy)
+            # Spec 12.2: a wait alone is no data; it is told on as it came.
+            self.assertEqual(verdict(429, BURST, **fields, retry_after=3), replace(busy, wait=3))
         self.assertEqual(verdict(429, usage_limit(), **room), Verdict(LIMITED, LATER))
 
     def test_another_limit_is_its_models(self) -> None:
@@ -263,21 +332,20 @@ class ClassifyTests(SynchronousTestCase):
         )
         self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER))
 
+    def test_another_limit_refuses_the_model_that_was_asked_for(self) -> None:
+        """Where no model is called like it."""
+        fields = {"x_codex_active_limit": "codex_fox", "x_codex_fox_limit_name": "GPT-5.3-Codex-Spark"}
+        body = usage_limit(resets_at=LATER)
+        limited = Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER)
+        self.assertEqual(verdict(429, body, model="gpt-5.3-codex-spark", **fields), limited)  # type: ignore[arg-type]
+        other = verdict(429, body, model="gpt-5.4", **fields)  # type: ignore[arg-type]
+        self.assertEqual(other, replace(limited, model="gpt-5.4"))
+
     def test_an_api_keys_own_reset(self) -> None:
         fields = {"x_ratelimit_remaining_tokens": 0, "x_ratelimit_reset_tokens": "1m30.5s"}
         self.assertEqual(verdict(429, BURST, **fields), Verdict(LIMITED, NOW + 90.5))
-        for value, seconds in (
-            ("20ms", 0.02),
-            ("6m0s", 360),
-            ("1h2m3s", 3723),
-            ("", 0),
-            ("soon", 0),
-            ("5", 0),
-        ):
-            headers = [(b"X-RateLimit-Remaining-Requests", b"0")]
-            headers.append((b"x-ratelimit-reset-requests", value.encode()))
-            self.assertEqual(key_reset(headers), seconds, value)
-            self.assertEqual(key_reset(headers[1:]), 0)
+        found = verdict(429, BURST, x_ratelimit_remaining_tokens=0)
+        self.assertEqual(found, Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
 
     @given(
         st.binary(max_size=40) | st.dictionaries(st.text(max_size=5), st.integers() | st.floats()),
@@ -289,7 +357,8 @@ class ClassifyTests(SynchronousTestCase):
     )
     def test_never_raises(self, body: object, headers: dict[str, object]) -> None:
         raw = body if isinstance(body, bytes) else {"error": {**dict(body), "resets_at": 1e400}}  # type: ignore[call-overload]
-        self.assertIs(verdict(429, raw, **headers).kind, LIMITED)
+        found = verdict(429, raw, **headers)  # type: ignore[arg-type]
+        self.assertIn(found.kind, (LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.BUSY))
 
 
 def stream_event(kind: str, name: str | None = None, **data: object) -> bytes:
@@ -351,10 +420,16 @@ class ClassifyStreamTests(SynchronousTestCase):
         for code in ("context_length_exceeded", "invalid_prompt", "something_new"):
             self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.OK), code)
 
-    def test_a_limit_blocks_shortly(self) -> None:
-        """The event names no reset: the next poll, or the next 429, will."""
+    def test_a_limit_without_a_reset_is_no_data(self) -> None:
+        """The next poll, or the next 429, knows more."""
         for code in ("usage_limit_reached", "rate_limit_exceeded"):
-            self.assertEqual(self.verdict(failed(code)), Verdict(AnswerKind.BUSY), code)
+            expected = Verdict(AnswerKind.BUSY, is_final=code == "usage_limit_reached", sentence="m")
+            self.assertEqual(self.verdict(failed(code)), expected, code)
+
+    def test_a_limit_with_its_reset(self) -> None:
+        error = {"code": "usage_limit_reached", "resets_at": LATER}
+        stream = stream_event("response.failed", response={"error": error})
+        self.assertEqual(self.verdict(stream), Verdict(LIMITED, LATER))
 
     @given(
         st.binary(max_size=60)
@@ -402,6 +477,55 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual((headers[b"X-CCM-Error"], headers[b"x-should-retry"]), (b"rate_limited", b"false"))
         names: Headers = answer[0].headers
         self.assertFalse([name for name, _ in names if name.startswith(b"x-codex")])
+
+    def test_busy(self) -> None:
+        """Spec 12.2, F49: 429 for clients that wait then, 503 for all others; never a usage limit."""
+        for agent, status in (
+            (b"codex_exec/0.169.0 (Debian 12.0.0; x86_64) xterm (codex_exec; 0.169.0)", 429),
+            (b"codex_cli_rs/0.171.2", 429),
+            (b"OpenAI/Python 3.54.0", 429),
+            (b"codex_exec/0.148.0", 503),
+            (b"codex_exec", 503),
+            (b"something/1.0", 503),
+        ):
+            head = RequestHead(b"POST", b"/v1/responses", [(b"User-Agent", agent)])
+            answer = TRAFFIC.busy(RequestFacts(), head, 7, "m", "i")
+            headers, body = self.decode(answer)
+            self.assertEqual((answer[0].status, headers[b"Retry-After"]), (status, b"7"), agent)
+            self.assertEqual(headers[b"X-CCM-Error"], BUSY_REASON.encode())
+            self.assertNotIn(b"x-should-retry", headers)
+            self.assertNotEqual(body["error"]["type"], "usage_limit_reached")
+        nameless = TRAFFIC.busy(RequestFacts(), RequestHead(b"POST", b"/"), 7, "m", "i")
+        self.assertEqual(nameless[0].status, 503)
+        self.assertTrue(all(client.source for client in WAITING_CLIENTS))
+
+    def test_a_401_about_the_request(self) -> None:
+        """Spec 12.3: the provider's words with 400, which the CLI shows and does not try again."""
+        head = ResponseHead(
+            401, b"", [(b"Content-Type", b"application/json"), (b"x-codex-primary-used-percent", b"9")]
+        )
+        answer, body = TRAFFIC.about_request(head, b'{"detail": "no"}', "i")
+        self.assertEqual((answer.status, body), (400, b'{"detail": "no"}'))
+        self.assertEqual(
+            [name for name, _ in answer.headers], [b"Content-Type", b"X-OCM-Request-Id", b"x-request-id"]
+        )
+        self.assertIn(
+            "refuses this request", self.decode(TRAFFIC.about_request(head, b"", "i"))[1]["error"]["message"]
+        )
+
+    def test_a_relayed_refusal_gets_a_wait(self) -> None:
+        """Spec 12.2: without Retry-After the CLI gives up at once."""
+        for status, headers, is_final, waits in (
+            (429, [], False, [b"5"]),
+            (429, [(b"retry-after", b"9")], False, [b"9"]),
+            (429, [], True, []),
+            (403, [], False, []),
+        ):
+            given: Headers = list(headers)
+            verdict = Verdict(AnswerKind.BUSY, is_final=is_final)
+            shown = TRAFFIC.relayed_refusal(ResponseHead(status, b"", given), verdict)
+            self.assertEqual([value for name, value in shown if name.lower() == b"retry-after"], waits)
+            self.assertEqual(given, headers, "the answer's own fields stay as they are")
 
     def test_exhausted_without_an_end(self) -> None:
         _, body = self.decode(TRAFFIC.exhausted(RequestFacts(), Availability("rate_limited"), None, "i", NOW))

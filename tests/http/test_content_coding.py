@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.codex.decompression import decompressed
+from ccmproxy.http.content_coding import decompressed
 
 TEXT = b'{"model": "gpt-5.4"}' * 1000
 

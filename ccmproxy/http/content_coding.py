@@ -1,4 +1,4 @@
-"""Decompression of request bodies for inspection (RFC 9110 section 8.4), with bounded memory for any input (F31)."""
+"""Reading bodies that were compressed (RFC 9110 section 8.4): bounded, whatever they hold (F31, F59)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from collections.abc import Callable
 
 import zstandard
 
-#: Larger bodies are not inspected (bytes, decompressed); no conversation needs this much.
+try:
+    import brotli
+except ImportError:
+    brotli = None
+
+#: More than any conversation needs; what would be larger is not looked into (bytes, decompressed).
 LARGEST = 16 * 1024 * 1024
 #: Decoders must support windows of 8 MiB, and may refuse larger ones (RFC 9659 section 3; bytes).
 LARGEST_WINDOW = 8 * 1024 * 1024
 _STEP = 256 * 1024
 #: zlib: a window of 32 KiB, with gzip's header.
 _GZIP = 16 + zlib.MAX_WBITS
+#: zlib: a bare deflate stream, which some servers send as ``deflate`` (RFC 9110 section 8.4.1.2, note).
+_RAW_DEFLATE = -zlib.MAX_WBITS
 
 
 def decompressed(data: bytes, coding: bytes | None, largest: int = LARGEST) -> bytes | None:
     """``data`` without its content coding; None if the coding is unknown, the data broken or larger than ``largest``.
 
-    ``coding``: value of Content-Encoding, None where there is none. Never raises, and never holds much more than
-    ``largest`` bytes. Of truncated data, returns what could be decompressed.
+    ``coding``: value of Content-Encoding, None where there is none. Known codings are gzip, deflate, zstd, and br where
+    the library ``brotli`` is installed in a version that bounds its output. Never raises, and never holds much more
+    than ``largest`` bytes. Data that breaks off gives what is there.
     """
     read = _READERS.get((coding or b"identity").strip().lower())
     return read(data, largest) if read is not None else None
@@ -47,6 +55,32 @@ def _gunzip(data: bytes, largest: int) -> bytes | None:
     return b"".join(pieces)
 
 
+def _inflate(data: bytes, largest: int) -> bytes | None:
+    for window in (zlib.MAX_WBITS, _RAW_DEFLATE):
+        try:
+            found = zlib.decompressobj(window).decompress(data, largest + 1)
+        except zlib.error:
+            continue
+        return found if len(found) <= largest else None
+    return None
+
+
+def _unbrotli(data: bytes, largest: int) -> bytes | None:
+    decompressor = brotli.Decompressor()
+    found = b""
+    try:
+        while True:
+            piece: bytes = decompressor.process(data, output_buffer_limit=largest + 1 - len(found))
+            data = b""
+            found += piece
+            if len(found) > largest:
+                return None
+            if not piece or decompressor.is_finished():
+                return found
+    except brotli.error:
+        return None
+
+
 def _unzstd(data: bytes, largest: int) -> bytes | None:
     pieces: list[bytes] = []
     size = 0
@@ -67,5 +101,9 @@ _READERS: dict[bytes, Callable[[bytes, int], bytes | None]] = {
     b"identity": _identity,
     b"gzip": _gunzip,
     b"x-gzip": _gunzip,
+    b"deflate": _inflate,
     b"zstd": _unzstd,
 }
+# Since 1.2 the library bounds its output, and has this method.
+if hasattr(getattr(brotli, "Decompressor", None), "can_accept_more_data"):
+    _READERS[b"br"] = _unbrotli
