@@ -54,7 +54,8 @@ class RefreshRefused(Exception):
     """The token endpoint did not give a new token.
 
     ``permanent``: never try again with this refresh token. ``retry_after``: seconds after which another attempt makes
-    sense, None where nothing was said. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8).
+    sense, None where nothing was said. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8). ``code``: the
+    error code of the answer (RFC 6749 section 5.2), empty where it named none.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class RefreshRefused(Exception):
         permanent: bool = False,
         rate_limited: bool = False,
         retry_after: float | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(message)
         self.permanent = permanent
         self.rate_limited = rate_limited
         self.retry_after = retry_after
+        self.code = code
 
 
 class AnswerMalformed(Exception):
