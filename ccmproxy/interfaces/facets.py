@@ -167,7 +167,7 @@ class IAccountFormat(Interface):
         AnswerMalformed when it is no JSON object."""
 
     def usage_plan(body: bytes, token: OAuthToken) -> OAuthToken:
-        """Return ``token`` with the plan that a 200 answer of the usage endpoint names, if it names one. Never raises."""
+        """Return ``token`` with the plan that a 200 answer of the usage endpoint names, if any. Never raises."""
 
     def profile_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
         """Return the request for the profile if it is needed to know plan, tier or identity, else None."""

@@ -1,4 +1,4 @@
-"""Delays between attempts: our own, which grow, and those that somebody else names, which are clamped (spec 12.4). Pure."""
+"""Delays between attempts: our own, which grow, and those that others name, which are clamped (spec 12.4). Pure."""
 
 from __future__ import annotations
 

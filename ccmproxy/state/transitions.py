@@ -57,6 +57,15 @@ class TokenUnavailable:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenDelayed:
+    """The token cannot be refreshed for now, and is tried again by itself (spec 12.4). ``message``: why, as a sentence
+    without secrets; ``until``: when the next attempt is made (Unix seconds)."""
+
+    message: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class HeadersObserved:
     """A proxied response, or an event in it, reported limits.
 
@@ -73,17 +82,27 @@ class HeadersObserved:
 class PollSucceeded:
     """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
 
-    ``usable``: whether a remote instance says that it can serve; None = not reported.
+    ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
+    (Unix seconds), 0 = unknown.
     """
 
     update: LimitsUpdate
     plan_weight: float | None = None
     usable: bool | None = None
+    began: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PollFailed:
     """A poll failed in a way that counts (spec 3.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollRefused:
+    """The usage endpoint refused the account with ``status``: 400, 401, 402 or 403 (spec 12.3). Whether the poll also
+    counts as a failure is told by :class:`PollFailed`."""
+
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +140,11 @@ class TimePassed:
 Input = (
     TokenAvailable
     | TokenUnavailable
+    | TokenDelayed
     | HeadersObserved
     | PollSucceeded
     | PollFailed
+    | PollRefused
     | RateLimited
     | Rejected
     | Blocked
@@ -198,11 +219,15 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
                 state,
                 unavailable=None,
                 is_leaving=False,
+                delayed="",
+                delayed_until=0.0,
                 plan_weight=_weight(plan_weight, state),
                 organization=organization or state.organization,
             )
         case TokenUnavailable(message, ends_requests):
             return replace(state, unavailable=message, is_leaving=not ends_requests)
+        case TokenDelayed(message, until):
+            return replace(state, delayed=message, delayed_until=_end(until, now, 0.0))
         case HeadersObserved(update, is_aggregate, plan_weight):
             merged = (
                 merge_polled(state.limits, update)
@@ -213,7 +238,7 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
         case PollSucceeded(update, plan_weight, usable):
             # A rate limit after a 429 stays until its end, because the endpoint may lag behind the 429. But if a remote
             # instance says that it is usable, that is authoritative.
-            state = replace(state, poll_failures=0, rejected_until=0.0)
+            state = replace(state, poll_failures=0, rejected_until=0.0, delayed="", delayed_until=0.0)
             if usable:
                 state = replace(state, rate_limited_until=0.0)
             merged = merge_polled(state.limits, update)
@@ -222,6 +247,8 @@ def _apply(state: CredentialState, event: Input, now: float) -> CredentialState:
             return _learn(state, update, merged, plan_weight, now, has_data=True)
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
+        case PollRefused():
+            return state
         case RateLimited(until, explicit):
             return replace(state, rate_limited_until=_limit(state.rate_limited_until, until, explicit, now))
         case Rejected(until):
