@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -12,25 +13,27 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ccmproxy.credentials.control import Answer, ControlError, Fetch, fetch_within
-from ccmproxy.credentials.login.token import TokenKeeper
+from ccmproxy.credentials.login.token import POLLS, TokenKeeper
 from ccmproxy.dialects.oauth import AnswerMalformed, ControlRequest, OAuthToken, UpstreamURLs
 from ccmproxy.http.retry_after import parse_retry_after
-from ccmproxy.interfaces.credentials import CredentialUnavailable
+from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
-from ccmproxy.state.events import (
-    Input,
-    PollFailed,
-    PollSucceeded,
-)
+from ccmproxy.policy.delays import clamped_delay, growing_delay
+from ccmproxy.state.transitions import Input, PollFailed, PollRefused, PollSucceeded
 
 #: Age at which the known usage is out of date (seconds).
 POLL_INTERVAL = 60 * 60.0
 #: Delays after the first, second, … consecutive failure (seconds). The last one also applies to all further failures.
 BACK_OFF = (60.0, 120.0, 240.0, 300.0)
-#: Delay after a 429 of the usage endpoint without Retry-After (seconds).
+#: Delay after a 429 of the usage endpoint without Retry-After (seconds). It doubles with each further one in a row, up
+#: to LONGEST_POSTPONEMENT.
 DEFAULT_RETRY_AFTER = 60.0
 #: Delay after a 403 that is not about the token (seconds). It is long because such a refusal seldom ends soon.
 FORBIDDEN_DELAY = BACK_OFF[-1]
+#: Longest delay of a poll that the endpoint refuses for now (seconds; spec 12.4).
+LONGEST_POSTPONEMENT = 900.0
+#: Statuses of a usage endpoint that refuses the account (spec 12.3).
+REFUSALS = frozenset({400, 401, 402, 403})
 #: Time-out of one attempt (seconds).
 TIMEOUT = 5.0
 #: Delays between the attempts of one poll when there is no answer at all (seconds).
@@ -41,7 +44,9 @@ class Poller(ABC):
     """Polls periodically, one poll at a time, and passes each success and each counted failure to ``apply``.
 
     ``last_update`` returns the time of the newest data from any source (Unix seconds); such data postpones the next
-    poll (spec 4.7). No method raises or blocks.
+    poll (spec 4.7). ``wanted`` is called with the present time, and returns when the state asks for a poll besides that
+    rhythm (both Unix seconds; 0 = not at all); a time before the start of the last poll has been granted already. After
+    a change of what it returns, :meth:`reconsider` has to be called. No method raises or blocks.
     """
 
     log = Logger()
@@ -53,6 +58,7 @@ class Poller(ABC):
         apply: Callable[[Input], None],
         last_update: Callable[[], float],
         now: Callable[[], float] | None = None,
+        wanted: Callable[[float], float] = lambda now: 0.0,
     ) -> None:
         #: Number of consecutive failures.
         self.failures = 0
@@ -63,7 +69,12 @@ class Poller(ABC):
         self._now: Callable[[], float] = now or clock.seconds
         self._last_attempt = 0.0
         self._last_success = 0.0
+        self._wanted = wanted
+        #: When the poll was sent that is in flight or was the last one (Unix seconds, 0 = none yet).
+        self._began = 0.0
         self._postponed_until = 0.0
+        #: How many polls in a row the endpoint has refused for now.
+        self._postponements = 0
         self._polling = False
         self._poll_result: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -112,9 +123,16 @@ class Poller(ABC):
         if not self._running or self._polling or not self._can_ask:
             return
         self._polling = True
+        self._began = self._now()
         result = Deferred.fromCoroutine(self._poll()).addBoth(self._finished)
         if self._polling:
             self._poll_result = result
+
+    def reconsider(self) -> None:
+        """Set the timer anew if the next poll is due earlier than it was. Returns at once."""
+        timer = self._timer
+        if timer is not None and self._clock.seconds() + max(self._wait(), 1.0) < timer.getTime() - 1e-3:
+            self._arm()
 
     def poll_anew(self) -> None:
         """Start a poll now and cancel one in flight, since its destination may no longer be valid."""
@@ -133,6 +151,9 @@ class Poller(ABC):
             since, delay = max(self._last_update(), self._last_success), POLL_INTERVAL
         # A time in the future means that the clock was set back, and then the age of the data is unknown.
         due = since + delay if since <= now else now
+        wanted = self._wanted(now)
+        if wanted > (self._began if self._began <= now else 0.0):
+            due = min(due, wanted)
         return max(due, self._postponed_until) - now
 
     def _arm(self) -> None:
@@ -150,18 +171,25 @@ class Poller(ABC):
     # Outcomes ---------------------------------------------------------------------------------------------
 
     def _succeeded(self, event: Input) -> None:
-        self.failures = 0
+        self.failures = self._postponements = 0
         self._last_success = self._now()
         self._apply(event)
 
-    def _postpone(self, seconds: float) -> None:
-        """Delay the next poll because the endpoint refuses polls for now. This does not count as a failure (F26)."""
+    def _postpone(self, named: float | None, first: float = DEFAULT_RETRY_AFTER) -> None:
+        """Delay the next poll because the endpoint refuses polls for now. This does not count as a failure (F26).
+
+        ``named``: the delay that it named (seconds), which counts within its clamp; without one, the delay is ``first``
+        and doubles with each further refusal in a row (spec 12.4).
+        """
         now = self._now()
-        self._postponed_until = now + seconds
+        self._postponements += 1
+        own = growing_delay(self._postponements, first, LONGEST_POSTPONEMENT)
+        self._postponed_until = now + clamped_delay(named, own, first)
         self._last_attempt = now
 
     def _count(self, reason: str) -> None:
         self.failures += 1
+        self._postponements = 0
         self._last_attempt = self._now()
         if self.failures <= len(BACK_OFF):
             self.log.warn(
@@ -205,7 +233,8 @@ class UsagePoller(Poller):
     """Polls the usage windows of one account. ``weight`` returns the plan weight of a login.
 
     A 429, and a 403 that is not about the token, deliberately do not count as failures (F26): a refusal to answer
-    polls says nothing about the account. They only delay the next poll.
+    polls says nothing about the account. They only delay the next poll. ``token_state`` is told what a poll has shown
+    about its token: True = it is good, False = the endpoint refused it although it was refreshed, None = nothing.
     """
 
     log = Logger()
@@ -222,13 +251,38 @@ class UsagePoller(Poller):
         last_update: Callable[[], float],
         weight: Callable[[OAuthToken], float],
         now: Callable[[], float] | None = None,
+        wanted: Callable[[float], float] = lambda now: 0.0,
+        token_state: Callable[[OAuthToken, bool | None], None] = lambda token, is_good: None,
     ) -> None:
-        super().__init__(tag, clock, apply, last_update, now)
+        super().__init__(tag, clock, apply, last_update, now, wanted)
         self._keeper = keeper
         self._format = account_format
         self._urls = urls
         self._fetch = fetch
         self._weight = weight
+        self._token_state = token_state
+        #: The plan that the usage endpoint named last, for logins of this identity whose own plan is still the same.
+        self._told_plan: str | None = None
+        self._told_of: tuple[str | None, str | None] = (None, None)
+
+    def with_plan(self, token: OAuthToken) -> OAuthToken:
+        """Return ``token`` with the plan that the usage endpoint named last for its account, until the login itself
+        names another plan than it did then (spec 12.5)."""
+        if self._told_plan is None or self._told_of != (token.account_id, token.plan):
+            return token
+        return replace(token, plan=self._told_plan)
+
+    async def ask_for_proof(self, token: OAuthToken) -> bool:
+        """Ask the usage endpoint once whether ``token`` is good. Returns False if that does not say so within 5 s.
+
+        A 403 that is not about the token says so, too: it is about what the login may do.
+        """
+        request = self._format.usage_request(token, self._urls)
+        try:
+            answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
+        except ControlError:
+            return False
+        return answer.status in (200, 403) and not self._format.token_rejected(answer.status, answer.body)
 
     @property
     def _can_ask(self) -> bool:
@@ -250,11 +304,16 @@ class UsagePoller(Poller):
             return
         answer = await self._ask(token)
         if self._format.token_rejected(answer.status, answer.body):
-            recovered = await self._keeper.recover(token)
+            try:
+                recovered = await self._keeper.recover(token, POLLS)
+            except RefreshNotForced:
+                # The budget is spent: the refusal counts as it is.
+                recovered = token
             if not isinstance(recovered, OAuthToken):
                 return
-            token = recovered
-            answer = await self._ask(token)
+            if recovered != token:
+                token = recovered
+                answer = await self._ask(token)
         self._take(answer, token)
         await self._keeper.complete_profile()
 
@@ -264,17 +323,25 @@ class UsagePoller(Poller):
     def _take(self, answer: Answer, token: OAuthToken) -> None:
         now = self._now()
         rejected = self._format.token_rejected(answer.status, answer.body)
+        is_known = answer.status in (200, 403) or rejected
+        self._token_state(token, not rejected if is_known else None)
+        if answer.status in REFUSALS:
+            self._apply(PollRefused(answer.status))
         if answer.status == 200:
             try:
                 update = self._format.usage_answer(answer.body, now)
             except AnswerMalformed as error:
                 self._count(str(error))
                 return
-            self._succeeded(PollSucceeded(update, self._weight(token)))
+            told = self._format.usage_plan(answer.body, token)
+            if told.plan != token.plan:
+                self._told_plan, self._told_of = told.plan, (token.account_id, token.plan)
+            else:
+                self._told_plan = None
+            self._succeeded(PollSucceeded(update, self._weight(token), began=self._began))
         elif answer.status == 429 or (answer.status == 403 and not rejected):
-            default = DEFAULT_RETRY_AFTER if answer.status == 429 else FORBIDDEN_DELAY
-            delay = parse_retry_after(answer.headers.get("retry-after"), now)
-            self._postpone(default if delay is None else max(delay, 1.0))
+            first = DEFAULT_RETRY_AFTER if answer.status == 429 else FORBIDDEN_DELAY
+            self._postpone(parse_retry_after(answer.headers.get("retry-after"), now), first)
             self.log.info(
                 "{tag}: usage endpoint answered {status}, asked again later",
                 tag=self._tag,

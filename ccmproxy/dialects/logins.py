@@ -21,7 +21,17 @@ from ccmproxy.http.retry_after import parse_retry_after
 
 #: A token is refreshed this long before it expires (seconds).
 REFRESH_MARGIN = 300.0
-#: Text in the body of a 403 that was caused by a revoked token.
+#: Error codes after which a refresh token is never accepted again (spec 3.3, 12.4). ``invalid_grant``: RFC 6749 section
+#: 5.2. The three in the middle line: the ones that ``openai/codex`` handles so since its pull request 27351.
+FINAL_CODES = frozenset(
+    {
+        *("refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated", "invalid_grant"),
+        *("app_session_expired", "invalid_refresh_token", "app_session_terminated"),
+    }
+)
+#: The error code for a refresh that asks for more scopes than the login was granted (RFC 6749 section 5.2).
+INVALID_SCOPE = "invalid_scope"
+#: What a 403 says whose cause is the token.
 REVOKED = b"OAuth token has been revoked"
 
 
@@ -136,18 +146,18 @@ def refuse_unless_granted(
 ) -> None:
     """Raise RefreshRefused for any response of the token endpoint but a 200 (spec 3.2 point 8).
 
-    ``headers`` with names in lower case. ``is_permanent``: takes a status and an error code, and tells whether this
-    refresh token will never be accepted again.
+    ``headers`` with names in lower case. ``is_permanent``: of a status and an error code, whether this refresh token
+    will never be accepted again; a 429 never says that.
     """
-    if status == 429:
-        raise RefreshRefused(
-            "token endpoint answered 429",
-            rate_limited=True,
-            retry_after=parse_retry_after(headers.get("retry-after"), now),
-        )
     if status != 200:
-        permanent = is_permanent(status, error_code(body))
-        raise RefreshRefused(f"token endpoint answered {status}", permanent=permanent)
+        code, limited = error_code(body), status == 429
+        raise RefreshRefused(
+            f"token endpoint answered {status}",
+            permanent=not limited and is_permanent(status, code),
+            rate_limited=limited,
+            retry_after=parse_retry_after(headers.get("retry-after"), now),
+            code=code,
+        )
 
 
 def usage_object(body: bytes) -> dict[str, Any]:

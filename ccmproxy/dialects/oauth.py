@@ -53,8 +53,9 @@ class CredentialFileError(Exception):
 class RefreshRefused(Exception):
     """The token endpoint did not issue a new token.
 
-    ``permanent``: this refresh token must never be tried again. ``retry_after``: seconds after which another attempt
-    makes sense, None where unknown. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8).
+    ``permanent``: never try again with this refresh token. ``retry_after``: seconds after which another attempt makes
+    sense, None where nothing was said. ``rate_limited``: the endpoint answered 429 (spec 3.2 point 8). ``code``: the
+    error code of the answer (RFC 6749 section 5.2), empty where it named none.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class RefreshRefused(Exception):
         permanent: bool = False,
         rate_limited: bool = False,
         retry_after: float | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(message)
         self.permanent = permanent
         self.rate_limited = rate_limited
         self.retry_after = retry_after
+        self.code = code
 
 
 class AnswerMalformed(Exception):

@@ -33,6 +33,11 @@ class CredentialUnavailable(Exception):
         self.hard = hard
 
 
+class RefreshNotForced(CredentialUnavailable):
+    """The upstream refused the token, and no refresh is forced for that: this request may not force one, or as many as
+    are allowed were forced lately (spec 12.3). Says nothing about the login."""
+
+
 class ICredentialStore(Interface):
     """The store of one account's login: a file, or the system's keychain. Its methods block, but only briefly."""
 
@@ -47,6 +52,13 @@ class ICredentialStore(Interface):
 
     def check_writable() -> None:
         """Raise CredentialFileError if a ``write`` is bound to fail (spec 3.2 point 4)."""
+
+    def clean_up(is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        """Remove the temporary files that a crash in the middle of a ``write`` left behind (spec 3.2 point 6).
+
+        One for which ``is_newer(present document, its content)`` is true becomes the document first. Returns whether
+        one did. Never raises; the files of a write in progress, and all of them where there is no document, stay.
+        """
 
 
 class ILease(Interface):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from ccmproxy.dialects.event_rewriter import EventRewriter
@@ -162,6 +162,8 @@ class IFrames(Interface):
 class IAccountFormat(Interface):
     """Facet of a dialect for credentials: files, refresh, usage, profile (spec 3). No I/O, no clock."""
 
+    how_to_log_in: str = Attribute('How a person logs in again with the official client: "run `…`".')
+
     def parse(document: bytes) -> OAuthToken | ApiKey:
         """Return the login or key in a credential file. Raises CredentialFileError when there is none."""
 
@@ -178,6 +180,10 @@ class IAccountFormat(Interface):
     def refresh_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
         """Return the request that refreshes ``token``."""
 
+    def narrower_refresh_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        """Return the request that refreshes ``token`` with no more scopes than its file holds, for an upstream that has
+        refused :meth:`refresh_request` as ``invalid_scope`` (RFC 6749 section 5.2). None if it would be the same."""
+
     def refresh_answer(
         status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
@@ -188,13 +194,18 @@ class IAccountFormat(Interface):
         """Return the request of a usage poll."""
 
     def usage_answer(body: bytes, now: float) -> LimitsUpdate:
-        """Return the limits in a 200 answer of the usage endpoint. Raises AnswerMalformed when it cannot be parsed."""
+        """Return the limits in a 200 answer of the usage endpoint; what is not understood is left out. Raises
+        AnswerMalformed when it is no JSON object."""
+
+    def usage_plan(body: bytes, token: OAuthToken) -> OAuthToken:
+        """Return ``token`` with the plan that a 200 answer of the usage endpoint names, if any. Never raises."""
 
     def profile_request(token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
-        """Return the request for the profile if plan or tier is unknown, else None."""
+        """Return the request for the profile if it is needed to know plan, tier or identity, else None."""
 
     def profile_answer(body: bytes, token: OAuthToken) -> OAuthToken:
-        """Return ``token`` with plan and tier filled in. Raises AnswerMalformed when the body cannot be parsed."""
+        """Return ``token`` with plan, tier and identity filled in. Raises AnswerMalformed when the body cannot be
+        parsed."""
 
     def plan_weight(token: OAuthToken | ApiKey) -> float:
         """Return the weight of the plan (spec 5.2)."""

@@ -106,6 +106,8 @@ class CredentialState:
     Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
     ``model_rejections``: model family -> until when its window is used up. ``organization``: id of the organization
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
+    ``delayed``: why the token cannot be refreshed for now, empty if it can be or need not be; ``delayed_until``: when
+    that is tried again.
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
     ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that show its
@@ -129,6 +131,8 @@ class CredentialState:
     refusals: tuple[tuple[str, str, bool], ...] = ()
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
+    delayed: str = ""
+    delayed_until: float = 0.0
     last_update: float = 0.0
     plan_weight: float = 1.0
     ever_had_data: bool = False
@@ -185,8 +189,17 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # This check comes last: a request without another credential uses this one despite it (worth_trying), and must not
-    # exceed a reserve that is known to be reached.
+    # These two checks come last, although spec 5.1 has a connection limit before the windows: a request without another
+    # credential uses this one despite them (worth_trying), and must not exceed a reserve that is known to be reached.
+    if state.blocked_until > now:
+        reason = state.blocked_reason or "connection_limit"
+        wait = format_duration(state.blocked_until - now)
+        message = f"{reason.replace('_', ' ')}, free again in {wait}"
+        return Availability("temporarily_blocked", reason, message, state.blocked_until)
+    if state.poll_failures > 0 and state.delayed:
+        seconds = state.delayed_until - now
+        next_try = f"; next try in {format_duration(seconds)}" if seconds > 0 else ""
+        return Availability("temporarily_blocked", "poll_failed", state.delayed + next_try)
     if state.poll_failures > 0:
         count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
         return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")

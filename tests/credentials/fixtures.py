@@ -60,8 +60,11 @@ URLS = UpstreamURLs("https://api.example", TOKEN, USAGE, PROFILE, "ccmproxy/test
 class PlainFormat:
     """A minimal format: ``{"login": {"access", "refresh", "expires", "plan"}}``. Unknown keys are kept.
 
-    A refresh is due a minute before the expiry. The token endpoint answers with such a login.
+    A refresh is due a minute before the expiry. The token endpoint answers with such a login, and gives
+    ``invalid_scope`` as the body of a 400. ``account``: whose login it is, which the profile may tell instead.
     """
+
+    how_to_log_in = "run `plain login`"
 
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
         try:
@@ -93,6 +96,9 @@ class PlainFormat:
     def refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest:
         return ControlRequest("POST", urls.token_url, body=(token.refresh_token or "").encode())
 
+    def narrower_refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        return ControlRequest("POST", urls.token_url, body=f"narrower {token.refresh_token}".encode())
+
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
@@ -104,7 +110,13 @@ class PlainFormat:
                 retry_after=None if after is None else float(after),
             )
         if status != 200:
-            raise RefreshRefused(f"token endpoint answered {status}", permanent=status == 401)
+            named = headers.get("retry-after")
+            raise RefreshRefused(
+                f"token endpoint answered {status}",
+                permanent=status == 401,
+                retry_after=None if named is None else float(named),
+                code=body.decode(),
+            )
         try:
             return replace(self._token(json.loads(body)), plan=token.plan)
         except (ValueError, TypeError, KeyError):
@@ -119,6 +131,9 @@ class PlainFormat:
         except (ValueError, TypeError):
             raise AnswerMalformed("usage endpoint answered nonsense") from None
         return LimitsUpdate(short=Window(used, resets_at, 18000.0), weekly=Window(used, resets_at, 604800.0))
+
+    def usage_plan(self, body: bytes, token: OAuthToken) -> OAuthToken:
+        return token
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
         if token.plan is not None:

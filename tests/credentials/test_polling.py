@@ -72,6 +72,7 @@ class PollTestCase(CredentialTestCase):
 
     def finish(self) -> None:
         self.poller.stop()
+        self.successResultOf(self.keeper.stop())
         self.no_timers()
 
     def start(self, expires: float | None = NOW + 1e9) -> None:
@@ -256,16 +257,28 @@ class FailureTests(PollTestCase):
         self.polled_after(900)
 
     def test_f26_429_without_a_time(self) -> None:
-        for after in (None, "soon"):
-            self.upstream.answer("usage", Answer(429, {} if after is None else {"retry-after": after}))
+        """Or with one below our own first step: that one, and it doubles up to 15 minutes (spec 12.4)."""
+        for after in (None, "soon", "0", "59"):
+            self.upstream.answer("usage", usage())
             self.start()
-            self.polled_after(60)
+            self.poller.poll()
+            self.upstream.answer("usage", Answer(429, {} if after is None else {"retry-after": after}))
+            self.clock.advance(HOUR)
+            self.events()
+            for delay in (60, 120, 240, 480, 900, 900):
+                self.polled_after(delay)
             self.assertEqual(self.events(), [])
+
+    def test_429_with_a_time_that_is_too_long(self) -> None:
+        self.upstream.answer("usage", Answer(429, {"retry-after": "86400"}))
+        self.start()
+        self.polled_after(900)
 
     def test_f26_403_is_no_failure(self) -> None:
         self.upstream.answer("usage", Answer(403, {}, b"scope missing"))
         self.start()
-        self.assertEqual((self.events(), self.polls()), ([], 1))
+        # The refusal is told, as an account may be refused (spec 12.3), and is no failed poll.
+        self.assertEqual((self.events(), self.polls()), (["PollRefused"], 1))
         self.polled_after(300)
         self.assertEqual(len(self.upstream.asked(TOKEN)), 0)
         self.assertIsNotNone(self.keeper.authorization)
@@ -304,7 +317,7 @@ class TokenTests(PollTestCase):
         self.upstream.answer("usage", Answer(401))
         self.start()
         self.assertEqual((self.polls(), len(self.upstream.asked(TOKEN))), (2, 1))
-        self.assertEqual(self.events(), ["PollFailed"])
+        self.assertEqual(self.events(), ["PollRefused", "PollFailed"])  # The former by spec 12.3.
 
     def test_soft_failure_of_the_token_counts_once(self) -> None:
         self.upstream.answer("token", Answer(500))

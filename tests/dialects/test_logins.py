@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.dialects.logins import (
+    INVALID_SCOPE,
     access_token_of,
     client_path,
     control_get,
@@ -130,6 +131,12 @@ class EndpointTests(SynchronousTestCase):
     def test_429(self) -> None:
         error = self.refusal(429, b'{"error": "final"}')
         self.assertEqual((error.rate_limited, error.retry_after, error.permanent), (True, 5, False))
+
+    def test_delay_and_code_of_every_refusal(self) -> None:
+        """Spec 12.4: what the endpoint names counts at every status, within its clamp."""
+        error = self.refusal(503, b'{"error": {"code": "busy"}}')
+        self.assertEqual((error.rate_limited, error.retry_after, error.code), (False, 5, "busy"))
+        self.assertEqual(self.refusal(400, b'{"error": "invalid_scope"}').code, INVALID_SCOPE)
 
     def test_other_refusals(self) -> None:
         """The dialect decides, by status and error code, whether a refusal is final."""

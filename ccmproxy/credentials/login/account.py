@@ -15,18 +15,22 @@ from ccmproxy.credentials.credential import Credential
 from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import DirectoryLock
+from ccmproxy.credentials.login.standing import TokenStanding, digest
 from ccmproxy.credentials.login.token import TokenKeeper
 from ccmproxy.credentials.login.watch import FileWatch, FileWatcher
 from ccmproxy.credentials.polling import UsagePoller
+from ccmproxy.credentials.single_flight import SingleFlight
 from ccmproxy.dialects.oauth import ApiKey, Authorization, Login, OAuthToken, UpstreamURLs
 from ccmproxy.http.client.connection_pool import ConnectionPool
-from ccmproxy.interfaces.credentials import ICredential, ICredentialStore
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.events import (
+from ccmproxy.state.transitions import (
+    Input,
     TimePassed,
     TokenAvailable,
+    TokenDelayed,
     TokenUnavailable,
 )
 
@@ -107,6 +111,8 @@ class LoginAccount(Credential):
         self._watched_path = place.watched_path
         self._watch: FileWatch | None = None
         self._access_token: str | None = None
+        self._standing = TokenStanding()
+        self._proofs: SingleFlight[bool] = SingleFlight()
         if fetch is None:
             fetch = ControlClient(clock, access.outbound).fetch
         self._lock: DirectoryLock | None = None
@@ -135,6 +141,8 @@ class LoginAccount(Credential):
             last_update=lambda: self.state.last_update,
             weight=self._weight,
             now=self._now,
+            wanted=self._wanted_poll,
+            token_state=self._probed,
         )
 
     # Life -------------------------------------------------------------------------------------------------
@@ -193,8 +201,8 @@ class LoginAccount(Credential):
         self.caps = caps
         self._plan_weight = plan_weight
         authorization = self._keeper.authorization
-        if self._running and authorization is not None:
-            self._apply(TokenAvailable(self._weight(authorization)))
+        if self._running and authorization is not None and self._standing.bad is None:
+            self._apply(TokenAvailable(self._weight(authorization), _identity(authorization)))
         else:
             self._apply(TimePassed())
 
@@ -202,12 +210,69 @@ class LoginAccount(Credential):
 
     async def authorize(self) -> Authorization:
         """Return the token or key to send, after refreshing it if that is due. Raises CredentialUnavailable when there
-        is none."""
-        return await self._keeper.authorize()
+        is none, or the login is bad."""
+        authorization = await self._keeper.authorize()
+        if self._standing.bad is not None:
+            raise CredentialUnavailable(self._bad_login())
+        return authorization
 
-    async def recover(self, rejected: Authorization, caller: str = "") -> Authorization:
-        """Return another token than ``rejected`` (spec 3.4). Raises CredentialUnavailable when there is no other."""
-        return await self._keeper.recover(rejected)
+    async def recover(
+        self, rejected: Authorization, caller: str = "", may_force: bool = True
+    ) -> Authorization:
+        """Return another token than ``rejected`` (spec 3.4).
+
+        ``caller``: who sent the request, empty = nobody in particular; ``may_force``: whether the request may force a
+        refresh, as a request to a model endpoint may (spec 12.3). Raises RefreshNotForced when no refresh may be
+        forced, and CredentialUnavailable when there is no other token for another reason.
+        """
+        authorization = await self._keeper.recover(rejected, caller or None, may_force=may_force)
+        if self._standing.bad is not None:
+            raise CredentialUnavailable(self._bad_login())
+        return authorization
+
+    async def prove(self, authorization: Authorization) -> bool:
+        """Return whether this very token has served a model request or a poll. If that is not known, asks the usage
+        endpoint once, for at most 5 s (spec 12.3). Never raises."""
+        if self._standing.is_proven(authorization):
+            return True
+        if not isinstance(authorization, OAuthToken) or not self._running:
+            return False
+        await self._proofs.join(lambda: self._ask_for_proof(authorization))
+        return self._standing.is_proven(authorization)
+
+    async def _ask_for_proof(self, token: OAuthToken) -> bool:
+        is_good = await self._poller.ask_for_proof(token)
+        if is_good:
+            self._standing.prove(token)
+        return is_good
+
+    def proved(self, authorization: Authorization) -> None:
+        """Note that a model request was served with this token."""
+        if not self._standing.is_proven(authorization):
+            self._standing.prove(authorization)
+        if self._standing.bad is not None and self._is_present(authorization):
+            self._probed(authorization, True)
+
+    def login_refused(self, authorization: Authorization, sentence: str) -> None:
+        """Note that the upstream refused this token although it cannot be refreshed any further; ``sentence``: the
+        provider's. Unless the token is proven or replaced, the login is bad until it changes or a probe succeeds, and
+        the first probe is made at once (spec 12.3)."""
+        if self._standing.is_proven(authorization) or not self._is_present(authorization):
+            return
+        if self._standing.bad is None:
+            self._standing.refuse(sentence, self._now())
+            self.log.error("{tag}: {problem}", tag=self.tag, problem=self._bad_login())
+            self._apply(TokenUnavailable(self._bad_login(), ends_requests=False))
+        self._poller.poll_if_stale()
+
+    def is_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> bool:
+        """Return whether a refusal of this token at this endpoint is known to be about the request."""
+        return self._standing.is_about_request(authorization, method, path)
+
+    def remember_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> None:
+        """Note that a refusal of this token at this endpoint, which is no model endpoint, was about the request. It is
+        remembered until the token is replaced."""
+        self._standing.remember_about_request(authorization, method, path)
 
     @property
     def upstream(self) -> Upstream:
@@ -228,6 +293,8 @@ class LoginAccount(Credential):
     def _weight(self, authorization: Login) -> float:
         if self._plan_weight is not None:
             return self._plan_weight
+        if isinstance(authorization, OAuthToken):
+            authorization = self._poller.with_plan(authorization)
         return self._format.plan_weight(authorization)
 
     def _file_changed(self) -> None:
@@ -246,13 +313,65 @@ class LoginAccount(Credential):
         if authorization is None:
             self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
             return
-        organization = authorization.account_id if isinstance(authorization, OAuthToken) else None
-        self._apply(TokenAvailable(self._weight(authorization), organization or ""))
+        self._standing.replaced(authorization)
+        self._changed_by_others(authorization)
+        if self._standing.bad is None:
+            self._apply(TokenAvailable(self._weight(authorization), _identity(authorization)))
         if isinstance(authorization, OAuthToken) and authorization.access_token != self._access_token:
             self._access_token = authorization.access_token
             if self._poller.failures:
                 self._poller.poll()  # A poll that failed with the old token may succeed with the new one.
         self._poller.poll_if_stale()
 
+    def _changed_by_others(self, authorization: Login) -> None:
+        """End the time of a bad login if this one is another, which we have not made by a refresh."""
+        if isinstance(authorization, OAuthToken):
+            token = authorization.access_token
+            if token == self._access_token or self._keeper.has_made(token):
+                return
+        self._standing.changed()
+
     def _token_failed(self, message: str) -> None:
+        delay = self._keeper.delay()
+        if delay is not None:
+            self._apply(TokenDelayed(*delay))
         self._poller.token_failed(message)
+
+    # A bad login ------------------------------------------------------------------------------------------
+
+    def _apply(self, event: Input) -> None:
+        super()._apply(event)
+        self._poller.reconsider()
+
+    def _is_present(self, authorization: Authorization) -> bool:
+        present = self._keeper.authorization
+        return present is not None and digest(present) == digest(authorization)
+
+    def _wanted_poll(self, now: float) -> float:
+        """Return when a poll is wanted besides the usual rhythm (Unix seconds), 0 = not at all."""
+        bad = self._standing.bad
+        return max(bad.next_at, 1.0) if bad is not None else 0.0
+
+    def _probed(self, authorization: Authorization, is_good: bool | None) -> None:
+        """Note what a poll or a model request has shown about the token: True = it is good, None = nothing."""
+        if is_good:
+            self._standing.prove(authorization)
+        if self._standing.probed(is_good, self._now()):
+            self.log.info("{tag}: its login is used again", tag=self.tag)
+            present = self._keeper.authorization
+            if present is not None:
+                self._apply(TokenAvailable(self._weight(present), _identity(present)))
+
+    def _bad_login(self) -> str:
+        """Return the sentence for clients and the operator: whom to ask, and what is to be done."""
+        bad = self._standing.bad
+        said = f' ("{bad.sentence}")' if bad is not None and bad.sentence else ""
+        return (
+            f"the upstream refuses the login of this account{said}: ask the operator of this proxy to log in again"
+            f" with the official client ({self._format.how_to_log_in})"
+        )
+
+
+def _identity(authorization: Login) -> str:
+    """Return the identity of the login (spec 12.5), empty if unknown."""
+    return (authorization.account_id or "") if isinstance(authorization, OAuthToken) else ""

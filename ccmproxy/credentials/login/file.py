@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
 
 from zope.interface import implementer
 
@@ -66,12 +68,14 @@ class FileStore:
         a link to itself. In both cases the old content is still in place, and no temporary file is left behind.
         """
         target = self._target()
-        temporary = _write_sibling(target, document)
+        descriptor, temporary = _write_sibling(target, document)
         try:
             os.replace(temporary, target)
         except BaseException:
             _unlink(temporary)
             raise
+        finally:
+            os.close(descriptor)
         _sync_directory(os.path.dirname(target))
 
     def check_writable(self) -> None:
@@ -89,9 +93,50 @@ class FileStore:
                 raise self._error("is mounted by itself and cannot be replaced: mount its directory instead")
             if _is_held_by_sticky_directory(target):
                 raise self._error("belongs to somebody else in a directory with restricted deletion")
-            _unlink(_write_sibling(target, b"\0" * min(size, MAX_DOCUMENT)))
+            descriptor, temporary = _write_sibling(target, b"\0" * min(size, MAX_DOCUMENT))
+            _unlink(temporary)
+            os.close(descriptor)
         except OSError as error:
             raise self._error(f"cannot be written: {_reason(error)}") from None
+
+    def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        """Remove the temporary files that a crash left behind. See :class:`.ICredentialStore`.
+
+        A writer that is alive holds a lock on its file (flock(2)), which ends with its process.
+        """
+        replaced = False
+        try:
+            target = self._target()
+            directory, name = os.path.split(target)
+            temporary = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp")
+            left = [
+                os.path.join(directory, each) for each in os.listdir(directory) if temporary.fullmatch(each)
+            ]
+            for path in left:
+                replaced = self._clean_up(path, target, is_newer) or replaced
+        except (OSError, ValueError, CredentialFileError):
+            pass  # The next read finds the files again.
+        return replaced
+
+    def _clean_up(self, path: str, target: str, is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        """Remove the temporary file ``path``, or make it the document. Returns whether it became the document.
+
+        Raises CredentialFileError when there is no document to compare it with, and OSError when the system refuses.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            if _is_locked(descriptor):
+                return False
+            content = _read_all(descriptor, MAX_DOCUMENT + 1)
+            if is_newer(self.read(), content):
+                os.fsync(descriptor)
+                os.replace(path, target)
+                _sync_directory(os.path.dirname(target))
+                return True
+            os.unlink(path)
+            return False
+        finally:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Delete the file, or the target of a link, if it exists. Raises OSError when it cannot be deleted."""
@@ -164,27 +209,40 @@ def _read_all(descriptor: int, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _write_sibling(target: str, document: bytes) -> str:
-    """Write ``document`` to a new file in the directory of ``target``, sync it, and return its path. Leaves no file
-    behind on failure."""
+def _write_sibling(target: str, document: bytes) -> tuple[int, str]:
+    """Write ``document`` to a new file in the directory of ``target`` and sync it. Leaves no file behind on failure.
+
+    Returns a descriptor of the file, which holds a lock on it as long as it is open, and its path.
+    """
     directory, name = os.path.split(target)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, PRIVATE)
     try:
-        try:
-            _keep_owner(target, descriptor)
-            os.fchmod(descriptor, PRIVATE)  # The umask may have removed permissions of the owner.
-            view = memoryview(document)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _is_locked(descriptor)  # From here on the lock is ours, unless the file system has no locks.
+        _keep_owner(target, descriptor)
+        os.fchmod(descriptor, PRIVATE)  # The umask may have removed permissions of the owner.
+        view = memoryview(document)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
     except BaseException:
         _unlink(temporary)
+        os.close(descriptor)
         raise
-    return temporary
+    return descriptor, temporary
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Return whether somebody else holds the lock of the file, and take it otherwise. A file system without locks has
+    no locked files."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _keep_owner(target: str, descriptor: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
@@ -66,6 +67,10 @@ class KeyringStore:
             keyring = self._keyring()
             keyring.set_password(self._service, self._account + _PROBE, "test")
             keyring.delete_password(self._service, self._account + _PROBE)
+
+    def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        """Do nothing: a keychain has no temporary files."""
+        return False
 
     def remove(self) -> None:
         """Delete the item if it exists. Raises CredentialFileError when the item may still exist afterwards."""
@@ -138,6 +143,10 @@ class FirstOf:
                 self._second.check_writable()
             except CredentialFileError as second_error:
                 raise CredentialFileError(f"{error}; {second_error}") from None
+
+    def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        """Clean up after the file. See :class:`.ICredentialStore`."""
+        return self._second.clean_up(is_newer)
 
     def _has_first(self) -> bool:
         try:

@@ -12,9 +12,11 @@ from twisted.logger import Logger
 
 from ccmproxy.credentials.control import TIMEOUT, ControlError, Fetch, fetch_within
 from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable
-from ccmproxy.credentials.login.stored_login import StoredLogin, is_login
+from ccmproxy.credentials.login.stored_login import FIRST_DELAY, LONGEST_DELAY, StoredLogin, is_login
+from ccmproxy.dialects.logins import INVALID_SCOPE
 from ccmproxy.dialects.oauth import (
     ApiKey,
+    ControlRequest,
     CredentialFileError,
     Login,
     OAuthToken,
@@ -24,8 +26,9 @@ from ccmproxy.dialects.oauth import (
 from ccmproxy.interfaces.credentials import CredentialUnavailable
 from ccmproxy.interfaces.facets import IAccountFormat
 
-#: Shortest delay between a refresh that failed temporarily and the next attempt (seconds).
-RETRY_DELAY = 5.0
+#: Delay after the first 429 of the token endpoint that names none, and the longest one (seconds; spec 3.2 point 8).
+LIMITED_FIRST_DELAY = 30.0
+LIMITED_LONGEST_DELAY = 900.0
 #: Attempts, and seconds between them, to read the store before a refreshed login is saved. Another program may be
 #: rewriting the file at that moment.
 _SETTLE_ATTEMPTS = 4
@@ -36,7 +39,8 @@ class TokenRefresh:
     """Refreshes a login. The caller of :meth:`attempt` must make only one attempt at a time.
 
     ``redeeming``: whether a refresh token is being redeemed, so that cancelling would lose its successor (F3).
-    ``stopped``: set by the owner to prevent further redeeming.
+    ``stopped``: set by the owner to prevent further redeeming. ``last_made``: the access token that the last refresh
+    made, None before the first one.
     """
 
     log = Logger()
@@ -55,6 +59,7 @@ class TokenRefresh:
         """``lock``: the lock of the official client, or None if that takes none. ``now`` returns Unix seconds."""
         self.redeeming = False
         self.stopped = False
+        self.last_made: str | None = None
         self._tag = tag
         self._login = login
         self._format = account_format
@@ -82,9 +87,9 @@ class TokenRefresh:
             raise CredentialUnavailable("token refresh failed unexpectedly") from None
 
     async def _refresh(self, rejected: str | None) -> Login:
-        """Return the login, after refreshing it if that is due. Raises CredentialUnavailable: hard when the lock cannot
-        be taken or the login cannot be read, soft when no refresh is possible for now and the present token is not
-        usable."""
+        """Return the login, after refreshing it if that is due. Raises CredentialUnavailable: hard when the login
+        cannot be read or its refresh token is dead, soft when no refresh is possible for now and the present token is
+        not usable."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -103,11 +108,12 @@ class TokenRefresh:
             token = self._login.reread()
             if not self._needs_refresh(token, rejected):
                 return token
-            raise self._login.fail_hard(str(error)) from None
+            assert isinstance(token, OAuthToken)
+            return self._put_off(token, rejected, f"token is not refreshed: {error}")
 
     async def _refresh_locked(self, rejected: str | None) -> Login:
-        """Do what :meth:`_refresh` does, with the lock held. Raises CredentialUnavailable: hard when a new login could
-        not be saved or was not saved, or when the refresh token is permanently refused, else soft."""
+        """Do what :meth:`_refresh` does, with the lock held. Raises CredentialUnavailable: hard when the refresh token
+        is permanently refused, else soft."""
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -117,9 +123,9 @@ class TokenRefresh:
             self._login.check_writable()
         except CredentialFileError as error:
             message = f"token is not refreshed, because it could not be saved: {error}"
-            raise self._login.fail_hard(message) from None
+            return self._put_off(token, rejected, message)
         if self._lock is not None and not self._lock.held:
-            return self._fall_back(token, rejected, "the lock of the credential was lost")
+            return self._put_off(token, rejected, "the lock of the credential was lost")
         self.redeeming = True
         try:
             if self._login.unsaved is not None:
@@ -148,8 +154,24 @@ class TokenRefresh:
 
     async def _redeem(self, token: OAuthToken) -> OAuthToken:
         """Redeem the refresh token at the token endpoint. Raises RefreshRefused when the endpoint refuses or does not
-        answer."""
-        request = self._format.refresh_request(token, self._urls)
+        answer.
+
+        A refusal of the scopes leaves the refresh token valid, and the scopes of the file are asked for instead: a
+        login that an older client made was granted fewer than are usual today (spec 12.4).
+        """
+        try:
+            return await self._ask(token, self._format.refresh_request(token, self._urls))
+        except RefreshRefused as refusal:
+            narrower = None
+            if refusal.code == INVALID_SCOPE:
+                narrower = self._format.narrower_refresh_request(token, self._urls)
+            if narrower is None:
+                raise
+        self.log.info("{tag}: token is refreshed with the scopes that it has", tag=self._tag)
+        return await self._ask(token, narrower)
+
+    async def _ask(self, token: OAuthToken, request: ControlRequest) -> OAuthToken:
+        """Return the login that the token endpoint answers to ``request``. Raises RefreshRefused when there is none."""
         try:
             answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
         except ControlError as error:
@@ -167,22 +189,38 @@ class TokenRefresh:
             if not self._needs_refresh(present, rejected):
                 return present
         message = f"token refresh failed: {refusal}"
-        self.log.warn("{tag}: {problem}", tag=self._tag, problem=message)
         if refusal.permanent:
-            raise self._login.refused_for_good(token)
-        if refusal.rate_limited and refusal.retry_after is None:
-            pause = float("inf")
+            error = self._login.refused_for_good(token)
+            self.log.error("{tag}: {problem}: {reason}", tag=self._tag, problem=message, reason=str(error))
+            raise error
+        if refusal.rate_limited:
+            steps = LIMITED_FIRST_DELAY, LIMITED_LONGEST_DELAY
         else:
-            pause = max(refusal.retry_after or 0.0, RETRY_DELAY)
-        self._login.block_refresh(self._now() + pause, message)
+            steps = FIRST_DELAY, LONGEST_DELAY
+        return self._put_off(token, rejected, message, refusal.retry_after, *steps)
+
+    def _put_off(
+        self,
+        token: OAuthToken,
+        rejected: str | None,
+        message: str,
+        named: float | None = None,
+        first: float = FIRST_DELAY,
+        longest: float = LONGEST_DELAY,
+    ) -> OAuthToken:
+        """Delay the next attempt because of a passing cause (see :meth:`.StoredLogin.postpone`), log it, and fall back
+        on ``token``. Raises a soft CredentialUnavailable with ``message`` when that is rejected or expired."""
+        self._login.postpone(message, named, first, longest)
+        self.log.warn("{tag}: {problem}", tag=self._tag, problem=self._login.with_next_try(message))
         return self._fall_back(token, rejected, message)
 
     def _fall_back(self, token: OAuthToken, rejected: str | None, message: str) -> OAuthToken:
-        """Return ``token``. Raises a soft CredentialUnavailable with ``message`` when it is rejected or expired."""
+        """Return ``token``. Raises a soft CredentialUnavailable with ``message`` and the time of the next attempt when
+        it is rejected or expired."""
         if token.access_token == rejected or (
             token.expires_at is not None and self._now() >= token.expires_at
         ):
-            raise CredentialUnavailable(message)
+            raise CredentialUnavailable(self._login.with_next_try(message))
         return token
 
     async def _save(
@@ -191,8 +229,8 @@ class TokenRefresh:
         """Write the refreshed login to the store, and only then use it (F3). ``document``: the content of the store
         with the old login.
 
-        Raises CredentialUnavailable: hard when the login cannot be saved, soft when another program has meanwhile
-        stored a login that is not usable.
+        Raises a soft CredentialUnavailable when the login cannot be saved for now and the old one is not usable any
+        more, or when another program has meanwhile stored a login that is not usable.
         """
         present: Login = old
         for attempt in range(_SETTLE_ATTEMPTS):
@@ -217,21 +255,24 @@ class TokenRefresh:
         except Exception as error:
             # Whatever the error is, the only copy of the login must not be lost.
             self._login.unsaved = (old, refreshed)
-            raise self._not_saved(error) from None
-        saved = self._login.saved()
+            return self._not_saved(old, rejected, error)
+        saved = self._login.saved(refreshed)
+        self.last_made = refreshed.access_token
         self.log.info("{tag}: token refreshed", tag=self._tag, expires_at=getattr(saved, "expires_at", None))
         self._login.take(saved, None)
         return saved
 
-    def _not_saved(self, error: Exception) -> CredentialUnavailable:
+    def _not_saved(self, old: OAuthToken, rejected: str | None, error: Exception) -> OAuthToken:
+        """Handle a refreshed login that could not be saved: saving it is tried again, and ``old`` is used as long as it
+        lasts. Raises a soft CredentialUnavailable when that is rejected or expired."""
         reason = error.strerror if isinstance(error, OSError) else ""
         if isinstance(error, CredentialFileError):
             reason = str(error)
         message = f"the refreshed token could not be saved: {reason or type(error).__name__}"
+        self._login.postpone(message)
         self.log.critical(
-            "{tag}: {problem}; saving it is tried again, but if the process ends before that succeeds, the account has"
-            " to be logged in again",
+            "{tag}: {problem}; if the process ends before it is saved, the account has to be logged in again",
             tag=self._tag,
-            problem=message,
+            problem=self._login.with_next_try(message),
         )
-        return self._login.fail_hard(message)
+        return self._fall_back(old, rejected, message)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
 from ccmproxy.dialects.oauth import CredentialFileError, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
+from ccmproxy.policy.delays import clamped_delay, growing_delay
+from ccmproxy.state.durations import format_duration
 
 #: Shortest interval between rereads of a store whose login is unavailable (seconds; spec 3.1).
 REREAD_INTERVAL = 2.0
-
-_LOST = (
-    "the login's refresh token is no longer accepted (another program may have used it, or its successor was lost"
-    " before it could be saved): log in again with the official client"
-)
+#: Delay after the first attempt that failed for a passing cause, and the longest one (seconds; spec 12.4). The delay
+#: doubles with each failure.
+FIRST_DELAY = 5.0
+LONGEST_DELAY = 300.0
 
 
 class StoredLogin:
@@ -25,6 +28,9 @@ class StoredLogin:
     ``authorization``: the usable token or key; if it is None, ``problem`` says why there is none. ``document``: the
     whole content of the store, None after a failed read. ``unsaved``: (old, new) login if a refreshed login could not
     be saved. All methods are synchronous and make no requests.
+
+    A login becomes unusable for one reason that only a person can end: its refresh token is dead, as the upstream says
+    that it will never accept it again. Every other obstacle to a refresh only delays the next attempt (spec 12.4).
     """
 
     def __init__(
@@ -41,19 +47,23 @@ class StoredLogin:
         self.problem: str | None = "credential not loaded yet"
         self.document: bytes | None = None
         self.unsaved: tuple[OAuthToken, OAuthToken] | None = None
+        #: No refresh is attempted before this time (Unix seconds), for the reason that :attr:`blocked_by` names.
+        self.blocked_until = 0.0
+        self.blocked_by = ""
         self._store = store
         self._format = account_format
         self._clock = clock
         self._changed = changed
         self._now = now
         self._last_read = float("-inf")
-        #: The reason for a hard failure: the login is unusable until the store changes.
-        self._hard: str | None = None
+        #: Whether the login is unusable because its refresh token is dead. Ends when the store changes.
+        self._is_dead = False
         #: The refresh token that the token endpoint has permanently refused.
         self._dead_token: str | None = None
-        #: No refresh is attempted before this time (Unix seconds), for the reason that follows.
-        self._blocked_until = 0.0
-        self._blocked_by = ""
+        #: How many attempts in a row have failed for passing causes.
+        self._failures = 0
+        #: The login whose identity is known although its file does not name it.
+        self._identified: OAuthToken | None = None
 
     # Reading ----------------------------------------------------------------------------------------------
 
@@ -66,32 +76,41 @@ class StoredLogin:
             self.document = None
             self.take(None, str(error))
             return
+        if self._store.clean_up(self._is_newer):
+            document, authorization = self._again(document, authorization)
         if self.unsaved is not None and not is_login(authorization, self.unsaved[0]):
             self.unsaved = None  # The login that it should have replaced is gone.
         if changed or document != self.document:
-            self._hard = None
-            self._blocked_until = 0.0
+            self._is_dead = False
+            self.unblock()
         self.document = document
-        if self._hard is None and self._is_dead(authorization):
-            self._hard = _LOST
-        if self._hard is None:
-            self.take(authorization, None)
+        if self._was_refused_for_good(authorization):
+            self._is_dead = True
+        if self._is_dead:
+            self.take(None, self._death())
         else:
-            self.take(None, self._hard)
+            self.take(authorization, None)
 
     def read(self) -> tuple[bytes, Login]:
         """Return the content of the store and the login in it, without changing this object. Raises CredentialFileError
         when the store cannot be read or its content cannot be parsed."""
         document = self._store.read()
-        return document, self._format.parse(document)
+        return document, self._with_identity(self._format.parse(document))
+
+    def _again(self, document: bytes, authorization: Login) -> tuple[bytes, Login]:
+        """Return what :meth:`read` returns, or the arguments when it cannot be read."""
+        try:
+            return self.read()
+        except CredentialFileError:
+            return document, authorization
 
     def reread(self) -> Login:
-        """Read the store and return its login, even one that is unusable because of a hard failure. Raises a hard
-        CredentialUnavailable when the store cannot be read or its content cannot be parsed."""
+        """Read the store and return its login, even one that is unusable because its refresh token is dead. Raises a
+        hard CredentialUnavailable when the store cannot be read or its content cannot be parsed."""
         self.load()
         if self.document is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=True)
-        return self._format.parse(self.document)
+        return self._with_identity(self._format.parse(self.document))
 
     def may_be_looked_for(self) -> bool:
         """Return whether the last read is old enough to look for a missing login again."""
@@ -101,7 +120,7 @@ class StoredLogin:
         """Return the usable token or key. Raises CredentialUnavailable when there is none; it is hard if only a change
         of the store can help."""
         if self.authorization is None:
-            raise CredentialUnavailable(self.problem or "credential unavailable", hard=self._hard is not None)
+            raise CredentialUnavailable(self.problem or "credential unavailable", hard=self._is_dead)
         return self.authorization
 
     def take(self, authorization: Login | None, problem: str | None) -> None:
@@ -111,6 +130,38 @@ class StoredLogin:
         self.authorization = authorization
         self.problem = problem
         self._changed()
+
+    def _is_newer(self, document: bytes, left: bytes) -> bool:
+        """Return whether ``left``, a file that a crash left behind, holds the successor of the login in ``document``:
+        the same account's, with a refresh token that was issued later (spec 3.2 point 6)."""
+        try:
+            old, new = self._format.parse(document), self._format.parse(left)
+        except CredentialFileError:
+            return False
+        if not isinstance(old, OAuthToken) or not isinstance(new, OAuthToken):
+            return False
+        if new.refresh_token in (None, old.refresh_token, self._dead_token):
+            return False
+        is_same_account = old.account_id == new.account_id
+        return is_same_account and _issued(new) > _issued(old)
+
+    # Whose login it is ------------------------------------------------------------------------------------
+
+    def identify(self, token: OAuthToken) -> None:
+        """Remember whose login ``token`` is, for files that do not name it (spec 12.5)."""
+        if token.account_id is not None:
+            self._identified = token
+
+    def _with_identity(self, authorization: Login) -> Login:
+        """Return the login with the identity that is known of it: of its access token, or of its refresh token, which
+        only its own account can have."""
+        known = self._identified
+        if not isinstance(authorization, OAuthToken) or authorization.account_id is not None or known is None:
+            return authorization
+        is_known = authorization.access_token == known.access_token or (
+            authorization.refresh_token is not None and authorization.refresh_token == known.refresh_token
+        )
+        return replace(authorization, account_id=known.account_id) if is_known else authorization
 
     # Writing ----------------------------------------------------------------------------------------------
 
@@ -125,39 +176,72 @@ class StoredLogin:
         self._store.write(merged)
         self.document = merged
 
-    def saved(self) -> Login:
-        """Clear the hard failure after the refreshed login was written. Returns that login, for :meth:`take`."""
+    def saved(self, token: OAuthToken) -> Login:
+        """Note that the refreshed login ``token`` was written. Returns it as the store holds it, for :meth:`take`."""
         assert self.document is not None
         self.unsaved = None
-        self._hard = None
-        return self._format.parse(self.document)
+        self._is_dead = False
+        self.unblock()
+        self.identify(token)
+        return self._with_identity(self._format.parse(self.document))
 
     # Obstacles to a refresh -------------------------------------------------------------------------------
-
-    def fail_hard(self, message: str) -> CredentialUnavailable:
-        """Record a hard failure, which only a change of the store can end. Returns the exception to raise."""
-        self._hard = message
-        self.take(None, message)
-        return CredentialUnavailable(message, hard=True)
 
     def refused_for_good(self, token: OAuthToken) -> CredentialUnavailable:
         """Record that the refresh token of ``token`` was permanently refused. Returns the exception to raise."""
         self._dead_token = token.refresh_token
-        return self.fail_hard(_LOST)
+        self._is_dead = True
+        self.take(None, self._death())
+        return CredentialUnavailable(self._death(), hard=True)
+
+    def postpone(
+        self,
+        reason: str,
+        named: float | None = None,
+        first: float = FIRST_DELAY,
+        longest: float = LONGEST_DELAY,
+    ) -> float:
+        """Allow no refresh for a while because of ``reason``, a passing cause. Returns for how long (seconds).
+
+        The delay is ``first`` after the first failure, and doubles with each further one up to ``longest``. ``named``:
+        the delay that the upstream named, which counts within its clamp instead.
+        """
+        self._failures += 1
+        delay = clamped_delay(named, growing_delay(self._failures, first, longest), first)
+        self.block_refresh(self._now() + delay, reason)
+        return delay
 
     def block_refresh(self, until: float, reason: str) -> None:
         """Allow no refresh before ``until`` (Unix seconds) unless the store changes."""
-        self._blocked_until = until
-        self._blocked_by = reason
+        self.blocked_until = until
+        self.blocked_by = reason
+
+    def unblock(self) -> None:
+        """Allow refreshes at once, and forget earlier failures."""
+        self.blocked_until = 0.0
+        self.blocked_by = ""
+        self._failures = 0
 
     def refresh_blocked(self, token: OAuthToken) -> str | None:
         """Return why ``token`` may not be refreshed now, or None if it may. Raises CredentialUnavailable when its
         refresh token was permanently refused."""
         if token.refresh_token is not None and token.refresh_token == self._dead_token:
-            raise self.fail_hard(_LOST)
-        return self._blocked_by if self._now() < self._blocked_until else None
+            raise self.refused_for_good(token)
+        return self.blocked_by if self._now() < self.blocked_until else None
 
-    def _is_dead(self, authorization: Login) -> bool:
+    def with_next_try(self, message: str) -> str:
+        """Return ``message`` with the time until the next attempt at a refresh, if that is in the future."""
+        wait = math.ceil(self.blocked_until - self._now())
+        return f"{message}; next try in {format_duration(wait)}" if wait > 0 else message
+
+    def _death(self) -> str:
+        return (
+            "the login's refresh token is no longer accepted (another program may have used it, or its successor was"
+            " lost before it could be saved): log in again with the official client"
+            f" ({self._format.how_to_log_in})"
+        )
+
+    def _was_refused_for_good(self, authorization: Login) -> bool:
         """Return whether this login is due for a refresh and its refresh token was permanently refused."""
         return (
             isinstance(authorization, OAuthToken)
@@ -174,3 +258,9 @@ def is_login(authorization: Login, token: OAuthToken) -> bool:
         and authorization.access_token == token.access_token
         and authorization.refresh_token == token.refresh_token
     )
+
+
+def _issued(token: OAuthToken) -> float:
+    """Return a number that is larger the later a login of the same account was issued: Unix seconds of its last
+    refresh or, as all of them last equally long, of its expiry; 0 = unknown."""
+    return token.last_refresh or token.expires_at or 0.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ccmproxy.credentials.control import Fetch
+from ccmproxy.credentials.login.forced_refreshes import ForcedRefreshes
 from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable
 from ccmproxy.credentials.login.profile import fetch_profile
 from ccmproxy.credentials.login.refresh import TokenRefresh
@@ -24,13 +24,11 @@ from ccmproxy.dialects.oauth import (
     OAuthToken,
     UpstreamURLs,
 )
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
 
-#: Most refreshes that rejected tokens may force within FORCED_PERIOD (seconds). If the upstream refuses every token of
-#: an account, its requests must not each cause a refresh.
-FORCED_LIMIT = 3
-FORCED_PERIOD = 60.0
+#: The caller of :meth:`TokenKeeper.recover` that stands for our own polls, which have a budget of their own.
+POLLS = object()
 #: Longest time that a shutdown waits for a refresh whose answer would otherwise be lost (seconds).
 STOP_GRACE = 10.0
 
@@ -68,9 +66,14 @@ class TokenKeeper:
         self._now: Callable[[], float] = now or clock.seconds
         self._login = StoredLogin(store, account_format, clock, changed, self._now)
         self._refresh = TokenRefresh(tag, self._login, account_format, urls, fetch, clock, lock, self._now)
-        self._forced: deque[float] = deque(maxlen=FORCED_LIMIT)
+        self._request_budget = ForcedRefreshes()
+        self._poll_budget = ForcedRefreshes()
         self._flight: SingleFlight[Login] = SingleFlight(self._attempt_failed)
         self._stopped = False
+        #: The timer of the next attempt after one that failed for a passing cause, and the access token that the
+        #: upstream had refused before it, if any.
+        self._retry: IDelayedCall | None = None
+        self._rejected: str | None = None
 
     # Reading ----------------------------------------------------------------------------------------------
 
@@ -87,15 +90,27 @@ class TokenKeeper:
     def load(self, changed: bool = False) -> None:
         """Read the store. ``changed``: the store is known to have changed, which lifts every block (spec 3.2)."""
         self._login.load(changed)
+        self._arm()
+        if self._retry is None and self._login.unsaved is not None and not self._stopped:
+            # The obstacle to saving it may be gone with the change.
+            self._share(None).addErrback(lambda _: None)
 
     def reload_on_demand(self) -> None:
         """Read the store again if its login is unavailable, at most every 2 s."""
         if self._login.authorization is not None or self._stopped or not self._login.may_be_looked_for():
             return
         self._login.load()
-        if self._login.unsaved is not None:
-            # The obstacle to saving it, such as a full disk, may be gone.
-            self._share(None).addErrback(lambda _: None)
+
+    def delay(self) -> tuple[str, float] | None:
+        """Return why refreshes are put off, and until when (Unix seconds); None if they are not."""
+        if self._login.blocked_until <= self._now():
+            return None
+        return self._login.blocked_by, self._login.blocked_until
+
+    def has_made(self, access_token: str) -> bool:
+        """Return whether our own last refresh made this access token; if not, somebody else has put it into the
+        store."""
+        return access_token == self._refresh.last_made
 
     # What requests call -----------------------------------------------------------------------------------
 
@@ -108,12 +123,18 @@ class TokenKeeper:
             return present
         return await self._share(None)
 
-    async def recover(self, rejected: Authorization) -> Login:
-        """Return another token than ``rejected``, which the upstream refused (spec 3.4). Raises CredentialUnavailable
-        when there is no other.
+    async def recover(
+        self, rejected: Authorization, caller: Hashable = None, *, may_force: bool = True
+    ) -> Login:
+        """Return another token than ``rejected``, which the upstream refused (spec 3.4).
 
         The present token is compared first, so that a late caller does not replace a token that an earlier caller has
-        already refreshed (F4).
+        already refreshed (F4). Otherwise a refresh is forced, if ``may_force`` says so and the budget allows it
+        (spec 12.3). ``caller``: who sent the request, None = nobody in particular; :data:`POLLS` has a budget of its
+        own.
+
+        Raises RefreshNotForced when no refresh may be forced, and CredentialUnavailable when there is no other token
+        for another reason.
         """
         if self._flight.active:
             await self._share(None)
@@ -124,10 +145,13 @@ class TokenKeeper:
             return await self.authorize()
         if isinstance(present, ApiKey) or not self._format.can_refresh(present):
             raise self._soft("the upstream refused the credential, and it cannot be refreshed")
-        now = self._now()
-        if len(self._forced) == FORCED_LIMIT and 0 <= now - self._forced[0] < FORCED_PERIOD:
-            raise self._soft("the upstream goes on refusing the credential although it was refreshed")
-        self._forced.append(now)
+        if not may_force:
+            raise RefreshNotForced("the upstream refused the credential")
+        budget = self._poll_budget if caller is POLLS else self._request_budget
+        # While refreshes are blocked, none is forced, so that nothing of the budget is used up.
+        is_blocked = self._login.refresh_blocked(present) is not None
+        if not is_blocked and not budget.take(None if caller is POLLS else caller, self._now()):
+            raise RefreshNotForced("the upstream goes on refusing the credential although it was refreshed")
         for _ in range(2):
             # The first one may be a refresh that another caller has started meanwhile, for another reason.
             shared = await self._share(present.access_token)
@@ -141,7 +165,33 @@ class TokenKeeper:
 
     def _share(self, rejected: str | None) -> Deferred[Login]:
         """Return the outcome of the attempt in flight, or of a new one. Cancelling does not end the attempt."""
-        return self._flight.join(lambda: self._refresh.attempt(rejected))
+        return self._flight.join(lambda: self._attempt(rejected))
+
+    async def _attempt(self, rejected: str | None) -> Login:
+        """Make one attempt, and set the timer for the next one if it failed for a passing cause."""
+        if rejected is not None:
+            self._rejected = rejected
+        try:
+            return await self._refresh.attempt(rejected)
+        finally:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Set the timer of the next attempt, if one is put off (spec 12.4). It is the only one: requests that come
+        meanwhile do not cause any."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        wait = self._login.blocked_until - self._now()
+        if not self._stopped and wait > 0:
+            self._retry = self._clock.callLater(wait, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self._login.blocked_until > self._now():  # The wall clock was set back meanwhile.
+            self._arm()
+        elif not self._flight.active:
+            self._share(self._rejected).addErrback(lambda _: None)
 
     def _attempt_failed(self, error: BaseException) -> None:
         if isinstance(error, CredentialUnavailable) and not error.hard and not self._stopped:
@@ -157,13 +207,15 @@ class TokenKeeper:
         filled = await fetch_profile(self._tag, token, self._format, self._urls, self._fetch, self._clock)
         if filled == token:
             return
+        self._login.identify(filled)
         lock: AbstractAsyncContextManager[None] = self._lock or nullcontext()
         try:
             async with lock:
                 document, present = self._login.read()
                 if present != token or self._flight.active:
                     return  # A refresh came in between; the next poll fetches the profile again.
-                self._login.write(document, filled)
+                if self._format.parse(self._format.merge(document, filled)) != self._format.parse(document):
+                    self._login.write(document, filled)
         except (LockUnavailable, CredentialFileError, OSError) as error:
             self.log.info("{tag}: profile not saved: {reason}", tag=self._tag, reason=type(error).__name__)
         if self.authorization == token:
@@ -178,6 +230,9 @@ class TokenKeeper:
         lock is released in both cases.
         """
         self._stopped = self._refresh.stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if not self._flight.active:
             return succeed(None)
         if not self._refresh.redeeming:

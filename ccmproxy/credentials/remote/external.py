@@ -17,7 +17,7 @@ from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential
 from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.lease import Lease
-from ccmproxy.credentials.polling import DEFAULT_RETRY_AFTER, Poller, ask_repeatedly
+from ccmproxy.credentials.polling import Poller, ask_repeatedly
 from ccmproxy.credentials.remote.status_watch import StatusWatch
 from ccmproxy.dialects.oauth import AnswerMalformed, Authorization, ControlRequest, RemoteToken
 from ccmproxy.dialects.remote import RemoteStatus, read_status
@@ -389,7 +389,7 @@ class StatusPoller(Poller):
         answer = await ask_repeatedly(self._fetch, self._external.status_request(), self._clock)
         if answer.status == 429:
             delay = parse_retry_after(answer.headers.get("retry-after"), self._now())
-            self._postpone(DEFAULT_RETRY_AFTER if delay is None else max(delay, 1.0))
+            self._postpone(delay)
         elif answer.status != 200:
             self._count(f"the remote's status endpoint answered {answer.status}")
         else:
@@ -399,4 +399,5 @@ class StatusPoller(Poller):
                 self._count(str(error))
                 return
             self._last_success = self._now()
+            self._postponements = 0
             self._external.polled(status)

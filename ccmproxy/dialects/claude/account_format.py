@@ -8,9 +8,11 @@ from dataclasses import replace
 import msgspec
 from zope.interface import implementer
 
+from ccmproxy.dialects.claude.usage_shapes import usual_shape
 from ccmproxy.dialects.claude.windows import read_usage
 from ccmproxy.dialects.json_values import DECODE_ERRORS, number, text
 from ccmproxy.dialects.logins import (
+    FINAL_CODES,
     REFRESH_MARGIN,
     access_token_of,
     client_path,
@@ -61,6 +63,8 @@ _PLANS = {
 class ClaudeAccountFormat:
     """Account facet of the Claude dialect. Stateless."""
 
+    how_to_log_in = "run `claude` and enter /login"
+
     def parse(self, document: bytes) -> OAuthToken | ApiKey:
         """Read ``claudeAiOauth`` of the official CLI's ``.credentials.json`` (spec 3.1).
 
@@ -110,13 +114,14 @@ class ClaudeAccountFormat:
         scope = REFRESH_SCOPES
         if token.scopes and INFERENCE_SCOPE not in token.scopes:
             scope = " ".join(token.scopes)
-        body = {
-            "grant_type": "refresh_token",
-            "refresh_token": token.refresh_token,
-            "client_id": CLIENT_ID,
-            "scope": scope,
-        }
-        return refresh_post(body, urls)
+        return _refresh_request(token, urls, scope)
+
+    def narrower_refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        """The refresh with the scopes that the file holds; without any if it names none, which asks for those that the
+        login was granted (RFC 6749 section 6). None where the usual refresh asks for the same."""
+        if token.scopes and (INFERENCE_SCOPE not in token.scopes or set(token.scopes) == _USUAL_SCOPES):
+            return None
+        return _refresh_request(token, urls, " ".join(token.scopes))
 
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
@@ -149,15 +154,18 @@ class ClaudeAccountFormat:
         return control_get(urls.usage_url, token, urls, _BETA)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """The limits in a response to ``GET /api/oauth/usage``. Raises AnswerMalformed where it has no window."""
-        answer = usage_object(body)
-        if "five_hour" not in answer and "seven_day" not in answer:
-            raise AnswerMalformed("usage endpoint answered without any window")
-        return read_usage(answer)
+        """What ``GET /api/oauth/usage`` answered; nothing where that has no window. Raises AnswerMalformed where it is
+        no JSON object."""
+        return read_usage(usual_shape(usage_object(body)))
+
+    def usage_plan(self, body: bytes, token: OAuthToken) -> OAuthToken:
+        """Return ``token``: the usage endpoint does not name the plan."""
+        return token
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
-        """The request for the account's profile; None where the file already names the account's plan."""
-        if token.plan and token.tier:
+        """Needed where the file does not say what plan the account has, and whose account it is is not known: the file
+        never names that (spec 12.5)."""
+        if token.plan and token.tier and token.account_id:
             return None
         return control_get(urls.profile_url, token, urls, _BETA)
 
@@ -212,10 +220,24 @@ class _ProfileAnswer(msgspec.Struct):
     organization: _Organization
 
 
+#: The scopes that a refresh usually asks for.
+_USUAL_SCOPES = frozenset(REFRESH_SCOPES.split())
+
+
+def _refresh_request(token: OAuthToken, urls: UpstreamURLs, scope: str) -> ControlRequest:
+    """The refresh that asks for ``scope``; empty = for no scopes in particular."""
+    body = {
+        "grant_type": "refresh_token",
+        "refresh_token": token.refresh_token,
+        "client_id": CLIENT_ID,
+    }
+    return refresh_post({**body, "scope": scope} if scope else body, urls)
+
+
 def _organization_id(value: object) -> str | None:
     return text(value.get("uuid")) if isinstance(value, dict) else None
 
 
 def _is_permanent(status: int, code: str) -> bool:
-    """Whether a refusal means that this refresh token will never be accepted again (spec 3.2)."""
-    return status in (400, 401, 403) and code in ("invalid_grant", "invalid_client")
+    """Whether a refusal means that this refresh token will never be accepted again (spec 3.3, 12.4)."""
+    return status in (400, 401, 403) and code in FINAL_CODES

@@ -15,6 +15,7 @@ from zope.interface import implementer
 from ccmproxy.dialects.codex.windows import read_usage
 from ccmproxy.dialects.json_values import DECODE_ERRORS, json_object, moment, number, text
 from ccmproxy.dialects.logins import (
+    FINAL_CODES,
     REFRESH_MARGIN,
     access_token_of,
     client_path,
@@ -31,7 +32,6 @@ from ccmproxy.dialects.logins import (
     usage_object,
 )
 from ccmproxy.dialects.oauth import (
-    AnswerMalformed,
     ApiKey,
     ControlRequest,
     CredentialFileError,
@@ -46,11 +46,13 @@ from ccmproxy.state.limits import LATEST_TIME, LimitsUpdate
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 #: Age of the last refresh at which a token without a known expiry is refreshed (seconds).
 REFRESH_INTERVAL = 8 * 86400.0
-#: Error codes which mean that this refresh token will never be accepted again (spec 3.3).
-PERMANENT = frozenset(
-    {"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated", "invalid_grant"}
-)
-#: The JWT claim in which the provider describes the account.
+#: Kind of a login that is a single token, which never expires and is never refreshed (``codex login
+#: --with-access-token``, openai/codex pull request 25731), and the field that holds it.
+PERSONAL_TOKEN = "personalAccessToken"
+_PERSONAL_TOKEN_FIELD = "personal_access_token"
+#: Kinds of logins in the words of ``auth_mode`` whose tokens cannot be sent as they are.
+UNSUPPORTED = frozenset({"agentIdentity"})
+#: The claim of its tokens in which the provider tells of the account.
 CLAIM = "https://api.openai.com/auth"
 
 _KEY = "tokens"
@@ -61,11 +63,15 @@ _WEIGHTS = {"pro": 10.0, "prolite": 5.0}
 class CodexAccountFormat:
     """Account facet of the Codex dialect. Stateless."""
 
-    def parse(self, document: bytes) -> OAuthToken | ApiKey:
-        """Read the official CLI's ``auth.json`` (spec 3.1): its key if it is in API-key mode, else its tokens.
+    how_to_log_in = "run `codex login`"
 
-        ``auth_mode`` decides where it is present; older files are in API-key mode if they hold a key. Raises
-        CredentialFileError where there is no key or access token, or one that is not allowed in a header field.
+    def parse(self, document: bytes) -> OAuthToken | ApiKey:
+        """Read the official CLI's ``auth.json`` (spec 3.1): a key where it is in API-key mode, else its tokens, or its
+        personal access token, which never expires.
+
+        ``auth_mode`` decides where it is there; older files are in API-key mode if they hold a key. Raises
+        CredentialFileError where there is no key or access token, or none that a header can hold, and for a kind of
+        login that is not supported, which the message names.
         """
         loaded = load_document(document)
         mode, key = text(loaded.get("auth_mode")), text(loaded.get("OPENAI_API_KEY"))
@@ -75,6 +81,13 @@ class CodexAccountFormat:
             if not is_header_safe(key):
                 raise CredentialFileError("OPENAI_API_KEY holds characters that no key has")
             return ApiKey(key)
+        if mode == PERSONAL_TOKEN or (loaded.get(_KEY) is None and text(loaded.get(_PERSONAL_TOKEN_FIELD))):
+            return _personal_token(loaded)
+        if mode is not None and (mode in UNSUPPORTED or (mode != "chatgpt" and loaded.get(_KEY) is None)):
+            kind = mode if mode.isascii() and mode.isalnum() and len(mode) <= 40 else "unknown"
+            raise CredentialFileError(
+                f"the login is of the kind {kind}, which is not supported: {self.how_to_log_in} to get another one"
+            )
         tokens = login_of(loaded, _KEY)
         access_token = access_token_of(tokens, _KEY, "access_token")
         return _with_claims(
@@ -124,6 +137,10 @@ class CodexAccountFormat:
         }
         return refresh_post(body, urls)
 
+    def narrower_refresh_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+        """None: the usual refresh names no scopes."""
+        return None
+
     def refresh_answer(
         self, status: int, headers: Mapping[str, str], body: bytes, token: OAuthToken, now: float
     ) -> OAuthToken:
@@ -158,11 +175,15 @@ class CodexAccountFormat:
         return control_get(urls.usage_url, token, urls, *extra)
 
     def usage_answer(self, body: bytes, now: float) -> LimitsUpdate:
-        """The limits in an answer to ``GET …/wham/usage``. Raises AnswerMalformed where it holds no limits."""
-        answer = usage_object(body)
-        if "rate_limit" not in answer:
-            raise AnswerMalformed("usage endpoint answered without rate_limit")
-        return read_usage(answer, now)
+        """What ``GET …/wham/usage`` answered; nothing where that says nothing of limits. Raises AnswerMalformed where
+        it is no JSON object."""
+        return read_usage({"rate_limit": None, **usage_object(body)}, now)
+
+    def usage_plan(self, body: bytes, token: OAuthToken) -> OAuthToken:
+        """``token`` with the plan that the usage endpoint names: an upgrade shows there before it does in the tokens
+        (spec 12.5)."""
+        plan = text((json_object(body) or {}).get("plan_type"))
+        return token if plan is None else replace(token, plan=plan)
 
     def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
         """None: the tokens of the login name the plan."""
@@ -220,5 +241,18 @@ def _safe(value: object) -> str | None:
 
 
 def _is_permanent(status: int, code: str) -> bool:
-    """Whether a refusal means that this refresh token will never be accepted again (spec 3.3)."""
-    return status == 401 or code in PERMANENT
+    """Whether a refusal means that this refresh token will never be accepted again (spec 3.3, 12.4)."""
+    return status == 401 or code in FINAL_CODES
+
+
+def _personal_token(loaded: dict[str, Any]) -> OAuthToken:
+    """The login that is a personal access token. Raises CredentialFileError where there is none, or none that a header
+    can hold."""
+    personal_token = text(loaded.get(_PERSONAL_TOKEN_FIELD))
+    if personal_token is None:
+        raise CredentialFileError(f"{_PERSONAL_TOKEN_FIELD} field not found")
+    if not is_header_safe(personal_token):
+        raise CredentialFileError(f"{_PERSONAL_TOKEN_FIELD} holds characters that no token has")
+    tokens = loaded.get(_KEY)
+    account = tokens.get("account_id") if isinstance(tokens, dict) else loaded.get("account_id")
+    return OAuthToken(personal_token, account_id=_safe(account))

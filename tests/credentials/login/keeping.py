@@ -98,7 +98,17 @@ class TokenTestCase(CredentialTestCase):
         return [(request.body or b"").decode() for request in self.upstream.asked(TOKEN)]
 
     def settled(self) -> None:
-        """Assert that there is no lock and no temporary file."""
+        """No lock is left, and no temporary file. The next attempt, if one is put off, is the only timer."""
         self.assertEqual(os.listdir(self.directory), ["config"])
         self.assertEqual(os.listdir(self.config), ["login.json"])
-        self.no_timers()
+        self.nothing_but_the_next_try()
+
+    def nothing_but_the_next_try(self) -> None:
+        """No timer is set but the one of an attempt that is put off (spec 12.4)."""
+        expected = 0 if self.keeper.delay() is None else 1
+        self.assertEqual(len(self.clock.getDelayedCalls()), expected)
+
+    def next_try(self) -> float:
+        """Seconds until the next attempt."""
+        (timer,) = self.clock.getDelayedCalls()
+        return timer.getTime() - self.clock.seconds()

@@ -196,8 +196,8 @@ class LoginTests(AccountTestCase):
     def test_refresh_that_works_again_ends_the_back_off(self) -> None:
         self.upstream.answer("token", Answer(500))
         account = self.start(login())
-        self.clock.advance(10)
         self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        self.clock.advance(10)
         lease = account.lease()
         self.result(lease.authorize())
         lease.close(LeaseOutcome.SERVED)

@@ -171,17 +171,19 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(seen, [("a2", True)] * 2)
 
     def test_f3_disk_full_at_the_save(self) -> None:
-        """A hard failure: the new token is not used, and an error is logged. It is saved when there is space again."""
+        """The new token is not used, and it is said aloud. When there is room again it is saved, by itself: a full disk
+        is no state that only a person can end (spec 12.4)."""
         self.store.full = True
-        self.assertIn("could not be saved: No space left", self.refused(hard=True))
-        self.assertIsNone(self.keeper.authorization)
+        self.assertIn("could not be saved: No space left", said := self.refused(hard=False))
+        self.assertIn("next try in 5s", said)
         self.assertEqual(self.stored()["access"], "a1")
         self.assertTrue(any("has to be logged in again" in event for event in self.logged))
         self.settled()
-        self.clock.advance(3)
-        self.refused(hard=True)
+        self.clock.advance(5)
+        self.assertIn("next try in 10s", self.refused(hard=False))
         self.store.full = False
-        self.clock.advance(3)
+        self.clock.advance(10)
+        self.assertEqual(self.stored()["access"], "a2")
         self.assertEqual(self.authorized(), "a2")
         self.assertEqual(self.stored()["refresh"], "r2")
         self.assertEqual(self.redeemed(), ["r1"])
@@ -195,16 +197,16 @@ class RefreshTests(TokenTestCase):
             raise RuntimeError(document)
 
         self.store.write = fail  # type: ignore[method-assign]
-        self.assertIn("could not be saved: RuntimeError", self.refused(hard=True))
+        self.assertIn("could not be saved: RuntimeError", self.refused(hard=False))
         self.store.write = write  # type: ignore[method-assign]
-        self.clock.advance(3)
+        self.clock.advance(5)
         self.assertEqual(self.authorized(), "a2")
         self.assertEqual(self.redeemed(), ["r1"])
         self.settled()
 
     def test_f3_unsaved_login_gives_way_to_a_new_one(self) -> None:
         self.store.full = True
-        self.refused(hard=True)
+        self.refused(hard=False)
         self.load(login("new", "r9", NOW + 3600))
         self.assertEqual(self.authorized(), "new")
         self.store.full = False
@@ -214,15 +216,61 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(self.redeemed(), ["r1", "r9"])
 
     def test_not_writable_not_refreshed(self) -> None:
+        """It is tried again by itself, at growing intervals of at most 5 minutes, and says when (spec 12.4)."""
         self.store.read_only = True
-        self.assertIn("could not be saved", self.refused(hard=True))
+        self.assertIn("could not be saved", self.refused(hard=False))
+        for delay, told in ((5, "5s"), (10, "10s"), (20, "20s"), (40, "40s"), (80, "1m20s"), (160, "2m40s")):
+            self.assertEqual(self.next_try(), delay)
+            self.assertTrue(self.refused(hard=False).endswith(f"next try in {told}"))
+            self.assertIn(f"next try in {told}", self.logged[-1])
+            self.clock.advance(delay)
+        self.assertEqual(self.next_try(), 300)
+        self.clock.advance(300)
+        self.assertEqual(self.next_try(), 300)
         self.assertEqual(self.redeemed(), [])
         self.store.read_only = False
-        self.clock.advance(60)
-        self.refused(hard=True)
-        self.keeper.load(changed=True)
+        self.clock.advance(299)
+        self.refused(hard=False)
+        self.clock.advance(1)
         self.assertEqual(self.authorized(), "a2")
         self.settled()
+
+    def test_not_writable_but_not_expired(self) -> None:
+        """The token is used as long as it lasts, and its refresh token is not redeemed (spec 3.2 point 4)."""
+        self.load(login(expires=NOW + 30))
+        self.store.read_only = True
+        self.assertEqual([self.authorized() for _ in range(5)], ["a1"] * 5)
+        self.assertEqual((self.redeemed(), self.failures), ([], []))
+        self.assertIn("next try in 5s", "".join(self.logged))
+        self.clock.advance(29)
+        self.assertEqual(self.authorized(), "a1")
+        self.clock.advance(1)
+        self.refused(hard=False)
+        self.store.read_only = False
+        self.keeper.load(changed=True)
+        self.assertEqual(self.authorized(), "a2")
+
+    def test_disk_full_but_not_expired(self) -> None:
+        """The same where the refresh token is redeemed already: its successor is saved as soon as there is room."""
+        self.load(login(expires=NOW + 30))
+        self.store.full = True
+        self.assertEqual([self.authorized() for _ in range(5)], ["a1"] * 5)
+        self.clock.advance(5)
+        self.store.full = False
+        self.clock.advance(10)
+        self.assertEqual((self.stored()["access"], self.authorized()), ("a2", "a2"))
+        self.assertEqual((self.redeemed(), self.failures), (["r1"], []))
+        self.settled()
+
+    def test_scopes_that_were_never_granted(self) -> None:
+        """Asked once more with those that the file holds, and saved; a second refusal is a passing one."""
+        self.upstream.answer("token", Answer(400, {}, b"invalid_scope"), tokens("a2", "r2"))
+        self.assertEqual(self.authorized(), "a2")
+        self.assertEqual((self.redeemed(), self.stored()["refresh"]), (["r1", "narrower r1"], "r2"))
+        self.load(login("a3", "r3"))
+        self.upstream.answer("token", Answer(400, {}, b"invalid_scope"))
+        self.assertIn("answered 400; next try in 5s", self.refused(hard=False))
+        self.assertEqual(self.redeemed()[2:], ["r3", "narrower r3"])
 
     def test_no_lock_no_refresh(self) -> None:
         os.mkdir(self.config + ".lock")
@@ -232,10 +280,25 @@ class RefreshTests(TokenTestCase):
             os.utime(self.config + ".lock", (self.clock.seconds(),) * 2)
             self.clock.advance(0.1)
         error = self.failureResultOf(waiting, CredentialUnavailable).value
-        self.assertTrue(error.hard)
-        self.assertIn("held by another program", self.keeper.problem or "")
+        self.assertFalse(error.hard, "a held lock is no state that only a person can end (spec 12.4)")
+        self.assertIn("held by another program; next try in 5s", str(error))
         self.assertEqual(self.redeemed(), [])
-        self.no_timers()
+        self.nothing_but_the_next_try()
+        os.rmdir(self.config + ".lock")
+        self.clock.advance(5)
+        self.assertEqual(self.authorized(), "a2")
+        self.settled()
+
+    def test_no_lock_but_not_expired(self) -> None:
+        self.load(login(expires=NOW + 30))
+        os.mkdir(self.config + ".lock")
+        os.utime(self.config + ".lock", (NOW, NOW))
+        waiting = self.authorize()
+        for _ in range(60):
+            os.utime(self.config + ".lock", (self.clock.seconds(),) * 2)
+            self.clock.advance(0.1)
+        self.assertEqual(self.access(self.successResultOf(waiting)), "a1")
+        self.assertEqual(self.redeemed(), [])
 
     def test_lock_lost_before_the_refresh(self) -> None:
         """Another program took over the lock, because this process seemed dead, and may be refreshing now."""
@@ -250,7 +313,7 @@ class RefreshTests(TokenTestCase):
         self.assertIn("lock of the credential was lost", self.refused(hard=False))
         self.assertEqual(self.redeemed(), [])
         self.assertTrue(os.path.isdir(self.config + ".lock"))
-        self.no_timers()
+        self.nothing_but_the_next_try()
 
     def test_lock_held_during_the_refresh_only(self) -> None:
         answer: Deferred[Answer] = Deferred()
@@ -337,8 +400,9 @@ class FailureTests(TokenTestCase):
             self.assertIsNotNone(self.keeper.authorization, name)
             self.refused(hard=False)
             self.assertEqual(len(self.redeemed()), before + 1, "tried again at once")
-            self.clock.advance(5)
             self.upstream.answer("token", tokens("a2", "r2"))
+            self.clock.advance(5)
+            self.assertEqual(self.stored()["access"], "a2", "not tried again by itself")
             self.assertEqual(self.authorized(), "a2")
             self.settled()
 
@@ -364,6 +428,7 @@ class FailureTests(TokenTestCase):
         self.assertEqual(len(self.redeemed()), 2)
         self.assertEqual(self.failures, [])
         self.clock.advance(24)
+        self.failures.clear()  # That of the attempt that was due at this moment.
         self.refused(hard=False)
         self.assertEqual(len(self.failures), 1)
 
@@ -374,19 +439,61 @@ class FailureTests(TokenTestCase):
         self.clock.advance(119)
         self.refused()
         self.assertEqual(len(self.redeemed()), 1)
-        self.clock.advance(1)
         self.upstream.answer("token", tokens("a2"))
+        self.clock.advance(1)
         self.assertEqual(self.authorized(), "a2")
 
-    def test_429_without_retry_after_until_the_file_changes(self) -> None:
+    def delays(self, count: int) -> list[float]:
+        """The delays between so many attempts, each made by itself, whatever requests come in between."""
+        delays = []
+        for _ in range(count):
+            self.refused(hard=False)
+            delays.append(self.next_try())
+            before = len(self.redeemed())
+            self.clock.advance(delays[-1] - 0.5)
+            self.refused(hard=False)
+            self.assertEqual(len(self.redeemed()), before, "too early")
+            self.clock.advance(0.5)
+            self.assertEqual(len(self.redeemed()), before + 1, "not tried again by itself")
+        return delays
+
+    def test_429_without_retry_after(self) -> None:
+        """It is no reason to stop for ever (spec 12.4 replaces that): 30 s, doubling to 15 min. A changed file lifts
+        it, and the steps begin anew."""
         self.upstream.answer("token", Answer(429))
-        self.refused(hard=False)
-        self.clock.advance(1_000_000)
-        self.refused(hard=False)
-        self.assertEqual(len(self.redeemed()), 1)
+        self.assertEqual(self.delays(7), [30, 60, 120, 240, 480, 900, 900])
+        self.keeper.load(changed=True)
+        before = len(self.redeemed())
+        self.assertEqual(self.delays(2), [30, 60])
+        self.assertEqual(len(self.redeemed()), before + 3)
         self.upstream.answer("token", tokens("a2", expires=NOW + 2_000_000))
         self.keeper.load(changed=True)
         self.assertEqual(self.authorized(), "a2")
+
+    def test_delays_that_are_named_are_clamped(self) -> None:
+        """Spec 12.4: never shorter than our own first step, never longer than 15 minutes."""
+        for status, named, expected in (
+            (429, "0", [30, 60, 120]),
+            (429, "29", [30, 60, 120]),
+            (429, "45", [45, 45]),
+            (429, "86400", [900, 900]),
+            (503, "0", [5, 10, 20]),
+            (503, "100", [100, 100]),
+            (503, "86400", [900]),
+            (400, None, [5, 10, 20, 40, 80, 160, 300, 300]),
+        ):
+            self.load(login(refresh=f"{status} {named}"))
+            self.upstream.answer("token", Answer(status, {"retry-after": named} if named else {}))
+            self.assertEqual(self.delays(len(expected)), expected, (status, named))
+
+    def test_a_refresh_that_succeeds_ends_the_steps(self) -> None:
+        self.upstream.answer("token", Answer(500), Answer(500), tokens("a2", "r2", NOW + 100))
+        self.assertEqual(self.delays(2), [5, 10])
+        self.assertEqual(self.authorized(), "a2")
+        self.upstream.answer("token", Answer(500))
+        self.clock.advance(100)
+        self.refused(hard=False)
+        self.assertEqual(self.next_try(), 5)
 
     def test_429_old_token_serves_while_it_lasts(self) -> None:
         self.load(login(expires=NOW + 30))
@@ -397,7 +504,9 @@ class FailureTests(TokenTestCase):
     def test_permanent(self) -> None:
         """That refresh token is never used again, even if the rest of the file changes. A new one is used."""
         self.upstream.answer("token", Answer(401))
-        self.assertIn("log in again", self.refused(hard=True))
+        self.assertIn("log in again with the official client (run `plain login`)", self.refused(hard=True))
+        self.assertEqual(len([event for event in self.logged if "log in again" in event]), 1, "told once")
+        self.no_timers()
         self.load(login().replace(b"kept", b"changed"))
         self.assertIsNone(self.keeper.authorization)
         self.clock.advance(10)

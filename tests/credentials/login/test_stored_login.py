@@ -71,14 +71,15 @@ class StoredLoginTests(CredentialTestCase):
     def test_saved_ends_a_hard_failure(self) -> None:
         self.login.load()
         token = self.token()
-        self.assertTrue(self.login.fail_hard("could not be saved").hard)
-        self.assertEqual((str(self.unavailable()), self.unavailable().hard), ("could not be saved", True))
+        self.assertTrue(self.login.refused_for_good(token).hard)
+        self.assertTrue(self.unavailable().hard)
         self.login.load()
         self.assertTrue(self.unavailable().hard)
         assert self.login.document is not None
         self.login.unsaved = token, token
-        self.login.write(self.login.document, replace(token, access_token="a2"))
-        self.login.take(self.login.saved(), None)
+        successor = replace(token, access_token="a2", refresh_token="r2")
+        self.login.write(self.login.document, successor)
+        self.login.take(self.login.saved(successor), None)
         self.assertEqual(self.token().access_token, "a2")
         self.assertIsNone(self.login.unsaved)
         self.login.load()
@@ -107,10 +108,56 @@ class StoredLoginTests(CredentialTestCase):
         self.login.load()
         self.assertIsNone(self.login.refresh_blocked(self.token()))
 
+    def test_what_a_crash_left_behind(self) -> None:
+        """The successor of the login, which was written but not renamed, takes its place; the rest is removed
+        (spec 3.2 point 6)."""
+        self.put(login("a1", "r1", NOW + 100))
+        whole = login("a2", "r2", NOW + 7200)
+        for number, left in enumerate((whole[:30], b"\0" * 50, b"", login("a0", "r0", NOW), whole)):
+            with open(f"{self.config}/.login.json.{number:016x}.tmp", "wb") as file:
+                file.write(left)
+        self.login.load()
+        self.assertEqual(self.token().access_token, "a2")
+        self.assertEqual((self.stored()["refresh"], os.listdir(self.config)), ("r2", ["login.json"]))
+
+    def test_what_a_crash_left_behind_is_older(self) -> None:
+        """Or not a successor: the same refresh token, a login without one, another account's."""
+        for left in (
+            login("a0", "r0", NOW),
+            login("a2", "r1", NOW + 7200),
+            login("a2", None, NOW + 7200),
+            b'{"key": "k"}',
+        ):
+            self.put(login("a1", "r1", NOW + 100))
+            with open(f"{self.config}/.login.json.{1:016x}.tmp", "wb") as file:
+                file.write(left)
+            self.login.load()
+            self.assertEqual((self.token().access_token, os.listdir(self.config)), ("a1", ["login.json"]))
+
+    def test_identity_is_remembered(self) -> None:
+        """Of a login whose file does not name it: as long as one of its tokens is the same, and of its successor
+        (spec 12.5)."""
+        self.login.load()
+        self.assertIsNone(self.token().account_id)
+        self.login.identify(replace(self.token(), account_id="org-1"))
+        self.login.load()
+        self.assertEqual(self.token().account_id, "org-1")
+        self.put(login("a2", "r1"))
+        self.login.load()
+        self.assertEqual(self.token().account_id, "org-1")
+        successor = replace(self.token(), access_token="a3", refresh_token="r3")
+        assert self.login.document is not None
+        self.login.write(self.login.document, successor)
+        self.login.take(self.login.saved(successor), None)
+        self.assertEqual(self.token().account_id, "org-1")
+        self.put(login("b1", "s1"))
+        self.login.load()
+        self.assertIsNone(self.token().account_id)
+
     def test_reread(self) -> None:
         """A login that is unusable because of a hard failure is returned too."""
         self.login.load()
-        self.login.fail_hard("no")
+        self.login.refused_for_good(self.token())
         token = self.login.reread()
         self.assertTrue(is_login(token, OAuthToken("a1", "r1")))
         self.put(b"{")

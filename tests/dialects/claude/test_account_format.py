@@ -138,6 +138,20 @@ class RefreshTests(SynchronousTestCase):
         own = FORMAT.refresh_request(token(scopes=["a", "b"]), URLS)
         self.assertEqual(json.loads(own.body or b"")["scope"], "a b")
 
+    def test_with_the_scopes_of_the_file(self) -> None:
+        """Spec 12.4: what a login of an older client was never granted is not asked for twice."""
+        for scopes, asked in (
+            (["user:inference", "user:profile"], "user:inference user:profile"),
+            ([], None),
+        ):
+            request = FORMAT.narrower_refresh_request(token(scopes=scopes), URLS)
+            assert request is not None
+            body = json.loads(request.body or b"")
+            self.assertEqual(body.get("scope"), asked)
+            self.assertEqual((body["grant_type"], body["refresh_token"]), ("refresh_token", "rt-secret"))
+        for same in (REFRESH_SCOPES.split(), ["a", "b"]):
+            self.assertIsNone(FORMAT.narrower_refresh_request(token(scopes=same), URLS))
+
     def answer(self, status: int, body: object, **headers: str) -> OAuthToken:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -193,9 +207,12 @@ class RefreshTests(SynchronousTestCase):
     def test_permanent_and_passing_refusals(self) -> None:
         self.assertTrue(self.refused(400, {"error": "invalid_grant"}).permanent)
         self.assertTrue(self.refused(401, {"error": {"type": "invalid_grant"}}).permanent)
+        self.assertTrue(self.refused(400, {"error": {"code": "app_session_expired"}}).permanent)
         for status, body in (
             (500, b"oops"),
             (400, {"error": "invalid_request"}),
+            (400, {"error": "invalid_client"}),
+            (401, {"error": "invalid_client"}),
             (400, b"<html>"),
             (302, b""),
         ):
@@ -244,12 +261,33 @@ class UsageAndProfileTests(SynchronousTestCase):
         self.assertIsNone(update.short)
         self.assertIsNone(update.weekly)
 
-    def test_an_answer_without_windows_is_malformed(self) -> None:
-        for body in (b"", b"[]", b"{}", b"<html>", b"[" * 100_000):
+    def test_an_answer_that_is_no_object_is_malformed(self) -> None:
+        for body in (b"", b"[]", b"<html>", b"[" * 100_000):
             self.assertRaises(AnswerMalformed, FORMAT.usage_answer, body, NOW)
 
+    def test_an_answer_without_windows_says_nothing(self) -> None:
+        """It is no failure: the headers of answers suffice (spec 3.5, issue of accounts with spend alone)."""
+        for body in (b"{}", b'{"five_hour": null, "seven_day": null, "spend": {"amount_minor": 233}}'):
+            self.assertFalse(FORMAT.usage_answer(body, NOW).has_data)
+
+    def test_newer_shapes(self) -> None:
+        resets = "2026-11-18T12:26:40Z"
+        body = {
+            "limits": [
+                {"kind": "session", "percent": 33, "resets_at": resets},
+                {"id": "weekly_all", "utilization": "12.0", "resets_at": resets},
+                {"kind": "weekly_scoped", "percent": 7, "scope": {"model": {"display_name": "Opus"}}},
+            ]
+        }
+        update = FORMAT.usage_answer(json.dumps(body).encode(), NOW)
+        assert update.short is not None and update.weekly is not None
+        self.assertEqual((update.short.utilization, update.short.resets_at), (33, 1_795_004_800))
+        self.assertEqual((update.weekly.utilization, update.models["opus"].utilization), (12, 7))
+
     def test_profile_is_asked_for_only_when_needed(self) -> None:
-        self.assertIsNone(FORMAT.profile_request(token(), URLS))
+        """Also for the identity, which no file names (spec 12.5)."""
+        self.assertIsNone(FORMAT.profile_request(replace(token(), account_id="org"), URLS))
+        self.assertIsNotNone(FORMAT.profile_request(token(), URLS))
         request = FORMAT.profile_request(token(rateLimitTier=None), URLS)
         assert request is not None
         self.assertEqual(request.url, "https://api.anthropic.com/api/oauth/profile")

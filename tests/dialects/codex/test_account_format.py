@@ -88,6 +88,36 @@ class FileTests(SynchronousTestCase):
             self.assertEqual(read.key if isinstance(read, ApiKey) else None, found, content)
             self.assertNotIn("SECRET", repr(read))
 
+    def test_personal_access_token(self) -> None:
+        """A bearer token that never expires and is never refreshed; so is an opaque one without a refresh token."""
+        for content in (
+            {"auth_mode": "personalAccessToken", "personal_access_token": "at-1", "OPENAI_API_KEY": None},
+            {"personal_access_token": "at-1"},
+            {"OPENAI_API_KEY": None, "tokens": {"id_token": "", "access_token": "at-1", "refresh_token": ""}},
+        ):
+            read = FORMAT.parse(json.dumps(content).encode())
+            self.assertEqual(read, OAuthToken("at-1"), content)
+            assert isinstance(read, OAuthToken)
+            self.assertFalse(FORMAT.refresh_due(read, NOW + 10**9))
+            self.assertFalse(FORMAT.can_refresh(read))
+        named = {"auth_mode": "personalAccessToken", "personal_access_token": "at-1", "account_id": "acc-2"}
+        read = FORMAT.parse(json.dumps(named).encode())
+        self.assertEqual(read, OAuthToken("at-1", account_id="acc-2"))
+
+    def test_kinds_that_are_not_supported_are_named(self) -> None:
+        for mode, named in (
+            ("agentIdentity", "agentIdentity"),
+            ("newKind", "newKind"),
+            ("SEC RET", "unknown"),
+        ):
+            content = json.dumps({"auth_mode": mode, "agent_identity": "SECRET"}).encode()
+            error = self.assertRaises(CredentialFileError, FORMAT.parse, content)
+            self.assertIn(f"of the kind {named}, which is not supported", str(error))
+            self.assertIn("codex login", str(error))
+            self.assertNotIn("SEC", str(error))
+        odd = FORMAT.parse(json.dumps({"auth_mode": "newKind", "tokens": {"access_token": "at"}}).encode())
+        self.assertEqual(odd, OAuthToken("at"))
+
     def test_every_defect_has_its_sentence_and_quotes_nothing(self) -> None:
         for content, sentence in (
             (b"", "credential file is empty"),
@@ -96,6 +126,11 @@ class FileTests(SynchronousTestCase):
             (b'{"other": "SECRET"}', "tokens field not found"),
             (b'{"tokens": "SECRET"}', "tokens is not a JSON object"),
             (b'{"auth_mode": "apikey"}', "OPENAI_API_KEY field not found"),
+            (b'{"auth_mode": "personalAccessToken"}', "personal_access_token field not found"),
+            (
+                b'{"personal_access_token": "SECRET\\nX: b"}',
+                "personal_access_token holds characters that no token has",
+            ),
             (b'{"OPENAI_API_KEY": "SE CRET"}', "OPENAI_API_KEY holds characters that no key has"),
             (document(access_token=""), "tokens holds no access_token"),
             (document(access_token=7), "tokens holds no access_token"),
@@ -227,6 +262,10 @@ class RefreshTests(SynchronousTestCase):
             "refresh_token_reused",
             "refresh_token_invalidated",
             "invalid_grant",
+            # Spec 12.4: a browser session that is over, openai/codex pull request 27351.
+            "app_session_expired",
+            "invalid_refresh_token",
+            "app_session_terminated",
         ):
             self.assertTrue(self.refused(400, {"error": code}).permanent)
             self.assertTrue(self.refused(400, {"error": {"code": code, "message": "SECRET"}}).permanent)
@@ -234,6 +273,7 @@ class RefreshTests(SynchronousTestCase):
         for status, body in (
             (500, b"SECRET"),
             (400, {"error": "invalid_request"}),
+            (400, {"error": "invalid_scope"}),
             (403, b""),
             (302, b""),
         ):
@@ -317,9 +357,21 @@ class UsageTests(SynchronousTestCase):
     def test_accounts_without_limits(self) -> None:
         self.assertFalse(FORMAT.usage_answer(b'{"rate_limit": null}', NOW).has_data)
 
-    def test_an_answer_without_limits_is_malformed(self) -> None:
-        for body in (b"", b"[]", b"{}", b"<html>", b"[" * 100_000):
+    def test_an_answer_that_is_no_object_is_malformed(self) -> None:
+        for body in (b"", b"[]", b"<html>", b"[" * 100_000):
             self.assertRaises(AnswerMalformed, FORMAT.usage_answer, body, NOW)
+
+    def test_an_answer_without_limits_says_nothing(self) -> None:
+        """It is no failure: the headers of answers suffice (spec 3.5)."""
+        for body in (b"{}", b'{"plan_type": "pro", "spend": {}}'):
+            self.assertFalse(FORMAT.usage_answer(body, NOW).has_data)
+
+    def test_the_plan_of_a_usage_answer(self) -> None:
+        """Spec 12.5: it weighs from then on, whatever the tokens say; an odd one is as if it were not said."""
+        upgraded = FORMAT.usage_plan(b'{"plan_type": "pro"}', token(plan="plus"))
+        self.assertEqual((upgraded.plan, FORMAT.plan_weight(upgraded)), ("pro", 10))
+        for body in (b"{}", b'{"plan_type": null}', b'{"plan_type": 5}', b"<html>", b"[]"):
+            self.assertEqual(FORMAT.usage_plan(body, token(plan="plus")), token(plan="plus"))
 
     @given(ANY_JSON)
     def test_any_json_is_read_or_refused(self, value: object) -> None:

@@ -245,6 +245,9 @@ class _Login:
     def check_writable(self) -> None:
         pass
 
+    def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
+        return False
+
 
 class Scene:
     """Accounts ``a``, ``b``, … behind one upstream. ``upstreams``: the connections made to it, oldest first.
