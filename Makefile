@@ -20,7 +20,7 @@ PROPERTIES = $(subst /,.,$(basename $(shell grep -rl --include='test_*.py' '^fro
 help:
 	@echo "make test       run the tests, all within their own process: the same ones with the same data every time"
 	@echo "make test-all   run these, and those that start whole programs (twistd, the command, the demo)"
-	@echo "make test-deep  try properties with ten times as much data, at random; SEED=N repeats a run"
+	@echo "make test-deep  try properties with five times as much data, at random; SEED=N repeats a run"
 	@echo "make interop    run the tests with the real clients, which .ci/run installs into .interop"
 	@echo "make demo       see it work, without an account: the proxy in front of a simulated upstream"
 	@echo "make lint       ruff and mypy"
