@@ -15,12 +15,12 @@ FOLDERS = $(filter-out tests/system tests/interop,$(patsubst %/__init__.py,%,$(w
 UNIT = $(subst /,.,$(FOLDERS) $(basename $(wildcard tests/test_*.py)))
 PROPERTIES = $(subst /,.,$(basename $(shell grep -rl --include='test_*.py' '^from hypothesis' tests)))
 
-.PHONY: help test test-all test-deep interop demo lint bench clean
+.PHONY: help test test-all test-system test-deep interop demo lint bench clean
 
 help:
 	@echo "make test       run the tests, all within their own process: the same ones with the same data every time"
-	@echo "make test-all   run these, and those that start whole programs (twistd, the command, the demo)"
-	@echo "make test-deep  try properties with ten times as much data, at random; SEED=N repeats a run"
+	@echo "make test-all   run these and tests/system (make test-system), which start whole programs"
+	@echo "make test-deep  try properties with five times as much data, at random; SEED=N repeats a run"
 	@echo "make interop    run the tests with the real clients, which .ci/run installs into .interop"
 	@echo "make demo       see it work, without an account: the proxy in front of a simulated upstream"
 	@echo "make lint       ruff and mypy"
@@ -32,6 +32,9 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	@$(TRIAL) $(UNIT) tests.system
+
+test-system: $(VENV)/.installed
+	@$(TRIAL) tests.system
 
 test-deep: $(VENV)/.installed
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \

@@ -1,4 +1,8 @@
-"""Tests of ccmproxy, laid out like the package. ``tests.interop`` skips itself where its programs are missing."""
+"""Tests of ccmproxy, laid out like the package.
+
+Besides, ``tests.system`` starts whole programs, and ``tests.interop`` runs the real clients, and skips itself
+where these are missing. ``make test`` leaves both out.
+"""
 
 from tests import profiles
 

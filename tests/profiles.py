@@ -1,7 +1,7 @@
 """How hard properties are tested, in one place: tests/__init__.py chooses before any test is imported.
 
 ``quick`` is for every day and for ``make test``. It draws the same examples each time, and nothing in it depends on
-how fast the machine is, so that a run never fails by chance. ``deep`` is for ``make test-deep``: ten times as many
+how fast the machine is, so that a run never fails by chance. ``deep`` is for ``make test-deep``: five times as many
 examples, others with every seed. The environment variable CCMPROXY_HYPOTHESIS names the profile, and
 CCMPROXY_HYPOTHESIS_SEED (a whole number) the seed of a deep run; without one, one is drawn. Whatever fails says how to
 see it again.
@@ -21,7 +21,7 @@ PROFILE: Final = "CCMPROXY_HYPOTHESIS"
 SEED: Final = "CCMPROXY_HYPOTHESIS_SEED"
 
 #: By what each profile multiplies the number of examples that a test asks for.
-SCALES: Final = {"quick": 1, "deep": 10}
+SCALES: Final = {"quick": 1, "deep": 5}
 #: Examples of a property that does not say how many.
 USUAL: Final = 100
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import profiles
-from tests.profiles import PROFILE, SEED, examples
+from tests.profiles import PROFILE, SCALES, SEED, examples
 
 
 class ProfileTests(SynchronousTestCase):
@@ -49,15 +49,16 @@ class ProfileTests(SynchronousTestCase):
     def test_deep_repeats_with_its_seed(self) -> None:
         five = {PROFILE: "deep", SEED: "5"}
         drawn = self.drawn(five)
-        self.assertGreater(len(drawn), 150)
+        self.assertGreater(len(drawn), 20)
         self.assertEqual(drawn, self.drawn(five))
         self.assertNotEqual(drawn, self.drawn({PROFILE: "deep", SEED: "6"}))
         self.assertNotEqual(self.drawn({PROFILE: "deep"}), self.drawn({PROFILE: "deep"}))
 
     def test_a_property_that_does_not_say_how_many(self) -> None:
-        for name, number in (("quick", 100), ("deep", 1000)):
+        for name, factor in SCALES.items():
             profiles.choose({PROFILE: name})
-            self.assertEqual((examples(100).max_examples, settings().max_examples), (number, number))
+            self.assertEqual(settings().max_examples, 100 * factor)
+            self.assertEqual(examples(30).max_examples, 30 * factor)
 
     def test_a_failure_says_which_example(self) -> None:
         self.assertIn("number=1000", self.failure({}))

@@ -3,7 +3,7 @@
 ``CCMPROXY_INTEROP_DIR`` (default ``.interop`` in the checkout) holds ``claude-latest`` and ``claude-2.1.90``, each with
 a ``node_modules`` folder that has ``@anthropic-ai/claude-code`` of that version in it, and ``sdk``, a virtual
 environment with ``anthropic`` in it. What is missing is skipped, with a reason; so is everything where the variable is
-set to nothing, as ``make test`` does.
+set to nothing, for a run of all there is in ``tests`` but this.
 
 Each run has a home folder of its own, talks to the loopback interface alone, and is bounded in time.
 """

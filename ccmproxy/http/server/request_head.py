@@ -78,22 +78,7 @@ def parse_request_head(raw: bytes) -> IncomingHead:
     transfer codings other than chunked, 505 for other HTTP versions, 417 for unknown expectations, else 400.
     """
     line, headers = split_head(raw)
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        raise FramingError("invalid request line")
-    method, target, version = parts
-    if version == b"HTTP/1.1":
-        is_http11 = True
-    elif version == b"HTTP/1.0":
-        is_http11 = False
-    elif _VERSION.fullmatch(version):
-        raise FramingError("this server speaks HTTP/1.1", 505)
-    else:
-        raise FramingError("invalid protocol version")
-    if not is_token(method):
-        raise FramingError("invalid method")
-    target = _check_target(method, target)
-
+    method, target, is_http11 = _parse_request_line(line)
     host: bytes | None = None
     length: int | None = None
     coding: bytes | None = None
@@ -142,6 +127,24 @@ def parse_request_head(raw: bytes) -> IncomingHead:
     return IncomingHead(
         RequestHead(method, target, headers), is_http11, length or 0, keep_alive, expects_continue
     )
+
+
+def _parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    """Return the method, the target in origin form, and whether the version is 1.1 and not 1.0 (RFC 9112 section 3).
+
+    Raises FramingError when it is no request line of these versions.
+    """
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise FramingError("invalid request line")
+    method, target, version = parts
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _VERSION.fullmatch(version):
+            raise FramingError("this server speaks HTTP/1.1", 505)
+        raise FramingError("invalid protocol version")
+    if not is_token(method):
+        raise FramingError("invalid method")
+    return method, _check_target(method, target), version == b"HTTP/1.1"
 
 
 def _check_target(method: bytes, target: bytes) -> bytes:
