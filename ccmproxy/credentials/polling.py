@@ -19,7 +19,12 @@ from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.policy.delays import clamped_delay, growing_delay
-from ccmproxy.state.transitions import Input, PollFailed, PollRefused, PollSucceeded
+from ccmproxy.state.events import (
+    Input,
+    PollFailed,
+    PollRefused,
+    PollSucceeded,
+)
 
 #: Age at which the known usage is out of date (seconds).
 POLL_INTERVAL = 60 * 60.0

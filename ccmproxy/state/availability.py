@@ -110,8 +110,8 @@ class CredentialState:
     that is tried again.
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
-    ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that show its
-    window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures
+    ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that show
+    its window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``: when figures
     that were not believed asked for a poll. ``refusals``: who was refused for what without known words since the
     account served last, as (caller, model, whether it was a 429).
     """
@@ -189,13 +189,8 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
         return full
     if model is not None and (closed := _closed_model(state, caps, model, now)) is not None:
         return closed
-    # These two checks come last, although spec 5.1 has a connection limit before the windows: a request without another
-    # credential uses this one despite them (worth_trying), and must not exceed a reserve that is known to be reached.
-    if state.blocked_until > now:
-        reason = state.blocked_reason or "connection_limit"
-        wait = format_duration(state.blocked_until - now)
-        message = f"{reason.replace('_', ' ')}, free again in {wait}"
-        return Availability("temporarily_blocked", reason, message, state.blocked_until)
+    # This check comes last: a request without another credential uses this one despite it (worth_trying), and must not
+    # exceed a reserve that is known to be reached.
     if state.poll_failures > 0 and state.delayed:
         seconds = state.delayed_until - now
         next_try = f"; next try in {format_duration(seconds)}" if seconds > 0 else ""

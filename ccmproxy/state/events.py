@@ -32,6 +32,15 @@ class TokenUnavailable:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenDelayed:
+    """The token cannot be refreshed for now, and is tried again by itself (spec 12.4). ``message``: why, as a sentence
+    without secrets; ``until``: when the next attempt is made (Unix seconds)."""
+
+    message: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class HeadersObserved:
     """A proxied response, or an event in it, reported limits.
 
@@ -65,7 +74,10 @@ class PollFailed:
 
 @dataclass(frozen=True, slots=True)
 class PollRefused:
-    """The usage endpoint refused the account, rather than the question: counts for a refused account (spec 12.3)."""
+    """The usage endpoint refused the account with ``status``: 400, 401, 402 or 403 (spec 12.3). Whether the poll also
+    counts as a failure is told by :class:`PollFailed`."""
+
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +180,7 @@ class TimePassed:
 Input = (
     TokenAvailable
     | TokenUnavailable
+    | TokenDelayed
     | HeadersObserved
     | PollSucceeded
     | PollFailed

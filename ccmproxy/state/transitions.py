@@ -36,6 +36,7 @@ from ccmproxy.state.events import (
     SocketsRest,
     TimePassed,
     TokenAvailable,
+    TokenDelayed,
     TokenUnavailable,
 )
 from ccmproxy.state.limits import (
@@ -62,147 +63,6 @@ SHORTEST_RATE_LIMIT = 10.0
 LONGEST_RATE_LIMIT = 32 * 86400.0
 #: Duration of a block with an invalid end (seconds).
 DEFAULT_BLOCK = 60.0
-
-# Inputs -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TokenAvailable:
-    """A valid credential file (or key) was read, or a refresh succeeded. ``organization``: id, empty = unknown."""
-
-    plan_weight: float
-    organization: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUnavailable:
-    """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
-    progress cannot succeed either."""
-
-    message: str
-    ends_requests: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class TokenDelayed:
-    """The token cannot be refreshed for now, and is tried again by itself (spec 12.4). ``message``: why, as a sentence
-    without secrets; ``until``: when the next attempt is made (Unix seconds)."""
-
-    message: str
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeadersObserved:
-    """A proxied response, or an event in it, reported limits.
-
-    ``is_aggregate``: the response is from a remote instance, whose values replace the known ones even if they are lower
-    (spec 4.7), as a pool grows when an account is added. ``plan_weight``: weight of the remote, None = not reported.
-    """
-
-    update: LimitsUpdate
-    is_aggregate: bool = False
-    plan_weight: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PollSucceeded:
-    """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
-
-    ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
-    (Unix seconds), 0 = unknown.
-    """
-
-    update: LimitsUpdate
-    plan_weight: float | None = None
-    usable: bool | None = None
-    began: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PollFailed:
-    """A poll failed in a way that counts (spec 3.5)."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollRefused:
-    """The usage endpoint refused the account with ``status``: 400, 401, 402 or 403 (spec 12.3). Whether the poll also
-    counts as a failure is told by :class:`PollFailed`."""
-
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimited:
-    """The upstream refused a request with a 429 that concerns the whole credential, until ``until``.
-
-    ``explicit``: the upstream named that time, so it replaces the known end. A default time only ever extends the known
-    end (F46).
-    """
-
-    until: float
-    explicit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A remote instance refused requests for reasons of its own, until ``until`` (spec 4.4)."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """The credential is temporarily not to be used, until ``until``. ``reason``: for example ``connection_limit``."""
-
-    reason: str
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """Only time has passed; lifts what has expired."""
-
-
-Input = (
-    TokenAvailable
-    | TokenUnavailable
-    | TokenDelayed
-    | HeadersObserved
-    | PollSucceeded
-    | PollFailed
-    | PollRefused
-    | RateLimited
-    | Rejected
-    | Blocked
-    | TimePassed
-)
-
-# Effects ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Cancel the requests without a byte of a response. Happens once per transition to unusable (spec 5.3)."""
-
-    availability: Availability
-
-
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Tell subscribers that something changed on which the aggregate depends (spec 5.4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Log a notable change: a utilization crossed a whole percent, or the credential became usable or unusable."""
-
-    message: str
-
-
-Effect = Interrupt | Notify | Log
-
-# What happens -------------------------------------------------------------------------------------------------
 
 
 def transition(
@@ -252,7 +112,9 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
             | PollSucceeded(LimitsUpdate(organization=organization))
         ) if known and organization and organization != known:
             # Another identity's login is in the file; a login whose file names none is recognized by its answers.
-            changed = _changed(replace(charging.clean_slate(state), organization=organization), event, now, caps)
+            changed = _changed(
+                replace(charging.clean_slate(state), organization=organization), event, now, caps
+            )
             return changed, not isinstance(event, PollSucceeded)
         case HeadersObserved(update, False, plan_weight) if not charging.is_believed(
             state.limits, update, now
@@ -291,11 +153,13 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
                 if is_aggregate
                 else merge_observed(state.limits, update, now)
             )
-            return _learn(state, update, merged, plan_weight, now, has_data=update.has_data)
-        case PollSucceeded(update, plan_weight, usable):
-            # A rate limit after a 429 stays until its end, because the endpoint may lag behind the 429. But if a remote
-            # instance says that it is usable, that is authoritative.
+            is_update = update.has_data and (is_aggregate or charging.are_taken(merged, update))
+            return _learn(state, update, merged, plan_weight, now, has_data=is_update)
+        case PollSucceeded(update, plan_weight, usable, began):
+            # A rate limit after a 429 stays until its end, unless a later poll contradicts it, because the endpoint may
+            # lag behind the 429. But if a remote instance says that it is usable, that is authoritative.
             state = replace(state, poll_failures=0, rejected_until=0.0, delayed="", delayed_until=0.0)
+            state = charging.polled(state, update, began or now, (caps.short, caps.weekly), now)
             if usable:
                 state = replace(state, rate_limited_until=0.0)
             merged = merge_polled(state.limits, update, now)
@@ -309,7 +173,9 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
         case PollRefused():
-            return state
+            if state.refused is None:
+                return state
+            return replace(state, refused=refused.polled(state.refused, now, is_good=False))
         case RateLimited(until, explicit):
             return replace(
                 state,
