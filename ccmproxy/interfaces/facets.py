@@ -96,7 +96,8 @@ class ITraffic(Interface):
 
         ``body``: as it came, its content coding included; 64 KiB of it suffice. None if it was not read yet, and the
         verdict may be NEEDS_BODY (for 400, 401, 402, 403 and 429): read it and ask again. ``now``: Unix seconds.
-        ``echo``: what the provider may repeat of the request (:func:`ccmproxy.dialects.known_words.echo_of`). ``model``: the one that was asked for, None = not known.
+        ``echo``: what the provider may repeat of the request (:func:`ccmproxy.dialects.known_words.echo_of`).
+        ``model``: the one that was asked for, None = not known.
         """
 
     def classify_stream(

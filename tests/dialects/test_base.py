@@ -7,6 +7,7 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.interfaces.facets import IAccountFormat, IMetering, ITraffic
+from ccmproxy.policy.waits import waits
 
 
 class DialectTests(SynchronousTestCase):
@@ -29,3 +30,18 @@ class DialectTests(SynchronousTestCase):
             self.assertTrue(dialect.urls.user_agent.startswith("ccmproxy/"))
             for url in (dialect.urls.api_url, dialect.urls.token_url, dialect.urls.usage_url):
                 self.assertTrue(url.startswith("https://"), url)
+
+    def test_each_fact_about_waiting_clients_has_a_source(self) -> None:
+        """Spec 12.2: clients that are known to wait; the official one of each dialect is among them."""
+        for dialect in DIALECTS.values():
+            self.assertTrue(dialect.waiting_clients)
+            for client in dialect.waiting_clients:
+                self.assertTrue(client.product and client.since, client)
+                self.assertTrue(client.source.startswith("docs/clients/"), client)
+        claude, codex = (DIALECTS[kind].waiting_clients for kind in ("ccm", "ocm"))
+        self.assertTrue(waits(claude, "claude-cli/2.1.330 (external, sdk-cli)"))
+        self.assertTrue(
+            waits(codex, "codex_exec/0.169.0 (Debian 12.0.0; x86_64) xterm (codex_exec; 0.169.0)")
+        )
+        self.assertFalse(waits(claude, "claude-cli/2.0.77 (external, cli)"))
+        self.assertFalse(waits(codex, "codex_exec/0.148.0"))

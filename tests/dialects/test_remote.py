@@ -71,7 +71,10 @@ class HeadTests(SynchronousTestCase):
             (b"Accept-Encoding", b"br"),
             dropped=(b"accept-encoding",),
         )
-        self.assertEqual([name for name, _ in head.headers], [b"Host", b"Authorization", HOPS])
+        self.assertEqual(
+            [name for name, _ in head.headers], [b"Host", b"Authorization", HOPS, b"Accept-Encoding"]
+        )
+        self.assertEqual(values(head.headers, b"accept-encoding"), [b"identity"], "spec 12.5")
 
     def test_every_instance_counts(self) -> None:
         self.assertEqual(values(sent().headers, HOPS), [b"1"])
@@ -146,6 +149,12 @@ class VerdictTests(SynchronousTestCase):
             (502, b"upstream_unreachable"),
         ):
             self.assertIs(verdict(status, *own_error(reason)).kind, AnswerKind.REMOTE_BUSY, reason)
+
+    def test_a_short_wait(self) -> None:
+        """Spec 12.2: in the words of its client, which may be a 503."""
+        for status in (429, 503):
+            found = verdict(status, *own_error(b"busy"), (b"Retry-After", b"7"))
+            self.assertEqual(found, Verdict(AnswerKind.BUSY, wait=7.0))
 
     def test_a_token_that_was_wrong_too_often(self) -> None:
         """The remote rejects our token for a while: that is no rate limit."""

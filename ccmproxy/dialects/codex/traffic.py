@@ -186,8 +186,8 @@ class CodexTraffic:
         """The head for the upstream: the client's permitted fields, plus the account's authorization (spec 3.6, 4.3).
 
         A login's path is without ``/v1``; the commercial API's is unchanged. The account id is never the client's own.
-        The client's Accept-Encoding does not pass: usage, and events to be replaced, are read from the answer's body, so
-        that it is asked for as it is (spec 12.5, F59).
+        The client's Accept-Encoding does not pass: usage, and events to be replaced, are read from the answer's body,
+        so that it is asked for as it is (spec 12.5, F59).
         """
         dropped = {ACCOUNT_ID, b"accept-encoding"}
         if not bound:
@@ -246,7 +246,7 @@ class CodexTraffic:
         return relayed_head(400, head.headers, "OCM", request_id, (named,)), body
 
     def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
-        """A 429 gets a Retry-After, as the CLI gives up at once without one (observed), unless waiting does not help."""
+        """A 429 gets a Retry-After, unless waiting does not help: the CLI gives up at once without (observed)."""
         if head.status != 429 or verdict.is_final or first_value(head.headers, b"retry-after") is not None:
             return head.headers
         return [*head.headers, _RELAYED_WAIT]

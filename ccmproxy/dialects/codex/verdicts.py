@@ -147,6 +147,10 @@ def _judge_429(
     limit = found.limits.get(found.active) or found.limits.get(found.own) or Limit()
     used = [window.resets_at for window in limit.windows if (window.utilization or 0.0) >= 100.0]
     wait = retry_after(headers, now)
+    burst = busy(wait, document, REFUSAL_WORDS, echo, is_final=says_used_up)
+    if burst.is_about_request:
+        # What a plan does not include is no limit, whatever the figures beside it are.
+        return burst
     if used or says_used_up:
         until = max(used, default=0.0) or (
             _shown_reset(headers, found.active, found.own, limit) if says_used_up else 0.0
@@ -161,7 +165,7 @@ def _judge_429(
     elif is_key_used_up(headers, _KEY_LIMIT):
         renews = key_reset(headers)
         return used_up(AnswerKind.RATE_LIMITED, now + renews if renews else 0.0, wait, now)
-    return busy(wait, document, REFUSAL_WORDS, echo, is_final=says_used_up)
+    return burst
 
 
 def _says_used_up(error: Mapping[str, object], headers: Headers) -> bool:

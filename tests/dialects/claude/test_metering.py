@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.claude.metering import ClaudeMetering, aggregate_headers, api_key_reset
+from ccmproxy.dialects.claude.metering import ClaudeMetering, aggregate_headers
 from ccmproxy.dialects.claude.usage_meters import StreamMeter
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.meters import LARGEST_JSON, JSONMeter, OpaqueMeter
@@ -197,10 +198,14 @@ class PublicHeadersTests(SynchronousTestCase):
         self.assertEqual(found["7d-surpassed-threshold"], "true")
         self.assertNotIn("5h-surpassed-threshold", found)
 
-    def test_a_rate_limited_pool_rejects(self) -> None:
-        self.assertEqual(
-            fields(aggregate_headers(aggregate(state="rate_limited"), NOW))["status"], "rejected"
-        )
+    def test_only_a_full_window_that_is_shown_rejects(self) -> None:
+        """Spec 12.2, F50: a burst closes the pool, but no window; claim and reset would be of the wrong one."""
+        found = fields(aggregate_headers(aggregate(state="rate_limited"), NOW))
+        self.assertEqual(found["status"], "allowed")
+        full = replace(aggregate(state="rate_limited"), short_utilization=100.0, weekly_utilization=99.0)
+        found = fields(aggregate_headers(full, NOW))
+        self.assertEqual((found["status"], found["representative-claim"]), ("rejected", "five_hour"))
+        self.assertEqual(found["reset"], str(full.short_reset))
 
 
 class OtherMeterTests(SynchronousTestCase):
@@ -208,7 +213,7 @@ class OtherMeterTests(SynchronousTestCase):
 
     def meter(self, status: int = 200, billable: bool = True, **headers: str) -> UsageMeter:
         fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        return METERING.meter(RequestFacts(billable=billable), ResponseHead(status, b"", fields))
+        return METERING.meter(RequestFacts(billable=billable), ResponseHead(status, b"", fields), lambda: NOW)
 
     def test_the_meter_fits_the_answer(self) -> None:
         self.assertIsInstance(self.meter(content_type="text/event-stream; charset=utf-8"), StreamMeter)
@@ -252,24 +257,3 @@ class OtherMeterTests(SynchronousTestCase):
             meter.end()
             self.assertTrue(meter.reading().complete)
             self.assertFalse(meter.reading().reported)
-
-
-class ApiKeyResetTests(SynchronousTestCase):
-    """When the used-up limit of an API key renews."""
-
-    def test_the_limit_that_is_used_up_counts(self) -> None:
-        headers = [
-            (b"Anthropic-Ratelimit-Requests-Remaining", b"5"),
-            (b"Anthropic-Ratelimit-Requests-Reset", b"2026-11-23T16:00:00Z"),
-            (b"anthropic-ratelimit-tokens-remaining", b"0"),
-            (b"anthropic-ratelimit-tokens-reset", b"2026-11-23T15:00:00+00:00"),
-        ]
-        self.assertEqual(api_key_reset(headers), 1_795_446_000.0)
-
-    def test_a_time_without_a_zone_or_none_at_all_is_unknown(self) -> None:
-        for text in (b"2026-11-23T15:00:00", b"soon", b"", b"9" * 400):
-            headers = [
-                (b"anthropic-ratelimit-tokens-remaining", b"0"),
-                (b"anthropic-ratelimit-tokens-reset", text),
-            ]
-            self.assertEqual(api_key_reset(headers), 0.0)

@@ -10,6 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.claude.usage_meters import StreamMeter
 from ccmproxy.dialects.usage import Tokens
+from ccmproxy.policy.answers import AnswerKind, Verdict
+
+NOW = 1_795_000_000.0
 
 
 def event(name: str, **data: object) -> bytes:
@@ -48,7 +51,7 @@ class StreamMeterTests(SynchronousTestCase):
     """Usage of an event stream (spec 9)."""
 
     def test_whole(self) -> None:
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(STREAM)
         reading = meter.reading()
         self.assertEqual(reading.tokens, TOKENS)
@@ -60,15 +63,15 @@ class StreamMeterTests(SynchronousTestCase):
     def test_byte_by_byte(self) -> None:
         """F19: no boundary of chunks changes what is read."""
         for stream in (STREAM, STREAM.replace(b"\n", b"\r\n"), STREAM.replace(b"\n", b"\r")):
-            meter = StreamMeter()
+            meter = StreamMeter([], lambda: NOW)
             for number in range(len(stream)):
                 meter.feed(stream[number : number + 1])
             self.assertEqual(meter.reading().tokens, TOKENS)
             self.assertTrue(meter.reading().complete)
 
     def test_what_broke_off_is_known_as_far_as_it_came(self) -> None:
-        """F20 and F22: without message_stop the response is not complete, but still counted."""
-        meter = StreamMeter()
+        """F20 and F22: without message_stop it is not complete, and still counted."""
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(START + TEXT[:20])
         meter.end()
         reading = meter.reading()
@@ -78,17 +81,17 @@ class StreamMeterTests(SynchronousTestCase):
 
     def test_an_error_event_is_kept(self) -> None:
         """F13: an error inside a 200 is no success."""
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(event("error", error={"type": "overloaded_error", "message": "m"}))
         self.assertEqual(meter.reading().error, "overloaded_error")
         self.assertFalse(meter.reading().complete)
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(b"event: error\ndata: not json\n\n")
         self.assertEqual(meter.reading().error, "unknown")
 
     def test_where_a_keep_alive_may_stand(self) -> None:
         """F44: only between two events."""
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(START)
         self.assertTrue(meter.at_boundary)
         meter.feed(TEXT[:-1])
@@ -97,7 +100,7 @@ class StreamMeterTests(SynchronousTestCase):
         self.assertTrue(meter.at_boundary)
 
     def test_wrong_types_count_nothing(self) -> None:
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         meter.feed(START)
         usages: list[object] = [
             [],
@@ -114,8 +117,48 @@ class StreamMeterTests(SynchronousTestCase):
 
     @given(st.lists(st.binary(max_size=60) | st.sampled_from([START, TEXT, DELTA, STOP]), max_size=8))
     def test_never_raises(self, chunks: list[bytes]) -> None:
-        meter = StreamMeter()
+        meter = StreamMeter([], lambda: NOW)
         for chunk in chunks:
             meter.feed(chunk)
         meter.end()
         meter.reading()
+
+
+class RefusalTests(SynchronousTestCase):
+    """What an error in mid-stream means for the account (spec 12.2, F51)."""
+
+    def refusal(self, kind: str, message: str = "m", **family: object) -> Verdict | None:
+        headers = [
+            (b"anthropic-ratelimit-unified-" + name.replace("_", "-").encode(), str(value).encode())
+            for name, value in family.items()
+        ]
+        meter = StreamMeter(headers, lambda: NOW, "claude-opus-4-5")
+        for chunk in (START, TEXT, event("error", error={"type": kind, "message": message})):
+            meter.feed(chunk)
+        meter.end()
+        self.assertEqual(meter.reading().error, kind)
+        return meter.reading().refusal
+
+    def test_no_error_is_no_refusal(self) -> None:
+        meter = StreamMeter([], lambda: NOW)
+        meter.feed(START + TEXT + STOP)
+        self.assertIsNone(meter.reading().refusal)
+
+    def test_refusals(self) -> None:
+        reset = int(NOW) + 3600
+        self.assertEqual(self.refusal("rate_limit_error"), Verdict(AnswerKind.BUSY, sentence="m"))
+        self.assertEqual(
+            self.refusal("rate_limit_error", status="rejected", reset=reset),
+            Verdict(AnswerKind.RATE_LIMITED, reset),
+        )
+        self.assertEqual(self.refusal("authentication_error"), Verdict(AnswerKind.AUTH_FAILED, sentence="m"))
+        self.assertEqual(self.refusal("permission_error"), Verdict(AnswerKind.DENIED, sentence="m"))
+
+    def test_nothing_is_concluded_about_the_whole_account(self) -> None:
+        """What the client sent, and the provider might repeat, is not at hand here (spec 12.1)."""
+        words = "This organization has been disabled."
+        self.assertEqual(self.refusal("permission_error", words), Verdict(AnswerKind.DENIED, sentence=words))
+
+    def test_the_providers_trouble_is_nobodys(self) -> None:
+        for kind in ("overloaded_error", "api_error", "invalid_request_error", "new_error"):
+            self.assertIsNone(self.refusal(kind), kind)

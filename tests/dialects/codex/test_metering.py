@@ -263,7 +263,7 @@ class ChoiceTests(SynchronousTestCase):
 
     def meter(self, content_type: bytes, operation: str = "responses", billable: bool = True) -> UsageMeter:
         facts = RequestFacts(operation=operation, billable=billable)
-        return METERING.meter(facts, ResponseHead(200, b"", [(b"content-type", content_type)]))
+        return METERING.meter(facts, ResponseHead(200, b"", [(b"content-type", content_type)]), lambda: NOW)
 
     def test_by_operation_and_media_type(self) -> None:
         self.assertIsInstance(self.meter(b"text/event-stream"), ResponsesMeter)

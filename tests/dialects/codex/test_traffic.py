@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -176,10 +177,15 @@ class UpstreamHeadTests(SynchronousTestCase):
         self.assertEqual(first_value(headers, b"user-agent"), b"team")
 
 
-def verdict(
-    status: int, body: object = None, echo: str = "", model: str | None = None, **headers: object
-) -> Verdict:
+def verdict(status: int, body: object = None, **headers: object) -> Verdict:
     """Class of an answer; a body that is neither None nor bytes is JSON."""
+    return asked(status, body, headers)
+
+
+def asked(
+    status: int, body: object, headers: Mapping[str, object], echo: str = "", model: str | None = None
+) -> Verdict:
+    """The same for a request with this echo, for this model."""
     fields = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
     raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     return TRAFFIC.classify(ResponseHead(status, b"", fields), raw, NOW, echo, model)
@@ -244,10 +250,10 @@ class ClassifyTests(SynchronousTestCase):
         for body in ({"detail": words}, {"error": {"type": "invalid_request_error", "message": words}}):
             said: dict[str, Any] = body
             expected = Verdict(AnswerKind.MODEL_REFUSED, sentence=words)
-            self.assertEqual(verdict(400, said, echo="model: gpt-5.6-sol"), expected)
+            self.assertEqual(asked(400, said, {}, "model: gpt-5.6-sol"), expected)
         echo = "is not supported when using codex with a chatgpt account"
         self.assertIs(
-            verdict(400, {"detail": words}, echo=f"x: the a model {echo}").kind, AnswerKind.CLIENT_ERROR
+            asked(400, {"detail": words}, {}, f"x: the a model {echo}").kind, AnswerKind.CLIENT_ERROR
         )
 
     def test_final_words_are_no_usage_limit(self) -> None:
@@ -256,7 +262,7 @@ class ClassifyTests(SynchronousTestCase):
             expected = Verdict(
                 AnswerKind.BUSY, is_about_request=is_about_request, is_final=True, sentence="m"
             )
-            for fields in ({}, {"x_codex_primary_used_percent": 20, "x_codex_primary_reset_at": LATER}):
+            for fields in ({}, {"x_codex_primary_used_percent": 100 if is_about_request else 20}):
                 said: dict[str, Any] = fields
                 self.assertEqual(verdict(429, {"error": {"type": code, "message": "m"}}, **said), expected)
 
@@ -337,8 +343,8 @@ class ClassifyTests(SynchronousTestCase):
         fields = {"x_codex_active_limit": "codex_fox", "x_codex_fox_limit_name": "GPT-5.3-Codex-Spark"}
         body = usage_limit(resets_at=LATER)
         limited = Verdict(AnswerKind.MODEL_RATE_LIMITED, LATER)
-        self.assertEqual(verdict(429, body, model="gpt-5.3-codex-spark", **fields), limited)  # type: ignore[arg-type]
-        other = verdict(429, body, model="gpt-5.4", **fields)  # type: ignore[arg-type]
+        self.assertEqual(asked(429, body, fields, model="gpt-5.3-codex-spark"), limited)
+        other = asked(429, body, fields, model="gpt-5.4")
         self.assertEqual(other, replace(limited, model="gpt-5.4"))
 
     def test_an_api_keys_own_reset(self) -> None:
@@ -357,7 +363,7 @@ class ClassifyTests(SynchronousTestCase):
     )
     def test_never_raises(self, body: object, headers: dict[str, object]) -> None:
         raw = body if isinstance(body, bytes) else {"error": {**dict(body), "resets_at": 1e400}}  # type: ignore[call-overload]
-        found = verdict(429, raw, **headers)  # type: ignore[arg-type]
+        found = verdict(429, raw, **headers)
         self.assertIn(found.kind, (LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.BUSY))
 
 

@@ -12,9 +12,10 @@ from zope.interface.verify import verifyObject
 
 from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.dialects.usage import Tokens
-from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame
+from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, UpstreamFrame
 from ccmproxy.http.message import Headers
 from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import Window
@@ -188,6 +189,61 @@ class UpstreamTests(SynchronousTestCase):
             frame = FRAMES.upstream_frame(message(type="error", error=error, **fields), NOW)
             self.assertTrue(frame.connection_limit and frame.ends_turn)
             self.assertIsNone(frame.refusal)
+            self.assertIsNone(frame.verdict, "it is about this connection alone (spec 12.2)")
+        failed = message(type="response.failed", response={"error": error})
+        frame = FRAMES.upstream_frame(failed, NOW)
+        self.assertTrue(frame.connection_limit and frame.ends_turn)
+        self.assertIsNone(frame.verdict)
+
+    def verdict(self, kind: str, **fields: Any) -> Verdict | None:
+        """What a message means for the credential."""
+        frame = FRAMES.upstream_frame(message(type=kind, **fields), NOW)
+        if kind == "response.failed":
+            assert frame.reading is not None
+            self.assertEqual(frame.reading.refusal, frame.verdict)
+        return frame.verdict
+
+    def test_what_an_error_means_for_the_credential(self) -> None:
+        """Spec 10, 12.2, F51: 429 with data and without, 401."""
+        reset = int(NOW) + 3600
+        used_up = {"type": "usage_limit_reached", "message": "m", "resets_at": reset}
+        self.assertEqual(
+            self.verdict("error", status=429, error=used_up), Verdict(AnswerKind.RATE_LIMITED, reset)
+        )
+        headers = {"x-codex-primary-used-percent": "100.0", "x-codex-primary-reset-at": reset}
+        self.assertEqual(
+            self.verdict("error", status=429, error={"code": "x"}, headers=headers),
+            Verdict(AnswerKind.RATE_LIMITED, reset),
+        )
+        self.assertEqual(
+            self.verdict("error", status=429, error={"message": "m"}, headers={"retry-after": 2}),
+            Verdict(AnswerKind.BUSY, wait=2, sentence="m"),
+        )
+        self.assertEqual(
+            self.verdict("error", status=401, error={"message": "m"}),
+            Verdict(AnswerKind.AUTH_FAILED, sentence="m"),
+        )
+        self.assertIsNone(self.verdict("error", status=503, error={"code": "server_is_overloaded"}))
+
+    def test_what_a_failed_response_means_for_the_credential(self) -> None:
+        reset = int(NOW) + 3600
+        for code, fields, expected in (
+            ("usage_limit_reached", {"resets_at": reset}, Verdict(AnswerKind.RATE_LIMITED, reset)),
+            (
+                "rate_limit_exceeded",
+                {"message": "try again in 1.5s"},
+                Verdict(AnswerKind.BUSY, wait=1.5, sentence="try again in 1.5s"),
+            ),
+            ("server_error", {}, None),
+        ):
+            error = {"code": code, **fields}  # type: ignore[dict-item]
+            self.assertEqual(self.verdict("response.failed", response={"error": error}), expected)
+
+    def test_an_error_without_a_status_is_learnt_from(self) -> None:
+        """Clients ignore it, so that it ends no turn."""
+        error = {"type": "usage_limit_reached", "resets_in_seconds": 60}
+        frame = FRAMES.upstream_frame(message(type="error", error=error), NOW)
+        self.assertEqual(frame, UpstreamFrame(verdict=Verdict(AnswerKind.RATE_LIMITED, NOW + 60)))
 
 
 class HandshakeTests(SynchronousTestCase):
