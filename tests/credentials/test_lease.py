@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from zope.interface.verify import verifyObject
 
 from ccmproxy.credentials.destination import upstream_of
@@ -12,6 +14,7 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.events import AccountRefused, SocketsRest
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
@@ -138,12 +141,41 @@ class LeaseTests(CredentialTestCase):
         lease.close(LeaseOutcome.REFUSED)
         credential.stop()
 
-    def test_block(self) -> None:
-        """The block lasts for a while, and waiting requests are interrupted."""
+    def test_a_limit_of_connections(self) -> None:
+        """Spec 12.2: only new WebSockets rest for a while. Nothing is interrupted, and requests go on."""
         self.lease.on_interrupt(self.interrupts.append)
         now = self.clock.seconds()
-        self.lease.block("connection_limit", now + 60)
-        self.assertEqual([each.reason for each in self.interrupts], ["connection_limit"])
-        self.assertFalse(self.account.is_usable())
-        self.clock.advance(60)
+        self.lease.learn(SocketsRest(now + 60))
+        self.assertEqual(self.interrupts, [])
         self.assertTrue(self.account.is_usable())
+        self.assertFalse(self.account.snapshot(now).takes_sockets)
+        self.clock.advance(60)
+        self.assertTrue(self.account.snapshot(now + 60).takes_sockets)
+
+    def test_only_logins_are_evidence(self) -> None:
+        """Spec 12.1: what keys and remote instances answer is no second opinion."""
+        for external, key in ((False, False), (False, True), (True, False)):
+            credential = PlainCredential("other", self.clock, external=external, key=key)
+            lease = credential.lease()
+            assert isinstance(lease, Lease)
+            self.assertIs(lease.is_account, not external and not key)
+            lease.close(LeaseOutcome.SERVED)
+            credential.stop()
+
+    def test_the_identity_is_the_logins(self) -> None:
+        credential = PlainCredential("other", self.clock)
+        lease = credential.lease()
+        assert isinstance(lease, Lease)
+        self.assertEqual(lease.identity, "")
+        credential.observe(replace(FREE, organization="one"))
+        self.assertEqual(lease.identity, "one")
+        lease.close(LeaseOutcome.SERVED)
+        credential.stop()
+
+    def test_f38_late_refusals_belong_to_the_account_that_was_used(self) -> None:
+        credential = PlainCredential("other", self.clock)
+        lease = credential.lease()
+        lease.close(LeaseOutcome.CANCELLED)
+        lease.learn(AccountRefused("disabled"))
+        self.assertEqual(credential.snapshot(NOW).availability.reason, "refused")
+        credential.stop()

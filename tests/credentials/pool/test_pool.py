@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 from twisted.internet.task import Clock
@@ -19,13 +20,25 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection, score
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.policy.sessions import JUST_ASSIGNED, SESSION_LIFE
+from ccmproxy.policy.sessions import JUST_ASSIGNED, SESSION_LIFE, WARM_TIME
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.events import (
+    AccountRefused,
+    Denied,
+    Input,
+    ModelDenied,
+    PollSucceeded,
+    Rests,
+    SocketsRest,
+)
+from ccmproxy.state.holds import PROBE_WAIT, Combination
+from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, PlainCredential
 
 HOUR = 3600.0
 OPUS = "claude-opus-4-5"
+ASKED = Combination("/v1/messages", OPUS)
 LEAST_USED = PoolRules("least-used")
 FALLBACK = PoolRules("fallback")
 ROUND_ROBIN = PoolRules("round-robin")
@@ -179,7 +192,7 @@ class SessionTests(PoolTestCase):
     def test_f9_what_cannot_serve_is_left_at_once(self) -> None:
         for spoil in (
             lambda credential: credential.rate_limited(NOW + HOUR, True),
-            lambda credential: credential.block("connection_limit", NOW + HOUR),
+            lambda credential: credential.learn(AccountRefused("disabled")),
             PlainCredential.lose_token,
             lambda credential: credential.use(100.0),
         ):
@@ -212,18 +225,19 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool, "new"), "b")
 
     def test_where_all_are_as_bad_it_stays(self) -> None:
-        """A session without an alternative stays in spite of a connection limit: each move would lose its cache."""
+        """A session without an alternative stays in spite of a failing usage endpoint, or of a refusal that may be over
+        (spec 12.3): each move would lose its cache."""
         for strategy in ("least-used", "round-robin", "random", "fallback"):
             a, b = self.credential("a"), self.credential("b")
             pool = Pool(
                 "pool", [a, b], PoolRules(strategy), self.clock.seconds, iter([0.1, 0.6] * 9).__next__
             )
             first = self.ask(pool)
+            others = {"a": "b", "b": "a"}
             for credential in (a, b):
-                credential.block("connection_limit", self.clock.seconds() + 60)
+                credential.fail_poll()
             self.assertEqual([self.ask(pool) for _ in range(4)], [first] * 4, strategy)
-            other = "b" if first == "a" else "a"
-            self.assertEqual(self.ask(pool, excluded=[first]), other)
+            self.assertEqual(self.ask(pool, excluded=[first]), others[first])
 
     def test_what_did_not_serve_the_request_is_left(self) -> None:
         """Spec 6.4: the session stays on the next choice."""
@@ -606,13 +620,15 @@ class KeepsTests(PoolTestCase):
         b.close_model("opus", HOUR)
         self.assertTrue(self.keeps(pool, "a"))
 
-    def test_a_connection_limit_where_nobody_else_can_serve(self) -> None:
+    def test_a_limit_of_connections_or_a_rest_closes_none(self) -> None:
+        """Spec 12.2: neighbours stay, and a rest is not looked at per turn."""
         a, b = self.credential("a"), self.credential("b", 50)
         pool = self.pool([a, b])
-        a.block("connection_limit", NOW + 60)
-        self.assertFalse(self.keeps(pool, "a"))
-        b.lose_token()
-        self.assertTrue(self.keeps(pool, "a"))
+        a.learn(SocketsRest(NOW + 60))
+        a.learn(Rests(ASKED, "alice", 60.0))
+        self.assertTrue(self.keeps(pool, "a", asked=ASKED))
+        a.learn(AccountRefused("disabled"))
+        self.assertFalse(self.keeps(pool, "a", asked=ASKED))
 
     def test_fallback_goes_back(self) -> None:
         a, b = self.credential("a"), self.credential("b")
@@ -638,6 +654,266 @@ class KeepsTests(PoolTestCase):
         self.assertTrue(self.keeps(pool, "a"))
         self.clock.advance(SESSION_LIFE)
         self.assertEqual(self.where(pool), {"s": "a"})
+
+
+class RestTests(PoolTestCase):
+    """A rest turns away cold work and nothing else (spec 12.2)."""
+
+    def selection(self, session: str | None = "s", **options: object) -> Selection:
+        return Selection(session, OPUS, user="alice", asked=ASKED, **options)  # type: ignore[arg-type]
+
+    def serve(self, pool: Pool, session: str | None = "s", **options: object) -> str:
+        """The tag of the credential that serves one request, which makes the session warm there."""
+        selection = self.selection(session, **options)
+        lease = pool.select(selection)
+        lease.close(LeaseOutcome.SERVED)
+        pool.served(selection, lease.tag)
+        return lease.tag
+
+    def rest(self, credential: PlainCredential, seconds: float | None = 30.0) -> None:
+        credential.learn(Rests(ASKED, "bob", seconds))
+
+    def test_cold_sessions_go_elsewhere_warm_ones_stay(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.assertEqual(self.serve(pool, "warm"), "a")
+        cold = pool.select(self.selection("cold", excluded=frozenset("b")))
+        cold.close(LeaseOutcome.CANCELLED)
+        self.rest(a)
+        self.assertEqual(self.serve(pool, "warm"), "a")
+        self.assertEqual(self.serve(pool, "cold"), "b")
+        self.assertEqual(self.serve(pool, "new"), "b")
+        self.assertEqual(self.serve(pool, None), "b")
+        other = replace(self.selection("other"), asked=Combination("/v1/messages", "claude-haiku-4-5"))
+        lease = pool.select(replace(other, excluded=frozenset("b")))
+        lease.close(LeaseOutcome.SERVED)
+        self.assertEqual(lease.tag, "a", "another combination does not rest")
+
+    def test_warm_is_who_was_served_within_five_minutes(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        selection = self.selection("s")
+        self.assertFalse(pool.is_warm(selection, "a"))
+        self.serve(pool)
+        self.assertTrue(pool.is_warm(selection, "a"))
+        self.assertFalse(pool.is_warm(selection, "b"))
+        self.assertFalse(pool.is_warm(self.selection(None), "a"))
+        self.clock.advance(WARM_TIME)
+        self.assertFalse(pool.is_warm(selection, "a"))
+        self.rest(a)
+        self.assertEqual(self.serve(pool), "b")
+
+    def test_one_served_elsewhere_warms_nothing_here(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.assertEqual(self.ask(pool), "a")
+        pool.served(self.selection(), "b")
+        self.assertFalse(pool.is_warm(self.selection(), "a"))
+
+    def test_where_all_rest_the_earliest_end_is_told(self) -> None:
+        a, b, c, d = (self.credential(tag) for tag in "abcd")
+        theirs = self.credential("theirs", external=True)
+        pool = self.pool([a, b, c, d, theirs])
+        for credential, seconds in ((a, 40.0), (b, 20.0), (c, 10.0), (d, 5.0), (theirs, 2.0)):
+            self.rest(credential, seconds)
+        c.rate_limited(NOW + HOUR, True)
+        error: NoCredential = self.assertRaises(
+            NoCredential, pool.select, self.selection(excluded=frozenset("d"))
+        )
+        self.assertEqual(error.rests_until, NOW + 20, "not of c, which is used up, nor of d, nor of theirs")
+        self.assertTrue(error.availability.usable)
+        self.clock.advance(20)
+        self.assertEqual(self.serve(pool, excluded=frozenset("d")), "b")
+
+    def test_a_cold_session_does_not_go_where_it_was_if_all_rest(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.ask(pool)
+        for credential in (a, b):
+            self.rest(credential)
+        error: NoCredential = self.assertRaises(NoCredential, pool.select, self.selection())
+        self.assertEqual(error.rests_until, NOW + 30)
+        self.clock.advance(30)
+        self.assertEqual(self.serve(pool), "a", "it was not moved, so that it does not avoid its account")
+
+    def test_nobody_waits_for_rests_of_what_was_not_asked_for(self) -> None:
+        a = self.credential("a")
+        pool = self.pool([a])
+        self.rest(a)
+        self.assertEqual(self.ask(pool), "a")
+
+    def test_one_request_goes_first_at_the_end(self) -> None:
+        a = self.credential("a")
+        pool = self.pool([a])
+        self.rest(a, 10.0)
+        self.clock.advance(10)
+        first = pool.select(self.selection("first"))
+        a.sending(ASKED)
+        error: NoCredential = self.assertRaises(NoCredential, pool.select, self.selection("second"))
+        self.assertEqual(error.rests_until, NOW + 10 + PROBE_WAIT)
+        self.clock.advance(1)
+        a.served(ASKED, NOW + 10, True)
+        first.close(LeaseOutcome.SERVED)
+        self.assertEqual(self.serve(pool, "second"), "a")
+
+    def test_moved_by_a_rest_it_does_not_return_within_five_minutes(self) -> None:
+        """Neither where the strategy is fallback."""
+        for rules in (LEAST_USED, FALLBACK):
+            a, b = self.credential("a"), self.credential("b", 50)
+            pool = self.pool([a, b], rules)
+            self.assertEqual(self.ask(pool), "a")
+            self.rest(a)
+            self.assertEqual(self.serve(pool), "b")
+            self.clock.advance(WARM_TIME - 1)
+            self.assertEqual(self.serve(pool), "b")
+            self.assertTrue(pool.keeps(self.selection(), "b"), "a relay stays as well")
+            b.rate_limited(self.clock.seconds() + 1.0, True)
+            self.assertEqual(self.serve(pool), "a", "where there is nothing else it returns")
+
+    def test_after_five_minutes_fallback_returns(self) -> None:
+        a, b = self.credential("a"), self.credential("b")
+        pool = self.pool([a, b], FALLBACK)
+        self.ask(pool)
+        self.rest(a)
+        self.assertEqual(self.serve(pool), "b")
+        self.clock.advance(WARM_TIME)
+        self.assertEqual(self.serve(pool), "a")
+
+    def test_the_request_that_was_refused_moves_its_session_likewise(self) -> None:
+        """It is asked elsewhere before it is known that it was a rest: that is charged once it is served there."""
+        a, b = self.credential("a"), self.credential("b")
+        pool = self.pool([a, b], FALLBACK)
+        self.assertEqual(self.serve(pool), "a")
+        lease = pool.select(self.selection(excluded=frozenset("a")))
+        self.assertEqual(lease.tag, "b")
+        self.rest(a, 5.0)
+        lease.close(LeaseOutcome.SERVED)
+        pool.served(self.selection(excluded=frozenset("a")), "b")
+        self.clock.advance(10)
+        self.assertEqual(self.serve(pool), "b")
+        self.assertEqual(self.serve(pool, "new"), "a")
+        self.clock.advance(WARM_TIME)
+        self.assertEqual(self.serve(pool), "a")
+
+    def test_patience_is_of_the_rules(self) -> None:
+        pool = self.pool([self.credential("a")])
+        self.assertEqual(pool.patience, 5.0)
+        pool.reconfigure([], PoolRules("least-used", patience=0.0))
+        self.assertEqual(pool.patience, 0.0)
+
+    def test_refused_in_mid_stream_the_next_request_goes_to_another_account(self) -> None:
+        """Spec 12.1: within 60 s, and never to a key or a remote instance for this alone."""
+        a, b = self.credential("a"), self.credential("b", 90)
+        key, theirs = self.credential("key", key=True), self.credential("theirs", external=True)
+        for members, expected in (((a, key, theirs, b), "b"), ((a, key, theirs), "a")):
+            pool = self.pool(members, ROUND_ROBIN)
+            external = {"allow_external": True}
+            self.assertEqual(self.serve(pool, **external), "a")
+            pool.refused(self.selection(**external), "key")
+            self.assertEqual(self.serve(pool, **external), "a", "that was not where the session is")
+            pool.refused(self.selection(**external), "a")
+            self.assertEqual(pool.keeps(self.selection(**external), "a"), expected == "a")
+            self.assertEqual(self.serve(pool, **external), expected)
+            self.assertEqual(self.serve(pool, **external), expected)
+
+    def test_refused_in_mid_stream_is_forgotten_after_a_minute(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.serve(pool)
+        pool.refused(self.selection(), "a")
+        self.clock.advance(60)
+        self.assertEqual(self.serve(pool), "a")
+
+    def test_only_accounts(self) -> None:
+        """Spec 12.1: keys and remote instances give no second opinion."""
+        a, key = self.credential("a", 90), self.credential("key", key=True)
+        theirs = self.credential("theirs", external=True)
+        pool = self.pool([key, theirs, a])
+        options = {"allow_external": True, "only_accounts": True}
+        self.assertEqual(self.serve(pool, None, **options), "a")
+        error: NoCredential = self.assertRaises(
+            NoCredential, pool.select, self.selection(None, excluded=frozenset("a"), **options)
+        )
+        self.assertEqual(error.rests_until, 0)
+
+
+class DenialTests(PoolTestCase):
+    """What an account refuses and others serve (spec 12.1), and refused accounts (spec 12.3)."""
+
+    def serve(self, pool: Pool, session: str | None = "s", excluded: str = "") -> str:
+        lease = pool.select(
+            Selection(session, OPUS, user="alice", asked=ASKED, excluded=frozenset(excluded))
+        )
+        lease.close(LeaseOutcome.SERVED)
+        return lease.tag
+
+    def test_goes_elsewhere_and_back_where_nobody_else_can_serve(self) -> None:
+        for event in (Denied(ASKED, "bob"), ModelDenied(OPUS)):
+            a, b = self.credential("a"), self.credential("b", 50)
+            pool = self.pool([a, b])
+            self.assertEqual(self.serve(pool), "a")
+            a.learn(event)
+            self.assertEqual(self.serve(pool), "b", "warm or not")
+            self.assertEqual(self.serve(pool, "new"), "b")
+            b.lose_token()
+            self.assertEqual(self.serve(pool), "a")
+            self.assertEqual(self.serve(pool), "a")
+
+    def test_a_refused_account_is_left(self) -> None:
+        for strategy in ("least-used", "round-robin", "fallback"):
+            a, b = self.credential("a"), self.credential("b", 50)
+            pool = self.pool([a, b], PoolRules(strategy))
+            self.assertEqual(self.serve(pool), "a")
+            a.learn(AccountRefused("disabled"))
+            self.assertEqual([self.serve(pool), self.serve(pool, "new")], ["b", "b"])
+            self.clock.advance(60)
+            self.assertEqual([self.serve(pool), self.serve(pool, "newer")], ["b", "b"], "nor is it the turn")
+
+    def test_after_a_good_poll_one_request_is_let_through(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        a.learn(AccountRefused("disabled"))
+        self.clock.advance(60)
+        a.learn(PollSucceeded(LimitsUpdate()))
+        self.assertEqual(self.serve(pool, "one"), "a")
+        a.sending(ASKED)
+        self.assertEqual(self.serve(pool, "two"), "b")
+
+    def test_one_per_interval_where_nobody_else_can_serve(self) -> None:
+        a, b = self.credential("a"), self.credential("b")
+        pool = self.pool([a, b])
+        self.assertEqual(self.serve(pool), "a")
+        b.lose_token()
+        a.learn(AccountRefused("This organization has been disabled."))
+        refusal = self.refused(pool, Selection("s", asked=ASKED))
+        self.assertIn("This organization has been disabled.", refusal.message)
+        self.clock.advance(60)
+        self.assertEqual(self.serve(pool), "a")
+        a.sending(ASKED)
+        self.refused(pool, Selection("s", asked=ASKED))
+
+    def test_one_whose_polls_fail_comes_before_one_that_is_refused(self) -> None:
+        for strategy in ("least-used", "fallback"):
+            a, b = self.credential("a"), self.credential("b", 50)
+            pool = self.pool([a, b], PoolRules(strategy))
+            self.assertEqual(self.serve(pool), "a")
+            a.learn(AccountRefused("disabled"))
+            b.fail_poll()
+            self.clock.advance(60)
+            self.assertEqual([self.serve(pool), self.serve(pool, "new")], ["b", "b"], strategy)
+
+    def test_fallback_never_returns_to_a_used_up_member(self) -> None:
+        a, b = self.credential("a"), self.credential("b")
+        pool = self.pool([a, b], FALLBACK)
+        self.assertEqual(self.serve(pool), "a")
+        events: tuple[Input, ...] = (AccountRefused("disabled"), Denied(ASKED, "bob"))
+        a.use(100.0, 1.0)
+        self.assertEqual([self.serve(pool) for _ in range(3)], ["b"] * 3)
+        b.fail_poll()
+        self.assertEqual([self.serve(pool) for _ in range(3)], ["b"] * 3)
+        for event in events:
+            a.learn(event)
+            self.assertEqual(self.serve(pool), "b", event)
 
 
 class ListenerTests(PoolTestCase):

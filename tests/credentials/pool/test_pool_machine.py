@@ -22,11 +22,14 @@ from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.balancing import NoCredential, Selection, should_rebalance
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, CredentialSnapshot
+from ccmproxy.state.events import AccountRefused, Denied, Rests
+from ccmproxy.state.holds import Combination
 from tests.credentials.fixtures import NOW, PlainCredential
 from tests.profiles import examples
 
 TAGS = "abcde"
 MODELS = ("claude-opus-4-5", "claude-haiku-4-5", None)
+ASKED = Combination("/v1/messages", "claude-opus-4-5")
 places = st.integers(0, 4)
 durations = st.sampled_from([1.0, 30.0, 61.0, 600.0, 6 * 3600.0, 4 * 86400.0])
 percents = st.integers(0, 100).map(float)
@@ -81,8 +84,21 @@ class PoolMachine(RuleBasedStateMachine):
         self.member(place).rate_limited(self.clock.seconds() + seconds, explicit=True)
 
     @rule(place=places, seconds=durations)
-    def block(self, place: int, seconds: float) -> None:
-        self.member(place).block("connection_limit", self.clock.seconds() + seconds)
+    def rest(self, place: int, seconds: float) -> None:
+        """Spec 12.2: a rest turns away cold requests for this combination only."""
+        self.member(place).learn(Rests(ASKED, "u", seconds))
+
+    @rule(place=places)
+    def refuse_account(self, place: int) -> None:
+        self.member(place).learn(AccountRefused("disabled"))
+
+    @rule(place=places)
+    def deny(self, place: int) -> None:
+        self.member(place).learn(Denied(ASKED, "u"))
+
+    @rule(place=places)
+    def serve(self, place: int) -> None:
+        self.member(place).served(ASKED, self.clock.seconds(), True)
 
     @rule(place=places, seconds=durations)
     def close_model(self, place: int, seconds: float) -> None:
@@ -150,6 +166,40 @@ class PoolMachine(RuleBasedStateMachine):
                 member.rate_limited(self.clock.seconds() + spoilt, explicit=True)
         self.ask_for(replace(self.last, model=model, excluded=frozenset()))
 
+    @rule(
+        session=st.sampled_from(["r", "r2", None]),
+        excluded=st.frozensets(st.sampled_from(TAGS), max_size=2),
+        only_accounts=st.booleans(),
+        serves=st.booleans(),
+    )
+    def ask_for_what_rests(
+        self, session: str | None, excluded: frozenset[str], only_accounts: bool, serves: bool
+    ) -> None:
+        """Spec 12.2: cold work goes where it does not rest, or is told when the first rest ends; a denial of nobody
+        keeps out what no other credential can serve."""
+        now = self.clock.seconds()
+        selection = Selection(session, ASKED.model, True, excluded, "u", None, ASKED, only_accounts)
+        is_warm = {member.tag: self.pool.is_warm(selection, member.tag) for member in self.members}
+        fit = [
+            member
+            for member in self.members
+            if member.tag not in excluded
+            and not (only_accounts and member.is_external)
+            and member.snapshot(now, ASKED.model).availability.worth_trying
+        ]
+        takes = [each.tag for each in fit if not each.turns_away(ASKED, is_warm[each.tag], now)]
+        try:
+            lease = self.pool.select(selection)
+        except NoCredential as refusal:
+            assert not takes, takes
+            assert refusal.rests_until > now or all(each.free_at(ASKED, now) for each in fit), fit
+            return
+        self.take(lease)
+        assert lease.tag in takes or (not takes and lease.tag in {each.tag for each in fit})
+        if serves and session is not None:
+            self.pool.served(selection, lease.tag)
+            assert self.pool.is_warm(selection, lease.tag)
+
     def ask_for(self, selection: Selection) -> None:
         """Make one request, and check that its credential was allowed to serve it."""
         now = self.clock.seconds()
@@ -162,8 +212,15 @@ class PoolMachine(RuleBasedStateMachine):
             for member in self.members
             if (external or not member.is_external) and member.tag not in excluded
         }
-        usable = [tag for tag, view in views.items() if view.availability.usable]
+        # A refused account whose poll was good may be tried by one request, as if it were usable (spec 12.3).
+        usable = [
+            tag
+            for tag, view in views.items()
+            if view.availability.usable or view.availability.lets_one_through
+        ]
         worth = [tag for tag, view in views.items() if view.availability.worth_trying]
+        # And one whose interval is over only where nobody else can serve.
+        worth = [tag for tag in worth if views[tag].availability.reason != "refused"] or worth
         try:
             lease = self.pool.select(selection)
         except NoCredential as refusal:
@@ -177,7 +234,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert tag in usable or (tag in worth and (not usable or (polls_fail and tag == before)))
         if self.pool_rules.strategy == "fallback":
             assert tag == (usable or worth)[0]
-        elif before in usable and tag != before:
+        elif before in usable and views[before].availability.usable and tag != before:
             self.check_rebalanced(views[before], [views[tag] for tag in usable], now)
         after = self.assignment(selection)
         assert (after.credential if after is not None else None) == (

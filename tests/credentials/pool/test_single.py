@@ -16,9 +16,15 @@ from ccmproxy.interfaces.credentials import IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.events import (
+    AccountRefused,
+    Denied,
+    ModelDenied,
     PollFailed,
+    Rests,
+    SocketsRest,
     TokenUnavailable,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
@@ -75,10 +81,48 @@ class SingleProviderTests(CredentialTestCase):
         self.assertEqual(self.reason(Selection()), "rate_limited")
 
     def test_a_connection_limit_keeps_nobody_out(self) -> None:
-        """The limit belongs to an earlier connection; the next request opens a new one."""
-        self.account.block("connection_limit", self.clock.seconds() + 60)
-        self.assertFalse(self.account.is_usable())
+        """Spec 12.2: the limit is of WebSockets alone, so that requests go on."""
+        self.account.learn(SocketsRest(self.clock.seconds() + 60))
+        self.assertTrue(self.account.is_usable())
         self.provider.select(Selection()).close(LeaseOutcome.SERVED)
+
+    def test_a_rest_keeps_cold_work_out(self) -> None:
+        """Spec 12.2: the time at which it ends is told, so that it can be told to the client."""
+        asked, other = Combination("/v1/messages", "m"), Combination("/v1/messages", "n")
+        warm = Selection(session="warm", asked=asked)
+        self.provider.select(warm).close(LeaseOutcome.SERVED)
+        self.provider.served(warm, "key")
+        self.assertTrue(self.provider.is_warm(warm, "key"))
+        self.account.learn(Rests(asked, "u", 20.0))
+        error: NoCredential = self.assertRaises(
+            NoCredential, self.provider.select, Selection(session="cold", asked=asked)
+        )
+        self.assertEqual(error.rests_until, NOW + 20)
+        self.assertTrue(error.availability.usable)
+        self.assertFalse(self.provider.is_warm(Selection(session="cold", asked=asked), "key"))
+        self.provider.select(warm).close(LeaseOutcome.SERVED)
+        self.provider.select(Selection(session="cold", asked=other)).close(LeaseOutcome.SERVED)
+        self.clock.advance(20)
+        self.provider.select(Selection(session="cold", asked=asked)).close(LeaseOutcome.SERVED)
+
+    def test_what_it_refuses_is_asked_for_nevertheless(self) -> None:
+        """There is nobody else to ask, and the provider says more than this proxy could (spec 12.2)."""
+        asked = Combination("/v1/messages", "m")
+        self.account.learn(Denied(asked, "u"))
+        self.account.learn(ModelDenied("m"))
+        self.provider.select(Selection(asked=asked)).close(LeaseOutcome.SERVED)
+
+    def test_a_refused_account(self) -> None:
+        """Spec 12.3: one request per interval is let through, all others get the provider's sentence."""
+        asked = Combination("/v1/messages", "m")
+        self.account.learn(AccountRefused("This organization has been disabled."))
+        error: NoCredential = self.assertRaises(NoCredential, self.provider.select, Selection(asked=asked))
+        self.assertIn("This organization has been disabled.", str(error))
+        self.assertEqual(error.rests_until, 0)
+        self.clock.advance(60)
+        self.provider.select(Selection(asked=asked)).close(LeaseOutcome.REFUSED)
+        self.account.sending(asked)
+        self.assertEqual(self.reason(Selection(asked=asked)), "refused")
 
     def test_a_remote_is_for_those_who_may_use_it(self) -> None:
         remote = PlainCredential("remote", self.clock, external=True)
