@@ -160,6 +160,9 @@ class ICredential(Interface):
     def free_at(asked: Combination, now: float) -> float:
         """Return when a rest of ``asked`` ends there (Unix seconds); 0: it does not rest."""
 
+    def learn(event: Input) -> None:
+        """Take over what the answer to a request tells of the credential."""
+
     def lease(holder: Hashable = None) -> ILease:
         """Open a lease, even if the credential is unusable: the provider checks that. ``holder`` is the key by which
         :meth:`interrupt` finds the lease."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.state.holds import Combination
 
 #: Most sends of one request, for whatever reason, where there are many accounts.
 MOST_SENDS = 8
@@ -237,6 +238,7 @@ class OpinionMemory:
     def __init__(self) -> None:
         self._about_request: OrderedDict[tuple[str, str, str, RefusalClass], float] = OrderedDict()
         self._sought: dict[str, deque[float]] = {}
+        self._midway: OrderedDict[tuple[str, str], tuple[Combination, Opinion, float]] = OrderedDict()
 
     def may_seek(self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float) -> bool:
         """Whether a refusal of this class may be put to a second opinion at ``now`` (seconds of any clock); counts."""
@@ -260,3 +262,37 @@ class OpinionMemory:
         self._about_request[key] = now
         if len(self._about_request) > MOST_REMEMBERED:
             self._about_request.popitem(last=False)
+
+    @property
+    def has_midway(self) -> bool:
+        """Whether any refusal in mid-stream is remembered."""
+        return bool(self._midway)
+
+    def was_refused_midway(
+        self, caller: str, session: str, asked: Combination, opinion: Opinion, now: float
+    ) -> None:
+        """Remember a refusal after the first byte: the session's next request within a minute goes elsewhere, and
+        counts as the second opinion. ``now``: seconds of any clock."""
+        key = (caller, session)
+        self._midway.pop(key, None)
+        self._midway[key] = (asked, opinion, now)
+        if len(self._midway) > MOST_REMEMBERED:
+            self._midway.popitem(last=False)
+
+    def served_after(
+        self, caller: str, session: str, asked: Combination, opinion: Opinion, now: float
+    ) -> Charge | None:
+        """Return what is charged for a refusal in mid-stream, now that a credential has served the like of it.
+
+        None where there was no such refusal within the last minute, or where ``opinion`` is no second one on it.
+        """
+        remembered = self._midway.pop((caller, session), None)
+        if remembered is None:
+            return None
+        refused_for, refusal, at = remembered
+        if refused_for != asked or not 0 <= now - at < REMEMBERED_TIME or refusal.tag == opinion.tag:
+            return None
+        hearing = Hearing()
+        hearing.heard(refusal)
+        hearing.heard(opinion)
+        return hearing.charges[0] if hearing.charges else None

@@ -11,6 +11,7 @@ from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.attempt import Attempt, RelayEnd
+from ccmproxy.proxy.learning import learn_refusal, learn_served
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 
 _LEASE_OUTCOMES = {
@@ -84,7 +85,7 @@ class HTTPAnswering:
         rewriter = metering.rewriter(
             response, lease.observe, lambda: context.aggregates.aggregate_for(asked.caller), context.now
         )
-        headers = self._headers(response)
+        headers = self._headers(response, answer.verdict)
         if rewriter is not None:
             headers = without(headers, (b"content-length",))
         context.registry.streams.add(attempt)
@@ -94,7 +95,7 @@ class HTTPAnswering:
             reading = meter.reading()
             if end is RelayEnd.CLIENT_GONE and reading.complete:
                 end = RelayEnd.WHOLE
-            self._learn_from(end, reading, lease, answer.verdict)
+            self._learn_from(end, reading, answer)
             lease.close(_LEASE_OUTCOMES[end])
             asked.conclude(response.status, self._result(end, response, reading), reading)
 
@@ -107,26 +108,25 @@ class HTTPAnswering:
     def abort(self) -> None:
         """Do nothing: the exchange itself drops the attempt."""
 
-    def _learn_from(self, end: RelayEnd, reading: MeterReading, lease: ILease, verdict: Verdict) -> None:
-        """A refusal in mid-stream is learnt from like any other (spec 12.2, F51)."""
+    def _learn_from(self, end: RelayEnd, reading: MeterReading, answer: Answer) -> None:
+        """Learn from a refusal in mid-stream like from any other (spec 12.2, F51), and that a request was served."""
         asked = self._asked
-        refusal = reading.refusal
-        if refusal is None:
-            if end is RelayEnd.WHOLE and verdict.kind is AnswerKind.OK and not reading.error:
-                asked.caller.provider.served(asked.selection(), lease.tag)
-        elif refusal.kind is AnswerKind.RATE_LIMITED:
-            lease.rate_limited(refusal.until, refusal.explicit)
-        else:
-            asked.caller.provider.refused(asked.selection(), lease.tag)
+        if reading.refusal is not None:
+            learn_refusal(asked, asked.selection(), answer.lease, answer.authorization, reading.refusal)
+        elif end is RelayEnd.WHOLE and answer.verdict.kind is AnswerKind.OK and not reading.error:
+            learn_served(asked, asked.selection(), answer.lease)
 
-    def _headers(self, response: ResponseHead) -> Headers:
+    def _headers(self, response: ResponseHead, verdict: Verdict) -> Headers:
         """Return the response's header fields for the client."""
         asked = self._asked
         context = asked.context
         dialect = context.dialect
         # Errors get no aggregate, because the CLI takes any rate-limit header for the cause of the error (observed).
         aggregate = context.aggregates.aggregate_for(asked.caller) if response.status < 400 else None
-        headers: Headers = dialect.metering.public_headers(response.headers, aggregate, context.now())
+        said: Headers = response.headers
+        if response.status >= 400:
+            said = dialect.traffic.relayed_refusal(response, verdict)
+        headers: Headers = dialect.metering.public_headers(said, aggregate, context.now())
         # A remote instance may have set these two fields for its own request; they must describe this one.
         headers = without(headers, (dialect.request_id_header.lower(), b"x-accel-buffering"))
         headers.append((dialect.request_id_header, asked.id.encode("ascii")))

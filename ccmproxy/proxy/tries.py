@@ -33,6 +33,7 @@ from ccmproxy.policy.retry import (
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering, is_event_stream
 from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
+from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.events import (
@@ -214,8 +215,8 @@ class Tries:
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
-        if verdict.kind is AnswerKind.RATE_LIMITED:
-            lease.rate_limited(verdict.until, verdict.explicit)
+        if learn_limits(lease, verdict):
+            pass
         elif verdict.kind is AnswerKind.REMOTE_REJECTED:
             lease.reject()
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
@@ -241,14 +242,15 @@ class Tries:
 
     async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
         """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""
-        now = self._context.now
+        now, asked = self._context.now, self._asked
         classify = self._context.dialect.traffic.classify_stream
 
         def enough(data: bytes) -> bool:
             return classify(response, data, now()) is not None
 
         data = await attempt.collect(enough, FIRST_EVENT_TIME)
-        return classify(response, data, now()) or verdict
+        model = asked.facts.model
+        return classify(response, data, now(), echo_of(asked.request.head, model), model) or verdict
 
     def _interrupted(self, attempt: Attempt, cause: Availability) -> None:
         """Leave only where the request cannot succeed any more and another credential can serve it (spec 12.3).

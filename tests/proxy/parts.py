@@ -12,8 +12,10 @@ from ccmproxy.policy.sessions import Assignment, SessionKey
 from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot, CredentialState, snapshot
 from ccmproxy.state.events import (
     HeadersObserved,
+    Input,
     TokenAvailable,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.transitions import (
     transition,
 )
@@ -50,6 +52,15 @@ class ShownCredential:
     def poll_if_unusable(self) -> None:
         self.asked += 1
 
+    def turns_away(self, asked: Combination, is_warm: bool, now: float) -> bool:
+        return False
+
+    def free_at(self, asked: Combination, now: float) -> float:
+        return 0.0
+
+    def learn(self, event: Input) -> None:
+        raise AssertionError("only looked at")
+
     def lease(self, holder: Hashable = None) -> ILease:
         raise AssertionError("only looked at")
 
@@ -65,6 +76,7 @@ class ShownProvider:
     """A provider whose credentials are shown, and never selected."""
 
     is_single_account = False
+    patience = 0.0
 
     def __init__(self, *credentials: ShownCredential) -> None:
         self._credentials = credentials
@@ -77,6 +89,15 @@ class ShownProvider:
 
     def keeps(self, selection: Selection, tag: str) -> bool:
         return False
+
+    def is_warm(self, selection: Selection, tag: str) -> bool:
+        return False
+
+    def served(self, selection: Selection, tag: str) -> None:
+        raise AssertionError("serves nothing")
+
+    def refused(self, selection: Selection, tag: str) -> None:
+        raise AssertionError("serves nothing")
 
     def sessions(self, user: str) -> Sequence[tuple[SessionKey, Assignment]]:
         return ()

@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.answers import AnswerKind
+from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.proxy.learning import learn_refusal, learn_served
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.events import (
-    AccountRefused,
-    ModelDenied,
-)
 from ccmproxy.websocket.connection import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -262,7 +258,7 @@ class WebSocketRelay:
         turn = self._turns[0] if self._turns else None
         if frame.is_output and turn is not None:
             turn.output = True
-        if frame.refusal is not None and self._refused(frame.refusal, turn):
+        if frame.verdict is not None and self._refused(frame.verdict, frame.refusal, turn):
             return
         if not frame.is_hidden:
             self.client.send(message.data, message.is_text)
@@ -274,37 +270,33 @@ class WebSocketRelay:
                 frame.refusal is not None or frame.connection_limit or (frame.reading and frame.reading.error)
             )
             self._log_turn(turn, "failed" if failed else "served", frame.reading)
+            if not failed and not turn.is_warm_up:
+                self._served(turn)
             if self._leaving is not None and not self._turns:
                 code, reason, result = self._leaving
                 self._end(code, reason, result, LeaseOutcome.SERVED)
 
-    def _refused(self, refusal: RefusedTurn, turn: Turn | None) -> bool:
+    def _served(self, turn: Turn) -> None:
+        """Note that the upstream has served a turn."""
+        context, asked, lease = self._context, self._asked, self._lease
+        sent_at = context.now() - (context.clock.seconds() - turn.began)
+        lease.served(asked.combination._replace(model=turn.model or ""), sent_at, True)
+        learn_served(asked, replace(self._selection, model=turn.model), lease)
+
+    def _refused(self, verdict: Verdict, refusal: RefusedTurn | None, turn: Turn | None) -> bool:
         """Let the credential learn from a refused turn (spec 12.2, F51). Returns whether it is hidden from the client:
         no output has been sent yet, and another credential can serve the turn."""
-        dialect, asked = self._context.dialect, self._asked
-        now = self._context.now()
-        verdict = dialect.traffic.classify(refusal.head, refusal.body, now)
+        asked = self._asked
+        model = turn.model if turn is not None else None
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
-        hide = used_up and turn is not None and not turn.output and self._another_can(turn.model)
+        hide = used_up and turn is not None and not turn.output and self._another_can(model)
         if hide:
             # Conclude before the state changes, because the change itself would end the relay with another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
-        self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
-        match verdict.kind:
-            case AnswerKind.RATE_LIMITED:
-                self._lease.rate_limited(verdict.until, verdict.explicit)
-            case AnswerKind.ACCOUNT_REFUSED:
-                self._lease.learn(AccountRefused(verdict.sentence))
-            case AnswerKind.MODEL_REFUSED if turn is not None and turn.model is not None:
-                self._lease.learn(ModelDenied(turn.model))
-            case AnswerKind.AUTH_FAILED:
-                # The client connects again, and then there is another token.
-                recovery = self._lease.recover(self._authorization, asked.caller.name)
-                Deferred.fromCoroutine(recovery).addErrback(
-                    lambda failure: failure.trap(CredentialUnavailable)
-                )
-            case AnswerKind.BUSY | AnswerKind.DENIED:
-                asked.caller.provider.refused(self._selection, self._lease.tag)
+        if refusal is not None:
+            metering = self._context.dialect.metering
+            self._lease.observe(metering.limits_from_headers(refusal.head.headers, self._context.now()))
+        learn_refusal(asked, replace(self._selection, model=model), self._lease, self._authorization, verdict)
         if hide:
             self._close_both(SERVICE_RESTART, b"connect again")
         return hide

@@ -1,0 +1,90 @@
+"""What a credential learns from how its answers go on and end, after the client has got the first byte (spec 12.2)."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from ccmproxy.dialects.oauth import Authorization
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.balancing import Selection
+from ccmproxy.policy.opinions import Opinion
+from ccmproxy.proxy.charges import input_of
+from ccmproxy.proxy.proxied_request import ProxiedRequest
+from ccmproxy.state.events import AccountRefused, ModelDenied
+from ccmproxy.state.limits import LimitsUpdate
+
+
+def learn_limits(lease: ILease, verdict: Verdict) -> bool:
+    """Let the credential learn of a window that is used up. Returns whether the verdict was about one."""
+    match verdict.kind:
+        case AnswerKind.RATE_LIMITED:
+            lease.rate_limited(verdict.until, verdict.explicit)
+        case AnswerKind.MODEL_RATE_LIMITED:
+            if verdict.model:
+                lease.observe(LimitsUpdate(model_rejections={verdict.model: verdict.until}))
+        case _:
+            return False
+    return True
+
+
+def learn_refusal(
+    asked: ProxiedRequest,
+    selection: Selection,
+    lease: ILease,
+    authorization: Authorization,
+    verdict: Verdict,
+) -> None:
+    """Let the credential learn from a refusal that came after the first byte, which nobody else can be asked about.
+
+    ``selection``: of the session and model that was refused. ``authorization``: what the request was sent with.
+    A refusal that does not say what it is about moves the session for its next request within a minute: what that
+    one's credential answers is the second opinion (spec 12.1).
+    """
+    if learn_limits(lease, verdict):
+        return
+    match verdict.kind:
+        case AnswerKind.ACCOUNT_REFUSED:
+            lease.learn(AccountRefused(verdict.sentence))
+        case AnswerKind.MODEL_REFUSED:
+            if selection.model:
+                lease.learn(ModelDenied(selection.model))
+        case AnswerKind.AUTH_FAILED:
+            # The present request is lost. The client sends another one, and by then there is a new token.
+            recovery = Deferred.fromCoroutine(lease.recover(authorization, asked.caller.name))
+            recovery.addErrback(lambda failure: failure.trap(CredentialUnavailable))
+        case AnswerKind.BUSY | AnswerKind.DENIED | AnswerKind.STREAM_FAILED:
+            asked.caller.provider.refused(selection, lease.tag)
+            if selection.session is not None and not verdict.is_about_request:
+                asked.context.opinions.was_refused_midway(
+                    asked.caller.name,
+                    selection.session,
+                    asked.combination,
+                    Opinion(lease.tag, verdict, lease.identity, lease.is_account),
+                    asked.context.clock.seconds(),
+                )
+        case _:
+            pass
+
+
+def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> None:
+    """Note that a request of the session was served to its end: its prompt cache is warm there.
+
+    It may be the second opinion on a refusal that the session met in mid-stream elsewhere (spec 12.1).
+    """
+    provider, opinions = asked.caller.provider, asked.context.opinions
+    provider.served(selection, lease.tag)
+    if selection.session is None or not opinions.has_midway:
+        return
+    charge = opinions.served_after(
+        asked.caller.name,
+        selection.session,
+        asked.combination,
+        Opinion(lease.tag, Verdict(AnswerKind.OK), lease.identity, lease.is_account),
+        asked.context.clock.seconds(),
+    )
+    if charge is None:
+        return
+    for credential in provider.credentials(asked.caller.allow_external):
+        if credential.tag == charge.tag:
+            credential.learn(input_of(charge, asked.combination, asked.caller.name))
