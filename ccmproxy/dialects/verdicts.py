@@ -74,7 +74,7 @@ def verdict_by_status(
         case Meaning.MODEL_REFUSED:
             return Verdict(AnswerKind.MODEL_REFUSED, sentence=sentence)
         case Meaning.LOGIN_REVOKED:
-            return Verdict(AnswerKind.AUTH_FAILED, sentence=sentence)
+            return Verdict(AnswerKind.AUTH_FAILED, sentence=sentence, is_revoked=True)
     if status == 401:
         return Verdict(AnswerKind.AUTH_FAILED, sentence=sentence)
     is_about_request = found is not None and found.meaning is Meaning.REQUEST

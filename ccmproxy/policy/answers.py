@@ -50,7 +50,7 @@ class Verdict:
     words of the answer speak of the request, so that nothing is ever charged for it. ``is_final``: waiting does not
     help. ``sentence``: the provider's own, at most 200 characters. ``model``: of MODEL_RATE_LIMITED, the model that the
     used-up window closes, named as in ``LimitsUpdate.model_rejections``; empty where the figures of the answer's own
-    header fields name it.
+    header fields name it. ``is_revoked``: of AUTH_FAILED, known words say that the login was revoked.
     """
 
     kind: AnswerKind
@@ -61,3 +61,4 @@ class Verdict:
     is_final: bool = False
     sentence: str = ""
     model: str = ""
+    is_revoked: bool = False

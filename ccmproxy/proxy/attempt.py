@@ -104,6 +104,11 @@ class Attempt:
         self._quiet_ticks = 0
         self._paused = False
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether the request was given to a connection."""
+        return self._call is not None
+
     def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
         """Send the request. Must be called once; sends nothing if the attempt was interrupted before."""
         if self._state is _State.WAITING:

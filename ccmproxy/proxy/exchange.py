@@ -26,6 +26,9 @@ from ccmproxy.state.events import (
     RequestRefused,
 )
 
+#: After so long a client may come again whose request was sent often enough, while there is room elsewhere (seconds).
+AGAIN_TIME = 1.0
+
 
 class Exchange:
     """Answers one request. The forwarder creates it, and the registry holds it until it is over.
@@ -196,7 +199,7 @@ class Exchange:
 
     def _may_send(self) -> bool:
         """Whether the request may be sent once more, to whomever (spec 12.1)."""
-        return self._asked.tries < self._most_sends
+        return self._asked.sends < self._most_sends
 
     def _wants_accounts(self) -> bool:
         """Whether only another account is of use: what a key or a remote says of a login's refusal is no opinion."""
@@ -330,6 +333,9 @@ class Exchange:
             return
         now = context.now()
         wait = _short_wait(nobody, now)
+        if not self._may_send() and nobody.availability.usable:
+            # Others may well serve it, but one request is not sent to all accounts (spec 12.1).
+            wait = AGAIN_TIME
         if wait is not None and not isinstance(outcome, Failure):
             asked.tell_to_wait(wait)
             return

@@ -32,7 +32,8 @@ class ProxiedRequest:
 
     ``facts``: what the dialect found out about the request; empty until its body was received. ``credential``: tag of
     the current or last credential; empty if there was none yet. ``excluded``: tags of credentials that cannot serve the
-    request, or failed to. ``tries``: number of attempts at upstreams. ``is_gone``: the client disconnected.
+    request, or failed to. ``tries``: number of attempts at upstreams. ``sends``: number of those that were, or may have
+    been, sent. ``is_gone``: the client disconnected.
     ``on_concluded``: called once, when the request is over.
     """
 
@@ -52,6 +53,7 @@ class ProxiedRequest:
         "is_gone",
         "on_concluded",
         "request",
+        "sends",
         "tries",
     )
 
@@ -66,6 +68,7 @@ class ProxiedRequest:
         self.credential = ""
         self.excluded: set[str] = set()
         self.tries = 0
+        self.sends = 0
         self.is_gone = False
         self.on_concluded: Callable[[], None] | None = None
         self._began = context.clock.seconds()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -20,7 +21,7 @@ from ccmproxy.http.failures import (
     UpstreamTimeout,
 )
 from ccmproxy.http.message import Body, ResponseHead
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease, RefreshNotForced
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import (
     Failure,
@@ -91,17 +92,21 @@ class Tries:
 
     async def run(self) -> Answer | NoAnswer:
         """Try until there is an answer, or there can be none."""
-        asked, lease, clock = self._asked, self._lease, self._context.clock
+        asked, clock = self._asked, self._context.clock
         progress = Progress()
-        rejected: Authorization | None = None
+        refused: Answer | None = None
         while True:
             asked.tries += 1
             try:
-                authorization = await (
-                    lease.recover(rejected, asked.caller.name) if rejected else lease.authorize()
-                )
+                authorization = await self._authorize(refused)
+            except RefreshNotForced:
+                assert refused is not None
+                return await self._judge_refused_login(refused)
             except CredentialUnavailable as error:
-                return self._no_token(error, progress, was_refused=rejected is not None)
+                return self._no_token(error, progress, refused)
+            if refused is not None:
+                refused.attempt.discard()
+                refused = None
             if asked.is_gone:
                 return self._end(Step.GIVE_UP, Failure.LOST, LeaseOutcome.CANCELLED)
             tried = clock.seconds()
@@ -116,6 +121,7 @@ class Tries:
             except UpstreamError as error:
                 failure = _FAILURES[type(error)]
                 if failure is Failure.NOT_SENT:
+                    asked.sends -= 1
                     self.unreached += clock.seconds() - tried
                 step = after_failure(failure, progress, self.unreached)
                 self._log("no answer", error)
@@ -125,16 +131,17 @@ class Tries:
                 return self._end(Step.NEXT if step is Step.AGAIN else step, failure, LeaseOutcome.UNREACHABLE)
             if answer.verdict.kind is not AnswerKind.AUTH_FAILED:
                 return answer
-            if (
-                after_answer(answer.verdict.kind, progress) is Step.RECOVER
-                and self._may_refresh(answer)
-                and self._may_send()
-            ):
-                progress.recovered = True
-                rejected = authorization
-                answer.attempt.discard()
-                continue
-            return await self._judge_refused_login(answer)
+            step = after_answer(answer.verdict.kind, progress)
+            if step is not Step.RECOVER or not self._may_refresh(answer) or not self._may_send():
+                return await self._judge_refused_login(answer)
+            progress.recovered = True
+            refused = answer
+
+    def _authorize(self, refused: Answer | None) -> Coroutine[Any, Any, Authorization]:
+        """Return what to send the request with: another token than that of the answer that refused it."""
+        if refused is None:
+            return self._lease.authorize()
+        return self._lease.recover(refused.authorization, self._asked.caller.name)
 
     # Refused logins (spec 12.3)
 
@@ -150,7 +157,7 @@ class Tries:
     async def _judge_refused_login(self, answer: Answer) -> Answer | NoAnswer:
         """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
         lease, asked = self._lease, self._asked
-        if await lease.prove(answer.authorization):
+        if not answer.verdict.is_revoked and await lease.prove(answer.authorization):
             answer.is_proven = True
             return answer
         if asked.is_gone:
@@ -160,12 +167,13 @@ class Tries:
         answer.drop(LeaseOutcome.REFUSED)
         return NoAnswer(Step.NEXT, answer.verdict)
 
-    def _no_token(self, error: CredentialUnavailable, progress: Progress, *, was_refused: bool) -> NoAnswer:
+    def _no_token(self, error: CredentialUnavailable, progress: Progress, refused: Answer | None) -> NoAnswer:
         self._log("no token", error)
-        self._lease.close(LeaseOutcome.REFUSED)
         step = after_failure(Failure.NO_TOKEN, progress)
-        if was_refused:
-            return NoAnswer(step, Verdict(AnswerKind.AUTH_FAILED))
+        if refused is not None:
+            refused.drop(LeaseOutcome.REFUSED)
+            return NoAnswer(step, refused.verdict)
+        self._lease.close(LeaseOutcome.REFUSED)
         return NoAnswer(step, Failure.NO_TOKEN, f"credential {self._lease.tag} is unavailable: {error}")
 
     def _end(self, step: Step, outcome: Failure, lease_outcome: LeaseOutcome) -> NoAnswer:
@@ -204,6 +212,7 @@ class Tries:
         lease.sending(asked.combination)
         sent_at = context.now()
         self._answering.send(attempt, lease, head, self._body)
+        asked.sends += 1
         try:
             response = await attempt.answered
         except BaseException:
@@ -255,9 +264,10 @@ class Tries:
     def _interrupted(self, attempt: Attempt, cause: Availability) -> None:
         """Leave only where the request cannot succeed any more and another credential can serve it (spec 12.3).
 
-        A 429, a failed poll, a window at its cap never cancel what an upstream has accepted (F47).
+        A 429, a failed poll, a window at its cap never cancel what an upstream has accepted (F47). What was not sent
+        yet, because it waited for a token, goes where there is room.
         """
-        is_reason = cause.reason == "rebalanced" or cause.state == "unavailable"
+        is_reason = cause.reason == "rebalanced" or cause.state == "unavailable" or not attempt.is_sent
         if is_reason and self._asked.another_can(self._lease.tag):
             attempt.interrupt(cause)
         else:

@@ -76,6 +76,7 @@ def transition(
     """
     # If a limit has expired since the last event, requests have been accepted since.
     armed = state.armed or availability(state, caps, now).usable
+    had_login = state.unavailable is None or state.is_leaving
     state, wants_poll = _apply(state, event, now, caps)
     state = _lift(state, now)
     present = availability(state, caps, now)
@@ -90,7 +91,9 @@ def transition(
     if state.poll_failures or state.is_leaving:
         unavailable = None if state.is_leaving else state.unavailable
         cause = availability(replace(state, poll_failures=0, unavailable=unavailable), caps, now)
-    if armed and not cause.usable:
+    # Requests that a full window has left where they are have to leave when the login is gone too (spec 12.3).
+    has_lost_login = had_login and cause.state == "unavailable"
+    if (armed or has_lost_login) and not cause.usable:
         armed = False
         effects.append(Interrupt(cause))
     if shown != state.shown:

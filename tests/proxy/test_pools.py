@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
+from ccmproxy.state.events import TokenUnavailable
 from tests.conversation import TOKEN, Client, message_request
 from tests.pooled import BOB, PoolWorld
 
@@ -97,10 +98,17 @@ class ExhaustionTests(SynchronousTestCase):
         self.assertLessEqual(len(world.turns()), 5 + 4)
 
     def test_all_of_fifty(self) -> None:
-        """Each account is tried once, and the client is told once when the first account is usable again."""
+        """One request is sent to eight accounts at most (spec 12.1), and its client comes again as long as others may
+        have room. Each account is tried once, and in the end the client is told once when the first is usable again.
+        """
         world = PoolWorld(self, MIXED * 10)
         for number in range(1, 51):
             world.exhaust(f"a{number}", resets_in=3600.0 + 60 * number)
+        for sent in (8, 16, 24, 32, 40, 48):
+            response = world.answer(session="s")
+            self.assertEqual((response.status, len(world.turns())), (429, sent))
+            self.assertIsNone(response.header("x-should-retry"))
+            self.assertIn(response.header("retry-after"), ("1", "2", "3"))
         response = world.answer(session="s")
         self.assertEqual(response.status, 429)
         self.assertEqual(response.header("x-should-retry"), "false")
@@ -434,16 +442,31 @@ class StreamTests(SynchronousTestCase):
 class InterruptTests(SynchronousTestCase):
     """Requests that wait on an account when it stops being usable move to another one (spec 5.3, 6.5)."""
 
-    def test_who_waits_goes_elsewhere(self) -> None:
+    def test_who_waits_is_left_where_it_is(self) -> None:
+        """An upstream may well answer what it has accepted, although the account is used up by now (spec 12.3)."""
         world = PoolWorld(self, strategy="fallback")
-        world.simulator.faults.next("hang", times=2)
+        world.simulator.faults.next("slow;seconds=5", times=2)
         world.simulator.faults.next("exhausted")
         waiting = [world.ask(session=session) for session in "st"]
         self.assertEqual([client.received for client in waiting], [b"", b""])
         self.assertEqual(world.served("u"), "a2")
+        self.assertFalse(world.accounts[0].is_usable())
+        self.assertEqual([client.received for client in waiting], [b"", b""])
+        world.network.advance(5)
         for client in waiting:
             self.assertEqual(world.last(client).status, 200)
-        self.assertEqual(Counter(map(world.by, world.turns())), {"a1": 3, "a2": 3})
+        self.assertEqual(Counter(map(world.by, world.turns())), {"a1": 3, "a2": 1})
+
+    def test_who_waits_leaves_a_login_that_is_gone(self) -> None:
+        """It cannot succeed there any more (spec 12.3), and another account can serve it."""
+        world = PoolWorld(self, strategy="fallback")
+        world.simulator.faults.next("hang")
+        waiting = world.ask(session="s")
+        self.assertEqual(waiting.received, b"")
+        world.accounts[0].learn(TokenUnavailable("logged out"))
+        world.network.flush()
+        self.assertEqual(world.last(waiting).status, 200)
+        self.assertEqual([world.by(turn) for turn in world.turns()], ["a1", "a2"])
 
     def test_rebalancing_moves_sessions_and_those_who_wait(self) -> None:
         world = PoolWorld(self, ("max_20x", "max_20x"), threshold=20, strategy="least-used")
@@ -539,16 +562,19 @@ class InterruptTests(SynchronousTestCase):
         bobs.transport.loseConnection()
         world.network.flush()
 
-    def test_the_last_one_is_interrupted(self) -> None:
-        """No account is left, so the client is told, and only once."""
+    def test_nobody_leaves_the_last_one(self) -> None:
+        """With nowhere else to go nothing is cancelled, not even where the login is gone (spec 12.3)."""
         world = PoolWorld(self, strategy="fallback")
         world.exhaust("a2")
         self.assertEqual(world.served("s"), "a1")
-        world.simulator.faults.next("hang")
+        world.simulator.faults.next("slow;seconds=5")
         world.simulator.faults.next("exhausted")
         waiting = world.ask(session="s")
         self.assertEqual(world.answer(session="t").status, 429)
-        self.assertEqual(world.last(waiting).status, 429)
+        world.accounts[0].learn(TokenUnavailable("logged out"))
+        self.assertEqual(waiting.received, b"")
+        world.network.advance(5)
+        self.assertEqual(world.last(waiting).status, 200)
 
 
 class StateTests(SynchronousTestCase):
@@ -617,7 +643,7 @@ class StateTests(SynchronousTestCase):
         world.network.advance(601)
         self.assertEqual(world.served("s"), "a1")
         state = world.account.state
-        self.assertEqual((state.rate_limited_until, state.rejected_until, state.blocked_until), (0, 0, 0))
+        self.assertEqual((state.rate_limited_until, state.rejected_until), (0, 0))
         self.assertLess(login.utilization("five_hour"), 100)
         self.assertEqual(world.get("/ccm/v1/status").json()["availability"]["state"], "usable")
 

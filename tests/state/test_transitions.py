@@ -463,7 +463,7 @@ inputs: st.SearchStrategy[Input] = st.one_of(
     st.builds(Denied, combinations, callers, st.just("no")),
     st.builds(ModelDenied, st.sampled_from(["claude-opus-4-5", ""])),
     st.builds(AccountRefused, st.sampled_from(["disabled", ""])),
-    st.just(PollRefused()),
+    st.sampled_from((PollRefused(401), PollRefused(403))),
     st.builds(RequestRefused, combinations, callers, waits, st.just("no"), st.booleans()),
     st.builds(RequestSent, combinations),
     st.builds(RequestGaveUp, combinations),

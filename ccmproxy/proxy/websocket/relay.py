@@ -272,6 +272,9 @@ class WebSocketRelay:
             self._log_turn(turn, "failed" if failed else "served", frame.reading)
             if not failed and not turn.is_warm_up:
                 self._served(turn)
+            if frame.connection_limit:
+                # Its own limit ends this connection, and no other (spec 12.2). The client connects again.
+                self._leave(SERVICE_RESTART, b"connect again", "moved")
             if self._leaving is not None and not self._turns:
                 code, reason, result = self._leaving
                 self._end(code, reason, result, LeaseOutcome.SERVED)

@@ -14,6 +14,7 @@ from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.context import ProxyOptions
+from ccmproxy.state.events import TokenUnavailable
 from tests.conversation import PROXY, TOKEN, World
 from tests.proxy.websocket.scene import (
     CREATE,
@@ -279,11 +280,15 @@ class RefusalTests(SynchronousTestCase):
         self.assertIsNotNone(scene.upstream.lost)
 
     def test_interrupted(self) -> None:
-        """If the account stops being usable while its upstream is asked, the next account is tried."""
+        """If the account's login is gone while its upstream is asked, the next account is tried; not for a window that
+        is full by now (spec 12.3)."""
         scene = Scene(self, 2)
         scene.on_asked = lambda socket: None
         client = scene.open()
         scene.observe(0, 100.0)
+        scene.settle()
+        self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-a")
+        scene.accounts[0].learn(TokenUnavailable("logged out"))
         scene.settle()
         self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-b")
         scene.upstream.accept()

@@ -510,16 +510,18 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(json.loads(again.received)["error"]["type"], "usage_limit_reached")
 
     def test_connection_limit(self) -> None:
-        """The client is told, and the account is not used for a minute."""
+        """The client is told, and connects again: the limit is the connection's own, and says nothing of the account
+        (spec 12.2)."""
         scene = Scene(self, 2)
         client, upstream = scene.connected()
+        neighbour, _ = scene.connected()
         client.say(CREATE)
         scene.settle()
         upstream.say(NO_MORE)
         scene.settle()
         self.assertEqual((client.without_limits(), client.code), ([NO_MORE], 1012))
-        availability = scene.accounts[0].snapshot(scene.clock.seconds()).availability
-        self.assertEqual((availability.reason, availability.reset_at), ("connection_limit", START + 60))
+        self.assertIsNone(neighbour.closed)
+        self.assertTrue(scene.accounts[0].is_usable())
 
     def test_other_errors_change_nothing(self) -> None:
         """The next turn continues on the same connection."""
