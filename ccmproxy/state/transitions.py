@@ -111,7 +111,9 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
             | PollSucceeded(LimitsUpdate(organization=organization))
         ) if known and organization and organization != known:
             # Another identity's login is in the file; a login whose file names none is recognized by its answers.
-            changed = _changed(replace(charging.clean_slate(state), organization=organization), event, now, caps)
+            changed = _changed(
+                replace(charging.clean_slate(state), organization=organization), event, now, caps
+            )
             return changed, not isinstance(event, PollSucceeded)
         case HeadersObserved(update, False, plan_weight) if not charging.is_believed(
             state.limits, update, now

@@ -81,9 +81,7 @@ class AvailabilityTests(SynchronousTestCase):
         )
         credential = Credential()
         credential.give(AccountRefused(""))
-        self.assertEqual(
-            credential.at().message, "the provider refuses this account: it gave no reason"
-        )
+        self.assertEqual(credential.at().message, "the provider refuses this account: it gave no reason")
 
     def test_windows_are_named_by_their_length(self) -> None:
         """F34: the first window of an account may have any length."""

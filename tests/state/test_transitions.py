@@ -158,9 +158,7 @@ class LearningTests(SynchronousTestCase):
 
     def test_poll_clears_failures_and_rejection(self) -> None:
         credential = Credential()
-        credential.give(
-            PollFailed(), PollFailed(), Rejected(NOW + HOUR), SocketsRest(NOW + 60)
-        )
+        credential.give(PollFailed(), PollFailed(), Rejected(NOW + HOUR), SocketsRest(NOW + 60))
         self.assertEqual(credential.state.poll_failures, 2)
         credential.give(PollSucceeded(said(short=1), plan_weight=5.0))
         self.assertTrue(credential.at().usable)

@@ -387,7 +387,9 @@ class Pool:
         instance for this alone (spec 12.1). If all members have refused such a request that others served, one of them
         is asked nevertheless: it says more than this proxy could.
         """
-        if assignment is not None and self._has_left(selection, assignment, assignment.credential, model, now):
+        if assignment is not None and self._has_left(
+            selection, assignment, assignment.credential, model, now
+        ):
             selection = replace(selection, only_accounts=True)
         candidates = self._candidates(selection, model, now, assignment)
         if not candidates and assignment is not None and assignment.rested:

@@ -841,9 +841,7 @@ class DenialTests(PoolTestCase):
     """What an account refuses and others serve (spec 12.1), and refused accounts (spec 12.3)."""
 
     def serve(self, pool: Pool, session: str | None = "s", excluded: str = "") -> str:
-        lease = pool.select(
-            Selection(session, OPUS, user="alice", asked=ASKED, excluded=frozenset(excluded))
-        )
+        lease = pool.select(Selection(session, OPUS, user="alice", asked=ASKED, excluded=frozenset(excluded)))
         lease.close(LeaseOutcome.SERVED)
         return lease.tag
 
