@@ -807,14 +807,14 @@ class RestTests(PoolTestCase):
         key, theirs = self.credential("key", key=True), self.credential("theirs", external=True)
         for members, expected in (((a, key, theirs, b), "b"), ((a, key, theirs), "a")):
             pool = self.pool(members, ROUND_ROBIN)
-            external = {"allow_external": True}
-            self.assertEqual(self.serve(pool, **external), "a")
-            pool.refused(self.selection(**external), "key")
-            self.assertEqual(self.serve(pool, **external), "a", "that was not where the session is")
-            pool.refused(self.selection(**external), "a")
-            self.assertEqual(pool.keeps(self.selection(**external), "a"), expected == "a")
-            self.assertEqual(self.serve(pool, **external), expected)
-            self.assertEqual(self.serve(pool, **external), expected)
+            selection = self.selection(allow_external=True)
+            self.assertEqual(self.serve(pool, allow_external=True), "a")
+            pool.refused(selection, "key")
+            self.assertEqual(self.serve(pool, allow_external=True), "a", "the session is not at the key")
+            pool.refused(selection, "a")
+            self.assertEqual(pool.keeps(selection, "a"), expected == "a")
+            self.assertEqual(self.serve(pool, allow_external=True), expected)
+            self.assertEqual(self.serve(pool, allow_external=True), expected)
 
     def test_refused_in_mid_stream_is_forgotten_after_a_minute(self) -> None:
         a, b = self.credential("a"), self.credential("b", 50)
@@ -829,11 +829,10 @@ class RestTests(PoolTestCase):
         a, key = self.credential("a", 90), self.credential("key", key=True)
         theirs = self.credential("theirs", external=True)
         pool = self.pool([key, theirs, a])
-        options = {"allow_external": True, "only_accounts": True}
-        self.assertEqual(self.serve(pool, None, **options), "a")
-        error: NoCredential = self.assertRaises(
-            NoCredential, pool.select, self.selection(None, excluded=frozenset("a"), **options)
-        )
+        self.assertEqual(self.serve(pool, None, allow_external=True, only_accounts=True), "a")
+        self.rest(key)
+        selection = self.selection(None, excluded=frozenset("a"), allow_external=True, only_accounts=True)
+        error: NoCredential = self.assertRaises(NoCredential, pool.select, selection)
         self.assertEqual(error.rests_until, 0)
 
 
