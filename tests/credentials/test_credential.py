@@ -254,7 +254,7 @@ class RequestTests(CredentialTestCase):
         self.credential.observe(self.used(50.0))
         state, view = self.credential.state, self.credential.snapshot(NOW)
         applied: list[Input] = []
-        self.credential._apply = applied.append  # type: ignore[method-assign]
+        self.credential._apply = applied.append  # type: ignore[method-assign, assignment]
         for _ in range(3):
             self.assertFalse(self.turned_away())
             self.credential.sending(ASKED)
