@@ -9,6 +9,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.credentials.pool.members import Members
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import (
     Candidate,
@@ -23,7 +24,6 @@ from ccmproxy.policy.balancing import (
     uniform,
 )
 from ccmproxy.policy.sessions import Assignment, RecentAssignments, SessionKey, SessionTable
-from ccmproxy.state.aggregate import overall_availability
 from ccmproxy.state.availability import Availability, CredentialSnapshot
 
 
@@ -73,28 +73,26 @@ class Pool:
         self._rules = rules
         self._now = now
         self._random = random
-        self._takes_keys = takes_keys
-        self._members = tuple(members)
-        self._by_tag = {member.tag: member for member in members}
         self._sessions = SessionTable()
         self._recent = RecentAssignments()
+        self._takes_keys = takes_keys
+        self._members = Members(members, self._recent, takes_keys)
         #: The tag that round-robin chose last.
         self._last: str | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
         self._unsubscribe: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
-        return f"<Pool {self.tag} {self._rules.strategy} members={len(self._members)}>"
+        return f"<Pool {self.tag} {self._rules.strategy} members={len(self._members.all)}>"
 
     # Life -----------------------------------------------------------------------------------------------------
 
     def reconfigure(self, members: Sequence[ICredential], rules: PoolRules) -> None:
         """Apply a reloaded configuration. Sessions on members that remain in the pool stay there."""
         kept = {id(member) for member in members}
-        self._sessions.forget_all(member.tag for member in self._members if id(member) not in kept)
+        self._sessions.forget_all(member.tag for member in self._members.all if id(member) not in kept)
         self._rules = rules
-        self._members = tuple(members)
-        self._by_tag = {member.tag: member for member in members}
+        self._members = Members(members, self._recent, self._takes_keys)
         self._listen()
         self._changed()
 
@@ -102,7 +100,7 @@ class Pool:
         """Subscribe to every member once if the pool has listeners, else to none."""
         for end in self._unsubscribe:
             end()
-        members = self._members if self._listeners else ()
+        members = self._members.all if self._listeners else ()
         self._unsubscribe = [member.subscribe(self._changed) for member in members]
 
     def _changed(self) -> None:
@@ -116,11 +114,7 @@ class Pool:
 
     def credentials(self, allow_external: bool) -> Sequence[ICredential]:
         """Return the members that may serve a user with that permission, usable or not, in order (spec 6.6)."""
-        return [
-            member
-            for member in self._members
-            if (allow_external or not member.is_external) and (self._takes_keys or not member.is_api_key)
-        ]
+        return self._members.credentials(allow_external)
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` at every change of a member that is visible in the status. Returns a function that
@@ -159,12 +153,13 @@ class Pool:
             if assignment is before:
                 break
             # Rebalancing interrupted another request of this session, and that request has reassigned the session.
-        candidates = self._new_candidates(selection, model, now, assignment)
+        candidates = self._members.new_candidates(selection, model, now, assignment)
         if not candidates:
             if key is not None and assignment is not None:
                 self._return(key, selection, assignment, now)
             raise NoCredential(
-                self._availability(selection, model, now), self._rests_until(selection, model, now)
+                self._members.availability(selection, model, now),
+                self._members.rests_until(selection, model, now),
             )
         choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)
@@ -175,7 +170,7 @@ class Pool:
     def keeps(self, selection: Selection, tag: str) -> bool:
         """Return whether a new turn may use the connection that this session has to the credential ``tag`` (F39)."""
         now = self._now()
-        member = self._allowed(selection, tag)
+        member = self._members.allowed(selection, tag)
         if member is None or not member.snapshot(now).availability.worth_trying:
             return False
         key = self._key(selection)
@@ -191,246 +186,7 @@ class Pool:
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
         )
-        return not why or not self._candidates(elsewhere, model, now)
-
-    # Sessions -------------------------------------------------------------------------------------------------
-
-    def _key(self, selection: Selection) -> SessionKey | None:
-        """Return the key of the session, or None for a request without a session id, which is not remembered."""
-        if selection.session is None:
-            return None
-        agent = selection.agent or "" if self._rules.spread_subagents else ""
-        return SessionKey(selection.user, selection.session, selection.allow_external, agent)
-
-    def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
-        """Return why the session leaves its credential, as text for the log. Empty if it stays."""
-        if not assignment.credential:
-            return f"all sessions leave {assignment.came_from}"
-        return self._why_leave_credential(selection, assignment.credential, model, now, assignment)
-
-    def _why_leave_credential(
-        self,
-        selection: Selection,
-        tag: str,
-        model: str | None,
-        now: float,
-        assignment: Assignment | None = None,
-    ) -> str:
-        """Return why a session on ``tag`` leaves it, as text for the log. Empty if it stays.
-
-        Failed polls of the usage endpoint do not move sessions: they say nothing about the account (compare F6), and a
-        conversation that moves loses its prompt cache.
-        """
-        if tag in selection.excluded:
-            return f"{tag} did not serve it"
-        member = self._allowed(selection, tag)
-        if member is None:
-            return f"{tag} may not serve it any more"
-        view = member.snapshot(now, model)
-        availability = view.availability
-        is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
-        if assignment is not None and self._has_left(selection, assignment, tag, model, now):
-            return f"{tag} has refused it in mid-stream"
-        if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
-            # What others serve and this one refuses is sent there nevertheless if nobody else can serve it.
-            if member.free_at(selection.asked, now) or self._candidates(selection, model, now):
-                return f"{tag} does not take it at present"
-        if not availability.usable and availability.reason != "poll_failed":
-            candidates = self._candidates(selection, model, now)
-            # If all remaining candidates are merely worth trying, moving from one to another does not help.
-            is_last = bool(candidates) and tag not in {each.tag for each in candidates}
-            if (
-                not availability.worth_trying
-                or is_last
-                or any(each.snapshot.availability.usable for each in candidates)
-            ):
-                return f"{tag}: {availability.message}"
-        if self._rules.strategy == "fallback":
-            candidates = self._candidates(selection, model, now, assignment)
-            order = [each.tag for each in self._members]
-            if candidates and order.index(fallback(candidates).tag) < order.index(tag):
-                return "one before it in the list can serve"
-        elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
-            candidates = self._candidates(selection, model, now, assignment)
-            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
-                return f"{tag} is much more used than others"
-        return ""
-
-    def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
-        """Move all sessions of this scope away from ``held`` if ``better`` is used much less (spec 6.5). Returns
-        whether they moved."""
-        snapshot = better.candidate.snapshot
-        if not should_rebalance(held, snapshot, self._rules.rebalance_threshold, now):
-            return False
-        allow_external = selection.allow_external
-        count = self._sessions.release_all(held.tag, allow_external)
-        self.log.info(
-            "pool {pool} rebalances: {count} sessions leave {credential}, {better} is less used ({reason})",
-            pool=self.tag,
-            count=count,
-            credential=held.tag,
-            better=better.tag,
-            reason=better.reason,
-        )
-        message = f"its sessions move, {better.tag} is less used"
-        cause = Availability("temporarily_blocked", "rebalanced", message)
-        self._by_tag[held.tag].interrupt(PoolScope(self.tag, allow_external), cause)
-        return True
-
-    def _assign(
-        self,
-        key: SessionKey,
-        selection: Selection,
-        choice: Choice,
-        before: Assignment | None,
-        why: str,
-        now: float,
-    ) -> None:
-        assignment = self._sessions.assign(key, choice.tag, now)
-        assignment.asked_for(selection.model)
-        if before is not None:
-            self._note_rest(assignment, before, selection, now)
-        origin = (before.credential or before.came_from) if before is not None else ""
-        if before is not None and origin in selection.excluded:
-            assignment.came_from = before.came_from if before.came_from in selection.excluded else origin
-        if origin and origin != choice.tag:
-            self.log.info(
-                "session {session} of {user} ({model}) moves from {before} to {credential} in pool {pool}:"
-                " {why}; {reason}",
-                session=selection.session,
-                user=selection.user or "-",
-                model=selection.model or "-",
-                before=origin,
-                credential=choice.tag,
-                pool=self.tag,
-                why=why,
-                reason=choice.reason,
-            )
-        elif before is None:
-            self._log_assignment(selection, choice.tag, choice.reason)
-
-    def _note_rest(
-        self, assignment: Assignment, before: Assignment, selection: Selection, now: float
-    ) -> None:
-        """Remember from where a rest moves a session away, as it does not return there soon (spec 12.2)."""
-        assignment.rested, assignment.rested_at = before.rested, before.rested_at
-        if before.credential and before.credential != assignment.credential:
-            self._note_origin(assignment, before.credential, selection, now)
-
-    def _note_origin(self, assignment: Assignment, origin: str, selection: Selection, now: float) -> None:
-        member = self._by_tag.get(origin)
-        if member is not None and selection.asked is not None and member.free_at(selection.asked, now):
-            assignment.rested, assignment.rested_at = origin, now
-
-    def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
-        """Return the session to its original credential after no member could serve the request, if that credential is
-        still usable. It is when the network was down, for example, and then it still has the prompt cache."""
-        first = assignment.came_from
-        member = self._allowed(selection, first)
-        if (
-            first in selection.excluded
-            and member is not None
-            and member.snapshot(now).availability.worth_trying
-        ):
-            self._sessions.assign(key, first, now)
-
-    def _note_model(self, selection: Selection, assignment: Assignment) -> None:
-        if assignment.asked_for(selection.model):
-            self._log_assignment(selection, assignment.credential, "the session is there")
-
-    def _log_assignment(self, selection: Selection, tag: str, reason: str) -> None:
-        self.log.info(
-            "session {session} of {user} ({model}) is served by {credential} of pool {pool}: {reason}",
-            session=selection.session,
-            user=selection.user or "-",
-            model=selection.model or "-",
-            credential=tag,
-            pool=self.tag,
-            reason=reason,
-        )
-
-    # Choosing -------------------------------------------------------------------------------------------------
-
-    def _allowed(self, selection: Selection, tag: str) -> ICredential | None:
-        member = self._by_tag.get(tag)
-        if member is None or (member.is_external and not selection.allow_external):
-            return None
-        return member if self._takes_keys or not member.is_api_key else None
-
-    def _candidates(
-        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None = None
-    ) -> list[Candidate]:
-        """Return the members that are usable or, if there are none, those that are worth trying.
-
-        Members that do not take such a request at present are left out (spec 12.2), and for a session with an
-        ``assignment`` those that it avoids.
-        """
-        members = [
-            member
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
-        ]
-        views = [member.snapshot(now, model) for member in members]
-        fit = (
-            [view for view in views if view.availability.usable or view.availability.lets_one_through]
-            or [view for view in views if view.availability.worth_trying and not _is_for_last(view)]
-            or [view for view in views if view.availability.worth_trying]
-        )
-        return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
-
-    def _new_candidates(
-        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None
-    ) -> list[Candidate]:
-        """Return the candidates for a session that has none, or leaves its credential.
-
-        A session that leaves because of a refusal in mid-stream goes to another account, never to a key or a remote
-        instance for this alone (spec 12.1). If all members have refused such a request that others served, one of them
-        is asked nevertheless: it says more than this proxy could.
-        """
-        if assignment is not None and self._has_left(
-            selection, assignment, assignment.credential, model, now
-        ):
-            selection = replace(selection, only_accounts=True)
-        candidates = self._candidates(selection, model, now, assignment)
-        if not candidates and assignment is not None and assignment.rested:
-            # It avoids where a rest moved it away from only as long as there is anything else.
-            candidates = self._candidates(selection, model, now)
-        if candidates or selection.asked is None or self._rests_until(selection, model, now):
-            return candidates
-        return self._candidates(replace(selection, asked=None), model, now)
-
-    def _has_left(
-        self, selection: Selection, assignment: Assignment, tag: str, model: str | None, now: float
-    ) -> bool:
-        """Return whether the session goes to another account because ``tag`` refused it in mid-stream."""
-        if assignment.credential != tag or not assignment.avoids(tag, now):
-            return False
-        return bool(self._candidates(replace(selection, only_accounts=True), model, now, assignment))
-
-    def _takes(
-        self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
-    ) -> bool:
-        if selection.only_accounts and (member.is_external or member.is_api_key):
-            return False
-        if assignment is not None and assignment.avoids(member.tag, now):
-            return False
-        if selection.asked is None:
-            return True
-        is_warm = assignment is not None and assignment.credential == member.tag and assignment.is_warm(now)
-        return not member.turns_away(selection.asked, is_warm, now)
-
-    def _rests_until(self, selection: Selection, model: str | None, now: float) -> float:
-        """Return when the first member ends its rest that has room and only rests (Unix seconds); 0: there is none."""
-        if selection.asked is None:
-            return 0.0
-        moments = [
-            member.free_at(selection.asked, now)
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
-            and not (selection.only_accounts and (member.is_external or member.is_api_key))
-            and member.snapshot(now, model).availability.usable
-        ]
-        return min((moment for moment in moments if moment > now), default=0.0)
+        return not why or not self._members.candidates(elsewhere, model, now)
 
     @property
     def patience(self) -> float:
@@ -464,12 +220,174 @@ class Pool:
             # The request itself may have been refused there before, and have moved the session.
             self._note_origin(assignment, assignment.came_from, selection, now)
 
+    # Sessions -------------------------------------------------------------------------------------------------
+
+    def _key(self, selection: Selection) -> SessionKey | None:
+        """Return the key of the session, or None for a request without a session id, which is not remembered."""
+        if selection.session is None:
+            return None
+        agent = selection.agent or "" if self._rules.spread_subagents else ""
+        return SessionKey(selection.user, selection.session, selection.allow_external, agent)
+
+    def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
+        """Return why the session leaves its credential, as text for the log. Empty if it stays."""
+        if not assignment.credential:
+            return f"all sessions leave {assignment.came_from}"
+        return self._why_leave_credential(selection, assignment.credential, model, now, assignment)
+
+    def _why_leave_credential(
+        self,
+        selection: Selection,
+        tag: str,
+        model: str | None,
+        now: float,
+        assignment: Assignment | None = None,
+    ) -> str:
+        """Return why a session on ``tag`` leaves it, as text for the log. Empty if it stays.
+
+        Failed polls of the usage endpoint do not move sessions: they say nothing about the account (compare F6), and a
+        conversation that moves loses its prompt cache.
+        """
+        if tag in selection.excluded:
+            return f"{tag} did not serve it"
+        member = self._members.allowed(selection, tag)
+        if member is None:
+            return f"{tag} may not serve it any more"
+        view = member.snapshot(now, model)
+        availability = view.availability
+        is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+        if assignment is not None and self._members.has_left(selection, assignment, tag, model, now):
+            return f"{tag} has refused it in mid-stream"
+        if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
+            # What others serve and this one refuses is sent there nevertheless if nobody else can serve it.
+            if member.free_at(selection.asked, now) or self._members.candidates(selection, model, now):
+                return f"{tag} does not take it at present"
+        if not availability.usable and availability.reason != "poll_failed":
+            candidates = self._members.candidates(selection, model, now)
+            # If all remaining candidates are merely worth trying, moving from one to another does not help.
+            is_last = bool(candidates) and tag not in {each.tag for each in candidates}
+            if (
+                not availability.worth_trying
+                or is_last
+                or any(each.snapshot.availability.usable for each in candidates)
+            ):
+                return f"{tag}: {availability.message}"
+        if self._rules.strategy == "fallback":
+            candidates = self._members.candidates(selection, model, now, assignment)
+            order = [each.tag for each in self._members.all]
+            if candidates and order.index(fallback(candidates).tag) < order.index(tag):
+                return "one before it in the list can serve"
+        elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
+            candidates = self._members.candidates(selection, model, now, assignment)
+            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
+                return f"{tag} is much more used than others"
+        return ""
+
+    def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
+        """Move all sessions of this scope away from ``held`` if ``better`` is used much less (spec 6.5). Returns
+        whether they moved."""
+        snapshot = better.candidate.snapshot
+        if not should_rebalance(held, snapshot, self._rules.rebalance_threshold, now):
+            return False
+        allow_external = selection.allow_external
+        count = self._sessions.release_all(held.tag, allow_external)
+        self.log.info(
+            "pool {pool} rebalances: {count} sessions leave {credential}, {better} is less used ({reason})",
+            pool=self.tag,
+            count=count,
+            credential=held.tag,
+            better=better.tag,
+            reason=better.reason,
+        )
+        message = f"its sessions move, {better.tag} is less used"
+        cause = Availability("temporarily_blocked", "rebalanced", message)
+        self._members.by_tag[held.tag].interrupt(PoolScope(self.tag, allow_external), cause)
+        return True
+
+    def _assign(
+        self,
+        key: SessionKey,
+        selection: Selection,
+        choice: Choice,
+        before: Assignment | None,
+        why: str,
+        now: float,
+    ) -> None:
+        assignment = self._sessions.assign(key, choice.tag, now)
+        assignment.asked_for(selection.model)
+        if before is not None:
+            self._note_rest(assignment, before, selection, now)
+        origin = (before.credential or before.came_from) if before is not None else ""
+        if before is not None and origin in selection.excluded:
+            is_first = before.came_from not in selection.excluded
+            assignment.came_from = origin if is_first else before.came_from
+            assignment.origin_served_at = before.served_at if is_first else before.origin_served_at
+        if origin and origin != choice.tag:
+            self.log.info(
+                "session {session} of {user} ({model}) moves from {before} to {credential} in pool {pool}:"
+                " {why}; {reason}",
+                session=selection.session,
+                user=selection.user or "-",
+                model=selection.model or "-",
+                before=origin,
+                credential=choice.tag,
+                pool=self.tag,
+                why=why,
+                reason=choice.reason,
+            )
+        elif before is None:
+            self._log_assignment(selection, choice.tag, choice.reason)
+
+    def _note_rest(
+        self, assignment: Assignment, before: Assignment, selection: Selection, now: float
+    ) -> None:
+        """Remember from where a rest moves a session away, as it does not return there soon (spec 12.2)."""
+        if before.rested != assignment.credential:
+            assignment.rested, assignment.rested_at = before.rested, before.rested_at
+        if before.credential and before.credential != assignment.credential:
+            self._note_origin(assignment, before.credential, selection, now)
+
+    def _note_origin(self, assignment: Assignment, origin: str, selection: Selection, now: float) -> None:
+        member = self._members.by_tag.get(origin)
+        if member is not None and selection.asked is not None and member.free_at(selection.asked, now):
+            assignment.rested, assignment.rested_at = origin, now
+
+    def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
+        """Return the session to its original credential after no member could serve the request, if that credential is
+        still usable. It is when the network was down, for example, and then it still has the prompt cache."""
+        first = assignment.came_from
+        member = self._members.allowed(selection, first)
+        if (
+            first in selection.excluded
+            and member is not None
+            and member.snapshot(now).availability.worth_trying
+        ):
+            returned = self._sessions.assign(key, first, now)
+            returned.served_at = assignment.origin_served_at
+
+    def _note_model(self, selection: Selection, assignment: Assignment) -> None:
+        if assignment.asked_for(selection.model):
+            self._log_assignment(selection, assignment.credential, "the session is there")
+
+    def _log_assignment(self, selection: Selection, tag: str, reason: str) -> None:
+        self.log.info(
+            "session {session} of {user} ({model}) is served by {credential} of pool {pool}: {reason}",
+            session=selection.session,
+            user=selection.user or "-",
+            model=selection.model or "-",
+            credential=tag,
+            pool=self.tag,
+            reason=reason,
+        )
+
+    # Choosing -------------------------------------------------------------------------------------------------
+
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
             case "least-used":
                 return least_used(self._lasting(candidates, now), now)
             case "round-robin":
-                order = [member.tag for member in self._members]
+                order = [member.tag for member in self._members.all]
                 choice = round_robin(candidates, order, self._last)
                 self._last = choice.tag
                 return choice
@@ -486,19 +404,10 @@ class Pool:
         best = _best(candidates, now).candidate.snapshot
         return [each for each in candidates if not should_rebalance(each.snapshot, best, threshold, now)]
 
-    def _availability(self, selection: Selection, model: str | None, now: float) -> Availability:
-        members = self.credentials(selection.allow_external)
-        return overall_availability([member.snapshot(now, model) for member in members], now)
-
     def _lease(self, tag: str, selection: Selection) -> ILease:
-        member = self._allowed(selection, tag)
+        member = self._members.allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
-
-
-def _is_for_last(view: CredentialSnapshot) -> bool:
-    """Whether the provider refuses the account: it is asked only where no other credential can serve (spec 12.3)."""
-    return view.availability.is_last_resort and not view.availability.lets_one_through
 
 
 def _best(candidates: Sequence[Candidate], now: float) -> Choice:
