@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ccmproxy.interfaces.credentials import ICredential
-from ccmproxy.policy.balancing import Candidate, Selection
+from ccmproxy.policy.balancing import Candidate, Choice, Selection, least_used, should_rebalance
 from ccmproxy.policy.sessions import Assignment, RecentAssignments
 from ccmproxy.state.aggregate import overall_availability
 from ccmproxy.state.availability import Availability, CredentialSnapshot
@@ -34,6 +34,7 @@ class Members:
         ]
 
     def allowed(self, selection: Selection, tag: str) -> ICredential | None:
+        """Return the member ``tag`` if this user may use it, else None."""
         member = self.by_tag.get(tag)
         if member is None or (member.is_external and not selection.allow_external):
             return None
@@ -100,7 +101,7 @@ class Members:
         return not member.turns_away(selection.asked, is_warm, now)
 
     def rests_until(self, selection: Selection, model: str | None, now: float) -> float:
-        """Return when the first member ends its rest that has room and only rests (Unix seconds); 0: there is none."""
+        """Return when the first member that has room and only rests ends its rest (Unix seconds); 0: there is none."""
         if selection.asked is None:
             return 0.0
         moments = [
@@ -113,10 +114,29 @@ class Members:
         return min((moment for moment in moments if moment > now), default=0.0)
 
     def availability(self, selection: Selection, model: str | None, now: float) -> Availability:
+        """Return the availability of all members that this user may use together (spec 8.1)."""
         members = self.credentials(selection.allow_external)
         return overall_availability([member.snapshot(now, model) for member in members], now)
 
 
 def is_for_last(view: CredentialSnapshot) -> bool:
-    """Whether the provider refuses the account: it is asked only where no other credential can serve (spec 12.3)."""
+    """Return whether the provider refuses the account: it is asked only where nobody else can serve (spec 12.3)."""
     return view.availability.is_last_resort and not view.availability.lets_one_through
+
+
+def best(candidates: Sequence[Candidate], now: float) -> Choice:
+    """Return the choice of least-used without regard to recent assignments.
+
+    Rebalancing compares with this choice. Recent assignments change with every session of a burst, so taking them into
+    account would move sessions back and forth although the usage has not changed.
+    """
+    return least_used([Candidate(each.snapshot) for each in candidates], now)
+
+
+def lasting(candidates: Sequence[Candidate], threshold: float, now: float) -> Sequence[Candidate]:
+    """Return the candidates from which rebalancing would not move a new session at its next request. ``threshold``:
+    percent, 0 = off."""
+    if threshold <= 0:
+        return candidates
+    most = best(candidates, now).candidate.snapshot
+    return [each for each in candidates if not should_rebalance(each.snapshot, most, threshold, now)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.credentials.pool.members import Members
+from ccmproxy.credentials.pool.members import Members, best, lasting
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import (
     Candidate,
@@ -139,7 +139,7 @@ class Pool:
         when no member can serve the request."""
         now = self._now()
         key = self._key(selection)
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         # The handshake of a WebSocket names no model, so the last model of the session is assumed.
         model = selection.model or (assignment.model if assignment is not None else None)
         why = ""
@@ -149,7 +149,7 @@ class Pool:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
             before = assignment
-            assignment = self._sessions.find(key, now) if key is not None else None
+            assignment = self._find(selection, now)
             if assignment is before:
                 break
             # Rebalancing interrupted another request of this session, and that request has reassigned the session.
@@ -173,14 +173,13 @@ class Pool:
         member = self._members.allowed(selection, tag)
         if member is None or not member.snapshot(now).availability.worth_trying:
             return False
-        key = self._key(selection)
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
         # A rest is not looked at per turn (spec 12.2).
         selection = replace(selection, asked=None)
         # Without a session the next handshake knows no model either, and would choose the same credential again.
-        model = selection.model if key is not None else None
+        model = selection.model if selection.session is not None else None
         why = self._why_leave_credential(selection, tag, model, now, assignment)
         # If no other member can serve the turn either, the connection is kept.
         elsewhere = Selection(
@@ -195,24 +194,21 @@ class Pool:
 
     def is_warm(self, selection: Selection, tag: str) -> bool:
         """Return whether the credential ``tag`` has served this session within the last minutes."""
-        key = self._key(selection)
         now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         return assignment is not None and assignment.credential == tag and assignment.is_warm(now)
 
     def refused(self, selection: Selection, tag: str) -> None:
         """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``."""
-        key = self._key(selection)
         now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         if assignment is not None and assignment.credential == tag:
             assignment.leaves(tag, now)
 
     def served(self, selection: Selection, tag: str) -> None:
         """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""
-        key = self._key(selection)
         now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         if assignment is None or assignment.credential != tag:
             return
         assignment.served_at = now
@@ -228,6 +224,11 @@ class Pool:
             return None
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
+
+    def _find(self, selection: Selection, now: float) -> Assignment | None:
+        """Return the assignment of the session; None if it has none. Counts as a use."""
+        key = self._key(selection)
+        return self._sessions.find(key, now) if key is not None else None
 
     def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
         """Return why the session leaves its credential, as text for the log. Empty if it stays."""
@@ -279,7 +280,7 @@ class Pool:
                 return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
             candidates = self._members.candidates(selection, model, now, assignment)
-            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
+            if candidates and self._rebalance(view, best(candidates, now), selection, now):
                 return f"{tag} is much more used than others"
         return ""
 
@@ -385,7 +386,7 @@ class Pool:
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
             case "least-used":
-                return least_used(self._lasting(candidates, now), now)
+                return least_used(lasting(candidates, self._rules.rebalance_threshold, now), now)
             case "round-robin":
                 order = [member.tag for member in self._members.all]
                 choice = round_robin(candidates, order, self._last)
@@ -396,24 +397,7 @@ class Pool:
             case "fallback":
                 return fallback(candidates)
 
-    def _lasting(self, candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
-        """Return the candidates from which rebalancing would not move a new session at its next request."""
-        threshold = self._rules.rebalance_threshold
-        if threshold <= 0:
-            return candidates
-        best = _best(candidates, now).candidate.snapshot
-        return [each for each in candidates if not should_rebalance(each.snapshot, best, threshold, now)]
-
     def _lease(self, tag: str, selection: Selection) -> ILease:
         member = self._members.allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
-
-
-def _best(candidates: Sequence[Candidate], now: float) -> Choice:
-    """Return the choice of least-used without regard to recent assignments.
-
-    Rebalancing compares with this choice. Recent assignments change with every session of a burst, so taking them into
-    account would move sessions back and forth although the usage has not changed.
-    """
-    return least_used([Candidate(each.snapshot) for each in candidates], now)

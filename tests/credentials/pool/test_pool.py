@@ -795,6 +795,34 @@ class RestTests(PoolTestCase):
         self.clock.advance(WARM_TIME)
         self.assertEqual(self.serve(pool), "a")
 
+    def test_where_it_returned_it_stays(self) -> None:
+        """For want of anything else it went back; then it does not leave again because it once left."""
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.ask(pool)
+        self.rest(a, 5.0)
+        self.assertEqual(self.serve(pool), "b")
+        self.clock.advance(5)
+        b.rate_limited(self.clock.seconds() + 10, True)
+        self.assertEqual(self.serve(pool), "a")
+        self.clock.advance(10)
+        self.assertTrue(b.is_usable())
+        self.assertEqual(self.serve(pool), "a")
+
+    def test_a_request_that_nobody_serves_makes_its_session_not_cold(self) -> None:
+        """It returns to where it was served within the last minutes, and is warm there as before."""
+        a, b, c = self.credential("a"), self.credential("b", 50), self.credential("c", 60)
+        pool = self.pool([a, b, c])
+        self.assertEqual(self.serve(pool), "a")
+        for excluded, tag in (("a", "b"), ("ab", "c")):
+            lease = pool.select(self.selection(excluded=frozenset(excluded)))
+            lease.close(LeaseOutcome.UNREACHABLE)
+            self.assertEqual(lease.tag, tag)
+        self.assertRaises(NoCredential, pool.select, self.selection(excluded=frozenset("abc")))
+        self.assertTrue(pool.is_warm(self.selection(), "a"))
+        self.rest(a)
+        self.assertEqual(self.serve(pool), "a")
+
     def test_patience_is_of_the_rules(self) -> None:
         pool = self.pool([self.credential("a")])
         self.assertEqual(pool.patience, 5.0)
