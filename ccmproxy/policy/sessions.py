@@ -74,7 +74,9 @@ class Assignment:
 
     ``since``, ``last_use``: Unix seconds. ``models``: the requested models, the most recent last. ``came_from``: tag of
     the credential that a request tried before this one, or that the session was released from; empty if there is none.
-    After a release, ``credential`` is empty until the next request.
+    After a release, ``credential`` is empty until the next request. ``served_at``: when the credential last served the
+    session, ``origin_served_at``: when ``came_from`` did (Unix seconds, 0 = never). ``rested``: tag of the credential
+    that a rest has moved the session away from, ``rested_at``: when.
     """
 
     credential: str
@@ -85,6 +87,7 @@ class Assignment:
     served_at: float = 0.0
     rested: str = ""
     rested_at: float = 0.0
+    origin_served_at: float = 0.0
 
     def is_warm(self, now: float) -> bool:
         """Whether its credential has served the session within the last minutes, so that its prompt cache is warm."""

@@ -112,8 +112,8 @@ class CredentialState:
     must cancel. ``shown``: the values that were last reported to subscribers and to the log.
     ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that
     show its window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``:
-    when figures that were not believed asked for a poll. ``refusals``: who was refused for what without known words
-    since the account served last, as (caller, model, whether it was a 429).
+    when figures that were not believed, or a refusal that nothing explains, asked for a poll. ``refusals``: which model
+    requests were refused without known words since the account served last, as (caller, model, whether by a 429).
     """
 
     unavailable: str | None = "credential not loaded yet"

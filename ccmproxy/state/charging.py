@@ -17,7 +17,7 @@ from ccmproxy.state.limits import EMPTY, RESET_JITTER, Limits, LimitsUpdate, Win
 MOST_REFUSALS = 8
 #: Headers that are lower than what is known by so much are not believed (percent points).
 DISBELIEVED_BY = 5.0
-#: Figures that are not believed ask for a poll at most once in so long (seconds).
+#: Figures that are not believed, and refusals that nothing explains, ask for a poll at most once in so long (seconds).
 POLL_WANTED_AGAIN = 600.0
 #: A rate-limited credential is polled after so long, and then again and again after so long (seconds).
 FIRST_LOOK = 120.0

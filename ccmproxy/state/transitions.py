@@ -124,14 +124,21 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
         ):
             # Answers overtake one another, so the lower figure may be the older one: only a poll can tell.
             merged = merge_observed(state.limits, update, now)
-            state = _learn(state, update, merged, plan_weight, now, has_data=False)
-            if 0 <= now - state.poll_wanted_at < charging.POLL_WANTED_AGAIN:
-                return state, False
-            return replace(state, poll_wanted_at=now), True
+            return _wanting_poll(_learn(state, update, merged, plan_weight, now, has_data=False), now)
         case RequestRefused(asked, caller, wait, sentence, is_busy):
-            return charging.was_refused(state, asked, caller, wait, sentence, now, is_busy=is_busy)
+            state, wants_poll = charging.was_refused(
+                state, asked, caller, wait, sentence, now, is_busy=is_busy
+            )
+            return _wanting_poll(state, now) if wants_poll else (state, False)
         case _:
             return _changed(state, event, now, caps), False
+
+
+def _wanting_poll(state: CredentialState, now: float) -> tuple[CredentialState, bool]:
+    """Ask for a poll, unless that was done within the last 10 min: clients cause such requests (spec 12.5)."""
+    if 0 <= now - state.poll_wanted_at < charging.POLL_WANTED_AGAIN:
+        return state, False
+    return replace(state, poll_wanted_at=now), True
 
 
 def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> CredentialState:

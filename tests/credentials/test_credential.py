@@ -12,10 +12,22 @@ from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credentia
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
+from ccmproxy.state.events import (
+    AccountRefused,
+    Denied,
+    Input,
+    RateLimited,
+    RequestRefused,
+    Rests,
+    SocketsRest,
+    TokenAvailable,
+)
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate, Window
 from tests.credentials.fixtures import NOW, PlainCredential
 
 HOUR = 3600.0
+ASKED = Combination("/v1/messages", "claude-opus-4-5")
 CAUSE = Availability("temporarily_blocked", "rebalanced", "its sessions move")
 
 
@@ -229,6 +241,108 @@ class ListenerTests(CredentialTestCase):
         self.assertEqual(call.getTime(), NOW + LONGEST_TIMER)
         self.clock.advance(LONGEST_TIMER)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+
+class RequestTests(CredentialTestCase):
+    """What requests tell of the credential (spec 12)."""
+
+    def turned_away(self) -> bool:
+        return self.credential.turns_away(ASKED, False, self.clock.seconds())
+
+    def test_requests_change_nothing_where_nothing_is_held(self) -> None:
+        """They cost nothing either: no transition, and the snapshot stays."""
+        self.credential.observe(self.used(50.0))
+        state, view = self.credential.state, self.credential.snapshot(NOW)
+        applied: list[Input] = []
+        self.credential._apply = applied.append  # type: ignore[method-assign, assignment]
+        for _ in range(3):
+            self.assertFalse(self.turned_away())
+            self.credential.sending(ASKED)
+            self.credential.served(ASKED, NOW, True)
+        self.assertEqual(applied, [])
+        self.assertIs(self.credential.state, state)
+        self.assertIs(self.credential.snapshot(NOW), view)
+
+    def test_a_rest_from_its_beginning_to_its_end(self) -> None:
+        told: list[str] = []
+        self.addCleanup(self.credential.subscribe(lambda: told.append("changed")))
+        self.credential.learn(Rests(ASKED, "alice", 10.0))
+        self.assertTrue(self.turned_away())
+        self.assertFalse(self.credential.turns_away(ASKED, True, NOW))
+        self.assertEqual(self.credential.free_at(ASKED, NOW), NOW + 10)
+        self.clock.advance(10)
+        self.assertFalse(self.turned_away())
+        self.credential.sending(ASKED)
+        self.assertTrue(self.turned_away(), "one request goes first")
+        self.clock.advance(1)
+        self.credential.served(ASKED, NOW + 10, True)
+        self.assertFalse(self.turned_away())
+        self.assertEqual(self.credential.free_at(ASKED, NOW + 11), 0)
+        self.assertEqual(told, [], "a rest is not shown")
+        self.clock.advance(120)
+        self.credential.served(ASKED, NOW + 130, True)
+        self.assertTrue(self.credential.state.holds.is_empty, "requests cost nothing again")
+
+    def test_a_served_request_lifts_what_stood_against_it(self) -> None:
+        for event, reason in (
+            (RateLimited(NOW + 10 * HOUR, True), "rate_limited"),
+            (AccountRefused("disabled"), "refused"),
+        ):
+            self.credential.learn(event)
+            self.assertEqual(self.credential.snapshot(self.clock.seconds()).availability.reason, reason)
+            self.credential.served(ASKED, NOW, True)
+            self.assertFalse(self.credential.is_usable(), "it was sent before")
+            self.clock.advance(61)
+            self.credential.sending(ASKED)
+            self.credential.served(ASKED, self.clock.seconds(), True)
+            self.assertTrue(self.credential.is_usable())
+
+    def test_refusals_in_a_row_end_with_a_served_request(self) -> None:
+        for caller in ("alice", "bob", "carol"):
+            self.credential.learn(Denied(ASKED._replace(betas=caller), caller))
+            self.assertTrue(self.credential.is_usable())
+            self.clock.advance(1)
+            self.credential.served(ASKED, self.clock.seconds(), True)
+
+    def test_a_request_that_finds_out_is_the_only_one(self) -> None:
+        self.credential.learn(AccountRefused("disabled"))
+        self.clock.advance(60)
+        self.assertTrue(self.credential.snapshot(NOW + 60).availability.worth_trying)
+        self.credential.sending(ASKED)
+        self.assertFalse(self.credential.snapshot(NOW + 60).availability.worth_trying)
+
+    def test_what_cannot_be_true_asks_for_a_poll(self) -> None:
+        credential = PollingCredential("asked", self.clock)
+        self.addCleanup(credential.stop)
+        credential.use(50.0)
+        credential.learn(RequestRefused(ASKED, "alice"))
+        self.assertEqual(credential.asked, 1)
+        self.clock.advance(600)
+        credential.observe(LimitsUpdate(weekly=Window(10.0, NOW + 168 * HOUR, 604800.0)))
+        self.assertEqual(credential.asked, 2)
+
+    def test_new_websockets_come_back_by_themselves(self) -> None:
+        """The snapshot that said otherwise does not outlive the rest."""
+        self.credential.learn(SocketsRest(NOW + 60))
+        self.assertFalse(self.credential.snapshot(NOW).takes_sockets)
+        self.assertFalse(self.credential.snapshot(NOW + 59).takes_sockets)
+        self.assertTrue(self.credential.snapshot(NOW + 60).takes_sockets)
+        self.clock.advance(60)
+        self.assertEqual(self.credential.state.sockets_rest_until, 0)
+
+    def test_the_identity(self) -> None:
+        self.assertEqual(self.credential.identity, "")
+        self.credential.learn(TokenAvailable(1.0, "one"))
+        self.assertEqual(self.credential.identity, "one")
+
+
+class PollingCredential(PlainCredential):
+    """Counts how often it is to ask the usage endpoint."""
+
+    asked = 0
+
+    def poll_now(self) -> None:
+        self.asked += 1
 
 
 class BaseTests(SynchronousTestCase):

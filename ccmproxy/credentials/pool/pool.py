@@ -9,6 +9,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.credentials.pool.members import Members, best, lasting
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import (
     Candidate,
@@ -23,7 +24,6 @@ from ccmproxy.policy.balancing import (
     uniform,
 )
 from ccmproxy.policy.sessions import Assignment, RecentAssignments, SessionKey, SessionTable
-from ccmproxy.state.aggregate import overall_availability
 from ccmproxy.state.availability import Availability, CredentialSnapshot
 
 
@@ -73,28 +73,26 @@ class Pool:
         self._rules = rules
         self._now = now
         self._random = random
-        self._takes_keys = takes_keys
-        self._members = tuple(members)
-        self._by_tag = {member.tag: member for member in members}
         self._sessions = SessionTable()
         self._recent = RecentAssignments()
+        self._takes_keys = takes_keys
+        self._members = Members(members, self._recent, takes_keys)
         #: The tag that round-robin chose last.
         self._last: str | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
         self._unsubscribe: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
-        return f"<Pool {self.tag} {self._rules.strategy} members={len(self._members)}>"
+        return f"<Pool {self.tag} {self._rules.strategy} members={len(self._members.all)}>"
 
     # Life -----------------------------------------------------------------------------------------------------
 
     def reconfigure(self, members: Sequence[ICredential], rules: PoolRules) -> None:
         """Apply a reloaded configuration. Sessions on members that remain in the pool stay there."""
         kept = {id(member) for member in members}
-        self._sessions.forget_all(member.tag for member in self._members if id(member) not in kept)
+        self._sessions.forget_all(member.tag for member in self._members.all if id(member) not in kept)
         self._rules = rules
-        self._members = tuple(members)
-        self._by_tag = {member.tag: member for member in members}
+        self._members = Members(members, self._recent, self._takes_keys)
         self._listen()
         self._changed()
 
@@ -102,7 +100,7 @@ class Pool:
         """Subscribe to every member once if the pool has listeners, else to none."""
         for end in self._unsubscribe:
             end()
-        members = self._members if self._listeners else ()
+        members = self._members.all if self._listeners else ()
         self._unsubscribe = [member.subscribe(self._changed) for member in members]
 
     def _changed(self) -> None:
@@ -116,11 +114,7 @@ class Pool:
 
     def credentials(self, allow_external: bool) -> Sequence[ICredential]:
         """Return the members that may serve a user with that permission, usable or not, in order (spec 6.6)."""
-        return [
-            member
-            for member in self._members
-            if (allow_external or not member.is_external) and (self._takes_keys or not member.is_api_key)
-        ]
+        return self._members.credentials(allow_external)
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` at every change of a member that is visible in the status. Returns a function that
@@ -145,7 +139,7 @@ class Pool:
         when no member can serve the request."""
         now = self._now()
         key = self._key(selection)
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         # The handshake of a WebSocket names no model, so the last model of the session is assumed.
         model = selection.model or (assignment.model if assignment is not None else None)
         why = ""
@@ -155,16 +149,17 @@ class Pool:
                 self._note_model(selection, assignment)
                 return self._lease(assignment.credential, selection)
             before = assignment
-            assignment = self._sessions.find(key, now) if key is not None else None
+            assignment = self._find(selection, now)
             if assignment is before:
                 break
             # Rebalancing interrupted another request of this session, and that request has reassigned the session.
-        candidates = self._new_candidates(selection, model, now, assignment)
+        candidates = self._members.new_candidates(selection, model, now, assignment)
         if not candidates:
             if key is not None and assignment is not None:
                 self._return(key, selection, assignment, now)
             raise NoCredential(
-                self._availability(selection, model, now), self._rests_until(selection, model, now)
+                self._members.availability(selection, model, now),
+                self._members.rests_until(selection, model, now),
             )
         choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)
@@ -175,23 +170,51 @@ class Pool:
     def keeps(self, selection: Selection, tag: str) -> bool:
         """Return whether a new turn may use the connection that this session has to the credential ``tag`` (F39)."""
         now = self._now()
-        member = self._allowed(selection, tag)
+        member = self._members.allowed(selection, tag)
         if member is None or not member.snapshot(now).availability.worth_trying:
             return False
-        key = self._key(selection)
-        assignment = self._sessions.find(key, now) if key is not None else None
+        assignment = self._find(selection, now)
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
         # A rest is not looked at per turn (spec 12.2).
         selection = replace(selection, asked=None)
         # Without a session the next handshake knows no model either, and would choose the same credential again.
-        model = selection.model if key is not None else None
+        model = selection.model if selection.session is not None else None
         why = self._why_leave_credential(selection, tag, model, now, assignment)
         # If no other member can serve the turn either, the connection is kept.
         elsewhere = Selection(
             allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
         )
-        return not why or not self._candidates(elsewhere, model, now)
+        return not why or not self._members.candidates(elsewhere, model, now)
+
+    @property
+    def patience(self) -> float:
+        """Longest wait for which a warm session stays where it was refused (seconds, spec 12.2)."""
+        return self._rules.patience
+
+    def is_warm(self, selection: Selection, tag: str) -> bool:
+        """Return whether the credential ``tag`` has served this session within the last minutes."""
+        now = self._now()
+        assignment = self._find(selection, now)
+        return assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+
+    def refused(self, selection: Selection, tag: str) -> None:
+        """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``."""
+        now = self._now()
+        assignment = self._find(selection, now)
+        if assignment is not None and assignment.credential == tag:
+            assignment.leaves(tag, now)
+
+    def served(self, selection: Selection, tag: str) -> None:
+        """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""
+        now = self._now()
+        assignment = self._find(selection, now)
+        if assignment is None or assignment.credential != tag:
+            return
+        assignment.served_at = now
+        if assignment.came_from and assignment.came_from != assignment.rested:
+            # The request itself may have been refused there before, and have moved the session.
+            self._note_origin(assignment, assignment.came_from, selection, now)
 
     # Sessions -------------------------------------------------------------------------------------------------
 
@@ -201,6 +224,11 @@ class Pool:
             return None
         agent = selection.agent or "" if self._rules.spread_subagents else ""
         return SessionKey(selection.user, selection.session, selection.allow_external, agent)
+
+    def _find(self, selection: Selection, now: float) -> Assignment | None:
+        """Return the assignment of the session; None if it has none. Counts as a use."""
+        key = self._key(selection)
+        return self._sessions.find(key, now) if key is not None else None
 
     def _why_leave(self, selection: Selection, assignment: Assignment, model: str | None, now: float) -> str:
         """Return why the session leaves its credential, as text for the log. Empty if it stays."""
@@ -223,20 +251,20 @@ class Pool:
         """
         if tag in selection.excluded:
             return f"{tag} did not serve it"
-        member = self._allowed(selection, tag)
+        member = self._members.allowed(selection, tag)
         if member is None:
             return f"{tag} may not serve it any more"
         view = member.snapshot(now, model)
         availability = view.availability
         is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
-        if assignment is not None and self._has_left(selection, assignment, tag, model, now):
+        if assignment is not None and self._members.has_left(selection, assignment, tag, model, now):
             return f"{tag} has refused it in mid-stream"
         if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
             # What others serve and this one refuses is sent there nevertheless if nobody else can serve it.
-            if member.free_at(selection.asked, now) or self._candidates(selection, model, now):
+            if member.free_at(selection.asked, now) or self._members.candidates(selection, model, now):
                 return f"{tag} does not take it at present"
         if not availability.usable and availability.reason != "poll_failed":
-            candidates = self._candidates(selection, model, now)
+            candidates = self._members.candidates(selection, model, now)
             # If all remaining candidates are merely worth trying, moving from one to another does not help.
             is_last = bool(candidates) and tag not in {each.tag for each in candidates}
             if (
@@ -246,13 +274,13 @@ class Pool:
             ):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
-            candidates = self._candidates(selection, model, now, assignment)
-            order = [each.tag for each in self._members]
+            candidates = self._members.candidates(selection, model, now, assignment)
+            order = [each.tag for each in self._members.all]
             if candidates and order.index(fallback(candidates).tag) < order.index(tag):
                 return "one before it in the list can serve"
         elif self._rules.strategy == "least-used" and self._rules.rebalance_threshold > 0:
-            candidates = self._candidates(selection, model, now, assignment)
-            if candidates and self._rebalance(view, _best(candidates, now), selection, now):
+            candidates = self._members.candidates(selection, model, now, assignment)
+            if candidates and self._rebalance(view, best(candidates, now), selection, now):
                 return f"{tag} is much more used than others"
         return ""
 
@@ -274,7 +302,7 @@ class Pool:
         )
         message = f"its sessions move, {better.tag} is less used"
         cause = Availability("temporarily_blocked", "rebalanced", message)
-        self._by_tag[held.tag].interrupt(PoolScope(self.tag, allow_external), cause)
+        self._members.by_tag[held.tag].interrupt(PoolScope(self.tag, allow_external), cause)
         return True
 
     def _assign(
@@ -292,7 +320,9 @@ class Pool:
             self._note_rest(assignment, before, selection, now)
         origin = (before.credential or before.came_from) if before is not None else ""
         if before is not None and origin in selection.excluded:
-            assignment.came_from = before.came_from if before.came_from in selection.excluded else origin
+            is_first = before.came_from not in selection.excluded
+            assignment.came_from = origin if is_first else before.came_from
+            assignment.origin_served_at = before.served_at if is_first else before.origin_served_at
         if origin and origin != choice.tag:
             self.log.info(
                 "session {session} of {user} ({model}) moves from {before} to {credential} in pool {pool}:"
@@ -313,12 +343,13 @@ class Pool:
         self, assignment: Assignment, before: Assignment, selection: Selection, now: float
     ) -> None:
         """Remember from where a rest moves a session away, as it does not return there soon (spec 12.2)."""
-        assignment.rested, assignment.rested_at = before.rested, before.rested_at
+        if before.rested != assignment.credential:
+            assignment.rested, assignment.rested_at = before.rested, before.rested_at
         if before.credential and before.credential != assignment.credential:
             self._note_origin(assignment, before.credential, selection, now)
 
     def _note_origin(self, assignment: Assignment, origin: str, selection: Selection, now: float) -> None:
-        member = self._by_tag.get(origin)
+        member = self._members.by_tag.get(origin)
         if member is not None and selection.asked is not None and member.free_at(selection.asked, now):
             assignment.rested, assignment.rested_at = origin, now
 
@@ -326,13 +357,14 @@ class Pool:
         """Return the session to its original credential after no member could serve the request, if that credential is
         still usable. It is when the network was down, for example, and then it still has the prompt cache."""
         first = assignment.came_from
-        member = self._allowed(selection, first)
+        member = self._members.allowed(selection, first)
         if (
             first in selection.excluded
             and member is not None
             and member.snapshot(now).availability.worth_trying
         ):
-            self._sessions.assign(key, first, now)
+            returned = self._sessions.assign(key, first, now)
+            returned.served_at = assignment.origin_served_at
 
     def _note_model(self, selection: Selection, assignment: Assignment) -> None:
         if assignment.asked_for(selection.model):
@@ -351,125 +383,12 @@ class Pool:
 
     # Choosing -------------------------------------------------------------------------------------------------
 
-    def _allowed(self, selection: Selection, tag: str) -> ICredential | None:
-        member = self._by_tag.get(tag)
-        if member is None or (member.is_external and not selection.allow_external):
-            return None
-        return member if self._takes_keys or not member.is_api_key else None
-
-    def _candidates(
-        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None = None
-    ) -> list[Candidate]:
-        """Return the members that are usable or, if there are none, those that are worth trying.
-
-        Members that do not take such a request at present are left out (spec 12.2), and for a session with an
-        ``assignment`` those that it avoids.
-        """
-        members = [
-            member
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
-        ]
-        views = [member.snapshot(now, model) for member in members]
-        fit = (
-            [view for view in views if view.availability.usable or view.availability.lets_one_through]
-            or [view for view in views if view.availability.worth_trying and not _is_for_last(view)]
-            or [view for view in views if view.availability.worth_trying]
-        )
-        return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
-
-    def _new_candidates(
-        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None
-    ) -> list[Candidate]:
-        """Return the candidates for a session that has none, or leaves its credential.
-
-        A session that leaves because of a refusal in mid-stream goes to another account, never to a key or a remote
-        instance for this alone (spec 12.1). If all members have refused such a request that others served, one of them
-        is asked nevertheless: it says more than this proxy could.
-        """
-        if assignment is not None and self._has_left(
-            selection, assignment, assignment.credential, model, now
-        ):
-            selection = replace(selection, only_accounts=True)
-        candidates = self._candidates(selection, model, now, assignment)
-        if not candidates and assignment is not None and assignment.rested:
-            # It avoids where a rest moved it away from only as long as there is anything else.
-            candidates = self._candidates(selection, model, now)
-        if candidates or selection.asked is None or self._rests_until(selection, model, now):
-            return candidates
-        return self._candidates(replace(selection, asked=None), model, now)
-
-    def _has_left(
-        self, selection: Selection, assignment: Assignment, tag: str, model: str | None, now: float
-    ) -> bool:
-        """Return whether the session goes to another account because ``tag`` refused it in mid-stream."""
-        if assignment.credential != tag or not assignment.avoids(tag, now):
-            return False
-        return bool(self._candidates(replace(selection, only_accounts=True), model, now, assignment))
-
-    def _takes(
-        self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
-    ) -> bool:
-        if selection.only_accounts and (member.is_external or member.is_api_key):
-            return False
-        if assignment is not None and assignment.avoids(member.tag, now):
-            return False
-        if selection.asked is None:
-            return True
-        is_warm = assignment is not None and assignment.credential == member.tag and assignment.is_warm(now)
-        return not member.turns_away(selection.asked, is_warm, now)
-
-    def _rests_until(self, selection: Selection, model: str | None, now: float) -> float:
-        """Return when the first member ends its rest that has room and only rests (Unix seconds); 0: there is none."""
-        if selection.asked is None:
-            return 0.0
-        moments = [
-            member.free_at(selection.asked, now)
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
-            and not (selection.only_accounts and (member.is_external or member.is_api_key))
-            and member.snapshot(now, model).availability.usable
-        ]
-        return min((moment for moment in moments if moment > now), default=0.0)
-
-    @property
-    def patience(self) -> float:
-        """Longest wait for which a warm session stays where it was refused (seconds, spec 12.2)."""
-        return self._rules.patience
-
-    def is_warm(self, selection: Selection, tag: str) -> bool:
-        """Return whether the credential ``tag`` has served this session within the last minutes."""
-        key = self._key(selection)
-        now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
-        return assignment is not None and assignment.credential == tag and assignment.is_warm(now)
-
-    def refused(self, selection: Selection, tag: str) -> None:
-        """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``."""
-        key = self._key(selection)
-        now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
-        if assignment is not None and assignment.credential == tag:
-            assignment.leaves(tag, now)
-
-    def served(self, selection: Selection, tag: str) -> None:
-        """Note that the credential ``tag`` has served a request of this session: its prompt cache is warm there."""
-        key = self._key(selection)
-        now = self._now()
-        assignment = self._sessions.find(key, now) if key is not None else None
-        if assignment is None or assignment.credential != tag:
-            return
-        assignment.served_at = now
-        if assignment.came_from and assignment.came_from != assignment.rested:
-            # The request itself may have been refused there before, and have moved the session.
-            self._note_origin(assignment, assignment.came_from, selection, now)
-
     def _choose(self, candidates: Sequence[Candidate], now: float) -> Choice:
         match self._rules.strategy:
             case "least-used":
-                return least_used(self._lasting(candidates, now), now)
+                return least_used(lasting(candidates, self._rules.rebalance_threshold, now), now)
             case "round-robin":
-                order = [member.tag for member in self._members]
+                order = [member.tag for member in self._members.all]
                 choice = round_robin(candidates, order, self._last)
                 self._last = choice.tag
                 return choice
@@ -478,33 +397,7 @@ class Pool:
             case "fallback":
                 return fallback(candidates)
 
-    def _lasting(self, candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
-        """Return the candidates from which rebalancing would not move a new session at its next request."""
-        threshold = self._rules.rebalance_threshold
-        if threshold <= 0:
-            return candidates
-        best = _best(candidates, now).candidate.snapshot
-        return [each for each in candidates if not should_rebalance(each.snapshot, best, threshold, now)]
-
-    def _availability(self, selection: Selection, model: str | None, now: float) -> Availability:
-        members = self.credentials(selection.allow_external)
-        return overall_availability([member.snapshot(now, model) for member in members], now)
-
     def _lease(self, tag: str, selection: Selection) -> ILease:
-        member = self._allowed(selection, tag)
+        member = self._members.allowed(selection, tag)
         assert member is not None
         return member.lease(PoolScope(self.tag, selection.allow_external))
-
-
-def _is_for_last(view: CredentialSnapshot) -> bool:
-    """Whether the provider refuses the account: it is asked only where no other credential can serve (spec 12.3)."""
-    return view.availability.is_last_resort and not view.availability.lets_one_through
-
-
-def _best(candidates: Sequence[Candidate], now: float) -> Choice:
-    """Return the choice of least-used without regard to recent assignments.
-
-    Rebalancing compares with this choice. Recent assignments change with every session of a burst, so taking them into
-    account would move sessions back and forth although the usage has not changed.
-    """
-    return least_used([Candidate(each.snapshot) for each in candidates], now)

@@ -795,6 +795,34 @@ class RestTests(PoolTestCase):
         self.clock.advance(WARM_TIME)
         self.assertEqual(self.serve(pool), "a")
 
+    def test_where_it_returned_it_stays(self) -> None:
+        """For want of anything else it went back; then it does not leave again because it once left."""
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.ask(pool)
+        self.rest(a, 5.0)
+        self.assertEqual(self.serve(pool), "b")
+        self.clock.advance(5)
+        b.rate_limited(self.clock.seconds() + 10, True)
+        self.assertEqual(self.serve(pool), "a")
+        self.clock.advance(10)
+        self.assertTrue(b.is_usable())
+        self.assertEqual(self.serve(pool), "a")
+
+    def test_a_request_that_nobody_serves_makes_its_session_not_cold(self) -> None:
+        """It returns to where it was served within the last minutes, and is warm there as before."""
+        a, b, c = self.credential("a"), self.credential("b", 50), self.credential("c", 60)
+        pool = self.pool([a, b, c])
+        self.assertEqual(self.serve(pool), "a")
+        for excluded, tag in (("a", "b"), ("ab", "c")):
+            lease = pool.select(self.selection(excluded=frozenset(excluded)))
+            lease.close(LeaseOutcome.UNREACHABLE)
+            self.assertEqual(lease.tag, tag)
+        self.assertRaises(NoCredential, pool.select, self.selection(excluded=frozenset("abc")))
+        self.assertTrue(pool.is_warm(self.selection(), "a"))
+        self.rest(a)
+        self.assertEqual(self.serve(pool), "a")
+
     def test_patience_is_of_the_rules(self) -> None:
         pool = self.pool([self.credential("a")])
         self.assertEqual(pool.patience, 5.0)
@@ -807,14 +835,14 @@ class RestTests(PoolTestCase):
         key, theirs = self.credential("key", key=True), self.credential("theirs", external=True)
         for members, expected in (((a, key, theirs, b), "b"), ((a, key, theirs), "a")):
             pool = self.pool(members, ROUND_ROBIN)
-            external = {"allow_external": True}
-            self.assertEqual(self.serve(pool, **external), "a")
-            pool.refused(self.selection(**external), "key")
-            self.assertEqual(self.serve(pool, **external), "a", "that was not where the session is")
-            pool.refused(self.selection(**external), "a")
-            self.assertEqual(pool.keeps(self.selection(**external), "a"), expected == "a")
-            self.assertEqual(self.serve(pool, **external), expected)
-            self.assertEqual(self.serve(pool, **external), expected)
+            selection = self.selection(allow_external=True)
+            self.assertEqual(self.serve(pool, allow_external=True), "a")
+            pool.refused(selection, "key")
+            self.assertEqual(self.serve(pool, allow_external=True), "a", "the session is not at the key")
+            pool.refused(selection, "a")
+            self.assertEqual(pool.keeps(selection, "a"), expected == "a")
+            self.assertEqual(self.serve(pool, allow_external=True), expected)
+            self.assertEqual(self.serve(pool, allow_external=True), expected)
 
     def test_refused_in_mid_stream_is_forgotten_after_a_minute(self) -> None:
         a, b = self.credential("a"), self.credential("b", 50)
@@ -829,11 +857,10 @@ class RestTests(PoolTestCase):
         a, key = self.credential("a", 90), self.credential("key", key=True)
         theirs = self.credential("theirs", external=True)
         pool = self.pool([key, theirs, a])
-        options = {"allow_external": True, "only_accounts": True}
-        self.assertEqual(self.serve(pool, None, **options), "a")
-        error: NoCredential = self.assertRaises(
-            NoCredential, pool.select, self.selection(None, excluded=frozenset("a"), **options)
-        )
+        self.assertEqual(self.serve(pool, None, allow_external=True, only_accounts=True), "a")
+        self.rest(key)
+        selection = self.selection(None, excluded=frozenset("a"), allow_external=True, only_accounts=True)
+        error: NoCredential = self.assertRaises(NoCredential, pool.select, selection)
         self.assertEqual(error.rests_until, 0)
 
 

@@ -1,0 +1,142 @@
+"""The members of a pool, and which of them can serve a request (spec 6.2, 6.6, 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ccmproxy.interfaces.credentials import ICredential
+from ccmproxy.policy.balancing import Candidate, Choice, Selection, least_used, should_rebalance
+from ccmproxy.policy.sessions import Assignment, RecentAssignments
+from ccmproxy.state.aggregate import overall_availability
+from ccmproxy.state.availability import Availability, CredentialSnapshot
+
+
+class Members:
+    """The members of a pool. ``all``: in the order of the configuration. ``by_tag``: tag → member."""
+
+    __slots__ = ("_recent", "_takes_keys", "all", "by_tag")
+
+    def __init__(self, members: Sequence[ICredential], recent: RecentAssignments, takes_keys: bool) -> None:
+        """``recent``: sessions that were assigned to them recently. ``takes_keys``: False where keys of the commercial
+        API cannot replace accounts (spec 3.7)."""
+        self.all = tuple(members)
+        self.by_tag = {member.tag: member for member in members}
+        self._recent = recent
+        self._takes_keys = takes_keys
+
+    def credentials(self, allow_external: bool) -> Sequence[ICredential]:
+        """Return the members that may serve a user with that permission, usable or not, in order (spec 6.6)."""
+        return [
+            member
+            for member in self.all
+            if (allow_external or not member.is_external) and (self._takes_keys or not member.is_api_key)
+        ]
+
+    def allowed(self, selection: Selection, tag: str) -> ICredential | None:
+        """Return the member ``tag`` if this user may use it, else None."""
+        member = self.by_tag.get(tag)
+        if member is None or (member.is_external and not selection.allow_external):
+            return None
+        return member if self._takes_keys or not member.is_api_key else None
+
+    def candidates(
+        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None = None
+    ) -> list[Candidate]:
+        """Return the members that are usable or, if there are none, those that are worth trying.
+
+        Members that do not take such a request at present are left out (spec 12.2), and for a session with an
+        ``assignment`` those that it avoids.
+        """
+        members = [
+            member
+            for member in self.credentials(selection.allow_external)
+            if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
+        ]
+        views = [member.snapshot(now, model) for member in members]
+        fit = (
+            [view for view in views if view.availability.usable or view.availability.lets_one_through]
+            or [view for view in views if view.availability.worth_trying and not is_for_last(view)]
+            or [view for view in views if view.availability.worth_trying]
+        )
+        return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
+
+    def new_candidates(
+        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None
+    ) -> list[Candidate]:
+        """Return the candidates for a session that has none, or leaves its credential.
+
+        A session that leaves because of a refusal in mid-stream goes to another account, never to a key or a remote
+        instance for this alone (spec 12.1). If all members have refused such a request that others served, one of them
+        is asked nevertheless: it says more than this proxy could.
+        """
+        if assignment is not None and self.has_left(selection, assignment, assignment.credential, model, now):
+            selection = replace(selection, only_accounts=True)
+        candidates = self.candidates(selection, model, now, assignment)
+        if not candidates and assignment is not None and assignment.rested:
+            # It avoids where a rest moved it away from only as long as there is anything else.
+            candidates = self.candidates(selection, model, now)
+        if candidates or selection.asked is None or self.rests_until(selection, model, now):
+            return candidates
+        return self.candidates(replace(selection, asked=None), model, now)
+
+    def has_left(
+        self, selection: Selection, assignment: Assignment, tag: str, model: str | None, now: float
+    ) -> bool:
+        """Return whether the session goes to another account because ``tag`` refused it in mid-stream."""
+        if assignment.credential != tag or not assignment.avoids(tag, now):
+            return False
+        return bool(self.candidates(replace(selection, only_accounts=True), model, now, assignment))
+
+    def _takes(
+        self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
+    ) -> bool:
+        if selection.only_accounts and (member.is_external or member.is_api_key):
+            return False
+        if assignment is not None and assignment.avoids(member.tag, now):
+            return False
+        if selection.asked is None:
+            return True
+        is_warm = assignment is not None and assignment.credential == member.tag and assignment.is_warm(now)
+        return not member.turns_away(selection.asked, is_warm, now)
+
+    def rests_until(self, selection: Selection, model: str | None, now: float) -> float:
+        """Return when the first member that has room and only rests ends its rest (Unix seconds); 0: there is none."""
+        if selection.asked is None:
+            return 0.0
+        moments = [
+            member.free_at(selection.asked, now)
+            for member in self.credentials(selection.allow_external)
+            if member.tag not in selection.excluded
+            and not (selection.only_accounts and (member.is_external or member.is_api_key))
+            and member.snapshot(now, model).availability.usable
+        ]
+        return min((moment for moment in moments if moment > now), default=0.0)
+
+    def availability(self, selection: Selection, model: str | None, now: float) -> Availability:
+        """Return the availability of all members that this user may use together (spec 8.1)."""
+        members = self.credentials(selection.allow_external)
+        return overall_availability([member.snapshot(now, model) for member in members], now)
+
+
+def is_for_last(view: CredentialSnapshot) -> bool:
+    """Return whether the provider refuses the account: it is asked only where nobody else can serve (spec 12.3)."""
+    return view.availability.is_last_resort and not view.availability.lets_one_through
+
+
+def best(candidates: Sequence[Candidate], now: float) -> Choice:
+    """Return the choice of least-used without regard to recent assignments.
+
+    Rebalancing compares with this choice. Recent assignments change with every session of a burst, so taking them into
+    account would move sessions back and forth although the usage has not changed.
+    """
+    return least_used([Candidate(each.snapshot) for each in candidates], now)
+
+
+def lasting(candidates: Sequence[Candidate], threshold: float, now: float) -> Sequence[Candidate]:
+    """Return the candidates from which rebalancing would not move a new session at its next request. ``threshold``:
+    percent, 0 = off."""
+    if threshold <= 0:
+        return candidates
+    most = best(candidates, now).candidate.snapshot
+    return [each for each in candidates if not should_rebalance(each.snapshot, most, threshold, now)]
