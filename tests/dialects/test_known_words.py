@@ -95,6 +95,14 @@ class FindTests(SynchronousTestCase):
             self.assertIsNone(find_words(table, 400, {"detail": value}))
         self.assertLess(time.perf_counter() - began, 2.0)
 
+    def test_a_value_that_is_too_long_is_no_sentence(self) -> None:
+        self.assertIsNotNone(
+            find_words(TABLE, 403, told("This" + " " * 900 + "organization has been disabled"))
+        )
+        self.assertIsNone(
+            find_words(TABLE, 403, told("This" + " " * 2000 + "organization has been disabled"))
+        )
+
     def test_a_wildcard_stands_for_a_bounded_text(self) -> None:
         self.assertIsNotNone(find_words(TABLE, 400, {"detail": f"The {'x' * 200} model is not supported"}))
         self.assertIsNone(find_words(TABLE, 400, {"detail": f"The {'x' * 201} model is not supported"}))
