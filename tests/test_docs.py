@@ -59,6 +59,20 @@ def broken_links(page: Path) -> Iterator[str]:
 class DocumentationTests(SynchronousTestCase):
     """README, docs/ and etc/."""
 
+    def test_refusals_name_their_tests(self) -> None:
+        """Each row of docs/errors.md names a file and, unless all of it is meant, tests that are in there."""
+        page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+        rows = [line for line in page.splitlines() if line.startswith("| ") and "| Test |" not in line]
+        self.assertGreater(len(rows), 30)
+        for row in rows:
+            column = row.rstrip("| ").rpartition("|")[2]
+            named = re.findall(r"`(tests/[\w/]+\.py)`((?:,? \w+)*)", column)
+            self.assertTrue(named, row)
+            for path, tests in named:
+                text = (ROOT / path).read_text(encoding="utf-8")
+                for test in re.findall(r"\w+", tests):
+                    self.assertRegex(text, rf"\b(?:def|class) {test}\b", row)
+
     def test_links(self) -> None:
         self.assertEqual([sentence for page in PAGES for sentence in broken_links(page)], [])
 

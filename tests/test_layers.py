@@ -101,7 +101,8 @@ PURE_LIBRARIES = names(
 #: Module or package of the pure ring → what it may use besides.
 PURE_EXTRAS: Mapping[str, frozenset[str]] = {
     "ccmproxy.interfaces": frozenset({"zope.interface"}),
-    "ccmproxy.dialects": frozenset({"zope.interface", "zstandard"}),
+    "ccmproxy.http.content_coding": frozenset({"brotli", "zstandard"}),
+    "ccmproxy.dialects": frozenset({"zope.interface"}),
     "ccmproxy.config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     # the one pure module that touches the system: it reads the configuration, and the secrets that it names
     "ccmproxy.config.loader": frozenset({"os", "pathlib"}),

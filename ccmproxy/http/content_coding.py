@@ -67,18 +67,18 @@ def _inflate(data: bytes, largest: int) -> bytes | None:
 
 def _unbrotli(data: bytes, largest: int) -> bytes | None:
     decompressor = brotli.Decompressor()
-    found = b""
+    pieces: list[bytes] = []
+    size = 0
     try:
-        while True:
-            piece: bytes = decompressor.process(data, output_buffer_limit=largest + 1 - len(found))
-            data = b""
-            found += piece
-            if len(found) > largest:
+        while piece := decompressor.process(data, output_buffer_limit=largest + 1 - size):
+            data = b""  # it keeps what it could not put out yet
+            size += len(piece)
+            if size > largest:
                 return None
-            if not piece or decompressor.is_finished():
-                return found
+            pieces.append(piece)
     except brotli.error:
         return None
+    return b"".join(pieces)
 
 
 def _unzstd(data: bytes, largest: int) -> bytes | None:

@@ -95,6 +95,14 @@ class FindTests(SynchronousTestCase):
             self.assertIsNone(find_words(table, 400, {"detail": value}))
         self.assertLess(time.perf_counter() - began, 2.0)
 
+    def test_a_value_that_is_too_long_is_no_sentence(self) -> None:
+        self.assertIsNotNone(
+            find_words(TABLE, 403, told("This" + " " * 900 + "organization has been disabled"))
+        )
+        self.assertIsNone(
+            find_words(TABLE, 403, told("This" + " " * 2000 + "organization has been disabled"))
+        )
+
     def test_a_wildcard_stands_for_a_bounded_text(self) -> None:
         self.assertIsNotNone(find_words(TABLE, 400, {"detail": f"The {'x' * 200} model is not supported"}))
         self.assertIsNone(find_words(TABLE, 400, {"detail": f"The {'x' * 201} model is not supported"}))
@@ -119,7 +127,7 @@ class EchoTests(SynchronousTestCase):
     @given(ANY_ROW.flatmap(lambda known: st.tuples(st.just(known), spellings(known.sentence))), st.data())
     def test_words_of_the_request(self, case: tuple[KnownWords, str], data: st.DataObject) -> None:
         known, said = case
-        said = said.replace("*", data.draw(st.from_regex(r"[a-z0-9.-]{0,9}", fullmatch=True)))
+        said = said.replace("*", data.draw(st.from_regex(r"[a-z0-9.-]{1,9}", fullmatch=True)))
         document: object = said
         for name in reversed(known.fields[0].split(".")):
             document = {name: document}

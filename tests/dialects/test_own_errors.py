@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.own_errors import error_head, error_type, exhausted_fields, exhausted_message
+from ccmproxy.dialects.own_errors import (
+    error_head,
+    error_type,
+    exhausted_fields,
+    exhausted_message,
+    relayed_head,
+)
 from ccmproxy.state.availability import Availability
 
 
@@ -33,6 +39,18 @@ class ErrorTests(SynchronousTestCase):
                 (b"a", b"b"),
             ],
         )
+
+    def test_a_relayed_body_keeps_what_it_is_read_by(self) -> None:
+        """Spec 12.3: nothing else of the provider's head passes, and nothing says that the words are ours."""
+        theirs = [
+            (b"content-TYPE", b"text/plain"),
+            (b"Content-Encoding", b"gzip"),
+            (b"Content-Length", b"5"),
+            (b"www-authenticate", b"Bearer"),
+        ]
+        head = relayed_head(403, theirs, "CCM", "req_1", ((b"a", b"b"),))
+        self.assertEqual((head.status, head.reason), (403, b"Forbidden"))
+        self.assertEqual(head.headers, [*theirs[:2], (b"X-CCM-Request-Id", b"req_1"), (b"a", b"b")])
 
     def test_what_does_not_mend_is_not_tried_again(self) -> None:
         for status, reason in ((401, "unauthenticated"), (429, "user_limit")):

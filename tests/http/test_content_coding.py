@@ -1,10 +1,12 @@
-"""Compressed request bodies are inspected, within bounds (F31)."""
+"""Compressed bodies are looked into, within bounds (F31, F59)."""
 
 from __future__ import annotations
 
 import gzip
 import tracemalloc
+import zlib
 
+import brotli
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,11 +34,14 @@ class DecompressionTests(SynchronousTestCase):
             (b"gzip", gzip.compress(TEXT[:50]) + gzip.compress(TEXT[50:])),
             (b"Zstd", zstd(TEXT)),
             (b"zstd", zstd(TEXT[:50]) + zstd(TEXT[50:])),
+            (b"deflate", zlib.compress(TEXT)),
+            (b"deflate", zlib.compress(TEXT)[2:-4]),  # bare, as some servers send it
+            (b"br", brotli.compress(TEXT)),
         ):
             self.assertEqual(decompressed(data, coding), TEXT, coding)
 
     def test_what_is_not_known_or_broken(self) -> None:
-        for coding in (b"br", b"deflate", b"zstd, gzip"):
+        for coding in (b"br", b"deflate", b"compress", b"zstd, gzip"):
             self.assertIsNone(decompressed(zstd(TEXT), coding))
         for coding in (b"gzip", b"zstd"):
             self.assertIsNone(decompressed(TEXT, coding))
@@ -44,7 +49,12 @@ class DecompressionTests(SynchronousTestCase):
 
     def test_a_bomb_is_left_alone(self) -> None:
         bomb = bytes(64 * 1024 * 1024)
-        for coding, data in ((b"gzip", gzip.compress(bomb)), (b"zstd", zstd(bomb))):
+        for coding, data in (
+            (b"gzip", gzip.compress(bomb)),
+            (b"zstd", zstd(bomb)),
+            (b"deflate", zlib.compress(bomb)),
+            (b"br", brotli.compress(bomb, quality=5)),
+        ):
             tracemalloc.start()
             self.assertIsNone(decompressed(data, coding, largest=1024 * 1024))
             peak = tracemalloc.get_traced_memory()[1]
@@ -52,7 +62,12 @@ class DecompressionTests(SynchronousTestCase):
             self.assertLess(peak, 4 * 1024 * 1024)
 
     def test_the_bound_is_exact(self) -> None:
-        for coding, data in ((b"gzip", gzip.compress(TEXT)), (b"zstd", zstd(TEXT))):
+        for coding, data in (
+            (b"gzip", gzip.compress(TEXT)),
+            (b"zstd", zstd(TEXT)),
+            (b"deflate", zlib.compress(TEXT)),
+            (b"br", brotli.compress(TEXT)),
+        ):
             self.assertEqual(decompressed(data, coding, largest=len(TEXT)), TEXT)
             self.assertIsNone(decompressed(data, coding, largest=len(TEXT) - 1))
 
@@ -62,9 +77,10 @@ class DecompressionTests(SynchronousTestCase):
         data = compressor.compress(TEXT) + compressor.flush()
         self.assertIsNone(decompressed(data, b"zstd"))
 
-    @given(st.binary(max_size=100), st.sampled_from([b"gzip", b"zstd"]))
+    @given(st.binary(max_size=100), st.sampled_from([b"gzip", b"zstd", b"deflate", b"br"]))
     def test_never_raises(self, data: bytes, coding: bytes) -> None:
         decompressed(data, coding)
-        whole = gzip.compress(data) if coding == b"gzip" else zstd(data)
+        compress = {b"gzip": gzip.compress, b"zstd": zstd, b"deflate": zlib.compress, b"br": brotli.compress}
+        whole = compress[coding](data)
         decompressed(whole[: len(whole) // 2], coding)
         decompressed(whole + data, coding)

@@ -22,6 +22,7 @@ class WaitsTests(SynchronousTestCase):
         for agent, expected in (
             ("codex_exec/0.169.0 (Debian)", True),
             ("codex_exec/0.171.2", True),
+            ("codex_exec/0.169", True),
             ("codex_exec/1", True),
             ("codex_exec/0.169.0-alpha.3", True),
             ("OpenAI/Python 3.54.0", True),

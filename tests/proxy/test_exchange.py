@@ -141,7 +141,7 @@ class RequestTests(SynchronousTestCase):
                 (b"x-repeated", b"1"),
                 (b"X-Repeated", b"2"),
                 (b"Authorization", b"Bearer " + world.login.access_token.encode()),
-                (b"Accept-Encoding", b"identity"),
+                (b"Accept-Encoding", b"identity"),  # spec 12.5
             ],
         )
         self.assertEqual(values(received.headers, b"content-length"), [b"%d" % len(received.body)])

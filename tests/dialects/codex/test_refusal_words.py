@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.codex.refusal_words import REFUSAL_WORDS
 from ccmproxy.dialects.known_words import find_words
+from tests.source import ROOT
 
 
 class TableTests(SynchronousTestCase):
@@ -14,6 +15,12 @@ class TableTests(SynchronousTestCase):
     def test_each_row_has_a_source_and_a_place(self) -> None:
         for known in REFUSAL_WORDS:
             self.assertTrue(known.source and known.statuses and known.fields, known)
+
+    def test_each_row_is_explained(self) -> None:
+        page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8").lower()
+        for known in REFUSAL_WORDS:
+            for words in known.telling:
+                self.assertIn(words, page, known)
 
     def test_each_row_is_the_first_for_its_own_sentence(self) -> None:
         for known in REFUSAL_WORDS:

@@ -166,7 +166,7 @@ class RefusalTests(SynchronousTestCase):
     def test_a_used_up_account_with_its_reset(self) -> None:
         reset = int(NOW) + 3600
         for fields in ({"resets_at": reset}, {"resets_in_seconds": 3600}):
-            said: dict[str, object] = fields
+            said: dict[str, Any] = fields
             self.assertEqual(
                 self.failed("usage_limit_reached", **said), Verdict(AnswerKind.RATE_LIMITED, reset)
             )

@@ -227,7 +227,7 @@ class UpstreamTests(SynchronousTestCase):
 
     def test_what_a_failed_response_means_for_the_credential(self) -> None:
         reset = int(NOW) + 3600
-        for code, fields, expected in (
+        cases: tuple[tuple[str, dict[str, Any], Verdict | None], ...] = (
             ("usage_limit_reached", {"resets_at": reset}, Verdict(AnswerKind.RATE_LIMITED, reset)),
             (
                 "rate_limit_exceeded",
@@ -235,8 +235,9 @@ class UpstreamTests(SynchronousTestCase):
                 Verdict(AnswerKind.BUSY, wait=1.5, sentence="try again in 1.5s"),
             ),
             ("server_error", {}, None),
-        ):
-            error = {"code": code, **fields}  # type: ignore[dict-item]
+        )
+        for code, fields, expected in cases:
+            error = {"code": code, **fields}
             self.assertEqual(self.verdict("response.failed", response={"error": error}), expected)
 
     def test_an_error_without_a_status_is_learnt_from(self) -> None:

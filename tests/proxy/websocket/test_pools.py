@@ -122,6 +122,7 @@ class MovingTests(SynchronousTestCase):
         """Spec 4.4 applies to handshakes too: the client sees a single 101."""
         scene = PooledScene(self, PoolRules())
         scene.on_asked = lambda socket: (
+            # With a reset: without one it would say nothing of what is left (spec 12.1).
             socket.answer(429, b'{"error": {"type": "usage_limit_reached", "resets_in_seconds": 60}}')
             if socket.field("authorization") == A
             else socket.accept()
