@@ -314,6 +314,9 @@ class UsagePoller(Poller):
             except RefreshNotForced:
                 # The budget is spent: the refusal counts as it is.
                 recovered = token
+            except CredentialUnavailable:
+                self._token_state(token, False)
+                raise
             if not isinstance(recovered, OAuthToken):
                 return
             if recovered != token:
@@ -323,7 +326,14 @@ class UsagePoller(Poller):
         await self._keeper.complete_profile()
 
     async def _ask(self, token: OAuthToken) -> Answer:
-        return await ask_repeatedly(self._fetch, self._format.usage_request(token, self._urls), self._clock)
+        """Return the answer of the usage endpoint. Raises ControlError when there is none."""
+        try:
+            return await ask_repeatedly(
+                self._fetch, self._format.usage_request(token, self._urls), self._clock
+            )
+        except ControlError:
+            self._token_state(token, None)
+            raise
 
     def _take(self, answer: Answer, token: OAuthToken) -> None:
         now = self._now()

@@ -60,8 +60,8 @@ URLS = UpstreamURLs("https://api.example", TOKEN, USAGE, PROFILE, "ccmproxy/test
 class PlainFormat:
     """A minimal format: ``{"login": {"access", "refresh", "expires", "plan"}}``. Unknown keys are kept.
 
-    A refresh is due a minute before the expiry. The token endpoint answers with such a login, and gives
-    ``invalid_scope`` as the body of a 400. ``account``: whose login it is, which the profile may tell instead.
+    A refresh is due a minute before the expiry. The token endpoint answers with such a login, and refuses with an error
+    code as its body.
     """
 
     how_to_log_in = "run `plain login`"
@@ -118,7 +118,7 @@ class PlainFormat:
                 code=body.decode(),
             )
         try:
-            return replace(self._token(json.loads(body)), plan=token.plan)
+            return replace(self._token(json.loads(body)), plan=token.plan, account_id=token.account_id)
         except (ValueError, TypeError, KeyError):
             raise RefreshRefused("token endpoint answered nonsense") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -59,7 +60,11 @@ class PollTestCase(CredentialTestCase):
             self.applied.append,
             last_update=lambda: self.last_update,
             weight=lambda token: PlainFormat().plan_weight(token),
+            wanted=lambda now: self.wanted,
+            token_state=lambda token, is_good: self.shown.append((token.access_token, is_good)),
         )
+        self.wanted = 0.0
+        self.shown: list[tuple[str, bool | None]] = []
         self.logged: list[str] = []
         observer = cast(ILogObserver, self._log)
         globalLogPublisher.addObserver(observer)
@@ -153,6 +158,45 @@ class WhenTests(PollTestCase):
         self.last_update = NOW + 1e8
         self.start()
         self.assertEqual(self.polls(), 1)
+
+    def test_wanted_by_the_state(self) -> None:
+        """Earlier than the rhythm, once for each time that is wanted, and no matter when it is said."""
+        self.start()
+        self.assertEqual(self.polls(), 1)
+        self.wanted = NOW + 120
+        self.poller.reconsider()
+        self.polled_after(120)
+        self.clock.advance(600)
+        self.assertEqual(self.polls(), 0, "it was granted already")
+        self.wanted = self.clock.seconds() - 1
+        self.poller.reconsider()
+        self.polled_after(1)
+
+    def test_wanted_does_not_override_a_refusal(self) -> None:
+        self.upstream.answer("usage", Answer(429, {"retry-after": "300"}))
+        self.start()
+        self.wanted = NOW + 10
+        self.poller.reconsider()
+        self.polled_after(300)
+
+    def test_wanted_all_the_time(self) -> None:
+        """A state that never takes its wish back does not make us hammer."""
+        self.start()
+        self.polls()
+        self.wanted = NOW - 5
+        self.poller.reconsider()
+        self.clock.pump([1.0] * 100)
+        self.assertEqual(self.polls(), 0)
+
+    def test_when_a_poll_began(self) -> None:
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("usage", answer)
+        self.start()
+        self.clock.advance(4)
+        answer.callback(usage())
+        (event,) = self.applied
+        assert isinstance(event, PollSucceeded)
+        self.assertEqual(event.began, NOW)
 
     def test_no_login(self) -> None:
         self.keeper.load()
@@ -283,6 +327,37 @@ class FailureTests(PollTestCase):
         self.assertEqual(len(self.upstream.asked(TOKEN)), 0)
         self.assertIsNotNone(self.keeper.authorization)
 
+    def test_refusals_of_an_account_are_told(self) -> None:
+        """Spec 12.3: they count together with refused requests; other failures do not."""
+        self.start()
+        for status, told in (
+            (400, ["PollRefused", "PollFailed"]),
+            (402, ["PollRefused", "PollFailed"]),
+            (403, ["PollRefused"]),
+            (404, ["PollFailed"]),
+            (429, []),
+        ):
+            self.events()
+            self.upstream.answer("usage", Answer(status))
+            self.poller.poll()
+            self.assertEqual(self.events(), told, status)
+
+    def test_what_a_poll_shows_about_the_token(self) -> None:
+        self.start()
+        self.assertEqual(self.shown, [("a1", True)])
+        for reply, shown in (
+            (Answer(403), True),
+            (Answer(429), None),
+            (Answer(500), None),
+            (LOST, None),
+            (Answer(401), False),
+        ):
+            self.shown.clear()
+            self.upstream.answer("usage", reply)
+            self.poller.poll()
+            self.clock.pump([0.2, 0.4])
+            self.assertEqual([is_good for _, is_good in self.shown], [shown], str(reply))
+
     def test_bug_in_a_format_is_contained(self) -> None:
         class Broken(PlainFormat):
             def usage_answer(self, *arguments: object) -> None:  # type: ignore[override]
@@ -318,6 +393,60 @@ class TokenTests(PollTestCase):
         self.start()
         self.assertEqual((self.polls(), len(self.upstream.asked(TOKEN))), (2, 1))
         self.assertEqual(self.events(), ["PollRefused", "PollFailed"])  # The former by spec 12.3.
+
+    def test_a_refused_token_that_cannot_be_refreshed(self) -> None:
+        self.upstream.answer("usage", Answer(401))
+        self.put(login(refresh=None, expires=NOW + 1e9, plan="pro"))
+        self.keeper.load()
+        self.poller.start()
+        self.assertEqual((self.shown, self.events()), ([("a1", False)], ["PollFailed"]))
+
+    def test_budget_of_polls(self) -> None:
+        """Every poll is refused: three refreshes a minute, then the refusal counts as it is."""
+        self.upstream.answer("usage", Answer(401))
+        self.upstream.answer("token", *(tokens(f"n{n}", f"s{n}", NOW + 1e9) for n in range(9)))
+        self.start()
+        for _ in range(5):
+            self.poller.poll()
+        self.assertEqual(len(self.upstream.asked(TOKEN)), 3)
+        self.assertEqual(self.events(), ["PollRefused", "PollFailed"] * 6)
+
+    def test_the_plan_that_the_usage_names(self) -> None:
+        """It weighs until the login itself names another plan, or is another account's (spec 12.5)."""
+
+        class Telling(PlainFormat):
+            def usage_plan(self, body: bytes, token: OAuthToken) -> OAuthToken:
+                return replace(token, plan="max")
+
+        self.poller._format = Telling()
+        self.start()
+        token = self.keeper.authorization
+        assert isinstance(token, OAuthToken)
+        self.assertEqual((token.plan, self.poller.with_plan(token).plan), ("pro", "max"))
+        self.assertEqual(self.poller.with_plan(replace(token, access_token="a2")).plan, "max")
+        self.assertEqual(self.poller.with_plan(replace(token, plan="free")).plan, "free")
+        self.assertEqual(self.poller.with_plan(replace(token, account_id="other")).plan, "pro")
+        self.poller._format = PlainFormat()
+        self.poller.poll()
+        self.assertEqual(self.poller.with_plan(token).plan, "pro", "the newest answer counts")
+
+    def test_proof(self) -> None:
+        token = OAuthToken("a1")
+        replies: list[tuple[Answer | ControlError, bool]] = [
+            (usage(), True),
+            (Answer(403), True),
+            (Answer(403, {}, b"revoked"), False),
+            *((Answer(status), False) for status in (401, 429, 500)),
+            (LOST, False),
+        ]
+        for reply, is_good in replies:
+            self.upstream.answer("usage", reply)
+            self.assertEqual(self.result(self.poller.ask_for_proof(token)), is_good, str(reply))
+        self.assertEqual(self.polls(), 7, "each asks once")
+        self.upstream.answer("usage")
+        asking = Deferred.fromCoroutine(self.poller.ask_for_proof(token))
+        self.clock.advance(5)
+        self.assertFalse(self.successResultOf(asking))
 
     def test_soft_failure_of_the_token_counts_once(self) -> None:
         self.upstream.answer("token", Answer(500))

@@ -50,6 +50,21 @@ from ccmproxy.state.transitions import (
     DEFAULT_RATE_LIMIT,
     LONGEST_RATE_LIMIT,
     SHORTEST_RATE_LIMIT,
+    Blocked,
+    HeadersObserved,
+    Input,
+    Interrupt,
+    Log,
+    Notify,
+    PollFailed,
+    PollRefused,
+    PollSucceeded,
+    RateLimited,
+    Rejected,
+    TimePassed,
+    TokenAvailable,
+    TokenDelayed,
+    TokenUnavailable,
     transition,
 )
 from tests.states import CAPS, HOUR, NOW, Credential, said
@@ -164,6 +179,24 @@ class LearningTests(SynchronousTestCase):
         self.assertTrue(credential.at().usable)
         self.assertEqual(credential.state.sockets_rest_until, NOW + 60)
         self.assertEqual(credential.state.plan_weight, 5)
+
+    def test_token_that_cannot_be_refreshed_for_now(self) -> None:
+        """Spec 12.4: the status says why, and when it is tried again; the account itself is as it was."""
+        credential = Credential()
+        credential.give(TokenDelayed("disk full", NOW + 40))
+        self.assertTrue(credential.at().usable)
+        credential.give(PollFailed())
+        self.assertEqual(credential.at().message, "disk full; next try in 40s")
+        self.assertEqual(credential.at(NOW + 41).message, "disk full")
+        for event in (TokenAvailable(1.0), PollSucceeded(LimitsUpdate())):
+            credential.give(TokenDelayed("disk full", NOW + 40), event, PollFailed())
+            self.assertIn("asking for its usage failed", credential.at().message)
+
+    def test_refused_poll_alone_changes_nothing(self) -> None:
+        credential = Credential()
+        before = credential.state
+        credential.give(PollRefused(403))
+        self.assertEqual(credential.state, before)
 
     def test_token(self) -> None:
         credential = Credential()

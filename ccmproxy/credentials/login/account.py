@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -112,7 +112,7 @@ class LoginAccount(Credential):
         self._watch: FileWatch | None = None
         self._access_token: str | None = None
         self._standing = TokenStanding()
-        self._proofs: SingleFlight[bool] = SingleFlight()
+        self._proofs: SingleFlight[bytes] = SingleFlight()
         if fetch is None:
             fetch = ControlClient(clock, access.outbound).fetch
         self._lock: DirectoryLock | None = None
@@ -181,6 +181,7 @@ class LoginAccount(Credential):
             self._watch = None
         self._disarm()
         self._poller.stop()
+        self._proofs.cancel()
         return self._keeper.stop()
 
     # ICredential ------------------------------------------------------------------------------------------
@@ -232,19 +233,25 @@ class LoginAccount(Credential):
 
     async def prove(self, authorization: Authorization) -> bool:
         """Return whether this very token has served a model request or a poll. If that is not known, asks the usage
-        endpoint once, for at most 5 s (spec 12.3). Never raises."""
+        endpoint once, for at most 5 s (spec 12.3)."""
         if self._standing.is_proven(authorization):
             return True
         if not isinstance(authorization, OAuthToken) or not self._running:
             return False
-        await self._proofs.join(lambda: self._ask_for_proof(authorization))
+        # The proof that is under way may be of another token.
+        wanted, asked = digest(authorization), b""
+        while self._running and asked != wanted:
+            asked = await self._proofs.join(lambda: self._ask_for_proof(authorization))
         return self._standing.is_proven(authorization)
 
-    async def _ask_for_proof(self, token: OAuthToken) -> bool:
-        is_good = await self._poller.ask_for_proof(token)
-        if is_good:
-            self._standing.prove(token)
-        return is_good
+    async def _ask_for_proof(self, token: OAuthToken) -> bytes:
+        """Ask the usage endpoint whether ``token`` is good, and note that. Returns the digest of the token."""
+        try:
+            if await self._poller.ask_for_proof(token):
+                self._standing.prove(token)
+        except CancelledError:
+            pass  # The account is being stopped.
+        return digest(token)
 
     def proved(self, authorization: Authorization) -> None:
         """Note that a model request was served with this token."""
@@ -259,11 +266,14 @@ class LoginAccount(Credential):
         the first probe is made at once (spec 12.3)."""
         if self._standing.is_proven(authorization) or not self._is_present(authorization):
             return
-        if self._standing.bad is None:
-            self._standing.refuse(sentence, self._now())
-            self.log.error("{tag}: {problem}", tag=self.tag, problem=self._bad_login())
-            self._apply(TokenUnavailable(self._bad_login(), ends_requests=False))
-        self._poller.poll_if_stale()
+        if self._standing.bad is not None:
+            return
+        now = self._now()
+        bad = self._standing.refuse(sentence, now)
+        self.log.error("{tag}: {problem}", tag=self.tag, problem=self._bad_login())
+        self._apply(TokenUnavailable(self._bad_login(), ends_requests=False))
+        if bad.next_at <= now:
+            self._poller.poll()
 
     def is_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> bool:
         """Return whether a refusal of this token at this endpoint is known to be about the request."""
@@ -299,13 +309,8 @@ class LoginAccount(Credential):
 
     def _file_changed(self) -> None:
         """Reload the login: the watcher saw the file change, appear or disappear."""
-        if not self._running:
-            return
-        known = self._access_token
-        self._keeper.load(changed=True)
-        if known is not None and self._access_token != known:
-            # The new login may belong to another account, to which the known windows do not apply.
-            self._poller.poll()
+        if self._running:
+            self._keeper.load(changed=True)
 
     def _login_changed(self) -> None:
         """Update the state: the keeper has another login, another problem, or more facts about the login."""
@@ -313,23 +318,25 @@ class LoginAccount(Credential):
         if authorization is None:
             self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
             return
+        known = self._access_token
+        is_other = not isinstance(authorization, OAuthToken) or authorization.access_token != known
+        is_by_others = is_other and not (
+            isinstance(authorization, OAuthToken) and self._keeper.has_made(authorization.access_token)
+        )
         self._standing.replaced(authorization)
-        self._changed_by_others(authorization)
+        if is_by_others:
+            self._standing.changed()
         if self._standing.bad is None:
             self._apply(TokenAvailable(self._weight(authorization), _identity(authorization)))
-        if isinstance(authorization, OAuthToken) and authorization.access_token != self._access_token:
+        else:
+            self._apply(TokenUnavailable(self._bad_login(), ends_requests=False))
+        if isinstance(authorization, OAuthToken) and is_other:
             self._access_token = authorization.access_token
-            if self._poller.failures:
-                self._poller.poll()  # A poll that failed with the old token may succeed with the new one.
+            # A poll that failed with the old token may succeed with the new one. A login that somebody else has stored
+            # may belong to another account, to which the known windows do not apply.
+            if self._poller.failures or (is_by_others and known is not None):
+                self._poller.poll()
         self._poller.poll_if_stale()
-
-    def _changed_by_others(self, authorization: Login) -> None:
-        """End the time of a bad login if this one is another, which we have not made by a refresh."""
-        if isinstance(authorization, OAuthToken):
-            token = authorization.access_token
-            if token == self._access_token or self._keeper.has_made(token):
-                return
-        self._standing.changed()
 
     def _token_failed(self, message: str) -> None:
         delay = self._keeper.delay()

@@ -1,4 +1,4 @@
-"""The plan of an account whose login does not name the plan (spec 3.2)."""
+"""The profile of an account: its plan and identity, where the login does not name them (spec 3.2, 12.5)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def fetch_profile(
     fetch: Fetch,
     clock: IReactorTime,
 ) -> OAuthToken:
-    """Return ``token`` with plan and tier filled in, or unchanged if nothing is missing or the profile endpoint did not
-    answer properly. Never fails."""
+    """Return ``token`` with plan, tier and identity filled in, or unchanged if nothing is missing or the profile
+    endpoint did not answer properly. Never fails."""
     request = account_format.profile_request(token, urls)
     if request is None:
         return token
@@ -32,5 +32,5 @@ async def fetch_profile(
         reason = f"profile endpoint answered {answer.status}"
     except (ControlError, AnswerMalformed) as error:
         reason = str(error)
-    log.info("{tag}: plan not known: {reason}", tag=tag, reason=reason)
+    log.info("{tag}: profile not known: {reason}", tag=tag, reason=reason)
     return token

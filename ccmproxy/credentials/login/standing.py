@@ -84,11 +84,12 @@ class TokenStanding:
 
     # Bad logins -------------------------------------------------------------------------------------------
 
-    def refuse(self, sentence: str, now: float) -> None:
-        """Make the login bad at ``now`` (Unix seconds). The first probe is due at once; soon after an earlier bad time,
-        the intervals go on growing."""
+    def refuse(self, sentence: str, now: float) -> BadLogin:
+        """Make the login bad at ``now`` (Unix seconds). The first probe is due at once; after an earlier bad time whose
+        probes have shown nothing, the intervals go on growing. Returns what is known of the bad login."""
         if self.bad is None:
             self.bad = BadLogin(sentence, self._last_probes, self._next(self._last_probes, now))
+        return self.bad
 
     def probed(self, is_good: bool | None, now: float) -> bool:
         """Note the outcome of a probe: whether the token is good, None = it shows nothing. Returns whether the login is

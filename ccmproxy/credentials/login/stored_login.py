@@ -169,6 +169,16 @@ class StoredLogin:
         """Raise CredentialFileError if a write is bound to fail. See :class:`.ICredentialStore`."""
         self._store.check_writable()
 
+    def holds(self, token: OAuthToken) -> bool:
+        """Return whether the content of the store, as it was read last, is as if ``token`` had been written to it."""
+        document = self.document
+        try:
+            return document is not None and (
+                self._format.parse(self._format.merge(document, token)) == self._format.parse(document)
+            )
+        except CredentialFileError:
+            return False
+
     def write(self, document: bytes, token: OAuthToken) -> None:
         """Merge ``token`` into ``document`` and write that to the store. Raises OSError or CredentialFileError when the
         store cannot be written; the store is then unchanged."""

@@ -197,29 +197,36 @@ class TokenKeeper:
         if isinstance(error, CredentialUnavailable) and not error.hard and not self._stopped:
             self._failed(str(error))
 
-    # The plan ---------------------------------------------------------------------------------------------
+    # The profile ------------------------------------------------------------------------------------------
 
     async def complete_profile(self) -> None:
-        """Fetch plan and tier if the login lacks them, and save them with the login. Never fails."""
+        """Fetch plan, tier and identity if the login lacks them, and save with the login what its file can hold. Never
+        fails."""
         token = self.authorization
         if not isinstance(token, OAuthToken):
             return
         filled = await fetch_profile(self._tag, token, self._format, self._urls, self._fetch, self._clock)
         if filled == token:
             return
-        self._login.identify(filled)
+        if not self._login.holds(filled) and not await self._save_profile(token, filled):
+            return  # A refresh came in between; the next poll fetches the profile again.
+        if self.authorization == token:
+            self._login.identify(filled)
+            self._login.take(filled, None)
+
+    async def _save_profile(self, token: OAuthToken, filled: OAuthToken) -> bool:
+        """Save ``token`` with its profile. Returns False if the store does not hold ``token`` any more. A profile that
+        cannot be saved is fetched again by the next process."""
         lock: AbstractAsyncContextManager[None] = self._lock or nullcontext()
         try:
             async with lock:
                 document, present = self._login.read()
                 if present != token or self._flight.active:
-                    return  # A refresh came in between; the next poll fetches the profile again.
-                if self._format.parse(self._format.merge(document, filled)) != self._format.parse(document):
-                    self._login.write(document, filled)
+                    return False
+                self._login.write(document, filled)
         except (LockUnavailable, CredentialFileError, OSError) as error:
             self.log.info("{tag}: profile not saved: {reason}", tag=self._tag, reason=type(error).__name__)
-        if self.authorization == token:
-            self._login.take(filled, None)
+        return True
 
     # End --------------------------------------------------------------------------------------------------
 

@@ -10,20 +10,21 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from ccmproxy.credentials.control import Answer, ControlClient
+from ccmproxy.credentials.control import Answer, ControlClient, ControlError
 from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import lock_path
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE, FileWatcher
-from ccmproxy.dialects.oauth import ApiKey, Authorization, OAuthToken
+from ccmproxy.dialects.oauth import ApiKey, Authorization, ControlRequest, OAuthToken, UpstreamURLs
 from ccmproxy.http.client.connection_pool import ConnectionPool
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ILease
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ILease, RefreshNotForced
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import (
     NOW,
+    PROFILE,
     TOKEN,
     URLS,
     USAGE,
@@ -48,6 +49,7 @@ class AccountTestCase(CredentialTestCase):
         self.watcher = FileWatcher(self.clock)
         self.connections = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
         self.access = UpstreamAccess(URLS, NoOutbound(), self.connections)
+        self.account_format: PlainFormat = PlainFormat()
         self.notified = 0
         self.interrupts: list[str] = []
 
@@ -55,7 +57,7 @@ class AccountTestCase(CredentialTestCase):
         account = LoginAccount(
             "acct",
             LoginPlace(FileStore(self.path), self.path, lock_path(self.config)),
-            PlainFormat(),
+            self.account_format,
             self.access,
             self.clock,
             lambda: 0.0,
@@ -299,6 +301,262 @@ class StateTests(AccountTestCase):
             account = self.start()
             self.assertTrue(self.availability(account).usable)
             self.successResultOf(account.stop())
+
+    def test_what_delays_a_refresh_is_said(self) -> None:
+        """In the status too, with the time of the next try, once the token has expired (spec 12.4)."""
+        self.upstream.answer("token", Answer(503))
+        account = self.start(login())
+        self.assertEqual(
+            self.availability(account).message,
+            "token refresh failed: token endpoint answered 503; next try in 5s",
+        )
+        self.clock.advance(2)
+        self.assertIn("; next try in 3s", self.availability(account).message)
+        self.clock.advance(3)
+        self.assertIn("; next try in 10s", self.availability(account).message)
+        self.upstream.answer("token", tokens("a2", "r2", NOW + 1e9))
+        self.clock.advance(10)
+        self.assertTrue(self.availability(account).usable)
+
+    def test_plan_of_a_usage_answer(self) -> None:
+        """Spec 12.5: it weighs from then on, also after the file was read again."""
+
+        class Telling(PlainFormat):
+            def usage_plan(self, body: bytes, token: OAuthToken) -> OAuthToken:
+                return replace(token, plan="max")
+
+        self.account_format = Telling()
+        account = self.start(login(expires=NOW + 1e9, plan="pro"))
+        self.assertEqual(account.snapshot(NOW).plan_weight, 10.0)
+        self.put(login(refresh="r5", expires=NOW + 1e9, plan="pro"))
+        self.clock.pump(NOTICE)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 10.0)
+        account.reconfigure(Caps(90, 95), None)
+        self.assertEqual(account.snapshot(NOW).plan_weight, 10.0)
+
+
+class RefusedLoginTests(AccountTestCase):
+    """Tokens that the upstream refuses (spec 12.3)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.upstream.answer("usage", Answer(429))
+
+    def begin(self) -> tuple[LoginAccount, OAuthToken]:
+        """An account of whose token nothing is known."""
+        account = self.start()
+        token = self.result(account.authorize())
+        assert isinstance(token, OAuthToken)
+        self.upstream.requests.clear()
+        return account, token
+
+    def polls(self) -> int:
+        count = len(self.upstream.asked(USAGE))
+        self.upstream.requests.clear()
+        return count
+
+    def test_proven_by_a_poll(self) -> None:
+        self.upstream.answer("usage", usage())
+        account, token = self.begin()
+        self.assertTrue(self.result(account.prove(token)))
+        self.assertEqual(self.polls(), 0)
+
+    def test_proven_by_a_model_request(self) -> None:
+        account, token = self.begin()
+        account.proved(token)
+        self.assertTrue(self.result(account.prove(token)))
+        self.assertEqual(self.polls(), 0)
+
+    def test_not_known_is_asked_once(self) -> None:
+        account, token = self.begin()
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("usage", answer)
+        asking = [Deferred.fromCoroutine(account.prove(token)) for _ in range(5)]
+        other = Deferred.fromCoroutine(account.prove(OAuthToken("other")))
+        self.assertEqual(self.polls(), 1)
+        self.upstream.answer("usage", Answer(401))
+        answer.callback(usage())
+        self.assertEqual([self.successResultOf(each) for each in asking], [True] * 5)
+        self.assertFalse(self.successResultOf(other), "the proof of another token is none")
+        self.assertEqual(self.polls(), 1)
+
+    def test_proof_takes_five_seconds_at_most(self) -> None:
+        account, token = self.begin()
+        self.upstream.answer("usage")
+        asking = Deferred.fromCoroutine(account.prove(token))
+        self.clock.advance(5)
+        self.assertFalse(self.successResultOf(asking))
+
+    def test_stopped_during_a_proof(self) -> None:
+        account, token = self.begin()
+        self.upstream.answer("usage")
+        asking = Deferred.fromCoroutine(account.prove(token))
+        self.successResultOf(account.stop())
+        self.assertFalse(self.successResultOf(asking))
+
+    def test_keys_are_not_asked_for(self) -> None:
+        account = self.start(b'{"key": "k"}')
+        self.assertFalse(self.result(account.prove(ApiKey("k"))))
+        account.proved(ApiKey("k"))
+        self.assertTrue(self.result(account.prove(ApiKey("k"))))
+
+    def test_bad_login(self) -> None:
+        """Unavailable, with a message that names whom to ask; requests in progress go on."""
+        account, token = self.begin()
+        lease = account.lease()
+        lease.on_interrupt(self.interrupted)
+        account.login_refused(token, "OAuth token is invalid")
+        availability = self.availability(account)
+        self.assertEqual((availability.state, self.interrupts), ("unavailable", []))
+        for word in ('"OAuth token is invalid"', "ask the operator", "log in again", "run `plain login`"):
+            self.assertIn(word, availability.message)
+        error = self.error(account.authorize(), CredentialUnavailable)
+        self.assertEqual(str(error), availability.message)
+        account.reconfigure(Caps(90, 95), None)
+        self.assertEqual(self.availability(account).state, "unavailable")
+        lease.close(LeaseOutcome.SERVED)
+
+    def test_probed_at_once_and_at_growing_intervals(self) -> None:
+        self.upstream.answer("usage", Answer(500))
+        account, token = self.begin()
+        self.upstream.answer("usage", Answer(401))
+        self.upstream.answer("token", Answer(503))
+        account.login_refused(token, "no")
+        self.assertEqual(self.polls(), 1)
+        self.clock.advance(29)
+        self.assertEqual(self.polls(), 0)
+        self.clock.advance(1)
+        self.assertEqual(self.polls(), 1)
+        self.upstream.answer("usage", usage())
+        self.assertFalse(self.availability(account).usable)
+        self.clock.advance(59)
+        self.assertFalse(self.availability(account).usable)
+        self.clock.advance(1)
+        self.assertTrue(self.availability(account).usable)
+        self.assertEqual(self.result(account.authorize()), token)
+
+    def test_a_usage_endpoint_that_says_nothing_ends_it_in_the_end(self) -> None:
+        """No state exists that only a person can end (spec 12.4)."""
+        for reply in (Answer(429), Answer(500), ControlError("lost")):
+            account, token = self.begin()
+            self.upstream.answer("usage", reply)
+            account.login_refused(token, "no")
+            self.assertFalse(self.availability(account).worth_trying)
+            self.clock.pump([5.0] * 120)
+            self.assertTrue(self.availability(account).worth_trying, str(reply))
+            self.successResultOf(account.stop())
+
+    def test_ends_with_another_login(self) -> None:
+        account, token = self.begin()
+        account.login_refused(token, "no")
+        self.put(FRESH.replace(b"kept", b"changed"))
+        self.clock.pump(NOTICE)
+        self.assertFalse(self.availability(account).usable, "the same login")
+        self.put(login("other", "r9", NOW + 1e9, plan="max"))
+        self.clock.pump(NOTICE)
+        self.assertTrue(self.availability(account).usable)
+
+    def test_does_not_end_with_our_own_refresh(self) -> None:
+        """Whether the successor is good, the probe shows that has made it."""
+        account, token = self.begin()
+        self.upstream.answer("usage", Answer(401))
+        account.login_refused(token, "no")
+        self.assertEqual(len(self.upstream.asked(TOKEN)), 1)
+        self.assertEqual(self.stored()["access"], "a2")
+        self.assertEqual(self.availability(account).state, "unavailable")
+        os.unlink(self.path)
+        self.clock.pump(NOTICE)
+        self.assertIn("does not exist", self.availability(account).message)
+        self.put(login("a2", "r2", NOW + 1e9))
+        self.clock.pump(NOTICE)
+        self.assertIn("refuses the login", self.availability(account).message)
+
+    def test_probe_that_refreshes(self) -> None:
+        account, token = self.begin()
+        self.upstream.answer("usage", Answer(401), usage())
+        account.login_refused(token, "no")
+        self.assertTrue(self.availability(account).usable)
+
+    def test_what_makes_no_login_bad(self) -> None:
+        """A proven token, and one that has been replaced meanwhile."""
+        account, token = self.begin()
+        account.login_refused(OAuthToken("old"), "no")
+        self.assertTrue(self.availability(account).usable)
+        account.proved(token)
+        account.login_refused(token, "no")
+        self.assertTrue(self.availability(account).usable)
+
+    def test_served_after_all(self) -> None:
+        """By a request that was in progress."""
+        account, token = self.begin()
+        account.login_refused(token, "no")
+        account.proved(OAuthToken("old"))
+        self.assertFalse(self.availability(account).usable)
+        account.proved(token)
+        self.assertTrue(self.availability(account).usable)
+
+    def test_endpoints_are_remembered_until_the_token_is_replaced(self) -> None:
+        account, token = self.begin()
+        account.remember_about_request(token, b"GET", b"/v1/files")
+        self.assertTrue(account.is_about_request(token, b"GET", b"/v1/files"))
+        self.put(FRESH.replace(b"kept", b"changed"))
+        self.clock.pump(NOTICE)
+        self.assertTrue(account.is_about_request(token, b"GET", b"/v1/files"))
+        self.result(account.recover(token, "alice"))
+        self.assertFalse(account.is_about_request(token, b"GET", b"/v1/files"))
+
+    def test_budgets(self) -> None:
+        account, token = self.begin()
+        self.error(account.recover(token, "alice", may_force=False), RefreshNotForced)
+        second = self.result(account.recover(token, "alice"))
+        self.error(account.recover(second, "alice"), RefreshNotForced)
+        self.assertTrue(self.availability(account).usable)
+
+
+class IdentityTests(AccountTestCase):
+    """Spec 12.5: a file that does not name whose login it holds."""
+
+    class Anonymous(PlainFormat):
+        def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+            return None if token.account_id else ControlRequest("GET", urls.profile_url)
+
+        def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
+            return replace(token, account_id=body.decode())
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.account_format = self.Anonymous()
+        self.upstream.answer("profile", Answer(200, {}, b"org-1"))
+
+    def asked(self) -> int:
+        """Requests for the profile since the last call."""
+        count = len(self.upstream.asked(PROFILE))
+        self.upstream.requests.clear()
+        return count
+
+    def test_asked_at_once(self) -> None:
+        account = self.start()
+        self.assertEqual((account.state.organization, self.asked()), ("org-1", 1))
+
+    def test_a_rewritten_file_is_no_change_of_login(self) -> None:
+        account = self.start()
+        self.asked()
+        self.put(FRESH.replace(b"kept", b"changed"))
+        self.clock.pump(NOTICE)
+        self.assertEqual((account.state.organization, self.asked()), ("org-1", 0))
+        self.result(account.recover(self.result(account.authorize())))
+        self.assertEqual((account.state.organization, self.asked()), ("org-1", 0))
+
+    def test_unknown_counts_as_unchanged_until_the_profile_says_otherwise(self) -> None:
+        answer: Deferred[Answer] = Deferred()
+        account = self.start()
+        self.asked()
+        self.upstream.answer("profile", answer)
+        self.put(login("other", "r9", NOW + 1e9, plan="max"))
+        self.clock.pump(NOTICE)
+        self.assertEqual((account.state.organization, self.asked()), ("org-1", 1))
+        answer.callback(Answer(200, {}, b"org-2"))
+        self.assertEqual(account.state.organization, "org-2")
 
 
 class RequestTests(AccountTestCase):

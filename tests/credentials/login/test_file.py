@@ -319,6 +319,80 @@ class WritableTests(StoreTestCase):
         self.assertFalse(store_module._is_held_by_sticky_directory(self.path))
 
 
+class LeftoverTests(StoreTestCase):
+    """What a crash in the middle of a write left behind (spec 3.2 point 6)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.put(DOCUMENT)
+        self.compared: list[tuple[bytes, bytes]] = []
+
+    def leave(self, content: bytes, name: str = ".login.json.0123456789abcdef.tmp") -> str:
+        path = os.path.join(self.config, name)
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def newer(self, present: bytes, left: bytes) -> bool:
+        self.compared.append((present, left))
+        return left == b"newer"
+
+    def test_removed(self) -> None:
+        self.leave(b"older")
+        self.assertFalse(self.store.clean_up(self.newer))
+        self.assertEqual((self.compared, self.store.read()), ([(DOCUMENT, b"older")], DOCUMENT))
+        self.only_the_file()
+
+    def test_put_in_place(self) -> None:
+        self.leave(b"newer")
+        self.leave(b"older", ".login.json.1123456789abcdef.tmp")
+        self.assertTrue(self.store.clean_up(self.newer))
+        self.assertEqual(self.store.read(), b"newer")
+        self.only_the_file()
+
+    def test_nothing_there(self) -> None:
+        self.assertFalse(self.store.clean_up(self.newer))
+        self.assertEqual(self.compared, [])
+
+    def test_files_of_others_stay(self) -> None:
+        for name in (".login.json.tmp", "login.json.0123456789abcdef.tmp", ".other.0123456789abcdef.tmp"):
+            self.leave(b"newer", name)
+        self.assertFalse(self.store.clean_up(self.newer))
+        self.assertEqual(len(os.listdir(self.config)), 4)
+
+    def test_a_write_in_progress_is_left_alone(self) -> None:
+        """Whoever else reads at that moment, in this process or another."""
+        replace, seen = os.replace, []
+
+        def replace_late(source: str, target: str) -> None:
+            seen.append(FileStore(self.path).clean_up(lambda present, left: True))
+            seen.append(os.path.exists(source))
+            replace(source, target)
+
+        self.patch(os, "replace", replace_late)
+        self.store.write(b"newer")
+        self.assertEqual((seen, self.store.read()), ([False, True], b"newer"))
+
+    def test_a_login_that_was_removed_does_not_come_back(self) -> None:
+        os.unlink(self.path)
+        left = self.leave(b"newer")
+        self.assertFalse(self.store.clean_up(self.newer))
+        self.assertEqual((os.path.exists(self.path), os.path.exists(left)), (False, True))
+
+    def test_follows_links(self) -> None:
+        link = os.path.join(self.directory, "link.json")
+        os.symlink(self.path, link)
+        self.leave(b"newer")
+        self.assertTrue(FileStore(link).clean_up(self.newer))
+        self.assertTrue(os.path.islink(link))
+        self.assertEqual(self.store.read(), b"newer")
+        os.unlink(link)
+
+    def test_nowhere(self) -> None:
+        for path in (self.path + "/deeper/login.json", self.directory + "/none/login.json", "a\0b"):
+            self.assertFalse(FileStore(path).clean_up(self.newer))
+
+
 class OtherTests(StoreTestCase):
     def test_exposure(self) -> None:
         self.assertIsNone(self.store.exposure())

@@ -105,6 +105,16 @@ class KeyringTests(SynchronousTestCase):
 
 
 class FirstOfTests(CredentialTestCase):
+    def test_what_a_crash_left_behind(self) -> None:
+        """Beside the file; a keychain has nothing of the kind."""
+        self.put(b'{"login": 1}')
+        with open(os.path.join(self.config, ".login.json.0123456789abcdef.tmp"), "wb") as file:
+            file.write(b'{"login": 2}')
+        self.assertFalse(self.first.clean_up(lambda present, left: True))
+        self.assertTrue(self.store.clean_up(lambda present, left: True))
+        self.assertEqual(os.listdir(self.config), ["login.json"])
+        self.assertEqual(self.store.read(), b'{"login": 2}')
+
     def setUp(self) -> None:
         super().setUp()
         self.keyring = MemoryKeyring()

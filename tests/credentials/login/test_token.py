@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
 from ccmproxy.credentials.control import Answer, ControlError
-from ccmproxy.dialects.oauth import Login, OAuthToken
-from ccmproxy.interfaces.credentials import CredentialUnavailable
-from tests.credentials.fixtures import NOW, PROFILE, login, tokens
+from ccmproxy.credentials.login.token import POLLS
+from ccmproxy.dialects.oauth import ControlRequest, Login, OAuthToken, UpstreamURLs
+from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
+from tests.credentials.fixtures import NOW, PROFILE, PlainFormat, login, tokens
 from tests.credentials.login.keeping import TokenTestCase
 
 
@@ -94,6 +97,76 @@ class RecoveryTests(TokenTestCase):
         self.assertEqual(len(self.redeemed()), 4)
 
 
+class BudgetTests(TokenTestCase):
+    """Spec 12.3: a request that is refused for its own sake does not cost a refresh each time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.load(login("n0", "s0", expires=NOW + 3600))
+        self.upstream.answer("token", *(tokens(f"n{n}", f"s{n}") for n in range(1, 99)))
+        self.rejected: Login = OAuthToken("n0", "s0", NOW + 3600)
+
+    def recover(self, caller: Hashable = None, may_force: bool = True) -> Deferred[Login]:
+        """The upstream refuses the present token once more."""
+
+        def recovered(login: Login) -> Login:
+            self.rejected = login
+            return login
+
+        coroutine = self.keeper.recover(self.rejected, caller, may_force=may_force)
+        return Deferred.fromCoroutine(coroutine).addCallback(recovered)
+
+    def test_one_caller_once_in_ten_minutes(self) -> None:
+        self.successResultOf(self.recover("alice"))
+        self.failureResultOf(self.recover("alice"), RefreshNotForced)
+        self.successResultOf(self.recover("bob"))
+        self.clock.advance(599)
+        self.failureResultOf(self.recover("alice"), RefreshNotForced)
+        self.clock.advance(1)
+        self.successResultOf(self.recover("alice"))
+        self.assertEqual(len(self.redeemed()), 3)
+
+    def test_a_spent_budget_says_nothing_about_the_account(self) -> None:
+        self.successResultOf(self.recover("alice"))
+        for _ in range(5):
+            self.failureResultOf(self.recover("alice"), RefreshNotForced)
+        self.assertEqual(self.failures, [])
+        self.assertIsNotNone(self.keeper.authorization)
+
+    def test_polls_have_their_own(self) -> None:
+        for name in "abc":
+            self.successResultOf(self.recover(name))
+        self.failureResultOf(self.recover("d"), RefreshNotForced)
+        for _ in range(3):
+            self.successResultOf(self.recover(POLLS))
+        self.failureResultOf(self.recover(POLLS), RefreshNotForced)
+        self.clock.advance(60)
+        self.successResultOf(self.recover("d"))
+
+    def test_paths_that_may_not_force(self) -> None:
+        """A token that is there already is used nevertheless."""
+        self.failureResultOf(self.recover("alice", may_force=False), RefreshNotForced)
+        self.assertEqual((self.redeemed(), self.failures), ([], []))
+        self.put(login("cli", "r9", NOW + 3600))
+        self.assertEqual(self.access(self.successResultOf(self.recover("alice", may_force=False))), "cli")
+        self.successResultOf(self.recover("alice"))
+
+    def test_nothing_is_spent_while_refreshes_are_put_off(self) -> None:
+        self.upstream.answer("token", Answer(503))
+        error = self.failureResultOf(self.recover("alice"), CredentialUnavailable).value
+        self.assertNotIsInstance(error, RefreshNotForced)
+        for name in ("b", "c", "d", "e"):
+            error = self.failureResultOf(self.recover(name), CredentialUnavailable).value
+            self.assertIn("next try in 5s", str(error))
+        self.assertEqual(len(self.redeemed()), 1)
+        self.upstream.answer("token", tokens("n1", "s1"))
+        self.clock.advance(5)
+        self.assertEqual(self.stored()["access"], "n1", "a refused token is replaced by itself, too")
+        self.upstream.answer("token", tokens("n2", "s2"))
+        self.rejected = OAuthToken("n1", "s1", NOW + 3600)
+        self.successResultOf(self.recover("b"))
+
+
 class ProfileTests(TokenTestCase):
     def setUp(self) -> None:
         super().setUp()
@@ -113,6 +186,32 @@ class ProfileTests(TokenTestCase):
         self.assertEqual(self.stored()["plan"], "max")
         self.complete()
         self.assertEqual(len(self.upstream.asked(PROFILE)), 1)
+        self.settled()
+
+    def test_identity_is_no_reason_to_write(self) -> None:
+        """The file cannot hold it: it is known, told once, and asked for no more (spec 12.5)."""
+
+        class Anonymous(PlainFormat):
+            def profile_request(self, token: OAuthToken, urls: UpstreamURLs) -> ControlRequest | None:
+                return None if token.account_id else ControlRequest("GET", urls.profile_url)
+
+            def profile_answer(self, body: bytes, token: OAuthToken) -> OAuthToken:
+                return replace(token, account_id=body.decode())
+
+        self.account_format = Anonymous()
+        self.upstream.answer("profile", Answer(200, {}, b"org-1"))
+        self.keeper = self.make()
+        self.keeper.load()
+        before, self.changes = os.stat(self.path), 0
+        for _ in range(3):
+            self.complete()
+            self.keeper.load()
+        assert isinstance(self.keeper.authorization, OAuthToken)
+        self.assertEqual((self.keeper.authorization.account_id, self.changes), ("org-1", 1))
+        self.assertEqual(len(self.upstream.asked(PROFILE)), 1)
+        self.assertEqual(os.stat(self.path), before)
+        self.successResultOf(Deferred.fromCoroutine(self.keeper.recover(self.keeper.authorization)))
+        self.assertEqual(self.keeper.authorization.account_id, "org-1")
         self.settled()
 
     def test_failure_is_harmless(self) -> None:
