@@ -30,7 +30,7 @@ Way = Literal["direct", "single", "pool"]
 WAYS: tuple[Way, ...] = ("direct", "single", "pool")
 
 #: The token of the only user of ccmproxy.
-TOKEN = "interop-token-of-alice"  # noqa: S105
+TOKEN = "interop-token-of-alice"
 
 #: What differs from run to run in what a client shows: addresses, ids and times of day.
 _CHANGING = re.compile(

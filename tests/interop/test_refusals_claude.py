@@ -18,6 +18,7 @@ MODEL = "claude-opus-4-6"
 OTHER_MODEL = "claude-sonnet-4-6"
 LONG_CONTEXT = "Extra usage is required for long context requests."
 CLOSED = "OAuth authentication is currently not allowed for this organization."
+DISABLED = "This organization has been disabled."
 BURST = "This request would exceed your account's rate limit. Please try again later."
 
 
@@ -178,7 +179,7 @@ class TokenTests(RefusalCase):
         """The client asks again; where there is another account, the repetition goes there."""
         for kind in ("rate_limit_error", "overloaded_error"):
             answer = broken_off(kind, "refused in the middle")
-            self.script(lambda upstream, answer=answer: upstream.script.say(answer, account="a", times=1))  # type: ignore[misc]
+            self.script(lambda upstream, answer=answer: upstream.script.say(answer, account="a", times=1))
             seen = await self.everywhere(f"[[say:whole {kind}]]")
             self.assertEqual((seen["direct"].code, seen["direct"].said), (0, f"whole {kind}"))
             self.same(seen["direct"], seen["single"])
@@ -196,6 +197,7 @@ class TokenTests(RefusalCase):
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
         self.check_bad_login(seen["direct"], seen["single"])
+        self.assertIn("log in again", seen["single"].output)
         self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"))
 
     async def test_refused_after_a_refresh(self) -> None:
@@ -216,18 +218,28 @@ class TokenTests(RefusalCase):
         self.assertLessEqual(len(proxied.turns), 2)
 
     async def test_closed_account(self) -> None:
+        """The client has words of its own for this sentence."""
+        await self.check_refused_account(
+            refusal(403, "permission_error", CLOSED), "has disabled Claude subscription"
+        )
+
+    async def test_disabled_organization(self) -> None:
+        await self.check_refused_account(refusal(400, "invalid_request_error", DISABLED), DISABLED)
+
+    async def check_refused_account(self, answer: Answer, shown: str) -> None:
         """The provider's sentence reaches the user of the account; nobody is sent there any more."""
-        answer = refusal(403, "permission_error", CLOSED)
         self.script(lambda upstream: upstream.script.say(answer, account="a"))
-        for attempt in range(2):
-            seen = await self.everywhere("[[say:served]]")
-            self.assertEqual(seen["direct"].code, 1)
-            self.assertIn(CLOSED, seen["direct"].output)
-            self.assertEqual(seen["single"].code, 1)
-            self.assertIn(CLOSED, seen["single"].output)
-            self.assertLessEqual(len(seen["single"].turns), 0 if attempt else len(seen["direct"].turns))
-            self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"))
-            self.assertEqual(seen["pool"].accounts, ["b"] if attempt else ["a", "b"])
+        sentence = str((answer.document or {})["error"]["message"])
+        first = await self.everywhere("[[say:served]]")
+        self.assertEqual(first["direct"].code, 1)
+        self.assertIn(shown, first["direct"].output)
+        self.same(first["direct"], first["single"])
+        self.assertEqual((first["pool"].code, first["pool"].said), (0, "served"), first["pool"].output)
+        self.assertEqual(first["pool"].accounts, ["a", "b"])
+        second = await self.everywhere("[[say:served]]")
+        self.assertEqual((second["single"].code, second["single"].turns), (1, ()))
+        self.assertTrue(shown in second["single"].output or sentence in second["single"].output)
+        self.assertEqual((second["pool"].code, second["pool"].accounts), (0, ["b"]))
 
 
 class LoginTests(TokenTests):
