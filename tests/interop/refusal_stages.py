@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator import ClaudeAccount, CodexAccount
 from tests.interop.cases import AT_ONCE
-from tests.interop.scripted import ScriptedSimulator
+from tests.interop.scripted import Answer, ScriptedSimulator
 
 #: ``direct``: as the account ``a`` itself. ``single``: through ccmproxy to ``a``. ``pool``: to ``a``, and if ``a``
 #: cannot serve, to ``b``.
@@ -151,10 +151,18 @@ class RefusalCase(TestCase):
 
     # What tests do ------------------------------------------------------------------------------------------------
 
-    def script(self, write: Callable[[ScriptedSimulator], None]) -> None:
-        """Give the upstream of every way the same script."""
+    def say(
+        self,
+        answer: Answer,
+        endpoint: str = "turn",
+        *,
+        account: str | None = None,
+        model: str | None = None,
+        times: int | None = None,
+    ) -> None:
+        """Give the upstream of every way the same line of a script (:meth:`tests.interop.scripted.Script.say`)."""
         for stage in self.stages.values():
-            write(stage.simulator)
+            stage.simulator.script.say(answer, endpoint, account=account, model=model, times=times)
 
     async def everywhere(self, *arguments: str) -> dict[Way, Seen]:
         """One run on every way, some of them at the same time."""

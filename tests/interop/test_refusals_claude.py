@@ -96,7 +96,7 @@ class TokenTests(RefusalCase):
     # For a time ---------------------------------------------------------------------------------------------------
 
     async def test_seconds(self) -> None:
-        self.script(lambda upstream: upstream.script.say(burst(retry_after="2"), account="a", times=1))
+        self.say(burst(retry_after="2"), account="a", times=1)
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"))
         self.assertEqual(seen["direct"].turns, (("a", 429), ("a", 200)))
@@ -105,14 +105,14 @@ class TokenTests(RefusalCase):
 
     async def test_date(self) -> None:
         answer = burst(retry_after=http_date(3))
-        self.script(lambda upstream: upstream.script.say(answer, account="a", times=1))
+        self.say(answer, account="a", times=1)
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"))
         self.same(seen["direct"], seen["single"])
         self.better(seen["direct"], seen["pool"], "waited")
 
     async def test_nothing(self) -> None:
-        self.script(lambda upstream: upstream.script.say(burst(), account="a", times=1))
+        self.say(burst(), account="a", times=1)
         seen = await self.everywhere("[[say:again]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "again"))
         self.same(seen["direct"], seen["single"])
@@ -120,7 +120,7 @@ class TokenTests(RefusalCase):
 
     async def test_everybody_refuses(self) -> None:
         """The refusal is about the request: it is relayed as it came, and the second account is asked once."""
-        self.script(lambda upstream: upstream.script.say(burst(retry_after="1")))
+        self.say(burst(retry_after="1"))
         seen = await self.everywhere("[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn(BURST, seen["direct"].output)
@@ -131,7 +131,7 @@ class TokenTests(RefusalCase):
     async def test_one_model(self) -> None:
         """The other model is served by the same account, at once."""
         answer = burst(retry_after="1")
-        self.script(lambda upstream: upstream.script.say(answer, account="a", model=MODEL))
+        self.say(answer, account="a", model=MODEL)
         seen = await self.everywhere("--model", MODEL, "[[say:one]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn(BURST, seen["direct"].output)
@@ -144,19 +144,19 @@ class TokenTests(RefusalCase):
     async def test_count_tokens(self) -> None:
         """Counting tokens is refused; turns are served by the same account as before."""
         answer = burst(retry_after="2")
-        self.script(lambda upstream: upstream.script.say(answer, "count_tokens"))
+        self.say(answer, "count_tokens")
         counted = await self.everywhere("/context")
         for way, stage in self.stages.items():
             self.assertGreater(len(stage.simulator.requests.of("count_tokens")), 0, way)
         for way in ("single", "pool"):
-            self.assertEqual(counted[way].code, counted["direct"].code)  # type: ignore[index]
+            self.assertEqual(counted[way].code, counted["direct"].code)
         for way, seen in (await self.everywhere("[[say:still here]]")).items():
             self.assertEqual((seen.code, seen.said, seen.turns), (0, "still here", (("a", 200),)), way)
 
     async def test_long_context(self) -> None:
         """The words are about the request: they reach the client, and nobody is charged."""
         answer = refusal(429, "rate_limit_error", LONG_CONTEXT)
-        self.script(lambda upstream: upstream.script.say(answer, model=MODEL))
+        self.say(answer, model=MODEL)
         seen = await self.everywhere("--model", MODEL, "[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
         self.same(seen["direct"], seen["single"])
@@ -167,7 +167,7 @@ class TokenTests(RefusalCase):
 
     async def test_long_context_of_one_account(self) -> None:
         answer = refusal(429, "rate_limit_error", LONG_CONTEXT)
-        self.script(lambda upstream: upstream.script.say(answer, account="a"))
+        self.say(answer, account="a")
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
         self.same(seen["direct"], seen["single"])
@@ -179,7 +179,7 @@ class TokenTests(RefusalCase):
         """The client asks again; where there is another account, the repetition goes there."""
         for kind in ("rate_limit_error", "overloaded_error"):
             answer = broken_off(kind, "refused in the middle")
-            self.script(lambda upstream, answer=answer: upstream.script.say(answer, account="a", times=1))
+            self.say(answer, account="a", times=1)
             seen = await self.everywhere(f"[[say:whole {kind}]]")
             self.assertEqual((seen["direct"].code, seen["direct"].said), (0, f"whole {kind}"))
             self.same(seen["direct"], seen["single"])
@@ -203,7 +203,7 @@ class TokenTests(RefusalCase):
     async def test_refused_after_a_refresh(self) -> None:
         """Refreshes succeed, and the new token is refused like the old one."""
         answer = refusal(401, "authentication_error", "Invalid authentication credentials")
-        self.script(lambda upstream: upstream.script.say(answer, account="a"))
+        self.say(answer, account="a")
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
         self.check_bad_login(seen["direct"], seen["single"])
@@ -228,7 +228,7 @@ class TokenTests(RefusalCase):
 
     async def check_refused_account(self, answer: Answer, shown: str) -> None:
         """The provider's sentence reaches the user of the account; nobody is sent there any more."""
-        self.script(lambda upstream: upstream.script.say(answer, account="a"))
+        self.say(answer, account="a")
         sentence = str((answer.document or {})["error"]["message"])
         first = await self.everywhere("[[say:served]]")
         self.assertEqual(first["direct"].code, 1)
