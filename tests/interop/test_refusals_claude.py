@@ -11,7 +11,7 @@ from typing import Any
 
 from ccmproxy.simulator import ClaudeAccount, upstream_settings
 from tests.interop.claude_cli import claude_command, client_environment, run_program
-from tests.interop.refusal_stages import RefusalCase, Seen, Stage, without_changes
+from tests.interop.refusal_stages import RefusalCase, Seen, Stage, Way, without_changes
 from tests.interop.scripted import Answer, FieldValue, ScriptedSimulator, http_date
 
 MODEL = "claude-opus-4-6"
@@ -175,17 +175,24 @@ class TokenTests(RefusalCase):
 
     # In a stream --------------------------------------------------------------------------------------------------
 
-    async def test_in_mid_stream(self) -> None:
+    async def test_burst_in_mid_stream(self) -> None:
         """The client asks again; where there is another account, the repetition goes there."""
-        for kind in ("rate_limit_error", "overloaded_error"):
-            answer = broken_off(kind, "refused in the middle")
-            self.say(answer, account="a", times=1)
-            seen = await self.everywhere(f"[[say:whole {kind}]]")
-            self.assertEqual((seen["direct"].code, seen["direct"].said), (0, f"whole {kind}"))
-            self.same(seen["direct"], seen["single"])
-            self.same(seen["direct"], seen["pool"])
-            if kind == "rate_limit_error":
-                self.assertEqual(seen["pool"].accounts, ["a", "b"])
+        seen = await self.in_mid_stream("rate_limit_error")
+        self.assertEqual(seen["pool"].accounts, ["a", "b"])
+
+    async def test_overloaded_in_mid_stream(self) -> None:
+        """That is about the provider: the repetition goes to the same account, whose cache is warm."""
+        seen = await self.in_mid_stream("overloaded_error")
+        self.assertEqual(seen["pool"].accounts, ["a", "a"])
+
+    async def in_mid_stream(self, kind: str) -> dict[Way, Seen]:
+        """A stream that ends with an error of this type, once; the client gets over it."""
+        self.say(broken_off(kind, "refused in the middle"), account="a", times=1)
+        seen = await self.everywhere("[[say:whole]]")
+        self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "whole"), seen["direct"].output)
+        self.same(seen["direct"], seen["single"])
+        self.same(seen["direct"], seen["pool"])
+        return seen
 
     # Logins and accounts ------------------------------------------------------------------------------------------
 
