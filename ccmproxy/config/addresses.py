@@ -55,6 +55,8 @@ def parse_listen(listen: str) -> str:
     try:
         return str(ipaddress.ip_address(listen))
     except ValueError:
+        if listen.startswith("[") and listen.endswith("]"):
+            raise ValueError('must be an IP address without brackets, for example "::1"') from None
         raise ValueError('must be an IP address, for example "127.0.0.1", "0.0.0.0" or "::"') from None
 
 

@@ -138,6 +138,7 @@ def _service(
                 pool.strategy,
                 pool.rebalance_threshold,
                 pool.spread_subagents,
+                pool.patience,
             )
             for pool in options.credentials
             if isinstance(pool, BalancerCredential)

@@ -20,6 +20,7 @@ from ccmproxy.config.option_types import (
     Weight,
     by_type,
 )
+from ccmproxy.config.units import ShortDuration
 
 
 class DefaultCredential(OptionMapping):
@@ -137,6 +138,14 @@ class BalancerCredential(OptionMapping):
         description=(
             "Treat each subagent of a session as a session of its own, so that one conversation with many of them uses"
             " several accounts. Each then pays for its own prompt cache."
+        ),
+    )
+    patience: ShortDuration = Field(
+        default=5.0,
+        description=(
+            "When a member asks a session that it served within the last 5 minutes to wait, and for no longer than"
+            " this, a client that is known to wait is told so, and the session stays with its prompt cache. For longer"
+            " waits the session moves to another member. 0: it always moves."
         ),
     )
 

@@ -30,6 +30,9 @@ SECRET_OPTIONS = frozenset({"token", "api_key", "password", "headers"})
 _TAG = "tag:yaml.org,2002:"
 #: What PyYAML quotes. The groups are harmless: names of its own, like '<block end>', and single characters.
 _QUOTED = re.compile(r"""'(?:(<[a-z ]+>|\\?[^'])'|[^']*'?)|"(?:(\\?[^"])"|[^"]*"?)""")
+#: A string of JSON, or the beginning of a comment of JavaScript (the group), which some programs allow in JSON: at the
+#: beginning of a line, or after punctuation.
+_JSON_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|(?:^|[\[{,\]}])[ \t]*(//|/\*)', re.MULTILINE)
 _JSON_STRING_OR_TAB = re.compile(r'("(?:[^"\\]|\\.)*")|\t')
 
 
@@ -108,13 +111,18 @@ def _compose(text: str) -> yaml.Node | None:
         ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        hint = " (a comment begins with #)" if _has_foreign_comment(text) else ""
         raise DocumentError(
-            f"is not valid YAML: {_explain(error)}", _position(mark) if mark else None
+            f"is not valid YAML: {_explain(error)}{hint}", _position(mark) if mark else None
         ) from None
     except RecursionError:
         raise DocumentError("is nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError):
         raise DocumentError("is not valid YAML") from None
+
+
+def _has_foreign_comment(text: str) -> bool:
+    return any(found.group(1) for found in _JSON_STRING_OR_COMMENT.finditer(text))
 
 
 def _without_tabs(text: str) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ccmproxy.config import schema
 from ccmproxy.config.building import Place, build_config
-from ccmproxy.config.checks import check_document
+from ccmproxy.config.checks import check_document, credential_type, entries
 from ccmproxy.config.document import LONGEST, Document, DocumentError, read_document
 from ccmproxy.config.not_supported import check_supported, is_supported
 from ccmproxy.config.problems import ConfigurationError, Problem, Report
@@ -22,6 +23,8 @@ from ccmproxy.dialects.catalog import DIALECTS
 
 #: Bytes that are read, at most, of a file with a single token.
 _SECRET_FILE = 64 * 1024
+#: Name of the credential file in a configuration directory of Claude Code.
+_CLAUDE_FILE = ".credentials.json"
 #: Permission bits that allow everybody to read a file.
 _READABLE_BY_OTHERS = 0o004
 
@@ -188,7 +191,41 @@ def _check(
     options = check_shape(value, report)
     check_document(value, report)
     check_supported(value, report)
+    _check_credential_paths(value, surroundings, report)
     return options, secrets
+
+
+def _check_credential_paths(document: Mapping[str, Any], surroundings: _Surroundings, report: Report) -> None:
+    """Report a directory where an account's file should be: a service could never log in from it.
+
+    A missing file is no problem, because the login may come later. A container engine that is told to mount a missing
+    file makes a directory of it.
+    """
+    for path, service in entries(document, (), "services"):
+        message = "is a directory: name the credential file in it"
+        if _is_directory(service.get("credential_path"), surroundings):
+            report.add((*path, "credential_path"), message)
+        for entry_path, credential in entries(service, path, "credentials"):
+            if credential_type(credential) != "default":
+                continue
+            if _is_directory(credential.get("credential_path"), surroundings):
+                hint = ', or use "claude_directory"' if service.get("type") == "ccm" else ""
+                report.add((*entry_path, "credential_path"), message + hint)
+            folder = credential.get("claude_directory")
+            if folder and isinstance(folder, str):
+                if os.path.isfile(surroundings.absolute(folder)):
+                    report.add(
+                        (*entry_path, "claude_directory"), 'is a file, not a directory: use "credential_path"'
+                    )
+                elif _is_directory(f"{folder}/{_CLAUDE_FILE}", surroundings):
+                    report.add(
+                        (*entry_path, "claude_directory"),
+                        f"holds a directory in place of the file {_CLAUDE_FILE}",
+                    )
+
+
+def _is_directory(path: object, surroundings: _Surroundings) -> bool:
+    return bool(path) and isinstance(path, str) and os.path.isdir(surroundings.absolute(path))
 
 
 def _read_secret(path: str) -> bytes:

@@ -114,6 +114,8 @@ def _find(
     else:
         text = value
         fault = "must be printable ASCII characters without spaces, and not empty"
+        if text and text != text.strip():
+            fault = "must not begin or end with a space or a line break"
     if not _TOKEN.fullmatch(text):
         report.add(below, fault)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,18 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "less_than": ("lt", "less than"),
     "greater_than": ("gt", "more than"),
+}
+#: What is expected → text that would be that if it were not in quotes.
+_UNQUOTED = {
+    "true or false": re.compile(r"true|false"),
+    "a whole number": re.compile(r"-?[0-9]{1,12}"),
+    "a number": re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,6})?"),
+}
+ONLY_SERVICES = 'of a sing-box configuration only "services", "outbounds" and "log" are read: remove it'
+#: Path of a mapping → options that it has in a configuration of sing-box, whose "services" can be moved here (spec 1).
+_SING_BOX: Mapping[Path, frozenset[str]] = {
+    (): frozenset({"certificate", "dns", "endpoints", "experimental", "inbounds", "ntp", "route"}),
+    ("log",): frozenset({"disabled", "output", "timestamp"}),
 }
 #: Every mapping of options in the file with the name that operators know: used to say where a misplaced option belongs.
 _PLACES: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -135,7 +148,11 @@ def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -
 
 def _wrong_kind(expected: str, value: object, path: Sequence[str | int], document: Any) -> str:
     found = next((words for types, words in _KINDS if isinstance(value, types)), "empty")
-    hint = "; put it in quotes" if expected == "text" and isinstance(value, bool | int | float) else ""
+    hint = ""
+    if expected == "text" and isinstance(value, bool | int | float):
+        hint = "; put it in quotes"
+    elif isinstance(value, str) and expected in _UNQUOTED and _UNQUOTED[expected].fullmatch(value):
+        hint = "; take the quotes away"
     return (
         f"must be {expected}"
         if found in expected or "finite" in expected
@@ -149,6 +166,8 @@ def _unknown_option(path: Path, document: Mapping[str, Any], report: Report) -> 
     known = list(model.model_fields) if model else []
     if isinstance(name, str) and ":" in name:
         return "unknown option; is there a space missing after a colon?"
+    if name in _SING_BOX.get(path[:-1], ()):
+        return f"unknown option; {ONLY_SERVICES}"
     for place, other in _PLACES:
         if name in other.model_fields and other is not model:
             return f"unknown option; it is an option of {place}"

@@ -58,6 +58,10 @@ def _schema(title: str, kind: str, pattern: re.Pattern[str]) -> WithJsonSchema:
 Duration = Annotated[
     float, Field(ge=0, le=30 * DAY), BeforeValidator(parse_duration), _schema(DURATION, "number", _DURATION)
 ]
+#: Seconds, at most a minute.
+ShortDuration = Annotated[
+    float, Field(ge=0, le=60), BeforeValidator(parse_duration), _schema(DURATION, "number", _DURATION)
+]
 #: Seconds, at least a millisecond.
 Timeout = Annotated[
     float,

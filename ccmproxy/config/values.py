@@ -138,13 +138,15 @@ class ExternalConfig:
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """A pool. ``credentials``: tags of its members, in order; ``rebalance_threshold`` in percent, 0 = off."""
+    """A pool. ``credentials``: tags of its members, in order; ``rebalance_threshold`` in percent, 0 = off;
+    ``patience``: longest wait (seconds) that a client with a warm cache is told, 0 = off (spec 12.2)."""
 
     tag: str
     credentials: tuple[str, ...]
     strategy: StrategyName = "least-used"
     rebalance_threshold: float = 0.0
     spread_subagents: bool = False
+    patience: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.http.headers import MOST_HOPS, hops
-from ccmproxy.http.message import ResponseHead
+from ccmproxy.http.message import RequestHead, ResponseHead, first_value
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens, api_key_refusal
 from ccmproxy.proxy.caller import Caller
@@ -22,6 +22,13 @@ from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
 from ccmproxy.surfaces.status import StatusEndpoint
 
 TOO_MANY_HOPS = "the request has passed too many instances of ccmproxy; do they form a ring?"
+CROSS_ORIGIN = (
+    "web pages of other origins are not served (CORS): send the request from the page's own server,"
+    " which also keeps your token out of the page"
+)
+
+#: Header fields that can hold a client's token.
+_CREDENTIAL_FIELDS = (b"authorization", b"x-api-key", b"api-key")
 
 
 class Routes:
@@ -78,6 +85,8 @@ class Routes:
             request.respond(ResponseHead(200, b"OK", headers), b"")
         elif self.closing:
             self._refuse(request, request_id, 503, "shutting_down", "this ccmproxy is shutting down")
+        elif _is_preflight(request.head):
+            self._refuse_preflight(request, request_id)
         elif path == prefix + b"status":
             caller = self._authenticate(request, request_id)
             if caller is not None:
@@ -126,6 +135,19 @@ class Routes:
             refused = found
         self._refuse_caller(request, request_id, refused, is_guess=self._users is not None)
         return None
+
+    def _refuse_preflight(self, request: ServerRequest, request_id: str) -> None:
+        """Refuse what a browser asks before a page's request to another origin, without counting a failure (F62).
+
+        The refusal is on purpose: the upstream, if it were asked, could allow every web page to use a subscription
+        that a service on a loopback address serves without users.
+        """
+        self.log.info(
+            "{request_id} from {address} refused: a browser's preflight",
+            request_id=request_id,
+            address=_address(request.peer),
+        )
+        self._refuse(request, request_id, 403, "cross_origin", CROSS_ORIGIN)
 
     def _reverse(self, request: ServerRequest, request_id: str) -> None:
         """Answer the handshake of a remote's connector (spec 7.2)."""
@@ -178,6 +200,19 @@ class Routes:
         if self.closing:
             request.close_after_response()
         request.respond(head, body)
+
+
+def _is_preflight(head: RequestHead) -> bool:
+    """Return whether this is a CORS preflight (WHATWG Fetch, section 3.3.2), which never carries a credential (section
+    4.8). A request that does carry one is authenticated like any other, so that its token counts as a guess."""
+    if head.method != b"OPTIONS":
+        return False
+    fields = head.headers
+    return (
+        first_value(fields, b"origin") is not None
+        and first_value(fields, b"access-control-request-method") is not None
+        and not any(first_value(fields, name) for name in _CREDENTIAL_FIELDS)
+    )
 
 
 def _leaves_its_folder(path: bytes) -> bool:

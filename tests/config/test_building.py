@@ -155,6 +155,17 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual(config.services[0].credentials[0].caps.short, 99)
         self.assertEqual(config.services[0].credentials[0].caps.weekly, 99)
 
+    def test_patience(self) -> None:
+        for option, seconds in (
+            ("", 5),
+            (", patience: 0", 0),
+            (", patience: 1500ms", 1.5),
+            (", patience: 60", 60),
+        ):
+            pool = f"{{tag: p, type: balancer, credentials: a{option}}}"
+            (service,) = loaded(f"services: [{{type: ccm, credentials: [{{tag: a}}, {pool}]}}]").services
+            self.assertEqual(service.pools[0].patience, seconds)
+
     def test_single_credential(self) -> None:
         config = loaded("services: [{type: ccm, credential_path: ~/x.json, users: [{name: u, token: t}]}]")
         (credential,) = config.services[0].credentials

@@ -181,6 +181,20 @@ class CheckTests(SynchronousTestCase):
         ):
             self.check({options: expected})
 
+    def test_patience(self) -> None:
+        pool = "credentials: [{{tag: a}}, {{tag: p, type: balancer, credentials: a, patience: {}}}]"
+        self.check(
+            {
+                pool.format("61"): ["credentials[1].patience: must be at most 60, is 61"],
+                pool.format("2m"): ["credentials[1].patience: must be at most 60, is 120"],
+                pool.format("-1"): ["credentials[1].patience: must be at least 0, is -1"],
+                pool.format("60"): [],
+                "credentials: [{tag: a, patience: 5}]": [
+                    "credentials[0].patience: unknown option; it is an option of a balancer"
+                ],
+            }
+        )
+
     def test_pools(self) -> None:
         pool = "credentials: [{{tag: a}}, {{tag: k, api_key: x}}, {{tag: p, type: balancer, {}}}]"
         self.check(

@@ -21,6 +21,7 @@ from ccmproxy.config import (
 )
 from ccmproxy.config.not_supported import is_supported
 from ccmproxy.config.reference import option_names
+from ccmproxy.config.shape import ONLY_SERVICES
 from tests.config.checking import HOME, complaints, found, loaded
 from tests.profiles import examples
 
@@ -120,6 +121,170 @@ class FileTests(SynchronousTestCase):
         services = loaded(MINIMAL).services
         config = Config(services, secret_files=(closed, opened, group, "/does/not/exist"))
         self.assertEqual(readable_by_others(config), (opened,))
+
+
+class CredentialPathTests(SynchronousTestCase):
+    """A directory where an account's file should be: no service could ever log in from it."""
+
+    def setUp(self) -> None:
+        self.folder: str = os.path.abspath(self.mktemp())
+        os.makedirs(os.path.join(self.folder, "mounted", ".credentials.json"))
+        os.mkdir(os.path.join(self.folder, "claude"))
+        for name in ("file.json", "claude/.credentials.json"):
+            with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
+                file.write("{}")
+
+    def problems(self, service: str) -> list[str]:
+        """The problems of a service with these options."""
+        try:
+            load_text(f"services: [{{{service}}}]", "c", directory=self.folder, environ={}, home=HOME)
+        except ConfigurationError as error:
+            return [f"{problem.path}: {problem.message}" for problem in error.problems]
+        return []
+
+    def test_directory(self) -> None:
+        message = "is a directory: name the credential file in it"
+        for kind, path, hint in (
+            ("ccm", "claude", ', or use "claude_directory"'),
+            ("ccm", f"{self.folder}/claude/", ', or use "claude_directory"'),
+            ("ocm", ".", ""),
+        ):
+            single = f"type: {kind}, credential_path: {path}"
+            self.assertEqual(self.problems(single), [f"services[0].credential_path: {message}"])
+            several = f"type: {kind}, credentials: [{{tag: a}}, {{tag: b, credential_path: {path}}}]"
+            expected = f"services[0].credentials[1].credential_path: {message}{hint}"
+            self.assertEqual(self.problems(several), [expected])
+
+    def test_claude_directory(self) -> None:
+        for path, message in (
+            ("file.json", 'is a file, not a directory: use "credential_path"'),
+            ("mounted", "holds a directory in place of the file .credentials.json"),
+        ):
+            (problem,) = self.problems(f"type: ccm, credentials: [{{tag: a, claude_directory: {path}}}]")
+            self.assertEqual(problem, f"services[0].credentials[0].claude_directory: {message}")
+
+    def test_nothing_wrong(self) -> None:
+        """A file that is missing may come later."""
+        for path in ("file.json", "claude/.credentials.json", "missing.json"):
+            self.assertEqual(self.problems(f"type: ccm, credential_path: {path}"), [])
+            self.assertEqual(
+                self.problems(f"type: ccm, credentials: [{{tag: a, credential_path: {path}}}]"), []
+            )
+        for path in ("claude", "claude/", "missing"):
+            self.assertEqual(
+                self.problems(f"type: ccm, credentials: [{{tag: a, claude_directory: {path}}}]"), []
+            )
+
+    def test_with_other_problems(self) -> None:
+        """Everything is reported at once, and what has the wrong type is not looked at."""
+        found = self.problems(
+            "type: ccm, credential_path: ., listen_port: x, credentials: [5, {tag: [], credential_path: 1}]"
+        )
+        self.assertIn("services[0].credential_path: is a directory: name the credential file in it", found)
+        self.assertIn("services[0].listen_port: must be a whole number, is text", found)
+
+
+class MistakeTests(SynchronousTestCase):
+    """Files as people write them: each mistake is named, and what is none is taken as it is meant."""
+
+    SECRET = "s3cret-token"
+
+    def service(self, **options: Any) -> str:
+        """A file of one service with these options, as JSON."""
+        return json.dumps({"services": [{"type": "ccm", **options}]})
+
+    def test_mistakes(self) -> None:
+        token = "services[0].users[0].token: must"
+        foreign = f"unknown option; {ONLY_SERVICES}"
+        users = "services:\n- type: ccm\n  users:\n  - {name: bob, token: %s}\n"
+        wrapper = {
+            "log": {"level": "info", "timestamp": True},
+            "services": [{"type": "ccm", "tag": "x", "users": [{"name": "a", "token": self.SECRET}]}],
+            "inbounds": [],
+            "route": {},
+        }
+        for text, expected in (
+            (users % "12345678", [f"{token} be text, is a number; put it in quotes"]),
+            (users % "true", [f"{token} be text, is true or false; put it in quotes"]),
+            (users % f'"{self.SECRET}\\n"', [f"{token} not begin or end with a space or a line break"]),
+            (users % f'" {self.SECRET}"', [f"{token} not begin or end with a space or a line break"]),
+            (
+                users % f"s3cret {self.SECRET}",
+                [f"{token} be printable ASCII characters without spaces, and not empty"],
+            ),
+            (
+                "services:\n- type: ccm\n\tlisten: 127.0.0.1\n",
+                [
+                    "is not valid YAML: found character '\\t' that cannot start any token"
+                    " (YAML is indented with spaces, not with tabs)"
+                ],
+            ),
+            (
+                self.service(listen="[::1]"),
+                ['services[0].listen: must be an IP address without brackets, for example "::1"'],
+            ),
+            (
+                self.service(listen_port="24000"),
+                ["services[0].listen_port: must be a whole number, is text; take the quotes away"],
+            ),
+            (
+                self.service(listen_port="http"),
+                ["services[0].listen_port: must be a whole number, is text"],
+            ),
+            (
+                self.service(allow_anonymous="true"),
+                ["services[0].allow_anonymous: must be true or false, is text; take the quotes away"],
+            ),
+            (
+                self.service(upstream={"api_url": "127.0.0.1:24001"}),
+                ["services[0].upstream.api_url: must begin with https:// (or http://)"],
+            ),
+            (
+                self.service(upstream={"api_url": "http://127.0.0.1:24001/?x=1"}),
+                ["services[0].upstream.api_url: must not have a query or a fragment"],
+            ),
+            ("- type: ccm\n", ['must be a mapping of options, with "services" among them']),
+            ("", ['is empty: it needs at least "services"']),
+            (json.dumps(wrapper), [f"log.timestamp: {foreign}", f"inbounds: {foreign}", f"route: {foreign}"]),
+            (
+                "services:\n- type: ccm\n  listen_port: 1\n  listen_port: 2\n",
+                ["services[0].listen_port: is given twice (first in line 3)"],
+            ),
+        ):
+            found_here = complaints(text)
+            self.assertEqual(found_here, expected)
+            self.assertNotIn("s3cret", "".join(found_here))
+
+    def test_comments_of_another_language(self) -> None:
+        comment = "(a comment begins with #)"
+        for text in (
+            '{"services": [ // x\n {"type": "ccm"}]}',
+            '{\n  // x\n  "services": [{"type": "ccm"}]}',
+            '{"services": [{"type": "ccm"}, /* x */ {"type": "ocm"}]}',
+        ):
+            (complaint,) = complaints(text)
+            self.assertTrue(complaint.endswith(comment), complaint)
+        for text in (
+            '{"services": [{"type": "ccm", "upstream": {"api_url": "https://h/a,//b"}]}',
+            "a: [http://h/\n",
+        ):
+            self.assertNotIn(comment, complaints(text)[0])
+
+    def test_what_is_no_mistake(self) -> None:
+        """``on`` is a word (YAML 1.2), and neither Windows' line ends nor a byte order mark mean anything."""
+        users = "services:\n- type: ccm\n  users:\n  - name: on\n    token: abcdefgh1\n"
+        for text in (users, users.replace("\n", "\r\n"), "\N{BYTE ORDER MARK}" + users):
+            (user,) = loaded(text).services[0].users
+            self.assertEqual((user.name, user.token.get_secret_value()), ("on", "abcdefgh1"))
+
+    def test_token_file_of_windows(self) -> None:
+        folder = os.path.abspath(self.mktemp())
+        os.mkdir(folder)
+        with open(os.path.join(folder, "token"), "wb") as file:
+            file.write(self.SECRET.encode() + b"\r\n")
+        text = self.service(users=[{"name": "b", "token_file": "token"}])
+        (user,) = load_text(text, "c", directory=folder, environ={}, home=HOME).services[0].users
+        self.assertEqual(user.token.get_secret_value(), self.SECRET)
 
 
 class ProblemTests(SynchronousTestCase):

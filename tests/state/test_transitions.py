@@ -50,7 +50,6 @@ from ccmproxy.state.transitions import (
     DEFAULT_RATE_LIMIT,
     LONGEST_RATE_LIMIT,
     SHORTEST_RATE_LIMIT,
-    Blocked,
     HeadersObserved,
     Input,
     Interrupt,

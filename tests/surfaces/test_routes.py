@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.surfaces.routes import CROSS_ORIGIN
 from tests.conversation import ANONYMOUS, TOKEN, Client, Response, World, message_request
 
 API_KEY_REFUSED = "API key authentication is not supported; use Authorization: Bearer with a CCM user token"
@@ -262,6 +263,72 @@ class ThrottleTests(RoutesCase):
             self.assertEqual(self.guess(world, "X-Api-Key: guess").status, 400)
         self.assertEqual(self.guess(world, "X-Api-Key: guess").status, 429)
         self.assertEqual(self.guess(world).status, 429)
+
+
+#: What a browser sends before a page's request to another origin (WHATWG Fetch, section 3.3.2).
+PREFLIGHT = (
+    "Origin: http://page.example",
+    "Access-Control-Request-Method: POST",
+    "Access-Control-Request-Headers: authorization,content-type",
+)
+
+
+class PreflightTests(RoutesCase):
+    """F62: browsers' preflights are refused in the dialect's shape, and are not taken for guesses of tokens."""
+
+    def preflight(self, world: World, *headers: str, path: str = "/v1/messages") -> Response:
+        """The answer to a preflight with these further fields."""
+        return self.request(world, f"OPTIONS {path}", *PREFLIGHT, *headers)
+
+    def assert_refused(self, response: Response) -> None:
+        """It says why, and allows the page nothing."""
+        self.assert_error(response, 403, "permission_error", CROSS_ORIGIN)
+        self.assertEqual(response.header("x-ccm-error"), "cross_origin")
+        self.assertIsNone(response.header("access-control-allow-origin"))
+
+    def test_not_counted(self) -> None:
+        """A colleague behind the same address still learns what is wrong with a mistyped token."""
+        world = World(self)
+        for path in ("/v1/messages", "/v1/messages?beta=true", "/ccm/v1/status"):
+            for _ in range(12):
+                self.assert_refused(self.preflight(world, path=path))
+        wrong = self.request(world, "GET /v1/models", "Authorization: Bearer wrong")
+        self.assert_error(wrong, 401, "authentication_error", "invalid api key")
+        self.assertIn("preflight", world.logged())
+
+    def test_refused_alike_from_an_address_that_guessed(self) -> None:
+        world = World(self)
+        for _ in range(10):
+            self.request(world, "GET /v1/models", "Authorization: Bearer wrong")
+        self.assert_refused(self.preflight(world))
+        self.assertEqual(self.request(world, "GET /v1/models", "Authorization: Bearer wrong").status, 429)
+
+    def test_wrong_tokens_are_counted(self) -> None:
+        """No browser puts a token into a preflight: who sends one is authenticated."""
+        world = World(self)
+        for header in ("Authorization: Bearer wrong", "X-Api-Key: wrong"):
+            for _ in range(5):
+                self.assertIn(self.preflight(world, header).status, (400, 401))
+        self.assertEqual(self.preflight(world, "Authorization: Bearer wrong").status, 429)
+
+    def test_without_users(self) -> None:
+        """Otherwise any page could use the subscription that is served on this machine without a token."""
+        world = World(self, configuration=ANONYMOUS)
+        self.assert_refused(self.preflight(world))
+        self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage"])
+
+    def test_what_is_no_preflight(self) -> None:
+        """Other requests without a token are counted as before, whatever their method."""
+        world = World(self)
+        for line, headers in (
+            ("OPTIONS /v1/messages", PREFLIGHT[:1]),
+            ("OPTIONS /v1/messages", PREFLIGHT[1:]),
+            ("GET /v1/models", PREFLIGHT),
+            ("POST /v1/messages", (*PREFLIGHT, "Content-Length: 0")),
+        ):
+            self.assertEqual(self.request(world, line, *headers).status, 401, line)
+        known = self.preflight(world, f"Authorization: Bearer {TOKEN}")
+        self.assertNotEqual(known.header("x-ccm-error"), "cross_origin")
 
 
 #: A service with a remote that may open a reverse connection (friend), and one it connects to (lender), which is down.

@@ -1,0 +1,193 @@
+"""The ways from a real client to upstreams that refuse: straight to an account, and through ccmproxy.
+
+The same script is played on every way, to a client of its own, so that what the client shows, how it ends and what
+reached the upstream can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.trial.unittest import SkipTest, TestCase
+
+from ccmproxy.config import load_text
+from ccmproxy.root.service import ProxyService
+from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.simulator import ClaudeAccount, CodexAccount
+from tests.interop.cases import AT_ONCE
+from tests.interop.scripted import Answer, ScriptedSimulator
+
+#: ``direct``: as the account ``a`` itself. ``single``: through ccmproxy to ``a``. ``pool``: to ``a``, and if ``a``
+#: cannot serve, to ``b``.
+Way = Literal["direct", "single", "pool"]
+WAYS: tuple[Way, ...] = ("direct", "single", "pool")
+
+#: The token of the only user of ccmproxy.
+TOKEN = "interop-token-of-alice"
+
+#: What differs from run to run in what a client shows: addresses, ids and times of day.
+_CHANGING = re.compile(
+    r"127\.0\.0\.1:\d+[^\s,)]*|req_\w+|request id: [\w-]+|\d{1,2}:\d\d ?[ap]m|\d{1,2}[ap]m", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run of a client. ``code``: its exit status, None where it had to be killed; ``said``: what it showed at its
+    end, without what differs from run to run; ``output``: all that it showed.
+
+    ``turns``: account and status of each turn that the upstream got in this run.
+    """
+
+    code: int | None
+    said: str
+    output: str
+    turns: tuple[tuple[str | None, int], ...]
+
+    @property
+    def accounts(self) -> list[str | None]:
+        """Which accounts were asked, in order."""
+        return [account for account, _ in self.turns]
+
+
+class Stage:
+    """One way, with accounts, a script and a home folder of its own. ``url``: what the client talks to, without a
+    path; ``token``: what it presents there."""
+
+    def __init__(self, case: RefusalCase, way: Way, home: Path) -> None:
+        self.way = way
+        self.home = home
+        self.reactor = case.reactor
+        home.mkdir(parents=True)
+        self.simulator = ScriptedSimulator(case.reactor, random.Random(1))
+        self.accounts: dict[str, ClaudeAccount | CodexAccount] = {
+            name: case.add_account(self.simulator, name) for name in ("a", "b")
+        }
+        port = case.reactor.listenTCP(0, self.simulator.factory, interface="127.0.0.1")
+        case.addCleanup(port.stopListening)
+        case.addCleanup(self.simulator.factory.abort_all)
+        upstream = f"http://127.0.0.1:{port.getHost().port}"
+        self.url, self.token = upstream, self.accounts["a"].access_token
+        if way != "direct":
+            self.url, self.token = self._proxy(case, upstream), TOKEN
+
+    def _proxy(self, case: RefusalCase, upstream: str) -> str:
+        """Start ccmproxy before the accounts. Returns where it serves."""
+        credentials: list[Mapping[str, Any]] = []
+        for name, account in self.accounts.items():
+            file = self.home / "accounts" / name / "login.json"
+            file.parent.mkdir(parents=True)
+            file.touch(mode=0o600)
+            file.write_bytes(case.login(account))
+            credentials.append({"tag": name, "credential_path": str(file)})
+        pool = {"tag": "pool", "type": "balancer", "credentials": ["a", "b"], "strategy": "fallback"}
+        service = {
+            "type": case.service_type,
+            "listen": "127.0.0.1",
+            "listen_port": 0,
+            "credentials": [*credentials, pool],
+            "users": [
+                {"name": "alice", "token": TOKEN, "credential": "a" if self.way == "single" else "pool"}
+            ],
+            "upstream": case.upstream_settings(upstream),
+        }
+        config = load_text(json.dumps({"services": [service]}), "interop")
+        proxy = ProxyService(config, Surroundings.of_reactor(case.reactor, random.Random(1)))
+        proxy.startService()
+        case.addCleanup(proxy.stopService)
+        (running,) = proxy.services.values()
+        assert running.port is not None
+        return f"http://127.0.0.1:{running.port.getHost().port}"  # type: ignore[attr-defined]
+
+    def turns(self) -> tuple[tuple[str | None, int], ...]:
+        """Account and status of every turn so far."""
+        return tuple((turn.account, turn.status) for turn in self.simulator.requests.of("turn"))
+
+
+class RefusalCase(TestCase):
+    """Runs of a real client on every way; what a provider's tests fill in are the four methods below."""
+
+    timeout = 300
+    service_type: str
+    reactor: Any
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor  # noqa: TID251 - real programs need real sockets
+
+        self.reactor = reactor
+        found = self.find_command()
+        if isinstance(found, str):
+            raise SkipTest(found)
+        self.command = found
+        self.folder = Path(self.mktemp()).absolute()
+        self.stages = {way: Stage(self, way, self.folder / way) for way in WAYS}
+
+    def find_command(self) -> list[str] | str:
+        """How to start the client, or why it cannot be."""
+        raise NotImplementedError
+
+    def add_account(self, simulator: ScriptedSimulator, name: str) -> Any:
+        """Add an account to the upstream."""
+        raise NotImplementedError
+
+    def login(self, account: Any) -> bytes:
+        """The content of an account's credential file."""
+        raise NotImplementedError
+
+    def upstream_settings(self, url: str) -> Mapping[str, str]:
+        """Options of ``upstream`` for a simulator at ``url``."""
+        raise NotImplementedError
+
+    async def run_client(self, stage: Stage, *arguments: str) -> Seen:
+        """One run of the client on one way."""
+        raise NotImplementedError
+
+    # What tests do ------------------------------------------------------------------------------------------------
+
+    def say(
+        self,
+        answer: Answer,
+        endpoint: str = "turn",
+        *,
+        account: str | None = None,
+        model: str | None = None,
+        times: int | None = None,
+    ) -> None:
+        """Give the upstream of every way the same line of a script (:meth:`tests.interop.scripted.Script.say`)."""
+        for stage in self.stages.values():
+            stage.simulator.script.say(answer, endpoint, account=account, model=model, times=times)
+
+    async def everywhere(self, *arguments: str) -> dict[Way, Seen]:
+        """One run on every way, some of them at the same time."""
+        at_once = DeferredSemaphore(AT_ONCE)
+
+        def run(stage: Stage) -> Deferred[Seen]:
+            return Deferred.fromCoroutine(self.run_client(stage, *arguments))
+
+        seen: list[Seen] = await gatherResults(
+            [at_once.run(run, stage) for stage in self.stages.values()], consumeErrors=True
+        )
+        return dict(zip(self.stages, seen, strict=True))
+
+    def same(self, direct: Seen, proxied: Seen) -> None:
+        """The client noticed no difference, and the upstream got no more."""
+        self.assertEqual((proxied.code, proxied.said), (direct.code, direct.said))
+        self.assertLessEqual(len(proxied.turns), len(direct.turns), proxied.turns)
+
+    def better(self, direct: Seen, proxied: Seen, said: str) -> None:
+        """Another account served what was refused: the client succeeded, and asked the upstream once more at most."""
+        self.assertEqual((proxied.code, proxied.said), (0, said), proxied.output)
+        self.assertEqual(proxied.turns[-1], ("b", 200))
+        self.assertLessEqual(len(proxied.turns), len(direct.turns) + 1, proxied.turns)
+
+
+def without_changes(text: str) -> str:
+    """``text`` without what differs from run to run."""
+    return _CHANGING.sub("…", text).strip()
