@@ -356,7 +356,7 @@ def _server_limits(limits: ServiceLimits) -> ServerLimits:
 
 
 def _pool_rules(config: PoolConfig) -> PoolRules:
-    return PoolRules(config.strategy, config.rebalance_threshold, config.spread_subagents)
+    return PoolRules(config.strategy, config.rebalance_threshold, config.spread_subagents, config.patience)
 
 
 def _caller(

@@ -248,7 +248,7 @@ class RefusedAccountTests(SynchronousTestCase):
     def test_the_last_resort_whatever_polls_say(self) -> None:
         credential = self.credential
         self.assertFalse(credential.at(NOW + 59).is_last_resort)
-        credential.give(PollRefused(), at=NOW + 60)
+        credential.give(PollRefused(403), at=NOW + 60)
         self.assertTrue(credential.at(NOW + 61).is_last_resort)
         self.assertEqual(credential.at(NOW + 61).reset_at, NOW + 180)
         credential.give(RequestSent(OPUS), at=NOW + 61)
@@ -257,13 +257,13 @@ class RefusedAccountTests(SynchronousTestCase):
 
     def test_f26_a_usage_endpoint_that_refuses_is_no_reason_by_itself(self) -> None:
         credential = Credential()
-        self.assertEqual(credential.give(PollRefused(), PollRefused()), [])
+        self.assertEqual(credential.give(PollRefused(403), PollRefused()), [])
         self.assertTrue(credential.at().usable)
 
     def test_when_it_is_polled(self) -> None:
         credential = self.credential
         self.assertEqual(poll_wanted(credential.state, NOW, NOW), NOW + 60)
-        credential.give(PollRefused(), at=NOW + 60)
+        credential.give(PollRefused(403), at=NOW + 60)
         self.assertEqual(poll_wanted(credential.state, NOW + 60, NOW + 60), NOW + 180)
         credential.give(PollSucceeded(said(short=1)), at=NOW + 180)
         self.assertEqual(poll_wanted(credential.state, NOW + 180, NOW + 180), 0, "a request is to find out")

@@ -41,6 +41,7 @@ from ccmproxy.state.events import (
     SocketsRest,
     TimePassed,
     TokenAvailable,
+    TokenDelayed,
     TokenUnavailable,
 )
 from ccmproxy.state.holds import Combination
@@ -50,20 +51,6 @@ from ccmproxy.state.transitions import (
     DEFAULT_RATE_LIMIT,
     LONGEST_RATE_LIMIT,
     SHORTEST_RATE_LIMIT,
-    HeadersObserved,
-    Input,
-    Interrupt,
-    Log,
-    Notify,
-    PollFailed,
-    PollRefused,
-    PollSucceeded,
-    RateLimited,
-    Rejected,
-    TimePassed,
-    TokenAvailable,
-    TokenDelayed,
-    TokenUnavailable,
     transition,
 )
 from tests.states import CAPS, HOUR, NOW, Credential, said

@@ -38,7 +38,7 @@ from ccmproxy.transports.tcp import direct_writer
 #: If the upstream had closed a kept-alive connection, that becomes visible within one round trip of the next request.
 #: If the connection is lost later than this (seconds) without a byte of a response, the upstream may already have acted
 #: on the request.
-_STALE_WITHIN: Final = 10.0
+_STALE_WITHIN: Final = 1.0
 
 #: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
 _JOINED: Final = 64 * 1024
