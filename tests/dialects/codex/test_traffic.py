@@ -295,6 +295,14 @@ class ClassifyTests(SynchronousTestCase):
         }
         self.assertEqual(verdict(429, usage_limit(), **windows), Verdict(LIMITED, LATER + 9))
 
+    def test_the_reset_of_a_window_with_room_is_not_the_used_up_ones(self) -> None:
+        windows = {
+            "x_codex_primary_used_percent": 40,
+            "x_codex_primary_reset_at": LATER,
+            "x_codex_secondary_used_percent": 100,
+        }
+        self.assertEqual(verdict(429, BURST, **windows), Verdict(LIMITED, NOW + DEFAULT_BLOCK, False))
+
     def test_then_the_body(self) -> None:
         for fields, until in (
             ({"resets_at": LATER, "resets_in_seconds": 7}, LATER),
