@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccmproxy.state.availability import Availability, Caps, CredentialState, availability
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     Effect,
     Input,
     Interrupt,

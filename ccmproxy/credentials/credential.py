@@ -29,7 +29,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
     Interrupt,

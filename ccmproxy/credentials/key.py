@@ -13,7 +13,7 @@ from ccmproxy.credentials.destination import Upstream
 from ccmproxy.dialects.oauth import ApiKey, Authorization
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     TimePassed,
     TokenAvailable,
 )

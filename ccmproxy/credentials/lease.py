@@ -14,7 +14,7 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     Input,
 )
 from ccmproxy.state.holds import Combination

@@ -19,7 +19,7 @@ from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.policy.delays import clamped_delay, growing_delay
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     Input,
     PollFailed,
     PollRefused,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccmproxy.policy.opinions import Charge, ChargeKind
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     Input,

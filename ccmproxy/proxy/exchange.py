@@ -22,7 +22,7 @@ from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     RequestRefused,
 )
 

@@ -11,7 +11,7 @@ from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.opinions import Opinion
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
-from ccmproxy.state.events import AccountRefused, ModelDenied
+from ccmproxy.state.inputs import AccountRefused, ModelDenied
 from ccmproxy.state.limits import LimitsUpdate
 
 

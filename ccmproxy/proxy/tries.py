@@ -37,7 +37,7 @@ from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     RequestGaveUp,
 )
 

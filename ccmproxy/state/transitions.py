@@ -12,7 +12,7 @@ from typing import assert_never
 
 from ccmproxy.state import charging, refused
 from ccmproxy.state.availability import Availability, Caps, CredentialState, Shown, availability
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     Effect,

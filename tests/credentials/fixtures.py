@@ -35,7 +35,7 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import EXTERNAL_CAPS, Caps
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     HeadersObserved,
     PollFailed,
     PollSucceeded,

@@ -12,7 +12,7 @@ from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credentia
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     Input,

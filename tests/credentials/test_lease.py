@@ -14,7 +14,7 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.events import AccountRefused, SocketsRest
+from ccmproxy.state.inputs import AccountRefused, SocketsRest
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential

@@ -10,7 +10,7 @@ from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.sessions import Assignment, SessionKey
 from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot, CredentialState, snapshot
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
     TokenAvailable,

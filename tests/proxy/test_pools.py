@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.simulator.steps import Pace
-from ccmproxy.state.events import TokenUnavailable
+from ccmproxy.state.inputs import TokenUnavailable
 from tests.conversation import TOKEN, Client, message_request
 from tests.pooled import BOB, PoolWorld
 

@@ -14,7 +14,7 @@ from ccmproxy.state.availability import (
     availability,
     next_change,
 )
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     HeadersObserved,
     RateLimited,

@@ -18,7 +18,7 @@ from ccmproxy.state.charging import (
     is_believed,
     poll_wanted,
 )
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     HeadersObserved,

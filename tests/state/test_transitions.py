@@ -19,7 +19,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     HeadersObserved,

@@ -26,7 +26,7 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, 
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     Input,
     TimePassed,
     TokenAvailable,

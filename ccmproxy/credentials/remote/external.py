@@ -29,7 +29,7 @@ from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
     PollSucceeded,

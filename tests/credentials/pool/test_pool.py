@@ -22,7 +22,7 @@ from ccmproxy.policy.balancing import NoCredential, Selection, score
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.policy.sessions import JUST_ASSIGNED, SESSION_LIFE, WARM_TIME
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     Input,

@@ -15,7 +15,7 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.state.events import (
+from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
     ModelDenied,

@@ -14,7 +14,7 @@ from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.context import ProxyOptions
-from ccmproxy.state.events import TokenUnavailable
+from ccmproxy.state.inputs import TokenUnavailable
 from tests.conversation import PROXY, TOKEN, World
 from tests.proxy.websocket.scene import (
     CREATE,
