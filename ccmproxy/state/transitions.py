@@ -110,8 +110,8 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
             | HeadersObserved(LimitsUpdate(organization=organization), False)
             | PollSucceeded(LimitsUpdate(organization=organization), usable=None)
         ) if known and organization and organization != known:
-            # Another identity's login is in the file; a login whose file names none is recognized by its answers. Behind
-            # a remote instance many identities answer.
+            # Another identity's login is in the file; a login whose file names none is recognized by its answers.
+            # Behind a remote instance many identities answer.
             changed = _changed(
                 replace(charging.clean_slate(state), organization=organization), event, now, caps
             )
