@@ -111,10 +111,11 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
     match event:
         case (
             TokenAvailable(_, organization)
-            | HeadersObserved(LimitsUpdate(organization=organization))
-            | PollSucceeded(LimitsUpdate(organization=organization))
+            | HeadersObserved(LimitsUpdate(organization=organization), False)
+            | PollSucceeded(LimitsUpdate(organization=organization), usable=None)
         ) if known and organization and organization != known:
             # Another identity's login is in the file; a login whose file names none is recognized by its answers.
+            # Behind a remote instance many identities answer.
             changed = _changed(
                 replace(charging.clean_slate(state), organization=organization), event, now, caps
             )

@@ -506,6 +506,15 @@ class IdentityTests(SynchronousTestCase):
         self.assertNotIn(Poll(), credential.give(PollSucceeded(answer)))
         self.assert_clean(credential)
 
+    def test_behind_a_remote_many_answer(self) -> None:
+        credential = self.known()
+        answer = replace(said(short=55), organization="two")
+        credential.give(HeadersObserved(answer, is_aggregate=True))
+        self.assertEqual(credential.state.refused, self.known().state.refused)
+        self.assertEqual(credential.state.limits.weekly.utilization, 60)
+        credential.give(PollSucceeded(replace(answer, organization="three"), usable=False))
+        self.assertEqual(credential.state.limits.weekly.utilization, 60)
+
     def test_the_first_name_is_no_change(self) -> None:
         credential = Credential()
         credential.give(PollSucceeded(said(short=50)), AccountRefused("disabled"))

@@ -42,6 +42,11 @@ class RefusedTests(SynchronousTestCase):
             known = polled(polled(self.known, NOW + 40, is_good=True), now, is_good=False)
             self.assertFalse(known.is_open)
 
+    def test_refused_again_before_anybody_found_out(self) -> None:
+        """A request that was under way when the poll was good."""
+        known = refused(polled(self.known, NOW + 60, is_good=True), None, "disabled", NOW + 61)
+        self.assertEqual((known.is_open, known.step, known.next_at), (False, 1, NOW + 61 + 120))
+
     def test_requests_that_were_under_way_take_no_step(self) -> None:
         """Several answers that say the same are one refusal."""
         known = refused(refused(self.known, None, "disabled", NOW + 1), None, "disabled", NOW + 2)

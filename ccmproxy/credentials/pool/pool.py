@@ -265,13 +265,9 @@ class Pool:
                 return f"{tag} does not take it at present"
         if not availability.usable and availability.reason != "poll_failed":
             candidates = self._members.candidates(selection, model, now)
+            others = {each.tag: each.snapshot.availability.usable for each in candidates}
             # If all remaining candidates are merely worth trying, moving from one to another does not help.
-            is_last = bool(candidates) and tag not in {each.tag for each in candidates}
-            if (
-                not availability.worth_trying
-                or is_last
-                or any(each.snapshot.availability.usable for each in candidates)
-            ):
+            if not availability.worth_trying or any(others.values()) or (others and tag not in others):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
             candidates = self._members.candidates(selection, model, now, assignment)
