@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.surfaces.routes import CROSS_ORIGIN
 from tests.conversation import ANONYMOUS, TOKEN, Client, Response, World, message_request
 
+#: What the upstream is asked when an account starts: its usage, and whose login it is (spec 12.5).
+AT_START = ["usage", "profile"]
 API_KEY_REFUSED = "API key authentication is not supported; use Authorization: Bearer with a CCM user token"
 
 
@@ -66,7 +68,7 @@ class PathTests(RoutesCase):
             response = self.request(world, line, f"Authorization: Bearer {TOKEN}")
             self.assert_error(response, 404, "not_found_error")
             self.assertEqual(response.header("x-ccm-error"), "not_found")
-        self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage"])
+        self.assertEqual([r.endpoint for r in world.simulator.requests], AT_START)
 
     def test_dot_segments_do_not_leave_the_folder(self) -> None:
         """The token of the account must not reach endpoints that are not served here."""
@@ -84,7 +86,7 @@ class PathTests(RoutesCase):
             self.assert_error(
                 self.request(world, f"GET {path}", f"Authorization: Bearer {TOKEN}"), 404, "not_found_error"
             )
-        self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage"])
+        self.assertEqual([r.endpoint for r in world.simulator.requests], AT_START)
 
     def test_dots_that_are_no_segments(self) -> None:
         world = World(self)

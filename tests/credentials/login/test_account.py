@@ -446,6 +446,20 @@ class RefusedLoginTests(AccountTestCase):
             self.assertTrue(self.availability(account).worth_trying, str(reply))
             self.successResultOf(account.stop())
 
+    def test_bad_again_after_a_doubtful_end(self) -> None:
+        """The next probe comes as the intervals go on, neither at once nor with the usual rhythm of failed polls."""
+        account, token = self.begin()
+        self.upstream.answer("usage", Answer(500))
+        account.login_refused(token, "no")
+        self.clock.pump([5.0] * 79)  # Probes after 0, 30 and 90 s, and the first failed poll 5 min later.
+        self.assertEqual(self.polls(), 4)
+        account.login_refused(token, "no")
+        self.assertEqual(self.availability(account).state, "unavailable")
+        self.clock.advance(119)
+        self.assertEqual(self.polls(), 0)
+        self.clock.advance(1)
+        self.assertEqual(self.polls(), 1)
+
     def test_ends_with_another_login(self) -> None:
         account, token = self.begin()
         account.login_refused(token, "no")

@@ -115,6 +115,9 @@ class FileTests(SynchronousTestCase):
             self.assertIn(f"of the kind {named}, which is not supported", str(error))
             self.assertIn("codex login", str(error))
             self.assertNotIn("SEC", str(error))
+        both = {"auth_mode": "agentIdentity", "tokens": {"access_token": "SECRET"}}
+        error = self.assertRaises(CredentialFileError, FORMAT.parse, json.dumps(both).encode())
+        self.assertIn("of the kind agentIdentity", str(error))
         odd = FORMAT.parse(json.dumps({"auth_mode": "newKind", "tokens": {"access_token": "at"}}).encode())
         self.assertEqual(odd, OAuthToken("at"))
 
