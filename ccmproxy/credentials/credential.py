@@ -29,6 +29,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
@@ -42,7 +43,6 @@ from ccmproxy.state.inputs import (
     RequestServed,
     TimePassed,
 )
-from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.state.transitions import (
     transition,

@@ -14,10 +14,10 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     Input,
 )
-from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 
+import brotli
 import zstandard
-
-try:
-    import brotli
-except ImportError:
-    brotli = None
 
 #: More than any conversation needs; what would be larger is not looked into (bytes, decompressed).
 LARGEST = 16 * 1024 * 1024
@@ -26,9 +22,8 @@ _RAW_DEFLATE = -zlib.MAX_WBITS
 def decompressed(data: bytes, coding: bytes | None, largest: int = LARGEST) -> bytes | None:
     """``data`` without its content coding; None if the coding is unknown, the data broken or larger than ``largest``.
 
-    ``coding``: value of Content-Encoding, None where there is none. Known codings are gzip, deflate, zstd, and br where
-    the library ``brotli`` is installed in a version that bounds its output. Never raises, and never holds much more
-    than ``largest`` bytes. Data that breaks off gives what is there.
+    ``coding``: value of Content-Encoding, None where there is none. Known codings are gzip, deflate, br and zstd. Never
+    raises, and never holds much more than ``largest`` bytes. Data that breaks off gives what is there.
     """
     read = _READERS.get((coding or b"identity").strip().lower())
     return read(data, largest) if read is not None else None
@@ -102,8 +97,6 @@ _READERS: dict[bytes, Callable[[bytes, int], bytes | None]] = {
     b"gzip": _gunzip,
     b"x-gzip": _gunzip,
     b"deflate": _inflate,
+    b"br": _unbrotli,
     b"zstd": _unzstd,
 }
-# Since 1.2 the library bounds its output, and has this method.
-if hasattr(getattr(brotli, "Decompressor", None), "can_accept_more_data"):
-    _READERS[b"br"] = _unbrotli

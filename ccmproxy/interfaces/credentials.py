@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from ccmproxy.policy.retry import LeaseOutcome
     from ccmproxy.policy.sessions import Assignment, SessionKey
     from ccmproxy.state.availability import Availability, CredentialSnapshot
+    from ccmproxy.state.holds import Combination
     from ccmproxy.state.inputs import (
         Input,
     )
-    from ccmproxy.state.holds import Combination
     from ccmproxy.state.limits import LimitsUpdate
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ccmproxy.policy.opinions import Charge, ChargeKind
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -10,7 +11,6 @@ from ccmproxy.state.inputs import (
     ModelDenied,
     Rests,
 )
-from ccmproxy.state.holds import Combination
 
 
 def input_of(charge: Charge, asked: Combination, caller: str) -> Input:

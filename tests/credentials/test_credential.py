@@ -12,6 +12,7 @@ from ccmproxy.credentials.credential import LONGEST_TIMER, MOST_VIEWS, Credentia
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, Caps
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -22,7 +23,6 @@ from ccmproxy.state.inputs import (
     SocketsRest,
     TokenAvailable,
 )
-from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate, Window
 from tests.credentials.fixtures import NOW, PlainCredential
 

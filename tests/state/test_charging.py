@@ -18,6 +18,7 @@ from ccmproxy.state.charging import (
     is_believed,
     poll_wanted,
 )
+from ccmproxy.state.holds import NOTHING_HELD, Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -38,7 +39,6 @@ from ccmproxy.state.inputs import (
     TimePassed,
     TokenAvailable,
 )
-from ccmproxy.state.holds import NOTHING_HELD, Combination
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, Limits, LimitsUpdate, NamedLimit, Window
 from tests.states import CAPS, HOUR, NOW, Credential, said
 

@@ -19,6 +19,7 @@ from ccmproxy.state.availability import (
     next_change,
     snapshot,
 )
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -44,7 +45,6 @@ from ccmproxy.state.inputs import (
     TokenDelayed,
     TokenUnavailable,
 )
-from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
 from ccmproxy.state.transitions import (
     DEFAULT_BLOCK,
@@ -273,7 +273,17 @@ class InterruptTests(SynchronousTestCase):
         self.assertEqual(credential.interrupts, [])
         credential.give(RateLimited(NOW + HOUR))
         self.assertEqual(credential.interrupts, [Interrupt(credential.at())])
-        credential.give(RateLimited(NOW + 2 * HOUR), TokenUnavailable("x"), HeadersObserved(said(100, 100)))
+        credential.give(RateLimited(NOW + 2 * HOUR), HeadersObserved(said(100, 100)))
+        self.assertEqual(credential.interrupts, [])
+
+    def test_a_login_that_is_gone_interrupts_nevertheless(self) -> None:
+        """A limit leaves requests where they are; without a login they cannot succeed there any more (spec 12.3)."""
+        credential = Credential()
+        credential.give(RateLimited(NOW + HOUR))
+        self.assertEqual([each.availability.reason for each in credential.interrupts], ["rate_limited"])
+        credential.give(TokenUnavailable("x"))
+        self.assertEqual([each.availability.reason for each in credential.interrupts], ["unavailable"])
+        credential.give(TokenUnavailable("y"), RateLimited(NOW + 2 * HOUR))
         self.assertEqual(credential.interrupts, [])
 
     def test_armed_again_by_becoming_usable(self) -> None:
@@ -321,7 +331,8 @@ class InterruptTests(SynchronousTestCase):
             credential.give(event)
             self.assertEqual([each.availability.reason for each in credential.interrupts], [reason])
             credential.give(TokenUnavailable("lost"))
-            self.assertEqual(credential.interrupts, [])
+            later = [each.availability.reason for each in credential.interrupts]
+            self.assertEqual(later, [] if reason == "unavailable" else ["unavailable"])
         credential.give(TimePassed(), TokenAvailable(1.0), at=NOW + 2 * HOUR)
         self.assertTrue(credential.at(NOW + 2 * HOUR).usable)
         self.assertFalse(credential.state.is_leaving)

@@ -317,7 +317,7 @@ class PreflightTests(RoutesCase):
         """Otherwise any page could use the subscription that is served on this machine without a token."""
         world = World(self, configuration=ANONYMOUS)
         self.assert_refused(self.preflight(world))
-        self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage"])
+        self.assertEqual([r.endpoint for r in world.simulator.requests], ["usage", "profile"])
 
     def test_what_is_no_preflight(self) -> None:
         """Other requests without a token are counted as before, whatever their method."""

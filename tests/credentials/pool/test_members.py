@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.credentials.pool.members import Members, best, is_for_last, lasting
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.sessions import Assignment, RecentAssignments
-from ccmproxy.state.inputs import AccountRefused, Denied, PollSucceeded, Rests
 from ccmproxy.state.holds import Combination
+from ccmproxy.state.inputs import AccountRefused, Denied, PollSucceeded, Rests
 from ccmproxy.state.limits import LimitsUpdate
 from tests.credentials.fixtures import NOW, PlainCredential
 

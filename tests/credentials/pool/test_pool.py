@@ -22,6 +22,7 @@ from ccmproxy.policy.balancing import NoCredential, Selection, score
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.policy.sessions import JUST_ASSIGNED, SESSION_LIFE, WARM_TIME
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.holds import PROBE_WAIT, Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -31,7 +32,6 @@ from ccmproxy.state.inputs import (
     Rests,
     SocketsRest,
 )
-from ccmproxy.state.holds import PROBE_WAIT, Combination
 from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, PlainCredential

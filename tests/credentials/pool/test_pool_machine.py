@@ -22,8 +22,8 @@ from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.balancing import NoCredential, Selection, should_rebalance
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability, CredentialSnapshot
-from ccmproxy.state.inputs import AccountRefused, Denied, Rests
 from ccmproxy.state.holds import Combination
+from ccmproxy.state.inputs import AccountRefused, Denied, Rests
 from tests.credentials.fixtures import NOW, PlainCredential
 from tests.profiles import examples
 

@@ -15,6 +15,7 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.retry import LeaseOutcome
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -24,7 +25,6 @@ from ccmproxy.state.inputs import (
     SocketsRest,
     TokenUnavailable,
 )
-from ccmproxy.state.holds import Combination
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
