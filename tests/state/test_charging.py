@@ -257,7 +257,7 @@ class RefusedAccountTests(SynchronousTestCase):
 
     def test_f26_a_usage_endpoint_that_refuses_is_no_reason_by_itself(self) -> None:
         credential = Credential()
-        self.assertEqual(credential.give(PollRefused(403), PollRefused()), [])
+        self.assertEqual(credential.give(PollRefused(403), PollRefused(401)), [])
         self.assertTrue(credential.at().usable)
 
     def test_when_it_is_polled(self) -> None:
