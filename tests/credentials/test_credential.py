@@ -303,6 +303,8 @@ class RequestTests(CredentialTestCase):
             self.assertTrue(self.credential.is_usable())
             self.clock.advance(1)
             self.credential.served(ASKED, self.clock.seconds(), True)
+
+    def test_refusals_that_hold_nothing_end_likewise(self) -> None:
         for caller in ("alice", "bob"):
             self.credential.learn(RequestRefused(ASKED, caller))
             self.assertTrue(self.credential.is_usable(), "nothing else is held, and yet it counts")
