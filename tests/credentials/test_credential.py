@@ -304,6 +304,14 @@ class RequestTests(CredentialTestCase):
             self.clock.advance(1)
             self.credential.served(ASKED, self.clock.seconds(), True)
 
+    def test_refusals_that_hold_nothing_end_likewise(self) -> None:
+        for caller in ("alice", "bob"):
+            self.credential.learn(RequestRefused(ASKED, caller))
+            self.assertTrue(self.credential.is_usable(), "nothing else is held, and yet it counts")
+            self.clock.advance(200)
+            self.credential.served(ASKED, self.clock.seconds(), True)
+            self.assertEqual(self.credential.state.refusals, ())
+
     def test_a_request_that_finds_out_is_the_only_one(self) -> None:
         self.credential.learn(AccountRefused("disabled"))
         self.clock.advance(60)

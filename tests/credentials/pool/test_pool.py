@@ -795,6 +795,18 @@ class RestTests(PoolTestCase):
         self.clock.advance(WARM_TIME)
         self.assertEqual(self.serve(pool), "a")
 
+    def test_it_returns_rather_than_to_be_told_to_wait(self) -> None:
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        self.ask(pool)
+        self.rest(a, 5.0)
+        lease = pool.select(self.selection())
+        lease.close(LeaseOutcome.CANCELLED)
+        self.assertEqual(lease.tag, "b")
+        self.clock.advance(5)
+        self.rest(b)
+        self.assertEqual(self.serve(pool), "a")
+
     def test_where_it_returned_it_stays(self) -> None:
         """For want of anything else it went back; then it does not leave again because it once left."""
         a, b = self.credential("a"), self.credential("b", 50)
