@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from ccmproxy.state.availability import Availability, Caps, CredentialState, availability
-from ccmproxy.state.inputs import (
-    Effect,
-    Input,
-    Interrupt,
-    Log,
-    Notify,
-    TokenAvailable,
-)
+from ccmproxy.state.inputs import Effect, Input, Interrupt, Log, Notify, TokenAvailable
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
-from ccmproxy.state.transitions import (
-    transition,
-)
+from ccmproxy.state.transitions import transition
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

@@ -21,11 +21,7 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.simulator.claude.simulated_account import PLANS
 from ccmproxy.simulator.usage_windows import SHORT_ALLOWANCE, WEEKLY_ALLOWANCE, UsageWindow
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-    PollSucceeded,
-    TokenAvailable,
-)
+from ccmproxy.state.inputs import HeadersObserved, PollSucceeded, TokenAvailable
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 

@@ -44,9 +44,7 @@ from ccmproxy.state.inputs import (
     TimePassed,
 )
 from ccmproxy.state.limits import LimitsUpdate
-from ccmproxy.state.transitions import (
-    transition,
-)
+from ccmproxy.state.transitions import transition
 
 #: Longest delay of the timer for changes that time alone causes (seconds). It is bounded because the wall clock may be
 #: set while the timer runs.

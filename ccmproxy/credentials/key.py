@@ -13,10 +13,7 @@ from ccmproxy.credentials.destination import Upstream
 from ccmproxy.dialects.oauth import ApiKey, Authorization
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.inputs import (
-    TimePassed,
-    TokenAvailable,
-)
+from ccmproxy.state.inputs import TimePassed, TokenAvailable
 
 #: Plan weight of a key for which the configuration sets none (spec 3.7).
 DEFAULT_WEIGHT = 1.0

@@ -15,9 +15,7 @@ from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.holds import Combination
-from ccmproxy.state.inputs import (
-    Input,
-)
+from ccmproxy.state.inputs import Input
 from ccmproxy.state.limits import LimitsUpdate
 
 

@@ -19,12 +19,7 @@ from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.policy.delays import clamped_delay, growing_delay
-from ccmproxy.state.inputs import (
-    Input,
-    PollFailed,
-    PollRefused,
-    PollSucceeded,
-)
+from ccmproxy.state.inputs import Input, PollFailed, PollRefused, PollSucceeded
 
 #: Age at which the known usage is out of date (seconds).
 POLL_INTERVAL = 60 * 60.0
@@ -132,6 +127,16 @@ class Poller(ABC):
         result = Deferred.fromCoroutine(self._poll()).addBoth(self._finished)
         if self._polling:
             self._poll_result = result
+
+    @property
+    def last_began(self) -> float:
+        """When the last poll began (Unix seconds); 0: there was none."""
+        return self._began
+
+    def poll_unless_postponed(self) -> None:
+        """Start a poll now, although none is due, unless the endpoint has asked for a delay. Returns at once."""
+        if self._postponed_until <= self._now():
+            self.poll()
 
     def reconsider(self) -> None:
         """Set the timer anew if the next poll is due earlier than it was. Returns at once."""

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from ccmproxy.policy.sessions import Assignment, SessionKey
     from ccmproxy.state.availability import Availability, CredentialSnapshot
     from ccmproxy.state.holds import Combination
-    from ccmproxy.state.inputs import (
-        Input,
-    )
+    from ccmproxy.state.inputs import Input
     from ccmproxy.state.limits import LimitsUpdate
 
 

@@ -89,9 +89,12 @@ class Assignment:
     rested_at: float = 0.0
     origin_served_at: float = 0.0
 
-    def is_warm(self, now: float) -> bool:
-        """Whether its credential has served the session within the last minutes, so that its prompt cache is warm."""
-        return 0 <= now - self.served_at < WARM_TIME
+    def is_warm(self, credential: str, now: float) -> bool:
+        """Return whether this credential has served the session within the last minutes, so that its prompt cache is
+        warm there: the present one, or the one that the session came from."""
+        if credential == self.credential:
+            return 0 <= now - self.served_at < WARM_TIME
+        return credential == self.came_from and 0 <= now - self.origin_served_at < WARM_TIME
 
     def leaves(self, credential: str, now: float) -> None:
         """The credential has refused the session in mid-stream: it goes elsewhere for a minute (spec 12.1)."""

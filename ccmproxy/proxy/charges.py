@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from ccmproxy.policy.opinions import Charge, ChargeKind
 from ccmproxy.state.holds import Combination
-from ccmproxy.state.inputs import (
-    AccountRefused,
-    Denied,
-    Input,
-    ModelDenied,
-    Rests,
-)
+from ccmproxy.state.inputs import AccountRefused, Denied, Input, ModelDenied, Rests
 
 
 def input_of(charge: Charge, asked: Combination, caller: str) -> Input:

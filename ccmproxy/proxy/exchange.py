@@ -22,9 +22,7 @@ from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
-from ccmproxy.state.inputs import (
-    RequestRefused,
-)
+from ccmproxy.state.inputs import RequestRefused
 
 #: After so long a client may come again whose request was sent often enough, while there is room elsewhere (seconds).
 AGAIN_TIME = 1.0

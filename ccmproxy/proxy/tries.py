@@ -37,9 +37,7 @@ from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.inputs import (
-    RequestGaveUp,
-)
+from ccmproxy.state.inputs import RequestGaveUp
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0

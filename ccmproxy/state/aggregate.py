@@ -11,13 +11,7 @@ from dataclasses import dataclass
 
 from ccmproxy.state.availability import Availability, AvailabilityState, CredentialSnapshot
 from ccmproxy.state.durations import format_duration
-from ccmproxy.state.limits import (
-    RESET_JITTER,
-    Window,
-    current_reset,
-    current_utilization,
-    remaining,
-)
+from ccmproxy.state.limits import RESET_JITTER, Window, current_reset, current_utilization, remaining
 from ccmproxy.state.window_status import (
     OverallStatus,
     WindowKind,

@@ -35,13 +35,7 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import EXTERNAL_CAPS, Caps
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-    PollFailed,
-    PollSucceeded,
-    TokenAvailable,
-    TokenUnavailable,
-)
+from ccmproxy.state.inputs import HeadersObserved, PollFailed, PollSucceeded, TokenAvailable, TokenUnavailable
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork, Pump
 from tests.http.upstream import Receiver

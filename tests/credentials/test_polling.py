@@ -13,10 +13,7 @@ from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.token import TokenKeeper
 from ccmproxy.credentials.polling import UsagePoller
 from ccmproxy.dialects.oauth import OAuthToken
-from ccmproxy.state.inputs import (
-    Input,
-    PollSucceeded,
-)
+from ccmproxy.state.inputs import Input, PollSucceeded
 from tests.credentials.fixtures import (
     NOW,
     PROFILE,

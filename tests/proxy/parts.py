@@ -11,14 +11,8 @@ from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.sessions import Assignment, SessionKey
 from ccmproxy.state.availability import Availability, Caps, CredentialSnapshot, CredentialState, snapshot
 from ccmproxy.state.holds import Combination
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-    Input,
-    TokenAvailable,
-)
-from ccmproxy.state.transitions import (
-    transition,
-)
+from ccmproxy.state.inputs import HeadersObserved, Input, TokenAvailable
+from ccmproxy.state.transitions import transition
 from tests.states import NOW, said
 
 

@@ -14,13 +14,7 @@ from ccmproxy.state.availability import (
     availability,
     next_change,
 )
-from ccmproxy.state.inputs import (
-    AccountRefused,
-    HeadersObserved,
-    RateLimited,
-    SocketsRest,
-    TimePassed,
-)
+from ccmproxy.state.inputs import AccountRefused, HeadersObserved, RateLimited, SocketsRest, TimePassed
 from ccmproxy.state.limits import (
     MOST_MODELS,
     SHORT_WINDOW,

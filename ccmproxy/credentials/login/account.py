@@ -26,13 +26,8 @@ from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, 
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import Caps
-from ccmproxy.state.inputs import (
-    Input,
-    TimePassed,
-    TokenAvailable,
-    TokenDelayed,
-    TokenUnavailable,
-)
+from ccmproxy.state.charging import poll_wanted
+from ccmproxy.state.inputs import Input, TimePassed, TokenAvailable, TokenDelayed, TokenUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +192,11 @@ class LoginAccount(Credential):
             self._keeper.reload_on_demand()
             self._poller.poll_if_stale()
 
+    def poll_now(self) -> None:
+        """Start a poll, unless the usage endpoint has asked for a delay. Returns at once."""
+        if self._running:
+            self._poller.poll_unless_postponed()
+
     def reconfigure(self, caps: Caps, plan_weight: float | None) -> None:
         """Apply a reloaded configuration. Requests in flight go on unless a new cap is already reached."""
         self.caps = caps
@@ -355,9 +355,14 @@ class LoginAccount(Credential):
         return present is not None and digest(present) == digest(authorization)
 
     def _wanted_poll(self, now: float) -> float:
-        """Return when a poll is wanted besides the usual rhythm (Unix seconds), 0 = not at all."""
+        """Return when a poll is wanted besides the usual rhythm (Unix seconds), 0 = not at all: to see whether a bad
+        login is good again, a rate limit over, or a refused account let in again (spec 12.3, 12.5)."""
         bad = self._standing.bad
-        return max(bad.next_at, 1.0) if bad is not None else 0.0
+        moments = [max(bad.next_at, 1.0)] if bad is not None else []
+        wanted = poll_wanted(self.state, self._poller.last_began, now)
+        if wanted:
+            moments.append(wanted)
+        return min(moments, default=0.0)
 
     def _probed(self, authorization: Authorization, is_good: bool | None) -> None:
         """Note what a poll or a model request has shown about the token: True = it is good, None = nothing."""

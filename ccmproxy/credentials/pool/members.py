@@ -41,17 +41,25 @@ class Members:
         return member if self._takes_keys or not member.is_api_key else None
 
     def candidates(
-        self, selection: Selection, model: str | None, now: float, assignment: Assignment | None = None
+        self,
+        selection: Selection,
+        model: str | None,
+        now: float,
+        assignment: Assignment | None = None,
+        *,
+        may_return: bool = False,
     ) -> list[Candidate]:
         """Return the members that are usable or, if there are none, those that are worth trying.
 
         Members that do not take such a request at present are left out (spec 12.2), and for a session with an
-        ``assignment`` those that it avoids.
+        ``assignment`` those that it avoids, unless it ``may_return`` there.
         """
         members = [
             member
             for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded and self._takes(member, selection, now, assignment)
+            if member.tag not in selection.excluded
+            and (may_return or assignment is None or not assignment.avoids(member.tag, now))
+            and self._takes(member, selection, now, assignment)
         ]
         views = [member.snapshot(now, model) for member in members]
         fit = (
@@ -75,7 +83,7 @@ class Members:
         candidates = self.candidates(selection, model, now, assignment)
         if not candidates and assignment is not None and assignment.rested:
             # It avoids where a rest moved it away from only as long as there is anything else.
-            candidates = self.candidates(selection, model, now)
+            candidates = self.candidates(selection, model, now, assignment, may_return=True)
         if candidates or selection.asked is None or self.rests_until(selection, model, now):
             return candidates
         return self.candidates(replace(selection, asked=None), model, now)
@@ -93,11 +101,9 @@ class Members:
     ) -> bool:
         if selection.only_accounts and (member.is_external or member.is_api_key):
             return False
-        if assignment is not None and assignment.avoids(member.tag, now):
-            return False
         if selection.asked is None:
             return True
-        is_warm = assignment is not None and assignment.credential == member.tag and assignment.is_warm(now)
+        is_warm = assignment is not None and assignment.is_warm(member.tag, now)
         return not member.turns_away(selection.asked, is_warm, now)
 
     def rests_until(self, selection: Selection, model: str | None, now: float) -> float:

@@ -196,7 +196,7 @@ class Pool:
         """Return whether the credential ``tag`` has served this session within the last minutes."""
         now = self._now()
         assignment = self._find(selection, now)
-        return assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+        return assignment is not None and assignment.is_warm(tag, now)
 
     def refused(self, selection: Selection, tag: str) -> None:
         """Note that a stream of this session was refused in mid-stream, without data, on the credential ``tag``."""
@@ -256,7 +256,7 @@ class Pool:
             return f"{tag} may not serve it any more"
         view = member.snapshot(now, model)
         availability = view.availability
-        is_warm = assignment is not None and assignment.credential == tag and assignment.is_warm(now)
+        is_warm = assignment is not None and assignment.is_warm(tag, now)
         if assignment is not None and self._members.has_left(selection, assignment, tag, model, now):
             return f"{tag} has refused it in mid-stream"
         if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):

@@ -82,7 +82,7 @@ class SingleProvider:
         """Return whether the credential has served this session within the last minutes."""
         now = self._now()
         assignment = self._find(selection, now)
-        return assignment is not None and assignment.is_warm(now)
+        return assignment is not None and assignment.is_warm(self._credential.tag, now)
 
     def refused(self, selection: Selection, tag: str) -> None:
         """Do nothing: there is nowhere else to go."""
@@ -109,7 +109,7 @@ class SingleProvider:
         if selection.asked is None:
             return 0.0
         assignment = self._find(selection, now)
-        is_warm = assignment is not None and assignment.is_warm(now)
+        is_warm = assignment is not None and assignment.is_warm(self._credential.tag, now)
         free_at = self._credential.free_at(selection.asked, now)
         return free_at if free_at and self._credential.turns_away(selection.asked, is_warm, now) else 0.0
 

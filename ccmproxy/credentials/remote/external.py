@@ -29,13 +29,7 @@ from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import EXTERNAL_CAPS
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-    Input,
-    PollSucceeded,
-    TokenAvailable,
-    TokenUnavailable,
-)
+from ccmproxy.state.inputs import HeadersObserved, Input, PollSucceeded, TokenAvailable, TokenUnavailable
 from ccmproxy.state.limits import LimitsUpdate
 
 #: Plan weight of a remote that has not reported one (spec 5.2).

@@ -18,9 +18,7 @@ from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.relay import WebSocketRelay
-from ccmproxy.state.inputs import (
-    SocketsRest,
-)
+from ccmproxy.state.inputs import SocketsRest
 from ccmproxy.websocket.connection import Connection
 from ccmproxy.websocket.deflate import DeflateAgreement
 from ccmproxy.websocket.handshake import (

@@ -8,9 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.claude.windows import Claim, family_claims, parse_family, read_headers, read_usage
 from ccmproxy.http.message import Headers
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-)
+from ccmproxy.state.inputs import HeadersObserved
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, LimitsUpdate, Window
 from tests.states import HOUR, NOW, Credential
 

@@ -18,9 +18,7 @@ from ccmproxy.dialects.codex.windows import (
     read_headers,
     read_usage,
 )
-from ccmproxy.state.inputs import (
-    HeadersObserved,
-)
+from ccmproxy.state.inputs import HeadersObserved
 from ccmproxy.state.limits import MOST_MODELS, Credits, LimitsUpdate, Window
 from tests.states import HOUR, NOW, Credential
 
