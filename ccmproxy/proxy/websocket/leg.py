@@ -17,9 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.transports.tcp import direct_writer
+from ccmproxy.transports.tcp import READ_SIZE, direct_writer, set_read_size
 from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
 
+#: So much of a long frame is read at once (bytes).
+LONGEST_READ = 1024 * 1024
 #: The peer may take so long to answer a close and be gone (seconds).
 CLOSE_TIME = 5.0
 
@@ -78,6 +80,7 @@ class Leg:
         "_owner",
         "_pong",
         "_pumping",
+        "_reads_more",
         "_registered",
         "_started",
         "_told",
@@ -101,6 +104,7 @@ class Leg:
         self._clock = clock
         self._write: Callable[[bytes], None] = _nowhere
         self._started = self._held = self._pumping = self._registered = self._told = False
+        self._reads_more = False
         self._pong: bytes | None = None
         self._deadline: IDelayedCall | None = None
         self.is_blocked = self.is_closing = self.is_lost = False
@@ -119,6 +123,8 @@ class Leg:
         self.quiet_ticks = 0
         self._connection.receive(data)
         self._pump()
+        if self._reads_more or len(data) >= READ_SIZE:
+            self._adjust_reads(len(data))
 
     def connectionLost(self, reason: Failure) -> None:
         self.is_lost = True
@@ -245,6 +251,15 @@ class Leg:
             self._owner.crashed(self)
         finally:
             self._pumping = False
+
+    def _adjust_reads(self, size: int) -> None:
+        """After a read of ``size`` bytes: read the rest of a long frame at once, if it comes as fast as we read.
+
+        Never more than the frame still lacks: what comes behind it has to be kept while the other side is slow.
+        """
+        missing = self._connection.missing if size >= READ_SIZE else 0
+        self._reads_more = missing > READ_SIZE
+        set_read_size(self.transport, min(missing, LONGEST_READ) if self._reads_more else READ_SIZE)
 
     def _handle(self, event: Message | Ping | Pong | Close) -> None:
         if isinstance(event, Message):
