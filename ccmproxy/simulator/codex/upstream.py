@@ -160,9 +160,8 @@ class CodexUpstream:
             return Answer(self.turns.replacement(request, account, fault), fault)
         if (accepted := accept_handshake(request)) is None:
             raise self._invalid(account, InvalidRequest("Invalid WebSocket handshake"))
-        fields, extensions = accepted
         headers = [
-            *fields,
+            *accepted.headers,
             *self._refusals.identity(),
             *self.turns.limit_headers(account),
             *_EDGE_HEADERS,
@@ -177,7 +176,7 @@ class CodexUpstream:
             Reply(head, []),
             fault,
             switch=lambda clock, on_request, on_end: WebSocketServer(
-                session, opening, extensions, clock, on_request, on_end
+                session, opening, accepted, clock, on_request, on_end
             ),
         )
 

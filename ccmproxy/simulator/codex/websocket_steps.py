@@ -22,7 +22,7 @@ _FIRST_CODE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text message, in frames of so many characters each; None: in one frame."""
+    """A text message, in frames of so many bytes each; None: in one frame."""
 
     text: str
     frame_size: int | None = None

@@ -301,7 +301,7 @@ class RefusalTests(SynchronousTestCase):
 
 
 class SimulatorTests(SynchronousTestCase):
-    """Whole conversations with the simulator, whose frames are wsproto's."""
+    """Whole conversations with the simulator, whose frames are autobahn's."""
 
     def say(self, scene: Scene, client: ClientSocket, **fields: object) -> list[dict[str, Any]]:
         """One request and its events; the client's own messages are forgotten then."""
