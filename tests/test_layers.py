@@ -93,9 +93,9 @@ VERSION = "ccmproxy._version"
 #: Libraries that do no I/O and read no clock.
 PURE_LIBRARIES = names(
     """
-    __future__ abc base64 binascii bisect calendar collections contextlib copy dataclasses datetime decimal difflib
-    email.utils enum functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator re
-    statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
+    __future__ abc base64 binascii bisect calendar codecs collections contextlib copy dataclasses datetime decimal
+    difflib email.utils enum functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator
+    re statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
     """
 )
 #: Module or package of the pure ring → what it may use besides.
@@ -103,6 +103,8 @@ PURE_EXTRAS: Mapping[str, frozenset[str]] = {
     "ccmproxy.interfaces": frozenset({"zope.interface"}),
     "ccmproxy.http.content_coding": frozenset({"brotli", "zstandard"}),
     "ccmproxy.dialects": frozenset({"zope.interface"}),
+    # the exclusive or in machine code, a pure function, where autobahn's wheel has it
+    "ccmproxy.websocket.masking": frozenset({"_nvx_xormasker"}),
     "ccmproxy.config": frozenset({"pydantic", "pydantic_core", "yaml"}),
     # the one pure module that touches the system: it reads the configuration, and the secrets that it names
     "ccmproxy.config.loader": frozenset({"os", "pathlib"}),

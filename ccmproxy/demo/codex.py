@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 from typing import Protocol as Interface
 
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, RejectConnection, Request, TextMessage
+from txaio.tx import make_logger
 
 from ccmproxy.demo.outcome import Outcome
 
@@ -46,53 +45,40 @@ def _turn(prompt: str) -> dict[str, Any]:
     }
 
 
-class Socket(Protocol):
+class Socket(WebSocketClientProtocol):
     """A WebSocket client that asks for one turn at a time.
 
-    ``opened`` fires with None when the handshake is done, or fails with ConnectionError where it was refused.
+    ``opened`` fires with None when the handshake is done, or fails: with ConnectionError where it was refused, with
+    the connection's reason where that ended before.
     """
 
-    def __init__(self, host: str, token: str) -> None:
-        self._host = host
-        self._token = token
-        self._wire = WSConnection(ConnectionType.CLIENT)
+    # The steps tell how they ended; autobahn's own account of it, above an error, is noise.
+    log = make_logger("error")
+
+    def __init__(self) -> None:
+        super().__init__()
         self._turn: Deferred[list[dict[str, Any]]] | None = None
         self._events: list[dict[str, Any]] = []
-        self._text = ""
         self.opened: Deferred[None] = Deferred()
 
-    def connectionMade(self) -> None:
-        """Ask for the upgrade."""
-        headers = [(b"Authorization", f"Bearer {self._token}".encode())]
-        self._write(self._wire.send(Request(host=self._host, target="/v1/responses", extra_headers=headers)))
+    def onOpen(self) -> None:
+        self.opened.callback(None)
 
-    def _write(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(data)
+    def failHandshake(self, reason: str) -> None:
+        """autobahn does not take the answer: told as it is, and the connection is dropped."""
+        self.opened.errback(ConnectionError(reason))
+        super().failHandshake(reason)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take what came apart."""
-        self._wire.receive_data(data)
-        for event in self._wire.events():
-            if isinstance(event, AcceptConnection):
-                self.opened.callback(None)
-            elif isinstance(event, RejectConnection):
-                self.opened.errback(ConnectionError(f"refused with {event.status_code}"))
-            elif isinstance(event, TextMessage):
-                self._text += event.data
-                if event.message_finished:
-                    text, self._text = self._text, ""
-                    self._received(json.loads(text))
-
-    def _received(self, message: dict[str, Any]) -> None:
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        message = json.loads(payload)
         self._events.append(message)
         if message["type"] in ("response.completed", "error") and self._turn is not None:
             turn, self._turn = self._turn, None
             events, self._events = self._events, []
             turn.callback(events)
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        """Nothing more will come."""
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
         for waiting in (self._turn, self.opened):
             if waiting is not None and not waiting.called:
                 waiting.errback(reason)
@@ -100,9 +86,22 @@ class Socket(Protocol):
     def ask(self, prompt: str) -> Deferred[list[dict[str, Any]]]:
         """One turn: every event up to its end."""
         self._turn = Deferred()
-        message = {"type": "response.create", **_turn(prompt)}
-        self._write(self._wire.send(TextMessage(data=json.dumps(message))))
+        self.sendMessage(json.dumps({"type": "response.create", **_turn(prompt)}).encode())
         return self._turn
+
+
+def socket_factory(reactor: Any, host: str, token: str) -> WebSocketClientFactory:
+    """Makes sockets to the service at ``host``, for the user whose ``token`` it is.
+
+    Without autobahn's timers, which ask for the process's reactor: every step has its own time-outs.
+    """
+    headers = {"Authorization": f"Bearer {token}"}
+    factory = WebSocketClientFactory(
+        f"ws://{host}/v1/responses", headers=headers, useragent=None, reactor=reactor
+    )
+    factory.protocol = Socket
+    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
+    return factory
 
 
 async def a_codex_turn(demo: CodexSide) -> Outcome:
@@ -117,8 +116,7 @@ async def two_codex_turns_on_a_websocket(demo: CodexSide) -> Outcome:
     """Codex over its WebSocket: two turns on one connection, and the state of the pool in between."""
     host = f"127.0.0.1:{demo.codex_port}"
     endpoint = TCP4ClientEndpoint(demo.reactor, "127.0.0.1", demo.codex_port)
-    socket = Socket(host, demo.token)
-    await endpoint.connect(Factory.forProtocol(lambda: socket))
+    socket = cast(Socket, await endpoint.connect(socket_factory(demo.reactor, host, demo.token)))
     socket.opened.addTimeout(TURN_TIME, demo.reactor)
     await socket.opened
     ended = []

@@ -72,7 +72,8 @@ services:
 class Demo:
     """Simulator and service, on ports of the loopback address.
 
-    ``directory``: where the accounts' credential files are written.
+    ``directory``: where the accounts' credential files are written. ``port``, ``codex_port``, ``neighbour_port``: where
+    the services listen; 0 before the start if any free ports will do.
     """
 
     def __init__(self, reactor: Any, directory: Path, port: int | None) -> None:
@@ -80,8 +81,9 @@ class Demo:
         self.reactor = reactor
         self.token = ALICE
         self._directory = directory
-        ports = _free_ports() if port is None else (port, port + 1, port + 2)
-        self.port, self.codex_port, self.neighbour_port = ports
+        self.port, self.codex_port, self.neighbour_port = (
+            (0, 0, 0) if port is None else (port, port + 1, port + 2)
+        )
         self.simulator = Simulator(reactor, random.Random(1))
         self.main = self.simulator.add_account("main", "max_20x")
         self.spent = self.simulator.add_account("spent", "pro")
@@ -97,6 +99,9 @@ class Demo:
         endpoint = TCP4ServerEndpoint(self.reactor, 0, interface="127.0.0.1")
         self._simulator_port = await endpoint.listen(self.simulator.factory)
         upstream = f"http://127.0.0.1:{self._simulator_port.getHost().port}"
+        if not self.port:
+            # Not before: the system could give one of them to the simulator.
+            self.port, self.codex_port, self.neighbour_port = _free_ports()
         for account in (self.main, self.spent, self.small):
             self._write(account.name, account.credentials_document())
         self._write("codex", self.codex.auth_document())

@@ -15,6 +15,8 @@ from twisted.internet.tcp import Connection
 KEEPALIVE_IDLE: Final = 30
 KEEPALIVE_INTERVAL: Final = 10
 KEEPALIVE_COUNT: Final = 6
+#: How much Twisted reads from a TCP connection at once (bytes).
+READ_SIZE: Final = Connection.bufferSize
 
 #: The number of TCP_NOTSENT_LOWAT, which Python's socket module does not name before 3.12.
 _TCP_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)
@@ -51,6 +53,16 @@ def limit_unsent(transport: Any, size: int) -> None:
             transport.getHandle().setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
         except (OSError, AttributeError):
             pass
+
+
+def set_read_size(transport: ITransport, size: int) -> None:
+    """Read at most ``size`` bytes at once from now on; does nothing to transports other than plain TCP connections.
+
+    For whoever knows that so much is to come, such as the rest of a long message: each read costs a turn of the
+    reactor, and its bytes a copy into one piece.
+    """
+    if isinstance(transport, Connection):
+        transport.bufferSize = size
 
 
 def direct_writer(transport: ITransport) -> Callable[[bytes], None]:

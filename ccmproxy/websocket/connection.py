@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ccmproxy.websocket.deflate import Corrupt, DeflateAgreement, Deflater, Inflater, TooMuch
+from ccmproxy.websocket.masking import mask as masked
+from ccmproxy.websocket.masking import rotate
+from ccmproxy.websocket.utf8 import is_utf8
 
 MIB: Final = 1024 * 1024
 #: The longest message (bytes, inflated) that is taken, unless told otherwise (spec 10).
@@ -33,6 +36,8 @@ SERVICE_RESTART: Final = 1012
 #: Longest payload of a control frame, and longest reason of a close (bytes).
 _LONGEST_CONTROL: Final = 125
 _LONGEST_REASON: Final = 123
+#: Pieces of a message that are kept as they came (bytes).
+_LARGE_PIECE: Final = 0x1000
 #: Sizes (bytes) of messages that are worth compressing: small ones gain nothing, large ones keep all others waiting.
 _WORTH_COMPRESSING: Final = range(128, MIB)
 
@@ -99,16 +104,16 @@ class Connection:
         "_in_frame",
         "_in_message",
         "_inflater",
+        "_key",
         "_limit",
-        "_mask",
-        "_mask_at",
         "_masking",
-        "_message",
         "_message_compressed",
         "_message_opcode",
         "_message_packed",
+        "_pieces",
         "_position",
         "_remaining",
+        "_size",
         "closed",
     )
 
@@ -122,19 +127,19 @@ class Connection:
         self._limit = limit
         self._deflater = Deflater(agreement) if agreement is not None else None
         self._inflater = Inflater(agreement) if agreement is not None else None
-        #: What has come, and how much of it is used up already.
-        self._buffer = bytearray()
+        #: What has come, and how much of it is used up already. A read of the transport that everything before was
+        #: used up for stays the object that it is.
+        self._buffer: bytes | bytearray = b""
         self._position = 0
-        # Of the frame whose payload is coming. ``_mask``: its key, None where it has none; ``_mask_at``: how far
-        # into the payload we are.
+        # Of the frame whose payload is coming. ``_key``: of its mask, for the next byte; None: it has no mask.
         self._in_frame = False
         self._fin = False
         self._remaining = 0
-        self._mask: bytes | None = None
-        self._mask_at = 0
+        self._key: bytes | None = None
         # Of the message that is coming.
         self._in_message = False
-        self._message = bytearray()
+        self._pieces: list[bytes | bytearray] = []
+        self._size = 0
         self._message_opcode = _TEXT
         self._message_compressed = False
         self._message_packed = 0
@@ -146,16 +151,27 @@ class Connection:
 
     def receive(self, data: bytes) -> None:
         """Take bytes that came. Nothing is looked at yet."""
-        if not self.closed and self._failed is None:
-            if self._position:
-                del self._buffer[: self._position]
-                self._position = 0
-            self._buffer += data
+        if self.closed or self._failed is not None:
+            return
+        buffer = self._buffer
+        if self._position == len(buffer):
+            self._buffer = data
+        else:
+            if isinstance(buffer, bytes):
+                self._buffer = buffer = bytearray(buffer)
+            del buffer[: self._position]
+            buffer += data
+        self._position = 0
 
     @property
     def buffered(self) -> int:
         """Bytes that came and are not part of an event, or of a message in the making, yet."""
         return len(self._buffer) - self._position
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the frame in the making still lacks; 0 where there is none, or its head has not come yet."""
+        return self._remaining
 
     def next_event(self) -> Event | None:
         """The next event, None where more must come first. Raises ProtocolError, then always the same one."""
@@ -174,9 +190,8 @@ class Connection:
                     return None
         except ProtocolError as error:
             self._failed = error
-            self._buffer.clear()
-            self._message.clear()
-            self._position = 0
+            self._forget_buffer()
+            self._pieces.clear()
             raise
         return None
 
@@ -185,6 +200,8 @@ class Connection:
         buffer, at = self._buffer, self._position
         available = len(buffer) - at
         if available < 2:
+            if not available:
+                self._forget_buffer()
             return None
         first, second = buffer[at], buffer[at + 1]
         opcode = first & 0x0F
@@ -196,7 +213,7 @@ class Connection:
                 return None
             payload = bytes(buffer[end - length : end])
             if second & 0x80:
-                payload = _masked(payload, bytes(buffer[end - length - 4 : end - length]), 0)
+                payload = bytes(masked(payload, bytes(buffer[end - length - 4 : end - length])))
             self._position = end
             return self._control(opcode, payload)
         head = 2 + (2 if length == 126 else 8 if length == 127 else 0) + (4 if second & 0x80 else 0)
@@ -208,7 +225,6 @@ class Connection:
             if length < (126 if size == 2 else 0x10000) or length >= 1 << 63:
                 raise ProtocolError(PROTOCOL_ERROR, "invalid length of a frame")
         if opcode != _CONTINUATION:
-            self._in_message = True
             self._message_opcode = opcode
             self._message_compressed = bool(first & 0x40)
             self._message_packed = 0
@@ -217,13 +233,26 @@ class Connection:
         allowed = self._limit + (self._limit // 256 + 64 if self._message_compressed else 0)
         if self._message_packed > allowed:
             raise ProtocolError(TOO_BIG, "message too big")
+        key = bytes(buffer[at + head - 4 : at + head]) if second & 0x80 else None
         self._fin = bool(first & 0x80)
-        self._mask = bytes(buffer[at + head - 4 : at + head]) if second & 0x80 else None
-        self._mask_at = 0
-        self._remaining = length
         self._position = at + head
-        self._in_frame = True
+        end = at + head + length
+        if self._fin and opcode != _CONTINUATION and end <= len(buffer):
+            return self._take_message(end, key)
+        self._in_message = self._in_frame = True
+        self._key = key
+        self._remaining = length
         return None
+
+    def _take_message(self, end: int, key: bytes | None) -> Message:
+        """A message of one frame, whose payload has come already and lies before ``end``."""
+        data = bytes(self._buffer[self._position : end])
+        self._position = end
+        if key is not None:
+            data = bytes(masked(data, key))
+        if self._message_compressed:
+            data = self._inflated(data, True)
+        return _checked(data, self._message_opcode)
 
     def _check(self, first: int, opcode: int, second: int) -> None:
         """The first two bytes of a frame (section 5.2)."""
@@ -243,48 +272,54 @@ class Connection:
 
     def _take_payload(self) -> bool:
         """Add what has come of the frame to its message. Whether that completes the frame."""
-        piece_size = min(self._remaining, len(self._buffer) - self._position)
-        if piece_size:
-            end = self._position + piece_size
-            piece = bytes(self._buffer[self._position : end])
-            self._position = end
-            self._remaining -= piece_size
-            if self._mask is not None:
-                piece = _masked(piece, self._mask, self._mask_at)
-                self._mask_at = (self._mask_at + piece_size) & 3
-            if self._message_compressed:
-                piece = self._inflated(piece)
-            self._message += piece
-            if len(self._message) > self._limit:
-                raise ProtocolError(TOO_BIG, "message too big")
+        start = self._position
+        came = bytes(self._buffer[start : start + self._remaining])
+        if size := len(came):
+            self._position = start + size
+            self._remaining -= size
+            piece: bytes | bytearray = came
+            if self._key is not None:
+                piece = masked(came, self._key)
+                self._key = rotate(self._key, size)
+            self._add(self._inflated(piece, False) if self._message_compressed else piece)
         if self._remaining:
+            self._forget_buffer()
             return False
         self._in_frame = False
         return True
 
-    def _inflated(self, piece: bytes | None) -> bytes:
-        """A piece of a compressed message; None: its end."""
+    def _add(self, piece: bytes | bytearray) -> None:
+        """Add to the message. Small pieces are put together: an object for each would take more memory than they do."""
+        pieces = self._pieces
+        self._size += len(piece)
+        if len(piece) >= _LARGE_PIECE:
+            pieces.append(piece)
+        elif pieces and isinstance(last := pieces[-1], bytearray):
+            last += piece
+        else:
+            pieces.append(bytearray(piece))
+
+    def _inflated(self, piece: bytes | bytearray, is_last: bool) -> bytes:
+        """A piece of a compressed message; the last one may be empty."""
         inflater = self._inflater
         assert inflater is not None
-        room = self._limit - len(self._message)
+        room = self._limit - self._size
         try:
-            return inflater.end(room) if piece is None else inflater.inflate(piece, room)
+            return inflater.end(room, piece) if is_last else inflater.inflate(piece, room)
         except TooMuch:
             raise ProtocolError(TOO_BIG, "message too big") from None
         except Corrupt:
             raise ProtocolError(INVALID_DATA, "compressed message cannot be inflated") from None
 
     def _finish_message(self) -> Message:
+        """The message whose last frame has come, of which all pieces were added."""
         self._in_message = False
         if self._message_compressed:
-            self._message += self._inflated(None)
-        data = bytes(self._message)
-        # Not cleared but replaced: the memory of a large one is given back.
-        self._message = bytearray()
-        is_text = self._message_opcode == _TEXT
-        if is_text and not _is_utf8(data):
-            raise ProtocolError(INVALID_DATA, "text that is not UTF-8")
-        return Message(data, is_text)
+            self._add(self._inflated(b"", True))
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        return _checked(data, self._message_opcode)
 
     def _control(self, opcode: int, payload: bytes) -> Event:
         if opcode == _PING:
@@ -298,11 +333,14 @@ class Connection:
             code = int.from_bytes(payload[:2], "big")
             if len(payload) == 1 or not is_sendable(code):
                 raise ProtocolError(PROTOCOL_ERROR, "invalid close code")
-            if not _is_utf8(reason):
+            if not is_utf8(reason):
                 raise ProtocolError(INVALID_DATA, "reason of a close that is not UTF-8")
-        self._buffer.clear()
-        self._position = 0
+        self._forget_buffer()
         return Close(code, reason)
+
+    def _forget_buffer(self) -> None:
+        self._buffer = b""
+        self._position = 0
 
     # Sending --------------------------------------------------------------------------------------------------
 
@@ -342,23 +380,12 @@ class Connection:
         if self._masking is None:
             return head + payload
         key = self._masking()
-        return b"".join((head, key, _masked(payload, key, 0)))
+        return b"".join((head, key, masked(payload, key)))
 
 
-def _masked(data: bytes, key: bytes, at: int) -> bytes:
-    """``data`` with the mask put on, or taken off (section 5.3); ``at``: how far into the payload it begins."""
-    size = len(data)
-    key = key[at:] + key[:at]
-    stretched = (key * (size // 4 + 1))[:size]
-    # One operation on two large numbers: a loop over bytes would be a hundred times slower.
-    return (int.from_bytes(data, "little") ^ int.from_bytes(stretched, "little")).to_bytes(size, "little")
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _checked(data: bytes, opcode: int) -> Message:
+    """A whole message of what it consists of. Raises ProtocolError for text that is not UTF-8."""
+    is_text = opcode == _TEXT
+    if is_text and not is_utf8(data):
+        raise ProtocolError(INVALID_DATA, "text that is not UTF-8")
+    return Message(data, is_text)

@@ -74,8 +74,11 @@ class Inflater:
         self._recent = b""
         self._ended = False
 
-    def inflate(self, data: bytes, room: int) -> bytes:
-        """The next piece of a message. Raises TooMuch for more than ``room`` bytes, and Corrupt."""
+    def inflate(self, data: bytes | bytearray, room: int) -> bytes:
+        """A piece of a message, of which more is to come.
+
+        Raises TooMuch where it makes more than ``room`` bytes, and Corrupt.
+        """
         pieces: list[bytes] = []
         while True:
             try:
@@ -103,9 +106,9 @@ class Inflater:
             if not data:
                 return b"".join(pieces)
 
-    def end(self, room: int) -> bytes:
-        """The rest of a message whose last frame has come. Raises TooMuch and Corrupt."""
-        rest = self.inflate(_TAIL, room)
+    def end(self, room: int, data: bytes | bytearray = b"") -> bytes:
+        """The rest of a message, ``data`` being what has come of it last. Raises TooMuch and Corrupt."""
+        rest = self.inflate(data + _TAIL, room)
         self._ended = False
         if not self._keep:
             self._stream = zlib.decompressobj(-_LARGEST_WINDOW)

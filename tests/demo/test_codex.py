@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.demo.codex import Socket
+from ccmproxy.demo.codex import Socket, socket_factory
 from ccmproxy.testing.pump import Pump
 
 
@@ -25,7 +28,7 @@ class SocketTests(SynchronousTestCase):
     """The handshake, and how it fails."""
 
     def setUp(self) -> None:
-        self.socket = Socket("host:1", "token")
+        self.socket = cast(Socket, socket_factory(Clock(), "host:1", "token").buildProtocol(None))
         self.server = Server()
         self.pump = Pump(self.socket, self.server)
         self.pump.flush()

@@ -2,9 +2,9 @@
 
 ``python -m tests.interop.autobahn WSTEST`` runs it by hand, and prints what docs/websocket-conformance.md shows.
 
-The suite's cases need an echo, which no upstream of ours is: ccmproxy stands in front of one that is made of wsproto,
-and must pass on whatever comes. ``CCMPROXY_INTEROP_DIR`` (see :mod:`tests.interop.claude_cli`) may hold ``autobahn``, a
-virtual environment of Python 2.7 with ``autobahntestsuite`` in it.
+The suite's cases need an echo, which no upstream of ours is: ccmproxy stands in front of one that is made of
+autobahn, and must pass on whatever comes. ``CCMPROXY_INTEROP_DIR`` (see :mod:`tests.interop.claude_cli`) may hold
+``autobahn``, a virtual environment of Python 2.7 with ``autobahntestsuite`` in it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Message,
-    Ping,
-    Request,
-    TextMessage,
-)
+from txaio.tx import make_logger
 
 from ccmproxy.config import load_text
 from ccmproxy.root.service import ProxyService
@@ -85,36 +75,24 @@ class Result:
         return f"{self.number}: {self.behavior}, close {self.close} ({self.code})"
 
 
-class _Echo(Protocol):
+class _Echo(WebSocketServerProtocol):
     """Says every message back."""
 
-    transport: ITCPTransport
+    log = make_logger("error")
 
-    def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)
-        self._connection = WSConnection(ConnectionType.SERVER)
-        self._pieces: list[Any] = []
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(payload, isBinary)
 
-    def dataReceived(self, data: bytes) -> None:
-        self._connection.receive_data(data)
-        for event in self._connection.events():
-            if isinstance(event, Request):
-                self.transport.write(self._connection.send(AcceptConnection()))
-            elif isinstance(event, Message):
-                self._pieces.append(event.data)
-                if event.message_finished:
-                    pieces, self._pieces = self._pieces, []
-                    whole = (
-                        TextMessage("".join(pieces))
-                        if isinstance(event, TextMessage)
-                        else BytesMessage(b"".join(pieces))
-                    )
-                    self.transport.write(self._connection.send(whole))
-            elif isinstance(event, Ping):
-                self.transport.write(self._connection.send(event.response()))
-            elif isinstance(event, CloseConnection):
-                self.transport.write(self._connection.send(event.response()))
-                self.transport.loseConnection()
+
+def echo_factory(reactor: Any) -> WebSocketServerFactory:
+    """Serves echoes, which leave it to the other side when to close."""
+    factory = WebSocketServerFactory(reactor=reactor)
+    factory.protocol = _Echo
+    factory.setProtocolOptions(
+        failByDrop=False, echoCloseCodeReason=True, openHandshakeTimeout=0, closeHandshakeTimeout=0
+    )
+    return factory
 
 
 def find_wstest() -> str:
@@ -130,8 +108,7 @@ def find_wstest() -> str:
 
 async def run_cases(reactor: Any, wstest: str, cases: Sequence[str], directory: Path) -> list[Result]:
     """Run the cases, such as ``7.*``, and leave the suite's report in ``directory``. Raises RuntimeError."""
-    factory = Factory.forProtocol(_Echo)
-    echo = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    echo = reactor.listenTCP(0, echo_factory(reactor), interface="127.0.0.1")
     entry = {
         "type": "ocm",
         "listen": "127.0.0.1",

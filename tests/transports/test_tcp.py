@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import struct
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from ccmproxy.testing.pump import Pump
-from ccmproxy.transports.tcp import direct_writer, limit_unsent
+from ccmproxy.transports.tcp import READ_SIZE, direct_writer, limit_unsent, set_read_size
 
 
 class Receiver(Protocol):
@@ -23,11 +26,13 @@ class Receiver(Protocol):
 
     def __init__(self) -> None:
         self.received = bytearray()
+        self.reads: list[int] = []
         self.lost: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
         """Keep it."""
         self.received += data
+        self.reads.append(len(data))
 
     def connectionLost(self, reason: object = None) -> None:
         """Say so."""
@@ -50,6 +55,13 @@ class Producer:
 
     def stopProducing(self) -> None:
         """Nothing."""
+
+
+def bytes_waiting(transport: Any) -> int:
+    """How much the kernel holds that was not read yet."""
+    (size,) = struct.unpack("i", ioctl(transport.getHandle(), FIONREAD, bytes(4)))
+    assert isinstance(size, int)
+    return size
 
 
 class TCPTests(TestCase):
@@ -96,6 +108,25 @@ class TCPTests(TestCase):
             self.assertEqual(client.transport._tempDataBuffer, [])
             while server.received != b"hello":
                 await deferLater(self.reactor, 0.001)
+
+        return Deferred.fromCoroutine(test())
+
+    def test_large_reads(self) -> Deferred[None]:
+        async def test() -> None:
+            client, server = await self.connect()
+            reading: Any = server.transport
+            for size in (300_000, READ_SIZE):
+                set_read_size(reading, size)
+                reading.pauseProducing()
+                server.reads.clear()
+                client.transport.write(bytes(400_000))
+                while bytes_waiting(reading) <= READ_SIZE:
+                    await deferLater(self.reactor, 0.001)
+                reading.resumeProducing()
+                while sum(server.reads) < 400_000:
+                    await deferLater(self.reactor, 0.001)
+                self.assertLessEqual(max(server.reads), size)
+                self.assertEqual(max(server.reads) > READ_SIZE, size > READ_SIZE)
 
         return Deferred.fromCoroutine(test())
 
@@ -148,6 +179,11 @@ class OtherTransportTests(SynchronousTestCase):
         client, server = Receiver(), Receiver()
         pump = Pump(client, server)
         self.assertEqual(direct_writer(pump.client), pump.client.write)
+
+    def test_its_own_reads(self) -> None:
+        pump = Pump(Receiver(), Receiver())
+        set_read_size(pump.client, 1)
+        self.assertFalse(hasattr(pump.client, "bufferSize"))
 
 
 class UnsentTests(SynchronousTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tracemalloc
 import zlib
 
@@ -171,6 +172,55 @@ class ReceivingTests(SynchronousTestCase):
             self.broken(frame(0x81, payload), INVALID_DATA)
             self.received(frame(0x82, payload), Message(payload, False))
         self.broken(frame(0x01, b"\xc3") + frame(0x80, b"("), INVALID_DATA)
+
+    def test_long_messages_in_reads_of_any_size(self) -> None:
+        """Of one frame and of two, masked or not, with something behind them in the same read."""
+        data = os.urandom(300_000)
+        for masked in (False, True):
+            for frames in (
+                frame(0x82, data, masked=masked),
+                frame(0x02, data[:100_001], masked=masked) + frame(0x80, data[100_001:], masked=masked),
+            ):
+                wire = frames + frame(0x8A, b"behind", masked=masked)
+                for step in (1500, 4095, 4096, 65_536, 300_000, 0):
+                    connection = Connection(None if masked else mask)
+                    found = events(connection, wire, step)
+                    self.assertEqual(found, [Message(data, False), Pong(b"behind")], step)
+
+    def test_small_pieces_do_not_take_more_memory_than_they_are_long(self) -> None:
+        for wire in (frame(0x82, bytes(150_000)), frame(0x02, bytes(3)) + frame(0x00, bytes(3)) * 50_000):
+            connection = Connection(mask)
+            tracemalloc.start()
+            self.addCleanup(tracemalloc.stop)
+            for at in range(0, len(wire) - 1, 3):
+                connection.receive(wire[at : at + 3])
+                self.assertIsNone(connection.next_event())
+            self.assertLess(tracemalloc.get_traced_memory()[0], 250_000)
+            tracemalloc.stop()
+
+    def test_what_was_read_is_not_kept(self) -> None:
+        connection = Connection(mask)
+        read = frame(0x81, b"one") + frame(0x82, bytes(200))
+        references = sys.getrefcount(read)
+        connection.receive(read)
+        self.assertGreater(sys.getrefcount(read), references)
+        while connection.next_event() is not None:
+            pass
+        self.assertEqual(sys.getrefcount(read), references)
+
+    def test_what_is_missing(self) -> None:
+        """Of a frame whose head has come."""
+        connection = Connection(mask)
+        for piece, missing in (
+            (frame(0x82, bytes(1000))[:3], 0),
+            (frame(0x82, bytes(1000))[3:104], 900),
+            (bytes(899), 1),
+            (bytes(1) + frame(0x82, bytes(1000))[:2], 0),
+        ):
+            connection.receive(piece)
+            while connection.next_event() is not None:
+                pass
+            self.assertEqual(connection.missing, missing)
 
     def test_limit(self) -> None:
         """Of a message, however it is cut."""

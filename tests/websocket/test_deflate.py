@@ -53,6 +53,27 @@ class CompressionTests(SynchronousTestCase):
         for _ in range(2):
             self.assertEqual(inflated(inflater, first), b"abcdefgh" * 20)
 
+    def test_each_message_may_end_a_stream(self) -> None:
+        inflater = Inflater(DeflateAgreement())
+        for _ in range(2):
+            self.assertEqual(inflated(inflater, bytes.fromhex("f348cdc9c9070000")), b"Hello")
+
+    def test_the_last_piece_together_with_the_end(self) -> None:
+        """It makes no difference in how many steps a message is inflated, nor to the messages after it."""
+        for agreement in (DeflateAgreement(), DeflateAgreement(keep_context=False, peer_keeps_context=False)):
+            deflater = Deflater(agreement)
+            at_once, in_steps = Inflater(agreement), Inflater(agreement)
+            for number in range(3):
+                message = b"abcdefgh" * 20 + bytes((number,))
+                packed = deflater.compress(message)
+                assert packed is not None
+                self.assertEqual(at_once.end(1000, packed), message)
+                self.assertEqual(inflated(in_steps, packed), message)
+        packed = Deflater(DeflateAgreement()).compress(bytes(1001))
+        assert packed is not None
+        self.assertRaises(TooMuch, Inflater(DeflateAgreement()).end, 1000, packed)
+        self.assertEqual(Inflater(DeflateAgreement()).end(1001, packed), bytes(1001))
+
     def test_a_window_that_zlib_cannot_make(self) -> None:
         self.assertIsNone(Deflater(DeflateAgreement(window_bits=8)).compress(b"hello"))
 

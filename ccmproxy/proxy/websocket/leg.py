@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.interfaces import (
-    IConsumer,
     IDelayedCall,
     IProtocol,
     IPushProducer,
@@ -17,21 +16,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.stall import StallWatch
-from ccmproxy.transports.tcp import direct_writer
+from ccmproxy.transports.tcp import READ_SIZE, direct_writer, set_read_size
 from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
 
+#: Largest read while the rest of a long frame is expected (bytes).
+LONGEST_READ = 1024 * 1024
 #: How long the peer may take to answer a close and to close its connection (seconds).
 CLOSE_TIME = 5.0
 
 _log = Logger()
-
-
-class LegTransport(ITransport, IConsumer, IPushProducer):
-    """The interfaces that a leg needs of its transport. TCP, TLS and multiplexed streams provide them."""
-
-    def abortConnection() -> None:
-        """Drop the connection at once."""
 
 
 class LegOwner(Protocol):
@@ -56,10 +51,6 @@ class LegOwner(Protocol):
         """The connection was lost, and everything received on it has been reported."""
 
 
-def _nowhere(data: bytes) -> None:
-    """Write nothing; used before there is a transport."""
-
-
 @implementer(IProtocol, IPushProducer)
 class Leg:
     """One side of a WebSocket. It is the push producer of its own transport: while that exerts back-pressure, the other
@@ -81,6 +72,7 @@ class Leg:
         "_owner",
         "_pong",
         "_pumping",
+        "_reads_more",
         "_registered",
         "_stall",
         "_started",
@@ -95,15 +87,16 @@ class Leg:
         "transport",
     )
 
-    transport: LegTransport
+    transport: IByteStream
     other: Leg
 
     def __init__(self, owner: LegOwner, connection: Connection, clock: IReactorTime) -> None:
         self._owner = owner
         self._connection = connection
         self._clock = clock
-        self._write: Callable[[bytes], None] = _nowhere
+        self._write: Callable[[bytes], None] = nowhere
         self._started = self._held = self._pumping = self._registered = self._told = False
+        self._reads_more = False
         self._pong: bytes | None = None
         self._deadline: IDelayedCall | None = None
         self.is_blocked = self.is_closing = self.is_lost = False
@@ -123,6 +116,8 @@ class Leg:
         self.quiet_ticks = 0
         self._connection.receive(data)
         self._pump()
+        if self._reads_more or len(data) >= READ_SIZE:
+            self._adjust_reads(len(data))
 
     def connectionLost(self, reason: Failure) -> None:
         self.is_lost = True
@@ -255,6 +250,15 @@ class Leg:
             self._owner.crashed(self)
         finally:
             self._pumping = False
+
+    def _adjust_reads(self, size: int) -> None:
+        """After a read of ``size`` bytes: read the rest of a long frame at once, if it comes as fast as we read.
+
+        Never more than the frame still lacks: what comes behind it has to be kept while the other side is slow.
+        """
+        missing = self._connection.missing if size >= READ_SIZE else 0
+        self._reads_more = missing > READ_SIZE
+        set_read_size(self.transport, min(missing, LONGEST_READ) if self._reads_more else READ_SIZE)
 
     def _handle(self, event: Message | Ping | Pong | Close) -> None:
         if isinstance(event, Message):

@@ -158,9 +158,8 @@ class CodexUpstream:
             return Delivery(self.turns.replacement(request, account, fault, ""), fault)
         if (accepted := accept_handshake(request)) is None:
             raise self._invalid(account, "Invalid WebSocket handshake")
-        fields, extensions = accepted
         headers = [
-            *fields,
+            *accepted.headers,
             *self._errors.identity(),
             *self.turns.limit_headers(account),
             *_EDGE_HEADERS,
@@ -175,7 +174,7 @@ class CodexUpstream:
             Reply(head, []),
             fault,
             switch=lambda clock, on_request, on_end: WebSocketServer(
-                session, opening, extensions, clock, on_request, on_end
+                session, opening, accepted, clock, on_request, on_end
             ),
         )
 

@@ -1,35 +1,36 @@
 """A WebSocket's server end: the opening handshake, messages in and out, pings, the closing handshake (RFC 6455).
 
-wsproto knows the frames; what is said is up to the session.
+autobahn checks the handshake and knows the frames: an implementation that shares nothing with the one it is to test.
+What is said is up to the session.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import assert_never
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, assert_never
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.util import encode_truncate
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITransport
+from twisted.internet.protocol import Protocol as ByteProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.extensions import Extension, PerMessageDeflate
-from wsproto.handshake import server_extensions_handshake
-from wsproto.utilities import generate_accept_token
+from txaio.tx import make_logger
 from zope.interface import implementer
 
+from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Headers
-from ccmproxy.simulator.codex import websocket_steps as frames
-from ccmproxy.simulator.codex.websocket_session import MessageAnswer as Exchange
-from ccmproxy.simulator.codex.websocket_session import WebSocketSession as Session
+from ccmproxy.simulator.codex import websocket_steps
+from ccmproxy.simulator.codex.websocket_session import MessageAnswer, WebSocketSession
 from ccmproxy.simulator.codex.websocket_steps import FrameStep
 from ccmproxy.simulator.player import Ending
 from ccmproxy.simulator.record import ReceivedRequest
-from ccmproxy.simulator.steps import Abort, Hang, Raw, Wait
-from ccmproxy.simulator.steps import Fin as Close
+from ccmproxy.simulator.steps import Abort, Fin, Hang, Raw, Wait
 from ccmproxy.transports.contract import IByteStream
 
 #: Largest message of a client, in bytes.
@@ -38,7 +39,9 @@ MAX_MESSAGE = 64 * 1024 * 1024
 #: Seconds that a client has to answer the closing handshake.
 CLOSE_TIMEOUT = 5.0
 
-_VERSION = b"13"
+_VERSION = 13
+#: Longest reason of a close, in bytes (RFC 6455 section 5.5).
+_LONGEST_REASON = 123
 
 
 def wants_websocket(request: ReceivedRequest) -> bool:
@@ -46,33 +49,164 @@ def wants_websocket(request: ReceivedRequest) -> bool:
     return b"websocket" in (item.lower() for item in request.items(b"upgrade"))
 
 
-def accept_handshake(request: ReceivedRequest) -> tuple[Headers, list[Extension]] | None:
-    """The header fields that accept the handshake, and the extensions agreed upon; None: it is not a valid one."""
-    key = request.header(b"sec-websocket-key") or b""
-    try:
-        is_key = len(base64.b64decode(key, validate=True)) == 16
-    except binascii.Error:
-        is_key = False
-    if not is_key or request.header(b"sec-websocket-version") != _VERSION:
+# What autobahn does -------------------------------------------------------------------------------------------
+
+
+class FramesOwner(Protocol):
+    """What is told of a connection's frames."""
+
+    def message(self, message: str | bytes) -> None:
+        """A whole message came."""
+
+    def closing(self) -> None:
+        """A close frame was sent; whoever asked for that, nothing may be sent behind it."""
+
+    def closed(self, clean: bool) -> None:
+        """The connection may go. ``clean``: after a closing handshake."""
+
+
+class ServerFrames(WebSocketServerProtocol):
+    """autobahn's server: reads the client's frames, and writes ours. ``owner`` says what, and when.
+
+    None of autobahn's timers runs: they would look up the process's reactor. The owner has the deadlines.
+    """
+
+    # Whatever happens here is the client's doing, and recorded: nothing below an error is worth a line.
+    log = make_logger("error")
+    owner: FramesOwner | None = None
+
+    def attach(self, transport: IByteStream, owner: FramesOwner) -> None:
+        """From the handshake's stand-in to the real transport."""
+        self.transport = transport
+        self.owner = owner
+
+    def send_text(self, text: bytes, frame_size: int | None) -> None:
+        """A text message, in frames of so many bytes each, also within a character; None: in one."""
+        if len(text) <= MAX_MESSAGE:
+            self.sendMessage(text, fragmentSize=frame_size)
+            return
+        # sendMessage would hold us to the client's limit.
+        self.beginMessage()
+        self.sendMessageFrame(text)
+        self.endMessage()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.owner is not None:
+            self.owner.message(payload if isBinary else payload.decode())
+
+    def sendCloseFrame(
+        self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
+    ) -> None:
+        """Also called by autobahn, to answer the client's close or to end what it cannot read."""
+        was_open = self.state == self.STATE_OPEN
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        if was_open and self.owner is not None:
+            self.owner.closing()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Never by a reset, which autobahn would end a closing handshake with: what was sent is to arrive."""
+        super().dropConnection(abort=False)
+        if self.owner is not None:
+            self.owner.closed(bool(self.wasClean))
+
+
+@implementer(ITransport)
+class _Answer:
+    """Stands in for the transport while autobahn answers the handshake: keeps what it writes."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.written += b"".join(data)
+
+    def unregisterProducer(self) -> None:
+        """There is none."""
+
+    def loseConnection(self) -> None:
+        """There is none."""
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 0)
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 0)
+
+
+class Accepted(NamedTuple):
+    """An opening handshake that was accepted: the header fields of its answer, and the extensions agreed upon.
+
+    ``frames`` speaks to the client from now on.
+    """
+
+    headers: Headers
+    extensions: list[Any]
+    frames: ServerFrames
+
+
+def accept_handshake(request: ReceivedRequest) -> Accepted | None:
+    """Let autobahn judge an opening handshake; None: it is not a valid one."""
+    offers = request.items(b"sec-websocket-extensions")
+    others = [pair for pair in request.headers if pair[0].lower() != b"sec-websocket-extensions"]
+    # autobahn takes one field only, and refuses a handshake whose offer it cannot read: such an offer is declined.
+    if offers and (
+        accepted := _accept(request, [*others, (b"Sec-WebSocket-Extensions", b", ".join(offers))])
+    ):
+        return accepted
+    return _accept(request, others)
+
+
+def _accept(request: ReceivedRequest, headers: Headers) -> Accepted | None:
+    server = ServerFrames()
+    server.factory = _factory()
+    answer = _Answer()
+    server.makeConnection(answer)
+    server.dataReceived(join_head(b"%b %b HTTP/1.1" % (request.method, request.target), headers))
+    if server.state != server.STATE_OPEN:
         return None
-    headers: Headers = [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", generate_accept_token(key)),
-    ]
-    deflate = PerMessageDeflate()
-    offers = [item.decode("latin-1") for item in request.items(b"sec-websocket-extensions")]
-    try:
-        agreed = server_extensions_handshake(offers, [deflate])
-    except ValueError:
-        agreed = None  # nonsense in an offer: it is declined
-    if agreed is None:
-        return headers, []
-    return [*headers, (b"Sec-WebSocket-Extensions", agreed)], [deflate]
+    fields: Headers = []
+    for line in bytes(answer.written).split(b"\r\n")[1:-2]:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    return Accepted(fields, server.websocket_extensions_in_use, server)
+
+
+@functools.cache
+def _factory() -> WebSocketServerFactory:
+    """One for all connections: every factory of autobahn's seeds Python's random numbers anew.
+
+    Its clock stands still, as nothing is ever to be called by it.
+    """
+    factory = WebSocketServerFactory(server=None, reactor=Clock())
+    factory.setProtocolOptions(
+        versions=[_VERSION],
+        webStatus=False,
+        maxMessagePayloadSize=MAX_MESSAGE,
+        failByDrop=False,
+        echoCloseCodeReason=True,
+        openHandshakeTimeout=0,
+        closeHandshakeTimeout=0,
+        perMessageCompressionAccept=_accept_deflate,
+    )
+    return factory
+
+
+def _accept_deflate(offers: list[Any]) -> PerMessageDeflateOfferAccept | None:
+    """The first offer of permessage-deflate; autobahn knows other extensions too."""
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer):
+            return PerMessageDeflateOfferAccept(offer)
+    return None
+
+
+# What the simulator does --------------------------------------------------------------------------------------
 
 
 @implementer(IPushProducer)
-class WebSocketServer(Protocol):
+class WebSocketServer(ByteProtocol):
     """Delivers the opening, then the answers to the client's messages, one after the other.
 
     ``on_request`` is told of every message, ``on_end`` once how the connection ended: ``finished`` by a closing
@@ -83,24 +217,22 @@ class WebSocketServer(Protocol):
 
     def __init__(
         self,
-        session: Session,
+        session: WebSocketSession,
         opening: Sequence[FrameStep],
-        extensions: list[Extension],
+        accepted: Accepted,
         clock: IReactorTime,
         on_request: Callable[[ReceivedRequest], None],
         on_end: Callable[[Ending], None],
     ) -> None:
         self._session = session
-        self._frames = Connection(ConnectionType.SERVER, extensions)
+        self._frames = accepted.frames
         self._clock = clock
         self._on_request = on_request
         self._on_end = on_end
         self._ending: Ending = "gone"
         self._steps: Iterator[FrameStep] | None = iter(opening)
-        self._exchange: Exchange | None = None
+        self._exchange: MessageAnswer | None = None
         self._waiting: deque[str | bytes] = deque()
-        self._message: list[str | bytes | bytearray] = []
-        self._size = 0
         self._paused = False
         self._closing = False
         self._hanging = False
@@ -109,23 +241,18 @@ class WebSocketServer(Protocol):
     # The connection
 
     def connectionMade(self) -> None:
+        self._frames.attach(self.transport, self)
         self.transport.registerProducer(self, True)
         self._go_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = True
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        self._cancel_call()
         self._end_exchange("broken" if self._ending == "broken" else "gone")
         self._on_end(self._ending)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._frames.state not in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-            return
-        self._frames.receive_data(data)
-        for event in self._frames.events():
-            self._received(event)
+        self._frames.dataReceived(data)
         self._go_on()
 
     def pauseProducing(self) -> None:
@@ -139,40 +266,21 @@ class WebSocketServer(Protocol):
     def stopProducing(self) -> None:
         """The connection is going; connectionLost follows."""
 
-    # What the client sends
+    # What the client sends (FramesOwner)
 
-    def _received(self, event: Event) -> None:
-        match event:
-            case TextMessage() | BytesMessage():
-                self._piece(event)
-            case Ping():
-                if self._frames.state is ConnectionState.OPEN:
-                    self._write(self._frames.send(event.response()))
-            case CloseConnection():
-                self._client_closes(event)
+    def message(self, message: str | bytes) -> None:
+        """See FramesOwner."""
+        self._waiting.append(message)
 
-    def _piece(self, event: TextMessage | BytesMessage) -> None:
-        self._message.append(event.data)
-        self._size += len(event.data)
-        if self._size > MAX_MESSAGE:
-            self._close(1009, "message too big")
-        if not event.message_finished:
-            return
-        pieces, self._message, self._size = self._message, [], 0
-        if isinstance(event, TextMessage):
-            self._waiting.append("".join(map(str, pieces)))
-        else:
-            self._waiting.append(b"".join(piece for piece in pieces if not isinstance(piece, str)))
+    def closing(self) -> None:
+        """See FramesOwner."""
+        self._closing = True
+        self._cancel_call()
+        self._call = self._clock.callLater(CLOSE_TIMEOUT, self._close_timed_out)
 
-    def _client_closes(self, event: CloseConnection) -> None:
-        """Its side of the closing handshake, or something that cannot be read, for which wsproto says the same."""
-        if self._frames.state is ConnectionState.CLOSED:
-            self._lose("finished")
-        elif self._frames.state is ConnectionState.REMOTE_CLOSING:
-            self._write(self._frames.send(event.response()))
-            self._lose("finished")
-        else:
-            self._close(event.code, event.reason or "")
+    def closed(self, clean: bool) -> None:
+        """See FramesOwner."""
+        self._lose("finished" if clean else "gone")
 
     # What it gets
 
@@ -192,25 +300,20 @@ class WebSocketServer(Protocol):
 
     def _take(self, step: FrameStep) -> None:
         match step:
-            case frames.Text(text, size):
-                size = size or max(len(text), 1)
-                for start in range(0, len(text) or 1, size):
-                    piece = text[start : start + size]
-                    self._write(
-                        self._frames.send(TextMessage(piece, message_finished=start + size >= len(text)))
-                    )
-            case frames.Binary(data):
-                self._write(self._frames.send(BytesMessage(data)))
-            case frames.Ping():
-                self._write(self._frames.send(Ping()))
-            case frames.CloseFrame(code, reason):
+            case websocket_steps.Text(text, size):
+                self._frames.send_text(text.encode(), size)
+            case websocket_steps.Binary(data):
+                self._frames.sendMessage(data, isBinary=True)
+            case websocket_steps.Ping():
+                self._frames.sendPing()
+            case websocket_steps.CloseFrame(code, reason):
                 self._ending = "broken"
-                self._close(code, reason)
+                self._frames.sendCloseFrame(code, encode_truncate(reason, _LONGEST_REASON))
             case Wait(seconds):
                 self._call = self._clock.callLater(seconds, self._waited)
             case Raw(data):
-                self._write(data)
-            case Close():
+                self.transport.write(data)
+            case Fin():
                 self._lose("broken")
             case Abort():
                 self._closing = True
@@ -242,14 +345,6 @@ class WebSocketServer(Protocol):
 
     # Its end
 
-    def _close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake."""
-        if self._closing:
-            return
-        self._closing = True
-        self._write(self._frames.send(CloseConnection(code, reason or None)))
-        self._call = self._clock.callLater(CLOSE_TIMEOUT, self._close_timed_out)
-
     def _close_timed_out(self) -> None:
         self._call = None
         self._lose("gone")
@@ -261,5 +356,7 @@ class WebSocketServer(Protocol):
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
-    def _write(self, data: bytes) -> None:
-        self.transport.write(data)
+    def _cancel_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()

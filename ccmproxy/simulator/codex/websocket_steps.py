@@ -21,7 +21,7 @@ _FIRST_CODE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text message. ``frame_size``: characters per frame; None: a single frame."""
+    """A text message. ``frame_size``: bytes per frame; None: a single frame."""
 
     text: str
     frame_size: int | None = None

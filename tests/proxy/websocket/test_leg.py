@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+
 from twisted.internet.error import ConnectionLost
+from twisted.internet.tcp import Connection as TCPConnection
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.proxy.context import ProxyOptions
-from ccmproxy.proxy.websocket.leg import CLOSE_TIME
-from ccmproxy.websocket.connection import Ping, Pong
+from ccmproxy.proxy.websocket.leg import CLOSE_TIME, LONGEST_READ, Leg
+from ccmproxy.transports.tcp import READ_SIZE
+from ccmproxy.websocket.connection import Close, Connection, Message, Ping, Pong, ProtocolError
 from tests.proxy.websocket.scene import COMPLETED, CREATE, DELTA, Scene, Socket
 
 KIB = 1024
@@ -134,6 +139,69 @@ class BackPressureTests(SynchronousTestCase):
         client.transport.resumeProducing()
         scene.settle()
         self.assertEqual([each for each in client.events if isinstance(each, Pong)], [Pong(b"9999")])
+
+
+class Owner:
+    """Whoever holds a leg: keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def message(self, leg: Leg, message: Message) -> None:
+        """See LegOwner."""
+        self.messages.append(message)
+
+    def closed(self, leg: Leg, close: Close) -> None:
+        """See LegOwner."""
+
+    def failed(self, leg: Leg, error: ProtocolError) -> None:
+        """See LegOwner."""
+
+    def crashed(self, leg: Leg) -> None:
+        """See LegOwner."""
+
+    def drained(self, leg: Leg) -> None:
+        """See LegOwner."""
+
+    def lost(self, leg: Leg) -> None:
+        """See LegOwner."""
+
+
+class ReadingTests(SynchronousTestCase):
+    """How much is read at once."""
+
+    def test_the_rest_of_a_long_frame(self) -> None:
+        """It is read at once, while it comes as fast as it is read; never more, and the usual size after it."""
+        clock, owner = MemoryReactorClock(), Owner()
+        left, right = socket.socketpair()
+        self.addCleanup(left.close)
+        self.addCleanup(right.close)
+        leg = Leg(owner, Connection(lambda: bytes(4)), clock)
+        transport = TCPConnection(left, leg, clock)
+        leg.makeConnection(transport)
+        leg.pump()
+        sender = Connection(None)
+        for size, reads, expected in (
+            (300_000, (READ_SIZE,), 300_010 - READ_SIZE),
+            (300_000, (READ_SIZE, 100_000), 200_010 - READ_SIZE),
+            (300_000, (READ_SIZE, 1000), READ_SIZE),
+            (300_000, (1000, READ_SIZE), 299_010 - READ_SIZE),
+            (300_000, (READ_SIZE, 100_000, 100_000), READ_SIZE),
+            (5 * MIB, (READ_SIZE,), LONGEST_READ),
+            (300_000, (READ_SIZE, 300_010 - READ_SIZE), READ_SIZE),
+        ):
+            wire = sender.send_message(bytes(size), False)
+            for read in reads:
+                leg.dataReceived(wire[:read])
+                wire = wire[read:]
+            self.assertEqual(transport.bufferSize, expected, (size, reads))
+            while wire:
+                read = transport.bufferSize
+                leg.dataReceived(wire[:read])
+                wire = wire[read:]
+            leg.dataReceived(sender.send_message(b"short", True))
+            self.assertEqual(transport.bufferSize, READ_SIZE)
+        self.assertEqual([len(each.data) for each in owner.messages[::2]], [300_000] * 5 + [5 * MIB, 300_000])
 
 
 class PingTests(SynchronousTestCase):

@@ -306,7 +306,7 @@ class RefusalTests(SynchronousTestCase):
 
 
 class SimulatorTests(SynchronousTestCase):
-    """Whole conversations with the simulator, whose frames are wsproto's."""
+    """Whole conversations with the simulator, whose frames are autobahn's."""
 
     def say(self, scene: Scene, client: ClientSocket, **fields: object) -> list[dict[str, Any]]:
         """Send one request, and return its events; the client's recorded messages are cleared."""

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.compress import (
+    PerMessageDeflateOffer,
+    PerMessageDeflateResponse,
+    PerMessageDeflateResponseAccept,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    Pong,
-    RejectConnection,
-    RejectData,
-    Request,
-    TextMessage,
-)
-from wsproto.extensions import PerMessageDeflate
+from txaio.tx import config, make_logger
 
+from ccmproxy.http.framing import split_head
 from ccmproxy.http.message import Headers
 from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from ccmproxy.simulator.codex.websocket_server import (
@@ -41,6 +38,9 @@ from tests.profiles import examples
 from tests.simulator.client import Conversation
 from tests.simulator.codex.service import turn
 
+#: A frame that is wrong in one respect, so that it is answered with a close and nothing more.
+RESERVED_BITS = b"\xb1\x80\x00\x00\x00\x00"
+
 #: Frames with a mask of zeros: any first byte, a length that is true, a payload.
 FRAMES = st.builds(
     lambda first, payload: bytes([first, 0x80 | len(payload), 0, 0, 0, 0]) + payload,
@@ -49,43 +49,117 @@ FRAMES = st.builds(
 )
 
 
-class WebSocketClient(Protocol):
-    """A client that wsproto leads; keeps what came."""
+@dataclass(frozen=True)
+class AcceptConnection:
+    """The handshake went well."""
 
+    extensions: list[object]
+    extra_headers: Headers
+
+
+@dataclass(frozen=True)
+class RejectConnection:
+    """The handshake was refused."""
+
+    status_code: int
+
+
+@dataclass(frozen=True)
+class CloseConnection:
+    """A close frame came. ``code``: None where it says none."""
+
+    code: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Ping:
+    """A ping came."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Pong:
+    """The answer to a ping came."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class BytesMessage:
+    """A binary message came."""
+
+    data: bytes
+
+
+Event = AcceptConnection | RejectConnection | CloseConnection | Ping | Pong | BytesMessage
+
+
+class WebSocketClient(WebSocketClientProtocol):
+    """autobahn's client; keeps what came."""
+
+    log = make_logger("none")
     transport: IByteStream
 
     def __init__(self, target: str, headers: Headers, *, deflate: bool) -> None:
-        self.connection = WSConnection(ConnectionType.CLIENT)
+        super().__init__()
         self.events: list[Event] = []
         self.texts: list[str] = []
         self.raw = bytearray()
         self.lost: Failure | None = None
-        self._text: list[str] = []
-        extensions = [PerMessageDeflate()] if deflate else []
-        self._request = Request("simulator", target, extra_headers=headers, extensions=list(extensions))
+        fields = {name.decode(): value.decode() for name, value in headers}
+        self.factory = WebSocketClientFactory(f"ws://simulator{target}", headers=fields, reactor=Clock())
+        self.factory.setProtocolOptions(
+            failByDrop=False,
+            echoCloseCodeReason=True,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            serverConnectionDropTimeout=0,
+            perMessageCompressionOffers=[PerMessageDeflateOffer()] if deflate else [],
+            perMessageCompressionAccept=self._accept_deflate,
+        )
 
-    def connectionMade(self) -> None:
-        self.send(self._request)
-
-    def send(self, event: Event) -> None:
-        """Say something."""
-        self.transport.write(self.connection.send(event))
+    def _accept_deflate(self, response: PerMessageDeflateResponse) -> PerMessageDeflateResponseAccept:
+        return PerMessageDeflateResponseAccept(response)
 
     def dataReceived(self, data: bytes) -> None:
         self.raw += data
-        self.connection.receive_data(data)
-        for event in self.connection.events():
-            self.events.append(event)
-            if isinstance(event, TextMessage):
-                self._text.append(event.data)
-                if event.message_finished:
-                    self.texts.append("".join(self._text))
-                    self._text.clear()
-            elif isinstance(event, Ping | CloseConnection) and self.connection.state.name != "CLOSED":
-                self.send(event.response())
+        super().dataReceived(data)
+
+    def onOpen(self) -> None:
+        _, headers = split_head(self.http_response_data)
+        self.events.append(AcceptConnection(self.websocket_extensions_in_use, headers))
+
+    def failHandshake(self, reason: str) -> None:
+        self.events.append(RejectConnection(int(self.http_status_line.split()[1])))
+        super().failHandshake(reason)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if isBinary:
+            self.events.append(BytesMessage(payload))
+        else:
+            self.texts.append(payload.decode())
+
+    def onPing(self, payload: bytes) -> None:
+        self.events.append(Ping(payload))
+        super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        self.events.append(Pong(payload))
+
+    def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
+        handled = super().onCloseFrame(code, reasonRaw)
+        self.events.append(CloseConnection(self.remoteCloseCode, self.remoteCloseReason))
+        return handled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
         self.lost = reason
+
+    def body(self) -> bytes:
+        """What stands behind the head of the answer to the handshake."""
+        return bytes(self.raw).partition(b"\r\n\r\n")[2]
 
     def found(self, kind: type[Event]) -> list[Any]:
         """The events of one kind."""
@@ -122,7 +196,7 @@ class WebSocketTests(SynchronousTestCase):
     def say(self, client: WebSocketClient, prompt: str, **fields: Any) -> None:
         """One turn."""
         message = {"type": "response.create", **turn(prompt), **fields}
-        client.send(TextMessage(json.dumps(message)))
+        client.sendMessage(json.dumps(message).encode())
         self.conversation.flush()
 
     def test_conversation(self) -> None:
@@ -137,7 +211,7 @@ class WebSocketTests(SynchronousTestCase):
             found = client.told()
             self.assertEqual(found[0]["type"], "codex.rate_limits")
             self.assertEqual(found[-1]["response"]["output"][0]["content"][0]["text"], "zwölf 🙂")
-            client.send(CloseConnection(1000))
+            client.sendClose(1000)
             self.conversation.flush()
             assert client.lost is not None
             self.assertTrue(client.lost.check(ConnectionDone))
@@ -156,15 +230,14 @@ class WebSocketTests(SynchronousTestCase):
             client = self.connect()
             (rejected,) = client.found(RejectConnection)
             self.assertEqual(rejected.status_code, status)
-            body = b"".join(data.data for data in client.found(RejectData))
-            self.assertEqual(json.loads(body)["error"]["type"], kind)
+            self.assertEqual(json.loads(client.body())["error"]["type"], kind)
         self.account.revoke()
         (rejected,) = self.connect().found(RejectConnection)
         self.assertEqual(rejected.status_code, 401)
 
     def test_pings_are_answered(self) -> None:
         client = self.connect()
-        client.send(Ping(b"x"))
+        client.sendPing(b"x")
         self.conversation.flush()
         self.assertEqual([pong.payload for pong in client.found(Pong)], [b"x"])
         self.say(client, "[[simulate:pings]] [[say:x]]")
@@ -177,8 +250,27 @@ class WebSocketTests(SynchronousTestCase):
         (closed,) = client.found(CloseConnection)
         self.assertEqual((closed.code, closed.reason), (1012, "simulated"))
         assert client.lost is not None
+        self.assertTrue(client.lost.check(ConnectionDone), "a close is not ended by a reset")
         self.assertNotEqual(client.told()[-1]["type"], "response.completed")
         self.assertEqual([request.state for request in self.simulator.requests], ["broken", "broken"])
+        self.assertEqual(self.account.counters.concurrent, 0)
+
+    def test_close_of_the_client(self) -> None:
+        """It is answered with its own words."""
+        client = self.connect()
+        client.sendClose(4001, "enough")
+        self.conversation.flush()
+        self.assertEqual(client.found(CloseConnection), [CloseConnection(4001, "enough")])
+
+    def test_a_close_ends_what_was_waited_for(self) -> None:
+        client = self.connect(deflate=False)
+        self.say(client, "[[simulate:slow;seconds=60]]")
+        client.transport.write(RESERVED_BITS)
+        self.conversation.flush()
+        self.assertEqual(client.found(CloseConnection)[0].code, 1002)
+        self.conversation.advance(CLOSE_TIMEOUT)
+        self.assertIsNotNone(client.lost)
+        self.assertEqual(self.conversation.clock.getDelayedCalls(), [])
         self.assertEqual(self.account.counters.concurrent, 0)
 
     def test_cuts(self) -> None:
@@ -207,6 +299,19 @@ class WebSocketTests(SynchronousTestCase):
         self.say(client, "[[simulate:pieces;size=7]] [[say:zwölf]]")
         self.assertEqual(client.told()[-1]["type"], "response.completed")
 
+    def test_pieces(self) -> None:
+        """They end anywhere, also within a character."""
+        client = self.connect(deflate=False)
+        self.say(client, "[[simulate:pieces;size=7]] [[say:zwölf]]")
+        self.assertGreater(client.trafficStats.incomingWebSocketFrames, sum(map(len, client.texts)) / 7)
+        self.assertEqual(client.told()[-1]["response"]["output"][0]["content"][0]["text"], "zwölf")
+
+    def test_a_message_longer_than_a_clients_may_be(self) -> None:
+        client = self.connect(deflate=False)
+        self.say(client, f"[[simulate:huge_message;size={MAX_MESSAGE + 1}]]")
+        self.assertEqual(len(client.texts[0]), MAX_MESSAGE + 1)
+        self.assertEqual(json.loads(client.texts[-1])["type"], "response.completed")
+
     def test_early_text(self) -> None:
         self.simulator.faults.next("early_text", endpoint="websocket")
         client = self.connect()
@@ -225,6 +330,14 @@ class WebSocketTests(SynchronousTestCase):
         self.conversation.flush()
         self.assertEqual([request.state for request in self.simulator.requests], ["gone", "gone"])
         self.assertEqual((self.account.counters.concurrent, self.simulator.concurrent), (0, 0))
+
+    def test_the_client_leaves_a_slow_turn(self) -> None:
+        client = self.connect()
+        self.say(client, "[[simulate:slow;seconds=60]]")
+        client.transport.abortConnection()
+        self.conversation.flush()
+        self.assertEqual([request.state for request in self.simulator.requests], ["gone", "gone"])
+        self.assertEqual(self.conversation.clock.getDelayedCalls(), [])
 
     def test_slow_turn_and_the_next_message(self) -> None:
         client = self.connect()
@@ -248,10 +361,12 @@ class WebSocketTests(SynchronousTestCase):
 
     def test_too_large_message(self) -> None:
         client = self.connect(deflate=False)
-        piece = "x" * (16 * 1024 * 1024)
+        piece = b"x" * (16 * 1024 * 1024)
+        client.beginMessage()
         for _ in range(MAX_MESSAGE // len(piece)):
-            client.send(TextMessage(piece, message_finished=False))
-        client.send(TextMessage("x"))
+            client.sendMessageFrame(piece)
+        client.sendMessageFrame(b"x")
+        client.endMessage()
         self.conversation.flush()
         (closed,) = client.found(CloseConnection)
         self.assertEqual(closed.code, 1009)
@@ -263,6 +378,20 @@ class WebSocketTests(SynchronousTestCase):
         self.assertEqual(client.found(CloseConnection)[0].code, 1002)
         self.conversation.advance(CLOSE_TIMEOUT)
         self.assertIsNotNone(client.lost)
+
+    def test_autobahn_asks_for_no_reactor(self) -> None:
+        """Which its timers do: neither for a handshake nor for the answer to a close that it begins itself."""
+        self.patch(config, "loop", None)
+        client = self.connect(deflate=False)
+        client.dataReceived = client.raw.extend  # type: ignore[method-assign,assignment]
+        with capturedLogs() as logged:
+            client.transport.write(RESERVED_BITS)
+            self.conversation.flush()
+        self.assertEqual(logged, [], "and says nothing of it")
+        self.assertIsNone(client.lost)
+        self.conversation.advance(CLOSE_TIMEOUT)
+        self.assertIsNotNone(client.lost)
+        self.assertIsNone(config.loop)
 
     def test_closing_handshake_that_nobody_answers(self) -> None:
         client = self.connect(deflate=False)
@@ -278,6 +407,7 @@ class WebSocketTests(SynchronousTestCase):
 class HandshakeTests(SynchronousTestCase):
     """Which requests open a WebSocket."""
 
+    UPGRADE = [(b"Host", b"simulator"), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     KEY = (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")
     VERSION = (b"Sec-WebSocket-Version", b"13")
 
@@ -290,12 +420,13 @@ class HandshakeTests(SynchronousTestCase):
         self.assertFalse(wants_websocket(self.request((b"Upgrade", b"h2c"))))
 
     def test_accepted(self) -> None:
-        accepted = accept_handshake(self.request(self.KEY, self.VERSION))
+        accepted = accept_handshake(self.request(*self.UPGRADE, self.KEY, self.VERSION))
         assert accepted is not None
-        headers, extensions = accepted
+        headers, extensions, _ = accepted
         # the example of RFC 6455 section 1.3
         self.assertIn((b"Sec-WebSocket-Accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), headers)
         self.assertEqual(extensions, [])
+        self.assertIsInstance(accepted.frames.factory.reactor, Clock)
 
     def test_deflate(self) -> None:
         for offer, agreed in (
@@ -305,10 +436,16 @@ class HandshakeTests(SynchronousTestCase):
             (b"x-unknown", False),
         ):
             accepted = accept_handshake(
-                self.request(self.KEY, self.VERSION, (b"Sec-WebSocket-Extensions", offer))
+                self.request(*self.UPGRADE, self.KEY, self.VERSION, (b"Sec-WebSocket-Extensions", offer))
             )
             assert accepted is not None
             self.assertEqual(bool(accepted[1]), agreed, offer)
+
+    def test_offers_in_several_fields(self) -> None:
+        offers = [(b"Sec-WebSocket-Extensions", offer) for offer in (b"x-unknown", b"permessage-deflate")]
+        accepted = accept_handshake(self.request(*self.UPGRADE, self.KEY, self.VERSION, *offers))
+        assert accepted is not None
+        self.assertIn((b"Sec-WebSocket-Extensions", b"permessage-deflate"), accepted.headers)
 
     def test_invalid(self) -> None:
         for headers in (
@@ -318,7 +455,7 @@ class HandshakeTests(SynchronousTestCase):
             (self.VERSION, (b"Sec-WebSocket-Key", b"\xff")),
             (self.KEY, (b"Sec-WebSocket-Version", b"8")),
         ):
-            self.assertIsNone(accept_handshake(self.request(*headers)))
+            self.assertIsNone(accept_handshake(self.request(*self.UPGRADE, *headers)))
 
 
 class GarbageTests(SynchronousTestCase):
