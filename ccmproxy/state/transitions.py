@@ -166,21 +166,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             )
             is_update = update.has_data and (is_aggregate or charging.are_taken(merged, update))
             return _learn(state, update, merged, plan_weight, now, has_data=is_update)
-        case PollSucceeded(update, plan_weight, usable, began):
-            # A rate limit after a 429 stays until its end, unless a later poll contradicts it, because the endpoint may
-            # lag behind the 429. But if a remote instance says that it is usable, that is authoritative.
-            state = replace(state, poll_failures=0, rejected_until=0.0, delayed="", delayed_until=0.0)
-            state = charging.polled(state, update, began or now, (caps.short, caps.weekly), now)
-            if usable:
-                state = replace(state, rate_limited_until=0.0)
-            merged = merge_polled(state.limits, update, now)
-            if usable:
-                merged = without_full(merged)
-            learnt = _learn(state, update, merged, plan_weight, now, has_data=True)
-            if state.rate_limited_until > now and state.rate_limited_at > 0:
-                # The same block: the next poll is due as if this one had said nothing.
-                learnt = replace(learnt, rate_limited_at=state.rate_limited_at)
-            return learnt
+        case PollSucceeded():
+            return _polled(state, event, now, caps)
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
         case PollRefused():
@@ -217,6 +204,29 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             return state
         case _:
             assert_never(event)
+
+
+def _polled(state: CredentialState, poll: PollSucceeded, now: float, caps: Caps) -> CredentialState:
+    """Return the state with the figures of a poll.
+
+    A rate limit after a 429 stays until its end, unless a later poll contradicts it, because the endpoint may lag
+    behind the 429. But if a remote instance says that it is usable, that is authoritative.
+    """
+    update, usable = poll.update, poll.usable
+    state = replace(state, poll_failures=0, rejected_until=0.0, delayed="", delayed_until=0.0)
+    state = charging.polled(state, update, poll.began or now, (caps.short, caps.weekly), now)
+    if usable:
+        state = replace(state, rate_limited_until=0.0)
+    merged = merge_polled(state.limits, update, now)
+    if usable:
+        merged = without_full(merged)
+    # The status of a remote instance tells of it even where it names no window.
+    has_data = update.has_data or usable is not None
+    learnt = _learn(state, update, merged, poll.plan_weight, now, has_data=has_data)
+    if state.rate_limited_until > now and state.rate_limited_at > 0:
+        # The same block: the next poll is due as if this one had said nothing.
+        learnt = replace(learnt, rate_limited_at=state.rate_limited_at)
+    return learnt
 
 
 def _learn(

@@ -158,14 +158,13 @@ class Script:
         if account is None or state != "valid" or accepted is None:
             return None
         request.endpoint = "websocket"
-        fields, extensions = accepted
-        headers = [*fields, *codex.turns.limit_headers(account)]
+        headers = [*accepted.headers, *codex.turns.limit_headers(account)]
         session = _ScriptedSession(self, codex.turns, account, request, self._time)
         opening = [Raw(join_head(b"HTTP/1.1 101 Switching Protocols", headers))]
         return Delivery(
             Reply(ResponseHead(101, b"Switching Protocols", headers), []),
             switch=lambda clock, on_request, on_end: WebSocketServer(
-                session, [*opening], extensions, clock, on_request, on_end
+                session, [*opening], accepted, clock, on_request, on_end
             ),
         )
 

@@ -95,8 +95,7 @@ class LoginAccount(Credential):
     ) -> None:
         """``random`` returns numbers in [0, 1). ``plan_weight`` replaces the weight of the account's plan. ``watcher``
         reports changes of the watched path. ``fetch`` makes the requests of refreshes and polls instead of the
-        outbound. ``now`` returns Unix seconds; its default is ``clock.seconds``.
-        """
+        outbound. ``now`` returns Unix seconds; its default is ``clock.seconds``."""
         super().__init__(tag, caps, clock, now)
         self._upstream = access.for_logins()
         self._key_upstream = access.for_keys()
