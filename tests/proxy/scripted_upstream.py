@@ -122,13 +122,18 @@ class ScriptedUpstream(Factory):
 
 
 class CodexPoolWorld(World):
-    """Two ChatGPT accounts, ``a1`` and ``a2``, behind one pool; ``upstream`` is told what they say."""
+    """Two ChatGPT accounts, ``a1`` and ``a2``, behind one pool; ``upstream_says`` is told what they say.
 
-    def __init__(self, case: SynchronousTestCase) -> None:
+    ``resets_in``: seconds until their windows of five hours end, which are half used.
+    """
+
+    def __init__(self, case: SynchronousTestCase, resets_in: float | None = None) -> None:
         super().__init__(
             case, configuration=CODEX_POOL, plan=("pro", "pro"), start=False, with_file=False
         )
         self.codex: list[CodexAccount] = [self.simulator.add_codex_account() for _ in self.paths]
+        for login in self.codex if resets_in is not None else ():
+            login.set_utilization("five_hour", 50.0, resets_in)
         for login, path in zip(self.codex, self.paths, strict=True):
             with open(path, "wb") as file:
                 file.write(login.auth_document())

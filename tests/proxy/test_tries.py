@@ -77,7 +77,7 @@ class BusyTests(TriesCase):
 
     def test_another_serves(self) -> None:
         """The combination rests for 5 s, for cold sessions only, and nobody is told of it."""
-        self.begin()
+        self.begin(strategy="fallback")
         self.assert_served_by(["a1"], "warm")
         self.world.poll()
         before = self.world.get(STATUS).json()
@@ -323,10 +323,9 @@ class RefusedAccountTests(TriesCase):
         self.assertEqual(self.refused(), ["a1"])
 
     def test_words_that_the_client_has_sent(self) -> None:
-        """They prove nothing, whether they stand in a field, in the path or in the model."""
+        """They prove nothing, whether they stand in a field or in the path."""
         for options in (
             {"headers": (("X-Note", DISABLED_WORDS),)},
-            {"model": DISABLED_WORDS},
             {"path": "/v1/messages?note=This%20organization%20has%20been%20disabled."},
         ):
             self.begin(3)
@@ -344,6 +343,15 @@ class RefusedAccountTests(TriesCase):
         self.assertIsNotNone(world.accounts[0].state.refused)
         self.assertEqual(only(world.send(request("hello", "session-id: t"))).status, 200)
         self.assertEqual(world.upstream_says.asked(), ["a2"])
+
+    def test_codex_and_a_model_called_like_a_known_word(self) -> None:
+        world = CodexPoolWorld(self)
+        said = http_response(403, body=b'{"error": {"code": "deactivated_workspace", "message": "no"}}')
+        world.upstream_says.scripts = {"a1": said, "a2": said}
+        response = only(world.send(request("hello", model="deactivated_workspace")))
+        self.assertEqual((response.status, world.upstream_says.asked()), (403, ["a1", "a2"]))
+        for account in world.accounts:
+            self.assertIsNone(account.state.refused)
 
     def test_codex_and_a_model_that_is_not_for_the_account(self) -> None:
         world = CodexPoolWorld(self)
@@ -430,7 +438,7 @@ class PatienceTests(TriesCase):
         self.warm(strategy="least-used\n        patience: 0")
         self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
         self.world.close()
-        self.warm()
+        self.warm(strategy="fallback")
         self.assert_served_by(["a1", "a2"], "cold", headers=WAITS)
 
     def test_after_five_minutes_it_is_cold(self) -> None:
@@ -481,9 +489,9 @@ class ShortWaitTests(TriesCase):
             ("codex_cli_rs/0.168.9 (Linux)", 503),
             ("curl/8", 503),
         ):
-            world = CodexPoolWorld(self)
+            world = CodexPoolWorld(self, resets_in=40.0)
             for login in world.codex:
-                login.exhaust("five_hour", 40.0)
+                login.exhaust()
             response = only(world.send(request("hello", f"User-Agent: {agent}")))
             self.assertEqual((response.status, response.header("x-ocm-error")), (status, "busy"), agent)
             self.assertIn(int(response.header("retry-after") or 0), range(40, 52))
@@ -491,9 +499,9 @@ class ShortWaitTests(TriesCase):
             world.close()
 
     def test_codex_for_an_hour(self) -> None:
-        world = CodexPoolWorld(self)
+        world = CodexPoolWorld(self, resets_in=3600.0)
         for login in world.codex:
-            login.exhaust("five_hour", 3600.0)
+            login.exhaust()
         response = only(world.send(request("hello", "User-Agent: codex_cli_rs/0.169.0 (Linux)")))
         self.assertEqual((response.status, response.error["type"]), (429, "usage_limit_reached"))
 
