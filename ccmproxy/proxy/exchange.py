@@ -42,7 +42,6 @@ class Exchange:
         "_answering",
         "_asked",
         "_context",
-        "_current",
         "_hearing",
         "_held",
         "_lease",
@@ -60,8 +59,7 @@ class Exchange:
         self._hearing = Hearing()
         self._tries: Tries | None = None
         self._lease: ILease | None = None
-        #: The answer at hand, and the first refusal, which the client may get in the end.
-        self._current: Answer | None = None
+        #: The first refusal, which the client may get in the end; its lease is open.
         self._held: Answer | None = None
         #: Leases of all credentials that were asked, by tag: charges are learnt when it is clear what they are.
         self._leases: dict[str, ILease] = {}
@@ -99,8 +97,9 @@ class Exchange:
     def _client_gone(self) -> None:
         asked = self._asked
         asked.is_gone = True
-        if self._held is not None and self._held is not self._current:
-            self._held.drop(LeaseOutcome.CANCELLED)
+        held, self._held = self._held, None
+        if held is not None:
+            held.drop(LeaseOutcome.CANCELLED)
         attempt = self._tries.attempt if self._tries is not None else None
         if attempt is not None:
             attempt.client_gone()
@@ -207,7 +206,6 @@ class Exchange:
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
         asked, hearing, verdict = self._asked, self._hearing, answer.verdict
-        self._current = answer
         if hearing.first is None and (refusal := class_of(verdict.kind)) is not None:
             may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
             hearing.may_seek = may_seek and self._context.opinions.may_seek(

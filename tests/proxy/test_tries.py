@@ -1,0 +1,596 @@
+"""One request through all that accounts may say to it: who is asked, what the client gets, who is charged (spec 12)."""
+
+from __future__ import annotations
+
+import random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ccmproxy.state.holds import DENIED_TIME
+from tests.conversation import TOKEN, Response
+from tests.pooled import BOB, PoolWorld
+from tests.proxy.manual_upstream import event
+from tests.proxy.raw_upstream import http_response
+from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream, refusal
+from tests.proxy.test_codex import only, request
+
+STATUS = "/ccm/v1/status"
+OPUS, SONNET = "claude-opus-4-5", "claude-sonnet-4-5"
+BUSY = refusal(429, "slow down", kind="rate_limit_error")
+UNAUTHORIZED = refusal(401, "Invalid bearer token", kind="authentication_error")
+FORBIDDEN = refusal(403, "computer says no", kind="permission_error")
+DISABLED_WORDS = "This organization has been disabled."
+DISABLED = refusal(403, DISABLED_WORDS, kind="permission_error")
+#: A client that is known to wait, and one that is not.
+WAITS = (("User-Agent", "claude-cli/2.1.330 (external, cli)"),)
+UNKNOWN = (("User-Agent", "curl/8"),)
+
+
+class TriesCase(SynchronousTestCase):
+    """A pool whose accounts say what a test wants, and what several tests look at."""
+
+    def begin(self, accounts: int = 2, **options: object) -> None:
+        """A pool of so many equal accounts; new sessions go to ``a1`` first."""
+        plans = ("max_20x",) * accounts
+        self.world = PoolWorld(self, plans, **options)  # type: ignore[arg-type]
+        self.upstream = ScriptedUpstream(self.world)
+        self.scripts = self.upstream.scripts
+
+    def status(self, token: str = TOKEN) -> str:
+        """The state that the status tells."""
+        return str(self.world.get(STATUS, token).json()["availability"]["state"])
+
+    def assert_served_by(self, tags: list[str], session: str | None = None, **options: object) -> None:
+        """Check that a request is served, after it was sent to these accounts in this order."""
+        response = self.world.answer(session=session, **options)
+        self.assertEqual(response.status, 200, response.body[:200])
+        self.assertEqual(self.upstream.asked(), tags)
+
+    def assert_refused(
+        self, tags: list[str], status: int, words: str, session: str | None = None, **options: object
+    ) -> Response:
+        """Check that the client gets the provider's refusal after these accounts were asked."""
+        response = self.world.answer(session=session, **options)
+        self.assertEqual((response.status, response.error["message"]), (status, words))
+        self.assertIsNone(response.header("x-ccm-error"))
+        self.assertEqual(self.upstream.asked(), tags)
+        return response
+
+    def assert_nobody_charged(self) -> None:
+        """Check that nothing is held against any account."""
+        for account in self.world.accounts:
+            self.assertTrue(account.state.holds.is_empty, account)
+            self.assertIsNone(account.state.refused)
+            self.assertTrue(account.is_usable())
+
+    def held(self) -> list[str]:
+        """Tags of the accounts that hold back some combination."""
+        return [account.tag for account in self.world.accounts if account.state.holds.combinations]
+
+    def refused(self) -> list[str]:
+        """Tags of the accounts that count as refused by their provider."""
+        return [account.tag for account in self.world.accounts if account.state.refused is not None]
+
+
+class BusyTests(TriesCase):
+    """429 without data (spec 12.1, 12.2)."""
+
+    def test_another_serves(self) -> None:
+        """The combination rests for 5 s, for cold sessions only, and nobody is told of it."""
+        self.begin(strategy="fallback")
+        self.assert_served_by(["a1"], "warm")
+        self.world.poll()
+        before = self.world.get(STATUS).json()
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1", "a2"], "refused")
+        del self.scripts["a1"]
+        self.assertEqual(self.held(), ["a1"])
+        self.assertEqual(self.world.get(STATUS).json()["availability"], before["availability"])
+        self.assertNotIn("rate_limited", self.world.get(STATUS).body.decode())
+        for session in "uvw":
+            self.assert_served_by(["a2"], session)
+        self.assert_served_by(["a1"], "warm")
+
+    def test_the_rest_ends(self) -> None:
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1", "a2"], "s")
+        del self.scripts["a1"]
+        self.world.network.advance(4.9)
+        self.assert_served_by(["a2"], "t")
+        self.world.network.advance(0.2)
+        self.assert_served_by(["a1"], "u")
+        # A session that a rest has moved does not return within 5 min.
+        self.assert_served_by(["a2"], "s")
+
+    def test_a_rest_as_long_as_it_was_asked_for(self) -> None:
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", "20"))
+        self.assert_served_by(["a1", "a2"], "s")
+        del self.scripts["a1"]
+        self.world.network.advance(19)
+        self.assert_served_by(["a2"], "t")
+        self.world.network.advance(2)
+        self.assert_served_by(["a1"], "u")
+
+    def test_others_of_its_requests_go_on(self) -> None:
+        """Another model, and other betas, are not concerned."""
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1", "a2"], "s", model=OPUS)
+        del self.scripts["a1"]
+        self.assert_served_by(["a1"], "t", model=SONNET)
+        self.assert_served_by(["a1"], "u", model=OPUS, headers=(("anthropic-beta", "other-2026-01-01"),))
+        self.assert_served_by(["a2"], "v", model=OPUS)
+
+    def test_all_refuse(self) -> None:
+        """Three of five accounts are asked, the first answer passes as it came, and nobody is charged. For a minute the
+        like is sent once only."""
+        self.begin(5)
+        for tag in ("a1", "a2", "a3", "a4", "a5"):
+            self.scripts[tag] = refusal(429, f"slow down, {tag}", ("Retry-After", "7"), ("x-of", tag))
+        response = self.assert_refused(["a1", "a2", "a3"], 429, "slow down, a1", "s")
+        self.assertEqual((response.header("x-of"), response.header("retry-after")), ("a1", "7"))
+        self.assert_nobody_charged()
+        for seconds in (1, 30, 28):
+            self.world.network.advance(seconds)
+            response = self.world.answer(session="s")
+            self.assertEqual((response.status, len(self.upstream.asked())), (429, 1))
+            self.assert_nobody_charged()
+        self.assertEqual(self.status(), "usable")
+        self.world.network.advance(2)
+        self.assertEqual(self.world.answer(session="s").status, 429)
+        self.assertEqual(len(self.upstream.asked()), 3)
+
+    def test_another_model_may_be_put_to_others_meanwhile(self) -> None:
+        self.begin(3)
+        self.scripts = self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), BUSY)
+        self.world.answer(session="s", model=OPUS)
+        self.assertEqual(len(self.upstream.asked()), 3)
+        self.world.answer(session="s", model=SONNET)
+        self.assertEqual(len(self.upstream.asked()), 3)
+
+    def test_a_caller_is_heard_by_others_six_times_a_minute(self) -> None:
+        self.begin(2)
+        self.scripts["a1"] = self.scripts["a2"] = BUSY
+        sends = []
+        for number in range(8):
+            self.world.answer(model=f"claude-opus-4-{number}")
+            sends.append(len(self.upstream.asked()))
+        self.assertEqual(sends, [2] * 6 + [1] * 2)
+        self.world.answer(token=BOB)
+        self.assertEqual(len(self.upstream.asked()), 2)
+
+    def test_words_about_the_request_charge_nobody(self) -> None:
+        self.begin()
+        words = "Extra usage is required for long context requests."
+        self.scripts["a1"] = refusal(429, words, kind="rate_limit_error")
+        self.assert_served_by(["a1", "a2"], "s")
+        self.assert_nobody_charged()
+        self.scripts["a2"] = self.scripts["a1"]
+        self.assert_refused(["a2", "a1"], 429, words, "s")
+        self.assert_nobody_charged()
+
+    def test_counting_tokens_never_touches_turns(self) -> None:
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = BUSY
+        path = "/v1/messages/count_tokens"
+        self.assert_served_by(["a1", "a2"], "s", path=path)
+        del self.scripts["a1"]
+        self.assert_served_by(["a1"], "t")
+
+    def test_the_second_is_used_up(self) -> None:
+        """That is no opinion: it is charged to the second, and the third is asked; it serves, so the first rests."""
+        self.begin(3)
+        self.scripts["a1"] = BUSY
+        self.world.exhaust("a2", resets_in=3600.0)
+        self.assert_served_by(["a1", "a2", "a3"], "s")
+        self.assertEqual(self.held(), ["a1"])
+        self.assertFalse(self.world.accounts[1].is_usable())
+
+    def test_the_second_is_overloaded(self) -> None:
+        """No opinion, and nobody else is left: the first answer passes, and nobody is charged."""
+        self.begin(2)
+        self.scripts = self.upstream.scripts
+        self.scripts["a1"], self.scripts["a2"] = BUSY, refusal(529, "overloaded", kind="overloaded_error")
+        self.assert_refused(["a1", "a2"], 429, "slow down", "s")
+        self.assert_nobody_charged()
+
+    def test_two_models_refused_there(self) -> None:
+        """With nothing served in between the account as a whole rests."""
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1", "a2"], "s", model=OPUS)
+        self.assertIsNone(self.world.accounts[0].state.holds.account)
+        self.assert_served_by(["a1", "a2"], "t", model=SONNET)
+        self.assert_served_by(["a2"], "u", model="claude-haiku-4-5")
+
+
+class LoginTests(TriesCase):
+    """401 that a refresh does not mend (spec 12.3)."""
+
+    def test_another_serves(self) -> None:
+        """The combination is denied there for 10 min; the login stays good, as it serves polls."""
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = UNAUTHORIZED
+        self.assert_served_by(["a1", "a1", "a2"], "s")
+        self.assertEqual(self.world.logins[0].counters.refreshes, 1)
+        self.assertEqual((self.held(), self.status()), (["a1"], "usable"))
+        del self.scripts["a1"]
+        self.world.network.advance(DENIED_TIME - 5)
+        self.assert_served_by(["a2"], "t")
+        self.assert_served_by(["a1"], "u", model=SONNET)
+        self.world.network.advance(10)
+        self.assert_served_by(["a1"], "v")
+
+    def test_refused_there_too(self) -> None:
+        """It is about the request: the provider's words, never with a status that speaks of the client's token."""
+        self.begin()
+        self.scripts["a1"] = self.scripts["a2"] = UNAUTHORIZED
+        self.assert_refused(["a1", "a1", "a2", "a2"], 403, "Invalid bearer token", "s")
+        self.assert_nobody_charged()
+        self.assertEqual(self.status(), "usable")
+        # Within a minute: nobody else is asked, and no further refresh is made.
+        response = self.world.answer(session="s")
+        self.assertEqual((response.status, len(self.upstream.asked())), (403, 1))
+        self.assertEqual([login.counters.refreshes for login in self.world.logins], [1, 1])
+
+    def test_an_unknown_path_forces_no_refresh(self) -> None:
+        self.begin()
+        self.scripts["a1"] = self.scripts["a2"] = UNAUTHORIZED
+        for _ in range(3):
+            response = self.world.answer(session="s", path="/v1/strange")
+            self.assertEqual((response.status, response.error["message"]), (403, "Invalid bearer token"))
+        self.assertLessEqual(len(self.upstream.asked()), 4)
+        self.assertEqual([login.counters.refreshes for login in self.world.logins], [0, 0])
+        self.assert_nobody_charged()
+
+    def test_codex(self) -> None:
+        world = CodexPoolWorld(self)
+        world.upstream_says.scripts = {"a1": UNAUTHORIZED, "a2": UNAUTHORIZED}
+        response = only(world.send(request("hello", "session-id: s")))
+        self.assertEqual((response.status, response.error["message"]), (400, "Invalid bearer token"))
+        self.assertEqual(world.upstream_says.asked(), ["a1", "a1", "a2", "a2"])
+        del world.upstream_says.scripts["a2"]
+
+
+class DeniedTests(TriesCase):
+    """402, 403, and 400s that speak of an account (spec 12.1)."""
+
+    REFUSALS = (
+        (403, "computer says no"),
+        (402, "please pay"),
+        (400, "Your organization does not do that."),
+    )
+
+    def test_refused_by_two(self) -> None:
+        for status, words in self.REFUSALS:
+            self.begin(4)
+            self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3", "a4"), refusal(status, words))
+            self.assert_refused(["a1", "a2"], status, words, "s")
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_served_by_another(self) -> None:
+        for status, words in self.REFUSALS:
+            self.begin(strategy="fallback")
+            self.scripts["a1"] = refusal(status, words)
+            self.assert_served_by(["a1", "a2"], "s")
+            self.assertEqual((self.held(), self.refused()), (["a1"], []))
+            del self.scripts["a1"]
+            self.assert_served_by(["a2"], "t")
+            self.assert_served_by(["a1"], "u", model=SONNET)
+            self.world.close()
+
+    def test_a_prompt_is_not_sent_twice_to_hear_the_same_again(self) -> None:
+        self.begin(3)
+        words = "prompt is too long: your subscription allows 200000 tokens"
+        self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), refusal(400, words))
+        self.assert_refused(["a1"], 400, words, "s")
+        self.assert_nobody_charged()
+
+    def test_refused_to_two_callers_and_served_elsewhere(self) -> None:
+        """With nothing served there in between, the account itself is refused."""
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = FORBIDDEN
+        self.assert_served_by(["a1", "a2"], "s")
+        self.assertEqual(self.refused(), [])
+        self.assert_served_by(["a1", "a2"], "t", token=BOB, model=SONNET)
+        self.assertEqual(self.refused(), ["a1"])
+
+
+class RefusedAccountTests(TriesCase):
+    """Known words about the account (spec 12.1, 12.3)."""
+
+    def test_its_sessions_move(self) -> None:
+        for status in (400, 403):
+            self.begin()
+            self.assert_served_by(["a1"], "s")
+            self.scripts["a1"] = refusal(status, DISABLED_WORDS)
+            self.assert_served_by(["a1", "a2"], "s")
+            self.assertEqual((self.refused(), self.world.where()["s"]), (["a1"], "a2"))
+            self.assertIn(DISABLED_WORDS, self.world.accounts[0].state.refused.sentence)  # type: ignore[union-attr]
+            self.assert_served_by(["a2"], "s")
+            self.assert_served_by(["a2"], "new", model=SONNET)
+            self.assertIn(DISABLED_WORDS, self.world.logged())
+            self.world.close()
+
+    def test_all_are_refused_one_by_one(self) -> None:
+        """One request has one account refused, and the client is told with the provider's words."""
+        self.begin(3)
+        self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), DISABLED)
+        self.assertEqual(self.world.answer(session="s").status, 403)
+        self.assertEqual(self.refused(), ["a1"])
+
+    def test_words_that_the_client_has_sent(self) -> None:
+        """They prove nothing, whether they stand in a field or in the path."""
+        for options in (
+            {"headers": (("X-Note", DISABLED_WORDS),)},
+            {"path": "/v1/messages?note=This%20organization%20has%20been%20disabled."},
+        ):
+            self.begin(3)
+            self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), DISABLED)
+            self.assert_refused(["a1", "a2"], 403, DISABLED_WORDS, "s", **options)
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_codex(self) -> None:
+        world = CodexPoolWorld(self)
+        body = b'{"detail": {"code": "deactivated_workspace"}}'
+        world.upstream_says.scripts["a1"] = http_response(402, body=body)
+        response = only(world.send(request("hello", "session-id: s")))
+        self.assertEqual((response.status, world.upstream_says.asked()), (200, ["a1", "a2"]))
+        self.assertIsNotNone(world.accounts[0].state.refused)
+        self.assertEqual(only(world.send(request("hello", "session-id: t"))).status, 200)
+        self.assertEqual(world.upstream_says.asked(), ["a2"])
+
+    def test_codex_and_a_model_called_like_a_known_word(self) -> None:
+        world = CodexPoolWorld(self)
+        said = http_response(403, body=b'{"error": {"code": "deactivated_workspace", "message": "no"}}')
+        world.upstream_says.scripts = {"a1": said, "a2": said}
+        response = only(world.send(request("hello", model="deactivated_workspace")))
+        self.assertEqual((response.status, world.upstream_says.asked()), (403, ["a1", "a2"]))
+        for account in world.accounts:
+            self.assertIsNone(account.state.refused)
+
+    def test_codex_and_a_model_that_is_not_for_the_account(self) -> None:
+        world = CodexPoolWorld(self)
+        words = b"The 'gpt-5.4' model is not supported when using Codex with a ChatGPT account."
+        world.upstream_says.scripts["a1"] = http_response(400, body=b'{"detail": "%b"}' % words)
+        for session, asked in (("s", ["a1", "a2"]), ("s", ["a2"]), ("t", ["a2"])):
+            response = only(world.send(request("hello", f"session-id: {session}")))
+            self.assertEqual((response.status, world.upstream_says.asked()), (200, asked))
+        self.assertTrue(world.accounts[0].is_usable())
+        self.assertIsNone(world.accounts[0].state.refused)
+        del world.upstream_says.scripts["a1"]
+        only(world.send(request("hello", "session-id: u", model="gpt-5.5")))
+        self.assertEqual(world.upstream_says.asked(), ["a1"])
+
+
+class StreamTests(TriesCase):
+    """Streams that begin with an error."""
+
+    def stream(self, kind: str, message: str) -> bytes:
+        payload = f'{{"type":"error","error":{{"type":"{kind}","message":"{message}"}}}}'
+        return http_response(200, body=event("error", payload), content_type="text/event-stream")
+
+    def test_another_serves(self) -> None:
+        """What the provider's trouble is charges nobody; a 429 in a stream makes the combination rest."""
+        for kind, held in (
+            ("overloaded_error", []),
+            ("api_error", []),
+            ("rate_limit_error", ["a1"]),
+            ("permission_error", ["a1"]),
+        ):
+            self.begin()
+            self.scripts["a1"] = self.stream(kind, "no")
+            self.assert_served_by(["a1", "a2"], "s", stream=True)
+            self.assertEqual((self.held(), self.refused()), (held, []), kind)
+            self.world.close()
+
+    def test_refused_by_two(self) -> None:
+        """The first stream passes as it came."""
+        self.begin(4)
+        for tag in ("a1", "a2", "a3", "a4"):
+            self.scripts[tag] = self.stream("overloaded_error", f"by {tag}")
+        response = self.world.answer(session="s", stream=True)
+        self.assertEqual(response.status, 200)
+        self.assertIn(b"by a1", response.body)
+        self.assertNotIn(b"by a2", response.body)
+        self.assertEqual(self.upstream.asked(), ["a1", "a2"])
+        self.assert_nobody_charged()
+
+
+class PatienceTests(TriesCase):
+    """A warm cache is worth a short wait (spec 12.2)."""
+
+    def warm(self, seconds: int = 3, **options: object) -> None:
+        """A session that ``a1`` has served, and which it then refuses with a wait."""
+        self.begin(**options)  # type: ignore[arg-type]
+        self.assert_served_by(["a1"], "s", headers=WAITS)
+        self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", str(seconds)))
+
+    def test_it_is_told_the_wait_and_stays(self) -> None:
+        self.warm()
+        response = self.assert_refused(["a1"], 429, "slow down", "s", headers=WAITS)
+        self.assertEqual(response.header("retry-after"), "3")
+        self.assert_nobody_charged()
+        self.world.network.advance(3)
+        del self.scripts["a1"]
+        self.assert_served_by(["a1"], "s", headers=WAITS)
+
+    def test_once_in_a_minute(self) -> None:
+        self.warm()
+        self.assertEqual(self.world.answer(session="s", headers=WAITS).status, 429)
+        self.world.network.advance(3)
+        self.upstream.asked()
+        self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
+        self.assertEqual(self.world.where()["s"], "a2")
+
+    def test_others_fail_over(self) -> None:
+        """A client that may not wait, a session that is cold, a wait that is too long, and a pool without patience."""
+        self.warm()
+        self.assert_served_by(["a1", "a2"], "s", headers=UNKNOWN)
+        self.world.close()
+        self.warm(seconds=6)
+        self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
+        self.world.close()
+        self.warm(strategy="least-used\n        patience: 0")
+        self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
+        self.world.close()
+        self.warm(strategy="fallback")
+        self.assert_served_by(["a1", "a2"], "cold", headers=WAITS)
+
+    def test_after_five_minutes_it_is_cold(self) -> None:
+        self.warm()
+        self.world.network.advance(301)
+        self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
+
+
+class ShortWaitTests(TriesCase):
+    """When all are used up (spec 12.2)."""
+
+    def test_for_less_than_a_minute(self) -> None:
+        self.begin()
+        self.world.exhaust("a1", resets_in=40.0)
+        self.world.exhaust("a2", resets_in=3600.0)
+        for asked in (["a1", "a2"], []):
+            response = self.world.answer(session="s")
+            self.assertEqual((response.status, response.header("x-ccm-error")), (429, "busy"))
+            self.assertIsNone(response.header("x-should-retry"))
+            self.assertIn(int(response.header("retry-after") or 0), range(40, 52))
+            self.assertEqual(self.upstream.asked(), asked)
+        self.world.network.advance(41)
+        self.assert_served_by(["a1"], "s")
+
+    def test_for_an_hour(self) -> None:
+        self.begin()
+        for tag in ("a1", "a2"):
+            self.world.exhaust(tag, resets_in=3600.0)
+        response = self.world.answer(session="s")
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "rate_limited"))
+        self.assertEqual(response.header("x-should-retry"), "false")
+        self.assertIsNone(response.header("retry-after"))
+        self.assertEqual(self.status(), "rate_limited")
+
+    def test_all_rest(self) -> None:
+        """Rests are short waits too, and no account is used up."""
+        self.begin()
+        self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", "30"))
+        self.assert_served_by(["a1", "a2"], "s")
+        self.scripts["a1"], self.scripts["a2"] = b"", refusal(429, "slow down", ("Retry-After", "50"))
+        # The only account that takes it refuses, and nobody else is left: as it came.
+        self.assert_refused(["a2"], 429, "slow down", "t")
+        self.assertEqual(self.status(), "usable")
+
+    def test_codex_by_version(self) -> None:
+        for agent, status in (
+            ("codex_cli_rs/0.169.0 (Linux)", 429),
+            ("codex_cli_rs/0.168.9 (Linux)", 503),
+            ("curl/8", 503),
+        ):
+            world = CodexPoolWorld(self, resets_in=40.0)
+            for login in world.codex:
+                login.exhaust()
+            response = only(world.send(request("hello", f"User-Agent: {agent}")))
+            self.assertEqual((response.status, response.header("x-ocm-error")), (status, "busy"), agent)
+            self.assertIn(int(response.header("retry-after") or 0), range(40, 52))
+            self.assertNotIn(b"usage_limit_reached", response.body)
+            world.close()
+
+    def test_codex_for_an_hour(self) -> None:
+        world = CodexPoolWorld(self, resets_in=3600.0)
+        for login in world.codex:
+            login.exhaust()
+        response = only(world.send(request("hello", "User-Agent: codex_cli_rs/0.169.0 (Linux)")))
+        self.assertEqual((response.status, response.error["type"]), (429, "usage_limit_reached"))
+
+
+class CodexBusyTests(SynchronousTestCase):
+    """What of a 429 is different for Codex (spec 12.2)."""
+
+    def told(self, **error: object) -> Response:
+        """What the client gets when both accounts refuse with this error."""
+        world = CodexPoolWorld(self)
+        said = refusal(429, "no", **error)  # type: ignore[arg-type]
+        world.upstream_says.scripts = {"a1": said, "a2": said}
+        response = only(world.send(request("hello", "session-id: s")))
+        self.assertEqual((response.status, response.error["message"]), (429, "no"))
+        self.assertEqual(world.upstream_says.asked(), ["a1", "a2"])
+        for account in world.accounts:
+            self.assertTrue(account.state.holds.is_empty)
+            self.assertTrue(account.is_usable())
+        world.close()
+        return response
+
+    def test_a_relayed_burst_gets_a_wait(self) -> None:
+        self.assertEqual(self.told(kind="rate_limit_exceeded").header("retry-after"), "5")
+
+    def test_final_words_get_none(self) -> None:
+        self.assertIsNone(self.told(kind="usage_not_included").header("retry-after"))
+
+
+class NumberOfSendsTests(TriesCase):
+    """No request is sent more than min(accounts + 2, 8) times, whatever is said to it (spec 12.1)."""
+
+    def test_two_accounts(self) -> None:
+        """Each of them refuses the token twice: that is the limit."""
+        self.begin()
+        self.scripts["a1"] = self.scripts["a2"] = UNAUTHORIZED
+        self.world.answer(session="s")
+        self.assertEqual(len(self.upstream.asked()), 4)
+
+    def test_ten_accounts(self) -> None:
+        """Beyond the limit the client is told to come again at once, as others have room."""
+        self.begin(10)
+        for number in range(1, 10):
+            self.world.exhaust(f"a{number}", resets_in=3600.0)
+        response = self.world.answer(session="s")
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "busy"))
+        self.assertEqual(len(self.upstream.asked()), 8)
+        self.assertEqual(self.world.answer(session="s").status, 200)
+        self.assertEqual(len(self.upstream.asked()), 2)
+
+    def test_any_mixture(self) -> None:
+        """And at most one account is refused by it."""
+        rng = random.Random(12)
+        said = (BUSY, UNAUTHORIZED, FORBIDDEN, DISABLED, refusal(400, "your plan"), refusal(529, "overloaded"))
+        for _ in range(60):
+            self.begin(accounts := rng.randrange(1, 11))
+            for number in range(1, accounts + 1):
+                if rng.random() < 0.4:
+                    self.world.exhaust(f"a{number}", resets_in=3600.0)
+                else:
+                    self.scripts[f"a{number}"] = rng.choice(said)
+            response = self.world.answer(session="s")
+            self.assertNotIn(response.status, (200, 401))
+            self.assertLessEqual(len(self.upstream.asked()), min(accounts + 2, 8))
+            self.assertLessEqual(len(self.refused()), 1)
+            self.world.close()
+
+
+class NoOpinionTests(TriesCase):
+    """Keys give no evidence; they take over only as the pool's strategy says (spec 12.1)."""
+
+    def begin_with_key(self) -> None:
+        key = "      - {tag: key, api_key: KEY}\n"
+        self.begin(1, members=("a1", "key"), more_credentials=key, strategy="fallback")
+
+    def test_a_key_serves_after_a_burst(self) -> None:
+        self.begin_with_key()
+        self.scripts = self.upstream.scripts
+        self.scripts["a1"] = BUSY
+        self.scripts["key"] = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+        self.assert_served_by(["a1", "key"], "s")
+        self.assert_nobody_charged()
+
+    def test_a_key_is_not_asked_about_a_login_or_an_account(self) -> None:
+        for said, status, asked in ((FORBIDDEN, 403, ["a1"]), (UNAUTHORIZED, 403, ["a1", "a1"])):
+            self.begin_with_key()
+            self.scripts["a1"] = said
+            response = self.world.answer(session="s")
+            self.assertEqual((response.status, self.upstream.asked()), (status, asked))
+            self.assert_nobody_charged()
+            self.world.close()
+
+
