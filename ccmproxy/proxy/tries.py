@@ -238,7 +238,7 @@ class Tries:
     async def _verdict(self, attempt: Attempt, response: ResponseHead) -> Verdict:
         asked, context = self._asked, self._context
         traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
-        verdict = traffic.classify(response, None, now)
+        verdict = traffic.classify(response, None, now, model=facts.model)
         if verdict.kind is AnswerKind.NEEDS_BODY:
             echo = echo_of(asked.request.head, facts.model)
             verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)

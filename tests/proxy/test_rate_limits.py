@@ -241,6 +241,39 @@ class ModelWindowTests(RateLimitCase):
         )
         self.assert_told(world.answer(), "2h")
 
+    def test_a_model_that_is_served_from_paid_overage_alone(self) -> None:
+        """The refusal names a window that has no model's name, while the account's own windows have room: the model
+        that was asked for is not asked for there again before the reset, and other models go on (spec 12.1)."""
+        world = World(self)
+        reset = str(int(world.clock.seconds() + 2 * HOUR))
+        upstream = RawUpstream(
+            world,
+            [
+                http_response(
+                    429,
+                    (FAMILY + "status", "rejected"),
+                    (FAMILY + "representative-claim", "seven_day_overage_included"),
+                    (FAMILY + "reset", reset),
+                    (FAMILY + "7d-status", "allowed"),
+                    (FAMILY + "7d-utilization", "0.69"),
+                    (FAMILY + "7d-reset", reset),
+                    (FAMILY + "7d_oi-status", "rejected"),
+                    (FAMILY + "7d_oi-utilization", "1.02"),
+                    (FAMILY + "7d_oi-reset", reset),
+                    ("retry-after", "7200"),
+                ),
+            ],
+        )
+        self.assert_told(world.answer(model="claude-fable-5-1"), "2h")
+        self.assert_told(world.answer(model="claude-fable-5-1"), "2h")
+        self.assertEqual(len(upstream.received), 1)
+        world.upstream.factory = world.simulator.factory
+        for pump in world.upstream.connections:
+            pump.server.abortConnection()
+        world.network.flush()
+        self.assertEqual(world.answer(model="claude-haiku-4-5").status, 200)
+        self.assert_told(world.answer(model="claude-fable-5-1"), "2h")
+
     def test_a_model_window_while_the_usage_endpoint_fails(self) -> None:
         world = self.world()
         world.simulator.faults.always("server_error", endpoint="usage")
