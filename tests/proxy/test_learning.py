@@ -1,4 +1,4 @@
-"""What is learnt from an answer after its first byte: refusals in mid-stream, and that a session was served (spec 12.2)."""
+"""What is learnt from an answer after its first byte: refusals in mid-stream, and that it was served (spec 12.2)."""
 
 from __future__ import annotations
 

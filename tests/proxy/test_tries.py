@@ -11,7 +11,7 @@ from tests.conversation import TOKEN, Response
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import event
 from tests.proxy.raw_upstream import http_response
-from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream, refusal
+from tests.proxy.scripted_upstream import CodexPoolWorld, Remote, ScriptedUpstream, refusal
 from tests.proxy.test_codex import only, request
 
 STATUS = "/ccm/v1/status"
@@ -24,6 +24,12 @@ DISABLED = refusal(403, DISABLED_WORDS, kind="permission_error")
 #: A client that is known to wait, and one that is not.
 WAITS = (("User-Agent", "claude-cli/2.1.330 (external, cli)"),)
 UNKNOWN = (("User-Agent", "curl/8"),)
+SERVED = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+#: For a pool with a remote instance, which bob may use.
+FRIEND = (
+    '      - {tag: friend, type: external, token: friend-token-4711, url: "http://127.0.0.1:7000/team"}\n'
+)
+BOBS = "pool, allow_external_usage: true"
 
 
 class TriesCase(SynchronousTestCase):
@@ -493,7 +499,7 @@ class ShortWaitTests(TriesCase):
             for login in world.codex:
                 login.exhaust()
             response = only(world.send(request("hello", f"User-Agent: {agent}")))
-            self.assertEqual((response.status, response.header("x-ocm-error")), (status, "busy"), agent)
+            self.assertEqual((response.status, response.header("x-ccm-error")), (status, "busy"), agent)
             self.assertIn(int(response.header("retry-after") or 0), range(40, 52))
             self.assertNotIn(b"usage_limit_reached", response.body)
             world.close()
@@ -554,7 +560,14 @@ class NumberOfSendsTests(TriesCase):
     def test_any_mixture(self) -> None:
         """And at most one account is refused by it."""
         rng = random.Random(12)
-        said = (BUSY, UNAUTHORIZED, FORBIDDEN, DISABLED, refusal(400, "your plan"), refusal(529, "overloaded"))
+        said = (
+            BUSY,
+            UNAUTHORIZED,
+            FORBIDDEN,
+            DISABLED,
+            refusal(400, "your plan"),
+            refusal(529, "overloaded"),
+        )
         for _ in range(60):
             self.begin(accounts := rng.randrange(1, 11))
             for number in range(1, accounts + 1):
@@ -570,7 +583,7 @@ class NumberOfSendsTests(TriesCase):
 
 
 class NoOpinionTests(TriesCase):
-    """Keys give no evidence; they take over only as the pool's strategy says (spec 12.1)."""
+    """Keys and remote instances give no evidence; they take over only as the pool's strategy says (spec 12.1)."""
 
     def begin_with_key(self) -> None:
         key = "      - {tag: key, api_key: KEY}\n"
@@ -580,7 +593,7 @@ class NoOpinionTests(TriesCase):
         self.begin_with_key()
         self.scripts = self.upstream.scripts
         self.scripts["a1"] = BUSY
-        self.scripts["key"] = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+        self.scripts["key"] = SERVED
         self.assert_served_by(["a1", "key"], "s")
         self.assert_nobody_charged()
 
@@ -593,4 +606,38 @@ class NoOpinionTests(TriesCase):
             self.assert_nobody_charged()
             self.world.close()
 
+    def begin_with_remote(self, *members: str) -> Remote:
+        """A pool of an account and a remote instance, in this order of preference."""
+        self.begin(1, members=members, more_credentials=FRIEND, strategy="fallback", bobs=BOBS, start=False)
+        remote = Remote(self.world)
+        self.world.start()
+        remote.script = SERVED
+        return remote
 
+    def test_a_remote_instance_serves_after_a_burst(self) -> None:
+        remote = self.begin_with_remote("a1", "friend")
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1"], "s", token=BOB)
+        self.assertEqual(remote.turns, 1)
+        self.assert_nobody_charged()
+
+    def test_a_remote_instance_is_not_asked_about_a_login_or_an_account(self) -> None:
+        for said in (FORBIDDEN, UNAUTHORIZED):
+            remote = self.begin_with_remote("a1", "friend")
+            self.scripts["a1"] = said
+            response = self.world.answer(session="s", token=BOB)
+            self.assertEqual((response.status, remote.turns), (403, 0))
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_a_remote_instances_own_refusal(self) -> None:
+        """An account serves what it refuses, and nothing is held against it."""
+        for said in (BUSY, FORBIDDEN):
+            remote = self.begin_with_remote("friend", "a1")
+            remote.script = said
+            self.assert_served_by(["a1"], "s", token=BOB)
+            self.assertEqual(remote.turns, 1)
+            external = next(each.external for each in self.world.entry.externals.values())
+            self.assertTrue(external.state.holds.is_empty)
+            self.assertIsNone(external.state.refused)
+            self.world.close()
