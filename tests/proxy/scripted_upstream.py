@@ -132,12 +132,17 @@ class ScriptedUpstream(Factory):
 class CodexPoolWorld(World):
     """Two ChatGPT accounts, ``a1`` and ``a2``, behind one pool; ``upstream_says`` is told what they say.
 
-    ``resets_in``: seconds until their windows of five hours end, which are half used.
+    ``resets_in``: seconds until their windows of five hours end, which are half used. ``is_same_workspace``: both are
+    logins of one workspace.
     """
 
-    def __init__(self, case: SynchronousTestCase, resets_in: float | None = None) -> None:
+    def __init__(
+        self, case: SynchronousTestCase, resets_in: float | None = None, is_same_workspace: bool = False
+    ) -> None:
         super().__init__(case, configuration=CODEX_POOL, plan=("pro", "pro"), start=False, with_file=False)
-        self.codex: list[CodexAccount] = [self.simulator.add_codex_account() for _ in self.paths]
+        self.codex: list[CodexAccount] = [self.simulator.add_codex_account()]
+        workspace = self.codex[0] if is_same_workspace else None
+        self.codex.append(self.simulator.add_codex_account(same_workspace_as=workspace))
         for login in self.codex if resets_in is not None else ():
             login.set_utilization("five_hour", 50.0, resets_in)
         for login, path in zip(self.codex, self.paths, strict=True):
