@@ -233,15 +233,15 @@ class LoginTests(TriesCase):
 
     def test_refused_there_too(self) -> None:
         """It is about the request: the provider's words, never with a status that speaks of the client's token."""
-        self.begin()
-        self.scripts["a1"] = self.scripts["a2"] = UNAUTHORIZED
+        self.begin(3, strategy="fallback")
+        self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), UNAUTHORIZED)
         self.assert_refused(["a1", "a1", "a2", "a2"], 403, "Invalid bearer token", "s")
         self.assert_nobody_charged()
         self.assertEqual(self.status(), "usable")
         # Within a minute: nobody else is asked, and no further refresh is made.
         response = self.world.answer(session="s")
         self.assertEqual((response.status, len(self.upstream.asked())), (403, 1))
-        self.assertEqual([login.counters.refreshes for login in self.world.logins], [1, 1])
+        self.assertEqual([login.counters.refreshes for login in self.world.logins], [1, 1, 0])
 
     def test_an_unknown_path_forces_no_refresh(self) -> None:
         self.begin()
