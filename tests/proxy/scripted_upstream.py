@@ -21,6 +21,14 @@ Script = bytes | Callable[[bytes], bytes | None]
 #: Paths of logins and polls, which no script is for.
 _CONTROL = (b"/v1/oauth", b"/api/oauth", b"/oauth/", b"/backend-api/wham")
 
+_STATE = {
+    "five_hour_utilization": 1,
+    "five_hour_reset": 0,
+    "weekly_utilization": 1,
+    "weekly_reset": 0,
+    "plan_weight": 10,
+}
+
 CODEX_POOL = """
 services:
   - type: ocm
@@ -38,16 +46,14 @@ services:
 """
 
 
-def refusal(
-    status: int, message: str, *headers: tuple[str, str], kind: str = "error", **more: Any
-) -> bytes:
+def refusal(status: int, message: str, *headers: tuple[str, str], kind: str = "error", **more: Any) -> bytes:
     """A refusal with an ``error`` object, which both dialects read."""
     body = {"type": "error", "error": {"type": kind, "message": message, **more}}
     return http_response(status, *headers, body=json.dumps(body).encode())
 
 
 class _Connection(Protocol):
-    def __init__(self, upstream: ScriptedUpstream, behind: Protocol) -> None:
+    def __init__(self, upstream: ScriptedUpstream | Remote, behind: Protocol) -> None:
         self._upstream = upstream
         self._behind = behind
         self._received = b""
@@ -108,7 +114,9 @@ class ScriptedUpstream(Factory):
         line, *fields = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
         if line.split(b" ")[1].startswith(_CONTROL):
             return None
-        pairs = [(name.lower(), value.strip()) for name, _, value in (each.partition(b":") for each in fields)]
+        pairs = [
+            (name.lower(), value.strip()) for name, _, value in (each.partition(b":") for each in fields)
+        ]
         token = (first_value(pairs, b"authorization") or b"").decode().removeprefix("Bearer ")
         tag = self._tags.get(token, "key")
         self.sends.append(tag)
@@ -124,14 +132,17 @@ class ScriptedUpstream(Factory):
 class CodexPoolWorld(World):
     """Two ChatGPT accounts, ``a1`` and ``a2``, behind one pool; ``upstream_says`` is told what they say.
 
-    ``resets_in``: seconds until their windows of five hours end, which are half used.
+    ``resets_in``: seconds until their windows of five hours end, which are half used. ``is_same_workspace``: both are
+    logins of one workspace.
     """
 
-    def __init__(self, case: SynchronousTestCase, resets_in: float | None = None) -> None:
-        super().__init__(
-            case, configuration=CODEX_POOL, plan=("pro", "pro"), start=False, with_file=False
-        )
-        self.codex: list[CodexAccount] = [self.simulator.add_codex_account() for _ in self.paths]
+    def __init__(
+        self, case: SynchronousTestCase, resets_in: float | None = None, is_same_workspace: bool = False
+    ) -> None:
+        super().__init__(case, configuration=CODEX_POOL, plan=("pro", "pro"), start=False, with_file=False)
+        self.codex: list[CodexAccount] = [self.simulator.add_codex_account()]
+        workspace = self.codex[0] if is_same_workspace else None
+        self.codex.append(self.simulator.add_codex_account(same_workspace_as=workspace))
         for login in self.codex if resets_in is not None else ():
             login.set_utilization("five_hour", 50.0, resets_in)
         for login, path in zip(self.codex, self.paths, strict=True):
@@ -143,3 +154,28 @@ class CodexPoolWorld(World):
         self.start()
 
 
+class Remote(Factory):
+    """A remote instance at 127.0.0.1:7000 in the network of ``world``, whose status is usable.
+
+    ``script``: what it says to turns. ``turns``: how many it was sent.
+    """
+
+    noisy = False
+
+    def __init__(self, world: World) -> None:
+        self.script = b""
+        self.turns = 0
+        world.network.listen("127.0.0.1", 7000, self)
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """One more connection."""
+        return _Connection(self, Protocol())
+
+    def answer(self, request: bytes) -> bytes:
+        """What is said to ``request``."""
+        if b"?watch=true" in request:
+            return http_response(404)
+        if b"/ccm/v1/status" in request:
+            return http_response(200, body=json.dumps(_STATE).encode())
+        self.turns += 1
+        return self.script

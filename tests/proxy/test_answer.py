@@ -9,7 +9,9 @@ from tests.pooled import PoolWorld
 from tests.proxy.scripted_upstream import ScriptedUpstream, refusal
 
 #: A refusal whose body goes on and on.
-_ENDLESS = b"HTTP/1.1 429 X\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n" + b" " * 70000
+_ENDLESS = (
+    b"HTTP/1.1 429 X\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n" + b" " * 70000
+)
 
 
 class DropTests(SynchronousTestCase):

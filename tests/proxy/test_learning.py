@@ -1,8 +1,9 @@
-"""What is learnt from an answer after its first byte: refusals in mid-stream, and that a session was served (spec 12.2)."""
+"""What is learnt from an answer after its first byte: refusals in mid-stream, and that it was served (spec 12.2)."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -44,7 +45,7 @@ class ClaudeTests(SynchronousTestCase):
         self.world = PoolWorld(self, strategy="fallback")
         self.upstream = ScriptedUpstream(self.world)
 
-    def refuse(self, kind: str = "rate_limit_error", session: str | None = "s", **options: object) -> None:
+    def refuse(self, kind: str = "rate_limit_error", session: str | None = "s", **options: Any) -> None:
         """``a1`` refuses a turn of the session in mid-stream, and its client gets the stream as it came."""
         said = stream(START, TEXT, claude_error(kind))
         self.upstream.scripts["a1"] = said
@@ -53,7 +54,7 @@ class ClaudeTests(SynchronousTestCase):
         self.assertEqual(self.upstream.asked(), ["a1"])
         del self.upstream.scripts["a1"]
 
-    def asked(self, session: str | None = "s", **options: object) -> list[str]:
+    def asked(self, session: str | None = "s", **options: Any) -> list[str]:
         """The accounts that the session's next request goes to."""
         self.world.served(session, **options)
         return self.upstream.asked()
@@ -130,7 +131,7 @@ class ClaudeTests(SynchronousTestCase):
         self.assertEqual(self.upstream.asked(), ["a1"])
         self.refuse()
         self.asked()
-        self.assertEqual(self.asked("warm"), ["a1"])
+        self.assertEqual((self.asked("warm"), self.asked("cold")), (["a1"], ["a2"]))
 
 
 class KeyTests(SynchronousTestCase):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.state.holds import DENIED_TIME
+from ccmproxy.state.inputs import TokenUnavailable
 from tests.conversation import TOKEN, Response
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import event
 from tests.proxy.raw_upstream import http_response
-from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream, refusal
+from tests.proxy.scripted_upstream import CodexPoolWorld, Remote, ScriptedUpstream, refusal
 from tests.proxy.test_codex import only, request
 
 STATUS = "/ccm/v1/status"
@@ -24,15 +26,21 @@ DISABLED = refusal(403, DISABLED_WORDS, kind="permission_error")
 #: A client that is known to wait, and one that is not.
 WAITS = (("User-Agent", "claude-cli/2.1.330 (external, cli)"),)
 UNKNOWN = (("User-Agent", "curl/8"),)
+SERVED = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+#: For a pool with a remote instance, which bob may use.
+FRIEND = (
+    '      - {tag: friend, type: external, token: friend-token-4711, url: "http://127.0.0.1:7000/team"}\n'
+)
+BOBS = "pool, allow_external_usage: true"
 
 
 class TriesCase(SynchronousTestCase):
     """A pool whose accounts say what a test wants, and what several tests look at."""
 
-    def begin(self, accounts: int = 2, **options: object) -> None:
+    def begin(self, accounts: int = 2, **options: Any) -> None:
         """A pool of so many equal accounts; new sessions go to ``a1`` first."""
         plans = ("max_20x",) * accounts
-        self.world = PoolWorld(self, plans, **options)  # type: ignore[arg-type]
+        self.world = PoolWorld(self, plans, **options)
         self.upstream = ScriptedUpstream(self.world)
         self.scripts = self.upstream.scripts
 
@@ -40,14 +48,14 @@ class TriesCase(SynchronousTestCase):
         """The state that the status tells."""
         return str(self.world.get(STATUS, token).json()["availability"]["state"])
 
-    def assert_served_by(self, tags: list[str], session: str | None = None, **options: object) -> None:
+    def assert_served_by(self, tags: list[str], session: str | None = None, **options: Any) -> None:
         """Check that a request is served, after it was sent to these accounts in this order."""
         response = self.world.answer(session=session, **options)
         self.assertEqual(response.status, 200, response.body[:200])
         self.assertEqual(self.upstream.asked(), tags)
 
     def assert_refused(
-        self, tags: list[str], status: int, words: str, session: str | None = None, **options: object
+        self, tags: list[str], status: int, words: str, session: str | None = None, **options: Any
     ) -> Response:
         """Check that the client gets the provider's refusal after these accounts were asked."""
         response = self.world.answer(session=session, **options)
@@ -225,15 +233,15 @@ class LoginTests(TriesCase):
 
     def test_refused_there_too(self) -> None:
         """It is about the request: the provider's words, never with a status that speaks of the client's token."""
-        self.begin()
-        self.scripts["a1"] = self.scripts["a2"] = UNAUTHORIZED
+        self.begin(3, strategy="fallback")
+        self.upstream.scripts = dict.fromkeys(("a1", "a2", "a3"), UNAUTHORIZED)
         self.assert_refused(["a1", "a1", "a2", "a2"], 403, "Invalid bearer token", "s")
         self.assert_nobody_charged()
         self.assertEqual(self.status(), "usable")
         # Within a minute: nobody else is asked, and no further refresh is made.
         response = self.world.answer(session="s")
         self.assertEqual((response.status, len(self.upstream.asked())), (403, 1))
-        self.assertEqual([login.counters.refreshes for login in self.world.logins], [1, 1])
+        self.assertEqual([login.counters.refreshes for login in self.world.logins], [1, 1, 0])
 
     def test_an_unknown_path_forces_no_refresh(self) -> None:
         self.begin()
@@ -404,9 +412,9 @@ class StreamTests(TriesCase):
 class PatienceTests(TriesCase):
     """A warm cache is worth a short wait (spec 12.2)."""
 
-    def warm(self, seconds: int = 3, **options: object) -> None:
+    def warm(self, seconds: int = 3, **options: Any) -> None:
         """A session that ``a1`` has served, and which it then refuses with a wait."""
-        self.begin(**options)  # type: ignore[arg-type]
+        self.begin(**options)
         self.assert_served_by(["a1"], "s", headers=WAITS)
         self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", str(seconds)))
 
@@ -446,6 +454,20 @@ class PatienceTests(TriesCase):
         self.world.network.advance(301)
         self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
 
+    def test_codex_by_version(self) -> None:
+        for agent, status, asked in (
+            ("codex_cli_rs/0.169.0", 429, ["a1"]),
+            ("codex_cli_rs/0.168.9", 200, ["a1", "a2"]),
+        ):
+            world = CodexPoolWorld(self)
+            turn = request("hello", "session-id: s", f"User-Agent: {agent}")
+            self.assertEqual(only(world.send(turn)).status, 200)
+            said = refusal(429, "no", ("Retry-After", "3"), kind="rate_limit_exceeded")
+            world.upstream_says.scripts["a1"] = said
+            world.upstream_says.asked()
+            self.assertEqual((only(world.send(turn)).status, world.upstream_says.asked()), (status, asked))
+            world.close()
+
 
 class ShortWaitTests(TriesCase):
     """When all are used up (spec 12.2)."""
@@ -473,15 +495,18 @@ class ShortWaitTests(TriesCase):
         self.assertIsNone(response.header("retry-after"))
         self.assertEqual(self.status(), "rate_limited")
 
-    def test_all_rest(self) -> None:
-        """Rests are short waits too, and no account is used up."""
-        self.begin()
+    def test_rests(self) -> None:
+        """They are waits too: nobody is told that all is used up while accounts merely rest."""
+        self.begin(3, strategy="fallback")
         self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", "30"))
-        self.assert_served_by(["a1", "a2"], "s")
-        self.scripts["a1"], self.scripts["a2"] = b"", refusal(429, "slow down", ("Retry-After", "50"))
-        # The only account that takes it refuses, and nobody else is left: as it came.
-        self.assert_refused(["a2"], 429, "slow down", "t")
-        self.assertEqual(self.status(), "usable")
+        self.scripts["a2"] = refusal(429, "slow down", ("Retry-After", "50"))
+        self.assert_served_by(["a1", "a2", "a3"], "s")
+        self.assertEqual(self.held(), ["a1", "a2"])
+        self.world.exhaust("a3", resets_in=3600.0)
+        response = self.world.answer(session="t")
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "busy"))
+        self.assertIn(int(response.header("retry-after") or 0), range(30, 39))
+        self.assertEqual((self.upstream.asked(), self.status()), (["a3"], "usable"))
 
     def test_codex_by_version(self) -> None:
         for agent, status in (
@@ -493,7 +518,7 @@ class ShortWaitTests(TriesCase):
             for login in world.codex:
                 login.exhaust()
             response = only(world.send(request("hello", f"User-Agent: {agent}")))
-            self.assertEqual((response.status, response.header("x-ocm-error")), (status, "busy"), agent)
+            self.assertEqual((response.status, response.header("x-ccm-error")), (status, "busy"), agent)
             self.assertIn(int(response.header("retry-after") or 0), range(40, 52))
             self.assertNotIn(b"usage_limit_reached", response.body)
             world.close()
@@ -554,8 +579,15 @@ class NumberOfSendsTests(TriesCase):
     def test_any_mixture(self) -> None:
         """And at most one account is refused by it."""
         rng = random.Random(12)
-        said = (BUSY, UNAUTHORIZED, FORBIDDEN, DISABLED, refusal(400, "your plan"), refusal(529, "overloaded"))
-        for _ in range(60):
+        said = (
+            BUSY,
+            UNAUTHORIZED,
+            FORBIDDEN,
+            DISABLED,
+            refusal(400, "your plan"),
+            refusal(529, "overloaded"),
+        )
+        for _ in range(25):
             self.begin(accounts := rng.randrange(1, 11))
             for number in range(1, accounts + 1):
                 if rng.random() < 0.4:
@@ -569,8 +601,46 @@ class NumberOfSendsTests(TriesCase):
             self.world.close()
 
 
+class InterruptTests(TriesCase):
+    """What an upstream has accepted is cancelled only if it cannot succeed there any more (spec 12.3, F47)."""
+
+    def setUp(self) -> None:
+        self.begin(strategy="fallback")
+        self.scripts["a1"] = b""
+        self.client = self.world.ask(session="s")
+        self.assertEqual(self.upstream.asked(), ["a1"])
+
+    def test_another_request_is_refused_there(self) -> None:
+        del self.scripts["a1"]
+        self.world.exhaust("a1", resets_in=3600.0)
+        self.assert_served_by(["a1", "a2"], "t")
+        self.assertFalse(self.world.accounts[0].is_usable())
+        self.assertEqual((self.client.received, self.upstream.asked()), (b"", []))
+
+    def test_the_login_is_gone(self) -> None:
+        self.world.accounts[0]._apply(TokenUnavailable("logged out"))
+        self.world.network.flush()
+        self.assertEqual((self.world.last(self.client).status, self.upstream.asked()), (200, ["a2"]))
+
+    def test_the_login_is_gone_and_nobody_else_can_serve(self) -> None:
+        self.world.accounts[1]._apply(TokenUnavailable("logged out"))
+        self.world.accounts[0]._apply(TokenUnavailable("logged out"))
+        self.world.network.flush()
+        self.assertEqual((self.client.received, self.upstream.asked()), (b"", []))
+
+
 class NoOpinionTests(TriesCase):
-    """Keys give no evidence; they take over only as the pool's strategy says (spec 12.1)."""
+    """Keys and remote instances give no evidence; they take over only as the pool's strategy says (spec 12.1)."""
+
+    def test_the_same_workspace(self) -> None:
+        """Two logins of one identity are one opinion (F33)."""
+        for is_same in (False, True):
+            world = CodexPoolWorld(self, is_same_workspace=is_same)
+            world.upstream_says.scripts["a1"] = FORBIDDEN
+            response = only(world.send(request("hello", "session-id: s")))
+            self.assertEqual((response.status, world.upstream_says.asked()), (200, ["a1", "a2"]))
+            self.assertEqual(world.accounts[0].state.holds.is_empty, is_same)
+            world.close()
 
     def begin_with_key(self) -> None:
         key = "      - {tag: key, api_key: KEY}\n"
@@ -580,7 +650,7 @@ class NoOpinionTests(TriesCase):
         self.begin_with_key()
         self.scripts = self.upstream.scripts
         self.scripts["a1"] = BUSY
-        self.scripts["key"] = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+        self.scripts["key"] = SERVED
         self.assert_served_by(["a1", "key"], "s")
         self.assert_nobody_charged()
 
@@ -593,4 +663,38 @@ class NoOpinionTests(TriesCase):
             self.assert_nobody_charged()
             self.world.close()
 
+    def begin_with_remote(self, *members: str) -> Remote:
+        """A pool of an account and a remote instance, in this order of preference."""
+        self.begin(1, members=members, more_credentials=FRIEND, strategy="fallback", bobs=BOBS, start=False)
+        remote = Remote(self.world)
+        self.world.start()
+        remote.script = SERVED
+        return remote
 
+    def test_a_remote_instance_serves_after_a_burst(self) -> None:
+        remote = self.begin_with_remote("a1", "friend")
+        self.scripts["a1"] = BUSY
+        self.assert_served_by(["a1"], "s", token=BOB)
+        self.assertEqual(remote.turns, 1)
+        self.assert_nobody_charged()
+
+    def test_a_remote_instance_is_not_asked_about_a_login_or_an_account(self) -> None:
+        for said in (FORBIDDEN, UNAUTHORIZED):
+            remote = self.begin_with_remote("a1", "friend")
+            self.scripts["a1"] = said
+            response = self.world.answer(session="s", token=BOB)
+            self.assertEqual((response.status, remote.turns), (403, 0))
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_a_remote_instances_own_refusal(self) -> None:
+        """An account serves what it refuses, and nothing is held against it."""
+        for said in (BUSY, FORBIDDEN):
+            remote = self.begin_with_remote("friend", "a1")
+            remote.script = said
+            self.assert_served_by(["a1"], "s", token=BOB)
+            self.assertEqual(remote.turns, 1)
+            external = next(each.external for each in self.world.entry.externals.values())
+            self.assertTrue(external.state.holds.is_empty)
+            self.assertIsNone(external.state.refused)
+            self.world.close()
