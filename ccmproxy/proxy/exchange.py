@@ -44,7 +44,6 @@ class Exchange:
         "_answering",
         "_asked",
         "_context",
-        "_current",
         "_hearing",
         "_held",
         "_lease",
@@ -62,8 +61,7 @@ class Exchange:
         self._hearing = Hearing()
         self._tries: Tries | None = None
         self._lease: ILease | None = None
-        #: The answer at hand, and the first refusal, which the client may get in the end.
-        self._current: Answer | None = None
+        #: The first refusal, which the client may get in the end.
         self._held: Answer | None = None
         #: Leases of all credentials that were asked, by tag: charges are learnt when it is clear what they are.
         self._leases: dict[str, ILease] = {}
@@ -101,8 +99,9 @@ class Exchange:
     def _client_gone(self) -> None:
         asked = self._asked
         asked.is_gone = True
-        if self._held is not None and self._held is not self._current:
-            self._held.drop(LeaseOutcome.CANCELLED)
+        held, self._held = self._held, None
+        if held is not None:
+            held.drop(LeaseOutcome.CANCELLED)
         attempt = self._tries.attempt if self._tries is not None else None
         if attempt is not None:
             attempt.client_gone()
@@ -209,7 +208,6 @@ class Exchange:
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
         asked, hearing, verdict = self._asked, self._hearing, answer.verdict
-        self._current = answer
         if hearing.first is None and (refusal := class_of(verdict.kind)) is not None:
             may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
             hearing.may_seek = may_seek and self._context.opinions.may_seek(
@@ -301,7 +299,7 @@ class Exchange:
         asked.credential = held.lease.tag
         if verdict.kind is AnswerKind.AUTH_FAILED:
             head = asked.request.head
-            if not asked.facts.billable:
+            if not asked.facts.is_for_models:
                 held.lease.remember_about_request(held.authorization, head.method, head.path)
             body = held.attempt.held_body()
             held.drop(LeaseOutcome.REFUSED)

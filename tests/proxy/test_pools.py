@@ -152,6 +152,19 @@ class ExhaustionTests(SynchronousTestCase):
         world.exhaust(second)
         self.assertEqual(world.served("s"), first)
 
+    def test_a_client_that_leaves_while_another_account_is_asked(self) -> None:
+        """The first account's refusal is held in case that nobody serves; it goes with the client."""
+        world = PoolWorld(self)
+        world.simulator.faults.next("rate_limited")
+        world.simulator.faults.next("slow;seconds=60")
+        client = world.ask(session="s")
+        self.assertEqual(len(world.turns()), 2)
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.flush()
+        self.assertEqual(world.results(), ["client_gone"])
+        self.assertEqual([len(account.leases) for account in world.accounts], [0, 0])
+
     def test_the_caps_are_kept(self) -> None:
         """A reserve is kept for the owner of the account: no request uses it."""
         world = PoolWorld(self)
