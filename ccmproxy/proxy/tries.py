@@ -152,7 +152,7 @@ class Tries:
         if self._lease.is_about_request(answer.authorization, head.method, head.path):
             return False
         path = head.path.rstrip(b"/")
-        return self._asked.facts.billable or path.endswith((b"/count_tokens", b"/models"))
+        return self._asked.facts.is_for_models or path.endswith((b"/count_tokens", b"/models"))
 
     async def _judge_refused_login(self, answer: Answer) -> Answer | NoAnswer:
         """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
