@@ -379,7 +379,7 @@ class ServiceTests(SynchronousTestCase):
     """The whole service, from its configuration to its end."""
 
     def test_a_handshake_with_a_token_that_is_not_accepted_any_more(self) -> None:
-        """The login is refreshed as for any request for a model, although the handshake itself costs nothing (spec 3.4)."""
+        """The login is refreshed as for any request for a model, although the handshake costs nothing (spec 3.4)."""
         world = World(self, configuration=OCM, start=False, with_file=False)
         login = world.simulator.add_codex_account()
         with open(world.path, "wb") as file:
