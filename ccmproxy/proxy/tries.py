@@ -221,6 +221,9 @@ class Tries:
         finally:
             lease.on_interrupt(None)
         verdict = await self._verdict(attempt, response)
+        if verdict.kind is not AnswerKind.OK:
+            # If it was the first after a rest, others need not wait for it; what is charged for it comes later.
+            lease.learn(RequestGaveUp(asked.combination))
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
