@@ -44,3 +44,9 @@ class RequestFacts:
     client_is_oauth: bool = False
     billable: bool = True
     operation: str | None = None
+
+    @property
+    def is_for_models(self) -> bool:
+        """Return whether it goes to an endpoint at which models answer: a request that costs something, or the
+        handshake of a WebSocket for such requests."""
+        return self.billable or self.operation is not None

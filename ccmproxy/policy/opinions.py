@@ -242,8 +242,7 @@ class OpinionMemory:
 
     def may_seek(self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float) -> bool:
         """Whether a refusal of this class may be put to a second opinion at ``now`` (seconds of any clock); counts."""
-        found = self._about_request.get((caller, endpoint, model, refusal))
-        if found is not None and 0 <= now - found < REMEMBERED_TIME:
+        if self.is_about_request(caller, endpoint, model, refusal, now):
             return False
         recent = self._sought.setdefault(caller, deque())
         while recent and not 0 <= now - recent[0] < SOUGHT_PERIOD:
@@ -252,6 +251,13 @@ class OpinionMemory:
             return False
         recent.append(now)
         return True
+
+    def is_about_request(
+        self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float
+    ) -> bool:
+        """Return whether all who were asked have refused the like of it within the last minute."""
+        found = self._about_request.get((caller, endpoint, model, refusal))
+        return found is not None and 0 <= now - found < REMEMBERED_TIME
 
     def was_about_request(
         self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float

@@ -12,7 +12,15 @@ from ccmproxy.http.message import Body
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
-from ccmproxy.policy.opinions import Charge, Hearing, Opinion, Ruling, class_of, most_sends
+from ccmproxy.policy.opinions import (
+    Charge,
+    Hearing,
+    Opinion,
+    RefusalClass,
+    Ruling,
+    class_of,
+    most_sends,
+)
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.policy.retry import Failure, LeaseOutcome, Step
 from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
@@ -209,11 +217,7 @@ class Exchange:
         if hearing.first is None and (refusal := class_of(verdict.kind)) is not None:
             may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
             hearing.may_seek = may_seek and self._context.opinions.may_seek(
-                asked.caller.name,
-                asked.combination.endpoint,
-                asked.combination.model,
-                refusal,
-                self._context.clock.seconds(),
+                *self._kind_of_refusal(refusal), self._context.clock.seconds()
             )
         ruling = hearing.heard(
             Opinion(answer.lease.tag, verdict, answer.lease.identity, answer.lease.is_account)
@@ -275,16 +279,9 @@ class Exchange:
         held, self._held = self._held, None
         assert held is not None
         asked, context, verdict = self._asked, self._context, held.verdict
-        hearing = self._hearing
-        if hearing.about is not None:
-            context.opinions.was_about_request(
-                asked.caller.name,
-                asked.combination.endpoint,
-                asked.combination.model,
-                hearing.about,
-                context.clock.seconds(),
-            )
-        elif not verdict.is_about_request and verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED):
+        if (about := self._hearing.about) is not None:
+            context.opinions.was_about_request(*self._kind_of_refusal(about), context.clock.seconds())
+        elif not self._is_about_request(verdict) and verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED):
             held.lease.learn(
                 RequestRefused(
                     asked.combination,
@@ -297,7 +294,7 @@ class Exchange:
         asked.credential = held.lease.tag
         if verdict.kind is AnswerKind.AUTH_FAILED:
             head = asked.request.head
-            if not asked.facts.billable:
+            if not asked.facts.is_for_models:
                 held.lease.remember_about_request(held.authorization, head.method, head.path)
             body = held.attempt.held_body()
             held.drop(LeaseOutcome.REFUSED)
@@ -305,6 +302,19 @@ class Exchange:
             asked.respond(answer, body, "failed")
             return
         self._answering.deliver(held)
+
+    def _is_about_request(self, verdict: Verdict) -> bool:
+        """Return whether its words say so of a refusal, or all who were asked for the like of it a moment ago."""
+        refusal = class_of(verdict.kind)
+        if verdict.is_about_request or refusal is None:
+            return verdict.is_about_request
+        now = self._context.clock.seconds()
+        return self._context.opinions.is_about_request(*self._kind_of_refusal(refusal), now)
+
+    def _kind_of_refusal(self, refusal: RefusalClass) -> tuple[str, str, str, RefusalClass]:
+        """Return what makes refusals alike: the caller, the endpoint, the model and the class."""
+        asked = self._asked
+        return asked.caller.name, asked.combination.endpoint, asked.combination.model, refusal
 
     def _left(self, result: Answer | NoAnswer) -> None:
         """The client is gone."""

@@ -150,7 +150,7 @@ class Tries:
         if self._lease.is_about_request(answer.authorization, head.method, head.path):
             return False
         path = head.path.rstrip(b"/")
-        return self._asked.facts.billable or path.endswith((b"/count_tokens", b"/models"))
+        return self._asked.facts.is_for_models or path.endswith((b"/count_tokens", b"/models"))
 
     async def _judge_refused_login(self, answer: Answer) -> Answer | NoAnswer:
         """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
@@ -219,6 +219,9 @@ class Tries:
         finally:
             lease.on_interrupt(None)
         verdict = await self._verdict(attempt, response)
+        if verdict.kind is not AnswerKind.OK:
+            # If it was the first after a rest, others need not wait for it; what is charged for it comes later.
+            lease.learn(RequestGaveUp(asked.combination))
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))

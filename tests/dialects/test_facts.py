@@ -17,6 +17,11 @@ class RequestFactsTests(SynchronousTestCase):
         self.assertEqual(facts.features, ())
         self.assertFalse(facts.client_is_oauth)
 
+    def test_the_handshake_for_a_model_endpoint_is_for_models_too(self) -> None:
+        self.assertTrue(RequestFacts(billable=True).is_for_models)
+        self.assertTrue(RequestFacts(billable=False, operation="responses").is_for_models)
+        self.assertFalse(RequestFacts(billable=False).is_for_models)
+
     def test_frozen(self) -> None:
         with self.assertRaises(AttributeError):
             RequestFacts().model = "other"  # type: ignore[misc]

@@ -317,6 +317,16 @@ class MemoryTests(SynchronousTestCase):
         self.assertFalse(self.may(REMEMBERED_TIME - 1))
         self.assertTrue(self.may(REMEMBERED_TIME))
 
+    def test_known_for_a_minute(self) -> None:
+        def is_known(now: float, caller: str = "alice") -> bool:
+            return self.memory.is_about_request(caller, "/m", "o", RefusalClass.BUSY, now)
+
+        self.assertFalse(is_known(0.0))
+        self.memory.was_about_request("alice", "/m", "o", RefusalClass.BUSY, 0.0)
+        self.assertTrue(is_known(REMEMBERED_TIME - 1))
+        self.assertFalse(is_known(REMEMBERED_TIME - 1, "bob"))
+        self.assertFalse(is_known(REMEMBERED_TIME))
+
     def test_the_like_of_it_only(self) -> None:
         self.memory.was_about_request("alice", "/m", "o", RefusalClass.BUSY, 0.0)
         self.assertTrue(self.may(caller="bob"))

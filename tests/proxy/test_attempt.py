@@ -231,12 +231,13 @@ class RefusalTests(SynchronousTestCase):
         world = World(self)
         upstream = ManualUpstream(world)
         client = world.ask()
-        upstream.last.transport.write(b"HTTP/1.1 403 X\r\nContent-Length: 10\r\n\r\n01234")
+        connection = upstream.last
+        connection.transport.write(b"HTTP/1.1 403 X\r\nContent-Length: 10\r\n\r\n01234")
         world.network.flush()
         for _ in range(round(COLLECT_TIME) + 1):
             world.network.advance(1)
         self.assertEqual(client.responses()[0].body, b"01234")
-        upstream.last.transport.write(b"56789")
+        connection.transport.write(b"56789")
         world.network.flush()
         self.assertEqual(client.responses()[0].body, b"0123456789")
         self.assertTrue(client.responses()[0].complete)

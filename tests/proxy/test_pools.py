@@ -152,6 +152,41 @@ class ExhaustionTests(SynchronousTestCase):
         world.exhaust(second)
         self.assertEqual(world.served("s"), first)
 
+    def test_a_client_that_leaves_while_another_account_is_asked(self) -> None:
+        """The first account's refusal is held in case that nobody serves; it goes with the client."""
+        world = PoolWorld(self)
+        world.simulator.faults.next("rate_limited")
+        world.simulator.faults.next("slow;seconds=60")
+        client = world.ask(session="s")
+        self.assertEqual(len(world.turns()), 2)
+        assert client.transport is not None
+        client.transport.loseConnection()
+        world.network.flush()
+        self.assertEqual(world.results(), ["client_gone"])
+        self.assertEqual([len(account.leases) for account in world.accounts], [0, 0])
+
+    def test_what_all_refuse_alike_is_charged_to_nobody(self) -> None:
+        """Not even where clients ask again, while no further opinion is sought: two callers prove nothing then."""
+        world = PoolWorld(self, strategy="fallback")
+        world.simulator.faults.always("rate_limited")
+        for token in (TOKEN, TOKEN, BOB, BOB):
+            self.assertEqual(world.answer(token=token).status, 429)
+        self.assertEqual(len(world.turns()), 2 + 1 + 2 + 1)
+        world.simulator.faults.clear()
+        self.assertEqual(world.served("s"), "a1")
+
+    def test_the_first_after_a_rest_that_tells_nothing(self) -> None:
+        """Others need not wait for it: the next request may be the first."""
+        world = PoolWorld(self, strategy="fallback")
+        world.simulator.faults.next("rate_limited")
+        self.assertEqual(world.served("s"), "a2")
+        self.assertEqual(world.served("t"), "a2")
+        world.network.advance(6)
+        world.simulator.faults.next("too_long")
+        self.assertEqual(world.answer(session="u").status, 400)
+        self.assertEqual(world.by(world.turns()[-1]), "a1")
+        self.assertEqual(world.served("v"), "a1")
+
     def test_the_caps_are_kept(self) -> None:
         """A reserve is kept for the owner of the account: no request uses it."""
         world = PoolWorld(self)

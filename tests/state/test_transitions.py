@@ -155,7 +155,10 @@ class LearningTests(SynchronousTestCase):
         credential.give(HeadersObserved(said(short=1)), at=NOW + 1)
         self.assertEqual((credential.state.last_update, credential.state.ever_had_data), (NOW + 1, True))
         credential.give(PollSucceeded(LimitsUpdate()), at=NOW + 2)
-        self.assertEqual(credential.state.last_update, NOW + 2)
+        self.assertEqual(credential.state.last_update, NOW + 1)
+        # A remote instance tells of itself even where it names no window.
+        credential.give(PollSucceeded(LimitsUpdate(), usable=True), at=NOW + 3)
+        self.assertEqual(credential.state.last_update, NOW + 3)
 
     def test_poll_clears_failures_and_rejection(self) -> None:
         credential = Credential()

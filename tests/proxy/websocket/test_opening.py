@@ -378,6 +378,22 @@ services:
 class ServiceTests(SynchronousTestCase):
     """The whole service, from its configuration to its end."""
 
+    def test_a_handshake_with_a_token_that_is_not_accepted_any_more(self) -> None:
+        """The login is refreshed as for any request for a model, although the handshake costs nothing (spec 3.4)."""
+        world = World(self, configuration=OCM, start=False, with_file=False)
+        login = world.simulator.add_codex_account()
+        with open(world.path, "wb") as file:
+            file.write(login.credentials_document())
+        world.start()
+        login.expire_access_token()
+        client = ClientSocket(False)
+        world.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
+        world.network.flush()
+        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKEN}")))
+        world.network.flush()
+        self.assertEqual(client.status, 101, client.received)
+        self.assertEqual(len(world.simulator.requests.of("token")), 1)
+
     def test_a_service_that_stops(self) -> None:
         """Its open WebSockets are closed, and nothing of them is left."""
         world = World(self, configuration=OCM, start=False, with_file=False)
