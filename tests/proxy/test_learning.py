@@ -137,17 +137,23 @@ class ClaudeTests(SynchronousTestCase):
 class KeyTests(SynchronousTestCase):
     """A session leaves for another account, never for a key for this alone (spec 12.1)."""
 
-    def test_the_session_stays(self) -> None:
+    def asked(self, *members: str) -> list[str]:
+        """Who is asked for a turn that ``a1`` refuses in mid-stream, and for the session's next one."""
         key = "      - {tag: key, api_key: KEY}\n"
-        world = PoolWorld(
-            self, ("max_20x",), members=("a1", "key"), more_credentials=key, strategy="fallback"
-        )
+        plans = ("max_20x",) * (len(members) - 1)
+        world = PoolWorld(self, plans, members=members, more_credentials=key, strategy="fallback")
         upstream = ScriptedUpstream(world)
         upstream.scripts["a1"] = stream(START, TEXT, claude_error("rate_limit_error"))
         world.answer(session="s", stream=True)
         del upstream.scripts["a1"]
         world.served("s")
-        self.assertEqual(upstream.asked(), ["a1", "a1"])
+        return upstream.asked()
+
+    def test_the_session_stays(self) -> None:
+        self.assertEqual(self.asked("a1", "key"), ["a1", "a1"])
+
+    def test_the_key_is_passed_over(self) -> None:
+        self.assertEqual(self.asked("a1", "key", "a2"), ["a1", "a2"])
 
 
 class CodexTests(SynchronousTestCase):

@@ -180,10 +180,12 @@ class BusyTests(TriesCase):
         self.assert_nobody_charged()
 
     def test_counting_tokens_never_touches_turns(self) -> None:
+        """Not even when two callers and two models are refused there."""
         self.begin(strategy="fallback")
         self.scripts["a1"] = BUSY
         path = "/v1/messages/count_tokens"
         self.assert_served_by(["a1", "a2"], "s", path=path)
+        self.assert_served_by(["a1", "a2"], "s", path=path, token=BOB, model=SONNET)
         del self.scripts["a1"]
         self.assert_served_by(["a1"], "t")
 
