@@ -159,7 +159,7 @@ class Hearing:
                 return self._go_on()
             return Ruling.DELIVER
         self._charge_known(opinion)
-        if self._first is None:
+        if self._first is None or self.begins_with(verdict.kind):
             self._first, self._asked = opinion, 1
             self._refusals.append(opinion)
             if verdict.kind in _KNOWN or self.may_seek:
@@ -169,6 +169,15 @@ class Hearing:
             self._agreed = True
             self._refusals.append(opinion)
         return self._go_on()
+
+    def begins_with(self, kind: AnswerKind) -> bool:
+        """Return whether an answer of this kind is one on which others are to be heard.
+
+        Known words about one account explain nothing of what another one refuses.
+        """
+        if kind not in _CLASSES:
+            return False
+        return self._first is None or (self._first.verdict.kind in _KNOWN and kind not in _KNOWN)
 
     def nobody_left(self) -> bool:
         """No credential is left to ask. Whether the client is to get the first refusal, as it came."""

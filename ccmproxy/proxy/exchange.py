@@ -214,7 +214,7 @@ class Exchange:
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
         asked, hearing, verdict = self._asked, self._hearing, answer.verdict
-        if hearing.first is None and (refusal := class_of(verdict.kind)) is not None:
+        if hearing.begins_with(verdict.kind) and (refusal := class_of(verdict.kind)) is not None:
             may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
             hearing.may_seek = may_seek and self._context.opinions.may_seek(
                 *self._kind_of_refusal(refusal), self._context.clock.seconds()
@@ -292,7 +292,7 @@ class Exchange:
                 )
             )
         asked.credential = held.lease.tag
-        if verdict.kind is AnswerKind.AUTH_FAILED:
+        if verdict.kind is AnswerKind.AUTH_FAILED and held.head.status in (401, 403):
             head = asked.request.head
             if not asked.facts.is_for_models:
                 held.lease.remember_about_request(held.authorization, head.method, head.path)

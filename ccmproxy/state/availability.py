@@ -113,7 +113,8 @@ class CredentialState:
     ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that
     show its window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``:
     when figures that were not believed, or a refusal that nothing explains, asked for a poll. ``refusals``: which model
-    requests were refused without known words since the account served last, as (caller, model, whether by a 429).
+    requests were refused without known words since the account served last, as (caller, model, whether by a 429);
+    ``refusals_at``: when the last one was.
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -129,6 +130,7 @@ class CredentialState:
     refused: Refused | None = None
     last_refused: LastRefused | None = None
     refusals: tuple[tuple[str, str, bool], ...] = ()
+    refusals_at: float = 0.0
     model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
     delayed: str = ""

@@ -15,6 +15,8 @@ from ccmproxy.state.limits import EMPTY, RESET_JITTER, Limits, LimitsUpdate, Win
 
 #: Refusals that are remembered, to see whether different callers or models meet them.
 MOST_REFUSALS = 8
+#: Refusals that are further apart are not refusals in a row, however quiet the service is (seconds).
+REFUSALS_FORGOTTEN = 600.0
 #: Headers that are lower than what is known by so much are not believed (percent points).
 DISBELIEVED_BY = 5.0
 #: Figures that are not believed, and refusals that nothing explains, ask for a poll at most once in so long (seconds).
@@ -31,7 +33,7 @@ def rests(
 ) -> CredentialState:
     """Another account serves what this one refused without data: the combination takes no cold work for a while; the
     account as a whole, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, by_model=True, is_busy=True)
+    state, is_pattern = _noted(state, asked, caller, now, by_model=True, is_busy=True)
     changed = holds.rested(state.holds, asked, wait, now)
     if is_pattern:
         changed = holds.rested(changed, None, wait, now)
@@ -43,7 +45,7 @@ def is_denied(
 ) -> CredentialState:
     """Another account serves what this one refuses: the combination is not sent there for a while; the account is
     refused, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, by_model=True, is_busy=False)
+    state, is_pattern = _noted(state, asked, caller, now, by_model=True, is_busy=False)
     state = replace(state, holds=holds.denied(state.holds, asked, now))
     return is_refused(state, sentence, now) if is_pattern else state
 
@@ -70,7 +72,7 @@ def was_refused(
 ) -> tuple[CredentialState, bool]:
     """A refusal without known words, on which nobody else was or could be heard. By itself it charges nothing; that
     different callers meet it in a row does. The second: whether a poll may tell more, as with a single caller."""
-    state, is_pattern = _noted(state, asked, caller, by_model=False, is_busy=is_busy)
+    state, is_pattern = _noted(state, asked, caller, now, by_model=False, is_busy=is_busy)
     if not is_pattern:
         return state, True
     if is_busy:
@@ -121,7 +123,7 @@ def request_served(
 
 
 def _noted(
-    state: CredentialState, asked: Combination, caller: str, *, by_model: bool, is_busy: bool
+    state: CredentialState, asked: Combination, caller: str, now: float, *, by_model: bool, is_busy: bool
 ) -> tuple[CredentialState, bool]:
     """Remember a refusal; the second: whether different callers (or, ``by_model``, models) have met the like in a row.
 
@@ -130,12 +132,13 @@ def _noted(
     """
     if not asked.is_model_request:
         return state, False
+    known = state.refusals if 0 <= now - state.refusals_at < REFUSALS_FORGOTTEN else ()
     entry = (caller, asked.model, is_busy)
-    kept = (*(each for each in state.refusals if each != entry), entry)[-MOST_REFUSALS:]
+    kept = (*(each for each in known if each != entry), entry)[-MOST_REFUSALS:]
     alike = [each for each in kept if each[2] is is_busy]
     callers = {caller for caller, _, _ in alike}
     models = {model for _, model, _ in alike}
-    return replace(state, refusals=kept), len(callers) > 1 or (by_model and len(models) > 1)
+    return replace(state, refusals=kept, refusals_at=now), len(callers) > 1 or (by_model and len(models) > 1)
 
 
 # Polls ----------------------------------------------------------------------------------------------------------
@@ -181,7 +184,8 @@ def poll_wanted(state: CredentialState, last_poll: float, now: float) -> float:
         moments.append(first if last_poll < first else last_poll + NEXT_LOOK)
     if state.refused is not None and not state.refused.is_open:
         moments.append(state.refused.next_at)
-    return min(moments, default=0.0)
+    # A time that a poll has met already must not hide a later one.
+    return min((moment for moment in moments if moment > last_poll), default=0.0)
 
 
 def _is_claimed(window: Window, until: float) -> bool:
@@ -236,6 +240,7 @@ def clean_slate(state: CredentialState) -> CredentialState:
         refused=None,
         last_refused=None,
         refusals=(),
+        refusals_at=0.0,
         last_update=0.0,
         poll_wanted_at=0.0,
     )

@@ -213,14 +213,15 @@ class TokenTests(RefusalCase):
         self.say(answer, account="a")
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.check_bad_login(seen["direct"], seen["single"])
+        # The new token serves polls, so the provider's words are passed on, as something about the request.
+        self.check_bad_login(seen["direct"], seen["single"], "403")
         self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"))
         self.assertLessEqual(seen["pool"].accounts.count("a"), 2)
 
-    def check_bad_login(self, direct: Seen, proxied: Seen) -> None:
+    def check_bad_login(self, direct: Seen, proxied: Seen, status: str = "400") -> None:
         """The client ended like one with a bad login of its own, without insisting."""
         self.assertEqual(proxied.code, direct.code)
-        self.assertIn("400", proxied.output)
+        self.assertIn(status, proxied.output)
         self.assertNotIn("temporary", proxied.output)
         self.assertLessEqual(len(proxied.turns), 2)
 

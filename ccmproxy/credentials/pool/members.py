@@ -10,6 +10,7 @@ from ccmproxy.policy.balancing import Candidate, Choice, Selection, least_used, 
 from ccmproxy.policy.sessions import Assignment, RecentAssignments
 from ccmproxy.state.aggregate import overall_availability
 from ccmproxy.state.availability import Availability, CredentialSnapshot
+from ccmproxy.state.holds import Combination
 
 
 class Members:
@@ -119,6 +120,12 @@ class Members:
         ]
         return min((moment for moment in moments if moment > now), default=0.0)
 
+    def denial(self, tag: str, model: str | None, now: float) -> Combination | None:
+        """Return ``model`` alone as what is asked for if the account of the member ``tag`` may not use it (spec 12.3);
+        None if it may, or the model is not known."""
+        asked = Combination("", model) if model is not None else None
+        return asked if asked is not None and self.by_tag[tag].turns_away(asked, True, now) else None
+
     def availability(self, selection: Selection, model: str | None, now: float) -> Availability:
         """Return the availability of all members that this user may use together (spec 8.1)."""
         members = self.credentials(selection.allow_external)
@@ -146,3 +153,10 @@ def lasting(candidates: Sequence[Candidate], threshold: float, now: float) -> Se
         return candidates
     most = best(candidates, now).candidate.snapshot
     return [each for each in candidates if not should_rebalance(each.snapshot, most, threshold, now)]
+
+
+def with_model(selection: Selection, model: str | None) -> Selection:
+    """Return ``selection`` for ``model``, as far as it asks for none itself."""
+    if model is None or selection.asked is None or selection.asked.model:
+        return selection
+    return replace(selection, asked=selection.asked._replace(model=model))

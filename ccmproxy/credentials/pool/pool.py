@@ -9,7 +9,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.credentials.pool.members import Members, best, lasting
+from ccmproxy.credentials.pool.members import Members, best, lasting, with_model
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import (
     Candidate,
@@ -142,6 +142,7 @@ class Pool:
         assignment = self._find(selection, now)
         # The handshake of a WebSocket names no model, so the last model of the session is assumed.
         model = selection.model or (assignment.model if assignment is not None else None)
+        selection = with_model(selection, model)
         why = ""
         while assignment is not None:
             why = self._why_leave(selection, assignment, model, now)
@@ -176,10 +177,10 @@ class Pool:
         assignment = self._find(selection, now)
         if assignment is not None and assignment.credential == tag:
             self._note_model(selection, assignment)
-        # A rest is not looked at per turn (spec 12.2).
-        selection = replace(selection, asked=None)
         # Without a session the next handshake knows no model either, and would choose the same credential again.
         model = selection.model if selection.session is not None else None
+        # A rest is not looked at per turn (spec 12.2).
+        selection = replace(selection, asked=self._members.denial(tag, model, now))
         why = self._why_leave_credential(selection, tag, model, now, assignment)
         # If no other member can serve the turn either, the connection is kept.
         elsewhere = Selection(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ccmproxy.dialects.known_words import echo_of
 from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
@@ -289,16 +290,19 @@ class WebSocketRelay:
     def _refused(self, verdict: Verdict, refusal: RefusedTurn | None, turn: Turn | None) -> bool:
         """Let the credential learn from a refused turn (spec 12.2, F51). Returns whether it is hidden from the client:
         no output has been sent yet, and another credential can serve the turn."""
-        asked = self._asked
+        asked, dialect, now = self._asked, self._context.dialect, self._context.now()
         model = turn.model if turn is not None else None
+        if refusal is not None and not (turn is not None and turn.output):
+            # It answers the turn as a response would: known words count, unless they are the client's own (spec 12.1).
+            echo = echo_of(asked.request.head, model)
+            verdict = dialect.traffic.classify(refusal.head, refusal.body, now, echo, model)
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
         hide = used_up and turn is not None and not turn.output and self._another_can(model)
         if hide:
             # Conclude before the state changes, because the change itself would end the relay with another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
         if refusal is not None:
-            metering = self._context.dialect.metering
-            self._lease.observe(metering.limits_from_headers(refusal.head.headers, self._context.now()))
+            self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
         learn_refusal(asked, replace(self._selection, model=model), self._lease, self._authorization, verdict)
         if hide:
             self._close_both(SERVICE_RESTART, b"connect again")
