@@ -229,11 +229,14 @@ class StreamTests(RefusalCase):
         self.say(answer, account="a")
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.check_bad_login(seen["single"])
+        # Within a WebSocket the refusal passes as it came, and the client connects again by itself: less often than
+        # without a proxy, as one refresh is all that is tried.
+        most = len(seen["direct"].turns) - 1 if self.websockets else 2
+        self.check_bad_login(seen["single"], most)
         self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"), seen["pool"].output)
         self.assertLessEqual(seen["pool"].accounts.count("a"), 2)
 
-    def check_bad_login(self, proxied: Seen) -> None:
+    def check_bad_login(self, proxied: Seen, most: int = 2) -> None:
         """The client gave up with our sentence, without insisting."""
         self.assertEqual(proxied.code, 1)
         self.assertNotIn("upstream refuses", proxied.said)
@@ -241,12 +244,13 @@ class StreamTests(RefusalCase):
             not self.websockets
         ):  # what an open WebSocket says of the login passes, and the client connects again
             self.assertNotIn("Reconnecting", proxied.output)
-        self.assertLessEqual(len(proxied.turns), 2)
+        self.assertLessEqual(len(proxied.turns), most)
 
     async def test_closed_account(self) -> None:
         """The provider's word reaches the user of the account; nobody is sent there any more."""
         word = "deactivated_workspace"
-        answer = Answer(402, {"detail": {"code": word}})
+        # Over a WebSocket the error stands in the message's ``error``.
+        answer = Answer(402, {"error": {"code": word}} if self.websockets else {"detail": {"code": word}})
         self.say(answer, account="a")
         first = await self.everywhere("[[say:served]]")
         self.assertEqual(first["direct"].code, 1)
