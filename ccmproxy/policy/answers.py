@@ -33,6 +33,8 @@ class AnswerKind(Enum):
     REMOTE_REJECTED = auto()
     #: A remote instance cannot serve this request for now, and nothing else is known of it; nothing is marked.
     REMOTE_BUSY = auto()
+    #: The upstream opens no more WebSockets for this account, which says nothing of other requests (spec 12.2).
+    NO_MORE_SOCKETS = auto()
     #: Another 400: relayed unchanged, the client acts on it.
     CLIENT_ERROR = auto()
     #: Everything else: relayed.

@@ -65,6 +65,7 @@ _PASSED_OVER = frozenset(
         AnswerKind.MODEL_RATE_LIMITED,
         AnswerKind.REMOTE_REJECTED,
         AnswerKind.REMOTE_BUSY,
+        AnswerKind.NO_MORE_SOCKETS,
     }
 )
 

@@ -25,6 +25,9 @@ class Refusal:
     retry_after: int | None = None
 
 
+#: A 426 makes Codex use HTTP at once (observed).
+NO_WEBSOCKET = Refusal(426, "no_websocket", "no credential opens a WebSocket now: use HTTP")
+
 _FAILURES = {
     Failure.NOT_SENT: Refusal(502, "upstream_unreachable", "the upstream cannot be reached"),
     Failure.LOST: Refusal(502, "upstream_lost", "the upstream closed the connection without an answer"),
@@ -70,6 +73,8 @@ def of_nobody(
         if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
             # The status is never 401, because the client's own token is valid.
             return Refusal(502, "upstream_auth", "the upstream refuses the account's token")
+        if outcome.kind is AnswerKind.NO_MORE_SOCKETS:
+            return NO_WEBSOCKET
         if outcome.kind in _RATE_LIMITS and availability.worth_trying:
             # The refusal is for a window that does not match any known limit, or that has no known end.
             return Availability("rate_limited", "model_window", reset_at=outcome.until)

@@ -37,10 +37,12 @@ from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.inputs import RequestGaveUp
+from ccmproxy.state.inputs import RequestGaveUp, SocketsRest
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0
+#: For so long no new WebSocket is opened where the upstream has none to give (seconds, spec 12.2).
+SOCKETS_REST = 60.0
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
     CarrierLost: Failure.CARRIER_LOST,
@@ -227,6 +229,8 @@ class Tries:
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if learn_limits(lease, verdict):
             pass
+        elif verdict.kind is AnswerKind.NO_MORE_SOCKETS:
+            lease.learn(SocketsRest(now + SOCKETS_REST))
         elif verdict.kind is AnswerKind.REMOTE_REJECTED:
             lease.reject()
         elif verdict.kind is AnswerKind.CLIENT_ERROR:

@@ -38,6 +38,8 @@ _LONGEST_CONTROL: Final = 125
 _LONGEST_REASON: Final = 123
 #: Pieces of a message that are kept as they came (bytes).
 _LARGE_PIECE: Final = 0x1000
+#: Largest payload of a frame that is sent (bytes): some peers refuse frames of a size that they take as a message.
+LONGEST_FRAME = 1024 * 1024
 #: Sizes (bytes) of messages that are worth compressing: small ones gain nothing, large ones keep all others waiting.
 _WORTH_COMPRESSING: Final = range(128, MIB)
 
@@ -345,13 +347,19 @@ class Connection:
     # Sending --------------------------------------------------------------------------------------------------
 
     def send_message(self, data: bytes, is_text: bool) -> bytes:
-        """A message as one frame, compressed where that was agreed and is worth it."""
-        first = 0x80 | (_TEXT if is_text else _BINARY)
+        """Return a message as frames of at most 1 MiB each (spec 10), compressed if that was agreed and is worth it."""
+        kind = _TEXT if is_text else _BINARY
         if self._deflater is not None and len(data) in _WORTH_COMPRESSING:
             packed = self._deflater.compress(data)
             if packed is not None:
-                return self._frame(first | 0x40, packed)
-        return self._frame(first, data)
+                data, kind = packed, kind | 0x40
+        if len(data) <= LONGEST_FRAME:
+            return self._frame(0x80 | kind, data)
+        last = (len(data) - 1) // LONGEST_FRAME * LONGEST_FRAME
+        return b"".join(
+            self._frame((0x80 if at == last else 0) | (0 if at else kind), data[at : at + LONGEST_FRAME])
+            for at in range(0, len(data), LONGEST_FRAME)
+        )
 
     def send_ping(self, payload: bytes = b"") -> bytes:
         """A ping; at most 125 bytes of payload."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.websocket.connection import (
     INVALID_DATA,
+    LONGEST_FRAME,
     NO_CODE,
     PROTOCOL_ERROR,
     TOO_BIG,
@@ -322,6 +323,35 @@ class ReceivingTests(SynchronousTestCase):
         )
 
 
+class LongMessageTests(SynchronousTestCase):
+    """Messages that are longer than a frame may be (spec 10)."""
+
+    def test_in_frames(self) -> None:
+        """Each frame but the last says that more follows, and only the first says of what kind the message is."""
+        data = os.urandom(2 * LONGEST_FRAME + 5)
+        wire = Connection(None).send_message(data, False)
+        expected = b"".join(
+            frame(first, part)
+            for first, part in (
+                (0x02, data[:LONGEST_FRAME]),
+                (0x00, data[LONGEST_FRAME : 2 * LONGEST_FRAME]),
+                (0x80, data[2 * LONGEST_FRAME :]),
+            )
+        )
+        self.assertEqual(wire, expected)
+        whole = Connection(None).send_message(data[:LONGEST_FRAME], False)
+        self.assertEqual(whole, frame(0x82, data[:LONGEST_FRAME]))
+
+    def test_understood(self) -> None:
+        """The peer gets one message, compressed or not, masked or not; neither end leaves an empty frame."""
+        for size in (LONGEST_FRAME, LONGEST_FRAME + 1, 2 * LONGEST_FRAME, 3 * LONGEST_FRAME - 1):
+            data = os.urandom(size // 2).hex().encode().ljust(size, b"x")
+            for masking, deflate in ((None, None), (mask, None), (None, DEFLATE), (mask, DEFLATE)):
+                wire = Connection(masking, deflate).send_message(data, True)
+                peer = Connection(mask if masking is None else None, deflate, 4 * LONGEST_FRAME)
+                self.assertEqual(events(peer, wire), [Message(data, True)])
+
+
 class SendingTests(SynchronousTestCase):
     """What one side sends, the other receives."""
 
@@ -350,7 +380,7 @@ class SendingTests(SynchronousTestCase):
         sender = Connection(None, DEFLATE)
         self.assertLess(len(sender.send_message(b"a" * 1000, True)), 100)
         self.assertEqual(sender.send_message(b"a" * 50, True)[:1], b"\x81")
-        self.assertEqual(sender.send_message(b"a" * 2_000_000, True)[:1], b"\x81")
+        self.assertEqual(sender.send_message(b"a" * 2_000_000, True)[:1], b"\x01")
         self.assertEqual(
             Connection(None, DeflateAgreement(window_bits=8)).send_message(b"a" * 1000, True)[:1], b"\x81"
         )

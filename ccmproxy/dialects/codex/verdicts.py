@@ -24,6 +24,8 @@ from ccmproxy.state.limits import LATEST_TIME, parse_unix_time
 
 #: ``error.type`` by which clients know that waiting, and nothing else, helps.
 USAGE_LIMIT = "usage_limit_reached"
+#: Code of the limit that WebSockets have: an open one of its age, a handshake of their number.
+SOCKET_LIMIT = "websocket_connection_limit_reached"
 #: Code of a burst, in a stream with the wait in its message.
 RATE_LIMIT = "rate_limit_exceeded"
 #: Words that say that something is used up: of an error, or of the field below (docs/clients/codex.md, section 3).
@@ -53,7 +55,9 @@ _STATUSES = {
     "invalid_workspace_selected": 403,
 }
 #: What says nothing about a credential or a model.
-_NO_REFUSAL = frozenset({AnswerKind.OK, AnswerKind.CLIENT_ERROR, AnswerKind.OTHER})
+_NO_REFUSAL = frozenset(
+    {AnswerKind.OK, AnswerKind.CLIENT_ERROR, AnswerKind.OTHER, AnswerKind.NO_MORE_SOCKETS}
+)
 _KEY_LIMIT = re.compile(rb"x-ratelimit-(?P<fact>reset|remaining)-(?P<limit>requests|tokens)")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
 #: The wait in a burst's message, as the client reads it (observed: "try again in 1.5s").
@@ -75,11 +79,18 @@ def judge(
     ``document``: its body as :func:`ccmproxy.dialects.verdicts.read_refusal` returns it; None: not read yet. ``now``:
     Unix seconds. ``echo``: see :func:`ccmproxy.dialects.known_words.echo_of`. ``model``: the one that was asked for.
     """
+    if document is not None and _is_socket_limit(document):
+        return Verdict(AnswerKind.NO_MORE_SOCKETS)
     if status != 429:
         return verdict_by_status(status, document, REFUSAL_WORDS, echo)
     if document is None:
         return Verdict(AnswerKind.NEEDS_BODY)
     return _judge_429(headers, document, now, echo, model)
+
+
+def _is_socket_limit(document: Mapping[str, object]) -> bool:
+    error = document.get("error")
+    return isinstance(error, dict) and error.get("code") == SOCKET_LIMIT
 
 
 def judge_event(

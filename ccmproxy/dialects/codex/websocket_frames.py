@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from ccmproxy.dialects.codex.metering import RATE_LIMITS, aggregate_event, limits_from_event
 from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type, read_response
-from ccmproxy.dialects.codex.verdicts import event_status, judge_event
+from ccmproxy.dialects.codex.verdicts import SOCKET_LIMIT, event_status, judge_event
 from ccmproxy.dialects.facts import printable_key
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
 from ccmproxy.dialects.usage import MeterReading
@@ -37,7 +37,6 @@ _ENDS = frozenset(name.encode() for name in ENDS)
 _BEFORE_OUTPUT = frozenset(
     {b"response.created", b"response.in_progress", b"response.queued", b"response.metadata"}
 )
-_CONNECTION_LIMIT = "websocket_connection_limit_reached"
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e]{0,1000}")
 
@@ -165,7 +164,7 @@ def _error(data: bytes, now: float) -> UpstreamFrame:
 
 def _is_connection_limit(event: object) -> bool:
     error = event.get("error") if isinstance(event, dict) else None
-    return isinstance(error, dict) and error.get("code") == _CONNECTION_LIMIT
+    return isinstance(error, dict) and error.get("code") == SOCKET_LIMIT
 
 
 def _fields(said: object) -> Headers:

@@ -11,14 +11,13 @@ from ccmproxy.http.framing import join_head
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.refusals import Refusal
+from ccmproxy.policy.refusals import NO_WEBSOCKET, Refusal
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.attempt import Attempt
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.relay import WebSocketRelay
-from ccmproxy.state.inputs import SocketsRest
 from ccmproxy.websocket.connection import Connection
 from ccmproxy.websocket.deflate import DeflateAgreement
 from ccmproxy.websocket.handshake import (
@@ -33,9 +32,6 @@ from ccmproxy.websocket.handshake import (
 
 #: How long an upstream may take to answer a handshake (seconds); clients wait for 15 seconds (observed).
 HANDSHAKE_TIME = 12.0
-#: For so long no new WebSocket is opened where the upstream has none to give (seconds, spec 12.2).
-SOCKETS_REST = 60.0
-_LIMIT_REACHED = b"websocket_connection_limit_reached"
 SHUTTING_DOWN = Refusal(503, "shutting_down", "this ccmproxy is shutting down")
 
 
@@ -95,8 +91,7 @@ class WebSocketOpening:
             return False
         credentials = asked.caller.provider.credentials(asked.caller.allow_external)
         if credentials and len(self.unfit()) == len(credentials):
-            # A 426 makes the client use HTTP at once (observed).
-            asked.refuse(Refusal(426, "no_websocket", "no credential speaks WebSocket: use HTTP"))
+            asked.refuse(NO_WEBSOCKET)
             return False
         return True
 
@@ -154,8 +149,6 @@ class WebSocketOpening:
         """Open the client's side, or relay the refusal."""
         asked = self._asked
         if answer.head.status != 101:
-            if _LIMIT_REACHED in answer.attempt.held_body():
-                answer.lease.learn(SocketsRest(asked.context.now() + SOCKETS_REST))
             # Some clients read such an answer until the connection ends (spec 10).
             asked.request.close_after_response()
             self._refusing.deliver(answer)

@@ -190,7 +190,7 @@ class ReadingTests(SynchronousTestCase):
             (5 * MIB, (READ_SIZE,), LONGEST_READ),
             (300_000, (READ_SIZE, 300_010 - READ_SIZE), READ_SIZE),
         ):
-            wire = sender.send_message(bytes(size), False)
+            wire = b"\x82\x7f" + size.to_bytes(8, "big") + bytes(size)
             for read in reads:
                 leg.dataReceived(wire[:read])
                 wire = wire[read:]

@@ -26,6 +26,9 @@ from tests.proxy.websocket.scene import (
     upgrade_request,
 )
 
+#: How an upstream refuses a handshake where its account has as many WebSockets as it may have.
+NO_MORE_SOCKETS = b'{"error": {"code": "websocket_connection_limit_reached", "message": "too many"}}'
+
 
 class HandshakeTests(SynchronousTestCase):
     """Handshakes that succeed, and handshakes that are refused before the upstream is asked."""
@@ -278,6 +281,42 @@ class RefusalTests(SynchronousTestCase):
         scene.pass_time(3)
         self.assertEqual((client.status, client.field("x-ccm-error")), (504, b"upstream_timeout"))
         self.assertIsNotNone(scene.upstream.lost)
+
+    def test_no_more_sockets(self) -> None:
+        """Another account opens it, and for a minute none is asked for there; nothing else changes (spec 12.2)."""
+        for status in (400, 429):
+            scene = Scene(self, 2)
+            first = scene.open()
+            self.assertEqual(
+                (first.status, scene.upstream.field("authorization")), (101, b"Bearer sk-secret-a")
+            )
+
+            def answer(socket: UpstreamSocket, status: int = status) -> None:
+                if socket.field("authorization") == b"Bearer sk-secret-a":
+                    socket.answer(status, NO_MORE_SOCKETS)
+                else:
+                    socket.accept()
+
+            scene.on_asked = answer
+            for _ in range(2):
+                self.assertEqual(scene.open().status, 101)
+                self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-b")
+            self.assertEqual(scene.upstream_listener.attempts, 4)
+            self.assertTrue(scene.accounts[0].is_usable())
+            self.assertIsNone(first.closed)
+            scene.on_asked = lambda socket: socket.accept()
+            scene.pass_time(60)
+            self.assertEqual(scene.open().status, 101)
+            self.assertEqual(scene.upstream.field("authorization"), b"Bearer sk-secret-a")
+
+    def test_no_more_sockets_anywhere(self) -> None:
+        """The client is told to use HTTP, and without asking the upstream again for a minute."""
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.answer(400, NO_MORE_SOCKETS)
+        for _ in range(2):
+            client = scene.open()
+            self.assertEqual((client.status, client.field("x-ccm-error")), (426, b"no_websocket"))
+        self.assertEqual(scene.upstream_listener.attempts, 1)
 
     def test_interrupted(self) -> None:
         """If the account's login is gone while its upstream is asked, the next account is tried; not for a window that
