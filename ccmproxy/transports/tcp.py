@@ -60,9 +60,7 @@ def direct_writer(transport: ITransport) -> Callable[[bytes], None]:
     Order, back-pressure and errors stay the transport's: whatever is not sent at once goes through its queue, and a
     socket that fails is left for the transport to find so.
     """
-    # The exact kinds that were looked at: a subclass may queue in ways of its own. The three attributes of the queue
-    # are FileDescriptor's (Twisted 22 to 26); without them nothing is done differently.
-    if not isinstance(transport, Connection) or transport.TLS or not hasattr(transport, "_tempDataBuffer"):
+    if not _can_write_directly(transport):
         return transport.write
     tcp: Any = transport
     queue: Callable[[bytes], None] = tcp.write
@@ -82,3 +80,37 @@ def direct_writer(transport: ITransport) -> Callable[[bytes], None]:
             queue(data[sent:])
 
     return write
+
+
+def direct_gatherer(transport: ITransport) -> Callable[[bytes, bytes | bytearray], None]:
+    """A ``write`` of two pieces at once, for a short head and a long payload that are not to be copied into one.
+
+    For the same connections as :func:`direct_writer`, and with the same promises; any other transport is given one
+    piece. The payload must not be changed afterwards.
+    """
+    if not _can_write_directly(transport):
+        return lambda head, payload: transport.write(head + payload)
+    tcp: Any = transport
+    queue: Callable[[bytes], None] = tcp.write
+    send: Callable[[tuple[bytes, bytes | bytearray]], int] = tcp.socket.sendmsg
+
+    def write(head: bytes, payload: bytes | bytearray) -> None:
+        sent = 0
+        if tcp.connected and not (tcp.dataBuffer or tcp._tempDataBuffer or tcp.disconnecting):
+            try:
+                sent = send((head, payload))
+            except OSError:
+                pass  # full, or broken: the transport finds out which
+        if sent < len(head):
+            queue(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(payload):
+            queue(bytes(memoryview(payload)[sent - len(head) :]))
+
+    return write
+
+
+def _can_write_directly(transport: ITransport) -> bool:
+    # The exact kinds that were looked at: a subclass may queue in ways of its own. The three attributes of the queue
+    # are FileDescriptor's (Twisted 22 to 26); without them nothing is done differently.
+    return isinstance(transport, Connection) and not transport.TLS and hasattr(transport, "_tempDataBuffer")

@@ -17,8 +17,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.transports.tcp import READ_SIZE, direct_writer, set_read_size
-from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
+from ccmproxy.transports.tcp import READ_SIZE, direct_gatherer, direct_writer, set_read_size
+from ccmproxy.websocket.connection import (
+    LONG_MESSAGE,
+    NO_CODE,
+    Close,
+    Connection,
+    Message,
+    Ping,
+    Pong,
+    ProtocolError,
+)
 
 #: So much of a long frame is read at once (bytes).
 LONGEST_READ = 1024 * 1024
@@ -85,6 +94,7 @@ class Leg:
         "_started",
         "_told",
         "_write",
+        "_write_both",
         "blocked_ticks",
         "idle_ticks",
         "is_blocked",
@@ -103,6 +113,8 @@ class Leg:
         self._connection = connection
         self._clock = clock
         self._write: Callable[[bytes], None] = _nowhere
+        #: Made for the first long message: most connections never have one.
+        self._write_both: Callable[[bytes, bytes | bytearray], None] | None = None
         self._started = self._held = self._pumping = self._registered = self._told = False
         self._reads_more = False
         self._pong: bytes | None = None
@@ -156,7 +168,12 @@ class Leg:
         """Send a message; one that comes after a close is dropped."""
         if not self.is_closing and not self.is_lost:
             self.idle_ticks = 0
-            self._write(self._connection.send_message(data, is_text))
+            if len(data) < LONG_MESSAGE:
+                self._write(self._connection.send_message(data, is_text))
+                return
+            if self._write_both is None:
+                self._write_both = direct_gatherer(self.transport)
+            self._write_both(*self._connection.send_long_message(data, is_text))
 
     def ping(self) -> None:
         """Send a sign of life, unless there is more than enough on its way."""
