@@ -4,6 +4,7 @@
 * :mod:`.deflate`: permessage-deflate (RFC 7692), inflation bounded.
 * :mod:`.masking`: the mask of what clients send, in machine code where autobahn brings that.
 * :mod:`.utf8`: what text must be.
+* :mod:`.frame_head`: what stands before a payload.
 * :mod:`.connection`: frames to messages and back.
 
 Made for a relay: messages are bytes and stay so, whoever reads decides when the next one is made of what has come,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ccmproxy.websocket.deflate import Corrupt, DeflateAgreement, Deflater, Inflater, TooMuch
+from ccmproxy.websocket.frame_head import fragments, frame_head
 from ccmproxy.websocket.masking import mask as masked
 from ccmproxy.websocket.masking import rotate
 from ccmproxy.websocket.utf8 import is_utf8
@@ -36,10 +37,10 @@ SERVICE_RESTART: Final = 1012
 #: Longest payload of a control frame, and longest reason of a close (bytes).
 _LONGEST_CONTROL: Final = 125
 _LONGEST_REASON: Final = 123
+#: From this size on (bytes), a message is better sent by :meth:`Connection.send_long_message`.
+LONG_MESSAGE: Final = 0x10000
 #: Pieces of a message that are kept as they came (bytes).
 _LARGE_PIECE: Final = 0x1000
-#: Largest payload of a frame that is sent (bytes): some peers refuse frames of a size that they take as a message.
-LONGEST_FRAME = 1024 * 1024
 #: Sizes (bytes) of messages that are worth compressing: small ones gain nothing, large ones keep all others waiting.
 _WORTH_COMPRESSING: Final = range(128, MIB)
 
@@ -129,8 +130,7 @@ class Connection:
         self._limit = limit
         self._deflater = Deflater(agreement) if agreement is not None else None
         self._inflater = Inflater(agreement) if agreement is not None else None
-        #: What has come, and how much of it is used up already. A read of the transport that everything before was
-        #: used up for stays the object that it is.
+        #: What has come, as the transport gave it if possible, and how much of it is used up already.
         self._buffer: bytes | bytearray = b""
         self._position = 0
         # Of the frame whose payload is coming. ``_key``: of its mask, for the next byte; None: it has no mask.
@@ -348,18 +348,21 @@ class Connection:
 
     def send_message(self, data: bytes, is_text: bool) -> bytes:
         """Return a message as frames of at most 1 MiB each (spec 10), compressed if that was agreed and is worth it."""
-        kind = _TEXT if is_text else _BINARY
+        return b"".join(self._frame(*each) for each in fragments(*self._packed(data, is_text)))
+
+    def send_long_message(self, data: bytes, is_text: bool) -> tuple[bytes, bytes | bytearray]:
+        """Return what stands before the payload of a message, and the payload, which are to be written one after the
+        other. For messages of ``LONG_MESSAGE`` to ``LONGEST_FRAME`` bytes that costs less than one piece."""
+        return self._parts(*self._packed(data, is_text))
+
+    def _packed(self, data: bytes, is_text: bool) -> tuple[int, bytes]:
+        """Return the first byte of a message's only frame, and its payload before it is masked."""
+        first = 0x80 | (_TEXT if is_text else _BINARY)
         if self._deflater is not None and len(data) in _WORTH_COMPRESSING:
             packed = self._deflater.compress(data)
             if packed is not None:
-                data, kind = packed, kind | 0x40
-        if len(data) <= LONGEST_FRAME:
-            return self._frame(0x80 | kind, data)
-        last = (len(data) - 1) // LONGEST_FRAME * LONGEST_FRAME
-        return b"".join(
-            self._frame((0x80 if at == last else 0) | (0 if at else kind), data[at : at + LONGEST_FRAME])
-            for at in range(0, len(data), LONGEST_FRAME)
-        )
+                return first | 0x40, packed
+        return first, data
 
     def send_ping(self, payload: bytes = b"") -> bytes:
         """A ping; at most 125 bytes of payload."""
@@ -377,18 +380,14 @@ class Connection:
         return self._frame(0x80 | _CLOSE, code.to_bytes(2, "big") + cut)
 
     def _frame(self, first: int, payload: bytes) -> bytes:
-        length = len(payload)
-        mask_bit = 0x80 if self._masking is not None else 0
-        if length < 126:
-            head = bytes((first, mask_bit | length))
-        elif length < 0x10000:
-            head = bytes((first, mask_bit | 126)) + length.to_bytes(2, "big")
-        else:
-            head = bytes((first, mask_bit | 127)) + length.to_bytes(8, "big")
+        return b"".join(self._parts(first, payload))
+
+    def _parts(self, first: int, payload: bytes) -> tuple[bytes, bytes | bytearray]:
+        head = frame_head(first, len(payload), self._masking is not None)
         if self._masking is None:
-            return head + payload
+            return head, payload
         key = self._masking()
-        return b"".join((head, key, masked(payload, key)))
+        return head + key, masked(payload, key)
 
 
 def _checked(data: bytes, opcode: int) -> Message:

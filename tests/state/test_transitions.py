@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -510,6 +510,15 @@ histories = st.lists(st.tuples(inputs, times), max_size=12)
 class AnyHistoryTests(SynchronousTestCase):
     """Invariants that hold for any inputs, even if the clock jumps forwards and backwards."""
 
+    @example(
+        history=[
+            (TokenAvailable(0.0), NOW),
+            (AccountRefused("disabled"), NOW),
+            (TokenUnavailable("gone"), NOW),
+        ],
+        caps=CAPS,
+        model=None,
+    )
     @given(histories, caps_values, st.sampled_from([None, "claude-opus-4-5"]))
     def test_invariants(self, history: list[tuple[Input, float]], caps: Caps, model: str | None) -> None:
         state = CredentialState()
@@ -517,6 +526,7 @@ class AnyHistoryTests(SynchronousTestCase):
         told = status_object(aggregate([snapshot(state, caps, NOW, tag="a")], NOW))
         for event, now in history:
             usable_before = availability(state, caps, now).usable
+            had_login = state.unavailable is None or state.is_leaving
             previous = state
             state, effects = transition(state, event, now, caps)
             after = availability(state, caps, now)
@@ -538,7 +548,9 @@ class AnyHistoryTests(SynchronousTestCase):
             usable_since_interrupt |= usable_before
             self.assertLessEqual(len(interrupts), 1)
             if interrupts:
-                self.assertTrue(usable_since_interrupt)
+                # A login that is gone interrupts what another reason has left where it was (spec 12.3).
+                is_gone = had_login and interrupts[0].availability.state == "unavailable"
+                self.assertTrue(usable_since_interrupt or is_gone)
                 self.assertFalse(after.usable)
                 self.assertNotEqual(interrupts[0].availability.reason, "poll_failed")
                 if isinstance(event, PollFailed):

@@ -18,7 +18,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from ccmproxy.testing.pump import Pump
-from ccmproxy.transports.tcp import READ_SIZE, direct_writer, limit_unsent, set_read_size
+from ccmproxy.transports.tcp import (
+    READ_SIZE,
+    direct_gatherer,
+    direct_writer,
+    limit_unsent,
+    set_read_size,
+)
 
 
 class Receiver(Protocol):
@@ -153,6 +159,27 @@ class TCPTests(TestCase):
 
         return Deferred.fromCoroutine(test())
 
+    def test_two_pieces_at_once(self) -> Deferred[None]:
+        """The kernel takes both, the first, part of one of them, or nothing: they follow in order all the same."""
+
+        async def test() -> None:
+            for head_size, payload_size in ((10, 1000), (10, 20_000_000), (20_000_000, 1000)):
+                client, server = await self.connect()
+                head = b"h" * head_size
+                payload = bytearray(b"p" * payload_size)
+                write = direct_gatherer(client.transport)
+                write(head, payload)
+                if head_size + payload_size < 10_000:
+                    self.assertEqual(client.transport._tempDataBuffer, [])
+                client.transport.write(b", queued, ")
+                write(b"head", b"payload")
+                sent = head + payload + b", queued, headpayload"
+                while len(server.received) < len(sent):
+                    await deferLater(self.reactor, 0.001)
+                self.assertEqual(server.received, sent)
+
+        return Deferred.fromCoroutine(test())
+
     def test_a_broken_connection_is_the_transports_business(self) -> Deferred[None]:
         async def test() -> None:
             client, server = await self.connect()
@@ -171,6 +198,24 @@ class TCPTests(TestCase):
 
         return Deferred.fromCoroutine(test())
 
+    def test_two_pieces_on_a_broken_connection(self) -> Deferred[None]:
+        async def test() -> None:
+            client, server = await self.connect()
+            write = direct_gatherer(client.transport)
+            assert server.transport is not None
+            server.transport.abortConnection()  # type: ignore[attr-defined]
+            await server.lost
+            for _ in range(10):
+                write(b"x" * 10, b"x" * 1000)
+            await client.lost
+            client.lost = Deferred()
+            write(b"after", b"the end")
+            client.lost.callback(None)
+            server.lost = Deferred()
+            server.lost.callback(None)
+
+        return Deferred.fromCoroutine(test())
+
 
 class OtherTransportTests(SynchronousTestCase):
     """Transports other than Twisted's plain TCP connections."""
@@ -179,6 +224,13 @@ class OtherTransportTests(SynchronousTestCase):
         client, server = Receiver(), Receiver()
         pump = Pump(client, server)
         self.assertEqual(direct_writer(pump.client), pump.client.write)
+
+    def test_two_pieces_become_one(self) -> None:
+        client, server = Receiver(), Receiver()
+        pump = Pump(client, server)
+        direct_gatherer(pump.client)(b"head, ", bytearray(b"payload"))
+        pump.flush()
+        self.assertEqual(server.received, b"head, payload")
 
     def test_its_own_reads(self) -> None:
         pump = Pump(Receiver(), Receiver())

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.websocket.connection import (
     INVALID_DATA,
-    LONGEST_FRAME,
+    LONG_MESSAGE,
     NO_CODE,
     PROTOCOL_ERROR,
     TOO_BIG,
@@ -27,6 +27,7 @@ from ccmproxy.websocket.connection import (
     is_sendable,
 )
 from ccmproxy.websocket.deflate import DeflateAgreement
+from ccmproxy.websocket.frame_head import LONGEST_FRAME
 from tests.profiles import examples
 
 KEY = b"\x37\xfa\x21\x3d"
@@ -374,6 +375,16 @@ class SendingTests(SynchronousTestCase):
         sent = [Message(data, is_text and is_text_data(data)) for data, is_text in messages]
         wire = b"".join(sender.send_message(each.data, each.is_text) for each in sent)
         self.assertEqual(events(receiver, wire), sent)
+
+    def test_long_messages_in_two_pieces(self) -> None:
+        """Which are the same as the one of a short message."""
+        for deflate in (None, DEFLATE):
+            for key in (None, mask):
+                data = b"x" * LONG_MESSAGE
+                head, payload = Connection(key, deflate).send_long_message(data, True)
+                self.assertEqual(head + payload, Connection(key, deflate).send_message(data, True))
+                self.assertLess(len(head), 15)
+                self.assertEqual(payload is data, key is None and deflate is None, "no needless copy")
 
     def test_compression_is_used(self) -> None:
         """Where it helps, and not for what is tiny or large."""

@@ -183,9 +183,7 @@ class Pool:
         selection = replace(selection, asked=self._members.denial(tag, model, now))
         why = self._why_leave_credential(selection, tag, model, now, assignment)
         # If no other member can serve the turn either, the connection is kept.
-        elsewhere = Selection(
-            allow_external=selection.allow_external, excluded=selection.excluded | frozenset((tag,))
-        )
+        elsewhere = Selection(allow_external=selection.allow_external, excluded=selection.excluded | {tag})
         return not why or not self._members.candidates(elsewhere, model, now)
 
     @property
@@ -220,7 +218,7 @@ class Pool:
     # Sessions -------------------------------------------------------------------------------------------------
 
     def _key(self, selection: Selection) -> SessionKey | None:
-        """Return the key of the session, or None for a request without a session id, which is not remembered."""
+        """Return the key of the session; None: the request has no session id, and is not remembered."""
         if selection.session is None:
             return None
         agent = selection.agent or "" if self._rules.spread_subagents else ""
@@ -262,13 +260,14 @@ class Pool:
             return f"{tag} has refused it in mid-stream"
         if selection.asked is not None and member.turns_away(selection.asked, is_warm, now):
             # What others serve and this one refuses is sent there nevertheless if nobody else can serve it.
-            if member.free_at(selection.asked, now) or self._members.candidates(selection, model, now):
+            others = self._members.candidates(selection, model, now, assignment, may_return=True)
+            if others or member.free_at(selection.asked, now):
                 return f"{tag} does not take it at present"
         if not availability.usable and availability.reason != "poll_failed":
             candidates = self._members.candidates(selection, model, now)
-            others = {each.tag: each.snapshot.availability.usable for each in candidates}
+            usable = {each.tag: each.snapshot.availability.usable for each in candidates}
             # If all remaining candidates are merely worth trying, moving from one to another does not help.
-            if not availability.worth_trying or any(others.values()) or (others and tag not in others):
+            if not availability.worth_trying or any(usable.values()) or (usable and tag not in usable):
                 return f"{tag}: {availability.message}"
         if self._rules.strategy == "fallback":
             candidates = self._members.candidates(selection, model, now, assignment)

@@ -18,8 +18,18 @@ from zope.interface import implementer
 
 from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.stall import StallWatch
-from ccmproxy.transports.tcp import READ_SIZE, direct_writer, set_read_size
-from ccmproxy.websocket.connection import NO_CODE, Close, Connection, Message, Ping, Pong, ProtocolError
+from ccmproxy.transports.tcp import READ_SIZE, direct_gatherer, direct_writer, set_read_size
+from ccmproxy.websocket.connection import (
+    LONG_MESSAGE,
+    NO_CODE,
+    Close,
+    Connection,
+    Message,
+    Ping,
+    Pong,
+    ProtocolError,
+)
+from ccmproxy.websocket.frame_head import LONGEST_FRAME
 
 #: Largest read while the rest of a long frame is expected (bytes).
 LONGEST_READ = 1024 * 1024
@@ -78,6 +88,7 @@ class Leg:
         "_started",
         "_told",
         "_write",
+        "_write_both",
         "idle_ticks",
         "is_blocked",
         "is_closing",
@@ -95,6 +106,8 @@ class Leg:
         self._connection = connection
         self._clock = clock
         self._write: Callable[[bytes], None] = nowhere
+        #: Made for the first long message: most connections never have one.
+        self._write_both: Callable[[bytes, bytes | bytearray], None] | None = None
         self._started = self._held = self._pumping = self._registered = self._told = False
         self._reads_more = False
         self._pong: bytes | None = None
@@ -150,7 +163,12 @@ class Leg:
         """Send a message. A message after a close is dropped."""
         if not self.is_closing and not self.is_lost:
             self.idle_ticks = 0
-            self._write(self._connection.send_message(data, is_text))
+            if not LONG_MESSAGE <= len(data) <= LONGEST_FRAME:
+                self._write(self._connection.send_message(data, is_text))
+                return
+            if self._write_both is None:
+                self._write_both = direct_gatherer(self.transport)
+            self._write_both(*self._connection.send_long_message(data, is_text))
 
     def stalled_seconds(self) -> float:
         """Return for how many seconds the peer has read none of its pending data; negative if none is pending."""
