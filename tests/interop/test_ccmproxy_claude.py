@@ -95,9 +95,7 @@ class ThroughProxy(ClientCase):
         return [
             (event["status"], event["result"])
             for event in self.log_events
-            if event.get("log_namespace") == "ccmproxy.proxy.exchange.Exchange"
-            and "status" in event
-            and event["user"] == user
+            if "status" in event and "first_byte" in event and event["user"] == user
         ]
 
     def turns(self, account: str = "a") -> list[int]:
