@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
@@ -52,7 +53,13 @@ def learn_refusal(
         case AnswerKind.AUTH_FAILED:
             # The present request is lost. The client sends another one, and by then there is a new token.
             recovery = Deferred.fromCoroutine(lease.recover(authorization, asked.caller.name))
-            recovery.addErrback(lambda failure: failure.trap(CredentialUnavailable))
+
+            def not_recovered(failure: Failure) -> None:
+                # With the same token it would be refused again: the session goes to another account, if there is one.
+                failure.trap(CredentialUnavailable)
+                asked.caller.provider.refused(selection, lease.tag)
+
+            recovery.addErrback(not_recovered)
         case AnswerKind.BUSY | AnswerKind.DENIED | AnswerKind.STREAM_FAILED:
             asked.caller.provider.refused(selection, lease.tag)
             if selection.session is not None and not verdict.is_about_request:
