@@ -156,7 +156,8 @@ class Credential(ABC):
 
     def free_at(self, asked: Combination, now: float) -> float:
         """When a rest of ``asked`` ends here (Unix seconds); 0: it does not rest."""
-        return self.state.holds.free_at(asked, now)
+        holds = self.state.holds
+        return 0.0 if holds.is_empty else holds.free_at(asked, now)
 
     def poll_if_unusable(self) -> None:  # noqa: B027 - most kinds are not asked out of turn
         """Start a poll if the credential is unusable and a poll may show that it has recovered (spec 5.5)."""

@@ -214,6 +214,10 @@ class Exchange:
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
         asked, hearing, verdict = self._asked, self._hearing, answer.verdict
+        if verdict.kind is AnswerKind.OK and self._held is None and hearing.first is None:
+            # The usual case, in which there is nothing to find out.
+            self._deliver(answer)
+            return True
         if hearing.begins_with(verdict.kind) and (refusal := class_of(verdict.kind)) is not None:
             may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
             hearing.may_seek = may_seek and self._context.opinions.may_seek(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from twisted.logger import Logger
 
@@ -25,6 +26,12 @@ LOGGED_PATH = 200
 MOST_BETAS = 1000
 #: A segment of a path that names one thing of many.
 _ID = re.compile(r"(?<=/)(?=[^/]*[0-9])[\w-]{8,}(?=/|$)")
+
+
+@lru_cache(maxsize=256)
+def _combination(path: bytes, model: str, features: tuple[str, ...]) -> Combination:
+    named = ",".join(sorted(features))[:MOST_BETAS]
+    return Combination(_ID.sub("*", path.decode("latin-1")), model, named)
 
 
 class ProxiedRequest:
@@ -94,9 +101,9 @@ class ProxiedRequest:
     def combination(self) -> Combination:
         """Endpoint, model and betas: the most that a refusal without known words is charged to (spec 12.1)."""
         if self._combination is None:
-            path = self.request.head.path[:LOGGED_PATH].decode("latin-1")
-            features = ",".join(sorted(self.facts.features))
-            self._combination = Combination(_ID.sub("*", path), self.facts.model or "", features[:MOST_BETAS])
+            facts = self.facts
+            path = self.request.head.path[:LOGGED_PATH]
+            self._combination = _combination(path, facts.model or "", facts.features)
         return self._combination
 
     def selection(self, only_accounts: bool = False) -> Selection:
