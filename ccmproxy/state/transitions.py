@@ -159,11 +159,10 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
         case TokenDelayed(message, until):
             return replace(state, delayed=message, delayed_until=_end(until, now, 0.0))
         case HeadersObserved(update, is_aggregate, plan_weight):
-            merged = (
-                merge_polled(state.limits, update)
-                if is_aggregate
-                else merge_observed(state.limits, update, now)
-            )
+            if is_aggregate:
+                merged = merge_polled(state.limits, update)
+            else:
+                merged = merge_observed(state.limits, update, now)
             is_update = update.has_data and (is_aggregate or charging.are_taken(merged, update))
             return _learn(state, update, merged, plan_weight, now, has_data=is_update)
         case PollSucceeded():
@@ -171,9 +170,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
         case PollFailed():
             return replace(state, poll_failures=state.poll_failures + 1)
         case PollRefused():
-            if state.refused is None:
-                return state
-            return replace(state, refused=refused.polled(state.refused, now, is_good=False))
+            known = state.refused
+            return replace(state, refused=known and refused.polled(known, now, is_good=False))
         case RateLimited(until, explicit):
             return replace(
                 state,
@@ -184,8 +182,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
         case Rejected(until):
             return replace(state, rejected_until=max(state.rejected_until, _end(until, now, DEFAULT_BLOCK)))
         case SocketsRest(until):
-            end = _end(until, now, DEFAULT_BLOCK)
-            return replace(state, sockets_rest_until=max(state.sockets_rest_until, end))
+            end = max(state.sockets_rest_until, _end(until, now, DEFAULT_BLOCK))
+            return replace(state, sockets_rest_until=end)
         case Rests(asked, caller, wait):
             return charging.rests(state, asked, caller, wait, now)
         case Denied(asked, caller, sentence):
