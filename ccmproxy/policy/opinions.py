@@ -161,7 +161,7 @@ class Hearing:
             return Ruling.DELIVER
         self._charge_known(opinion)
         if self._first is None or self.begins_with(verdict.kind):
-            self._first, self._asked = opinion, 1
+            self._first, self._asked, self._agreed = opinion, 1, False
             self._refusals.append(opinion)
             if verdict.kind in _KNOWN or self.may_seek:
                 return Ruling.NEXT
