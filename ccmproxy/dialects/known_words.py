@@ -45,10 +45,6 @@ class Meaning(Enum):
     FINAL = auto()
     #: The token was revoked or has ended; a refresh may help.
     LOGIN_REVOKED = auto()
-    #: The refresh token is dead: only a person can log in again.
-    LOGIN_DEAD = auto()
-    #: The scopes of a refresh were refused, not the refresh token.
-    INVALID_SCOPE = auto()
 
 
 @dataclass(frozen=True, slots=True)

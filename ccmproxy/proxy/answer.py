@@ -16,8 +16,7 @@ from ccmproxy.proxy.attempt import Attempt
 class Answer:
     """An upstream's answer that ``attempt`` holds; the lease is open.
 
-    ``sent_at``: when the request was sent (Unix seconds). ``is_proven``: the login that was refused (401) is good for
-    other requests.
+    ``sent_at``: when the request was sent (Unix seconds).
     """
 
     lease: ILease
@@ -26,7 +25,6 @@ class Answer:
     verdict: Verdict
     authorization: Authorization
     sent_at: float
-    is_proven: bool = False
 
     def drop(self, outcome: LeaseOutcome) -> None:
         """Discard the response, and close the lease with ``outcome``."""

@@ -158,7 +158,6 @@ class Tries:
         """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
         lease, asked = self._lease, self._asked
         if not answer.verdict.is_revoked and await lease.prove(answer.authorization):
-            answer.is_proven = True
             return answer
         if asked.is_gone:
             answer.drop(LeaseOutcome.CANCELLED)

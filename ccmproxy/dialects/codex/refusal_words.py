@@ -47,16 +47,3 @@ REFUSAL_WORDS: tuple[KnownWords, ...] = (
         "docs/clients/codex.md section 6: final for the client",
     ),
 )
-
-#: What the token endpoint says of a refresh token that no refresh will ever accept again (spec 3.3, 12.4).
-DEAD_LOGIN_CODES = frozenset(
-    {
-        "refresh_token_expired",
-        "refresh_token_reused",
-        "refresh_token_invalidated",
-        "invalid_grant",
-        "app_session_expired",
-        "app_session_terminated",
-        "invalid_refresh_token",
-    }
-)
