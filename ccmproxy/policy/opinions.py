@@ -178,7 +178,7 @@ class Hearing:
         """
         if kind not in _CLASSES:
             return False
-        return self._first is None or (self._first.verdict.kind in _KNOWN and kind not in _KNOWN)
+        return self._first is None or (kind not in _KNOWN and not self._is_open())
 
     def nobody_left(self) -> bool:
         """No credential is left to ask. Whether the client is to get the first refusal, as it came."""
@@ -191,16 +191,14 @@ class Hearing:
 
     def _go_on(self) -> Ruling:
         first = self._first
-        if first is None or first.verdict.kind in _KNOWN:
-            return Ruling.NEXT
-        if self._asked < MOST_ASKED[_CLASSES[first.verdict.kind]]:
+        if first is None or not self._is_open() or self._asked < MOST_ASKED[_CLASSES[first.verdict.kind]]:
             return Ruling.NEXT
         self._conclude()
         return Ruling.FIRST
 
     def _conclude(self) -> None:
         first = self._first
-        if self._agreed and first is not None and first.verdict.kind not in _KNOWN:
+        if self._agreed and first is not None and self._is_open():
             self.about = _CLASSES[first.verdict.kind]
 
     def _is_second(self, opinion: Opinion) -> bool:

@@ -57,9 +57,8 @@ class Members:
         """
         members = [
             member
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
-            and (may_return or assignment is None or not assignment.avoids(member.tag, now))
+            for member in self._asked_for(selection)
+            if (may_return or assignment is None or not assignment.avoids(member.tag, now))
             and self._takes(member, selection, now, assignment)
         ]
         views = [member.snapshot(now, model) for member in members]
@@ -69,6 +68,15 @@ class Members:
             or [view for view in views if view.availability.worth_trying]
         )
         return [Candidate(view, self._recent.count(view.tag, now)) for view in fit]
+
+    def _asked_for(self, selection: Selection) -> list[ICredential]:
+        """Return the members that the selection does not rule out, whatever their state, in order."""
+        return [
+            member
+            for member in self.credentials(selection.allow_external)
+            if member.tag not in selection.excluded
+            and not (selection.only_accounts and (member.is_external or member.is_api_key))
+        ]
 
     def new_candidates(
         self, selection: Selection, model: str | None, now: float, assignment: Assignment | None
@@ -100,8 +108,6 @@ class Members:
     def _takes(
         self, member: ICredential, selection: Selection, now: float, assignment: Assignment | None
     ) -> bool:
-        if selection.only_accounts and (member.is_external or member.is_api_key):
-            return False
         if selection.asked is None:
             return True
         is_warm = assignment is not None and assignment.is_warm(member.tag, now)
@@ -113,10 +119,8 @@ class Members:
             return 0.0
         moments = [
             member.free_at(selection.asked, now)
-            for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
-            and not (selection.only_accounts and (member.is_external or member.is_api_key))
-            and member.snapshot(now, model).availability.usable
+            for member in self._asked_for(selection)
+            if member.snapshot(now, model).availability.usable
         ]
         return min((moment for moment in moments if moment > now), default=0.0)
 
