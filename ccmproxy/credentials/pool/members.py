@@ -74,8 +74,7 @@ class Members:
         return [
             member
             for member in self.credentials(selection.allow_external)
-            if member.tag not in selection.excluded
-            and not (selection.only_accounts and (member.is_external or member.is_api_key))
+            if member.tag not in selection.excluded and gives_opinion(selection, member)
         ]
 
     def new_candidates(
@@ -134,6 +133,12 @@ class Members:
         """Return the availability of all members that this user may use together (spec 8.1)."""
         members = self.credentials(selection.allow_external)
         return overall_availability([member.snapshot(now, model) for member in members], now)
+
+
+def gives_opinion(selection: Selection, member: ICredential) -> bool:
+    """Return whether the member's answer is of use to the selection: where another account's answer is wanted, that of
+    a key or a remote instance is not (spec 12.1)."""
+    return not (selection.only_accounts and (member.is_external or member.is_api_key))
 
 
 def is_for_last(view: CredentialSnapshot) -> bool:

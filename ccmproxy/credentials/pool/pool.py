@@ -9,7 +9,7 @@ from typing import NamedTuple
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.credentials.pool.members import Members, best, lasting, with_model
+from ccmproxy.credentials.pool.members import Members, best, gives_opinion, lasting, with_model
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import (
     Candidate,
@@ -251,8 +251,8 @@ class Pool:
         if tag in selection.excluded:
             return f"{tag} did not serve it"
         member = self._members.allowed(selection, tag)
-        if member is None:
-            return f"{tag} may not serve it any more"
+        if member is None or not gives_opinion(selection, member):
+            return f"{tag} may not serve it"
         view = member.snapshot(now, model)
         availability = view.availability
         is_warm = assignment is not None and assignment.is_warm(tag, now)
@@ -352,7 +352,8 @@ class Pool:
     def _return(self, key: SessionKey, selection: Selection, assignment: Assignment, now: float) -> None:
         """Return the session to its original credential after no member could serve the request, if that credential is
         still usable. It is when the network was down, for example, and then it still has the prompt cache."""
-        first = assignment.came_from
+        # Another request of the session may have moved it to where it is served.
+        first = assignment.came_from if assignment.credential in {"", *selection.excluded} else ""
         member = self._members.allowed(selection, first)
         if (
             first in selection.excluded

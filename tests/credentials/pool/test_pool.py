@@ -875,6 +875,33 @@ class RestTests(PoolTestCase):
         error: NoCredential = self.assertRaises(NoCredential, pool.select, selection)
         self.assertEqual(error.rests_until, 0)
 
+    def test_only_accounts_and_a_session_that_is_at_none(self) -> None:
+        """Another request of the session may have moved it to a remote meanwhile, where it stays if no account is
+        left."""
+        a, b, theirs = self.credential("a", 50), self.credential("b", 90), self.credential("t", external=True)
+        pool = self.pool([a, b, theirs])
+        self.assertEqual(self.serve(pool, allow_external=True), "t")
+        wanted = {"allow_external": True, "only_accounts": True}
+        refusal = self.assertRaises(
+            NoCredential, pool.select, self.selection(excluded=frozenset("ab"), **wanted)
+        )
+        self.assertTrue(refusal.availability.usable)
+        self.assertEqual([each.credential for _, each in pool.sessions("alice")], ["t"])
+        self.assertEqual(self.serve(pool, excluded=frozenset("a"), **wanted), "b")
+
+    def test_a_request_that_nobody_serves_moves_no_session_that_another_has_moved(self) -> None:
+        a, b = self.credential("a", 50), self.credential("b", 90)
+        theirs = self.credential("t", 60, external=True)
+        pool = self.pool([a, b, theirs])
+        self.assertEqual(self.serve(pool, allow_external=True), "a")
+        self.assertEqual(self.serve(pool, allow_external=True, excluded=frozenset("a")), "t")
+        self.assertRaises(
+            NoCredential,
+            pool.select,
+            self.selection(excluded=frozenset("ab"), allow_external=True, only_accounts=True),
+        )
+        self.assertEqual([each.credential for _, each in pool.sessions("alice")], ["t"])
+
 
 class DenialTests(PoolTestCase):
     """What an account refuses and others serve (spec 12.1), and refused accounts (spec 12.3)."""
