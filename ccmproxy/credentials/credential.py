@@ -39,6 +39,7 @@ from ccmproxy.state.inputs import (
     Poll,
     RateLimited,
     Rejected,
+    RequestGaveUp,
     RequestSent,
     RequestServed,
     TimePassed,
@@ -248,6 +249,11 @@ class Credential(ABC):
         if not self.state.holds.is_empty or self.state.refused is not None:
             self._apply(RequestSent(asked))
 
+    def gave_up(self, asked: Combination) -> None:
+        """Note that a request for ``asked`` came to nothing that tells anything of the credential."""
+        if not self.state.holds.is_empty:
+            self._apply(RequestGaveUp(asked))
+
     def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
         """Note that the upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
         state = self.state
@@ -255,6 +261,7 @@ class Credential(ABC):
             state.refusals
             or state.refused is not None
             or state.rate_limited_until
+            or state.model_rejections
             or not state.holds.is_empty
         ):
             self._apply(RequestServed(asked, sent_at, is_model_request))
@@ -263,6 +270,11 @@ class Credential(ABC):
     def identity(self) -> str:
         """Whose login it is: id of the account or organization (spec 12.5, F33); empty = not known."""
         return self.state.organization
+
+    @property
+    def slate(self) -> int:
+        """How often another identity's login has made a clean slate (spec 12.5)."""
+        return self.state.slate
 
     def reject(self) -> None:
         """Do not use the credential for one poll interval, or until a poll succeeds (spec 4.4)."""

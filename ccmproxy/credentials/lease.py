@@ -68,6 +68,10 @@ class LeasedCredential(Protocol):
         """Whose login it is; empty = not known."""
 
     @property
+    def slate(self) -> int:
+        """How often another identity's login has made a clean slate (spec 12.5)."""
+
+    @property
     def is_api_key(self) -> bool:
         """Whether it is a key of the commercial API."""
 
@@ -76,6 +80,9 @@ class LeasedCredential(Protocol):
 
     def sending(self, asked: Combination) -> None:
         """Note that a request for ``asked`` is about to be sent."""
+
+    def gave_up(self, asked: Combination) -> None:
+        """Note that a request for ``asked`` came to nothing that tells anything of the credential."""
 
     def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
         """Note that the upstream has served a request that was sent at ``sent_at`` (Unix seconds)."""
@@ -98,13 +105,15 @@ class Lease:
     """A lease on a credential, made by :meth:`.Credential.lease`.
 
     ``outcome`` is None while the lease is open. Limits and errors reported after closing still reach the credential
-    (F38), because they are about this credential whenever they arrive.
+    (F38), because they are about this credential whenever they arrive. They do not if another identity's login has come
+    since the request was authorized: then they are about the last one (spec 12.5).
     """
 
     __slots__ = (
         "_credential",
         "_interrupt",
         "_interrupted_by",
+        "_slate",
         "_upstream",
         "holder",
         "is_external",
@@ -118,6 +127,7 @@ class Lease:
         self._interrupt: Callable[[Availability], None] | None = None
         self._interrupted_by: Availability | None = None
         self._upstream = credential.upstream
+        self._slate = credential.slate
         self.tag = credential.tag
         self.is_external = credential.is_external
         self.outcome: LeaseOutcome | None = None
@@ -139,7 +149,13 @@ class Lease:
         """Switch to the upstream for ``authorization``: a login may have become a key, or the reverse, and the two may
         have different upstreams."""
         self._upstream = self._credential.upstream_for(authorization)
+        self._slate = self._credential.slate
         return authorization
+
+    @property
+    def _is_of_present(self) -> bool:
+        """Whether the credential's login is of the identity that this request was sent for."""
+        return self._slate == self._credential.slate
 
     @property
     def host(self) -> bytes:
@@ -177,11 +193,13 @@ class Lease:
 
     def observe(self, update: LimitsUpdate) -> None:
         """Take over the limits that the answer to this request reported."""
-        self._credential.observe(update)
+        if self._is_of_present or update.organization == self._credential.identity:
+            self._credential.observe(update)
 
     def rate_limited(self, until: float, explicit: bool) -> None:
         """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds."""
-        self._credential.rate_limited(until, explicit)
+        if self._is_of_present:
+            self._credential.rate_limited(until, explicit)
 
     @property
     def identity(self) -> str:
@@ -195,15 +213,24 @@ class Lease:
 
     def learn(self, event: Input) -> None:
         """Take over what this request's outcome tells of the credential, also after the lease was closed (F38)."""
-        self._credential.learn(event)
+        if self._is_of_present:
+            self._credential.learn(event)
 
     def sending(self, asked: Combination) -> None:
         """Note that the request is about to be sent."""
-        self._credential.sending(asked)
+        if self._is_of_present:
+            self._credential.sending(asked)
+
+    def gave_up(self, asked: Combination) -> None:
+        """Note that the request came to nothing that tells anything of the credential: another one may go first after
+        a rest."""
+        if self._is_of_present:
+            self._credential.gave_up(asked)
 
     def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
         """Note that the upstream has served the request, which was sent at ``sent_at`` (Unix seconds)."""
-        self._credential.served(asked, sent_at, is_model_request)
+        if self._is_of_present:
+            self._credential.served(asked, sent_at, is_model_request)
 
     def reject(self) -> None:
         """Do not use a remote instance for a while because it refused the request for reasons of its own (spec 4.4)."""

@@ -76,6 +76,8 @@ class Poller(ABC):
         #: How many polls in a row the endpoint has refused for now.
         self._postponements = 0
         self._polling = False
+        #: Whether another poll is to begin when the one in flight is over.
+        self._again = False
         self._poll_result: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._running = False
@@ -134,8 +136,12 @@ class Poller(ABC):
         return self._began
 
     def poll_unless_postponed(self) -> None:
-        """Start a poll now, although none is due, unless the endpoint has asked for a delay. Returns at once."""
+        """Start a poll now, although none is due, unless the endpoint has asked for a delay. Returns at once.
+
+        If a poll is in flight, the new one begins when that is over: it may have asked before the cause came.
+        """
         if self._postponed_until <= self._now():
+            self._again = self._polling
             self.poll()
 
     def reconsider(self) -> None:
@@ -214,6 +220,7 @@ class Poller(ABC):
     def _finished(self, result: Failure | None) -> None:
         self._polling = False
         self._poll_result = None
+        again, self._again = self._again, False
         if isinstance(result, Failure):
             error = result.value
             if isinstance(error, CancelledError):
@@ -226,6 +233,8 @@ class Poller(ABC):
             else:
                 self.log.failure("{tag}: usage poll failed", failure=result, tag=self._tag)
                 self._count("usage poll failed unexpectedly")
+        if again:
+            self.poll_unless_postponed()
         self._arm()
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ccmproxy.http.message import Headers, first_value
 
 _KEY = re.compile(r"[!-~]{1,200}")
+#: As much of another name is looked at (characters).
+LONGEST_UNUSUAL_NAME = 64 * 1024
 
 
 def printable_key(value: str | None) -> str | None:
@@ -24,15 +26,25 @@ def header_key(headers: Headers, *names: bytes) -> str | None:
     return None
 
 
+def unusual_name(value: str | None) -> str:
+    """Return what a provider might repeat of a model's name that is no key (:func:`printable_key`): without runs of
+    white space, and shortened. Empty for names that are keys."""
+    if not value or _KEY.fullmatch(value):
+        return ""
+    return " ".join(value[:LONGEST_UNUSUAL_NAME].split())
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
     """Facts about one request. A fact that could not be determined is None, never an error (spec 4.1).
 
-    ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: number of messages in the
-    request. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself uses
-    OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for requests that
-    cost nothing, e.g. counting tokens. ``operation``: the dialect's name for what is requested, where its facets treat
-    operations differently.
+    ``unusual_model``: the model as the client named it if that name is no key, so that ``model`` is None; empty
+    otherwise. ``session``: the conversation's id. ``agent``: id of a subagent within it. ``messages``: number of
+    messages in the request. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the
+    client itself uses OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False
+    for requests that cost nothing, e.g. counting tokens. ``operation``: the dialect's name for what is requested, where
+    its facets treat operations differently. ``is_opaque``: there is a body, and nothing in it could be read, so that it
+    is not known what a provider may repeat of it.
     """
 
     model: str | None = None
@@ -44,6 +56,13 @@ class RequestFacts:
     client_is_oauth: bool = False
     billable: bool = True
     operation: str | None = None
+    unusual_model: str = ""
+    is_opaque: bool = False
+
+    @property
+    def named_model(self) -> str:
+        """The model as the client named it, for comparisons with what a provider repeats; empty if it named none."""
+        return self.model or self.unusual_model
 
     @property
     def is_for_models(self) -> bool:

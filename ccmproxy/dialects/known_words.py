@@ -109,13 +109,13 @@ def find_words(table: Iterable[KnownWords], status: int, document: object, echo:
     return None
 
 
-def echo_of(head: RequestHead, model: str | None) -> str:
-    """Return what a provider may repeat of a request: its target, its header fields and its model, a line each.
+def echo_of(head: RequestHead, model: str) -> str:
+    """Return what a provider may repeat of a request: its target, its header fields and its ``model``, a line each.
 
     As they came and percent-decoded once and twice, in lower case, with white space as in :func:`find_words`.
     """
     fields = [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in head.headers]
-    said = [head.target.decode("latin-1"), *fields, model or ""]
+    said = [head.target.decode("latin-1"), *fields, model]
     once = [unquote_plus(line) for line in said]
     twice = [unquote_plus(line) for line in once]
     return "\n".join(_plain(line) for line in (*said, *once, *twice))

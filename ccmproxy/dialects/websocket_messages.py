@@ -15,12 +15,14 @@ class ClientFrame:
     """A message of the client.
 
     ``begins_turn``: it requests a response. ``is_warm_up``: it requests a response that costs nothing and has no
-    output. ``model``: None where the message names none.
+    output. ``model``: None where the message names none that can serve as a key; ``unusual_model``: the name it gives
+    instead (:class:`ccmproxy.dialects.facts.RequestFacts`).
     """
 
     begins_turn: bool = False
     is_warm_up: bool = False
     model: str | None = None
+    unusual_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,9 @@ class ILease(Interface):
     def sending(asked: Combination) -> None:
         """Note that the request is about to be sent."""
 
+    def gave_up(asked: Combination) -> None:
+        """Note that the request came to nothing that tells anything of the credential."""
+
     def served(asked: Combination, sent_at: float, is_model_request: bool) -> None:
         """Note that the upstream has served the request, which was sent at ``sent_at`` (Unix seconds)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 #: Until when a used-up account is left alone if the answer names no time (seconds, spec 4.6).
@@ -64,3 +64,10 @@ class Verdict:
     sentence: str = ""
     model: str = ""
     is_revoked: bool = False
+
+    def without_known_words(self) -> Verdict:
+        """Return the verdict on the same answer if its words may be the client's own, so that they prove nothing of the
+        account (spec 12.1)."""
+        if self.kind in (AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED):
+            return replace(self, kind=AnswerKind.DENIED)
+        return self

@@ -47,14 +47,14 @@ class Selection:
 class NoCredential(Exception):
     """No credential can take the request now.
 
-    ``availability``: of the whole provider (spec 8.1). ``rests_until``: when the first of those ends its rest that have
-    room and only rest (Unix seconds, spec 12.2); 0: none does.
+    ``availability``: of the whole provider (spec 8.1). ``free_at``: the earliest known time at which one can, by the
+    end of a rest or the reset of a window (Unix seconds, spec 12.2); 0: none is known.
     """
 
-    def __init__(self, availability: Availability, rests_until: float = 0.0) -> None:
+    def __init__(self, availability: Availability, free_at: float = 0.0) -> None:
         super().__init__(availability.message or availability.reason)
         self.availability = availability
-        self.rests_until = rests_until
+        self.free_at = free_at
 
 
 @dataclass(frozen=True, slots=True)

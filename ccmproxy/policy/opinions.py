@@ -22,6 +22,8 @@ EXTRA_SENDS = 2
 REMEMBERED_TIME = 60.0
 #: As many such findings are remembered.
 MOST_REMEMBERED = 1000
+#: As many models are known to have been served; providers have fewer.
+MOST_SERVED = 256
 #: So many second opinions a caller may cause within so long (seconds).
 MOST_SOUGHT = 6
 SOUGHT_PERIOD = 60.0
@@ -247,6 +249,7 @@ class OpinionMemory:
         self._about_request: OrderedDict[tuple[str, str, str, RefusalClass], float] = OrderedDict()
         self._sought: dict[str, deque[float]] = {}
         self._midway: OrderedDict[tuple[str, str], tuple[Combination, Opinion, float]] = OrderedDict()
+        self._served: OrderedDict[str, None] = OrderedDict()
 
     def may_seek(self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float) -> bool:
         """Whether a refusal of this class may be put to a second opinion at ``now`` (seconds of any clock); counts."""
@@ -266,6 +269,19 @@ class OpinionMemory:
         """Return whether all who were asked have refused the like of it within the last minute."""
         found = self._about_request.get((caller, endpoint, model, refusal))
         return found is not None and 0 <= now - found < REMEMBERED_TIME
+
+    def was_served(self, model: str) -> None:
+        """Note that some account has served a request for ``model``; empty: it named none."""
+        if model in self._served:
+            return
+        self._served[model] = None
+        if len(self._served) > MOST_SERVED:
+            self._served.popitem(last=False)
+
+    def has_served(self, model: str | None) -> bool:
+        """Return whether some account has served ``model``. Nothing is kept for models that nobody serves: clients can
+        make up as many names as they like (spec 12.5)."""
+        return model in self._served
 
     def was_about_request(
         self, caller: str, endpoint: str, model: str, refusal: RefusalClass, now: float

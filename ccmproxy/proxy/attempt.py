@@ -106,8 +106,8 @@ class Attempt:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the request was given to a connection."""
-        return self._call is not None
+        """Whether the request was given to an open connection: before that no upstream has seen anything of it."""
+        return self._call is not None and self._call.connection is not None
 
     def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
         """Send the request. Must be called once; sends nothing if the attempt was interrupted before."""

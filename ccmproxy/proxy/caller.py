@@ -27,13 +27,18 @@ class Caller:
         """Return the credentials whose state this user is shown (spec 8.1)."""
         return [c for c in self.provider.credentials(self.allow_external) if c is not self.own_remote]
 
-    def can_be_served(self, now: float, model: str | None, without: Container[str]) -> bool:
+    def can_be_served(
+        self, now: float, model: str | None, without: Container[str], only_accounts: bool = False
+    ) -> bool:
         """Return whether a credential other than those with the tags ``without`` can serve ``model`` now.
 
-        ``now`` in Unix seconds; ``model`` None if the model is not known.
+        ``now`` in Unix seconds; ``model`` None if the model is not known. ``only_accounts``: no key and no remote
+        instance, whose answers are no evidence (spec 12.1).
         """
         return any(
-            credential.tag not in without and credential.snapshot(now, model).availability.usable
+            credential.tag not in without
+            and credential.snapshot(now, model).availability.usable
+            and not (only_accounts and (credential.is_external or credential.is_api_key))
             for credential in self.provider.credentials(self.allow_external)
         )
 

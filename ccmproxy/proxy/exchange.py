@@ -14,6 +14,7 @@ from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
 from ccmproxy.policy.opinions import (
     Charge,
+    ChargeKind,
     Hearing,
     Opinion,
     RefusalClass,
@@ -214,29 +215,30 @@ class Exchange:
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
         asked, hearing, verdict = self._asked, self._hearing, answer.verdict
+        if verdict.kind is AnswerKind.OK and asked.facts.is_for_models:
+            self._context.opinions.was_served(asked.combination.model)
         if verdict.kind is AnswerKind.OK and self._held is None and hearing.first is None:
             # The usual case, in which there is nothing to find out.
             self._deliver(answer)
             return True
+        if verdict.kind is AnswerKind.MODEL_REFUSED and self._is_refused_by_all():
+            self._drop_held()
+            self._held = answer
+            self._deliver_held()
+            return True
         if hearing.begins_with(verdict.kind) and (refusal := class_of(verdict.kind)) is not None:
-            may_seek = not self._waits_here(answer) and asked.another_can(answer.lease.tag)
-            hearing.may_seek = may_seek and self._context.opinions.may_seek(
-                *self._kind_of_refusal(refusal), self._context.clock.seconds()
-            )
+            hearing.may_seek = not self._waits_here(answer) and self._may_seek(answer.lease.tag, refusal)
         ruling = hearing.heard(
             Opinion(answer.lease.tag, verdict, answer.lease.identity, answer.lease.is_account)
         )
         self._charge()
         if ruling is Ruling.DELIVER:
-            if self._held is not None and self._held is not answer:
-                self._held.drop(LeaseOutcome.REFUSED)
-            self._held = None
+            self._drop_held()
             self._deliver(answer)
             return True
         is_first = hearing.first is not None and hearing.first.tag == answer.lease.tag
         if is_first or (self._held is None and verdict.kind is AnswerKind.REMOTE_BUSY):
-            if self._held is not None:
-                self._held.drop(LeaseOutcome.REFUSED)
+            self._drop_held()
             self._held = answer
         else:
             answer.drop(LeaseOutcome.REFUSED)
@@ -244,6 +246,30 @@ class Exchange:
             self._deliver_held()
             return True
         return False
+
+    def _may_seek(self, tag: str, refusal: RefusalClass) -> bool:
+        """Whether others are asked after a refusal by ``tag``.
+
+        Only accounts give second opinions, and only these are counted: where a key or a remote takes over, nobody is
+        asked what it says of the refusal (spec 12.1).
+        """
+        asked, opinions = self._asked, self._context.opinions
+        kind, now = self._kind_of_refusal(refusal), self._context.clock.seconds()
+        if asked.another_can(tag, only_accounts=True):
+            return opinions.may_seek(*kind, now)
+        return asked.another_can(tag) and not opinions.is_about_request(*kind, now)
+
+    def _drop_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.drop(LeaseOutcome.REFUSED)
+
+    def _is_refused_by_all(self) -> bool:
+        """Whether nobody has ever served the model, and all have refused it to this caller within the last minute."""
+        opinions, kind = self._context.opinions, self._kind_of_refusal(RefusalClass.DENIED)
+        return not opinions.has_served(self._asked.combination.model) and opinions.is_about_request(
+            *kind, self._context.clock.seconds()
+        )
 
     def _waits_here(self, answer: Answer) -> bool:
         """Whether a warm session is better told a short wait than moved to where nothing of it is known (spec 12.2)."""
@@ -259,12 +285,21 @@ class Exchange:
         return context.told.may_tell(asked.caller.name, asked.facts.session, context.clock.seconds())
 
     def _charge(self) -> None:
-        """Let the credentials learn what is charged to them so far."""
+        """Let the credentials learn what is charged to them so far.
+
+        That an account may not use a model is kept for models that some account serves, so it may have to wait for the
+        end of the request (spec 12.5).
+        """
         asked = self._asked
+        is_served = self._context.opinions.has_served(asked.combination.model)
         charges: list[Charge] = self._hearing.charges
+        waiting: list[Charge] = []
         for charge in charges:
-            self._leases[charge.tag].learn(input_of(charge, asked.combination, asked.caller.name))
-        charges.clear()
+            if charge.kind is ChargeKind.MODEL and not is_served:
+                waiting.append(charge)
+            else:
+                self._leases[charge.tag].learn(input_of(charge, asked.combination, asked.caller.name))
+        charges[:] = waiting
 
     # Answers
 
@@ -285,6 +320,9 @@ class Exchange:
         asked, context, verdict = self._asked, self._context, held.verdict
         if (about := self._hearing.about) is not None:
             context.opinions.was_about_request(*self._kind_of_refusal(about), context.clock.seconds())
+        elif verdict.kind is AnswerKind.MODEL_REFUSED:
+            kind = self._kind_of_refusal(RefusalClass.DENIED)
+            context.opinions.was_about_request(*kind, context.clock.seconds())
         elif not self._is_about_request(verdict) and verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED):
             held.lease.learn(
                 RequestRefused(
@@ -342,7 +380,7 @@ class Exchange:
             self._deliver_held()
             return
         now = context.now()
-        wait = _short_wait(nobody, now)
+        wait = nobody.free_at - now if now < nobody.free_at <= now + LONGEST_SHORT_WAIT else None
         if not self._may_send() and nobody.availability.usable:
             # Others may well serve it, but one request is not sent to all accounts (spec 12.1).
             wait = AGAIN_TIME
@@ -356,13 +394,3 @@ class Exchange:
         aggregate = context.aggregates.aggregate_for(asked.caller)
         head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
         asked.respond(head, body, "rate_limited")
-
-
-def _short_wait(nobody: NoCredential, now: float) -> float | None:
-    """Seconds until the earliest known time at which the provider can serve, if that is soon (spec 12.2); None: it is
-    not, or not known."""
-    moments = [nobody.rests_until]
-    if nobody.availability.state == "rate_limited":
-        moments.append(nobody.availability.reset_at)
-    wait = min((moment - now for moment in moments if moment > now), default=None)
-    return wait if wait is not None and wait <= LONGEST_SHORT_WAIT else None

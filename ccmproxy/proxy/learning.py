@@ -12,6 +12,7 @@ from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.opinions import Opinion
 from ccmproxy.proxy.charges import input_of
 from ccmproxy.proxy.proxied_request import ProxiedRequest
+from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import AccountRefused, ModelDenied
 from ccmproxy.state.limits import LimitsUpdate
 
@@ -27,6 +28,12 @@ def learn_limits(lease: ILease, verdict: Verdict) -> bool:
         case _:
             return False
     return True
+
+
+def asked_for(asked: ProxiedRequest, selection: Selection) -> Combination:
+    """Return what a refusal of the selection may be charged to: a turn within a WebSocket names a model, the request
+    that opened it does not."""
+    return selection.asked if selection.asked is not None else asked.combination
 
 
 def learn_refusal(
@@ -48,8 +55,8 @@ def learn_refusal(
         case AnswerKind.ACCOUNT_REFUSED:
             lease.learn(AccountRefused(verdict.sentence))
         case AnswerKind.MODEL_REFUSED:
-            if selection.model:
-                lease.learn(ModelDenied(selection.model))
+            if asked.context.opinions.has_served(selection.model):
+                lease.learn(ModelDenied(selection.model or ""))
         case AnswerKind.AUTH_FAILED:
             # The present request is lost. The client sends another one, and by then there is a new token.
             recovery = Deferred.fromCoroutine(lease.recover(authorization, asked.caller.name))
@@ -66,7 +73,7 @@ def learn_refusal(
                 asked.context.opinions.was_refused_midway(
                     asked.caller.name,
                     selection.session,
-                    asked.combination,
+                    asked_for(asked, selection),
                     Opinion(lease.tag, verdict, lease.identity, lease.is_account),
                     asked.context.clock.seconds(),
                 )
@@ -80,13 +87,16 @@ def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> 
     It may be the second opinion on a refusal that the session met in mid-stream elsewhere (spec 12.1).
     """
     provider, opinions = asked.caller.provider, asked.context.opinions
+    combination = asked_for(asked, selection)
+    if asked.facts.is_for_models:
+        opinions.was_served(combination.model)
     provider.served(selection, lease.tag)
     if selection.session is None or not opinions.has_midway:
         return
     charge = opinions.served_after(
         asked.caller.name,
         selection.session,
-        asked.combination,
+        combination,
         Opinion(lease.tag, Verdict(AnswerKind.OK), lease.identity, lease.is_account),
         asked.context.clock.seconds(),
     )
@@ -94,4 +104,4 @@ def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> 
         return
     for credential in provider.credentials(asked.caller.allow_external):
         if credential.tag == charge.tag:
-            credential.learn(input_of(charge, asked.combination, asked.caller.name))
+            credential.learn(input_of(charge, combination, asked.caller.name))

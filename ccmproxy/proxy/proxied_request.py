@@ -125,9 +125,11 @@ class ProxiedRequest:
         user_agent = first_value(self.request.head.headers, b"user-agent") or b""
         return waits(self.context.dialect.waiting_clients, user_agent.decode("latin-1"))
 
-    def another_can(self, tag: str) -> bool:
-        """Return whether a credential other than ``tag``, and not yet excluded, could serve the request."""
-        return self.caller.can_be_served(self.context.now(), self.facts.model, {tag, *self.excluded})
+    def another_can(self, tag: str, only_accounts: bool = False) -> bool:
+        """Return whether a credential other than ``tag``, and not yet excluded, could serve the request.
+        ``only_accounts``: no key and no remote instance."""
+        without = {tag, *self.excluded}
+        return self.caller.can_be_served(self.context.now(), self.facts.model, without, only_accounts)
 
     # Answers by the proxy itself
 

@@ -37,7 +37,7 @@ from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.inputs import RequestGaveUp, SocketsRest
+from ccmproxy.state.inputs import SocketsRest
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0
@@ -121,7 +121,6 @@ class Tries:
             except UpstreamError as error:
                 failure = _FAILURES[type(error)]
                 if failure is Failure.NOT_SENT:
-                    asked.sends -= 1
                     self.unreached += clock.seconds() - tried
                 step = after_failure(failure, progress, self.unreached)
                 self._log("no answer", error)
@@ -129,7 +128,7 @@ class Tries:
                     progress.reconnected = True
                     continue
                 return self._end(Step.NEXT if step is Step.AGAIN else step, failure, LeaseOutcome.UNREACHABLE)
-            if answer.verdict.kind is not AnswerKind.AUTH_FAILED:
+            if answer.verdict.kind is not AnswerKind.AUTH_FAILED or asked.is_gone:
                 return answer
             step = after_answer(answer.verdict.kind, progress)
             if step is not Step.RECOVER or not self._may_refresh(answer) or not self._may_send():
@@ -210,19 +209,21 @@ class Tries:
         lease.on_interrupt(partial(self._interrupted, attempt))
         lease.sending(asked.combination)
         sent_at = context.now()
-        self._answering.send(attempt, lease, head, self._body)
         asked.sends += 1
         try:
+            self._answering.send(attempt, lease, head, self._body)
             response = await attempt.answered
-        except BaseException:
-            lease.learn(RequestGaveUp(asked.combination))
+        except BaseException as error:
+            lease.gave_up(asked.combination)
+            if not attempt.is_sent or isinstance(error, RequestNotSent):
+                asked.sends -= 1
             raise
         finally:
             lease.on_interrupt(None)
         verdict = await self._verdict(attempt, response)
         if verdict.kind is not AnswerKind.OK:
             # If it was the first after a rest, others need not wait for it; what is charged for it comes later.
-            lease.learn(RequestGaveUp(asked.combination))
+            lease.gave_up(asked.combination)
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
         lease.observe(dialect.metering.limits_from_headers(response.headers, now))
@@ -246,8 +247,10 @@ class Tries:
         traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
         verdict = traffic.classify(response, None, now, model=facts.model)
         if verdict.kind is AnswerKind.NEEDS_BODY:
-            echo = echo_of(asked.request.head, facts.model)
+            echo = echo_of(asked.request.head, facts.named_model)
             verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)
+            if facts.is_opaque:
+                verdict = verdict.without_known_words()
         elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):
             if asked.another_can(self._lease.tag):
                 verdict = await self._look_at_beginning(attempt, response, verdict)
@@ -262,8 +265,12 @@ class Tries:
             return classify(response, data, now()) is not None
 
         data = await attempt.collect(enough, FIRST_EVENT_TIME)
-        model = asked.facts.model
-        return classify(response, data, now(), echo_of(asked.request.head, model), model) or verdict
+        facts = asked.facts
+        echo = echo_of(asked.request.head, facts.named_model)
+        told = classify(response, data, now(), echo, facts.model)
+        if told is None:
+            return verdict
+        return told.without_known_words() if facts.is_opaque else told
 
     def _interrupted(self, attempt: Attempt, cause: Availability) -> None:
         """Leave only where the request cannot succeed any more and another credential can serve it (spec 12.3).

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ccmproxy.state.durations import format_duration
 from ccmproxy.state.holds import NOTHING_HELD, Holds
@@ -96,6 +96,26 @@ class Shown:
     ever_had_data: bool = False
 
 
+class Refusal(NamedTuple):
+    """A model request that was refused without known words. ``is_busy``: by a 429; ``sentence``: the provider's."""
+
+    caller: str
+    model: str
+    is_busy: bool
+    sentence: str = ""
+
+
+class ModelBlock(NamedTuple):
+    """The window of a model family is used up until ``until``, as an answer said at ``since`` (Unix seconds).
+
+    ``low_polls``: polls in a row since then that show it below 95 %.
+    """
+
+    until: float
+    since: float
+    low_polls: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CredentialState:
     """Everything that is remembered about one credential. It starts as unavailable, as nothing has been read yet.
@@ -104,7 +124,7 @@ class CredentialState:
     windows: another identity starts with a clean slate (spec 12.5).
 
     Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
-    ``model_rejections``: model family -> until when its window is used up. ``organization``: id of the organization
+    ``model_rejections``: model family -> its block. ``organization``: id of the organization
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
     ``delayed``: why the token cannot be refreshed for now, empty if it can be or need not be; ``delayed_until``: when
     that is tried again.
@@ -113,8 +133,8 @@ class CredentialState:
     ``rate_limited_at``: when the present rate limit was last reported. ``low_polls``: polls in a row since then that
     show its window below 95 %. ``sockets_rest_until``: no new WebSocket is opened there before. ``poll_wanted_at``:
     when figures that were not believed, or a refusal that nothing explains, asked for a poll. ``refusals``: which model
-    requests were refused without known words since the account served last, as (caller, model, whether by a 429);
-    ``refusals_at``: when the last one was.
+    requests were refused without known words since the account served last; ``refusals_at``: when the last one was.
+    ``slate``: how often another identity's login has made a clean slate; ``slate_at``: when the last time.
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -129,9 +149,11 @@ class CredentialState:
     holds: Holds = NOTHING_HELD
     refused: Refused | None = None
     last_refused: LastRefused | None = None
-    refusals: tuple[tuple[str, str, bool], ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     refusals_at: float = 0.0
-    model_rejections: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    slate: int = 0
+    slate_at: float = 0.0
+    model_rejections: Mapping[str, ModelBlock] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
     delayed: str = ""
     delayed_until: float = 0.0
@@ -279,7 +301,7 @@ def _full_window(limits: Limits, caps: Caps, now: float) -> Availability | None:
 
 def _closed_model(state: CredentialState, caps: Caps, model: str, now: float) -> Availability | None:
     words = name_words(model)
-    for family, until in state.model_rejections.items():
+    for family, (until, _, _) in state.model_rejections.items():
         if until > now and is_of_family(words, family):
             message = f"{family} window used up until {_moment(until, now)}"
             return Availability("rate_limited", "model_window", message, until)

@@ -5,13 +5,15 @@ Functions from a state to a state; :mod:`ccmproxy.state.transitions` calls them 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from ccmproxy.state import holds, refused
-from ccmproxy.state.availability import CredentialState
+from ccmproxy.state.availability import CredentialState, ModelBlock, Refusal
 from ccmproxy.state.holds import Combination, Holds
 from ccmproxy.state.limits import EMPTY, RESET_JITTER, Limits, LimitsUpdate, Window, is_expired
+from ccmproxy.state.model_names import is_of_family, name_words
 
 #: Refusals that are remembered, to see whether different callers or models meet them.
 MOST_REFUSALS = 8
@@ -33,9 +35,9 @@ def rests(
 ) -> CredentialState:
     """Another account serves what this one refused without data: the combination takes no cold work for a while; the
     account as a whole, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, now, by_model=True, is_busy=True)
+    state, pattern = _noted(state, Refusal(caller, asked.model, True), asked, now, by_model=True)
     changed = holds.rested(state.holds, asked, wait, now)
-    if is_pattern:
+    if pattern is not None:
         changed = holds.rested(changed, None, wait, now)
     return replace(state, holds=changed)
 
@@ -45,9 +47,10 @@ def is_denied(
 ) -> CredentialState:
     """Another account serves what this one refuses: the combination is not sent there for a while; the account is
     refused, if it refused two models or two callers with nothing served in between."""
-    state, is_pattern = _noted(state, asked, caller, now, by_model=True, is_busy=False)
+    refusal = Refusal(caller, asked.model, False, sentence)
+    state, pattern = _noted(state, refusal, asked, now, by_model=True)
     state = replace(state, holds=holds.denied(state.holds, asked, now))
-    return is_refused(state, sentence, now) if is_pattern else state
+    return state if pattern is None else is_refused(state, pattern, now)
 
 
 def may_not_use(state: CredentialState, model: str, now: float) -> CredentialState:
@@ -72,12 +75,13 @@ def was_refused(
 ) -> tuple[CredentialState, bool]:
     """A refusal without known words, on which nobody else was or could be heard. By itself it charges nothing; that
     different callers meet it in a row does. The second: whether a poll may tell more, as with a single caller."""
-    state, is_pattern = _noted(state, asked, caller, now, by_model=False, is_busy=is_busy)
-    if not is_pattern:
+    refusal = Refusal(caller, asked.model, is_busy, sentence)
+    state, pattern = _noted(state, refusal, asked, now, by_model=False)
+    if pattern is None:
         return state, True
     if is_busy:
         return replace(state, holds=holds.rested(state.holds, None, wait, now)), False
-    return is_refused(state, sentence, now), False
+    return is_refused(state, pattern, now), False
 
 
 def request_sent(state: CredentialState, asked: Combination, now: float) -> CredentialState:
@@ -108,6 +112,14 @@ def request_served(
     if known is not None and is_model_request and sent_at > known.since:
         last = refused.LastRefused(known.step, now)
         known = None
+    blocks = state.model_rejections
+    if blocks and is_model_request:
+        words = name_words(asked.model)
+        blocks = {
+            family: block
+            for family, block in blocks.items()
+            if sent_at <= block.since or not is_of_family(words, family)
+        }
     changed = holds.served(state.holds, asked, sent_at, now, is_model_request=is_model_request)
     refusals = () if is_model_request else state.refusals
     if (
@@ -115,30 +127,41 @@ def request_served(
         and known is state.refused
         and changed is state.holds
         and refusals == state.refusals
+        and len(blocks) == len(state.model_rejections)
     ):
         return state
     return replace(
-        state, rate_limited_until=limited, refused=known, last_refused=last, holds=changed, refusals=refusals
+        state,
+        rate_limited_until=limited,
+        refused=known,
+        last_refused=last,
+        holds=changed,
+        refusals=refusals,
+        model_rejections=MappingProxyType(blocks),
     )
 
 
 def _noted(
-    state: CredentialState, asked: Combination, caller: str, now: float, *, by_model: bool, is_busy: bool
-) -> tuple[CredentialState, bool]:
-    """Remember a refusal; the second: whether different callers (or, ``by_model``, models) have met the like in a row.
+    state: CredentialState, refusal: Refusal, asked: Combination, now: float, *, by_model: bool
+) -> tuple[CredentialState, str | None]:
+    """Remember a refusal. If different callers (or, ``by_model``, models) have met the like in a row, the second is
+    what may be said of it to everybody; None if they have not.
 
     Only model requests count: what count_tokens is refused for never touches them (spec 12.2). A 429 and a 403 are not
-    alike.
+    alike. A sentence that only one caller has got may repeat something of that caller's request.
     """
     if not asked.is_model_request:
-        return state, False
+        return state, None
     known = state.refusals if 0 <= now - state.refusals_at < REFUSALS_FORGOTTEN else ()
-    entry = (caller, asked.model, is_busy)
-    kept = (*(each for each in known if each != entry), entry)[-MOST_REFUSALS:]
-    alike = [each for each in kept if each[2] is is_busy]
-    callers = {caller for caller, _, _ in alike}
-    models = {model for _, model, _ in alike}
-    return replace(state, refusals=kept, refusals_at=now), len(callers) > 1 or (by_model and len(models) > 1)
+    kept = (*(each for each in known if each[:3] != refusal[:3]), refusal)[-MOST_REFUSALS:]
+    alike = [each for each in kept if each.is_busy is refusal.is_busy]
+    callers = {each.caller for each in alike}
+    models = {each.model for each in alike}
+    state = replace(state, refusals=kept, refusals_at=now)
+    if len(callers) < 2 and not (by_model and len(models) > 1):
+        return state, None
+    same = {each.caller for each in alike if each.sentence == refusal.sentence}
+    return state, refusal.sentence if len(same) > 1 else ""
 
 
 # Polls ----------------------------------------------------------------------------------------------------------
@@ -147,12 +170,14 @@ def _noted(
 def polled(
     state: CredentialState, update: LimitsUpdate, began: float, caps: tuple[float, float], now: float
 ) -> CredentialState:
-    """What a successful poll that was sent at ``began`` (Unix seconds) says of a rate limit, and of a refusal.
+    """What a successful poll that was sent at ``began`` (Unix seconds) says of rate limits, and of a refusal.
 
     ``caps``: of the short and the weekly window, percent. To be called before the windows are replaced.
     """
     if state.refused is not None:
         state = replace(state, refused=refused.polled(state.refused, now, is_good=True))
+    if state.model_rejections:
+        state = replace(state, model_rejections=_blocks_after(state.model_rejections, update, began, caps[1]))
     if state.rate_limited_until <= now or began <= state.rate_limited_at:
         return state
     both = zip((update.short, update.weekly), caps, strict=True)
@@ -160,16 +185,41 @@ def polled(
     claimed = [pair for pair in windows if _is_claimed(pair[0], state.rate_limited_until)] or windows
     if not claimed:
         return state
-    below_cap = all((window.utilization or 0.0) < limit for window, limit in claimed)
-    moved = all(abs(window.resets_at - state.rate_limited_until) > RESET_JITTER for window, _ in claimed)
-    if below_cap and moved:
+    low_polls = _low_polls(claimed, state.rate_limited_until, state.low_polls)
+    if low_polls is None:
         return replace(state, rate_limited_until=0.0, low_polls=0)
-    if all((window.utilization or 0.0) < CLEARLY_BELOW for window, _ in claimed):
-        low = state.low_polls + 1
-        if low >= 2:
-            return replace(state, rate_limited_until=0.0, low_polls=0)
-        return replace(state, low_polls=low)
-    return replace(state, low_polls=0)
+    return replace(state, low_polls=low_polls)
+
+
+def _blocks_after(
+    blocks: Mapping[str, ModelBlock], update: LimitsUpdate, began: float, cap: float
+) -> Mapping[str, ModelBlock]:
+    """Return the blocks of model families that a poll leaves. ``cap``: of their windows, percent."""
+    left = {}
+    for family, block in blocks.items():
+        window = update.models.get(family)
+        if window is None or began <= block.since:
+            left[family] = block
+            continue
+        low_polls = _low_polls([(window, cap)], block.until, block.low_polls)
+        if low_polls is not None:
+            left[family] = block._replace(low_polls=low_polls)
+    return MappingProxyType(left)
+
+
+def _low_polls(windows: Sequence[tuple[Window, float]], until: float, low_polls: int) -> int | None:
+    """Return how many polls in a row have shown the windows of a block clearly below their caps; None: the block is
+    over, as the windows have room and another reset than the claimed one, or were clearly below twice (spec 12.5).
+
+    ``windows``: with their caps (percent). ``until``: the end of the block (Unix seconds); ``low_polls``: the number so
+    far.
+    """
+    below_cap = all((window.utilization or 0.0) < cap for window, cap in windows)
+    if below_cap and not any(_is_claimed(window, until) for window, _ in windows):
+        return None
+    if any((window.utilization or 0.0) >= CLEARLY_BELOW for window, _ in windows):
+        return 0
+    return low_polls + 1 if low_polls == 0 else None
 
 
 def poll_wanted(state: CredentialState, last_poll: float, now: float) -> float:
@@ -226,10 +276,12 @@ def are_taken(merged: Limits, update: LimitsUpdate) -> bool:
     )
 
 
-def clean_slate(state: CredentialState) -> CredentialState:
+def clean_slate(state: CredentialState, now: float) -> CredentialState:
     """Another identity's login is in the file: what is known of the last one says nothing of it (spec 12.5)."""
     return replace(
         state,
+        slate=state.slate + 1,
+        slate_at=now,
         limits=Limits(),
         rate_limited_until=0.0,
         rate_limited_at=0.0,

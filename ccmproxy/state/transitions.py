@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from ccmproxy.state import charging, refused
-from ccmproxy.state.availability import Availability, Caps, CredentialState, Shown, availability
+from ccmproxy.state.availability import Availability, Caps, CredentialState, ModelBlock, Shown, availability
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -109,6 +109,9 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
     """Return the state after ``event``, and whether the usage endpoint is to be asked now."""
     known = state.organization
     match event:
+        case PollSucceeded(_, _, None, began) if 0 < began < state.slate_at <= now:
+            # It asked about the last identity.
+            return state, True
         case (
             TokenAvailable(_, organization)
             | HeadersObserved(LimitsUpdate(organization=organization), False)
@@ -117,7 +120,7 @@ def _apply(state: CredentialState, event: Input, now: float, caps: Caps) -> tupl
             # Another identity's login is in the file; a login whose file names none is recognized by its answers.
             # Behind a remote instance many identities answer.
             changed = _changed(
-                replace(charging.clean_slate(state), organization=organization), event, now, caps
+                replace(charging.clean_slate(state, now), organization=organization), event, now, caps
             )
             return changed, not isinstance(event, PollSucceeded)
         case HeadersObserved(update, False, plan_weight) if not charging.is_believed(
@@ -241,7 +244,7 @@ def _learn(
     if update.model_rejections:
         merged_rejections = dict(rejections)
         for family, until in update.model_rejections.items():
-            merged_rejections[family] = _limit(0.0, until, True, now)
+            merged_rejections[family] = ModelBlock(_limit(0.0, until, True, now), now)
         while len(merged_rejections) > MOST_MODELS:
             del merged_rejections[min(merged_rejections, key=merged_rejections.__getitem__)]
         rejections = MappingProxyType(merged_rejections)
@@ -291,8 +294,8 @@ def _lift(state: CredentialState, now: float) -> CredentialState:
         state = replace(state, rate_limited_until=0.0)
     if 0 < state.rejected_until <= now:
         state = replace(state, rejected_until=0.0)
-    if any(until <= now for until in state.model_rejections.values()):
-        lasting = {family: until for family, until in state.model_rejections.items() if until > now}
+    if any(block.until <= now for block in state.model_rejections.values()):
+        lasting = {family: block for family, block in state.model_rejections.items() if block.until > now}
         state = replace(state, model_rejections=MappingProxyType(lasting))
     return state
 

@@ -14,7 +14,8 @@ from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.inputs import AccountRefused, SocketsRest
+from ccmproxy.state.holds import Combination
+from ccmproxy.state.inputs import AccountRefused, Rests, SocketsRest
 from ccmproxy.state.limits import LimitsUpdate, Window
 from ccmproxy.testing.pump import MemoryNetwork
 from tests.credentials.fixtures import NOW, URLS, CredentialTestCase, PlainCredential
@@ -100,6 +101,33 @@ class LeaseTests(CredentialTestCase):
         self.empty()
         self.lease.on_interrupt(self.interrupts.append)
         self.assertEqual(self.interrupts, [])
+
+    def test_knowledge_of_one_identity_never_touches_the_next(self) -> None:
+        """Spec 12.5: what a request learns that was sent for the last identity is not about this one."""
+        account = PlainCredential("a", self.clock)
+        asked = Combination("/v1/messages", "claude-opus-4-5")
+        account.observe(replace(FREE, organization="one"))
+        early = account.lease()
+        before = account.state
+        account.observe(replace(FREE, organization="two"))
+        self.assertEqual((account.slate, account.identity), (1, "two"))
+        late = account.lease()
+        present = account.state
+        for update in (FULL, replace(FULL, organization="one")):
+            early.observe(update)
+        early.rate_limited(NOW + 60, True)
+        early.learn(AccountRefused("disabled"))
+        self.assertEqual(account.state, present)
+        self.assertTrue(account.is_usable())
+        late.learn(Rests(asked, "alice", 30.0))
+        held = account.state
+        early.sending(asked)
+        early.gave_up(asked)
+        early.served(asked, NOW + 1, True)
+        self.assertEqual(account.state, held)
+        early.observe(replace(FULL, organization="two"))
+        self.assertFalse(account.is_usable(), "it names the present identity")
+        self.assertNotEqual(before, present)
 
     def test_callback_that_closes_others(self) -> None:
         """All interrupts are delivered although leases are opened and closed meanwhile."""

@@ -138,6 +138,19 @@ class WhenTests(PollTestCase):
         answer.callback(usage())
         self.assertEqual(self.events(), ["PollSucceeded"])
 
+    def test_asked_for_while_one_is_in_flight(self) -> None:
+        """That may have asked before the cause came: another one follows."""
+        answer: Deferred[Answer] = Deferred()
+        self.upstream.answer("usage", answer)
+        self.start()
+        self.poller.poll_unless_postponed()
+        self.poller.poll_unless_postponed()
+        self.assertEqual(self.polls(), 1)
+        answer.callback(usage())
+        self.assertEqual(self.polls(), 1)
+        self.poller.poll_if_stale()
+        self.assertEqual((self.polls(), self.events()), (0, ["PollSucceeded"] * 2))
+
     def test_forced(self) -> None:
         self.start()
         self.poller.poll()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.dialects.facts import RequestFacts, header_key
+from ccmproxy.dialects.facts import (
+    LONGEST_UNUSUAL_NAME,
+    RequestFacts,
+    header_key,
+    printable_key,
+    unusual_name,
+)
 from ccmproxy.http.message import Headers
 
 
@@ -25,6 +31,20 @@ class RequestFactsTests(SynchronousTestCase):
     def test_frozen(self) -> None:
         with self.assertRaises(AttributeError):
             RequestFacts().model = "other"  # type: ignore[misc]
+
+    def test_the_model_as_it_was_named(self) -> None:
+        for name, model, unusual in (
+            ("m", "m", ""),
+            ("two  words\n", None, "two words"),
+            ("x" * 201, None, "x" * 201),
+            ("", None, ""),
+            (None, None, ""),
+            (" " * 2 * LONGEST_UNUSUAL_NAME, None, ""),
+        ):
+            facts = RequestFacts(model=printable_key(name), unusual_model=unusual_name(name))
+            self.assertEqual((facts.model, facts.unusual_model), (model, unusual))
+            self.assertEqual(facts.named_model, model or unusual)
+        self.assertEqual(len(unusual_name("x" * 2 * LONGEST_UNUSUAL_NAME)), LONGEST_UNUSUAL_NAME)
 
 
 class KeyTests(SynchronousTestCase):

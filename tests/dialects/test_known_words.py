@@ -137,13 +137,13 @@ class EchoTests(SynchronousTestCase):
         )
         raw = said.encode()
         for head, model in (
-            (RequestHead(b"GET", b"/v1?x=" + quote(said).encode()), None),
-            (RequestHead(b"GET", b"/v1/" + quote_plus(said).encode()), None),
-            (RequestHead(b"GET", b"/v1/" + quote(quote(said)).encode()), None),
-            (RequestHead(b"GET", b"/v1/" + raw), None),
-            (RequestHead(b"GET", b"/v1", [(b"x-app", b"more " + raw + b" more")]), None),
-            (RequestHead(b"GET", b"/v1", [(b"user-agent", quote(said).encode())]), None),
-            (RequestHead(b"GET", b"/v1", [(raw.replace(b" ", b"_"), b"v"), (b"a", raw)]), None),
+            (RequestHead(b"GET", b"/v1?x=" + quote(said).encode()), ""),
+            (RequestHead(b"GET", b"/v1/" + quote_plus(said).encode()), ""),
+            (RequestHead(b"GET", b"/v1/" + quote(quote(said)).encode()), ""),
+            (RequestHead(b"GET", b"/v1/" + raw), ""),
+            (RequestHead(b"GET", b"/v1", [(b"x-app", b"more " + raw + b" more")]), ""),
+            (RequestHead(b"GET", b"/v1", [(b"user-agent", quote(said).encode())]), ""),
+            (RequestHead(b"GET", b"/v1", [(raw.replace(b" ", b"_"), b"v"), (b"a", raw)]), ""),
             (RequestHead(b"GET", b"/v1"), f"model {said}"),
         ):
             self.assertIsNone(find_words((known,), status, document, echo_of(head, model)), (head, model))
@@ -158,7 +158,7 @@ class EchoTests(SynchronousTestCase):
         st.binary(max_size=40), st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=20)), max_size=3)
     )
     def test_any_request_has_an_echo(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        echo_of(RequestHead(b"POST", target, headers), None)
+        echo_of(RequestHead(b"POST", target, headers), "")
 
 
 class SentenceTests(SynchronousTestCase):

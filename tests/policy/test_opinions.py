@@ -10,6 +10,7 @@ from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.opinions import (
     MOST_ASKED,
     MOST_REMEMBERED,
+    MOST_SERVED,
     MOST_SOUGHT,
     REMEMBERED_TIME,
     SOUGHT_PERIOD,
@@ -342,6 +343,18 @@ class MemoryTests(SynchronousTestCase):
         for now in (0.0, 30.0):
             self.memory.was_about_request("alice", "/m", "o", RefusalClass.BUSY, now)
         self.assertFalse(self.may(89.0))
+
+    def test_models_that_are_served(self) -> None:
+        self.assertFalse(self.memory.has_served("m0"))
+        for number in range(MOST_SERVED):
+            self.memory.was_served(f"m{number}")
+            self.memory.was_served(f"m{number}")
+        self.assertTrue(self.memory.has_served("m0"))
+        self.assertFalse(self.memory.has_served(None))
+        self.memory.was_served("one more")
+        self.assertEqual(
+            [self.memory.has_served(each) for each in ("m0", "m1", "one more")], [False, True, True]
+        )
 
     def test_six_a_minute_for_a_caller(self) -> None:
         self.assertEqual([self.may(float(now)) for now in range(8)], [True] * MOST_SOUGHT + [False] * 2)

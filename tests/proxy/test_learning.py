@@ -12,7 +12,7 @@ from tests.proxy.manual_upstream import START, TEXT, event
 from tests.proxy.raw_upstream import http_response
 from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream
 from tests.proxy.test_codex import only, request
-from tests.proxy.websocket.scene import CREATE, CREATED, DELTA, SECRET, Scene
+from tests.proxy.websocket.scene import COMPLETED, CREATE, CREATED, DELTA, SECRET, Scene
 from tests.proxy.websocket.scene import event as message
 
 SONNET = "claude-sonnet-4-5"
@@ -219,3 +219,26 @@ class WebSocketTests(SynchronousTestCase):
         self.assertFalse(scene.accounts[0].is_usable())
         scene.open(("session-id", "s"))
         self.assertEqual(scene.upstream.field("authorization"), f"Bearer {SECRET}b".encode())
+
+    def test_a_turn_is_charged_to_its_model(self) -> None:
+        """The handshake names none. Once another account has served the like, the model rests, and others do not."""
+        scene = Scene(self, accounts=2)
+        client = scene.open(("session-id", "s"))
+        client.say(CREATE)
+        scene.settle()
+        refusal = message(
+            "response.failed", response={"error": {"code": "rate_limit_exceeded", "message": "no"}}
+        )
+        for said in (CREATED, DELTA, refusal):
+            scene.upstream.say(said)
+        scene.settle()
+        self.assertTrue(scene.accounts[0].state.holds.is_empty)
+        again = scene.open(("session-id", "s"))
+        self.assertEqual(scene.upstream.field("authorization"), f"Bearer {SECRET}b".encode())
+        again.say(CREATE)
+        scene.settle()
+        for said in (CREATED, DELTA, COMPLETED):
+            scene.upstream.say(said)
+        scene.settle()
+        (held,) = scene.accounts[0].state.holds.combinations
+        self.assertEqual((held.endpoint, held.model), ("/v1/responses", "gpt-5.4"))

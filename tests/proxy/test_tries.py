@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.state.holds import DENIED_TIME
-from ccmproxy.state.inputs import TokenUnavailable
+from ccmproxy.state.inputs import TokenAvailable, TokenUnavailable
 from tests.conversation import TOKEN, Response
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import event
@@ -363,6 +365,44 @@ class RefusedAccountTests(TriesCase):
         for account in world.accounts:
             self.assertIsNone(account.state.refused)
 
+    def test_a_model_whose_name_is_a_sentence(self) -> None:
+        """A model of any characters is what the client has sent, whatever spaces the provider makes of them."""
+        for model in (DISABLED_WORDS, "This  organization\nhas been disabled.", "x" * 300 + DISABLED_WORDS):
+            self.begin()
+            self.upstream.scripts = dict.fromkeys(("a1", "a2"), DISABLED)
+            self.assert_refused(["a1", "a2"], 403, DISABLED_WORDS, "s", model=model)
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_a_body_that_cannot_be_read(self) -> None:
+        """What a provider may repeat of it is not known, so that no words prove anything."""
+        for coding, body in (("", b"{"), ("Content-Encoding: gzip\r\n", gzip.compress(b'{"model": "m"}'))):
+            self.begin()
+            self.upstream.scripts = dict.fromkeys(("a1", "a2"), DISABLED)
+            head = (
+                "POST /v1/messages HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\n"
+                f"Authorization: Bearer {TOKEN}\r\n{coding}Content-Length: {len(body)}\r\n\r\n"
+            )
+            response = only(self.world.send(head.encode() + body))
+            self.assertEqual((response.status, self.upstream.asked()), (403, ["a1", "a2"]))
+            self.assert_nobody_charged()
+            self.world.close()
+
+    def test_codex_and_models_that_nobody_serves(self) -> None:
+        """Clients can make up as many as they like: nothing is kept of them, and for a minute the like is sent once
+        (spec 12.5)."""
+        world = CodexPoolWorld(self)
+        for number in range(40):
+            words = f"The 'm{number}' model is not supported when using Codex with a ChatGPT account."
+            said = http_response(400, body=json.dumps({"detail": words}).encode())
+            world.upstream_says.scripts = {"a1": said, "a2": said}
+            for times in (2, 1):
+                response = only(world.send(request("hello", model=f"m{number}")))
+                self.assertEqual((response.status, response.json()), (400, {"detail": words}))
+                self.assertEqual(len(world.upstream_says.asked()), times, number)
+        for account in world.accounts:
+            self.assertTrue(account.state.holds.is_empty)
+
     def test_codex_and_a_model_that_is_not_for_the_account(self) -> None:
         world = CodexPoolWorld(self)
         words = b"The 'gpt-5.4' model is not supported when using Codex with a ChatGPT account."
@@ -497,6 +537,16 @@ class ShortWaitTests(TriesCase):
         self.assertIsNone(response.header("retry-after"))
         self.assertEqual(self.status(), "rate_limited")
 
+    def test_a_reset_that_is_nearer_than_a_rest(self) -> None:
+        self.begin(3, strategy="fallback")
+        self.scripts["a1"] = refusal(429, "slow down", ("Retry-After", "50"))
+        self.assert_served_by(["a1", "a2"], "s")
+        self.world.exhaust("a2", resets_in=20.0)
+        self.world.exhaust("a3", resets_in=3600.0)
+        response = self.world.answer(session="t")
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "busy"))
+        self.assertIn(int(response.header("retry-after") or 0), range(20, 27))
+
     def test_rests(self) -> None:
         """They are waits too: nobody is told that all is used up while accounts merely rest."""
         self.begin(3, strategy="fallback")
@@ -601,6 +651,35 @@ class NumberOfSendsTests(TriesCase):
             self.assertLessEqual(len(self.upstream.asked()), min(accounts + 2, 8))
             self.assertLessEqual(len(self.refused()), 1)
             self.world.close()
+
+
+class CountingTests(TriesCase):
+    """What counts as a second opinion, and as a send (spec 12.1)."""
+
+    def test_where_only_a_key_can_answer_no_opinion_is_counted(self) -> None:
+        key = "      - {tag: key, api_key: KEY}\n"
+        self.begin(2, members=("a1", "key", "a2"), more_credentials=key, strategy="fallback")
+        self.scripts["a1"], self.scripts["key"] = BUSY, SERVED
+        self.world.accounts[1]._apply(TokenUnavailable("logged out"))
+        for number in range(10):
+            self.assert_served_by(["a1", "key"], model=f"claude-opus-4-{number}")
+        account = self.world.accounts[1]
+        account._apply(TokenAvailable(1.0))
+        self.scripts["a1"] = FORBIDDEN
+        self.assert_served_by(["a1", "a2"], model="claude-opus-5")
+
+    def test_the_client_goes_while_a_refusal_is_read(self) -> None:
+        """Nobody needs another token then."""
+        self.begin(1)
+        self.scripts["a1"] = UNAUTHORIZED[: UNAUTHORIZED.index(b"\r\n\r\n") + 10]
+        client = self.world.ask(session="s")
+        assert client.transport is not None
+        client.transport.loseConnection()
+        self.world.network.flush()
+        self.world.network.advance(15)
+        self.assertEqual(self.upstream.asked(), ["a1"])
+        self.assertEqual(self.world.logins[0].counters.refreshes, 0)
+        self.assertEqual(self.world.accounts[0].in_flight, 0)
 
 
 class InterruptTests(TriesCase):

@@ -125,8 +125,23 @@ class PatternTests(SynchronousTestCase):
 
     def test_the_sentence_is_shown(self) -> None:
         credential = Credential()
-        credential.give(Denied(OPUS, "alice", "no"), Denied(OPUS, "bob", "not you either"))
-        self.assertIn("not you either", credential.at().message)
+        credential.give(Denied(OPUS, "alice", "not you"), Denied(OPUS, "bob", "not you"))
+        self.assertIn("not you", credential.at().message)
+
+    def test_a_sentence_that_one_caller_has_got_is_not_shown_to_all(self) -> None:
+        """It may repeat something of that caller's request."""
+        for events in (
+            [Denied(OPUS, "alice", "no to my secret"), Denied(OPUS, "bob", "no to my secret too")],
+            [Denied(OPUS, "alice", "no to my secret"), Denied(HAIKU, "alice", "no to my secret")],
+            [
+                RequestRefused(OPUS, "alice", None, "no to my secret"),
+                RequestRefused(OPUS, "bob", None, "no to my secret too"),
+            ],
+        ):
+            credential = Credential()
+            credential.give(*events)
+            self.assertEqual(credential.at().reason, "refused")
+            self.assertNotIn("secret", repr(credential.at()))
 
     def test_bounded(self) -> None:
         credential = Credential()
@@ -302,6 +317,43 @@ class RateLimitTests(SynchronousTestCase):
         credential.give(RequestServed(COUNT, NOW + 10, is_model_request=False), at=NOW + 11)
         self.assertFalse(credential.at(NOW + 11).usable)
 
+    def test_a_model_served_lifts_its_own_window(self) -> None:
+        for asked, sent_at, is_model_request, lifted in (
+            (OPUS, NOW + 10, True, True),
+            (OPUS, NOW, True, False),
+            (HAIKU, NOW + 10, True, False),
+            (COUNT, NOW + 10, False, False),
+        ):
+            credential = Credential()
+            credential.give(HeadersObserved(LimitsUpdate(model_rejections={"opus": self.RESET})))
+            self.assertFalse(credential.at(model=OPUS.model).usable)
+            credential.give(RequestServed(asked, sent_at, is_model_request), at=NOW + 11)
+            self.assertIs(credential.at(NOW + 11, model=OPUS.model).usable, lifted, (asked, sent_at))
+
+    def test_a_poll_lifts_the_window_of_a_model(self) -> None:
+        """As it does for the account: with room and another reset at once, clearly below its cap the second time."""
+        for used, reset, began, lifted in (
+            (98.0, self.RESET + HOUR, NOW + 1, (True, True)),
+            (99.0, self.RESET + HOUR, NOW + 1, (False, False)),
+            (98.0, self.RESET, NOW + 1, (False, False)),
+            (94.0, self.RESET, NOW + 1, (False, True)),
+            (10.0, self.RESET + HOUR, NOW, (False, False)),
+        ):
+            credential = Credential()
+            credential.give(HeadersObserved(LimitsUpdate(model_rejections={"opus": self.RESET})))
+            update = LimitsUpdate(models={"opus": Window(used, reset, WEEKLY_WINDOW)})
+            for expected in lifted:
+                credential.give(PollSucceeded(update, began=began), at=NOW + 120)
+                self.assertIs(not credential.state.model_rejections, expected, (used, reset, began))
+        credential = Credential()
+        credential.give(HeadersObserved(LimitsUpdate(model_rejections={"opus": self.RESET})))
+        for used in (94.0, 96.0, 94.0):
+            update = LimitsUpdate(models={"opus": Window(used, self.RESET, WEEKLY_WINDOW)})
+            credential.give(PollSucceeded(update, began=NOW + 1), at=NOW + 120)
+        self.assertTrue(credential.state.model_rejections)
+        credential.give(PollSucceeded(LimitsUpdate(), began=NOW + 1), at=NOW + 121)
+        self.assertTrue(credential.state.model_rejections, "it says nothing of the model")
+
     def test_headers_that_say_rejected_are_such_a_word_too(self) -> None:
         credential = Credential()
         credential.give(HeadersObserved(replace(said(short=60), rejected_until=self.RESET)))
@@ -475,8 +527,9 @@ class IdentityTests(SynchronousTestCase):
         self.assertTrue(credential.at(model="claude-opus-4-5").usable)
 
     def test_a_clean_slate(self) -> None:
-        state = clean_slate(self.known().state)
+        state = clean_slate(self.known().state, NOW)
         self.assertEqual(state.limits, Limits())
+        self.assertEqual((state.slate, state.slate_at), (1, NOW))
         self.assertEqual((state.last_update, state.poll_wanted_at), (0, 0))
 
     def test_another_login_in_the_file(self) -> None:
@@ -505,6 +558,21 @@ class IdentityTests(SynchronousTestCase):
         credential = self.known()
         self.assertNotIn(Poll(), credential.give(PollSucceeded(answer)))
         self.assert_clean(credential)
+
+    def test_a_poll_that_began_before(self) -> None:
+        """It asked about the last one, so the usage is asked for anew."""
+        credential = self.known()
+        credential.give(TokenAvailable(1.0, "two"), at=NOW + 10)
+        before = credential.state
+        late = PollSucceeded(said(short=50, weekly=60), began=NOW + 9)
+        self.assertEqual(credential.give(late, at=NOW + 11), [Poll()])
+        self.assertEqual(credential.state, before)
+        credential.give(replace(late, began=NOW + 10), at=NOW + 12)
+        self.assertEqual(credential.state.limits.short.utilization, 50)
+        credential = self.known()
+        credential.give(TokenAvailable(1.0, "two"), at=NOW + 10)
+        credential.give(late, at=NOW - HOUR)
+        self.assertEqual(credential.state.limits.short.utilization, 50, "the clock was set back")
 
     def test_behind_a_remote_many_answer(self) -> None:
         credential = self.known()

@@ -123,6 +123,25 @@ class Members:
         ]
         return min((moment for moment in moments if moment > now), default=0.0)
 
+    def free_at(self, selection: Selection, model: str | None, now: float) -> float:
+        """Return the earliest known time at which a member that this user may use can serve the request: the end of a
+        rest, the reset of a window (Unix seconds, spec 12.2); 0: none is known.
+
+        A window that the request itself found used up has a reset, too. When a refused or failed member is asked again
+        is no such time.
+        """
+        moments = []
+        for member in self.credentials(selection.allow_external):
+            if not gives_opinion(selection, member):
+                continue
+            availability = member.snapshot(now, model).availability
+            rest = member.free_at(selection.asked, now) if selection.asked is not None else 0.0
+            if availability.state == "rate_limited":
+                moments.append(max(availability.reset_at, rest) if availability.reset_at else 0.0)
+            elif availability.usable and member.tag not in selection.excluded:
+                moments.append(rest)
+        return min((moment for moment in moments if moment > now), default=0.0)
+
     def denial(self, tag: str, model: str | None, now: float) -> Combination | None:
         """Return ``model`` alone as what is asked for if the account of the member ``tag`` may not use it (spec 12.3);
         None if it may, or the model is not known."""

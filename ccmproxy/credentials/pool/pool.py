@@ -160,7 +160,7 @@ class Pool:
                 self._return(key, selection, assignment, now)
             raise NoCredential(
                 self._members.availability(selection, model, now),
-                self._members.rests_until(selection, model, now),
+                self._members.free_at(selection, model, now),
             )
         choice = self._choose(candidates, now)
         self._recent.add(choice.tag, now)

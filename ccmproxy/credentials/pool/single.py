@@ -56,13 +56,14 @@ class SingleProvider:
         rests_until = self._rests_until(selection, now)
         if allowed and not tried and rests_until:
             raise NoCredential(availability, rests_until)
+        reset = availability.reset_at if availability.state == "rate_limited" else 0.0
         if tried or not allowed or not availability.worth_trying:
             if availability.state == "unavailable":
                 message = f"credential {credential.tag} is unavailable: {availability.message}"
                 availability = replace(availability, message=message)
             elif not allowed:
                 raise NoCredential(Availability("unavailable", "unavailable", NOT_ALLOWED))
-            raise NoCredential(availability)
+            raise NoCredential(availability, reset if reset > now else 0.0)
         self._remember(selection, now)
         return credential.lease()
 

@@ -12,7 +12,7 @@ from ccmproxy.dialects.claude.account_format import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import exhausted_headers
 from ccmproxy.dialects.claude.usage_meters import error_event_type
 from ccmproxy.dialects.claude.verdicts import judge, judge_error_event
-from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
+from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import (
@@ -89,9 +89,10 @@ class ClaudeTraffic:
         """The facts of a request. Those that a malformed body hides are None (spec 4.1)."""
         headers = head.headers
         features = tuple(item.decode("latin-1") for item in list_items(headers, b"anthropic-beta"))
-        parsed = _Body()
+        read = None
         if body.size and first_value(headers, b"content-encoding") is None:
-            parsed = _decode(body.joined())
+            read = _decode(body.joined())
+        parsed = read or _Body()
         return RequestFacts(
             model=printable_key(parsed.model),
             session=header_key(headers, b"x-claude-code-session-id") or _session(parsed.metadata),
@@ -101,6 +102,8 @@ class ClaudeTraffic:
             features=features,
             client_is_oauth=OAUTH_BETA in features,
             billable=head.path.rstrip(b"/").endswith(b"/messages"),
+            unusual_model=unusual_name(parsed.model),
+            is_opaque=body.size > 0 and read is None,
         )
 
     def check(
@@ -228,7 +231,8 @@ class ClaudeTraffic:
         return head.headers
 
 
-def _decode(document: bytes) -> _Body:
+def _decode(document: bytes) -> _Body | None:
+    """Return what can be read of a body; None if it is no JSON object."""
     try:
         return _body_decoder.decode(document)
     except DECODE_ERRORS:
@@ -236,7 +240,7 @@ def _decode(document: bytes) -> _Body:
     try:
         loose = _loose_decoder.decode(document)
     except DECODE_ERRORS:
-        return _Body()
+        return None
     return _Body(model=read_raw(loose.model, text_decoder), metadata=loose.metadata)
 
 

@@ -12,7 +12,7 @@ from zope.interface import implementer
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
 from ccmproxy.dialects.codex.usage_meters import event_failure, event_type
 from ccmproxy.dialects.codex.verdicts import USAGE_LIMIT, judge, judge_event
-from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key
+from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
 from ccmproxy.dialects.json_values import (
     DECODE_ERRORS,
     NO_JSON,
@@ -100,9 +100,11 @@ class CodexTraffic:
         """The facts of a request, compressed or not. Those that a malformed body hides are None (spec 4.1)."""
         headers = head.headers
         operation = head.path.removeprefix(_VERSION + b"/").rstrip(b"/").decode("latin-1")
-        parsed = _Body()
+        read = None
         if body.size and b"json" in (first_value(headers, b"content-type") or b"json").lower():
-            parsed = _decode(decompressed(body.joined(), first_value(headers, b"content-encoding")))
+            read = _decode(decompressed(body.joined(), first_value(headers, b"content-encoding")))
+        parsed = read or _Body()
+        model = read_raw(parsed.model, text_decoder)
         session = header_key(headers, *_SESSION_HEADERS) or printable_key(
             read_raw(parsed.prompt_cache_key, text_decoder)
         )
@@ -110,7 +112,7 @@ class CodexTraffic:
         items = read_raw(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
         return RequestFacts(
-            model=printable_key(read_raw(parsed.model, text_decoder)),
+            model=printable_key(model),
             session=session,
             agent=thread if thread != session else None,
             stream=read_raw(parsed.stream, _flag_decoder),
@@ -118,6 +120,8 @@ class CodexTraffic:
             features=tuple(item.decode("latin-1") for item in features),
             billable=head.method == b"POST" and operation in _BILLABLE,
             operation=operation if operation in _BILLABLE else None,
+            unusual_model=unusual_name(model),
+            is_opaque=body.size > 0 and read is None,
         )
 
     def check(
@@ -252,11 +256,12 @@ class CodexTraffic:
         return [*head.headers, _RELAYED_WAIT]
 
 
-def _decode(document: bytes | None) -> _Body:
+def _decode(document: bytes | None) -> _Body | None:
+    """Return what can be read of a body; None if it is no JSON object."""
     try:
-        return _body_decoder.decode(document) if document else _Body()
+        return _body_decoder.decode(document) if document else None
     except DECODE_ERRORS:
-        return _Body()
+        return None
 
 
 def _own_head(

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from ccmproxy.dialects.codex.metering import RATE_LIMITS, aggregate_event, limits_from_event
 from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type, read_response
 from ccmproxy.dialects.codex.verdicts import SOCKET_LIMIT, event_status, judge_event
-from ccmproxy.dialects.facts import printable_key
+from ccmproxy.dialects.facts import printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.verdicts import in_stream
@@ -90,7 +90,8 @@ class CodexFrames:
         if read_raw(event.type, text_decoder) != "response.create":
             return ClientFrame()
         is_warm_up = bytes(event.generate) == b"false"
-        return ClientFrame(True, is_warm_up, printable_key(read_raw(event.model, text_decoder)))
+        model = read_raw(event.model, text_decoder)
+        return ClientFrame(True, is_warm_up, printable_key(model), unusual_name(model))
 
     def upstream_frame(self, data: bytes, now: float) -> UpstreamFrame:
         """Decode the messages that may carry state, usage or an error; classify all others by their type."""

@@ -15,8 +15,9 @@ from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTu
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
 from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.proxy.learning import learn_refusal, learn_served
+from ccmproxy.proxy.learning import asked_for, learn_refusal, learn_served
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
@@ -42,12 +43,14 @@ CLOSING_ROOM = 1.0
 
 @dataclass(slots=True)
 class Turn:
-    """One request within the connection. ``began``: the clock's seconds. ``output``: its response has begun."""
+    """One request within the connection. ``model``, ``unusual_model``: as in a ClientFrame. ``began``: the clock's
+    seconds. ``output``: its response has begun."""
 
     model: str | None
     is_warm_up: bool
     began: float
     output: bool = False
+    unusual_model: str = ""
 
 
 class WebSocketRelay:
@@ -242,7 +245,8 @@ class WebSocketRelay:
         if self._must_leave(frame):
             self._end(SERVICE_RESTART, b"connect again", "moved", LeaseOutcome.INTERRUPTED)
             return
-        self._turns.append(Turn(frame.model, frame.is_warm_up, self._context.clock.seconds()))
+        began = self._context.clock.seconds()
+        self._turns.append(Turn(frame.model, frame.is_warm_up, began, unusual_model=frame.unusual_model))
         # The upstream's silence counts from the beginning of the turn.
         self.upstream.quiet_ticks = 0
         self.upstream.send(message.data, message.is_text)
@@ -284,8 +288,14 @@ class WebSocketRelay:
         """Note that the upstream has served a turn."""
         context, asked, lease = self._context, self._asked, self._lease
         sent_at = context.now() - (context.clock.seconds() - turn.began)
-        lease.served(asked.combination._replace(model=turn.model or ""), sent_at, True)
-        learn_served(asked, replace(self._selection, model=turn.model), lease)
+        selection = self._selection_of(turn.model)
+        lease.served(asked_for(asked, selection), sent_at, True)
+        learn_served(asked, selection, lease)
+
+    def _selection_of(self, model: str | None) -> Selection:
+        """Return the selection of a turn for ``model``: the handshake names none."""
+        asked = self._asked.combination._replace(model=model or "")
+        return replace(self._selection, model=model, asked=asked)
 
     def _refused(self, verdict: Verdict, refusal: RefusedTurn | None, turn: Turn | None) -> bool:
         """Let the credential learn from a refused turn (spec 12.2, F51). Returns whether it is hidden from the client:
@@ -294,7 +304,8 @@ class WebSocketRelay:
         model = turn.model if turn is not None else None
         if refusal is not None and not (turn is not None and turn.output):
             # It answers the turn as a response would: known words count, unless they are the client's own (spec 12.1).
-            echo = echo_of(asked.request.head, model)
+            named = (model or turn.unusual_model) if turn is not None else ""
+            echo = echo_of(asked.request.head, named)
             verdict = dialect.traffic.classify(refusal.head, refusal.body, now, echo, model)
         used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
         hide = used_up and turn is not None and not turn.output and self._another_can(model)
@@ -303,7 +314,7 @@ class WebSocketRelay:
             self._conclude("moved", LeaseOutcome.REFUSED)
         if refusal is not None:
             self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
-        learn_refusal(asked, replace(self._selection, model=model), self._lease, self._authorization, verdict)
+        learn_refusal(asked, self._selection_of(model), self._lease, self._authorization, verdict)
         if hide:
             self._close_both(SERVICE_RESTART, b"connect again")
         return hide

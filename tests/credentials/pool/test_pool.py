@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
@@ -720,7 +720,7 @@ class RestTests(PoolTestCase):
         error: NoCredential = self.assertRaises(
             NoCredential, pool.select, self.selection(excluded=frozenset("d"))
         )
-        self.assertEqual(error.rests_until, NOW + 20, "not of c, which is used up, nor of d, nor of theirs")
+        self.assertEqual(error.free_at, NOW + 20, "not of c, which is used up, nor of d, nor of theirs")
         self.assertTrue(error.availability.usable)
         self.clock.advance(20)
         self.assertEqual(self.serve(pool, excluded=frozenset("d")), "b")
@@ -732,7 +732,7 @@ class RestTests(PoolTestCase):
         for credential in (a, b):
             self.rest(credential)
         error: NoCredential = self.assertRaises(NoCredential, pool.select, self.selection())
-        self.assertEqual(error.rests_until, NOW + 30)
+        self.assertEqual(error.free_at, NOW + 30)
         self.clock.advance(30)
         self.assertEqual(self.serve(pool), "a", "it was not moved, so that it does not avoid its account")
 
@@ -750,7 +750,7 @@ class RestTests(PoolTestCase):
         first = pool.select(self.selection("first"))
         a.sending(ASKED)
         error: NoCredential = self.assertRaises(NoCredential, pool.select, self.selection("second"))
-        self.assertEqual(error.rests_until, NOW + 10 + PROBE_WAIT)
+        self.assertEqual(error.free_at, NOW + 10 + PROBE_WAIT)
         self.clock.advance(1)
         a.served(ASKED, NOW + 10, True)
         first.close(LeaseOutcome.SERVED)
@@ -873,7 +873,7 @@ class RestTests(PoolTestCase):
         self.rest(key)
         selection = self.selection(None, excluded=frozenset("a"), allow_external=True, only_accounts=True)
         error: NoCredential = self.assertRaises(NoCredential, pool.select, selection)
-        self.assertEqual(error.rests_until, 0)
+        self.assertEqual(error.free_at, 0)
 
     def test_only_accounts_and_a_session_that_is_at_none(self) -> None:
         """Another request of the session may have moved it to a remote meanwhile, where it stays if no account is
@@ -881,10 +881,9 @@ class RestTests(PoolTestCase):
         a, b, theirs = self.credential("a", 50), self.credential("b", 90), self.credential("t", external=True)
         pool = self.pool([a, b, theirs])
         self.assertEqual(self.serve(pool, allow_external=True), "t")
-        wanted = {"allow_external": True, "only_accounts": True}
-        refusal = self.assertRaises(
-            NoCredential, pool.select, self.selection(excluded=frozenset("ab"), **wanted)
-        )
+        wanted: dict[str, Any] = {"allow_external": True, "only_accounts": True}
+        nobody = self.selection(excluded=frozenset("ab"), **wanted)
+        refusal: NoCredential = self.assertRaises(NoCredential, pool.select, nobody)
         self.assertTrue(refusal.availability.usable)
         self.assertEqual([each.credential for _, each in pool.sessions("alice")], ["t"])
         self.assertEqual(self.serve(pool, excluded=frozenset("a"), **wanted), "b")

@@ -192,7 +192,7 @@ class PoolMachine(RuleBasedStateMachine):
             lease = self.pool.select(selection)
         except NoCredential as refusal:
             assert not takes, takes
-            assert refusal.rests_until > now or all(each.free_at(ASKED, now) for each in fit), fit
+            assert refusal.free_at > now or all(each.free_at(ASKED, now) for each in fit), fit
             return
         self.take(lease)
         assert lease.tag in takes or (not takes and lease.tag in {each.tag for each in fit})

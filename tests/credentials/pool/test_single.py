@@ -97,7 +97,7 @@ class SingleProviderTests(CredentialTestCase):
         error: NoCredential = self.assertRaises(
             NoCredential, self.provider.select, Selection(session="cold", asked=asked)
         )
-        self.assertEqual(error.rests_until, NOW + 20)
+        self.assertEqual(error.free_at, NOW + 20)
         self.assertTrue(error.availability.usable)
         self.assertFalse(self.provider.is_warm(Selection(session="cold", asked=asked), "key"))
         self.provider.select(warm).close(LeaseOutcome.SERVED)
@@ -118,7 +118,7 @@ class SingleProviderTests(CredentialTestCase):
         self.account.learn(AccountRefused("This organization has been disabled."))
         error: NoCredential = self.assertRaises(NoCredential, self.provider.select, Selection(asked=asked))
         self.assertIn("This organization has been disabled.", str(error))
-        self.assertEqual(error.rests_until, 0)
+        self.assertEqual(error.free_at, 0)
         self.clock.advance(60)
         self.provider.select(Selection(asked=asked)).close(LeaseOutcome.REFUSED)
         self.account.sending(asked)

@@ -93,19 +93,21 @@ class InspectTests(SynchronousTestCase):
             {"model": "m", "messages": "no list", "metadata": {"user_id": "_session_s"}, "stream": 1}
         )
         self.assertEqual((facts.model, facts.session, facts.messages, facts.stream), ("m", "s", None, None))
-        self.assertEqual(inspect({"model": 5, "metadata": {"user_id": "_session_s"}}).session, "s")
+        facts = inspect({"model": 5, "metadata": {"user_id": "_session_s"}})
+        self.assertEqual((facts.session, facts.is_opaque), ("s", False))
         self.assertIsNone(inspect({"model": 5}).model)
 
     def test_bodies_that_are_not_understood(self) -> None:
         deep = b'{"messages": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
         huge = b'{"model": "m", "max_tokens": ' + b"9" * 100_000 + b"}"
         for body in (b"", b"not json", b"[]", b"5", b'"a"', b"\xff", b'{"model":', deep, b"[" * 200_000):
-            self.assertEqual(inspect(body), RequestFacts(), body[:20])
+            self.assertEqual(inspect(body), RequestFacts(is_opaque=body != b""), body[:20])
         self.assertEqual(inspect(huge).model, "m")
         self.assertEqual(inspect(b'{"model": "a", "model": "b"}').model, "b")
 
     def test_a_compressed_body_is_not_looked_into(self) -> None:
-        self.assertIsNone(inspect({"model": "m"}, (b"content-encoding", b"gzip")).model)
+        facts = inspect({"model": "m"}, (b"content-encoding", b"gzip"))
+        self.assertEqual((facts.model, facts.is_opaque), (None, True))
 
     def test_counting_tokens_costs_nothing(self) -> None:
         self.assertTrue(inspect({}).billable)
@@ -267,7 +269,7 @@ class ClassifyTests(SynchronousTestCase):
 
     def test_an_echoed_word_refuses_no_account(self) -> None:
         words = "This organization has been disabled."
-        echo = echo_of(RequestHead(b"POST", b"/v1/messages", [(b"x-app", words.encode())]), None)
+        echo = echo_of(RequestHead(b"POST", b"/v1/messages", [(b"x-app", words.encode())]), "")
         self.assertIs(verdict(403, error_body(words), echo).kind, AnswerKind.DENIED)
         self.assertIs(verdict(400, error_body(words), echo).kind, AnswerKind.CLIENT_ERROR)
 

@@ -102,8 +102,10 @@ class InspectTests(SynchronousTestCase):
     def test_bodies_that_are_not_understood(self) -> None:
         deep = b'{"input": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
         for body in (b"", b"no json", b"[]", b"5", b"\xff", b'{"model":', deep, b"[" * 200_000):
-            self.assertEqual(inspect(body), RequestFacts(operation="responses"), body[:20])
-        self.assertIsNone(inspect({"model": "m"}, (b"content-type", b"multipart/form-data")).model)
+            expected = RequestFacts(operation="responses", is_opaque=body != b"")
+            self.assertEqual(inspect(body), expected, body[:20])
+        facts = inspect({"model": "m"}, (b"content-type", b"multipart/form-data"))
+        self.assertEqual((facts.model, facts.is_opaque), (None, True))
 
     @given(st.binary(max_size=200), st.sampled_from([b"zstd", b"gzip", b"identity"]), st.binary(max_size=20))
     def test_never_raises(self, body: bytes, coding: bytes, header: bytes) -> None:

@@ -69,7 +69,8 @@ class ClientTests(SynchronousTestCase):
             ClientFrame(True, False, None),
         )
         self.assertEqual(
-            FRAMES.client_frame(message(type="response.create", model="line\nbreak")), ClientFrame(True)
+            FRAMES.client_frame(message(type="response.create", model="line\nbreak")),
+            ClientFrame(True, unusual_model="line break"),
         )
 
     @given(st.binary(max_size=200))

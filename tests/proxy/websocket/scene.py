@@ -249,6 +249,15 @@ class _Login:
         return False
 
 
+class FixedLogin(KeyAccount):
+    """An account whose token never changes, and whose answers are opinions as those of a login are."""
+
+    @property
+    def is_api_key(self) -> bool:
+        """It counts as a login."""
+        return False
+
+
 class Scene:
     """Accounts ``a``, ``b``, … behind one upstream. ``upstreams``: the connections made to it, oldest first.
 
@@ -263,8 +272,10 @@ class Scene:
         dialect: Dialect = CODEX,
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         plans: Sequence[str] = (),
+        kind: type[KeyAccount] = KeyAccount,
     ) -> None:
-        """``plans``: use ChatGPT logins with these plans at the simulator, instead of keys at the test's upstream."""
+        """``plans``: use ChatGPT logins with these plans at the simulator, instead of keys at the test's upstream.
+        ``kind``: what stands for an account there."""
         self.case = case
         self.clock = Clock()
         self.clock.advance(START)
@@ -286,7 +297,7 @@ class Scene:
                 self.accounts.append(self._login(tag, document, pool, dialect))
             else:
                 upstream = upstream_of(ORIGIN, pool)
-                self.accounts.append(KeyAccount(tag, ApiKey(f"{SECRET}{tag}"), upstream, self.clock))
+                self.accounts.append(kind(tag, ApiKey(f"{SECRET}{tag}"), upstream, self.clock))
         for account in self.accounts:
             account.start()
         self.settle()
