@@ -12,7 +12,7 @@ from tests.proxy.manual_upstream import START, TEXT, event
 from tests.proxy.raw_upstream import http_response
 from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream
 from tests.proxy.test_codex import only, request
-from tests.proxy.websocket.scene import COMPLETED, CREATE, CREATED, DELTA, SECRET, Scene
+from tests.proxy.websocket.scene import COMPLETED, CREATE, CREATED, DELTA, SECRET, FixedLogin, Scene
 from tests.proxy.websocket.scene import event as message
 
 SONNET = "claude-sonnet-4-5"
@@ -222,7 +222,7 @@ class WebSocketTests(SynchronousTestCase):
 
     def test_a_turn_is_charged_to_its_model(self) -> None:
         """The handshake names none. Once another account has served the like, the model rests, and others do not."""
-        scene = Scene(self, accounts=2)
+        scene = Scene(self, accounts=2, kind=FixedLogin)
         client = scene.open(("session-id", "s"))
         client.say(CREATE)
         scene.settle()
