@@ -96,6 +96,10 @@ class Shown:
     ever_had_data: bool = False
 
 
+#: So long after no file holds a login any more, what is known of its identity is dropped (seconds, spec 12.5).
+GONE_TIME = 86400.0
+
+
 class Refusal(NamedTuple):
     """A model request that was refused without known words. ``is_busy``: by a 429; ``sentence``: the provider's."""
 
@@ -135,6 +139,7 @@ class CredentialState:
     when figures that were not believed, or a refusal that nothing explains, asked for a poll. ``refusals``: which model
     requests were refused without known words since the account served last; ``refusals_at``: when the last one was.
     ``slate``: how often another identity's login has made a clean slate; ``slate_at``: when the last time.
+    ``gone_at``: since when no file holds a login.
     """
 
     unavailable: str | None = "credential not loaded yet"
@@ -153,6 +158,7 @@ class CredentialState:
     refusals_at: float = 0.0
     slate: int = 0
     slate_at: float = 0.0
+    gone_at: float = 0.0
     model_rejections: Mapping[str, ModelBlock] = field(default_factory=lambda: MappingProxyType({}))
     poll_failures: int = 0
     delayed: str = ""
@@ -262,6 +268,7 @@ def next_change(state: CredentialState, caps: Caps, now: float) -> float | None:
         state.refused.next_at if state.refused is not None else 0.0,
         state.limits.short.resets_at,
         state.limits.weekly.resets_at,
+        state.gone_at + GONE_TIME if state.gone_at else 0.0,
     )
     return min((moment for moment in moments if moment > now), default=None)
 

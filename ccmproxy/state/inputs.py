@@ -25,10 +25,11 @@ class TokenAvailable:
 @dataclass(frozen=True, slots=True)
 class TokenUnavailable:
     """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
-    progress cannot succeed either."""
+    progress cannot succeed either. ``is_gone``: no file holds a login any more."""
 
     message: str
     ends_requests: bool = True
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,15 @@ from types import MappingProxyType
 from typing import assert_never
 
 from ccmproxy.state import charging, refused
-from ccmproxy.state.availability import Availability, Caps, CredentialState, ModelBlock, Shown, availability
+from ccmproxy.state.availability import (
+    GONE_TIME,
+    Availability,
+    Caps,
+    CredentialState,
+    ModelBlock,
+    Shown,
+    availability,
+)
 from ccmproxy.state.inputs import (
     AccountRefused,
     Denied,
@@ -152,13 +160,15 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
                 state,
                 unavailable=None,
                 is_leaving=False,
+                gone_at=0.0,
                 delayed="",
                 delayed_until=0.0,
                 plan_weight=_weight(plan_weight, state),
                 organization=organization or state.organization,
             )
-        case TokenUnavailable(message, ends_requests):
-            return replace(state, unavailable=message, is_leaving=not ends_requests)
+        case TokenUnavailable(message, ends_requests, is_gone):
+            gone_at = (state.gone_at or now) if is_gone else 0.0
+            return replace(state, unavailable=message, is_leaving=not ends_requests, gone_at=gone_at)
         case TokenDelayed(message, until):
             return replace(state, delayed=message, delayed_until=_end(until, now, 0.0))
         case HeadersObserved(update, is_aggregate, plan_weight):
@@ -288,6 +298,8 @@ def _weight(weight: float, state: CredentialState) -> float:
 
 def _lift(state: CredentialState, now: float) -> CredentialState:
     """Remove what has expired permanently, so that a clock that is set back does not restore it."""
+    if 0 < state.gone_at <= now - GONE_TIME:
+        state = replace(charging.clean_slate(state, now), organization="", gone_at=0.0)
     if 0 < state.sockets_rest_until <= now:
         state = replace(state, sockets_rest_until=0.0)
     if 0 < state.rate_limited_until <= now:

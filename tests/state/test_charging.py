@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.state.availability import CredentialState, snapshot
+from ccmproxy.state.availability import CredentialState, next_change, snapshot
 from ccmproxy.state.charging import (
     FIRST_LOOK,
     MOST_REFUSALS,
@@ -38,10 +38,12 @@ from ccmproxy.state.inputs import (
     SocketsRest,
     TimePassed,
     TokenAvailable,
+    TokenUnavailable,
 )
 from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW, Limits, LimitsUpdate, NamedLimit, Window
 from tests.states import CAPS, HOUR, NOW, Credential, said
 
+DAY = 24 * HOUR
 OPUS = Combination("/v1/messages", "claude-opus-4-5")
 HAIKU = Combination("/v1/messages", "claude-haiku-4-5")
 SONNET = Combination("/v1/messages", "claude-sonnet-4-5")
@@ -573,6 +575,32 @@ class IdentityTests(SynchronousTestCase):
         credential.give(TokenAvailable(1.0, "two"), at=NOW + 10)
         credential.give(late, at=NOW - HOUR)
         self.assertEqual(credential.state.limits.short.utilization, 50, "the clock was set back")
+
+    def test_a_login_that_is_gone_for_a_day(self) -> None:
+        """What is known of its identity is dropped then, and not before."""
+        credential = self.known()
+        credential.give(RateLimited(NOW + 5 * DAY, explicit=True))
+        limits, limited = credential.state.limits, NOW + 5 * DAY
+        gone = TokenUnavailable("no file", is_gone=True)
+        credential.give(gone)
+        credential.give(gone, at=NOW + HOUR)
+        self.assertEqual(next_change(credential.state, CAPS, NOW + 10 * HOUR), NOW + DAY)
+        credential.give(TimePassed(), at=NOW + DAY - 1)
+        self.assertEqual((credential.state.limits, credential.state.rate_limited_until), (limits, limited))
+        credential.give(TimePassed(), at=NOW + DAY)
+        self.assertEqual((credential.state.limits, credential.state.rate_limited_until), (Limits(), 0))
+        self.assertEqual((credential.state.organization, credential.state.slate), ("", 1))
+        credential.give(TimePassed(), at=NOW + 3 * DAY)
+        self.assertEqual(credential.state.slate, 1)
+
+    def test_a_login_that_comes_back_or_is_dead(self) -> None:
+        for event in (TokenAvailable(5.0, "one"), TokenUnavailable("its refresh token is dead")):
+            credential = self.known()
+            credential.give(RateLimited(NOW + 5 * DAY, explicit=True))
+            credential.give(TokenUnavailable("no file", is_gone=True))
+            credential.give(event, at=NOW + HOUR)
+            credential.give(TimePassed(), at=NOW + 2 * DAY)
+            self.assertEqual(credential.state.rate_limited_until, NOW + 5 * DAY)
 
     def test_behind_a_remote_many_answer(self) -> None:
         credential = self.known()

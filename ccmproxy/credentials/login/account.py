@@ -315,7 +315,8 @@ class LoginAccount(Credential):
         """Update the state: the keeper has another login, another problem, or more facts about the login."""
         authorization = self._keeper.authorization
         if authorization is None:
-            self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
+            problem = self._keeper.problem or "credential unavailable"
+            self._apply(TokenUnavailable(problem, is_gone=not self._keeper.has_login))
             return
         known = self._access_token
         is_other = not isinstance(authorization, OAuthToken) or authorization.access_token != known

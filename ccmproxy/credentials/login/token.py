@@ -83,6 +83,11 @@ class TokenKeeper:
         return self._login.authorization
 
     @property
+    def has_login(self) -> bool:
+        """Whether the store holds a login or key, usable or not."""
+        return self._login.document is not None
+
+    @property
     def problem(self) -> str | None:
         """A sentence without secrets that says why there is no usable token or key, or None if there is one."""
         return self._login.problem
