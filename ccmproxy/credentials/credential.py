@@ -34,6 +34,7 @@ from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
     Interrupt,
+    Leased,
     Log,
     Notify,
     Poll,
@@ -200,6 +201,8 @@ class Credential(ABC):
         """Open a lease. ``holder`` is the key by which :meth:`interrupt` finds it."""
         lease = Lease(self, holder)
         self.leases.add(lease)
+        if self.state.refused is not None:
+            self._apply(Leased())
         return lease
 
     def interrupt(self, holder: Hashable, cause: Availability) -> None:
@@ -246,7 +249,7 @@ class Credential(ABC):
 
     def sending(self, asked: Combination) -> None:
         """Note that a request for ``asked`` is about to be sent."""
-        if not self.state.holds.is_empty or self.state.refused is not None:
+        if not self.state.holds.is_empty:
             self._apply(RequestSent(asked))
 
     def gave_up(self, asked: Combination) -> None:

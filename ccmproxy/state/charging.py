@@ -84,15 +84,19 @@ def was_refused(
     return is_refused(state, pattern, now), False
 
 
+def leased(state: CredentialState, now: float) -> CredentialState:
+    """A request has chosen the credential. Of a refused account it is the one that finds out: others that come while it
+    waits for a token must not follow it."""
+    known = state.refused
+    if known is None or not (known.is_open or now >= known.request_at):
+        return state
+    return replace(state, refused=refused.sent(known, now))
+
+
 def request_sent(state: CredentialState, asked: Combination, now: float) -> CredentialState:
     """A request goes to the upstream."""
     changed = state.holds if state.holds.is_empty else holds.sent(state.holds, asked, now)
-    known = state.refused
-    if known is not None and (known.is_open or now >= known.request_at):
-        known = refused.sent(known, now)
-    if changed is state.holds and known is state.refused:
-        return state
-    return replace(state, holds=changed, refused=known)
+    return state if changed is state.holds else replace(state, holds=changed)
 
 
 def request_gave_up(state: CredentialState, asked: Combination) -> CredentialState:

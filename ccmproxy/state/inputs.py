@@ -151,6 +151,11 @@ class RequestRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Leased:
+    """A request has chosen the credential, and will be sent unless there is no token."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestSent:
     """A request goes to the upstream."""
 
@@ -194,6 +199,7 @@ Input = (
     | ModelDenied
     | AccountRefused
     | RequestRefused
+    | Leased
     | RequestSent
     | RequestGaveUp
     | RequestServed

@@ -27,6 +27,7 @@ from ccmproxy.state.inputs import (
     HeadersObserved,
     Input,
     Interrupt,
+    Leased,
     Log,
     ModelDenied,
     Notify,
@@ -205,6 +206,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             return charging.may_not_use(state, model, now)
         case AccountRefused(sentence):
             return charging.is_refused(state, sentence, now)
+        case Leased():
+            return charging.leased(state, now)
         case RequestSent(asked):
             return charging.request_sent(state, asked, now)
         case RequestGaveUp(asked):

@@ -293,9 +293,11 @@ class RequestTests(CredentialTestCase):
             self.credential.served(ASKED, NOW, True)
             self.assertFalse(self.credential.is_usable(), "it was sent before")
             self.clock.advance(61)
-            self.credential.sending(ASKED)
+            lease = self.credential.lease()
+            lease.sending(ASKED)
             self.credential.served(ASKED, self.clock.seconds(), True)
             self.assertTrue(self.credential.is_usable())
+            lease.close(LeaseOutcome.SERVED)
 
     def test_refusals_in_a_row_end_with_a_served_request(self) -> None:
         for caller in ("alice", "bob", "carol"):
@@ -316,8 +318,9 @@ class RequestTests(CredentialTestCase):
         self.credential.learn(AccountRefused("disabled"))
         self.clock.advance(60)
         self.assertTrue(self.credential.snapshot(NOW + 60).availability.worth_trying)
-        self.credential.sending(ASKED)
+        lease = self.credential.lease()
         self.assertFalse(self.credential.snapshot(NOW + 60).availability.worth_trying)
+        lease.close(LeaseOutcome.CANCELLED)
 
     def test_what_cannot_be_true_asks_for_a_poll(self) -> None:
         credential = PollingCredential("asked", self.clock)

@@ -24,6 +24,7 @@ from ccmproxy.state.inputs import (
     Denied,
     HeadersObserved,
     Input,
+    Leased,
     ModelDenied,
     Notify,
     Poll,
@@ -200,6 +201,7 @@ class NoTransitionTests(SynchronousTestCase):
             Denied(OPUS, "alice"),
             ModelDenied("m"),
             SocketsRest(NOW + 60),
+            Leased(),
             RequestSent(OPUS),
             RequestGaveUp(OPUS),
             RequestServed(OPUS, NOW + 1),
@@ -239,14 +241,14 @@ class RefusedAccountTests(SynchronousTestCase):
         found = credential.at(NOW + 60)
         self.assertTrue(found.lets_one_through and found.worth_trying)
         self.assertFalse(found.usable)
-        credential.give(RequestSent(OPUS), at=NOW + 61)
+        credential.give(Leased(), at=NOW + 61)
         self.assertFalse(credential.at(NOW + 61).worth_trying)
         credential.give(RequestServed(OPUS, NOW + 61), at=NOW + 63)
         self.assertTrue(credential.at(NOW + 63).usable)
 
     def test_refused_again_soon_after_the_intervals_go_on(self) -> None:
         credential = self.credential
-        credential.give(RequestSent(OPUS), RequestServed(OPUS, NOW + 60), at=NOW + 60)
+        credential.give(Leased(), RequestServed(OPUS, NOW + 60), at=NOW + 60)
         for pause, seconds in ((599, 300.0), (600, 60.0)):
             again = Credential()
             again.state = credential.state
@@ -268,7 +270,7 @@ class RefusedAccountTests(SynchronousTestCase):
         credential.give(PollRefused(403), at=NOW + 60)
         self.assertTrue(credential.at(NOW + 61).is_last_resort)
         self.assertEqual(credential.at(NOW + 61).reset_at, NOW + 180)
-        credential.give(RequestSent(OPUS), at=NOW + 61)
+        credential.give(Leased(), at=NOW + 61)
         self.assertFalse(credential.at(NOW + 61).is_last_resort)
         self.assertTrue(credential.at(NOW + 61 + 300).is_last_resort)
 

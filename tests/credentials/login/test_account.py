@@ -572,6 +572,17 @@ class IdentityTests(AccountTestCase):
         answer.callback(Answer(200, {}, b"org-2"))
         self.assertEqual(account.state.organization, "org-2")
 
+    def test_a_file_that_is_gone_for_a_day(self) -> None:
+        account = self.start()
+        account.rate_limited(NOW + 5 * 86400, True)
+        os.unlink(self.path)
+        self.clock.pump(NOTICE)
+        for seconds in (3600.0,) * 23:
+            self.clock.advance(seconds)
+        self.assertEqual(account.state.rate_limited_until, NOW + 5 * 86400)
+        self.clock.advance(3600.0)
+        self.assertEqual((account.state.rate_limited_until, account.state.organization), (0, ""))
+
 
 class RequestTests(AccountTestCase):
     def test_f1_fifty_requests_one_refresh(self) -> None:
