@@ -274,11 +274,6 @@ class Credential(ABC):
         """Whose login it is: id of the account or organization (spec 12.5, F33); empty = not known."""
         return self.state.organization
 
-    @property
-    def slate(self) -> int:
-        """How often another identity's login has made a clean slate (spec 12.5)."""
-        return self.state.slate
-
     def reject(self) -> None:
         """Do not use the credential for one poll interval, or until a poll succeeds (spec 4.4)."""
         self._apply(Rejected(self._now() + REJECTION))

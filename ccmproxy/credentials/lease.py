@@ -13,7 +13,7 @@ from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.state.availability import Availability
+from ccmproxy.state.availability import Availability, CredentialState
 from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import Input
 from ccmproxy.state.limits import LimitsUpdate
@@ -26,6 +26,7 @@ class LeasedCredential(Protocol):
     tag: str
     is_external: bool
     log: Logger
+    state: CredentialState
 
     @property
     def upstream(self) -> Upstream:
@@ -66,10 +67,6 @@ class LeasedCredential(Protocol):
     @property
     def identity(self) -> str:
         """Whose login it is; empty = not known."""
-
-    @property
-    def slate(self) -> int:
-        """How often another identity's login has made a clean slate (spec 12.5)."""
 
     @property
     def is_api_key(self) -> bool:
@@ -127,7 +124,7 @@ class Lease:
         self._interrupt: Callable[[Availability], None] | None = None
         self._interrupted_by: Availability | None = None
         self._upstream = credential.upstream
-        self._slate = credential.slate
+        self._slate = credential.state.slate
         self.tag = credential.tag
         self.is_external = credential.is_external
         self.outcome: LeaseOutcome | None = None
@@ -149,13 +146,8 @@ class Lease:
         """Switch to the upstream for ``authorization``: a login may have become a key, or the reverse, and the two may
         have different upstreams."""
         self._upstream = self._credential.upstream_for(authorization)
-        self._slate = self._credential.slate
+        self._slate = self._credential.state.slate
         return authorization
-
-    @property
-    def _is_of_present(self) -> bool:
-        """Whether the credential's login is of the identity that this request was sent for."""
-        return self._slate == self._credential.slate
 
     @property
     def host(self) -> bytes:
@@ -193,12 +185,12 @@ class Lease:
 
     def observe(self, update: LimitsUpdate) -> None:
         """Take over the limits that the answer to this request reported."""
-        if self._is_of_present or update.organization == self._credential.identity:
+        if self._slate == self._credential.state.slate or update.organization == self._credential.identity:
             self._credential.observe(update)
 
     def rate_limited(self, until: float, explicit: bool) -> None:
         """Note that the upstream answered 429 for the whole credential. ``until``: Unix seconds."""
-        if self._is_of_present:
+        if self._slate == self._credential.state.slate:
             self._credential.rate_limited(until, explicit)
 
     @property
@@ -213,23 +205,23 @@ class Lease:
 
     def learn(self, event: Input) -> None:
         """Take over what this request's outcome tells of the credential, also after the lease was closed (F38)."""
-        if self._is_of_present:
+        if self._slate == self._credential.state.slate:
             self._credential.learn(event)
 
     def sending(self, asked: Combination) -> None:
         """Note that the request is about to be sent."""
-        if self._is_of_present:
+        if self._slate == self._credential.state.slate:
             self._credential.sending(asked)
 
     def gave_up(self, asked: Combination) -> None:
         """Note that the request came to nothing that tells anything of the credential: another one may go first after
         a rest."""
-        if self._is_of_present:
+        if self._slate == self._credential.state.slate:
             self._credential.gave_up(asked)
 
     def served(self, asked: Combination, sent_at: float, is_model_request: bool) -> None:
         """Note that the upstream has served the request, which was sent at ``sent_at`` (Unix seconds)."""
-        if self._is_of_present:
+        if self._slate == self._credential.state.slate:
             self._credential.served(asked, sent_at, is_model_request)
 
     def reject(self) -> None:

@@ -10,7 +10,7 @@ from ccmproxy.dialects.json_values import json_object
 from ccmproxy.dialects.known_words import Found, KnownWords, Meaning, find_words, sentence_of, shortened
 from ccmproxy.http.content_coding import decompressed
 from ccmproxy.http.message import Headers, first_value, lower_names
-from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.answers import DEFAULT_BLOCK, SERVED, AnswerKind, Verdict
 from ccmproxy.state.model_names import is_of_family, name_words
 
 #: A refusal's body is not looked into beyond this (bytes, decompressed).
@@ -61,7 +61,7 @@ def verdict_by_status(
     :func:`ccmproxy.dialects.known_words.echo_of`.
     """
     if status < 400:
-        return Verdict(AnswerKind.OK)
+        return SERVED
     if status not in _TELLING:
         return Verdict(AnswerKind.OTHER)
     if document is None:

@@ -71,3 +71,7 @@ class Verdict:
         if self.kind in (AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED):
             return replace(self, kind=AnswerKind.DENIED)
         return self
+
+
+#: Most answers.
+SERVED = Verdict(AnswerKind.OK)

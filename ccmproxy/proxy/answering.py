@@ -112,9 +112,9 @@ class HTTPAnswering:
         """Learn from a refusal in mid-stream like from any other (spec 12.2, F51), and that a request was served."""
         asked = self._asked
         if reading.refusal is not None:
-            learn_refusal(asked, asked.selection(), answer.lease, answer.authorization, reading.refusal)
+            learn_refusal(asked, asked.selected, answer.lease, answer.authorization, reading.refusal)
         elif end is RelayEnd.WHOLE and answer.verdict.kind is AnswerKind.OK and not reading.error:
-            learn_served(asked, asked.selection(), answer.lease)
+            learn_served(asked, asked.selected, answer.lease)
 
     def _headers(self, response: ResponseHead, verdict: Verdict) -> Headers:
         """Return the response's header fields for the client."""

@@ -65,7 +65,8 @@ class Exchange:
         self._asked = asked
         self._answering = answering
         self._context = asked.context
-        self._hearing = Hearing()
+        #: What was said to the request so far; None: nothing, or that it is served.
+        self._hearing: Hearing | None = None
         self._tries: Tries | None = None
         self._lease: ILease | None = None
         #: The first refusal, which the client may get in the end; its lease is open.
@@ -209,18 +210,21 @@ class Exchange:
 
     def _wants_accounts(self) -> bool:
         """Whether only another account is of use: what a key or a remote says of a login's refusal is no opinion."""
-        first = self._hearing.first
+        first = self._hearing.first if self._hearing is not None else None
         return first is not None and first.verdict.kind in (AnswerKind.AUTH_FAILED, AnswerKind.DENIED)
 
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
-        asked, hearing, verdict = self._asked, self._hearing, answer.verdict
+        asked, verdict = self._asked, answer.verdict
         if verdict.kind is AnswerKind.OK and asked.facts.is_for_models:
             self._context.opinions.was_served(asked.combination.model)
-        if verdict.kind is AnswerKind.OK and self._held is None and hearing.first is None:
-            # The usual case, in which there is nothing to find out.
-            self._deliver(answer)
-            return True
+        hearing = self._hearing
+        if hearing is None:
+            if verdict.kind is AnswerKind.OK:
+                # The usual case, in which there is nothing to find out.
+                self._deliver(answer)
+                return True
+            hearing = self._hearing = Hearing()
         if verdict.kind is AnswerKind.MODEL_REFUSED and self._is_refused_by_all():
             self._drop_held()
             self._held = answer
@@ -231,7 +235,7 @@ class Exchange:
         ruling = hearing.heard(
             Opinion(answer.lease.tag, verdict, answer.lease.identity, answer.lease.is_account)
         )
-        self._charge()
+        self._charge(hearing.charges)
         if ruling is Ruling.DELIVER:
             self._drop_held()
             self._deliver(answer)
@@ -284,7 +288,7 @@ class Exchange:
             return False
         return context.told.may_tell(asked.caller.name, asked.facts.session, context.clock.seconds())
 
-    def _charge(self) -> None:
+    def _charge(self, charges: list[Charge]) -> None:
         """Let the credentials learn what is charged to them so far.
 
         That an account may not use a model is kept for models that some account serves, so it may have to wait for the
@@ -292,14 +296,10 @@ class Exchange:
         """
         asked = self._asked
         is_served = self._context.opinions.has_served(asked.combination.model)
-        charges: list[Charge] = self._hearing.charges
-        waiting: list[Charge] = []
-        for charge in charges:
-            if charge.kind is ChargeKind.MODEL and not is_served:
-                waiting.append(charge)
-            else:
+        for charge in charges[:]:
+            if charge.kind is not ChargeKind.MODEL or is_served:
+                charges.remove(charge)
                 self._leases[charge.tag].learn(input_of(charge, asked.combination, asked.caller.name))
-        charges[:] = waiting
 
     # Answers
 
@@ -318,7 +318,11 @@ class Exchange:
         held, self._held = self._held, None
         assert held is not None
         asked, context, verdict = self._asked, self._context, held.verdict
-        if (about := self._hearing.about) is not None:
+        about = None
+        if self._hearing is not None:
+            self._hearing.nobody_left()
+            about = self._hearing.about
+        if about is not None:
             context.opinions.was_about_request(*self._kind_of_refusal(about), context.clock.seconds())
         elif verdict.kind is AnswerKind.MODEL_REFUSED:
             kind = self._kind_of_refusal(RefusalClass.DENIED)
@@ -367,7 +371,6 @@ class Exchange:
     def _give_up(self, outcome: Failure | Verdict) -> None:
         """Nothing may be tried any more. An earlier refusal tells more than that an answer was lost."""
         if self._held is not None:
-            self._hearing.nobody_left()
             self._deliver_held()
         else:
             self._asked.refuse(of_failure(outcome))
@@ -375,7 +378,6 @@ class Exchange:
     def _nobody(self, nobody: NoCredential, outcome: Failure | Verdict | None) -> None:
         """No credential is left: answer as the first refusal, the last outcome, or the provider's state demands."""
         asked, context = self._asked, self._context
-        self._hearing.nobody_left()
         if self._held is not None:
             self._deliver_held()
             return

@@ -88,8 +88,6 @@ def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> 
     """
     provider, opinions = asked.caller.provider, asked.context.opinions
     combination = asked_for(asked, selection)
-    if asked.facts.is_for_models:
-        opinions.was_served(combination.model)
     provider.served(selection, lease.tag)
     if selection.session is None or not opinions.has_midway:
         return

@@ -40,7 +40,7 @@ class ProxiedRequest:
     ``facts``: what the dialect found out about the request; empty until its body was received. ``credential``: tag of
     the current or last credential; empty if there was none yet. ``excluded``: tags of credentials that cannot serve the
     request, or failed to. ``tries``: number of attempts at upstreams. ``sends``: number of those that were, or may have
-    been, sent. ``is_gone``: the client disconnected.
+    been, sent. ``selected``: the last selection that a provider was asked with. ``is_gone``: the client disconnected.
     ``on_concluded``: called once, when the request is over.
     """
 
@@ -60,6 +60,7 @@ class ProxiedRequest:
         "is_gone",
         "on_concluded",
         "request",
+        "selected",
         "sends",
         "tries",
     )
@@ -78,6 +79,7 @@ class ProxiedRequest:
         self.sends = 0
         self.is_gone = False
         self.on_concluded: Callable[[], None] | None = None
+        self.selected = Selection()
         self._began = context.clock.seconds()
         self._combination: Combination | None = None
         self._first_byte = 0.0
@@ -109,7 +111,7 @@ class ProxiedRequest:
     def selection(self, only_accounts: bool = False) -> Selection:
         """Return the selection to ask a provider with. ``only_accounts``: no key and no remote instance will do."""
         facts, caller = self.facts, self.caller
-        return Selection(
+        self.selected = Selection(
             session=facts.session,
             model=facts.model,
             allow_external=caller.allow_external,
@@ -119,6 +121,7 @@ class ProxiedRequest:
             asked=self.combination,
             only_accounts=only_accounts,
         )
+        return self.selected
 
     def client_waits(self) -> bool:
         """Return whether the client is known to wait for the Retry-After of a 429, and to go on then (spec 12.2)."""

@@ -110,7 +110,7 @@ class LeaseTests(CredentialTestCase):
         early = account.lease()
         before = account.state
         account.observe(replace(FREE, organization="two"))
-        self.assertEqual((account.slate, account.identity), (1, "two"))
+        self.assertEqual((account.state.slate, account.identity), (1, "two"))
         late = account.lease()
         present = account.state
         for update in (FULL, replace(FULL, organization="one")):

@@ -107,12 +107,12 @@ class SingleProvider:
 
         Only rests are looked at: whoever has one credential is not helped by leaving it alone for anything else.
         """
-        if selection.asked is None:
+        free_at = self._credential.free_at(selection.asked, now) if selection.asked is not None else 0.0
+        if selection.asked is None or not free_at:
             return 0.0
         assignment = self._find(selection, now)
         is_warm = assignment is not None and assignment.is_warm(self._credential.tag, now)
-        free_at = self._credential.free_at(selection.asked, now)
-        return free_at if free_at and self._credential.turns_away(selection.asked, is_warm, now) else 0.0
+        return free_at if self._credential.turns_away(selection.asked, is_warm, now) else 0.0
 
     def _remember(self, selection: Selection, now: float) -> None:
         if selection.session is None:

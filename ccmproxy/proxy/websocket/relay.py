@@ -290,6 +290,7 @@ class WebSocketRelay:
         sent_at = context.now() - (context.clock.seconds() - turn.began)
         selection = self._selection_of(turn.model)
         lease.served(asked_for(asked, selection), sent_at, True)
+        context.opinions.was_served(turn.model or "")
         learn_served(asked, selection, lease)
 
     def _selection_of(self, model: str | None) -> Selection:
