@@ -6,8 +6,9 @@ the rules that are applied to them; the other modules of :mod:`ccmproxy.http` tu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 #: Header fields in wire order, with names spelt as received. Repeated fields stay separate.
 Headers = list[tuple[bytes, bytes]]
@@ -63,6 +64,12 @@ class Body:
         return self.chunks[0]
 
 
+#: The names of all fields are taken several times for each message, so that is done without a step of the interpreter
+#: for each field.
+_name: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
+_lower = bytes.lower
+
+
 class ParsedHeaders(list[tuple[bytes, bytes]]):
     """Header fields that come from a parser: a list that caches its names in lower case.
 
@@ -81,7 +88,7 @@ class ParsedHeaders(list[tuple[bytes, bytes]]):
                 return names
         except AttributeError:
             pass
-        names = self._lower_names = [pair[0].lower() for pair in self]
+        names = self._lower_names = list(map(_lower, map(_name, self)))
         return names
 
 
@@ -89,7 +96,7 @@ def lower_names(headers: Headers) -> list[bytes]:
     """Return the names of all fields in lower case, in wire order. The list must not be modified."""
     if type(headers) is ParsedHeaders:
         return headers.lower_names()
-    return [pair[0].lower() for pair in headers]
+    return list(map(_lower, map(_name, headers)))
 
 
 def first_value(headers: Headers, name: bytes) -> bytes | None:
