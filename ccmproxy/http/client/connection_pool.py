@@ -163,12 +163,14 @@ class ConnectionPool:
     def _not_connected(self, reason: Failure, call: Call) -> None:
         self._connecting.pop(call, None)
         if not call.over:
-            self._fail(call, f"cannot connect to the upstream: {reason.getErrorMessage()}")
+            self._fail(call, f"cannot connect to the upstream: {reason.getErrorMessage()}", reason.value)
         self._stop_ticking_if_empty()
 
-    def _fail(self, call: Call, message: str) -> None:
+    def _fail(self, call: Call, message: str, cause: BaseException | None = None) -> None:
         """Report the failure in the next reactor turn, as an endpoint may fail before the caller has its Call."""
-        self._clock.callLater(0, call.failed, RequestNotSent(message))
+        error = RequestNotSent(message)
+        error.__cause__ = cause
+        self._clock.callLater(0, call.failed, error)
 
     def _abandon(self, call: Call) -> None:
         """Cancel the attempt to connect for a call that was cancelled."""
