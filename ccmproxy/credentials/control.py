@@ -51,12 +51,12 @@ class ControlError(Exception):
 class Fetch(typing.Protocol):
     """Makes one request and returns its complete answer, whatever the status.
 
-    ``timeout``: seconds for the whole exchange; nothing else limits its time. Raises ControlError when there is no
+    ``within``: seconds for the whole exchange; nothing else limits its time. Raises ControlError when there is no
     answer. Cancelling it drops the connection, and raises CancelledError.
     """
 
     def __call__(
-        self, request: ControlRequest, timeout: float = TIMEOUT
+        self, request: ControlRequest, within: float = TIMEOUT
     ) -> Coroutine[Deferred[Any], Any, Answer]: ...
 
 
@@ -71,9 +71,9 @@ class ControlClient:
         self._clock = clock
         self._endpoints = OutboundEndpoints(outbound)
 
-    async def fetch(self, request: ControlRequest, timeout: float = TIMEOUT) -> Answer:
+    async def fetch(self, request: ControlRequest, within: float = TIMEOUT) -> Answer:
         """Return the complete answer, whatever its status. See Fetch; the answer may have at most 1 MiB."""
-        agent = PoolAgent(self._endpoints, self._clock, timeout=timeout, body_size=MAX_ANSWER)
+        agent = PoolAgent(self._endpoints, self._clock, timeout=within, body_size=MAX_ANSWER)
         verbatim = _VerbatimAgent(agent)
         # treq's type asks for a whole reactor, but treq uses at most its clock.
         reactor: Any = self._clock
@@ -97,7 +97,9 @@ class ControlClient:
         except Exception as error:
             # Connection, TLS, DNS and HTTP errors of every kind all mean that there is no answer.
             raise ControlError(_phrase(error)) from None
-        return Answer(response.code, _lower_case(response.headers), _decoded(response.code, verbatim.coding, body))
+        return Answer(
+            response.code, _lower_case(response.headers), _decoded(response.code, verbatim.coding, body)
+        )
 
 
 @implementer(IAgent)

@@ -197,11 +197,11 @@ class Upstream:
         """The requests to ``url`` so far."""
         return [request for request in self.requests if request.url == url]
 
-    async def fetch(self, request: ControlRequest, timeout: float = TIMEOUT) -> Answer:
+    async def fetch(self, request: ControlRequest, within: float = TIMEOUT) -> Answer:
         """See Fetch."""
         answer = Deferred.fromCoroutine(self._answer(request))
-        late = ControlError(f"no answer within {timeout:g} s")
-        return await answer.addTimeout(timeout, self._clock, lambda _, seconds: Failure(late))
+        late = ControlError(f"no answer within {within:g} s")
+        return await answer.addTimeout(within, self._clock, lambda _, seconds: Failure(late))
 
     async def _answer(self, request: ControlRequest) -> Answer:
         self.requests.append(request)

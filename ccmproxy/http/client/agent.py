@@ -151,9 +151,7 @@ class _Exchange:
             if name.lower() not in _OWN_FIELDS:
                 fields += [(name, value) for value in values]
         try:
-            self._call = self._pool.send(
-                RequestHead(self._request.method, self._target, fields), body, self
-            )
+            self._call = self._pool.send(RequestHead(self._request.method, self._target, fields), body, self)
         except FramingError:
             self._finish()
             self._result.errback(Failure(RequestGenerationFailed([Failure()])))
