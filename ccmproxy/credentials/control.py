@@ -72,7 +72,11 @@ class ControlClient:
         self._endpoints = OutboundEndpoints(outbound)
 
     async def fetch(self, request: ControlRequest, within: float = TIMEOUT) -> Answer:
-        """Return the complete answer, whatever its status. See Fetch; the answer may have at most 1 MiB."""
+        """Return the complete answer, whatever its status. It may have at most 1 MiB and take ``within`` seconds.
+
+        Raises ControlError when connecting fails, the connection is lost, or the answer is too late, too large or
+        cannot be decoded.
+        """
         agent = PoolAgent(self._endpoints, self._clock, timeout=within, body_size=MAX_ANSWER)
         verbatim = _VerbatimAgent(agent)
         # treq's type asks for a whole reactor, but treq uses at most its clock.

@@ -79,12 +79,12 @@ class PoolAgent:
         with SchemeNotSupported for a URI that is not http or https; with the endpoint's error when there is no endpoint
         or no connection can be made; with RequestGenerationFailed when the body or the fields cannot be sent; and with
         ResponseNeverReceived when there is no final response (in time, or within the limits). A body that breaks off
-        ends with ResponseFailed. The ``reasons`` of both hold the UpstreamError.
+        ends with ResponseFailed. The ``reasons`` of both hold the UpstreamError. Never raises.
         """
         try:
             parsed = URI.fromBytes(uri)
             if parsed.scheme not in _SCHEMES:
-                raise SchemeNotSupported(f"unsupported scheme: {parsed.scheme!r}")
+                return fail(SchemeNotSupported(f"unsupported scheme: {parsed.scheme!r}"))
             endpoint = self._endpoints.endpointForURI(parsed)
         except Exception:
             return fail(Failure())

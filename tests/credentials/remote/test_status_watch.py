@@ -238,11 +238,12 @@ class LineTests(WatchCase):
     def flood(self, lines: bytes) -> int:
         """Let the remote send ``lines`` again and again until it is not read any more, at most FLOOD bytes. Returns how
         many bytes were read."""
-        sent = self.scene.server.transport.written - self.scene.server.transport.buffered
-        before = sent
-        while not self.scene.server.transport.buffered and sent - before < FLOOD:
+        transport = self.scene.server.transport
+        before: int = transport.written - transport.buffered
+        sent = before
+        while not transport.buffered and sent - before < FLOOD:
             self.chunk(lines)
-            sent = self.scene.server.transport.written - self.scene.server.transport.buffered
+            sent = transport.written - transport.buffered
         return sent - before
 
     def check_endless(self, lines: bytes) -> None:
