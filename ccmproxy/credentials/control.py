@@ -168,12 +168,13 @@ class _Collector(Protocol):
     """Collects a body."""
 
     def __init__(self) -> None:
-        self._chunks: list[bytes] = []
+        #: Not a list of pieces, because the upstream says how small they are.
+        self._received = bytearray()
         self._is_over = False
         self.body: Deferred[bytes] = Deferred(lambda _: self._give_up())
 
     def dataReceived(self, data: bytes) -> None:
-        self._chunks.append(data)
+        self._received += data
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         if self._is_over:
@@ -181,7 +182,7 @@ class _Collector(Protocol):
         self._is_over = True
         # A body without a length ends with the connection (RFC 9112 section 6.3).
         if reason.check(ResponseDone, PotentialDataLoss):
-            self.body.callback(b"".join(self._chunks))
+            self.body.callback(bytes(self._received))
         else:
             self.body.errback(reason)
 

@@ -84,6 +84,15 @@ class TransportTests(SynchronousTestCase):
         scene.settle()
         self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
 
+    def test_records_in_pieces(self) -> None:
+        """Reads that bring but a part of a record are no reads without data."""
+        scene = Scene(self)
+        scene.listener.options["chunk_size"] = 1000
+        client, server = scene.connected()
+        server.transport.write(bytes(1024 * KIB))
+        scene.settle()
+        self.assertEqual((len(client.received), client.lost), (1024 * KIB, []))
+
     def test_we_close(self) -> None:
         scene = Scene(self)
         client, server = scene.connected()

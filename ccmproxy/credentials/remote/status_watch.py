@@ -103,7 +103,9 @@ class StatusWatch:
             self._soon.cancel()
         self._soon = None
         self._held = b""
-        self._end_pause()
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = None
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -151,13 +153,11 @@ class StatusWatch:
     def response_ended(self) -> None:
         """Schedule a new request: the remote has ended the stream, as it does when it stops."""
         self._call = None
-        self._end_pause()
         self._again("ended by the remote")
 
     def response_failed(self, error: UpstreamError) -> None:
         """Schedule a new request: the stream was lost or could not be opened."""
         self._call = None
-        self._end_pause()
         self._again(str(error))
         self._failed()
 
@@ -211,11 +211,6 @@ class StatusWatch:
         self._pause = None
         if self._call is not None:
             self._call.resumeProducing()
-
-    def _end_pause(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
 
     def _give_up(self, problem: str) -> None:
         self._close()

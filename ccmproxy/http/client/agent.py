@@ -310,7 +310,7 @@ class AgentResponse:
 
     def ended(self, reason: Failure) -> None:
         """Tell the protocol that nothing more comes, once what it is doing now is done."""
-        self._end = self._end or reason
+        self._end = reason
         self._tell_end()
 
     def abort(self, why: Failure) -> None:

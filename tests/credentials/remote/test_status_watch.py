@@ -100,6 +100,17 @@ class WatchCase(SynchronousTestCase):
         for piece in pieces:
             self.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
+    def flood(self, lines: bytes) -> int:
+        """Let the remote send ``lines`` again and again until it is not read any more, at most FLOOD bytes. Returns how
+        many bytes were read."""
+        transport = self.scene.server.transport
+        before: int = transport.written - transport.buffered
+        sent = before
+        while not transport.buffered and sent - before < FLOOD:
+            self.chunk(lines)
+            sent = transport.written - transport.buffered
+        return sent - before
+
     def lines(self, words: str) -> list[str]:
         """The messages with these words in them."""
         return messages(self.events, words)
@@ -234,17 +245,6 @@ class LineTests(WatchCase):
         self.scene.pass_time(1)
         self.assertLess(len(self.states), 2 * BURST + 110)
         self.assertEqual(self.states[-1], 100)
-
-    def flood(self, lines: bytes) -> int:
-        """Let the remote send ``lines`` again and again until it is not read any more, at most FLOOD bytes. Returns how
-        many bytes were read."""
-        transport = self.scene.server.transport
-        before: int = transport.written - transport.buffered
-        sent = before
-        while not transport.buffered and sent - before < FLOOD:
-            self.chunk(lines)
-            sent = transport.written - transport.buffered
-        return sent - before
 
     def check_endless(self, lines: bytes) -> None:
         """Check that a stream that never ends (F64) is read at the rate at which states may change: what the remote
@@ -612,6 +612,14 @@ class StopTests(WatchCase):
         self.scene.settle()
         self.assert_ended()
         self.assertLess(self.states[-1], 49)
+
+    def test_while_reading_is_paused(self) -> None:
+        self.open()
+        self.flood(b"\n" * 9000)
+        self.watch.stop()
+        self.scene.settle()
+        self.assertEqual(self.scene.clock.getDelayedCalls(), [])
+        self.assert_ended()
 
     def test_because_of_a_state(self) -> None:
         self.open()
