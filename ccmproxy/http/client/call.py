@@ -110,7 +110,7 @@ class Call:
         self.over = False
         #: Called with the connection if the upstream switches protocols; None if that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
-        #: Cancels the attempt to connect; set while there is no connection yet.
+        #: Cancels the attempt to connect, or the report of its failure; set while there is no connection yet.
         self.abandon: Callable[[Call], None] | None = None
 
     def pauseProducing(self) -> None:
