@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ccmproxy.credentials.control import Answer, ControlError, Fetch, fetch_within
+from ccmproxy.credentials.control import Answer, ControlError, Fetch
 from ccmproxy.credentials.login.token import POLLS, TokenKeeper
 from ccmproxy.dialects.oauth import AnswerMalformed, ControlRequest, OAuthToken, UpstreamURLs
 from ccmproxy.http.retry_after import parse_retry_after
@@ -242,10 +242,10 @@ async def ask_repeatedly(fetch: Fetch, request: ControlRequest, clock: IReactorT
     """Return the answer to ``request``, after up to three attempts. Raises ControlError when none was answered."""
     for delay in RETRY_DELAYS:
         try:
-            return await fetch_within(TIMEOUT, fetch, request, clock)
+            return await fetch(request, TIMEOUT)
         except ControlError:
             await deferLater(clock, delay)
-    return await fetch_within(TIMEOUT, fetch, request, clock)
+    return await fetch(request, TIMEOUT)
 
 
 class UsagePoller(Poller):
@@ -298,7 +298,7 @@ class UsagePoller(Poller):
         """
         request = self._format.usage_request(token, self._urls)
         try:
-            answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
+            answer = await self._fetch(request, TIMEOUT)
         except ControlError:
             return False
         return answer.status in (200, 403) and not self._format.token_rejected(answer.status, answer.body)

@@ -6,9 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
-from ccmproxy.dialects.json_values import DECODE_ERRORS, json_object, text
+from ccmproxy.dialects.json_values import DECODE_ERRORS, any_decoder, json_object, text
 from ccmproxy.dialects.oauth import (
     AnswerMalformed,
     ControlRequest,
@@ -163,7 +161,7 @@ def refuse_unless_granted(
 def usage_object(body: bytes) -> dict[str, Any]:
     """The JSON object from a usage endpoint. Raises AnswerMalformed where the body is anything else."""
     try:
-        answer = msgspec.json.decode(body)
+        answer = any_decoder.decode(body)
     except DECODE_ERRORS:
         raise AnswerMalformed("usage endpoint answered something that is not JSON") from None
     if not isinstance(answer, dict):

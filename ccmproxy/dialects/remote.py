@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ccmproxy.dialects.json_values import DECODE_ERRORS
+from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
 from ccmproxy.dialects.own_errors import BUSY_REASON
 from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
@@ -101,6 +101,30 @@ class RemoteStatus:
     reset_at: float = 0.0
 
 
+class _Availability(msgspec.Struct):
+    """The part of a status that is about availability."""
+
+    state: msgspec.Raw = NO_JSON
+    reset_at: msgspec.Raw = NO_JSON
+
+
+class _Status(msgspec.Struct):
+    """The fields that are looked at; whatever else a remote sends, however much, is skipped (F64)."""
+
+    five_hour_utilization: msgspec.Raw = NO_JSON
+    five_hour_reset: msgspec.Raw = NO_JSON
+    weekly_utilization: msgspec.Raw = NO_JSON
+    weekly_reset: msgspec.Raw = NO_JSON
+    plan_weight: msgspec.Raw = NO_JSON
+    availability: msgspec.Raw = NO_JSON
+
+
+#: Finds out whether it is JSON, and builds nothing of it.
+_json_decoder = msgspec.json.Decoder(msgspec.Raw)
+_status_decoder = msgspec.json.Decoder(_Status)
+_availability_decoder = msgspec.json.Decoder(_Availability)
+_number_decoder = msgspec.json.Decoder(float)
+
 #: The fields that every instance sends, with the largest value that makes sense.
 _FIELDS = {
     "five_hour_utilization": LARGEST_UTILIZATION,
@@ -111,6 +135,12 @@ _FIELDS = {
 }
 
 
+def _number(raw: msgspec.Raw, largest: float) -> float | None:
+    """Return the number in a field if it is from 0 to ``largest``, else None."""
+    value: float | None = read_raw(raw, _number_decoder)
+    return finite_number(value, largest)
+
+
 def read_status(document: bytes) -> RemoteStatus:
     """Parse one object of the status endpoint or stream (spec 8.2).
 
@@ -118,22 +148,24 @@ def read_status(document: bytes) -> RemoteStatus:
     plausible number (spec 7.5).
     """
     try:
-        loaded = msgspec.json.decode(document)
+        # As text, so that what is skipped has to be UTF-8 as well.
+        found = _json_decoder.decode(document.decode("utf-8"))
     except DECODE_ERRORS:
         raise AnswerMalformed("the remote's status is not JSON") from None
-    if not isinstance(loaded, dict):
+    loaded = read_raw(found, _status_decoder)
+    if loaded is None:
         raise AnswerMalformed("the remote's status is no JSON object")
     values: dict[str, float] = {}
     for name, largest in _FIELDS.items():
-        value = finite_number(loaded.get(name), largest)
+        value = _number(getattr(loaded, name), largest)
         if value is None:
             raise AnswerMalformed(f"the remote's status has no valid {name}")
         values[name] = value
     usable, reset_at = None, 0.0
-    availability = loaded.get("availability")
-    if isinstance(availability, dict) and isinstance(availability.get("state"), str):
-        usable = availability["state"] == "usable"
-        reset_at = finite_number(availability.get("reset_at"), LATEST_TIME) or 0.0
+    availability = read_raw(loaded.availability, _availability_decoder)
+    if availability is not None and (state := read_raw(availability.state, text_decoder)) is not None:
+        usable = state == "usable"
+        reset_at = _number(availability.reset_at, LATEST_TIME) or 0.0
     limits = LimitsUpdate(
         short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
         weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),

@@ -14,12 +14,13 @@ class RequestNotSent(UpstreamError):
     """The upstream cannot have acted on the request, so it is safe to send it again elsewhere.
 
     No connection could be made, or it was lost before the whole request was sent, or a kept-alive connection turned
-    out to have been closed by the upstream (lost without a byte of a response).
+    out to have been closed by the upstream (lost without a byte of a response). ``__cause__``: the endpoint's error, if
+    connecting failed.
     """
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream was silent for too long: the first-byte time-out or the idle time-out expired."""
+    """The upstream was silent for too long (first-byte or idle time-out), or a whole exchange took too long."""
 
 
 class ResponseLost(UpstreamError):
@@ -35,6 +36,14 @@ class CarrierLost(ResponseLost):
 
 class UpstreamProtocolError(UpstreamError):
     """The upstream sent something that is not HTTP, or that contradicts its own framing."""
+
+
+class ResponseTooLarge(UpstreamError):
+    """The body of a response exceeds the limit of whoever asked for it. ``limit`` is in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the response exceeds {limit} bytes")
+        self.limit = limit
 
 
 class BodyTooLarge(Exception):

@@ -24,9 +24,9 @@ class TokenBucket:
         """Return the seconds from ``now`` until one more update may pass; 0 if it may pass at once."""
         return max(0.0, (1.0 - self._refilled(now)) * self._interval)
 
-    def take(self, now: float) -> None:
-        """Count an update that passes at ``now``, even if it should have waited."""
-        self._left = self._refilled(now) - 1.0
+    def take(self, now: float, count: float = 1.0) -> None:
+        """Count ``count`` updates that pass at ``now``, even if they should have waited."""
+        self._left = self._refilled(now) - count
         self._at = now
 
     def _refilled(self, now: float) -> float:

@@ -1,7 +1,7 @@
 """Outgoing connections, direct or through a proxy, as the ``outbounds`` of the configuration describe them.
 
 An outbound makes client endpoints. All connections of a credential go through its outbound (F30); those of the control
-plane do so through :func:`agent`. :func:`make_outbound` makes the outbound for a configuration.
+plane do so through :class:`OutboundEndpoints`. :func:`make_outbound` makes the outbound for a configuration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
@@ -153,9 +153,3 @@ class OutboundEndpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See IAgentEndpointFactory."""
         return self._outbound.endpoint(uri.host.decode("ascii"), uri.port, uri.scheme == b"https")
-
-
-def agent(outbound: IOutbound, reactor: Any, pool: HTTPConnectionPool | None = None) -> Agent:
-    """Return an Agent that connects only through ``outbound`` (F30). Without ``pool``, no connection is kept alive."""
-    made: Agent = Agent.usingEndpointFactory(reactor, OutboundEndpoints(outbound), pool)
-    return made

@@ -21,6 +21,9 @@ from ccmproxy.transports.wrapping import Connecting, INegotiator
 _RECORD: Final = 16 * 1024
 #: Maximum number of bytes in a MemoryBIO at a time: its buffer never shrinks, and lives as long as the connection.
 _BIO_PIECE: Final = 16 * 1024
+#: Most bytes in a row that may bring no plain text, such as tickets and key updates (F64). A record and a few tickets
+#: come to less than a tenth of it.
+_MOST_BARREN: Final = 256 * 1024
 #: Buffer for decrypted data, shared by all connections. It has room for the plain text of one read of the transport
 #: (64 KiB) and the rest of an earlier record.
 _SCRATCH: Final = memoryview(bytearray(96 * 1024))
@@ -36,6 +39,7 @@ class TLSTransport:
     """
 
     __slots__ = (
+        "_barren",
         "_closing",
         "_connecting",
         "_ended",
@@ -73,6 +77,8 @@ class TLSTransport:
         self._reason: Exception | None = None
         self._producer: IProducer | None = None
         self._remembered = False
+        #: Bytes received since the last plain text.
+        self._barren = 0
 
     @property
     def session_reused(self) -> bool:
@@ -157,7 +163,12 @@ class TLSTransport:
         except ssl.SSLError as error:
             self._reason = ConnectionLost(f"TLS failed: {error}")
         if size:
+            self._barren = 0
             self._deliver(size)
+        else:
+            self._barren += len(data)
+            if self._barren > _MOST_BARREN and self._reason is None:
+                self._reason = ConnectionLost("TLS brought too much without any data")
         if self._reason is not None:
             self._flush()
             self.abortConnection()

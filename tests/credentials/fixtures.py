@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.credentials.control import Answer
+from ccmproxy.credentials.control import TIMEOUT, Answer, ControlError
 from ccmproxy.credentials.credential import Credential
 from ccmproxy.credentials.destination import Upstream as Origin
 from ccmproxy.credentials.destination import upstream_of
@@ -177,11 +178,12 @@ Reply = Answer | Exception | Deferred[Answer] | Callable[[ControlRequest], "Answ
 class Upstream:
     """Scripted token, usage and profile endpoints: each request takes the next reply of the script for its URL.
 
-    The last reply of a script is repeated. A URL without a script is never answered.
+    The last reply of a script is repeated. A URL without a script is never answered. ``clock``: for the time-outs.
     """
 
-    def __init__(self, **scripts: Reply | Iterable[Reply]) -> None:
+    def __init__(self, clock: IReactorTime, **scripts: Reply | Iterable[Reply]) -> None:
         """Scripts by name: ``token``, ``usage``, ``profile``."""
+        self._clock = clock
         self.requests: list[ControlRequest] = []
         self._scripts: dict[str, list[Reply]] = {}
         for name, script in scripts.items():
@@ -195,7 +197,13 @@ class Upstream:
         """The requests to ``url`` so far."""
         return [request for request in self.requests if request.url == url]
 
-    async def fetch(self, request: ControlRequest) -> Answer:
+    async def fetch(self, request: ControlRequest, within: float = TIMEOUT) -> Answer:
+        """See Fetch."""
+        answer = Deferred.fromCoroutine(self._answer(request))
+        late = ControlError(f"no answer within {within:g} s")
+        return await answer.addTimeout(within, self._clock, lambda _, seconds: Failure(late))
+
+    async def _answer(self, request: ControlRequest) -> Answer:
         self.requests.append(request)
         script = self._scripts.get(request.url)
         if not script:

@@ -35,7 +35,7 @@ LOST = ControlError("connection lost")
 class PollTestCase(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.upstream = Upstream(usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
+        self.upstream = Upstream(self.clock, usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
         self.applied: list[Input] = []
         self.last_update = 0.0
         self.keeper = TokenKeeper(

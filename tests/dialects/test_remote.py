@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 from hypothesis import example, given
@@ -299,6 +300,18 @@ class StatusTests(SynchronousTestCase):
         """A newer instance may send more fields."""
         more = state(fable=[1, {"x": None}], five_hour={"used": -1}, **{"": "", "größe": 1})
         self.assertEqual(read_status(more), read_status(state()))
+
+    def test_f64_other_fields_without_end(self) -> None:
+        """Nothing is built of what is not looked at, however much it is."""
+        more = state(more=[{"a": number} for number in range(20_000)], **{f"x{n}": n for n in range(10_000)})
+        tracemalloc.start()
+        try:
+            status = read_status(more)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        self.assertEqual(status, read_status(state()))
+        self.assertLess(peak, 3 * len(more))
 
     def test_no_object(self) -> None:
         for document in (b"[]", b"5", b"null", b'"state"', b"true", b"[" + state() + b"]"):

@@ -24,13 +24,14 @@ from twisted.web.server import Request, Site
 from zope.interface.verify import verifyObject
 
 from ccmproxy.config import DirectOutboundConfig, ProxyOutboundConfig
+from ccmproxy.http.client.agent import PoolAgent
 from ccmproxy.http.client.connection_pool import Call, ClientLimits, ConnectionPool
 from ccmproxy.http.failures import RequestNotSent
 from ccmproxy.http.message import RequestHead, ResponseHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.testing.pump import KIB, MemoryNetwork
-from ccmproxy.transports.outbounds import DirectOutbound, OutboundEndpoints, agent, make_outbound
+from ccmproxy.transports.outbounds import DirectOutbound, OutboundEndpoints, make_outbound
 from ccmproxy.transports.proxy_dialogue import ProxyError
 from ccmproxy.transports.tcp import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, set_socket_options
 from tests.http.upstream import Receiver
@@ -186,7 +187,8 @@ class DirectOutboundTests(TestCase):
 
         port = self.listen(self.tls(Site(Echo()), "127.0.0.1"))
         outbound = DirectOutbound(self.reactor, self.ca_file, "127.0.0.6")
-        response = await agent(outbound, self.reactor).request(b"GET", b"https://127.0.0.1:%d/" % port)
+        agent = PoolAgent(OutboundEndpoints(outbound), self.reactor, timeout=10, body_size=1000)
+        response = await agent.request(b"GET", b"https://127.0.0.1:%d/" % port)
         self.assertEqual(await readBody(response), b"from 127.0.0.6")
 
 
@@ -322,9 +324,8 @@ class ProxiedTests(TestCase):
 
         port = self.listen(self.behind_tls(Site(Hello()), "upstream.test"))
         proxy = self.proxy("http", tls=True)
-        response = await agent(self.outbound, self.reactor).request(
-            b"GET", b"https://upstream.test:%d/" % port
-        )
+        agent = PoolAgent(OutboundEndpoints(self.outbound), self.reactor, timeout=10, body_size=1000)
+        response = await agent.request(b"GET", b"https://upstream.test:%d/" % port)
         self.assertEqual(await readBody(response), b"hello")
         self.assertEqual(proxy.asked, [("upstream.test", port)])
         await self.gone(proxy)

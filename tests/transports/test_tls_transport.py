@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+from functools import partial
+from pathlib import Path
+
+from OpenSSL import crypto
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.client.connection_pool import ConnectionPool
@@ -13,6 +20,31 @@ from ccmproxy.transports.tls_transport import TLSTransport
 from tests.http.upstream import Receiver
 from tests.transports.contract import Building, Recorder, Source
 from tests.transports.tls_scene import HOST, PORT, Scene
+
+
+class TicketPeer(Protocol):
+    """A TLS server that sends very many session tickets after its handshake, and nothing else."""
+
+    def __init__(self, options: CertificateOptions, path: Path, tickets: int) -> None:
+        assert options.privateKey is not None and options.certificate is not None
+        path.write_bytes(
+            crypto.dump_privatekey(crypto.FILETYPE_PEM, options.privateKey)
+            + crypto.dump_certificate(crypto.FILETYPE_PEM, options.certificate)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        context.num_tickets = tickets
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._incoming.write(data)
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        assert self.transport is not None
+        self.transport.write(self._outgoing.read())
 
 
 class TransportTests(SynchronousTestCase):
@@ -51,6 +83,15 @@ class TransportTests(SynchronousTestCase):
         client.transport.loseConnection()
         scene.settle()
         self.assertEqual((client.lost, server.lost), ([ConnectionDone], [ConnectionDone]))
+
+    def test_records_in_pieces(self) -> None:
+        """Reads that bring but a part of a record are no reads without data."""
+        scene = Scene(self)
+        scene.listener.options["chunk_size"] = 1000
+        client, server = scene.connected()
+        server.transport.write(bytes(1024 * KIB))
+        scene.settle()
+        self.assertEqual((len(client.received), client.lost), (1024 * KIB, []))
 
     def test_we_close(self) -> None:
         scene = Scene(self)
@@ -215,6 +256,20 @@ class ResponseTests(SynchronousTestCase):
         receiver = self.response(scene, b"HTTP/1.1 204 No Content\r\n\r\n")
         self.assertEqual(receiver.outcome, "ended")
         self.assertEqual(self.pool.idle, 1)
+
+    def test_tickets_without_end(self) -> None:
+        """F64: what TLS itself says is bounded while no data comes, however long the connection may be silent."""
+        for tickets, is_cut in ((200, False), (3000, True)):
+            scene = Scene(self)
+            options = scene.authority.server_options(HOST)
+            build = partial(TicketPeer, options, Path(self.mktemp()), tickets)
+            scene.network.listen("10.0.0.1", PORT, Factory.forProtocol(build))
+            connecting = scene.connect()
+            scene.settle()
+            client = self.successResultOf(connecting)
+            assert isinstance(client, Recorder)
+            self.assertEqual(client.lost, [ConnectionLost] if is_cut else [], tickets)
+            client.transport.abortConnection()
 
     def test_connect_timeout_covers_the_handshake(self) -> None:
         scene = Scene(self)

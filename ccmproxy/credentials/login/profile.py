@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ccmproxy.credentials.control import TIMEOUT, ControlError, Fetch, fetch_within
+from ccmproxy.credentials.control import ControlError, Fetch
 from ccmproxy.dialects.oauth import AnswerMalformed, OAuthToken, UpstreamURLs
 from ccmproxy.interfaces.facets import IAccountFormat
 
@@ -18,7 +17,6 @@ async def fetch_profile(
     account_format: IAccountFormat,
     urls: UpstreamURLs,
     fetch: Fetch,
-    clock: IReactorTime,
 ) -> OAuthToken:
     """Return ``token`` with plan, tier and identity filled in, or unchanged if nothing is missing or the profile
     endpoint did not answer properly. Never fails."""
@@ -26,7 +24,7 @@ async def fetch_profile(
     if request is None:
         return token
     try:
-        answer = await fetch_within(TIMEOUT, fetch, request, clock)
+        answer = await fetch(request)
         if answer.status == 200:
             return account_format.profile_answer(answer.body, token)
         reason = f"profile endpoint answered {answer.status}"

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ccmproxy.credentials.control import TIMEOUT, ControlError, Fetch, fetch_within
+from ccmproxy.credentials.control import ControlError, Fetch
 from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable
 from ccmproxy.credentials.login.stored_login import FIRST_DELAY, LONGEST_DELAY, StoredLogin, is_login
 from ccmproxy.dialects.logins import INVALID_SCOPE
@@ -173,7 +173,7 @@ class TokenRefresh:
     async def _ask(self, token: OAuthToken, request: ControlRequest) -> OAuthToken:
         """Return the login that the token endpoint answers to ``request``. Raises RefreshRefused when there is none."""
         try:
-            answer = await fetch_within(TIMEOUT, self._fetch, request, self._clock)
+            answer = await self._fetch(request)
         except ControlError as error:
             raise RefreshRefused(f"token endpoint: {error}") from None
         return self._format.refresh_answer(answer.status, answer.headers, answer.body, token, self._now())

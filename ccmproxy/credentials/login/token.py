@@ -210,7 +210,7 @@ class TokenKeeper:
         token = self.authorization
         if not isinstance(token, OAuthToken):
             return
-        filled = await fetch_profile(self._tag, token, self._format, self._urls, self._fetch, self._clock)
+        filled = await fetch_profile(self._tag, token, self._format, self._urls, self._fetch)
         if filled == token:
             return
         if not self._login.holds(filled) and not await self._save_profile(token, filled):

@@ -21,7 +21,8 @@ LONGEST_LINE = 64 * 1024
 HOPELESS = frozenset({401, 403, 404})
 #: Token bucket: burst size and seconds per further state; excess states collapse into the newest. The rate is limited
 #: because each state may cause a line in the log and an update to all watchers of this instance. It is twice the rate
-#: at which ccmproxy sends states, so none of them is delayed.
+#: at which ccmproxy sends states, so none of them is delayed. Bytes are read at the same rate, LONGEST_LINE of them for
+#: a state; beyond it, the stream is under back-pressure (F64).
 BURST = 20
 APART = 0.1
 
@@ -57,9 +58,12 @@ class StatusWatch:
         self._line = bytearray()
         self._complained = False
         self._rate = TokenBucket(BURST, APART)
-        #: The newest state while the rate limit delays it, and the timer that ends the delay.
-        self._held: RemoteStatus | None = None
+        #: The line with the newest state while the rate limit delays it, and the timer that ends the delay.
+        self._held = b""
         self._soon: IDelayedCall | None = None
+        #: The rate at which the stream is read, and the timer that ends a pause of reading.
+        self._reading = TokenBucket(BURST, APART)
+        self._pause: IDelayedCall | None = None
 
     @property
     def is_open(self) -> bool:
@@ -97,7 +101,11 @@ class StatusWatch:
     def _close(self) -> None:
         if self._soon is not None:
             self._soon.cancel()
-        self._soon = self._held = None
+        self._soon = None
+        self._held = b""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = None
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -125,19 +133,22 @@ class StatusWatch:
     def response_data(self, data: bytes) -> None:
         """Parse ``data``, which may be part of a line or many lines."""
         call = self._call
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            whole = bytes(self._line) + line
+        whole, end, rest = data.rpartition(b"\n")
+        if end:
+            lines = bytes(self._line) + whole
             self._line.clear()
-            if len(whole) > LONGEST_LINE:
-                self._give_up("a line is too long")
-                return
-            self._state(whole)
+            self._take_lines(lines)
             if self._call is not call:
-                return  # The reaction to the state has closed the stream, and may have opened another one.
+                return  # The stream was given up, or the reaction to a state has closed it or opened another one.
         self._line += rest
         if len(self._line) > LONGEST_LINE:
             self._give_up("a line is too long")
+            return
+        now = self._clock.seconds()
+        self._reading.take(now, len(data) / LONGEST_LINE)
+        if call is not None and self._pause is None and (wait := self._reading.delay(now)):
+            call.pauseProducing()
+            self._pause = self._clock.callLater(wait, self._read_on)
 
     def response_ended(self) -> None:
         """Schedule a new request: the remote has ended the stream, as it does when it stops."""
@@ -152,7 +163,37 @@ class StatusWatch:
 
     # ------------------------------------------------------------------------------------------------------
 
+    def _take_lines(self, lines: bytes) -> None:
+        """Take complete lines. Once the rate limit is reached, only the last one is kept, until it may be taken over.
+
+        Lines that are not looked into cost nothing but the search for the last one. One that holds no state counts
+        against the rate as well, since finding that out is the same work.
+        """
+        call = self._call
+        while lines := lines.lstrip(b"\r\n"):
+            wait = self._rate.delay(self._clock.seconds())
+            if self._soon is not None or wait:
+                newest = lines.rstrip().rpartition(b"\n")[2]
+                if len(newest) > LONGEST_LINE:
+                    self._give_up("a line is too long")
+                elif newest:
+                    self._held = newest
+                    self._soon = self._soon or self._clock.callLater(wait, self._take_held)
+                return
+            line, _, lines = lines.partition(b"\n")
+            if len(line) > LONGEST_LINE:
+                self._give_up("a line is too long")
+            else:
+                self._state(line)
+            if self._call is not call:
+                return
+
+    def _take_held(self) -> None:
+        held, self._held, self._soon = self._held, b"", None
+        self._state(held)
+
     def _state(self, line: bytes) -> None:
+        self._rate.take(self._clock.seconds())
         if not line.strip():
             return
         try:
@@ -164,22 +205,12 @@ class StatusWatch:
                     "{tag}: a state was not taken over: {problem}", tag=self._tag, problem=str(error)
                 )
             return
-        if self._soon is not None:
-            self._held = status
-        elif wait := self._rate.delay(self._clock.seconds()):
-            self._held = status
-            self._soon = self._clock.callLater(wait, self._take_held)
-        else:
-            self._take(status)
-
-    def _take_held(self) -> None:
-        status, self._held, self._soon = self._held, None, None
-        assert status is not None  # the timer was set with it
-        self._take(status)
-
-    def _take(self, status: RemoteStatus) -> None:
-        self._rate.take(self._clock.seconds())
         self._apply(status)
+
+    def _read_on(self) -> None:
+        self._pause = None
+        if self._call is not None:
+            self._call.resumeProducing()
 
     def _give_up(self, problem: str) -> None:
         self._close()

@@ -9,11 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from zope.interface import implementer
 
 from ccmproxy.dialects.codex.windows import read_usage
-from ccmproxy.dialects.json_values import DECODE_ERRORS, json_object, moment, number, text
+from ccmproxy.dialects.json_values import DECODE_ERRORS, any_decoder, json_object, moment, number, text
 from ccmproxy.dialects.logins import (
     FINAL_CODES,
     REFRESH_MARGIN,
@@ -150,7 +149,7 @@ class CodexAccountFormat:
         """
         refuse_unless_granted(status, headers, body, now, _is_permanent)
         try:
-            answer = msgspec.json.decode(body)
+            answer = any_decoder.decode(body)
         except DECODE_ERRORS:
             raise RefreshRefused("token endpoint answered something that is not JSON") from None
         # Each token is checked by itself: a malformed one must not discard a new refresh token beside it.

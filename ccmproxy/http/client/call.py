@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.http.client.response_head import MOST_INTERIM_RESPONSES
 from ccmproxy.http.client.upgrade import SwitchedConnection
 from ccmproxy.http.failures import UpstreamError
 from ccmproxy.http.message import ResponseHead
@@ -26,6 +27,7 @@ class ClientLimits:
     upload; only the upstream's bytes count (F15), and time during which reading is paused does not.
     ``keepalive_timeout``: how long an idle connection is kept. ``head_size``: largest size of all heads of one response
     together, interim ones included; it also bounds the overhead between two pieces of a chunked body, and its trailers.
+    ``interim_responses``: most interim responses (1xx) to one request; 102 (Processing) comes every 20 seconds or so.
     """
 
     connect_timeout: float = 10.0
@@ -33,6 +35,7 @@ class ClientLimits:
     idle_timeout: float = 600.0
     keepalive_timeout: float = 60.0
     head_size: int = 256 * 1024
+    interim_responses: int = MOST_INTERIM_RESPONSES
 
 
 class ResponseReceiver(typing.Protocol):
@@ -107,7 +110,7 @@ class Call:
         self.over = False
         #: Called with the connection if the upstream switches protocols; None if that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
-        #: Cancels the attempt to connect; set while there is no connection yet.
+        #: Cancels the attempt to connect, or the report of its failure; set while there is no connection yet.
         self.abandon: Callable[[Call], None] | None = None
 
     def pauseProducing(self) -> None:

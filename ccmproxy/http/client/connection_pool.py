@@ -162,19 +162,25 @@ class ConnectionPool:
 
     def _not_connected(self, reason: Failure, call: Call) -> None:
         self._connecting.pop(call, None)
-        if not call.over:
-            self._fail(call, f"cannot connect to the upstream: {reason.getErrorMessage()}")
+        self._fail(call, f"cannot connect to the upstream: {reason.getErrorMessage()}", reason.value)
         self._stop_ticking_if_empty()
 
-    def _fail(self, call: Call, message: str) -> None:
-        """Report the failure in the next reactor turn, as an endpoint may fail before the caller has its Call."""
-        self._clock.callLater(0, call.failed, RequestNotSent(message))
+    def _fail(self, call: Call, message: str, cause: BaseException | None = None) -> None:
+        """Report the failure in the next reactor turn, as an endpoint may fail before the caller has its Call.
+
+        Cancelling the call also cancels the report.
+        """
+        if call.over:
+            return
+        error = RequestNotSent(message)
+        error.__cause__ = cause
+        report = self._clock.callLater(0, call.failed, error)
+        call.abandon = lambda _: report.cancel()
 
     def _abandon(self, call: Call) -> None:
         """Cancel the attempt to connect for a call that was cancelled."""
-        connecting = self._connecting.pop(call, None)
-        if connecting is not None:  # else the attempt has failed already, and the report is scheduled
-            connecting[1].cancel()
+        _, connecting = self._connecting.pop(call)
+        connecting.cancel()
         self._stop_ticking_if_empty()
 
     def _start(self, connection: HTTPClientProtocol, call: Call) -> None:

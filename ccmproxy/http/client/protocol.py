@@ -176,7 +176,8 @@ class HTTPClientProtocol:
         """Send the request of ``call``. The connection must be idle."""
         call.connection = self
         self._call = call
-        self._head = ResponseHeadReader(self._owner.limits.head_size)
+        limits = self._owner.limits
+        self._head = ResponseHeadReader(limits.head_size, limits.interim_responses)
         self._responded = self._heard = False
         self._started = self._last_heard = self._owner.seconds()
         if call.size <= WHOLE_REQUEST:

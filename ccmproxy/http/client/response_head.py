@@ -11,6 +11,11 @@ from ccmproxy.http.message import Headers, ResponseHead, list_items
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?")
 _VERSION: Final = b"HTTP/1."
+#: Most header fields in one head. Upstreams send some 40; the bound keeps the work on a head within a few milliseconds,
+#: however short its fields are.
+_MOST_FIELDS: Final = 1000
+#: Most interim responses (1xx) to one request, unless the reader is told otherwise.
+MOST_INTERIM_RESPONSES: Final = 100
 #: Stands for "nothing buffered"; never written to.
 _EMPTY: Final = bytearray()
 
@@ -35,21 +40,23 @@ class IncomingResponse:
 class ResponseHeadReader:
     """Puts the heads of one response together, from pieces of any size.
 
-    ``limit``: bytes of all heads of the response, the interim ones included.
+    ``limit``: bytes of all heads of the response, the interim ones included. ``interim_limit``: number of interim
+    responses (F64).
     """
 
-    __slots__ = ("_buffer", "_limit", "_size")
+    __slots__ = ("_buffer", "_interim_left", "_limit", "_size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, interim_limit: int = MOST_INTERIM_RESPONSES) -> None:
         self._limit = limit
+        self._interim_left = interim_limit
         self._buffer = _EMPTY
         self._size = 0
 
     def feed(self, data: bytes) -> IncomingResponse | None:
         """Take the next bytes; the head that they complete, None if it goes on.
 
-        Raises UpstreamProtocolError, as early as it shows, for what is no head of HTTP/1, is malformed (RFC 9112) or
-        too large.
+        Raises UpstreamProtocolError, as early as it shows, for what is no head of HTTP/1, is malformed (RFC 9112), is
+        too large or has too many fields, and for one interim response too many.
         """
         joined: bytes | bytearray = data
         seen = len(self._buffer)
@@ -73,10 +80,18 @@ class ResponseHeadReader:
         self._size += end + 4
         if self._size > self._limit:
             raise UpstreamProtocolError("the head of the upstream's response is too large")
+        raw = bytes(joined[: end + 4])
+        if raw.count(b"\n") > _MOST_FIELDS + 2:  # the status line and the empty line end with one as well
+            raise UpstreamProtocolError("the head of the upstream's response has too many fields")
         try:
-            return _parse(bytes(joined[: end + 4]), bytes(joined[end + 4 :]))
+            found = _parse(raw, bytes(joined[end + 4 :]))
         except FramingError as error:
             raise UpstreamProtocolError(f"malformed response from the upstream: {error}") from error
+        if found.head.status < 200:
+            self._interim_left -= 1
+            if self._interim_left < 0:
+                raise UpstreamProtocolError("too many interim responses from the upstream")
+        return found
 
 
 def _parse(raw: bytes, rest: bytes) -> IncomingResponse:

@@ -40,7 +40,7 @@ class TokenTestCase(CredentialTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.upstream = Upstream(token=tokens("a2", "r2"))
+        self.upstream = Upstream(self.clock, token=tokens("a2", "r2"))
         self.changes = 0
         self.failures: list[str] = []
         self.store = Disk(self.path)

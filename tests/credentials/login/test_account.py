@@ -45,7 +45,7 @@ NOTICE = [POLL_INTERVAL, SETTLE, SETTLE]
 class AccountTestCase(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.upstream = Upstream(usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
+        self.upstream = Upstream(self.clock, usage=usage(), token=tokens("a2", "r2", NOW + 1e9))
         self.watcher = FileWatcher(self.clock)
         self.connections = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
         self.access = UpstreamAccess(URLS, NoOutbound(), self.connections)

@@ -12,11 +12,9 @@ from tests.credentials.fixtures import PROFILE, URLS, CredentialTestCase, PlainF
 
 class ProfileTests(CredentialTestCase):
     def ask(self, reply: Reply | None, plan: str | None = None) -> Deferred[OAuthToken]:
-        self.upstream = Upstream(**({} if reply is None else {"profile": reply}))
+        self.upstream = Upstream(self.clock, **({} if reply is None else {"profile": reply}))
         return Deferred.fromCoroutine(
-            fetch_profile(
-                "acct", OAuthToken("a1", plan=plan), PlainFormat(), URLS, self.upstream.fetch, self.clock
-            )
+            fetch_profile("acct", OAuthToken("a1", plan=plan), PlainFormat(), URLS, self.upstream.fetch)
         )
 
     def test_filled_in(self) -> None:

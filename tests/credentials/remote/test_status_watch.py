@@ -8,7 +8,7 @@ from math import inf
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.credentials.remote.status_watch import BURST, LONGEST_LINE, StatusWatch
+from ccmproxy.credentials.remote.status_watch import APART, BURST, LONGEST_LINE, StatusWatch
 from ccmproxy.dialects.remote import RemoteStatus
 from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
 from ccmproxy.http.message import RequestHead
@@ -19,6 +19,8 @@ from tests.logged import everything, log_events, messages
 SECRET = b"our-token-4711"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 HOUR = 3600.0
+#: What a remote that never ends sends before a test gives up on it (bytes).
+FLOOD = 8 * KIB * KIB
 
 
 def line(weekly: float = 5, **more: object) -> bytes:
@@ -97,6 +99,17 @@ class WatchCase(SynchronousTestCase):
         """Send these chunks as the remote, each separately."""
         for piece in pieces:
             self.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+    def flood(self, lines: bytes) -> int:
+        """Let the remote send ``lines`` again and again until it is not read any more, at most FLOOD bytes. Returns how
+        many bytes were read."""
+        transport = self.scene.server.transport
+        before: int = transport.written - transport.buffered
+        sent = before
+        while not transport.buffered and sent - before < FLOOD:
+            self.chunk(lines)
+            sent = transport.written - transport.buffered
+        return sent - before
 
     def lines(self, words: str) -> list[str]:
         """The messages with these words in them."""
@@ -232,6 +245,72 @@ class LineTests(WatchCase):
         self.scene.pass_time(1)
         self.assertLess(len(self.states), 2 * BURST + 110)
         self.assertEqual(self.states[-1], 100)
+
+    def check_endless(self, lines: bytes) -> None:
+        """Check that a stream that never ends (F64) is read at the rate at which states may change: what the remote
+        sends beyond that stays in its own buffers."""
+        self.open()
+        burst = BURST * LONGEST_LINE
+        self.assertLess(self.flood(lines), burst + 3 * 64 * KIB)
+        # For ten seconds, it is read again each time that it may be.
+        read = 0
+        for _ in range(100):
+            self.scene.pass_time(APART)
+            read += self.flood(lines)
+        self.assertLess(read, 100 * LONGEST_LINE + burst)
+        self.assertLessEqual(len(self.states), BURST + 101)
+        self.assertTrue(self.watch.is_open)
+        self.assertLessEqual(len(self.lines("")), 1)
+
+    def test_states_without_end(self) -> None:
+        self.check_endless(b"".join(map(line, range(100))))
+        self.assertGreater(len(self.states), 100)
+
+    def test_nonsense_without_end(self) -> None:
+        self.check_endless(b"{}\n" * 3000)
+
+    def test_ends_of_lines_without_end(self) -> None:
+        self.check_endless(b"\n" * 9000)
+
+    def test_white_space_without_end(self) -> None:
+        self.check_endless(b" \r\n" * 3000)
+
+    def test_f64_a_new_stream_brings_no_new_burst(self) -> None:
+        """Ending the stream does not help a remote to be read faster."""
+        self.open()
+        self.flood(b"\n" * 9000)
+        self.watch.restart()
+        self.scene.settle()
+        self.write(HEAD)
+        self.assertLess(self.flood(b"\n" * 9000), 4 * 64 * KIB)
+
+    def test_the_newest_state_after_a_pause(self) -> None:
+        self.open()
+        self.flood(line(5) * 100)
+        self.chunk(line(6))
+        self.scene.pass_time(10)
+        self.assertEqual(self.states[-1], 6)
+        self.assertEqual(self.scene.server.transport.buffered, 0)
+
+    def test_lines_without_a_state_count(self) -> None:
+        """F64: finding out that a line holds no state is as much work as a state."""
+        self.open()
+        self.chunk(b"{}\n" * BURST + line(5) + b"{}\n" + line(6))
+        self.assertEqual(self.states, [])
+        self.scene.pass_time(APART)
+        self.assertEqual(self.states, [6])
+
+    def test_a_line_that_is_too_long_among_others(self) -> None:
+        """Wherever it stands, it ends the stream."""
+        long = b" " * LONGEST_LINE + line(5)
+        self.open()
+        for before, after in ((b"", b""), (b"", b"{}\n"), (b"{}\n" * BURST, b"")):
+            self.chunk(before + long + after)
+            self.assertEqual(len(self.lines("a line is too long")), 1, before)
+            self.events.clear()
+            self.watch.restart()
+            self.scene.settle()
+            self.write(HEAD)
 
     def test_a_state_that_waits_outlives_its_stream(self) -> None:
         """It does not outlive the watch or the route over which it came."""
@@ -533,6 +612,14 @@ class StopTests(WatchCase):
         self.scene.settle()
         self.assert_ended()
         self.assertLess(self.states[-1], 49)
+
+    def test_while_reading_is_paused(self) -> None:
+        self.open()
+        self.flood(b"\n" * 9000)
+        self.watch.stop()
+        self.scene.settle()
+        self.assertEqual(self.scene.clock.getDelayedCalls(), [])
+        self.assert_ended()
 
     def test_because_of_a_state(self) -> None:
         self.open()

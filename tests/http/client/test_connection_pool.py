@@ -255,6 +255,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertIsNone(receiver.outcome)
         call.cancel()
         receiver.cancelled = True
+        self.assertEqual(scene.clock.getDelayedCalls(), [], "the news is not awaited any more")
         scene.settle()
         self.assertEqual((scene.pool.connecting, scene.clock.getDelayedCalls()), (0, []))
 

@@ -160,6 +160,10 @@ BROKEN = {
     "head too large": OK + b"A: " + b"x" * 257 * KIB + b"\r\n\r\n",
     "endless head": OK + (b"A: " + b"x" * 1021 + b"\r\n") * 300,
     "endless interim responses": b"HTTP/1.1 100 Continue\r\n\r\n" * 20000,
+    "too many interim responses": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 101
+    + OK
+    + b"Content-Length: 0\r\n\r\n",
+    "too many fields": OK + b"a:\r\n" * 1001 + b"Content-Length: 0\r\n\r\n",
     "endless extension": CHUNKED + b"1;" + b"x" * 400 * KIB,
     "endless trailers": CHUNKED + b"0\r\n" + b"A: b\r\n" * 100_000,
 }

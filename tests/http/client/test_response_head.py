@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.client.response_head import IncomingResponse, ResponseHeadReader, is_persistent
+from ccmproxy.http.client.response_head import (
+    MOST_INTERIM_RESPONSES,
+    IncomingResponse,
+    ResponseHeadReader,
+    is_persistent,
+)
 from ccmproxy.http.failures import UpstreamProtocolError
 
 HEAD = b"HTTP/1.1 200 Fine\r\nX-One: 1\r\nContent-Length: 5\r\n\r\n"
@@ -64,6 +69,23 @@ class ReadingTests(SynchronousTestCase):
             with self.assertRaisesRegex(UpstreamProtocolError, "too large"):
                 reader.feed(data)
 
+    def test_the_bounds_themselves_are_allowed(self) -> None:
+        """F64: of interim responses, of which there may be fewer on another connection, and of fields."""
+        interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+        for reader, allowed in (
+            (ResponseHeadReader(10**6), MOST_INTERIM_RESPONSES),
+            (ResponseHeadReader(10**6, 2), 2),
+        ):
+            for _ in range(allowed):
+                self.assertIsNotNone(reader.feed(interim))
+            self.assertIsNotNone(reader.feed(HEAD))
+            with self.assertRaisesRegex(UpstreamProtocolError, "too many interim responses"):
+                reader.feed(interim)
+        fields = b"a: b\r\n" * 1000
+        self.assertEqual(
+            len(self.read(b"HTTP/1.1 200\r\n" + fields + b"\r\n", limit=10**6).head.headers), 1000
+        )
+
     def test_persistence(self) -> None:
         for start, field, expected in (
             (b"HTTP/1.1", b"", True),
@@ -110,6 +132,11 @@ class RefusalTests(SynchronousTestCase):
         reader = ResponseHeadReader(20)
         self.assertIsNone(reader.feed(b"HTTP/1.1 200 OKOKOKO"))
         self.refused(reader, b"K", "too large")
+
+    def test_too_many_fields(self) -> None:
+        """F64: the shorter the fields, the more work is a head of the same size."""
+        head = b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 1001 + b"\r\n"
+        self.refused(ResponseHeadReader(10**6), head, "too many fields")
 
     def test_malformed(self) -> None:
         for head in (
