@@ -255,6 +255,7 @@ class Credential(ABC):
             state.refusals
             or state.refused is not None
             or state.rate_limited_until
+            or state.cannot_serve
             or not state.holds.is_empty
         ):
             self._apply(RequestServed(asked, sent_at, is_model_request))

@@ -22,7 +22,6 @@ from ccmproxy.config import load_text
 from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator import ClaudeAccount, CodexAccount
-from tests.interop.cases import AT_ONCE
 from tests.interop.scripted import Answer, ScriptedSimulator
 
 #: ``direct``: as the account ``a`` itself. ``single``: through ccmproxy to ``a``. ``pool``: to ``a``, and if ``a``
