@@ -704,32 +704,38 @@ class RefusedAccountTests(SynchronousTestCase):
 
     def test_refused_within_a_websocket(self) -> None:
         """The message passes; the remote keeps its standing, whatever was said of its account."""
-        for status, error, headers in (
-            (402, {"code": "deactivated_workspace"}, {}),
-            (401, {"code": "token_expired", "message": "Could not parse your authentication token."}, {}),
-            (429, {"type": "usage_limit_reached", "resets_in_seconds": 3600}, {}),
-            (
-                429,
-                {"type": "usage_limit_reached"},
-                {
-                    "x-codex-primary-used-percent": "100",
-                    "x-codex-primary-window-minutes": "300",
-                    "x-codex-primary-reset-at": "1795003600",
-                },
-            ),
+        used_up = {
+            "type": "error",
+            "status": 429,
+            "error": {"type": "usage_limit_reached"},
+            "headers": {
+                "x-codex-primary-used-percent": "100",
+                "x-codex-primary-window-minutes": "300",
+                "x-codex-primary-reset-at": "1795003600",
+            },
+        }
+        begun = (
+            {"type": "response.created", "response": {"id": "r1"}},
+            {"type": "response.output_text.delta", "delta": "so far"},
+        )
+        token = {"code": "token_expired", "message": "Could not parse your authentication token."}
+        for answer in (
+            Answer(402, {"error": {"code": "deactivated_workspace"}}),
+            Answer(401, {"error": token}),
+            Answer(429, {"error": {"type": "usage_limit_reached", "resets_in_seconds": 3600}}),
+            # After the first byte the lender cannot have another account serve it.
+            Answer(200, events=(*begun, used_up)),
         ):
             simulator = self.begin("ocm", "a1", "a2")
-            simulator.script.say(
-                Answer(status, {"error": error}, headers=tuple(headers.items())), account="a1"
-            )
+            simulator.script.say(answer, account="a1")
             client = open_socket(self, self.federation, self.b)
             external_ = self.b.external("friend")
             seen: list[str] = []
             external_.subscribe(lambda: seen.append(external_._availability().state))  # noqa: B023
             client.say(turn_message("hello"))
             self.federation.settle()
-            self.assertEqual(set(seen) - {"usable"}, set(), error)
-            self.assertEqual(states(self.b, "friend"), ("usable", ""), error)
+            self.assertEqual(set(seen) - {"usable"}, set(), answer)
+            self.assertEqual(states(self.b, "friend"), ("usable", ""), answer)
             self.assertEqual(self.asked()[:1], ["a1"])
 
 

@@ -432,6 +432,7 @@ class StateTests(ExternalCase):
             self.assertEqual(self.scene.state, ("temporarily_blocked", "rejected"))
             availability = self.external.snapshot(self.scene.clock.seconds()).availability
             self.assertEqual((availability.reset_at, availability.worth_trying), (0.0, True))
+            self.assertNotIn(100.0, self.scene.used, "the windows are not full")
             self.direct.tell(availability={"state": "usable", "reason": "", "reset_at": 0})
             self.scene.settle()
             self.assertEqual(self.scene.state, USABLE)
