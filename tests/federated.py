@@ -170,9 +170,9 @@ class Federation:
         case.addCleanup(globalLogPublisher.removeObserver, observer)
         case.addCleanup(self.close)
 
-    def account(self, tag: str, plan: str = "max_20x") -> str:
-        """An entry for an account of its own, logged in."""
-        login = self.logins[tag] = self.simulator.add_account(tag, plan)
+    def account(self, tag: str, plan: str = "max_20x", **options: Any) -> str:
+        """An entry for an account of its own, logged in. ``options``: of the simulated account."""
+        login = self.logins[tag] = self.simulator.add_account(tag, plan, **options)
         path = f"{self.case.mktemp()}.json"
         with open(path, "wb") as file:
             file.write(login.credentials_document())

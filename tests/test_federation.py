@@ -682,6 +682,24 @@ class RefusedAccountTests(SynchronousTestCase):
         self.assertIsNone(second.header("retry-after"))
         self.assertEqual(self.asked(), ["a1"])
 
+    def test_a_used_up_model(self) -> None:
+        """The remote serves its other models, and is asked for this one again: it may have got another account."""
+        self.federation = federation = Federation(self)
+        account = federation.account("a1", model_windows=("seven_day_opus",))
+        self.a = federation.add(A, [account], [user("b", "a1")])
+        friend = external("friend", "b", url=URL_A)
+        self.b = federation.add(B, [friend], [user("alice", "friend", allow_external_usage=True)])
+        federation.logins["a1"].exhaust("seven_day_opus", 86400.0)
+        for _ in range(2):
+            refused = self.b.answer(model="claude-opus-4-6")
+            self.assertEqual((refused.status, refused.header("x-ccm-error")), (429, "rate_limited"))
+            self.assertEqual(refused.header("x-ccm-limit"), "model_window")
+            self.assertIn("earliest reset in 1d", refused.error["message"])
+            self.assertEqual(self.b.answer(model="claude-sonnet-4-6").status, 200)
+        self.assertEqual(len(federation.turns()), 3)
+        self.assertEqual(states(self.b, "friend"), ("usable", ""))
+        self.assertEqual(len(self.b.external("friend").state.model_rejections), 0)
+
     def test_used_up_in_mid_stream(self) -> None:
         """The client's next request is served by the remote's other account."""
         simulator = self.begin("ocm", "a1", "a2")

@@ -13,7 +13,7 @@ import msgspec
 
 from ccmproxy.dialects.json_values import DECODE_ERRORS
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
-from ccmproxy.dialects.own_errors import BUSY_REASON
+from ccmproxy.dialects.own_errors import BUSY_REASON, MODEL_LIMIT
 from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.http.retry_after import retry_after
@@ -33,6 +33,8 @@ from ccmproxy.state.limits import (
 ERROR_FIELD = b"x-ccm-error"
 #: The field, in lower case, beside our own ``rate_limited``: when a credential is usable again (Unix seconds).
 RESET_FIELD = b"x-ccm-reset-at"
+#: The field, in lower case, beside our own ``rate_limited``: that only the requested model is used up.
+LIMIT_FIELD = b"x-ccm-limit"
 #: The fields of which ccmproxy puts one on every response that it relays: a response with neither is sing-box's.
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
 #: The error of a remote that has no credential to serve the request with (spec 4.2).
@@ -101,6 +103,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     elif reason == b"rate_limited":
         value = first_value(head.headers, RESET_FIELD)
         until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
+        if first_value(head.headers, LIMIT_FIELD) == MODEL_LIMIT.encode("ascii"):
+            # Nothing is remembered: another of its accounts may have room for the model at any time.
+            return Verdict(AnswerKind.MODEL_RATE_LIMITED, until)
         if until:
             return Verdict(AnswerKind.RATE_LIMITED, until)
     return verdict

@@ -156,6 +156,21 @@ class VerdictTests(SynchronousTestCase):
             found = verdict(status, *own_error(b"busy"), (b"Retry-After", b"7"))
             self.assertEqual(found, Verdict(AnswerKind.BUSY, wait=7.0))
 
+    def test_used_up(self) -> None:
+        reset = (b"X-CCM-Reset-At", b"1795003600")
+        limited = own_error(b"rate_limited")
+        self.assertEqual(verdict(429, *limited, reset), Verdict(AnswerKind.RATE_LIMITED, 1795003600.0))
+        self.assertEqual(
+            verdict(429, *limited, reset, (b"X-CCM-Limit", b"another word")),
+            Verdict(AnswerKind.RATE_LIMITED, 1795003600.0),
+        )
+
+    def test_one_model_is_used_up(self) -> None:
+        """That says nothing of the remote's other models (spec 12)."""
+        for fields, until in (((b"X-CCM-Reset-At", b"1795003600"),), 1795003600.0), ((), 0.0):
+            found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Limit", b"model_window"), *fields)
+            self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, until))
+
     def test_a_token_that_was_wrong_too_often(self) -> None:
         """The remote rejects our token for a while: that is no rate limit."""
         self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)
