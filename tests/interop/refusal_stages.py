@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SkipTest, TestCase
 
 from ccmproxy.config import load_text
@@ -80,23 +80,18 @@ class Stage:
         case.addCleanup(port.stopListening)
         case.addCleanup(self.simulator.factory.abort_all)
         upstream = f"http://127.0.0.1:{port.getHost().port}"
-        self.url, self.token = upstream, self.accounts["a"].access_token
-        if way != "direct":
-            is_remote = way.startswith("external")
-            user = (
-                {"name": "friend", "token": INSTANCE_TOKEN}
-                if is_remote
-                else {"name": "alice", "token": TOKEN}
-            )
-            shares = way in SHARED
-            self.url, self.token = (
-                self._accounts(case, upstream, {**user, "credential": "pool" if shares else "a"}),
-                TOKEN,
-            )
-            if is_remote:
-                self.url = self._borrower(case, upstream, self.url)
+        if way == "direct":
+            self.url, self.token = upstream, self.accounts["a"].access_token
+            return
+        serving = "pool" if way in SHARED else "a"
+        self.token = TOKEN
+        if way in ("single", "pool"):
+            self.url = self._accounts(case, upstream, user("alice", TOKEN, serving))
+        else:
+            lender = self._accounts(case, upstream, user("friend", INSTANCE_TOKEN, serving))
+            self.url = self._borrower(case, upstream, lender)
 
-    def _accounts(self, case: RefusalCase, upstream: str, user: Mapping[str, Any]) -> str:
+    def _accounts(self, case: RefusalCase, upstream: str, served: Mapping[str, Any]) -> str:
         """Start the instance that has the accounts. Returns its URL."""
         credentials: list[Mapping[str, Any]] = []
         for name, account in self.accounts.items():
@@ -106,20 +101,20 @@ class Stage:
             file.write_bytes(case.login(account))
             credentials.append({"tag": name, "credential_path": str(file)})
         pool = {"tag": "pool", "type": "balancer", "credentials": ["a", "b"], "strategy": "fallback"}
-        return self._start(case, upstream, [*credentials, pool], user)
+        return self._start(case, upstream, [*credentials, pool], served)
 
     def _borrower(self, case: RefusalCase, upstream: str, url: str) -> str:
         """Start an instance that has nothing but the one at ``url``. Returns its own URL."""
         remote = {"tag": "friend", "type": "external", "url": url, "token": INSTANCE_TOKEN}
-        user = {"name": "alice", "token": TOKEN, "credential": "friend", "allow_external_usage": True}
-        return self._start(case, upstream, [remote], user)
+        alice = user("alice", TOKEN, "friend", allow_external_usage=True)
+        return self._start(case, upstream, [remote], alice)
 
     def _start(
         self,
         case: RefusalCase,
         upstream: str,
         credentials: Sequence[Mapping[str, Any]],
-        user: Mapping[str, Any],
+        served: Mapping[str, Any],
     ) -> str:
         """Start an instance of ccmproxy, until the end of the test. Returns its URL."""
         service = {
@@ -127,7 +122,7 @@ class Stage:
             "listen": "127.0.0.1",
             "listen_port": 0,
             "credentials": credentials,
-            "users": [user],
+            "users": [served],
             "upstream": case.upstream_settings(upstream),
         }
         config = load_text(json.dumps({"services": [service]}), "interop")
@@ -197,14 +192,10 @@ class RefusalCase(TestCase, ABC):
             stage.simulator.script.say(answer, endpoint, account=account, model=model, times=times)
 
     async def everywhere(self, *arguments: str) -> dict[Way, Seen]:
-        """One run on every way, some of them at the same time."""
-        at_once = DeferredSemaphore(len(WAYS))
-
-        def run(stage: Stage) -> Deferred[Seen]:
-            return Deferred.fromCoroutine(self.run_client(stage, *arguments))
-
+        """One run on every way, all at the same time: most of their time goes into waits between tries."""
         seen: list[Seen] = await gatherResults(
-            [at_once.run(run, stage) for stage in self.stages.values()], consumeErrors=True
+            [Deferred.fromCoroutine(self.run_client(stage, *arguments)) for stage in self.stages.values()],
+            consumeErrors=True,
         )
         return dict(zip(self.stages, seen, strict=True))
 
@@ -233,6 +224,11 @@ class RefusalCase(TestCase, ABC):
             proxied = seen[way]
             self.assertEqual((proxied.code, proxied.said), (direct.code, direct.said), way)
             self.assertLessEqual(len(proxied.turns), len(direct.turns) + 1, (way, proxied.turns))
+
+
+def user(name: str, token: str, credential: str, **options: object) -> Mapping[str, Any]:
+    """An entry for a user of ccmproxy."""
+    return {"name": name, "token": token, "credential": credential, **options}
 
 
 def without_changes(text: str) -> str:
