@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.protocol import Factory
@@ -149,13 +149,18 @@ class Instance:
 class Federation:
     """A network of instances, and a simulator with accounts for them. ``kind``: type of their services."""
 
-    def __init__(self, case: SynchronousTestCase, kind: str = "ccm") -> None:
+    def __init__(
+        self,
+        case: SynchronousTestCase,
+        kind: str = "ccm",
+        make_simulator: Callable[[Clock, random.Random], Simulator] = Simulator,
+    ) -> None:
         self.case = case
         self.kind = kind
         self.clock = Clock()
         self.clock.advance(START)
         self.network = MemoryNetwork(self.clock)
-        self.simulator = Simulator(self.clock, random.Random(1))
+        self.simulator = make_simulator(self.clock, random.Random(1))
         self.upstream = self.network.listen(*UPSTREAM, self.simulator.factory)
         self.logins: dict[str, ClaudeAccount] = {}
         self.instances: list[Instance] = []
@@ -165,9 +170,9 @@ class Federation:
         case.addCleanup(globalLogPublisher.removeObserver, observer)
         case.addCleanup(self.close)
 
-    def account(self, tag: str, plan: str = "max_20x") -> str:
-        """An entry for an account of its own, logged in."""
-        login = self.logins[tag] = self.simulator.add_account(tag, plan)
+    def account(self, tag: str, plan: str = "max_20x", **options: Any) -> str:
+        """An entry for an account of its own, logged in. ``options``: of the simulated account."""
+        login = self.logins[tag] = self.simulator.add_account(tag, plan, **options)
         path = f"{self.case.mktemp()}.json"
         with open(path, "wb") as file:
             file.write(login.credentials_document())

@@ -15,6 +15,7 @@ from ccmproxy.simulator.steps import Pace
 from ccmproxy.state.limits import LimitsUpdate
 from tests.conversation import Client, message_request
 from tests.federated import TOKENS, Federation, Instance, external, user
+from tests.interop.scripted import Answer, ScriptedSimulator
 from tests.proxy.websocket.scene import ClientSocket, event, upgrade_request
 
 A, B, C = 8081, 8082, 8083
@@ -111,7 +112,7 @@ class NormalTests(SynchronousTestCase):
     def test_the_remote_loses_its_account(self) -> None:
         """The remote says with a 400 that it has no account: it is left alone, and others serve (spec 4.4).
 
-        A client that only the remote could serve is told so in our own words (spec 4.2), not in the remote's.
+        A client that only the remote could serve is told why in the remote's words, which name what to do (spec 12.3).
         """
         login = self.federation.logins["b1"]
         login.exhaust("five_hour", 60.0)
@@ -121,7 +122,10 @@ class NormalTests(SynchronousTestCase):
         response = self.b.answer(user="alice")
         self.assertEqual((response.status, response.error["type"]), (400, "invalid_request_error"))
         self.assertEqual(response.header("x-ccm-error"), "credential_unavailable")
-        self.assertIn("rejected by the upstream", response.error["message"])
+        self.assertIn("log in again", response.error["message"])
+        self.federation.settle()
+        self.assertEqual(states(self.b, "friend"), ("temporarily_blocked", "rejected"))
+        self.assertIn("log in again", self.b.answer(user="alice").error["message"])
         self.federation.pass_time(61, 5)
         self.assertEqual(self.b.answer(user="bob").status, 200)
         self.assertEqual(self.federation.served_by(), "b1")
@@ -543,28 +547,11 @@ class WebSocketTests(SynchronousTestCase):
 
     def open(self, instance: Instance) -> ClientSocket:
         """A WebSocket of alice at this instance."""
-        client = ClientSocket(False)
-        self.federation.network.endpoint("127.0.0.1", instance.port).connect(
-            Factory.forProtocol(lambda: client)
-        )
-        self.federation.settle()
-        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKENS['alice']}")))
-        self.federation.settle()
-        self.assertEqual(client.status, 101, client.head + client.received)
-        self.addCleanup(self.leave, client)
-        return client
-
-    def leave(self, client: ClientSocket) -> None:
-        if client.lost is None:
-            client.transport.abortConnection()
-            self.federation.settle()
+        return open_socket(self, self.federation, instance)
 
     def turn(self, client: ClientSocket, prompt: str) -> str:
         """Say something; the text of the answer."""
-        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": prompt}]}
-        client.say(
-            event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
-        )
+        client.say(turn_message(prompt))
         self.federation.settle()
         said = [json.loads(data) for data in client.without_limits()]
         self.assertEqual(said[-1]["type"], "response.completed", said[-1])
@@ -618,12 +605,156 @@ class WebSocketTests(SynchronousTestCase):
         self.turn(client, "[[say:lent]]")
         (login,) = self.federation.simulator.codex.accounts
         login.exhaust("five_hour")
-        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "more"}]}
-        client.say(
-            event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
-        )
+        client.say(turn_message("more"))
         self.federation.settle()
         self.assertEqual(states(self.b, "friend")[0], "rate_limited")
+
+
+def open_socket(case: SynchronousTestCase, federation: Federation, instance: Instance) -> ClientSocket:
+    """A WebSocket of alice at this instance, open until the end of the test."""
+    client = ClientSocket(False)
+    federation.network.endpoint("127.0.0.1", instance.port).connect(Factory.forProtocol(lambda: client))
+    federation.settle()
+    client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKENS['alice']}")))
+    federation.settle()
+    case.assertEqual(client.status, 101, client.head + client.received)
+
+    def leave() -> None:
+        if client.lost is None:
+            client.transport.abortConnection()
+            federation.settle()
+
+    case.addCleanup(leave)
+    return client
+
+
+def turn_message(prompt: str) -> bytes:
+    """What a client says over a WebSocket to begin a turn."""
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": prompt}]}
+    return event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
+
+
+class RefusedAccountTests(SynchronousTestCase):
+    """What a provider says of an account of the remote's is charged to that account, never to the remote (spec 12)."""
+
+    def begin(self, kind: str, *accounts: str) -> ScriptedSimulator:
+        """B has nothing but A, which has a pool of these accounts."""
+        self.federation = federation = Federation(self, kind, ScriptedSimulator)
+        account = federation.account if kind == "ccm" else federation.codex_account
+        pool = f"{{tag: pool, type: balancer, credentials: [{', '.join(accounts)}], strategy: fallback}}"
+        self.a = federation.add(A, [*map(account, accounts), pool], [user("b", "pool")])
+        self.b = federation.add(
+            B,
+            [external("friend", "b", url=URL_A)],
+            [user("alice", "friend", allow_external_usage=True)],
+        )
+        assert isinstance(federation.simulator, ScriptedSimulator)
+        return federation.simulator
+
+    def codex_answer(self) -> bytes:
+        """The answer to a turn of alice's over an event stream."""
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
+        body = {"model": "gpt-5.4", "stream": True, "store": False, "instructions": "", "input": [item]}
+        response = self.b.answer(
+            path="/v1/responses", session=None, headers=(("session-id", "s"),), body=json.dumps(body).encode()
+        )
+        self.federation.settle()
+        self.assertEqual(response.status, 200, response.body)
+        return response.body
+
+    def asked(self) -> list[str | None]:
+        """The accounts that turns were sent with."""
+        return [turn.account for turn in self.federation.turns()]
+
+    def test_a_refused_account(self) -> None:
+        """The client gets the provider's sentence, then and later, and is not told to wait for a probe."""
+        words = "OAuth authentication is currently not allowed for this organization."
+        simulator = self.begin("ccm", "a1")
+        error = {"type": "permission_error", "message": words}
+        simulator.script.say(Answer(403, {"type": "error", "error": error}))
+        first = self.b.answer()
+        self.assertEqual((first.status, first.error["message"]), (403, words))
+        self.assertIsNone(self.b.external("friend").state.refused)
+        self.federation.settle()
+        second = self.b.answer()
+        self.assertEqual((second.status, second.header("x-ccm-error")), (400, "credential_unavailable"))
+        self.assertIn(words, second.error["message"])
+        self.assertIsNone(second.header("retry-after"))
+        self.assertEqual(self.asked(), ["a1"])
+
+    def test_a_used_up_model(self) -> None:
+        """The remote serves its other models, and is asked for this one again: it may have got another account."""
+        self.federation = federation = Federation(self)
+        account = federation.account("a1", model_windows=("seven_day_opus",))
+        self.a = federation.add(A, [account], [user("b", "a1")])
+        friend = external("friend", "b", url=URL_A)
+        self.b = federation.add(B, [friend], [user("alice", "friend", allow_external_usage=True)])
+        federation.logins["a1"].exhaust("seven_day_opus", 86400.0)
+        for _ in range(2):
+            refused = self.b.answer(model="claude-opus-4-6")
+            self.assertEqual((refused.status, refused.header("x-ccm-error")), (429, "rate_limited"))
+            self.assertEqual(refused.header("x-ccm-limit"), "model_window")
+            self.assertIn("earliest reset in 1d", refused.error["message"])
+            self.assertEqual(self.b.answer(model="claude-sonnet-4-6").status, 200)
+        self.assertEqual(len(federation.turns()), 3)
+        self.assertEqual(states(self.b, "friend"), ("usable", ""))
+        self.assertEqual(len(self.b.external("friend").state.model_rejections), 0)
+
+    def test_used_up_in_mid_stream(self) -> None:
+        """The client's next request is served by the remote's other account."""
+        simulator = self.begin("ocm", "a1", "a2")
+        error = {"code": "usage_limit_reached", "type": "usage_limit_reached", "resets_in_seconds": 3600}
+        simulator.script.say(
+            Answer(
+                200,
+                events=(
+                    {"type": "response.created", "response": {"id": "r1"}},
+                    {"type": "response.output_text.delta", "delta": "so far"},
+                    {"type": "response.failed", "response": {"id": "r1", "error": error}},
+                ),
+            ),
+            account="a1",
+        )
+        self.assertIn(b"usage_limit_reached", self.codex_answer())
+        self.assertEqual(states(self.b, "friend")[0], "usable")
+        self.assertIn(b"response.completed", self.codex_answer())
+        self.assertEqual(self.asked(), ["a1", "a2"])
+
+    def test_refused_within_a_websocket(self) -> None:
+        """The message passes; the remote keeps its standing, whatever was said of its account."""
+        used_up = {
+            "type": "error",
+            "status": 429,
+            "error": {"type": "usage_limit_reached"},
+            "headers": {
+                "x-codex-primary-used-percent": "100",
+                "x-codex-primary-window-minutes": "300",
+                "x-codex-primary-reset-at": "1795003600",
+            },
+        }
+        begun = (
+            {"type": "response.created", "response": {"id": "r1"}},
+            {"type": "response.output_text.delta", "delta": "so far"},
+        )
+        token = {"code": "token_expired", "message": "Could not parse your authentication token."}
+        for answer in (
+            Answer(402, {"error": {"code": "deactivated_workspace"}}),
+            Answer(401, {"error": token}),
+            Answer(429, {"error": {"type": "usage_limit_reached", "resets_in_seconds": 3600}}),
+            # After the first byte the lender cannot have another account serve it.
+            Answer(200, events=(*begun, used_up)),
+        ):
+            simulator = self.begin("ocm", "a1", "a2")
+            simulator.script.say(answer, account="a1")
+            client = open_socket(self, self.federation, self.b)
+            external_ = self.b.external("friend")
+            seen: list[str] = []
+            external_.subscribe(lambda: seen.append(external_._availability().state))  # noqa: B023
+            client.say(turn_message("hello"))
+            self.federation.settle()
+            self.assertEqual(set(seen) - {"usable"}, set(), answer)
+            self.assertEqual(states(self.b, "friend"), ("usable", ""), answer)
+            self.assertEqual(self.asked()[:1], ["a1"])
 
 
 class ConnectorTests(SynchronousTestCase):

@@ -265,6 +265,7 @@ class Credential(ABC):
             or state.refused is not None
             or state.rate_limited_until
             or state.model_rejections
+            or state.cannot_serve
             or not state.holds.is_empty
         ):
             self._apply(RequestServed(asked, sent_at, is_model_request))

@@ -12,6 +12,8 @@ from ccmproxy.state.durations import format_duration
 
 #: The word of a short wait (spec 12.2): the client tries again by itself.
 BUSY_REASON = "busy"
+#: The reason word of a limit that holds for one model alone.
+MODEL_LIMIT = "model_window"
 #: For a login that the provider refuses for this request alone, where it says no more.
 NOT_FOR_LOGIN = "the provider refuses this request to logins like the one that serves it"
 #: Fields of a provider's answer without which its body cannot be read.
@@ -76,11 +78,13 @@ def exhausted_fields(availability: Availability) -> Headers:
     """Header fields of the 429 for a client whose credentials are all rate-limited; they tell it not to retry.
 
     ``X-CCM-Reset-At``, present where the end is known, is for other instances: clients learn the reset in their
-    dialect.
+    dialect. ``X-CCM-Limit`` tells them that only the requested model is used up.
     """
     fields: Headers = [(b"x-should-retry", b"false")]
     if availability.reset_at > 0:
         fields.append((b"X-CCM-Reset-At", b"%d" % ceil(availability.reset_at)))
+    if availability.reason == MODEL_LIMIT:
+        fields.append((b"X-CCM-Limit", MODEL_LIMIT.encode("ascii")))
     return fields
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
-from ccmproxy.dialects.own_errors import BUSY_REASON
+from ccmproxy.dialects.own_errors import BUSY_REASON, MODEL_LIMIT
 from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.http.retry_after import retry_after
@@ -33,14 +33,28 @@ from ccmproxy.state.limits import (
 ERROR_FIELD = b"x-ccm-error"
 #: The field, in lower case, beside our own ``rate_limited``: when a credential is usable again (Unix seconds).
 RESET_FIELD = b"x-ccm-reset-at"
+#: The field, in lower case, beside our own ``rate_limited``: that only the requested model is used up.
+LIMIT_FIELD = b"x-ccm-limit"
 #: The fields of which ccmproxy puts one on every response that it relays: a response with neither is sing-box's.
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
-#: Errors of a remote that are about its credentials, like the 400 of spec 4.2.
-_ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
+#: The error of a remote that has no credential to serve the request with (spec 4.2).
+_NO_CREDENTIAL = b"credential_unavailable"
 #: Transient errors of a remote: the request was not processed, and they say nothing about the next minutes.
 _PASSING = frozenset(
     {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
 )
+#: What a provider says of one of the remote's accounts. The remote has learnt it itself, and may have other accounts.
+_ABOUT_ITS_ACCOUNT = frozenset(
+    {
+        AnswerKind.ACCOUNT_REFUSED,
+        AnswerKind.MODEL_REFUSED,
+        AnswerKind.AUTH_FAILED,
+        AnswerKind.RATE_LIMITED,
+        AnswerKind.MODEL_RATE_LIMITED,
+    }
+)
+#: Availabilities that are no matter of used-up windows, although the remote reports full ones (spec 8.1).
+_OUT_OF_SERVICE = frozenset({"temporarily_blocked", "unavailable"})
 
 
 def remote_head(
@@ -65,13 +79,19 @@ def remote_head(
 def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Verdict:
     """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?
 
+    What a provider says of one of the remote's accounts is nothing that the remote itself is charged with.
     ``now``: Unix seconds; only a Retry-After that is a date needs it.
     """
     reason = first_value(head.headers, ERROR_FIELD)
-    if head.status == 400:
+    if reason is None:
         relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
-        if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
+        if not relayed and head.status == 400:
             return Verdict(AnswerKind.REMOTE_REJECTED)
+        if relayed and head.status != 401 and verdict.kind in _ABOUT_ITS_ACCOUNT:
+            return Verdict(AnswerKind.REMOTE_BUSY, sentence=verdict.sentence)
+    elif head.status == 400:
+        if reason == _NO_CREDENTIAL:
+            return Verdict(AnswerKind.REMOTE_UNAVAILABLE)
     elif reason == b"too_many_failures":
         # The remote does not know our token, and has rejected it too often.
         return Verdict(AnswerKind.REMOTE_REJECTED)
@@ -83,6 +103,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     elif reason == b"rate_limited":
         value = first_value(head.headers, RESET_FIELD)
         until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
+        if first_value(head.headers, LIMIT_FIELD) == MODEL_LIMIT.encode("ascii"):
+            # Nothing is remembered: another of its accounts may have room for the model at any time.
+            return Verdict(AnswerKind.MODEL_RATE_LIMITED, until)
         if until:
             return Verdict(AnswerKind.RATE_LIMITED, until)
     return verdict
@@ -92,19 +115,22 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
 class RemoteStatus:
     """The status that a remote reports. ``plan_weight`` 0: none of its credentials counts at the moment.
 
-    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown.
+    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown. ``cannot_serve``: the
+    remote is unusable for another reason than used-up windows; it may still be the one that knows why.
     """
 
     limits: LimitsUpdate
     plan_weight: float
     usable: bool | None = None
     reset_at: float = 0.0
+    cannot_serve: bool = False
 
 
 class _Availability(msgspec.Struct):
     """The part of a status that is about availability."""
 
     state: msgspec.Raw = NO_JSON
+    reason: msgspec.Raw = NO_JSON
     reset_at: msgspec.Raw = NO_JSON
 
 
@@ -161,13 +187,16 @@ def read_status(document: bytes) -> RemoteStatus:
         if value is None:
             raise AnswerMalformed(f"the remote's status has no valid {name}")
         values[name] = value
-    usable, reset_at = None, 0.0
+    usable, reset_at, cannot_serve = None, 0.0, False
     availability = read_raw(loaded.availability, _availability_decoder)
     if availability is not None and (state := read_raw(availability.state, text_decoder)) is not None:
         usable = state == "usable"
         reset_at = _number(availability.reset_at, LATEST_TIME) or 0.0
+        # After failed polls the remote still serves, and its figures still count.
+        is_served = read_raw(availability.reason, text_decoder) == "poll_failed"
+        cannot_serve = state in _OUT_OF_SERVICE and not is_served
     limits = LimitsUpdate(
         short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
         weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),
     )
-    return RemoteStatus(limits, values["plan_weight"], usable, reset_at)
+    return RemoteStatus(limits, values["plan_weight"], usable, reset_at, cannot_serve)

@@ -29,8 +29,10 @@ class AnswerKind(Enum):
     ACCOUNT_REFUSED = auto()
     #: Known words: this model is not for this account.
     MODEL_REFUSED = auto()
-    #: A remote instance has no credential to serve us with (spec 4.4): it is left alone for a while.
+    #: A remote instance does not accept our token, or is none that tells more (spec 4.4): it is left alone for a while.
     REMOTE_REJECTED = auto()
+    #: A remote instance has no credential to serve us with, and its answer says why (spec 4.4).
+    REMOTE_UNAVAILABLE = auto()
     #: A remote instance cannot serve this request for now, and nothing else is known of it; nothing is marked.
     REMOTE_BUSY = auto()
     #: The upstream opens no more WebSockets for this account, which says nothing of other requests (spec 12.2).

@@ -66,6 +66,7 @@ _PASSED_OVER = frozenset(
         AnswerKind.RATE_LIMITED,
         AnswerKind.MODEL_RATE_LIMITED,
         AnswerKind.REMOTE_REJECTED,
+        AnswerKind.REMOTE_UNAVAILABLE,
         AnswerKind.REMOTE_BUSY,
         AnswerKind.NO_MORE_SOCKETS,
     }

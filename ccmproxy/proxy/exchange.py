@@ -33,6 +33,8 @@ from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
 from ccmproxy.state.inputs import RequestRefused
 
+#: Answers of a remote instance that reach the client where nobody else serves: they say why the remote does not.
+_REMOTES_OWN = frozenset({AnswerKind.REMOTE_BUSY, AnswerKind.REMOTE_UNAVAILABLE})
 #: After so long a client may come again whose request was sent often enough, while there is room elsewhere (seconds).
 AGAIN_TIME = 1.0
 
@@ -241,7 +243,7 @@ class Exchange:
             self._deliver(answer)
             return True
         is_first = hearing.first is not None and hearing.first.tag == answer.lease.tag
-        if is_first or (self._held is None and verdict.kind is AnswerKind.REMOTE_BUSY):
+        if is_first or (self._held is None and verdict.kind in _REMOTES_OWN):
             self._drop_held()
             self._held = answer
         else:
@@ -327,7 +329,11 @@ class Exchange:
         elif verdict.kind is AnswerKind.MODEL_REFUSED:
             kind = self._kind_of_refusal(RefusalClass.DENIED)
             context.opinions.was_about_request(*kind, context.clock.seconds())
-        elif not self._is_about_request(verdict) and verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED):
+        elif (
+            verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED)
+            and not held.lease.is_external  # which of its accounts it was, only the remote knows
+            and not self._is_about_request(verdict)
+        ):
             held.lease.learn(
                 RequestRefused(
                     asked.combination,
@@ -378,6 +384,10 @@ class Exchange:
     def _nobody(self, nobody: NoCredential, outcome: Failure | Verdict | None) -> None:
         """No credential is left: answer as the first refusal, the last outcome, or the provider's state demands."""
         asked, context = self._asked, self._context
+        if self._held is not None and self._held.verdict.kind is AnswerKind.REMOTE_UNAVAILABLE:
+            if nobody.availability.state == "rate_limited":
+                # Others serve again at a known time, which tells the client more.
+                self._drop_held()
         if self._held is not None:
             self._deliver_held()
             return

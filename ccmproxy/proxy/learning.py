@@ -47,8 +47,12 @@ def learn_refusal(
 
     ``selection``: of the session and model that was refused. ``authorization``: what the request was sent with.
     A refusal that does not say what it is about moves the session for its next request within a minute: what that
-    one's credential answers is the second opinion (spec 12.1).
+    one's credential answers is the second opinion (spec 12.1). A remote instance is charged with nothing: it has learnt
+    itself which of its accounts was refused.
     """
+    if lease.is_external:
+        asked.caller.provider.refused(selection, lease.tag)
+        return
     if learn_limits(lease, verdict):
         return
     match verdict.kind:

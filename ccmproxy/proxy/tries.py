@@ -37,7 +37,7 @@ from ccmproxy.proxy.attempt import Attempt, ClientGone, Interrupted
 from ccmproxy.proxy.learning import learn_limits
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.availability import Availability
-from ccmproxy.state.inputs import SocketsRest
+from ccmproxy.state.inputs import RemoteUnavailable, SocketsRest
 
 #: So long a stream's first event is waited for where another credential could answer instead (seconds, F13).
 FIRST_EVENT_TIME = 3.0
@@ -233,6 +233,8 @@ class Tries:
             lease.learn(SocketsRest(now + SOCKETS_REST))
         elif verdict.kind is AnswerKind.REMOTE_REJECTED:
             lease.reject()
+        elif verdict.kind is AnswerKind.REMOTE_UNAVAILABLE:
+            lease.learn(RemoteUnavailable())
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
         try:

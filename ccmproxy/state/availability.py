@@ -36,7 +36,7 @@ class Availability:
     ``poll_failed``, ``short_window``, ``weekly_window``, ``model_window``. ``message``: a sentence for people.
     ``reset_at``: when the state may change without an input (Unix seconds, 0 = unknown). ``lets_one_through``: the
     provider refuses the account, but its last poll was good: one request may find out (spec 12.3).
-    ``is_last_resort``: one request may find out where no other credential can serve.
+    ``is_last_resort``: a request may find out where no other credential can serve.
     """
 
     state: AvailabilityState
@@ -74,6 +74,8 @@ class Caps:
     weekly: float = 99.0
 
 
+#: The message of a remote instance that has said that it cannot serve. What ails it is in its own answer to a request.
+REMOTE_CANNOT_SERVE = "the remote instance says that it cannot serve now"
 #: Caps of a remote instance, which applies its own reserves (spec 5.1).
 EXTERNAL_CAPS = Caps(100.0, 100.0)
 
@@ -130,6 +132,7 @@ class CredentialState:
     Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
     ``model_rejections``: model family -> its block. ``organization``: id of the organization
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
+    ``cannot_serve``: a remote instance has said that it cannot serve, for another reason than used-up windows.
     ``delayed``: why the token cannot be refreshed for now, empty if it can be or need not be; ``delayed_until``: when
     that is tried again.
     ``armed``: the credential was usable since the last interrupt, so requests may be waiting that the next interrupt
@@ -147,6 +150,7 @@ class CredentialState:
     limits: Limits = Limits()
     rate_limited_until: float = 0.0
     rejected_until: float = 0.0
+    cannot_serve: bool = False
     rate_limited_at: float = 0.0
     low_polls: int = 0
     sockets_rest_until: float = 0.0
@@ -213,6 +217,9 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     if state.rejected_until > now:
         message = f"rejected by the upstream until {_moment(state.rejected_until, now)}"
         return Availability("temporarily_blocked", "rejected", message, state.rejected_until)
+    if state.cannot_serve:
+        # The remote answers by itself, and knows best what to tell the client.
+        return Availability("temporarily_blocked", "rejected", REMOTE_CANNOT_SERVE, is_last_resort=True)
     if state.refused is not None:
         return _refused(state.refused, now)
     if full is not None:

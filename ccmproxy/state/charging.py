@@ -126,17 +126,20 @@ def request_served(
         }
     changed = holds.served(state.holds, asked, sent_at, now, is_model_request=is_model_request)
     refusals = () if is_model_request else state.refusals
+    cannot_serve = state.cannot_serve and not is_model_request
     if (
         limited == state.rate_limited_until
         and known is state.refused
         and changed is state.holds
         and refusals == state.refusals
         and len(blocks) == len(state.model_rejections)
+        and cannot_serve is state.cannot_serve
     ):
         return state
     return replace(
         state,
         rate_limited_until=limited,
+        cannot_serve=cannot_serve,
         refused=known,
         last_refused=last,
         holds=changed,

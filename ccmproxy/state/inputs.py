@@ -59,13 +59,15 @@ class PollSucceeded:
     """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
 
     ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
-    (Unix seconds, 0 = now).
+    (Unix seconds, 0 = now). ``cannot_serve``: a remote instance says that it cannot serve, for another reason than
+    used-up windows; the windows that it reports are full only for that.
     """
 
     update: LimitsUpdate
     plan_weight: float | None = None
     usable: bool | None = None
     began: float = 0.0
+    cannot_serve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ class Rejected:
     """A remote instance refused requests for reasons of its own, until ``until`` (spec 4.4)."""
 
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteUnavailable:
+    """A remote instance answered that it has no credential to serve a request with (spec 4.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,7 @@ Input = (
     | PollRefused
     | RateLimited
     | Rejected
+    | RemoteUnavailable
     | SocketsRest
     | Rests
     | Denied

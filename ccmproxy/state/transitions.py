@@ -37,6 +37,7 @@ from ccmproxy.state.inputs import (
     PollSucceeded,
     RateLimited,
     Rejected,
+    RemoteUnavailable,
     RequestGaveUp,
     RequestRefused,
     RequestSent,
@@ -195,6 +196,8 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             )
         case Rejected(until):
             return replace(state, rejected_until=max(state.rejected_until, _end(until, now, DEFAULT_BLOCK)))
+        case RemoteUnavailable():
+            return replace(state, cannot_serve=True)
         case SocketsRest(until):
             end = max(state.sockets_rest_until, _end(until, now, DEFAULT_BLOCK))
             return replace(state, sockets_rest_until=end)
@@ -227,12 +230,19 @@ def _polled(state: CredentialState, poll: PollSucceeded, now: float, caps: Caps)
     behind the 429. But if a remote instance says that it is usable, that is authoritative.
     """
     update, usable = poll.update, poll.usable
-    state = replace(state, poll_failures=0, rejected_until=0.0, delayed="", delayed_until=0.0)
+    state = replace(
+        state,
+        poll_failures=0,
+        rejected_until=0.0,
+        cannot_serve=poll.cannot_serve,
+        delayed="",
+        delayed_until=0.0,
+    )
     state = charging.polled(state, update, poll.began or now, (caps.short, caps.weekly), now)
     if usable:
         state = replace(state, rate_limited_until=0.0)
     merged = merge_polled(state.limits, update, now)
-    if usable:
+    if usable or poll.cannot_serve:
         merged = without_full(merged)
     # The status of a remote instance tells of it even where it names no window.
     has_data = update.has_data or usable is not None

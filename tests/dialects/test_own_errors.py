@@ -71,3 +71,7 @@ class ErrorTests(SynchronousTestCase):
         told = exhausted_fields(Availability("rate_limited", reset_at=1000.2))
         self.assertEqual(told, [(b"x-should-retry", b"false"), (b"X-CCM-Reset-At", b"1001")])
         self.assertEqual(exhausted_fields(Availability("rate_limited")), [(b"x-should-retry", b"false")])
+
+    def test_one_model_alone(self) -> None:
+        told = exhausted_fields(Availability("rate_limited", "model_window", reset_at=1000.0))
+        self.assertEqual(told[1:], [(b"X-CCM-Reset-At", b"1000"), (b"X-CCM-Limit", b"model_window")])

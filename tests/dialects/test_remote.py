@@ -122,7 +122,7 @@ class VerdictTests(SynchronousTestCase):
     def test_400_about_credentials(self) -> None:
         for name in (b"X-CCM-Error", b"x-ccm-error", b"X-Ccm-Error"):
             self.assertIs(
-                verdict(400, *own_error(b"credential_unavailable", name)).kind, AnswerKind.REMOTE_REJECTED
+                verdict(400, *own_error(b"credential_unavailable", name)).kind, AnswerKind.REMOTE_UNAVAILABLE
             )
 
     def test_400_about_the_request(self) -> None:
@@ -157,6 +157,21 @@ class VerdictTests(SynchronousTestCase):
             found = verdict(status, *own_error(b"busy"), (b"Retry-After", b"7"))
             self.assertEqual(found, Verdict(AnswerKind.BUSY, wait=7.0))
 
+    def test_used_up(self) -> None:
+        reset = (b"X-CCM-Reset-At", b"1795003600")
+        limited = own_error(b"rate_limited")
+        self.assertEqual(verdict(429, *limited, reset), Verdict(AnswerKind.RATE_LIMITED, 1795003600.0))
+        self.assertEqual(
+            verdict(429, *limited, reset, (b"X-CCM-Limit", b"another word")),
+            Verdict(AnswerKind.RATE_LIMITED, 1795003600.0),
+        )
+
+    def test_one_model_is_used_up(self) -> None:
+        """That says nothing of the remote's other models (spec 12)."""
+        for fields, until in (((b"X-CCM-Reset-At", b"1795003600"),), 1795003600.0), ((), 0.0):
+            found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Limit", b"model_window"), *fields)
+            self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, until))
+
     def test_a_token_that_was_wrong_too_often(self) -> None:
         """The remote rejects our token for a while: that is no rate limit."""
         self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)
@@ -180,6 +195,28 @@ class VerdictTests(SynchronousTestCase):
             (404, own_error(b"not_found")),
         ):
             self.assertIs(verdict(status, *headers), DIALECT, (status, headers))
+
+    def test_what_a_provider_says_of_one_of_its_accounts(self) -> None:
+        """The remote relays it, and has learnt it itself: it is charged with nothing (spec 12)."""
+        for kind in (
+            AnswerKind.ACCOUNT_REFUSED,
+            AnswerKind.MODEL_REFUSED,
+            AnswerKind.AUTH_FAILED,
+            AnswerKind.RATE_LIMITED,
+            AnswerKind.MODEL_RATE_LIMITED,
+        ):
+            said = Verdict(kind, until=5.0, sentence="closed")
+            for status in (200, 400, 402, 403, 429):
+                found = verdict(status, RELAYED, kind=said)
+                self.assertEqual(found, Verdict(AnswerKind.REMOTE_BUSY, sentence="closed"), (kind, status))
+            # Our own token is meant, or the remote is none of ccmproxy.
+            self.assertIs(verdict(401, RELAYED, kind=said), said)
+            self.assertIs(verdict(403, kind=said), said)
+
+    def test_a_relayed_refusal_about_anything_else(self) -> None:
+        for kind in (AnswerKind.OK, AnswerKind.BUSY, AnswerKind.DENIED, AnswerKind.STREAM_FAILED):
+            said = Verdict(kind)
+            self.assertIs(verdict(403, RELAYED, kind=said), said)
 
     def test_a_400_is_never_held_back(self) -> None:
         """Whatever reason the remote names: another credential would get the same response."""
@@ -269,6 +306,20 @@ class StatusTests(SynchronousTestCase):
         ):
             status = read_status(state(availability=availability))
             self.assertEqual((status.usable, status.reset_at), expected, availability)
+
+    def test_out_of_service(self) -> None:
+        """Full windows say nothing where it is something else that keeps the remote from serving."""
+        for state_word, reason, cannot_serve in (
+            ("unavailable", "unavailable", True),
+            ("temporarily_blocked", "refused", True),
+            ("temporarily_blocked", "rejected", True),
+            ("temporarily_blocked", "poll_failed", False),
+            ("rate_limited", "short_window", False),
+            ("usable", "", False),
+            ("a new word", "", False),
+        ):
+            availability = {"state": state_word, "reason": reason, "reset_at": 0}
+            self.assertIs(read_status(state(availability=availability)).cannot_serve, cannot_serve, reason)
 
     def test_every_field_is_required(self) -> None:
         for name in STATE:

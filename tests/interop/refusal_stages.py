@@ -9,28 +9,34 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SkipTest, TestCase
 
 from ccmproxy.config import load_text
 from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.simulator import ClaudeAccount, CodexAccount
-from tests.interop.cases import AT_ONCE
 from tests.interop.scripted import Answer, ScriptedSimulator
 
 #: ``direct``: as the account ``a`` itself. ``single``: through ccmproxy to ``a``. ``pool``: to ``a``, and if ``a``
-#: cannot serve, to ``b``.
-Way = Literal["direct", "single", "pool"]
-WAYS: tuple[Way, ...] = ("direct", "single", "pool")
+#: cannot serve, to ``b``. ``external`` and ``external_pool``: through an instance whose only credential is another
+#: instance, reached by its URL, which serves as on ``single`` and on ``pool``.
+Way = Literal["direct", "single", "pool", "external", "external_pool"]
+WAYS: tuple[Way, ...] = ("direct", "single", "pool", "external", "external_pool")
+#: The ways through ccmproxy on which nobody but ``a`` can serve.
+ALONE: tuple[Way, ...] = ("single", "external")
+#: The ways on which ``b`` serves what ``a`` cannot.
+SHARED: tuple[Way, ...] = ("pool", "external_pool")
 
-#: The token of the only user of ccmproxy.
+#: The token of the only user of ccmproxy, and that of an instance of ccmproxy at another one.
 TOKEN = "interop-token-of-alice"
+INSTANCE_TOKEN = "interop-token-of-an-instance"
 
 #: What differs from run to run in what a client shows: addresses, ids and times of day.
 _CHANGING = re.compile(
@@ -74,12 +80,19 @@ class Stage:
         case.addCleanup(port.stopListening)
         case.addCleanup(self.simulator.factory.abort_all)
         upstream = f"http://127.0.0.1:{port.getHost().port}"
-        self.url, self.token = upstream, self.accounts["a"].access_token
-        if way != "direct":
-            self.url, self.token = self._proxy(case, upstream), TOKEN
+        if way == "direct":
+            self.url, self.token = upstream, self.accounts["a"].access_token
+            return
+        serving = "pool" if way in SHARED else "a"
+        self.token = TOKEN
+        if way in ("single", "pool"):
+            self.url = self._accounts(case, upstream, user("alice", TOKEN, serving))
+        else:
+            lender = self._accounts(case, upstream, user("friend", INSTANCE_TOKEN, serving))
+            self.url = self._borrower(case, upstream, lender)
 
-    def _proxy(self, case: RefusalCase, upstream: str) -> str:
-        """Start ccmproxy before the accounts. Returns where it serves."""
+    def _accounts(self, case: RefusalCase, upstream: str, served: Mapping[str, Any]) -> str:
+        """Start the instance that has the accounts. Returns its URL."""
         credentials: list[Mapping[str, Any]] = []
         for name, account in self.accounts.items():
             file = self.home / "accounts" / name / "login.json"
@@ -88,14 +101,28 @@ class Stage:
             file.write_bytes(case.login(account))
             credentials.append({"tag": name, "credential_path": str(file)})
         pool = {"tag": "pool", "type": "balancer", "credentials": ["a", "b"], "strategy": "fallback"}
+        return self._start(case, upstream, [*credentials, pool], served)
+
+    def _borrower(self, case: RefusalCase, upstream: str, url: str) -> str:
+        """Start an instance that has nothing but the one at ``url``. Returns its own URL."""
+        remote = {"tag": "friend", "type": "external", "url": url, "token": INSTANCE_TOKEN}
+        alice = user("alice", TOKEN, "friend", allow_external_usage=True)
+        return self._start(case, upstream, [remote], alice)
+
+    def _start(
+        self,
+        case: RefusalCase,
+        upstream: str,
+        credentials: Sequence[Mapping[str, Any]],
+        served: Mapping[str, Any],
+    ) -> str:
+        """Start an instance of ccmproxy, until the end of the test. Returns its URL."""
         service = {
             "type": case.service_type,
             "listen": "127.0.0.1",
             "listen_port": 0,
-            "credentials": [*credentials, pool],
-            "users": [
-                {"name": "alice", "token": TOKEN, "credential": "a" if self.way == "single" else "pool"}
-            ],
+            "credentials": credentials,
+            "users": [served],
             "upstream": case.upstream_settings(upstream),
         }
         config = load_text(json.dumps({"services": [service]}), "interop")
@@ -111,8 +138,8 @@ class Stage:
         return tuple((turn.account, turn.status) for turn in self.simulator.requests.of("turn"))
 
 
-class RefusalCase(TestCase):
-    """Runs of a real client on every way; what a provider's tests fill in are the four methods below."""
+class RefusalCase(TestCase, ABC):
+    """Runs of a real client on every way; a provider's tests implement the abstract methods."""
 
     timeout = 300
     service_type: str
@@ -129,25 +156,25 @@ class RefusalCase(TestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.stages = {way: Stage(self, way, self.folder / way) for way in WAYS}
 
+    @abstractmethod
     def find_command(self) -> list[str] | str:
         """How to start the client, or why it cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_account(self, simulator: ScriptedSimulator, name: str) -> Any:
         """Add an account to the upstream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def login(self, account: Any) -> bytes:
         """The content of an account's credential file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def upstream_settings(self, url: str) -> Mapping[str, str]:
         """Options of ``upstream`` for a simulator at ``url``."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def run_client(self, stage: Stage, *arguments: str) -> Seen:
         """One run of the client on one way."""
-        raise NotImplementedError
 
     # What tests do ------------------------------------------------------------------------------------------------
 
@@ -165,27 +192,43 @@ class RefusalCase(TestCase):
             stage.simulator.script.say(answer, endpoint, account=account, model=model, times=times)
 
     async def everywhere(self, *arguments: str) -> dict[Way, Seen]:
-        """One run on every way, some of them at the same time."""
-        at_once = DeferredSemaphore(AT_ONCE)
-
-        def run(stage: Stage) -> Deferred[Seen]:
-            return Deferred.fromCoroutine(self.run_client(stage, *arguments))
-
+        """One run on every way, all at the same time: most of their time goes into waits between tries."""
         seen: list[Seen] = await gatherResults(
-            [at_once.run(run, stage) for stage in self.stages.values()], consumeErrors=True
+            [Deferred.fromCoroutine(self.run_client(stage, *arguments)) for stage in self.stages.values()],
+            consumeErrors=True,
         )
         return dict(zip(self.stages, seen, strict=True))
 
-    def same(self, direct: Seen, proxied: Seen) -> None:
+    def same(self, seen: Mapping[Way, Seen], ways: Sequence[Way] = ALONE) -> None:
         """The client noticed no difference, and the upstream got no more."""
-        self.assertEqual((proxied.code, proxied.said), (direct.code, direct.said))
-        self.assertLessEqual(len(proxied.turns), len(direct.turns), proxied.turns)
+        direct = seen["direct"]
+        for way in ways:
+            proxied = seen[way]
+            self.assertEqual((proxied.code, proxied.said), (direct.code, direct.said), way)
+            self.assertLessEqual(len(proxied.turns), len(direct.turns), (way, proxied.turns))
 
-    def better(self, direct: Seen, proxied: Seen, said: str) -> None:
-        """Another account served what was refused: the client succeeded, and asked the upstream once more at most."""
-        self.assertEqual((proxied.code, proxied.said), (0, said), proxied.output)
-        self.assertEqual(proxied.turns[-1], ("b", 200))
-        self.assertLessEqual(len(proxied.turns), len(direct.turns) + 1, proxied.turns)
+    def better(self, seen: Mapping[Way, Seen], said: str) -> None:
+        """The other account served what was refused: the client succeeded, and the upstream was asked once more at most
+        than without ccmproxy."""
+        for way in SHARED:
+            proxied = seen[way]
+            self.assertEqual((proxied.code, proxied.said), (0, said), (way, proxied.output))
+            self.assertEqual(proxied.turns[-1], ("b", 200), way)
+            self.assertLessEqual(len(proxied.turns), len(seen["direct"].turns) + 1, (way, proxied.turns))
+
+    def no_better(self, seen: Mapping[Way, Seen]) -> None:
+        """The other account refused it as well: the client got the first refusal as it came, and the other account was
+        asked once."""
+        direct = seen["direct"]
+        for way in SHARED:
+            proxied = seen[way]
+            self.assertEqual((proxied.code, proxied.said), (direct.code, direct.said), way)
+            self.assertLessEqual(len(proxied.turns), len(direct.turns) + 1, (way, proxied.turns))
+
+
+def user(name: str, token: str, credential: str, **options: object) -> Mapping[str, Any]:
+    """An entry for a user of ccmproxy."""
+    return {"name": name, "token": token, "credential": credential, **options}
 
 
 def without_changes(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Claude Code meets refusals: straight at the provider's, and the same through ccmproxy, with one account and with two.
+"""Claude Code meets refusals: straight at the provider's, and the same through ccmproxy, with one account and with two,
+and through an instance of ccmproxy that borrows from another one.
 
 Through ccmproxy the client ends alike, shows the provider's sentence, and costs the upstream no more requests, unless
 another account made it better (spec 12).
@@ -11,7 +12,7 @@ from typing import Any
 
 from ccmproxy.simulator import ClaudeAccount, upstream_settings
 from tests.interop.claude_cli import claude_command, client_environment, run_program
-from tests.interop.refusal_stages import RefusalCase, Seen, Stage, Way, without_changes
+from tests.interop.refusal_stages import ALONE, SHARED, RefusalCase, Seen, Stage, Way, without_changes
 from tests.interop.scripted import Answer, FieldValue, ScriptedSimulator, http_date
 
 MODEL = "claude-opus-4-6"
@@ -100,23 +101,23 @@ class TokenTests(RefusalCase):
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"))
         self.assertEqual(seen["direct"].turns, (("a", 429), ("a", 200)))
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "waited")
+        self.same(seen)
+        self.better(seen, "waited")
 
     async def test_date(self) -> None:
         answer = burst(retry_after=http_date(3))
         self.say(answer, account="a", times=1)
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"))
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "waited")
+        self.same(seen)
+        self.better(seen, "waited")
 
     async def test_nothing(self) -> None:
         self.say(burst(), account="a", times=1)
         seen = await self.everywhere("[[say:again]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "again"))
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "again")
+        self.same(seen)
+        self.better(seen, "again")
 
     async def test_everybody_refuses(self) -> None:
         """The refusal is about the request: it is relayed as it came, and the second account is asked once."""
@@ -124,9 +125,8 @@ class TokenTests(RefusalCase):
         seen = await self.everywhere("[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn(BURST, seen["direct"].output)
-        self.same(seen["direct"], seen["single"])
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (1, seen["direct"].said))
-        self.assertLessEqual(len(seen["pool"].turns), len(seen["direct"].turns) + 1)
+        self.same(seen)
+        self.no_better(seen)
 
     async def test_one_model(self) -> None:
         """The other model is served by the same account, at once."""
@@ -135,8 +135,8 @@ class TokenTests(RefusalCase):
         seen = await self.everywhere("--model", MODEL, "[[say:one]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn(BURST, seen["direct"].output)
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "one")
+        self.same(seen)
+        self.better(seen, "one")
         others = await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")
         for way, other in others.items():
             self.assertEqual((other.code, other.said, other.turns), (0, "other", (("a", 200),)), way)
@@ -148,8 +148,8 @@ class TokenTests(RefusalCase):
         counted = await self.everywhere("/context")
         for way, stage in self.stages.items():
             self.assertGreater(len(stage.simulator.requests.of("count_tokens")), 0, way)
-        for way in ("single", "pool"):
-            self.assertEqual(counted[way].code, counted["direct"].code)
+        for way in (*ALONE, *SHARED):
+            self.assertEqual(counted[way].code, counted["direct"].code, way)
         for way, seen in (await self.everywhere("[[say:still here]]")).items():
             self.assertEqual((seen.code, seen.said, seen.turns), (0, "still here", (("a", 200),)), way)
 
@@ -159,9 +159,8 @@ class TokenTests(RefusalCase):
         self.say(answer, model=MODEL)
         seen = await self.everywhere("--model", MODEL, "[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.same(seen["direct"], seen["single"])
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (1, seen["direct"].said))
-        self.assertLessEqual(len(seen["pool"].turns), len(seen["direct"].turns) + 1)
+        self.same(seen)
+        self.no_better(seen)
         for way, other in (await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")).items():
             self.assertEqual((other.code, other.turns), (0, (("a", 200),)), way)
 
@@ -170,28 +169,29 @@ class TokenTests(RefusalCase):
         self.say(answer, account="a")
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "served")
+        self.same(seen)
+        self.better(seen, "served")
 
     # In a stream --------------------------------------------------------------------------------------------------
 
     async def test_burst_in_mid_stream(self) -> None:
         """The client asks again; where there is another account, the repetition goes there."""
         seen = await self.in_mid_stream("rate_limit_error")
-        self.assertEqual(seen["pool"].accounts, ["a", "b"])
+        for way in SHARED:
+            self.assertEqual(seen[way].accounts, ["a", "b"], way)
 
     async def test_overloaded_in_mid_stream(self) -> None:
         """That is about the provider: the repetition goes to the same account, whose cache is warm."""
         seen = await self.in_mid_stream("overloaded_error")
-        self.assertEqual(seen["pool"].accounts, ["a", "a"])
+        for way in SHARED:
+            self.assertEqual(seen[way].accounts, ["a", "a"], way)
 
     async def in_mid_stream(self, kind: str) -> dict[Way, Seen]:
         """A stream that ends with an error of this type, once; the client gets over it."""
         self.say(broken_off(kind, "refused in the middle"), account="a", times=1)
         seen = await self.everywhere("[[say:whole]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "whole"), seen["direct"].output)
-        self.same(seen["direct"], seen["single"])
-        self.same(seen["direct"], seen["pool"])
+        self.same(seen, (*ALONE, *SHARED))
         return seen
 
     # Logins and accounts ------------------------------------------------------------------------------------------
@@ -203,9 +203,11 @@ class TokenTests(RefusalCase):
             stage.accounts["a"].expire_access_token()
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.check_bad_login(seen["direct"], seen["single"])
-        self.assertIn("log in again", seen["single"].output)
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"))
+        self.check_bad_login(seen)
+        for way in ALONE:
+            self.assertIn("log in again", seen[way].output, way)
+        for way in SHARED:
+            self.assertEqual((seen[way].code, seen[way].said), (0, "served"), (way, seen[way].output))
 
     async def test_refused_after_a_refresh(self) -> None:
         """Refreshes succeed, and the new token is refused like the old one."""
@@ -214,16 +216,19 @@ class TokenTests(RefusalCase):
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
         # The new token serves polls, so the provider's words are passed on, as something about the request.
-        self.check_bad_login(seen["direct"], seen["single"], "403")
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"))
-        self.assertLessEqual(seen["pool"].accounts.count("a"), 2)
+        self.check_bad_login(seen, "403")
+        for way in SHARED:
+            self.assertEqual((seen[way].code, seen[way].said), (0, "served"), (way, seen[way].output))
+            self.assertLessEqual(seen[way].accounts.count("a"), 2, way)
 
-    def check_bad_login(self, direct: Seen, proxied: Seen, status: str = "400") -> None:
+    def check_bad_login(self, seen: Mapping[Way, Seen], status: str = "400") -> None:
         """The client ended like one with a bad login of its own, without insisting."""
-        self.assertEqual(proxied.code, direct.code)
-        self.assertIn(status, proxied.output)
-        self.assertNotIn("temporary", proxied.output)
-        self.assertLessEqual(len(proxied.turns), 2)
+        for way in ALONE:
+            proxied = seen[way]
+            self.assertEqual(proxied.code, seen["direct"].code, way)
+            self.assertIn(status, proxied.output, way)
+            self.assertNotIn("temporary", proxied.output, way)
+            self.assertLessEqual(len(proxied.turns), 2, way)
 
     async def test_closed_account(self) -> None:
         """The client has words of its own for this sentence."""
@@ -241,13 +246,17 @@ class TokenTests(RefusalCase):
         first = await self.everywhere("[[say:served]]")
         self.assertEqual(first["direct"].code, 1)
         self.assertIn(shown, first["direct"].output)
-        self.same(first["direct"], first["single"])
-        self.assertEqual((first["pool"].code, first["pool"].said), (0, "served"), first["pool"].output)
-        self.assertEqual(first["pool"].accounts, ["a", "b"])
+        self.same(first)
         second = await self.everywhere("[[say:served]]")
-        self.assertEqual((second["single"].code, second["single"].turns), (1, ()))
-        self.assertTrue(shown in second["single"].output or sentence in second["single"].output)
-        self.assertEqual((second["pool"].code, second["pool"].accounts), (0, ["b"]))
+        for way in ALONE:
+            self.assertEqual((second[way].code, second[way].turns), (1, ()), way)
+            self.assertTrue(
+                shown in second[way].output or sentence in second[way].output, (way, second[way].output)
+            )
+        for way in SHARED:
+            self.assertEqual((first[way].code, first[way].said), (0, "served"), (way, first[way].output))
+            self.assertEqual(first[way].accounts, ["a", "b"], way)
+            self.assertEqual((second[way].code, second[way].accounts), (0, ["b"]), way)
 
 
 class LoginTests(TokenTests):

@@ -1,4 +1,5 @@
-"""The Codex CLI meets refusals: straight at the provider's, and the same through ccmproxy with one account and two.
+"""The Codex CLI meets refusals: straight at the provider's, and the same through ccmproxy with one account and two, and
+through an instance of ccmproxy that borrows from another one.
 
 Through ccmproxy the client ends alike, shows the provider's sentence, and costs the upstream no more requests, unless
 another account made it better (spec 12). Over event streams, and over WebSocket.
@@ -13,7 +14,7 @@ from ccmproxy.simulator import CodexAccount
 from ccmproxy.simulator.codex.upstream import upstream_settings
 from tests.interop.claude_cli import run_program
 from tests.interop.codex_cli import Run, codex_command, codex_environment, write_configuration
-from tests.interop.refusal_stages import RefusalCase, Seen, Stage, without_changes
+from tests.interop.refusal_stages import ALONE, SHARED, RefusalCase, Seen, Stage, Way, without_changes
 from tests.interop.scripted import Answer, FieldValue, ScriptedSimulator, http_date
 
 MODEL = "gpt-5.4"
@@ -122,34 +123,34 @@ class StreamTests(RefusalCase):
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"), seen["direct"].output)
         self.assertEqual(seen["direct"].turns, (("a", 429), ("a", 200)))
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "waited")
+        self.same(seen)
+        self.better(seen, "waited")
 
     async def test_date(self) -> None:
         answer = burst(retry_after=http_date(3))
         self.say(answer, account="a", times=1)
         seen = await self.everywhere("[[say:waited]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "waited"), seen["direct"].output)
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "waited")
+        self.same(seen)
+        self.better(seen, "waited")
 
     async def test_nothing(self) -> None:
         """Without a time the client gives up at once, so ccmproxy names one."""
         self.say(burst(), account="a", times=1)
         seen = await self.everywhere("[[say:again]]")
         self.assertEqual((seen["direct"].code, seen["direct"].turns), (1, (("a", 429),)))
-        self.assertEqual((seen["single"].code, seen["single"].said), (0, "again"), seen["single"].output)
-        self.assertEqual(seen["single"].turns, (("a", 429), ("a", 200)))
-        self.better(seen["direct"], seen["pool"], "again")
+        for way in ALONE:
+            self.assertEqual((seen[way].code, seen[way].said), (0, "again"), (way, seen[way].output))
+            self.assertEqual(seen[way].turns, (("a", 429), ("a", 200)), way)
+        self.better(seen, "again")
 
     async def test_everybody_refuses(self) -> None:
         """The refusal is about the request: it is relayed as it came, and the second account is asked once."""
         self.say(burst(retry_after="1"))
         seen = await self.everywhere("[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.same(seen["direct"], seen["single"])
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (1, seen["direct"].said))
-        self.assertLessEqual(len(seen["pool"].turns), len(seen["direct"].turns) + 1)
+        self.same(seen)
+        self.no_better(seen)
 
     async def test_one_model(self) -> None:
         """The other model is served by the same account, at once."""
@@ -157,8 +158,8 @@ class StreamTests(RefusalCase):
         self.say(answer, account="a", model=MODEL)
         seen = await self.everywhere("[[say:one]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "one")
+        self.same(seen)
+        self.better(seen, "one")
         others = await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")
         for way, other in others.items():
             self.assertEqual((other.code, other.said, other.turns), (0, "other", (("a", 200),)), way)
@@ -178,9 +179,8 @@ class StreamTests(RefusalCase):
         seen = await self.everywhere("[[say:no]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn("upgrade to Plus", seen["direct"].said)
-        self.same(seen["direct"], seen["single"])
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (1, seen["direct"].said))
-        self.assertLessEqual(len(seen["pool"].turns), len(seen["direct"].turns) + 1)
+        self.same(seen)
+        self.no_better(seen)
         for way, other in (await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")).items():
             self.assertEqual((other.code, other.turns), (0, (("a", 200),)), way)
 
@@ -192,9 +192,9 @@ class StreamTests(RefusalCase):
         self.say(answer, account="a", times=1)
         seen = await self.everywhere("[[say:whole]]")
         self.assertEqual((seen["direct"].code, seen["direct"].said), (0, "whole"), seen["direct"].output)
-        self.same(seen["direct"], seen["single"])
-        self.same(seen["direct"], seen["pool"])
-        self.assertEqual(seen["pool"].accounts, ["a", "b"])
+        self.same(seen, (*ALONE, *SHARED))
+        for way in SHARED:
+            self.assertEqual(seen[way].accounts, ["a", "b"], way)
 
     async def test_used_up_in_mid_stream(self) -> None:
         """The account is used up in the middle of a turn: another one serves the repetition."""
@@ -203,10 +203,12 @@ class StreamTests(RefusalCase):
         self.say(answer, account="a")
         seen = await self.everywhere("[[say:whole]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.assertEqual(seen["single"].code, 1)
-        self.assertLessEqual(len(seen["single"].turns), len(seen["direct"].turns))
-        self.better(seen["direct"], seen["pool"], "whole")
-        self.assertEqual(seen["pool"].accounts, ["a", "b"])
+        for way in ALONE:
+            self.assertEqual(seen[way].code, 1, way)
+            self.assertLessEqual(len(seen[way].turns), len(seen["direct"].turns), way)
+        self.better(seen, "whole")
+        for way in SHARED:
+            self.assertEqual(seen[way].accounts, ["a", "b"], way)
 
     # Logins and accounts ------------------------------------------------------------------------------------------
 
@@ -217,9 +219,11 @@ class StreamTests(RefusalCase):
             stage.accounts["a"].expire_access_token()
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
-        self.check_bad_login(seen["single"])
-        self.assertIn("log in again", seen["single"].output)
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"), seen["pool"].output)
+        self.check_bad_login(seen)
+        for way in ALONE:
+            self.assertIn("log in again", seen[way].output, way)
+        for way in SHARED:
+            self.assertEqual((seen[way].code, seen[way].said), (0, "served"), (way, seen[way].output))
 
     async def test_refused_after_a_refresh(self) -> None:
         """Refreshes succeed, and the new token is refused like the old one."""
@@ -232,19 +236,21 @@ class StreamTests(RefusalCase):
         # Within a WebSocket the refusal passes as it came, and the client connects again by itself: less often than
         # without a proxy, as one refresh is all that is tried.
         most = len(seen["direct"].turns) - 1 if self.websockets else 2
-        self.check_bad_login(seen["single"], most)
-        self.assertEqual((seen["pool"].code, seen["pool"].said), (0, "served"), seen["pool"].output)
-        self.assertLessEqual(seen["pool"].accounts.count("a"), 2)
+        self.check_bad_login(seen, most)
+        for way in SHARED:
+            self.assertEqual((seen[way].code, seen[way].said), (0, "served"), (way, seen[way].output))
+            self.assertLessEqual(seen[way].accounts.count("a"), 2, way)
 
-    def check_bad_login(self, proxied: Seen, most: int = 2) -> None:
+    def check_bad_login(self, seen: Mapping[Way, Seen], most: int = 2) -> None:
         """The client gave up with our sentence, without insisting."""
-        self.assertEqual(proxied.code, 1)
-        self.assertNotIn("upstream refuses", proxied.said)
-        if (
-            not self.websockets
-        ):  # what an open WebSocket says of the login passes, and the client connects again
-            self.assertNotIn("Reconnecting", proxied.output)
-        self.assertLessEqual(len(proxied.turns), most)
+        for way in ALONE:
+            proxied = seen[way]
+            self.assertEqual(proxied.code, 1, way)
+            self.assertNotIn("upstream refuses", proxied.said, way)
+            # What an open WebSocket says of the login passes, and the client connects again.
+            if not self.websockets:
+                self.assertNotIn("Reconnecting", proxied.output, way)
+            self.assertLessEqual(len(proxied.turns), most, way)
 
     async def test_closed_account(self) -> None:
         """The provider's word reaches the user of the account; nobody is sent there any more."""
@@ -255,15 +261,17 @@ class StreamTests(RefusalCase):
         first = await self.everywhere("[[say:served]]")
         self.assertEqual(first["direct"].code, 1)
         self.assertIn(word, first["direct"].output)
-        self.assertEqual(first["single"].code, 1)
-        self.assertIn(word, first["single"].output)
-        self.assertLessEqual(len(first["single"].turns), len(first["direct"].turns))
-        self.assertEqual((first["pool"].code, first["pool"].said), (0, "served"), first["pool"].output)
-        self.assertEqual(first["pool"].accounts, ["a", "b"])
         second = await self.everywhere("[[say:served]]")
-        self.assertEqual((second["single"].code, second["single"].turns), (1, ()))
-        self.assertIn(word, second["single"].output)
-        self.assertEqual((second["pool"].code, second["pool"].accounts), (0, ["b"]))
+        for way in ALONE:
+            self.assertEqual(first[way].code, 1, way)
+            self.assertIn(word, first[way].output, way)
+            self.assertLessEqual(len(first[way].turns), len(first["direct"].turns), way)
+            self.assertEqual((second[way].code, second[way].turns), (1, ()), way)
+            self.assertIn(word, second[way].output, way)
+        for way in SHARED:
+            self.assertEqual((first[way].code, first[way].said), (0, "served"), (way, first[way].output))
+            self.assertEqual(first[way].accounts, ["a", "b"], way)
+            self.assertEqual((second[way].code, second[way].accounts), (0, ["b"]), way)
 
     async def test_model_that_one_account_lacks(self) -> None:
         """The other account serves it, and the first one keeps serving what it has."""
@@ -271,8 +279,8 @@ class StreamTests(RefusalCase):
         seen = await self.everywhere("[[say:served]]")
         self.assertEqual(seen["direct"].code, 1)
         self.assertIn("is not supported", seen["direct"].said)
-        self.same(seen["direct"], seen["single"])
-        self.better(seen["direct"], seen["pool"], "served")
+        self.same(seen)
+        self.better(seen, "served")
         for way, other in (await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")).items():
             self.assertEqual((other.code, other.turns), (0, (("a", 200),)), way)
 
@@ -287,10 +295,9 @@ class WebSocketTests(StreamTests):
         self.say(burst(), account="a", times=1)
         seen = await self.everywhere("[[say:again]]")
         self.assertEqual((seen["direct"].code, seen["direct"].turns), (1, (("a", 429),)))
-        for way in ("single", "pool"):
-            proxied = seen[way]
-            if proxied.code:
-                self.same(seen["direct"], proxied)
+        for way in (*ALONE, *SHARED):
+            if seen[way].code:
+                self.same(seen, (way,))
 
     async def test_model_that_one_account_lacks(self) -> None:
         """Within a WebSocket the refusal is passed on, and is final for the client; the next turn goes to the other
@@ -299,11 +306,12 @@ class WebSocketTests(StreamTests):
         first = await self.everywhere("[[say:served]]")
         self.assertEqual(first["direct"].code, 1)
         self.assertIn("is not supported", first["direct"].said)
-        self.same(first["direct"], first["single"])
-        if first["pool"].code:
-            self.same(first["direct"], first["pool"])
+        self.same(first)
         second = await self.everywhere("[[say:served]]")
-        self.assertEqual((second["pool"].code, second["pool"].said), (0, "served"), second["pool"].output)
-        self.assertEqual(second["pool"].accounts, ["b"])
+        for way in SHARED:
+            if first[way].code:
+                self.same(first, (way,))
+            self.assertEqual((second[way].code, second[way].said), (0, "served"), (way, second[way].output))
+            self.assertEqual(second[way].accounts, ["b"], way)
         for way, other in (await self.everywhere("--model", OTHER_MODEL, "[[say:other]]")).items():
             self.assertEqual((other.code, other.turns), (0, (("a", 200),)), way)

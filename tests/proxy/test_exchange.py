@@ -18,6 +18,7 @@ from ccmproxy.dialects.usage import Tokens, UsageMeter
 from ccmproxy.http.message import ResponseHead, first_value, values
 from ccmproxy.policy.answers import Verdict
 from tests.conversation import TOKEN, Client, World, message_request
+from tests.pooled import BOB
 from tests.proxy.raw_upstream import RawUpstream, http_response
 
 FAMILY = b"anthropic-ratelimit-unified-"
@@ -622,6 +623,7 @@ services:
       - {{{{tag: pool, type: balancer, credentials: [friend, a1], strategy: fallback}}}}
     users:
       - {{{{name: alice, token: {{token}}, credential: {credential}, allow_external_usage: true}}}}
+      - {{{{name: bob, token: {bob}, credential: {credential}, allow_external_usage: true}}}}
     headers: {{{{X-Team: ours}}}}
     upstream:
       api_url: http://127.0.0.1:9000
@@ -669,7 +671,7 @@ class RemoteTests(SynchronousTestCase):
 
     def begin(self, *answers: bytes, credential: str = "pool") -> tuple[World, _Remote]:
         """A world whose remote answers turns with ``answers``, and that remote instance."""
-        world = World(self, configuration=REMOTE.format(credential=credential), start=False)
+        world = World(self, configuration=REMOTE.format(credential=credential, bob=BOB), start=False)
         remote = _Remote(world, *answers)
         world.start()
         return world, remote
@@ -714,14 +716,58 @@ class RemoteTests(SynchronousTestCase):
             self.assertEqual(len(remote.turns), 2)
 
     def test_rejected_and_nobody_else(self) -> None:
-        """The client is told about this instance's credential, not about those of the remote."""
+        """The client is told what ails the remote's credential, in the remote's words (spec 12.3), and the remote is
+        asked again: only it knows when it serves again."""
+        for credential in ("friend", "pool"):
+            world, remote = self.begin(
+                http_response(400, OURS, ("X-CCM-Error", "credential_unavailable"), body=b"theirs"),
+                credential=credential,
+            )
+            if credential == "pool":
+                world.account.reject()
+            for number in (1, 2):
+                response = world.answer()
+                self.assertEqual(response.header("x-ccm-error"), "credential_unavailable")
+                self.assertEqual((response.status, response.body), (400, b"theirs"))
+                self.assertEqual(len(remote.turns), number)
+
+    def test_rejected_and_others_serve_again_later(self) -> None:
+        """The client is told when."""
         world, _ = self.begin(
             http_response(400, OURS, ("X-CCM-Error", "credential_unavailable"), body=b"theirs"),
-            credential="friend",
         )
+        world.account.rate_limited(world.clock.seconds() + 7200, True)
+        response = world.answer()
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "rate_limited"))
+        self.assertIn("earliest reset in 2h", response.error["message"])
+
+    def test_rejected_by_something_else(self) -> None:
+        """Of a 400 that is not marked as ccmproxy's, nothing is known: the client is told about the credential here."""
+        world, _ = self.begin(http_response(400, body=b"theirs"), credential="friend")
         response = world.answer()
         self.assertEqual((response.status, response.header("x-ccm-error")), (400, "credential_unavailable"))
         self.assertNotIn(b"theirs", response.body)
+
+    def test_served_after_all(self) -> None:
+        """A remote that had no credential serves: it is usable again without waiting for its status."""
+        unavailable = http_response(400, OURS, ("X-CCM-Error", "credential_unavailable"), body=b"theirs")
+        world, _ = self.begin(unavailable, http_response(200, OURS, body=MESSAGE), credential="friend")
+        self.assertEqual(world.answer().status, 400)
+        self.assertFalse(self.friend(world).is_usable())
+        self.assertEqual(world.answer().status, 200)
+        self.assertTrue(self.friend(world).is_usable())
+
+    def test_callers_in_a_row(self) -> None:
+        """What a remote refuses to different callers is not held against it (spec 12.1): it has several accounts."""
+        for status, words in ((403, "computer says no"), (429, "slow down")):
+            body = json.dumps({"type": "error", "error": {"type": "error", "message": words}}).encode()
+            world, remote = self.begin(http_response(status, OURS, body=body), credential="friend")
+            for token, number in ((TOKEN, 1), (BOB, 2), (TOKEN, 3)):
+                response = world.answer(token=token)
+                self.assertEqual((response.status, response.error["message"]), (status, words))
+                self.assertEqual(len(remote.turns), number)
+            self.assertTrue(self.friend(world).is_usable())
+            self.assertTrue(self.friend(world).state.holds.is_empty)
 
     def test_an_upstreams_400(self) -> None:
         """A 400 is the client's own error: it is relayed, and the credential's state does not change."""

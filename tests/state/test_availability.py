@@ -37,6 +37,7 @@ class AvailabilityTests(SynchronousTestCase):
             refused=Refused("account closed", NOW, NOW + 60, NOW + 60),
             rate_limited_until=NOW + HOUR,
             rejected_until=NOW + HOUR,
+            cannot_serve=True,
             poll_failures=2,
             limits=Limits(Window(99.0, NOW + HOUR), Window(100.0, NOW + 2 * HOUR), {"opus": Window(100.0)}),
         )
@@ -44,6 +45,7 @@ class AvailabilityTests(SynchronousTestCase):
             ("unavailable", "unavailable", {"unavailable": None}),
             ("rate_limited", "rate_limited", {"rate_limited_until": 0.0}),
             ("temporarily_blocked", "rejected", {"rejected_until": 0.0}),
+            ("temporarily_blocked", "rejected", {"cannot_serve": False}),
             ("temporarily_blocked", "refused", {"refused": None}),
             ("rate_limited", "weekly_window", {"limits": replace(state.limits, weekly=Window(98.9))}),
             ("rate_limited", "short_window", {"limits": Limits(models=state.limits.models)}),

@@ -322,11 +322,11 @@ class External(Credential):
     def take_status(self, status: RemoteStatus) -> None:
         """Replace the known state by the reported one. A streamed state counts like a poll (spec 7.5)."""
         limits = status.limits
-        if status.usable is False and status.reset_at > self._now():
+        if status.usable is False and not status.cannot_serve and status.reset_at > self._now():
             limits = replace(limits, rejected_until=status.reset_at)
         self._poller.failures = 0
         weight = self._plan_weight if self._plan_weight is not None else status.plan_weight
-        self._apply(PollSucceeded(limits, weight, status.usable))
+        self._apply(PollSucceeded(limits, weight, status.usable, cannot_serve=status.cannot_serve))
 
     def polled(self, status: RemoteStatus) -> None:
         """Take over the state that a poll has returned, and retry a stream that the remote had refused."""

@@ -313,7 +313,8 @@ class WebSocketRelay:
         if hide:
             # Conclude before the state changes, because the change itself would end the relay with another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
-        if refusal is not None:
+        if refusal is not None and not self._lease.is_external:
+            # Behind a remote instance the figures are those of one of its accounts.
             self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
         learn_refusal(asked, self._selection_of(model), self._lease, self._authorization, verdict)
         if hide:

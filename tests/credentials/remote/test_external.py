@@ -419,6 +419,24 @@ class StateTests(ExternalCase):
         self.scene.settle()
         self.assertEqual(self.scene.state, USABLE)
 
+    def test_out_of_service(self) -> None:
+        """It is not used up, whatever its windows say, and is asked where nobody else can serve; no time is known."""
+        for word in (
+            {"state": "unavailable", "reason": "unavailable", "reset_at": 0},
+            {"state": "temporarily_blocked", "reason": "refused", "reset_at": NOW + 60},
+        ):
+            self.direct.tell(
+                plan_weight=0, five_hour_utilization=100, weekly_utilization=100, availability=word
+            )
+            self.scene.settle()
+            self.assertEqual(self.scene.state, ("temporarily_blocked", "rejected"))
+            availability = self.external.snapshot(self.scene.clock.seconds()).availability
+            self.assertEqual((availability.reset_at, availability.worth_trying), (0.0, True))
+            self.assertNotIn(100.0, self.scene.used, "the windows are not full")
+            self.direct.tell(availability={"state": "usable", "reason": "", "reset_at": 0})
+            self.scene.settle()
+            self.assertEqual(self.scene.state, USABLE)
+
     def test_a_word_that_is_over(self) -> None:
         for word in (
             {"state": "rate_limited", "reset_at": NOW - 5},
