@@ -57,6 +57,8 @@ class _Connection(Protocol):
         self._upstream = upstream
         self._behind = behind
         self._received = b""
+        #: The simulator was asked for a WebSocket: from here on everything is its own.
+        self._is_passed_on = False
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -64,6 +66,9 @@ class _Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer once a request is complete."""
+        if self._is_passed_on:
+            self._behind.dataReceived(data)
+            return
         self._received += data
         head, blank, body = self._received.partition(b"\r\n\r\n")
         size = 0
@@ -76,6 +81,7 @@ class _Connection(Protocol):
         request, self._received = self._received, b""
         answer = self._upstream.answer(request)
         if answer is None:
+            self._is_passed_on = b"upgrade: websocket" in request.lower()
             self._behind.dataReceived(request)
         else:
             assert self.transport is not None
