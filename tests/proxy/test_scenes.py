@@ -1,4 +1,4 @@
-"""One scene for each row of the table of spec 12: what a refusal is about, who is told, and what changes for the others.
+"""One scene for each row of the table of spec 12: what a refusal is about, who is told, what changes for the others.
 
 Each scene is a whole service with several accounts and users, in memory: the program asks the scripted accounts of a
 pool, and what clients, the status endpoint and the log say of it is compared with the table.
@@ -520,7 +520,7 @@ class AccountTests(ScenesCase):
                 for session in ("warm", "warm-too", "new"):
                     scene.assert_served(["a2"], user, session)
                 self.assertEqual(scene.status(user), scene.before[user])
-            self.assertTrue(scene.is_logged(f"not usable: the provider refuses this account: "))
+            self.assertTrue(scene.is_logged("not usable: the provider refuses this account: "))
             self.assertTrue(scene.is_logged(words))
             # Who has no other account is told why, in the provider's words, and nobody is asked.
             response = scene.told("carol", "warm")

@@ -398,6 +398,16 @@ class StreamTests(TriesCase):
             self.assertEqual((self.held(), self.refused()), (held, []), kind)
             self.world.close()
 
+    def test_the_last_account_has_not_served_either(self) -> None:
+        """Nobody is charged for what was served nowhere, although nobody is left to ask instead of the last one."""
+        for refused in (BUSY, FORBIDDEN, UNAUTHORIZED):
+            self.begin(2)
+            self.scripts["a1"], self.scripts["a2"] = refused, self.stream("overloaded_error", "no")
+            response = self.world.answer(session="s", stream=True)
+            self.assertEqual(response.status, 429 if refused is BUSY else 403)
+            self.assert_nobody_charged()
+            self.world.close()
+
     def test_refused_by_two(self) -> None:
         """The first stream passes as it came."""
         self.begin(4)
