@@ -32,7 +32,8 @@ class RequestFacts:
     request. ``features``: the client's beta or feature names, in order. ``client_is_oauth``: the client itself uses
     OAuth, so it understands (and believes) an account's own rate-limit headers. ``billable``: False for requests that
     cost nothing, e.g. counting tokens. ``operation``: the dialect's name for what is requested, where its facets treat
-    operations differently.
+    operations differently. ``named_model``: the model as the client wrote it, also where ``model`` is None because that
+    cannot be any model's name: a provider may repeat it all the same (spec 12.1).
     """
 
     model: str | None = None
@@ -44,6 +45,7 @@ class RequestFacts:
     client_is_oauth: bool = False
     billable: bool = True
     operation: str | None = None
+    named_model: str | None = None
 
     @property
     def is_for_models(self) -> bool:

@@ -23,6 +23,8 @@ _LONGEST_VARIABLE = 200
 _MOST_VARIABLES = 2
 #: A longer value is no sentence of any table (characters).
 _LONGEST_VALUE = 2000
+#: As much of a refusal is read as this (characters), so that more of a client's model cannot be repeated in it.
+_LONGEST_MODEL = 64 * 1024
 #: The most characters of a provider's sentence that are kept for people.
 LONGEST_SENTENCE = 200
 #: Only these are set equal to each other: of all other letters and spaces, what a client sends and what a provider
@@ -112,10 +114,11 @@ def find_words(table: Iterable[KnownWords], status: int, document: object, echo:
 def echo_of(head: RequestHead, model: str | None) -> str:
     """Return what a provider may repeat of a request: its target, its header fields and its model, a line each.
 
-    As they came and percent-decoded once and twice, in lower case, with white space as in :func:`find_words`.
+    As they came and percent-decoded once and twice, in lower case, with white space as in :func:`find_words`. Of the
+    model only as much as an answer could repeat.
     """
     fields = [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in head.headers]
-    said = [head.target.decode("latin-1"), *fields, model or ""]
+    said = [head.target.decode("latin-1"), *fields, (model or "")[:_LONGEST_MODEL]]
     once = [unquote_plus(line) for line in said]
     twice = [unquote_plus(line) for line in once]
     return "\n".join(_plain(line) for line in (*said, *once, *twice))

@@ -246,7 +246,7 @@ class Tries:
         traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
         verdict = traffic.classify(response, None, now, model=facts.model)
         if verdict.kind is AnswerKind.NEEDS_BODY:
-            echo = echo_of(asked.request.head, facts.model)
+            echo = echo_of(asked.request.head, facts.named_model)
             verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)
         elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):
             # A failure is no second opinion in favour of those that have refused the request before.
@@ -263,8 +263,9 @@ class Tries:
             return classify(response, data, now()) is not None
 
         data = await attempt.collect(enough, FIRST_EVENT_TIME)
-        model = asked.facts.model
-        return classify(response, data, now(), echo_of(asked.request.head, model), model) or verdict
+        facts = asked.facts
+        echo = echo_of(asked.request.head, facts.named_model)
+        return classify(response, data, now(), echo, facts.model) or verdict
 
     def _interrupted(self, attempt: Attempt, cause: Availability) -> None:
         """Leave only where the request cannot succeed any more and another credential can serve it (spec 12.3).

@@ -333,8 +333,9 @@ class RefusedAccountTests(TriesCase):
         self.assertEqual(self.refused(), ["a1"])
 
     def test_words_that_the_client_has_sent(self) -> None:
-        """They prove nothing, whether they stand in a field or in the path."""
+        """They prove nothing, whether they stand in a field, in the path, or where the model should be."""
         for options in (
+            {"model": DISABLED_WORDS},
             {"headers": (("X-Note", DISABLED_WORDS),)},
             {"path": "/v1/messages?note=This%20organization%20has%20been%20disabled."},
         ):

@@ -101,6 +101,7 @@ class ClaudeTraffic:
             features=features,
             client_is_oauth=OAUTH_BETA in features,
             billable=head.path.rstrip(b"/").endswith(b"/messages"),
+            named_model=parsed.model,
         )
 
     def check(

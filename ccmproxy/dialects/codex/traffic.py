@@ -109,8 +109,9 @@ class CodexTraffic:
         thread = header_key(headers, *_THREAD_HEADERS)
         items = read_raw(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
+        model = read_raw(parsed.model, text_decoder)
         return RequestFacts(
-            model=printable_key(read_raw(parsed.model, text_decoder)),
+            model=printable_key(model),
             session=session,
             agent=thread if thread != session else None,
             stream=read_raw(parsed.stream, _flag_decoder),
@@ -118,6 +119,7 @@ class CodexTraffic:
             features=tuple(item.decode("latin-1") for item in features),
             billable=head.method == b"POST" and operation in _BILLABLE,
             operation=operation if operation in _BILLABLE else None,
+            named_model=model,
         )
 
     def check(
