@@ -348,9 +348,9 @@ happenings = st.one_of(
     st.tuples(st.just("ask"), st.sampled_from([TOKEN, BOB])),
     st.tuples(st.just("wait"), st.sampled_from(["1", "30", "130", "1000", "4000"])),
 )
-#: An account is used again so long after the last trouble is over (seconds): a refused account is looked at every
-#: 30 min, a postponed poll is made within 15 min.
-BOUND = 46 * 60
+#: An account is used again so long after the last trouble is over (seconds): one whose windows are full is polled every
+#: hour, one that is refused every 30 min, and a poll may be postponed by 15 min.
+BOUND = 76 * 60
 
 
 class AnyTroubleTests(SynchronousTestCase):
