@@ -69,7 +69,7 @@ class DocumentationTests(SynchronousTestCase):
             column = row.rstrip("| ").rpartition("|")[2]
             named = re.findall(r"`(tests/[\w/]+\.py)`((?:,? \w+)*)", column)
             self.assertTrue(named, row)
-            self.assertNotIn("–", column, row)
+            self.assertNotIn("\N{EN DASH}", column, row)
             self.assertIn(";", column, row)
             for path, tests in named:
                 text = (ROOT / path).read_text(encoding="utf-8")
