@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.state.holds import DENIED_TIME
-from ccmproxy.state.inputs import TokenUnavailable
+from ccmproxy.state.inputs import TokenAvailable, TokenUnavailable
 from tests.conversation import TOKEN, Response
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import event
@@ -634,6 +634,21 @@ class InterruptTests(TriesCase):
         self.world.accounts[0]._apply(TokenUnavailable("logged out"))
         self.world.network.flush()
         self.assertEqual((self.world.last(self.client).status, self.upstream.asked()), (200, ["a2"]))
+
+    def swap(self, gone: int, back: int) -> None:
+        """The login of one account is gone, and that of another one is there again."""
+        self.world.accounts[back]._apply(TokenAvailable(1.0))
+        self.world.accounts[gone]._apply(TokenUnavailable("logged out"))
+        self.world.network.flush()
+
+    def test_a_second_time(self) -> None:
+        """Nobody is left that it has not left: it waits where it is, and is not told that there is no credential."""
+        self.scripts["a2"] = b""
+        self.swap(gone=0, back=1)
+        self.assertEqual((self.client.received, self.upstream.asked()), (b"", ["a2"]))
+        for gone, back in ((1, 0), (0, 1)):
+            self.swap(gone, back)
+            self.assertEqual((self.client.received, self.upstream.asked()), (b"", []))
 
     def test_the_login_is_gone_and_nobody_else_can_serve(self) -> None:
         self.world.accounts[1]._apply(TokenUnavailable("logged out"))
