@@ -75,8 +75,11 @@ class EndsByItselfTests(SynchronousTestCase):
     def test_good_polls_and_served_requests_are_enough(
         self, history: list[tuple[Input, float]], polls_every: float, delayed: float | None
     ) -> None:
-        """From any state, while the provider is well, every request is served within the bound. ``polls_every``: the
-        seconds after which the usage endpoint is asked whatever the state wants. ``delayed``: until when a refresh is put off, if it is."""
+        """From any state, while the provider is well, every request is served within the bound.
+
+        ``polls_every``: the seconds after which the usage endpoint is asked, whatever the state wants. ``delayed``:
+        until when a refresh is put off, if it is.
+        """
         state = after(history)
         now = max((at for _, at in history), default=NOW)
         if delayed is not None:
