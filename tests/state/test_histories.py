@@ -32,6 +32,7 @@ from ccmproxy.state.inputs import (
     RequestGaveUp,
     RequestSent,
     RequestServed,
+    Rests,
     TimePassed,
     TokenAvailable,
     TokenDelayed,
@@ -62,23 +63,37 @@ def after(history: list[tuple[Input, float]]) -> CredentialState:
 class EndsByItselfTests(SynchronousTestCase):
     """No state is left only by a restart or a touched file, except a dead login (spec 12.4)."""
 
-    @example(history=[(AccountRefused("disabled"), NOW)], polls_every=HOURLY, delayed=None)
-    @example(history=[(RateLimited(NOW + 900 * HOUR, True), NOW)], polls_every=HOURLY, delayed=None)
+    @example(history=[(AccountRefused("disabled"), NOW)], polls_every=HOURLY, delayed=None, is_alone=False)
+    @example(history=[(AccountRefused("disabled"), NOW)], polls_every=HOURLY, delayed=None, is_alone=True)
     @example(
-        history=[(RateLimited(math.inf, False), NOW), (PollFailed(), NOW)], polls_every=60.0, delayed=1e18
+        history=[(RateLimited(NOW + 900 * HOUR, True), NOW)], polls_every=HOURLY, delayed=None, is_alone=False
+    )
+    @example(
+        history=[(RateLimited(math.inf, False), NOW), (PollFailed(), NOW)],
+        polls_every=60.0,
+        delayed=1e18,
+        is_alone=False,
+    )
+    @example(
+        history=[(Rests(OPUS, "alice", 3.0), NOW), (RequestSent(OPUS), NOW + 10.0)],
+        polls_every=HOURLY,
+        delayed=None,
+        is_alone=False,
     )
     @given(
         histories,
         st.sampled_from([60.0, 900.0, HOURLY, HOURLY]),
         st.none() | odd_times,
+        st.booleans(),
     )
     def test_good_polls_and_served_requests_are_enough(
-        self, history: list[tuple[Input, float]], polls_every: float, delayed: float | None
+        self, history: list[tuple[Input, float]], polls_every: float, delayed: float | None, is_alone: bool
     ) -> None:
         """From any state, while the provider is well, every request is served within the bound.
 
         ``polls_every``: the seconds after which the usage endpoint is asked, whatever the state wants. ``delayed``:
-        until when a refresh is put off, if it is.
+        until when a refresh is put off, if it is. ``is_alone``: nobody else can serve, so that requests come here that
+        would go elsewhere.
         """
         state = after(history)
         now = max((at for _, at in history), default=NOW)
@@ -103,12 +118,13 @@ class EndsByItselfTests(SynchronousTestCase):
                 last_poll = now
                 state, _ = transition(state, PollSucceeded(healthy, began=now), now, CAPS)
             for asked in (OPUS, HAIKU):
-                state = self.ask(state, asked, now)
+                state = self.ask(state, asked, now, is_alone)
             now += 30.0
 
-    def ask(self, state: CredentialState, asked: Combination, now: float) -> CredentialState:
+    def ask(self, state: CredentialState, asked: Combination, now: float, is_alone: bool) -> CredentialState:
         """Send a request if the credential takes it, and have it served a second later."""
-        if not availability(state, CAPS, now, asked.model).worth_trying:
+        present = availability(state, CAPS, now, asked.model)
+        if not (present.worth_trying if is_alone else present.usable or present.lets_one_through):
             return state
         if state.holds.turns_away(asked, False, now):
             return state
