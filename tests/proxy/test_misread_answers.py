@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.login.account import LoginAccount
 from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from tests.conversation import World
 from tests.proxy.neighbours import ACCOUNTS, KINDS, ODD, Scene, turn_message
@@ -118,6 +119,23 @@ class OneAccountTests(SynchronousTestCase):
             scene.close()
 
 
+#: What Codex takes as one frame (bytes).
+LARGEST_FRAME = 16 * 1024 * 1024
+
+
+def frame_sizes(data: bytes) -> list[int]:
+    """The payload sizes of a client's frames (RFC 6455 section 5.2): a mask of four bytes is before each payload."""
+    sizes, at = [], 0
+    while at < len(data):
+        size, head = data[at + 1] & 0x7F, 2
+        if size >= 126:
+            head = 4 if size == 126 else 10
+            size = int.from_bytes(data[at + 2 : at + head], "big")
+        sizes.append(size)
+        at += head + 4 + size
+    return sizes
+
+
 class WebSocketTests(SynchronousTestCase):
     """What is said within a WebSocket."""
 
@@ -151,6 +169,9 @@ class WebSocketTests(SynchronousTestCase):
             client.transport.write(head + data)
         scene.network.advance(1)
         self.assertIsNone(client.closed)
+        sizes = frame_sizes(b"".join(scene.upstream_says.passed_on))
+        self.assertLessEqual(max(sizes), LARGEST_FRAME)
+        self.assertGreaterEqual(sum(sizes), len(text))
         self.assertEqual(json.loads(client.messages[-1])["type"], "response.completed")
         client.transport.loseConnection()
         scene.finish()
@@ -211,8 +232,20 @@ class PlanTests(SynchronousTestCase):
         account = scene.login_of("a1")
         assert isinstance(account, CodexAccount)
         upgraded, account.plan = account.plan, "plus"
+        # The access token names the plan as well.
+        account.log_in()
         scene.write("a1")
         account.plan = upgraded
+        scene.simulator.faults.always("server_error", endpoint="usage")
         scene.see_files()
-        self.assertEqual(scene.accounts[0].state.plan_weight, scene.accounts[1].state.plan_weight)
+        mine, other = scene.accounts[0], scene.accounts[1]
+        self.assertLess(mine.state.plan_weight, other.state.plan_weight)
+        scene.simulator.faults.clear()
+        scene.network.advance(15)
+        assert isinstance(mine, LoginAccount)
+        mine._poller.poll()
+        scene.network.flush()
+        self.assertEqual(mine.state.plan_weight, other.state.plan_weight)
+        scene.see_files()
+        self.assertEqual(mine.state.plan_weight, other.state.plan_weight)
         scene.finish()
