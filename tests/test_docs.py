@@ -60,7 +60,8 @@ class DocumentationTests(SynchronousTestCase):
     """README, docs/ and etc/."""
 
     def test_refusals_name_their_tests(self) -> None:
-        """Each row of docs/errors.md names a file and, unless all of it is meant, tests that are in there."""
+        """Each row of docs/errors.md names tests of a conclusion and, after a semicolon, tests of what follows from it.
+        All of them exist."""
         page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
         rows = [line for line in page.splitlines() if line.startswith("| ") and "| Test |" not in line]
         self.assertGreater(len(rows), 30)
@@ -68,6 +69,8 @@ class DocumentationTests(SynchronousTestCase):
             column = row.rstrip("| ").rpartition("|")[2]
             named = re.findall(r"`(tests/[\w/]+\.py)`((?:,? \w+)*)", column)
             self.assertTrue(named, row)
+            self.assertNotIn("\N{EN DASH}", column, row)
+            self.assertIn(";", column, row)
             for path, tests in named:
                 text = (ROOT / path).read_text(encoding="utf-8")
                 for test in re.findall(r"\w+", tests):

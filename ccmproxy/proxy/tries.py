@@ -254,7 +254,8 @@ class Tries:
             if facts.is_opaque:
                 verdict = verdict.without_known_words()
         elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):
-            if asked.another_can(self._lease.tag):
+            # A failure is no second opinion in favour of those that have refused the request before.
+            if asked.excluded or asked.another_can(self._lease.tag):
                 verdict = await self._look_at_beginning(attempt, response, verdict)
         return remote_verdict(response, verdict) if self._lease.is_external else verdict
 

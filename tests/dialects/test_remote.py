@@ -172,6 +172,15 @@ class VerdictTests(SynchronousTestCase):
             found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Limit", b"model_window"), *fields)
             self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, until))
 
+    def test_used_up_until_a_time(self) -> None:
+        """Without a time that makes sense it is what the dialect takes it for."""
+        for field in (b"X-CCM-Reset-At", b"x-ccm-reset-at"):
+            found = verdict(429, *own_error(b"rate_limited"), (field, b"1800000000"))
+            self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, 1.8e9))
+        for value in (b"", b"soon", b"-5", b"1e999"):
+            found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Reset-At", value))
+            self.assertIs(found, DIALECT, value)
+
     def test_a_token_that_was_wrong_too_often(self) -> None:
         """The remote rejects our token for a while: that is no rate limit."""
         self.assertIs(verdict(429, *own_error(b"too_many_failures")).kind, AnswerKind.REMOTE_REJECTED)

@@ -57,6 +57,8 @@ class _Connection(Protocol):
         self._upstream = upstream
         self._behind = behind
         self._received = b""
+        #: The simulator was asked for a WebSocket: from here on everything is its own.
+        self._is_passed_on = False
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -64,6 +66,10 @@ class _Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer once a request is complete."""
+        if self._is_passed_on:
+            self._upstream.passed_on.append(data)
+            self._behind.dataReceived(data)
+            return
         self._received += data
         head, blank, body = self._received.partition(b"\r\n\r\n")
         size = 0
@@ -76,6 +82,7 @@ class _Connection(Protocol):
         request, self._received = self._received, b""
         answer = self._upstream.answer(request)
         if answer is None:
+            self._is_passed_on = b"upgrade: websocket" in request.lower()
             self._behind.dataReceived(request)
         else:
             assert self.transport is not None
@@ -89,7 +96,8 @@ class ScriptedUpstream(Factory):
     """Stands before the simulator of ``world``.
 
     ``scripts``: tag → what that account says to every request that is no login and no poll; without one, the simulator
-    answers. ``sends``: tags of the accounts that such requests were sent with, in order.
+    answers. ``sends``: tags of the accounts that such requests were sent with, in order. ``passed_on``: the bytes of
+    WebSockets, as they came.
     """
 
     noisy = False
@@ -100,6 +108,7 @@ class ScriptedUpstream(Factory):
         self._simulator = world.simulator.factory
         self.scripts: dict[str, Script] = {}
         self.sends: list[str] = []
+        self.passed_on: list[bytes] = []
         world.upstream.factory = self
 
     def buildProtocol(self, addr: Any) -> Protocol:
@@ -157,7 +166,7 @@ class CodexPoolWorld(World):
 class Remote(Factory):
     """A remote instance at 127.0.0.1:7000 in the network of ``world``, whose status is usable.
 
-    ``script``: what it says to turns. ``turns``: how many it was sent.
+    ``script``: what it says to turns. ``turns``: how many it was sent. It has no WebSockets.
     """
 
     noisy = False
@@ -165,6 +174,7 @@ class Remote(Factory):
     def __init__(self, world: World) -> None:
         self.script = b""
         self.turns = 0
+        self.passed_on: list[bytes] = []
         world.network.listen("127.0.0.1", 7000, self)
 
     def buildProtocol(self, addr: Any) -> Protocol:

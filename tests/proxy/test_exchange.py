@@ -17,7 +17,7 @@ from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.usage import Tokens, UsageMeter
 from ccmproxy.http.message import ResponseHead, first_value, values
 from ccmproxy.policy.answers import Verdict
-from tests.conversation import TOKEN, Client, World, message_request
+from tests.conversation import START, TOKEN, Client, World, message_request
 from tests.pooled import BOB
 from tests.proxy.raw_upstream import RawUpstream, http_response
 
@@ -780,7 +780,13 @@ class RemoteTests(SynchronousTestCase):
 
     def test_busy(self) -> None:
         """Another credential serves, and the remote's state does not change."""
-        for status, reason in ((503, "shutting_down"), (502, "upstream_unreachable"), (508, "too_many_hops")):
+        for status, reason in (
+            (502, "upstream_auth"),
+            (502, "upstream_unreachable"),
+            (503, "shutting_down"),
+            (508, "too_many_hops"),
+            (429, "too_many_requests"),
+        ):
             world, remote = self.begin(http_response(status, OURS, ("X-CCM-Error", reason)))
             for number in (1, 2):
                 self.assertEqual(world.answer().status, 200)
@@ -800,6 +806,33 @@ class RemoteTests(SynchronousTestCase):
             self.assertEqual((response.status, response.body), (503, body))
             self.assertEqual((len(remote.turns), self.by_us(world)), (1, 0))
             self.assertTrue(self.friend(world).is_usable())
+
+    def test_used_up(self) -> None:
+        """It names the end: until then another credential serves, or the client is told that time (spec 4.2)."""
+        until = int(START + 7200)
+        said = http_response(
+            429, OURS, ("X-CCM-Error", "rate_limited"), ("X-CCM-Reset-At", str(until)), body=b"theirs"
+        )
+        for credential, status, by_us in (("pool", 200, 2), ("friend", 429, 0)):
+            world, remote = self.begin(said, credential=credential)
+            for _ in range(2):
+                response = world.answer()
+                self.assertEqual(response.status, status)
+                self.assertNotIn(b"theirs", response.body)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (1, by_us))
+            availability = self.friend(world).snapshot(world.clock.seconds()).availability
+            self.assertEqual((availability.state, availability.reset_at), ("rate_limited", until))
+            if credential == "friend":
+                self.assertEqual(response.header("x-ccm-reset-at"), str(until))
+            world.close()
+
+    def test_it_guesses_no_more_tokens(self) -> None:
+        """Where too many wrong tokens have come from here, that instance is left alone for a while."""
+        world, remote = self.begin(http_response(429, OURS, ("X-CCM-Error", "too_many_failures")))
+        for number in (1, 2):
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (1, number))
+        self.assertFalse(self.friend(world).is_usable())
 
     def test_our_token_is_not_accepted(self) -> None:
         """The client never gets a 401, because its own token is valid."""

@@ -335,8 +335,9 @@ class RefusedAccountTests(TriesCase):
         self.assertEqual(self.refused(), ["a1"])
 
     def test_words_that_the_client_has_sent(self) -> None:
-        """They prove nothing, whether they stand in a field or in the path."""
+        """They prove nothing, whether they stand in a field, in the path, or where the model should be."""
         for options in (
+            {"model": DISABLED_WORDS},
             {"headers": (("X-Note", DISABLED_WORDS),)},
             {"path": "/v1/messages?note=This%20organization%20has%20been%20disabled."},
         ):
@@ -436,6 +437,16 @@ class StreamTests(TriesCase):
             self.scripts["a1"] = self.stream(kind, "no")
             self.assert_served_by(["a1", "a2"], "s", stream=True)
             self.assertEqual((self.held(), self.refused()), (held, []), kind)
+            self.world.close()
+
+    def test_the_last_account_has_not_served_either(self) -> None:
+        """Nobody is charged for what was served nowhere, although nobody is left to ask instead of the last one."""
+        for refused in (BUSY, FORBIDDEN, UNAUTHORIZED):
+            self.begin(2)
+            self.scripts["a1"], self.scripts["a2"] = refused, self.stream("overloaded_error", "no")
+            response = self.world.answer(session="s", stream=True)
+            self.assertEqual(response.status, 429 if refused is BUSY else 403)
+            self.assert_nobody_charged()
             self.world.close()
 
     def test_refused_by_two(self) -> None:
@@ -702,6 +713,21 @@ class InterruptTests(TriesCase):
         self.world.accounts[0]._apply(TokenUnavailable("logged out"))
         self.world.network.flush()
         self.assertEqual((self.world.last(self.client).status, self.upstream.asked()), (200, ["a2"]))
+
+    def swap(self, gone: int, back: int) -> None:
+        """The login of one account is gone, and that of another one is there again."""
+        self.world.accounts[back]._apply(TokenAvailable(1.0))
+        self.world.accounts[gone]._apply(TokenUnavailable("logged out"))
+        self.world.network.flush()
+
+    def test_a_second_time(self) -> None:
+        """Nobody is left that it has not left: it waits where it is, and is not told that there is no credential."""
+        self.scripts["a2"] = b""
+        self.swap(gone=0, back=1)
+        self.assertEqual((self.client.received, self.upstream.asked()), (b"", ["a2"]))
+        for gone, back in ((1, 0), (0, 1)):
+            self.swap(gone, back)
+            self.assertEqual((self.client.received, self.upstream.asked()), (b"", []))
 
     def test_the_login_is_gone_and_nobody_else_can_serve(self) -> None:
         self.world.accounts[1]._apply(TokenUnavailable("logged out"))

@@ -111,6 +111,7 @@ class CodexTraffic:
         thread = header_key(headers, *_THREAD_HEADERS)
         items = read_raw(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
+        model = read_raw(parsed.model, text_decoder)
         return RequestFacts(
             model=printable_key(model),
             session=session,

@@ -224,6 +224,16 @@ class SessionTests(PoolTestCase):
         self.assertEqual(self.ask(pool), "a")
         self.assertEqual(self.ask(pool, "new"), "b")
 
+    def test_failed_polls_move_nobody_in_a_fallback(self) -> None:
+        """Nor back: what is not moved need not return once polls succeed again."""
+        a, b = self.credential("a"), self.credential("b")
+        pool = Pool("pool", [a, b], PoolRules("fallback"), self.clock.seconds, lambda: 0.5)
+        self.assertEqual(self.ask(pool), "a")
+        a.fail_poll()
+        self.assertEqual([self.ask(pool), self.ask(pool)], ["a", "a"])
+        a.use(1.0)
+        self.assertEqual(self.ask(pool), "a")
+
     def test_where_all_are_as_bad_it_stays(self) -> None:
         """A session without an alternative stays in spite of a failing usage endpoint, or of a refusal that may be over
         (spec 12.3): each move would lose its cache."""
