@@ -23,7 +23,7 @@ from ccmproxy.policy.opinions import (
 )
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.policy.retry import Failure, LeaseOutcome, Step
-from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
+from ccmproxy.policy.waits import LONGEST_SHORT_WAIT, told_wait
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.caller import Caller
@@ -55,6 +55,7 @@ class Exchange:
         "_lease",
         "_leases",
         "_most_sends",
+        "_token_in",
         "_tries",
         "_unreached",
         "_why_no_token",
@@ -74,6 +75,8 @@ class Exchange:
         self._most_sends = 1
         #: Why there was no token to send the request with.
         self._why_no_token = ""
+        #: Seconds after which a credential without a token may have one again, None if there is none.
+        self._token_in: float | None = None
         #: Seconds that attempts took which could not be sent.
         self._unreached = 0.0
 
@@ -195,6 +198,8 @@ class Exchange:
                 continue
             outcome = result.outcome
             self._why_no_token = result.why_no_token or self._why_no_token
+            if result.token_in is not None:
+                self._token_in = min(result.token_in, self._token_in or result.token_in)
             if result.step is Step.GIVE_UP:
                 self._give_up(outcome)
                 return
@@ -349,7 +354,16 @@ class Exchange:
         if wait is not None and not isinstance(outcome, Failure):
             asked.tell_to_wait(wait)
             return
-        word = of_nobody(nobody.availability, outcome, self._why_no_token, context.dialect.retry_status)
+        token_in = self._token_in
+        if token_in is None and nobody.availability.is_passing:
+            token_in = max(nobody.availability.reset_at - now, 0.0)
+        word = of_nobody(
+            nobody.availability,
+            outcome,
+            self._why_no_token,
+            context.dialect.retry_status,
+            told_wait(token_in, context.random) if token_in is not None else None,
+        )
         if isinstance(word, Refusal):
             asked.refuse(word)
             return

@@ -25,10 +25,12 @@ class TokenAvailable:
 @dataclass(frozen=True, slots=True)
 class TokenUnavailable:
     """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
-    progress cannot succeed either."""
+    progress cannot succeed either. ``until``: when it is looked for again, because the cause is a passing one of this
+    machine (Unix seconds; 0 = the cause is another one; spec 12.4)."""
 
     message: str
     ends_requests: bool = True
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

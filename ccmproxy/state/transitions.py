@@ -148,14 +148,16 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             return replace(
                 state,
                 unavailable=None,
+                unavailable_until=0.0,
                 is_leaving=False,
                 delayed="",
                 delayed_until=0.0,
                 plan_weight=_weight(plan_weight, state),
                 organization=organization or state.organization,
             )
-        case TokenUnavailable(message, ends_requests):
-            return replace(state, unavailable=message, is_leaving=not ends_requests)
+        case TokenUnavailable(message, ends_requests, until):
+            until = _end(until, now, 0.0)
+            return replace(state, unavailable=message, unavailable_until=until, is_leaving=not ends_requests)
         case TokenDelayed(message, until):
             return replace(state, delayed=message, delayed_until=_end(until, now, 0.0))
         case HeadersObserved(update, is_aggregate, plan_weight):

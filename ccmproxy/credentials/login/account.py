@@ -315,7 +315,10 @@ class LoginAccount(Credential):
         """Update the state: the keeper has another login, another problem, or more facts about the login."""
         authorization = self._keeper.authorization
         if authorization is None:
-            self._apply(TokenUnavailable(self._keeper.problem or "credential unavailable"))
+            back_in = self._keeper.back_in()
+            until = self._now() + back_in if back_in is not None else 0.0
+            problem = self._keeper.problem or "credential unavailable"
+            self._apply(TokenUnavailable(problem, until=until))
             return
         known = self._access_token
         is_other = not isinstance(authorization, OAuthToken) or authorization.access_token != known
