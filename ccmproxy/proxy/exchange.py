@@ -354,15 +354,13 @@ class Exchange:
         if wait is not None and not isinstance(outcome, Failure):
             asked.tell_to_wait(wait)
             return
-        token_in = self._token_in
-        if token_in is None and nobody.availability.is_passing:
-            token_in = max(nobody.availability.reset_at - now, 0.0)
+        self._look_for_passing_causes(now)
         word = of_nobody(
             nobody.availability,
             outcome,
             self._why_no_token,
             context.dialect.retry_status,
-            told_wait(token_in, context.random) if token_in is not None else None,
+            told_wait(self._token_in, context.random) if self._token_in is not None else None,
         )
         if isinstance(word, Refusal):
             asked.refuse(word)
@@ -370,6 +368,15 @@ class Exchange:
         aggregate = context.aggregates.aggregate_for(asked.caller)
         head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
         asked.respond(head, body, "rate_limited")
+
+    def _look_for_passing_causes(self, now: float) -> None:
+        """Note that a credential which was not tried, as it has no token, may have one again soon (spec 12.4)."""
+        caller, model = self._asked.caller, self._asked.facts.model
+        for each in caller.provider.credentials(caller.allow_external):
+            availability = each.snapshot(now, model).availability
+            if availability.is_passing and self._token_in is None:
+                self._token_in = max(availability.reset_at - now, 0.0)
+                self._why_no_token = f"credential {each.tag} is unavailable: {availability.message}"
 
 
 def _short_wait(nobody: NoCredential, now: float) -> float | None:

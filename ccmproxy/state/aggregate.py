@@ -211,14 +211,14 @@ def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) ->
         )
     if unavailable := states.get("unavailable"):
         # A login that is back within a minute matters more than one that somebody has to make.
-        passing = [s for s in unavailable if s.availability.is_passing]
-        resets = [s.availability.reset_at for s in passing if s.availability.reset_at]
+        unavailable.sort(key=lambda s: not s.availability.is_passing)
+        resets = [s.availability.reset_at for s in unavailable if s.availability.reset_at]
         return Availability(
             "unavailable",
             unavailable[0].availability.reason,
-            _sentence(passing + [s for s in unavailable if s not in passing], "unavailable"),
+            _sentence(unavailable, "unavailable"),
             min(resets, default=0.0),
-            is_passing=bool(passing),
+            is_passing=unavailable[0].availability.is_passing,
         )
     return Availability("unavailable", "unavailable", "no credential may serve this user")
 

@@ -287,7 +287,7 @@ class RefusedTests(RecoveryCase):
         world = World(self)
         world.simulator.faults.always("unauthorized")
         world.simulator.faults.always("unavailable", endpoint="token")
-        self.assert_delayed(world.answer(), "credential a is unavailable: token refresh failed")
+        self.assert_delayed(world.answer(), "credential default is unavailable: token refresh failed")
 
     def test_every_request_refused_is_no_storm_of_refreshes(self) -> None:
         world = World(self)
