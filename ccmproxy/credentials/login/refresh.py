@@ -36,8 +36,8 @@ from ccmproxy.interfaces.facets import IAccountFormat
 #: Delay after the first 429 of the token endpoint that names none, and the longest one (seconds; spec 3.2 point 8).
 LIMITED_FIRST_DELAY = 30.0
 LIMITED_LONGEST_DELAY = 900.0
-#: Attempts, and seconds between them, to read the store before a refreshed login is saved. Another program may be
-#: rewriting the file at that moment.
+#: Attempts, and seconds between them, to read the store before a refresh, and before a refreshed login is saved. Another
+#: program may be rewriting the file at that moment.
 _SETTLE_ATTEMPTS = 4
 _SETTLE_DELAY = 0.1
 
@@ -110,6 +110,7 @@ class TokenRefresh:
         """Return the login, after refreshing it if that is due. Raises CredentialUnavailable: hard when the login
         cannot be read or its refresh token is dead, soft when no refresh is possible for now and the present token is
         not usable."""
+        await self._settled()
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
@@ -131,6 +132,18 @@ class TokenRefresh:
             assert isinstance(token, OAuthToken)
             message, detail = (f"token is not refreshed: {said}" for said in (error.public, error))
             return self._put_off(token, rejected, message, detail=detail)
+
+    async def _settled(self) -> None:
+        """Wait until the store holds a login, for at most 0.3 s: a program that does not write atomically may be
+        rewriting it at this moment. Returns at once if the store cannot be read for another reason."""
+        for _ in range(_SETTLE_ATTEMPTS - 1):
+            try:
+                self._login.read()
+                return
+            except CredentialFileError as error:
+                if error.is_passing:
+                    return
+            await deferLater(self._clock, _SETTLE_DELAY)
 
     async def _refresh_locked(self, rejected: str | None) -> Login:
         """Do what :meth:`_refresh` does, with the lock held. Raises CredentialUnavailable: hard when the refresh token

@@ -228,6 +228,24 @@ class PassingCauseTests(AccountTestCase):
         self.result(account.authorize())
         self.assertEqual(self.stored()["access"], "a2")
 
+    def test_a_file_that_is_half_written_for_a_moment(self) -> None:
+        """The request that meets it waits, and nothing is interrupted."""
+        for half in (b"", login()[:20]):
+            now = self.clock.seconds()
+            account = self.start(login(expires=now + 100, plan="max"))
+            self.clock.pump([1.0] * 50)
+            with open(self.path, "wb") as file:
+                file.write(half)
+            asking = self.ask(account)
+            self.assertNoResult(asking)
+            self.assertTrue(self.availability(account).usable)
+            self.put(login(expires=now + 100, plan="max"))
+            self.clock.advance(0.1)
+            self.assertTrue(self.availability(account).usable)
+            self.successResultOf(asking)
+            self.assertEqual(self.stored()["access"], "a2")
+            self.finish(account)
+
     def test_the_only_copy_is_saved_at_the_end(self) -> None:
         """A refreshed login that could not be saved is saved when the account is stopped, if that is possible then."""
         self.machine.causes = {Cause("replace", errno.ENOSPC)}
