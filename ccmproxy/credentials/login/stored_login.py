@@ -328,7 +328,7 @@ class StoredLogin:
     def _death(self) -> str:
         return (
             "the login's refresh token is no longer accepted (another program may have used it, or its successor was"
-            " lost before it could be saved): log in again with the official client"
+            " lost before it could be saved): ask the operator of this proxy to log in again with the official client"
             f" ({self._format.how_to_log_in})"
         )
 
