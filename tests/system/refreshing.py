@@ -17,6 +17,9 @@ from typing import Any
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from zope.interface import implementer
 
 from ccmproxy.credentials.control import ControlClient
 from ccmproxy.credentials.login.file import FileStore
@@ -25,10 +28,24 @@ from ccmproxy.credentials.login.token import TokenKeeper
 from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.oauth import OAuthToken, UpstreamURLs
 from ccmproxy.interfaces.credentials import CredentialUnavailable
-from ccmproxy.transports.outbounds import DirectOutbound
+from ccmproxy.interfaces.network import IOutbound
 
 #: How long a slow disk takes before and after each step of a write (seconds), so that kills meet all of them.
 SLOW = 0.002
+
+
+@implementer(IOutbound)
+class Loopback:
+    """Makes connections without TLS, for which certificates would be read each time."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def endpoint(
+        self, host: str, port: int, tls: bool, server_name: str | None = None
+    ) -> IStreamClientEndpoint:
+        """Return an endpoint for this address."""
+        return TCP4ClientEndpoint(self._reactor, host, port)
 
 
 def slow_disk() -> None:
@@ -55,7 +72,7 @@ async def use(path: str, token_url: str, reactor: Any, what: str) -> None:
         FileStore(path),
         ClaudeAccountFormat(),
         UpstreamURLs("", token_url, "", "", "ccmproxy/test"),
-        ControlClient(reactor, DirectOutbound(reactor)).fetch,
+        ControlClient(reactor, Loopback(reactor)).fetch,
         reactor,
         lock=DirectoryLock(lock_path(folder), reactor, lambda: 0.0),
     )

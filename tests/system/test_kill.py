@@ -60,7 +60,7 @@ class Forking(ProcessProtocol):
 class KillTests(TestCase):
     """The refresh tokens rotate, and whoever uses an old one is logged out."""
 
-    timeout = 60 + KILLS / 2
+    timeout = 60 + 2 * KILLS
     if platform.isWindows():
         skip = "signals"
 
