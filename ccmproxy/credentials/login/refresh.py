@@ -36,8 +36,8 @@ from ccmproxy.interfaces.facets import IAccountFormat
 #: Delay after the first 429 of the token endpoint that names none, and the longest one (seconds; spec 3.2 point 8).
 LIMITED_FIRST_DELAY = 30.0
 LIMITED_LONGEST_DELAY = 900.0
-#: Attempts, and seconds between them, to read the store before a refresh, and before a refreshed login is saved. Another
-#: program may be rewriting the file at that moment.
+#: Attempts, and seconds between them, to read the store before a refresh, and before a refreshed login is saved.
+#: Another program may be rewriting the file at that moment.
 _SETTLE_ATTEMPTS = 4
 _SETTLE_DELAY = 0.1
 
