@@ -47,7 +47,18 @@ Authorization = Login | RemoteToken
 
 
 class CredentialFileError(Exception):
-    """A credential file does not hold what it should. The message names the problem, never the content."""
+    """A store of a login cannot be used, or does not hold what it should.
+
+    ``str()`` is a sentence for the operator's log. It names the problem and the place, never the content. ``public``:
+    the same sentence for clients, without paths of the operator. ``is_passing``: the cause is in this machine and may
+    pass without a change of the store, as exhausted open files or a locked keychain do. It says nothing about the login
+    in the store (spec 12.4).
+    """
+
+    def __init__(self, message: str, *, public: str | None = None, is_passing: bool = False) -> None:
+        super().__init__(message)
+        self.public = message if public is None else public
+        self.is_passing = is_passing
 
 
 class RefreshRefused(Exception):

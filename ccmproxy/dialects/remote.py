@@ -41,7 +41,16 @@ _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
 _NO_CREDENTIAL = b"credential_unavailable"
 #: Transient errors of a remote: the request was not processed, and they say nothing about the next minutes.
 _PASSING = frozenset(
-    {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
+    {
+        b"credential_delayed",
+        *(
+            b"shutting_down",
+            b"too_many_hops",
+            b"too_many_requests",
+            b"upstream_auth",
+            b"upstream_unreachable",
+        ),
+    }
 )
 #: What a provider says of one of the remote's accounts. The remote has learnt it itself, and may have other accounts.
 _ABOUT_ITS_ACCOUNT = frozenset(

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 class CredentialUnavailable(Exception):
     """The credential has no usable token: its file is missing or broken, or a refresh failed, for example.
 
-    ``str()`` is a sentence without secrets, for the operator and the client. ``hard`` means that only a change of the
-    credential file can help (spec 3.2); other failures are soft and may be temporary.
+    ``str()`` is a sentence without secrets or paths, for the operator and the client. ``hard`` means that only a change
+    of the credential file can help (spec 3.2); other failures are soft and may be temporary. ``retry_in``: seconds
+    after which the same request may succeed, because the cause is a passing one that is tried again by then (spec
+    12.4); None where nothing is tried.
     """
 
-    def __init__(self, message: str, *, hard: bool = False) -> None:
+    def __init__(self, message: str, *, hard: bool = False, retry_in: float | None = None) -> None:
         super().__init__(message)
         self.hard = hard
+        self.retry_in = retry_in
 
 
 class RefreshNotForced(CredentialUnavailable):

@@ -12,6 +12,11 @@ from ccmproxy.state.availability import Availability
 #: Message to a client that has to retry the request itself.
 SEND_AGAIN = "current credential reached its usage limit; retry the request to use another credential"
 
+#: The status and the word for a login that cannot be used for a passing cause. All clients wait for a Retry-After of up
+#: to 60 s at this status, and try again.
+DELAYED_STATUS = 503
+DELAYED_REASON = "credential_delayed"
+
 _RATE_LIMITS = frozenset({AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED, AnswerKind.BUSY})
 
 
@@ -57,18 +62,27 @@ def of_failure(outcome: Failure | Verdict | None) -> Refusal:
 
 
 def of_nobody(
-    availability: Availability, outcome: Failure | Verdict | None, no_token: str, retry_status: int
+    availability: Availability,
+    outcome: Failure | Verdict | None,
+    no_token: str,
+    retry_status: int,
+    token_in: int | None = None,
 ) -> Refusal | Availability:
     """Return the answer to a request for which no credential is left.
 
     ``availability``: of all credentials together. ``outcome``: of the last attempt, None if there was none.
     ``no_token``: why there was no token, if that was the outcome. ``retry_status``: a status that makes every client
-    retry. The result is an Availability if all capacity is used up, which the dialect reports in its own format.
+    retry. ``token_in``: seconds after which the client is told to try again if a credential has no token for a passing
+    cause (spec 12.4); None if there is no such credential. The result is an Availability if all capacity is used up,
+    which the dialect reports in its own format.
     """
     if isinstance(outcome, Failure) and outcome in _FAILURES:
         return _FAILURES[outcome]
     if outcome is Failure.INTERRUPTED and availability.worth_trying:
         return Refusal(retry_status, "interrupted", SEND_AGAIN, retry_after=1)
+    is_about_sockets = isinstance(outcome, Verdict) and outcome.kind is AnswerKind.NO_MORE_SOCKETS
+    if token_in is not None and not is_about_sockets:
+        return Refusal(DELAYED_STATUS, DELAYED_REASON, no_token or availability.message, token_in)
     if isinstance(outcome, Verdict):
         if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
             # The status is never 401, because the client's own token is valid.

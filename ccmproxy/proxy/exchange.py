@@ -12,29 +12,17 @@ from ccmproxy.http.message import Body
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
-from ccmproxy.policy.opinions import (
-    Charge,
-    ChargeKind,
-    Hearing,
-    Opinion,
-    RefusalClass,
-    Ruling,
-    class_of,
-    most_sends,
-)
+from ccmproxy.policy.opinions import Ruling, most_sends
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.policy.retry import Failure, LeaseOutcome, Step
-from ccmproxy.policy.waits import LONGEST_SHORT_WAIT
+from ccmproxy.policy.waits import LONGEST_SHORT_WAIT, told_wait
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.caller import Caller
-from ccmproxy.proxy.charges import input_of
+from ccmproxy.proxy.hearing import RequestHearing
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
-from ccmproxy.state.inputs import RequestRefused
 
-#: Answers of a remote instance that reach the client where nobody else serves: they say why the remote does not.
-_REMOTES_OWN = frozenset({AnswerKind.REMOTE_BUSY, AnswerKind.REMOTE_UNAVAILABLE})
 #: After so long a client may come again whose request was sent often enough, while there is room elsewhere (seconds).
 AGAIN_TIME = 1.0
 
@@ -54,10 +42,9 @@ class Exchange:
         "_asked",
         "_context",
         "_hearing",
-        "_held",
         "_lease",
-        "_leases",
         "_most_sends",
+        "_token_in",
         "_tries",
         "_unreached",
         "_why_no_token",
@@ -67,17 +54,15 @@ class Exchange:
         self._asked = asked
         self._answering = answering
         self._context = asked.context
-        #: What was said to the request so far; None: nothing, or that it is served.
-        self._hearing: Hearing | None = None
+        #: What was said to the request since the first refusal; None: there was none.
+        self._hearing: RequestHearing | None = None
         self._tries: Tries | None = None
         self._lease: ILease | None = None
-        #: The first refusal, which the client may get in the end; its lease is open.
-        self._held: Answer | None = None
-        #: Leases of all credentials that were asked, by tag: charges are learnt when it is clear what they are.
-        self._leases: dict[str, ILease] = {}
         self._most_sends = 1
         #: Why there was no token to send the request with.
         self._why_no_token = ""
+        #: Seconds after which a credential without a token may have one again, None if there is none.
+        self._token_in: float | None = None
         #: Seconds that attempts took which could not be sent.
         self._unreached = 0.0
 
@@ -109,9 +94,8 @@ class Exchange:
     def _client_gone(self) -> None:
         asked = self._asked
         asked.is_gone = True
-        held, self._held = self._held, None
-        if held is not None:
-            held.drop(LeaseOutcome.CANCELLED)
+        if self._hearing is not None:
+            self._hearing.drop_held(LeaseOutcome.CANCELLED)
         attempt = self._tries.attempt if self._tries is not None else None
         if attempt is not None:
             attempt.client_gone()
@@ -145,8 +129,8 @@ class Exchange:
         asked = self._asked
         self.log.failure("request {request_id} failed in ccmproxy itself", failure, request_id=asked.id)
         self._answering.abort()
-        if self._held is not None:
-            self._held.drop(LeaseOutcome.BROKEN)
+        if self._hearing is not None:
+            self._hearing.drop_held(LeaseOutcome.BROKEN)
         attempt = self._tries.attempt if self._tries is not None else None
         if attempt is not None:
             attempt.discard()
@@ -174,7 +158,8 @@ class Exchange:
             try:
                 if not self._may_send():
                     raise NoCredential(asked.caller.availability(self._context.now(), asked.facts.model))
-                lease = asked.caller.provider.select(asked.selection(self._wants_accounts()))
+                wants_accounts = self._hearing is not None and self._hearing.wants_accounts
+                lease = asked.caller.provider.select(asked.selection(wants_accounts))
             except NoCredential as nobody:
                 if interrupted and nobody.availability.worth_trying and self._may_send():
                     # An interrupted credential was only rebalanced, or is usable again: try such credentials once more.
@@ -183,7 +168,7 @@ class Exchange:
                     continue
                 self._nobody(nobody, outcome)
                 return
-            self._lease = self._leases[lease.tag] = lease
+            self._lease = lease
             asked.credential = lease.tag
             tries = self._tries = Tries(asked, self._answering, body, lease, self._unreached, self._may_send)
             result = await tries.run()
@@ -199,6 +184,8 @@ class Exchange:
                 continue
             outcome = result.outcome
             self._why_no_token = result.why_no_token or self._why_no_token
+            if result.token_in is not None:
+                self._token_in = min(result.token_in, self._token_in or result.token_in)
             if result.step is Step.GIVE_UP:
                 self._give_up(outcome)
                 return
@@ -210,98 +197,26 @@ class Exchange:
         """Whether the request may be sent once more, to whomever (spec 12.1)."""
         return self._asked.sends < self._most_sends
 
-    def _wants_accounts(self) -> bool:
-        """Whether only another account is of use: what a key or a remote says of a login's refusal is no opinion."""
-        first = self._hearing.first if self._hearing is not None else None
-        return first is not None and first.verdict.kind in (AnswerKind.AUTH_FAILED, AnswerKind.DENIED)
-
     def _hear(self, answer: Answer) -> bool:
         """A credential has answered. Whether the client has its answer now."""
-        asked, verdict = self._asked, answer.verdict
-        if verdict.kind is AnswerKind.OK and asked.facts.is_for_models:
+        asked, kind = self._asked, answer.verdict.kind
+        if kind is AnswerKind.OK and asked.facts.is_for_models:
             self._context.opinions.was_served(asked.combination.model)
-        hearing = self._hearing
-        if hearing is None:
-            if verdict.kind is AnswerKind.OK:
+        if self._hearing is None:
+            if kind is AnswerKind.OK:
                 # The usual case, in which there is nothing to find out.
                 self._deliver(answer)
                 return True
-            hearing = self._hearing = Hearing()
-        if verdict.kind is AnswerKind.MODEL_REFUSED and self._is_refused_by_all():
-            self._drop_held()
-            self._held = answer
-            self._deliver_held()
-            return True
-        if hearing.begins_with(verdict.kind) and (refusal := class_of(verdict.kind)) is not None:
-            hearing.may_seek = not self._waits_here(answer) and self._may_seek(answer.lease.tag, refusal)
-        ruling = hearing.heard(
-            Opinion(answer.lease.tag, verdict, answer.lease.identity, answer.lease.is_account)
-        )
-        self._charge(hearing.charges)
-        if ruling is Ruling.DELIVER:
-            self._drop_held()
-            self._deliver(answer)
-            return True
-        is_first = hearing.first is not None and hearing.first.tag == answer.lease.tag
-        if is_first or (self._held is None and verdict.kind in _REMOTES_OWN):
-            self._drop_held()
-            self._held = answer
-        else:
-            answer.drop(LeaseOutcome.REFUSED)
-        if ruling is Ruling.FIRST:
-            self._deliver_held()
-            return True
-        return False
-
-    def _may_seek(self, tag: str, refusal: RefusalClass) -> bool:
-        """Whether others are asked after a refusal by ``tag``.
-
-        Only accounts give second opinions, and only these are counted: where a key or a remote takes over, nobody is
-        asked what it says of the refusal (spec 12.1).
-        """
-        asked, opinions = self._asked, self._context.opinions
-        kind, now = self._kind_of_refusal(refusal), self._context.clock.seconds()
-        if asked.another_can(tag, only_accounts=True):
-            return opinions.may_seek(*kind, now)
-        return asked.another_can(tag) and not opinions.is_about_request(*kind, now)
-
-    def _drop_held(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            held.drop(LeaseOutcome.REFUSED)
-
-    def _is_refused_by_all(self) -> bool:
-        """Whether nobody has ever served the model, and all have refused it to this caller within the last minute."""
-        opinions, kind = self._context.opinions, self._kind_of_refusal(RefusalClass.DENIED)
-        return not opinions.has_served(self._asked.combination.model) and opinions.is_about_request(
-            *kind, self._context.clock.seconds()
-        )
-
-    def _waits_here(self, answer: Answer) -> bool:
-        """Whether a warm session is better told a short wait than moved to where nothing of it is known (spec 12.2)."""
-        asked, context = self._asked, self._context
-        wait = answer.verdict.wait
-        provider = asked.caller.provider
-        if answer.verdict.kind is not AnswerKind.BUSY or wait is None or wait > provider.patience:
-            return False
-        if asked.facts.session is None or not provider.is_warm(asked.selection(), answer.lease.tag):
-            return False
-        if not asked.client_waits():
-            return False
-        return context.told.may_tell(asked.caller.name, asked.facts.session, context.clock.seconds())
-
-    def _charge(self, charges: list[Charge]) -> None:
-        """Let the credentials learn what is charged to them so far.
-
-        That an account may not use a model is kept for models that some account serves, so it may have to wait for the
-        end of the request (spec 12.5).
-        """
-        asked = self._asked
-        is_served = self._context.opinions.has_served(asked.combination.model)
-        for charge in charges[:]:
-            if charge.kind is not ChargeKind.MODEL or is_served:
-                charges.remove(charge)
-                self._leases[charge.tag].learn(input_of(charge, asked.combination, asked.caller.name))
+            self._hearing = RequestHearing(asked)
+        match self._hearing.hear(answer):
+            case Ruling.DELIVER:
+                self._deliver(answer)
+                return True
+            case Ruling.FIRST:
+                self._deliver_held(self._hearing)
+                return True
+            case Ruling.NEXT:
+                return False
 
     # Answers
 
@@ -314,35 +229,10 @@ class Exchange:
                 answer.lease.proved(answer.authorization)
         self._answering.deliver(answer)
 
-    def _deliver_held(self) -> None:
-        """The client gets the first refusal, as it came (a 401: with another status). If nobody else was or could be
-        heard on it, it is remembered."""
-        held, self._held = self._held, None
-        assert held is not None
+    def _deliver_held(self, hearing: RequestHearing) -> None:
+        """The client gets the first refusal, as it came (a 401: with another status)."""
+        held = hearing.conclude()
         asked, context, verdict = self._asked, self._context, held.verdict
-        about = None
-        if self._hearing is not None:
-            self._hearing.nobody_left()
-            about = self._hearing.about
-        if about is not None:
-            context.opinions.was_about_request(*self._kind_of_refusal(about), context.clock.seconds())
-        elif verdict.kind is AnswerKind.MODEL_REFUSED:
-            kind = self._kind_of_refusal(RefusalClass.DENIED)
-            context.opinions.was_about_request(*kind, context.clock.seconds())
-        elif (
-            verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED)
-            and not held.lease.is_external  # which of its accounts it was, only the remote knows
-            and not self._is_about_request(verdict)
-        ):
-            held.lease.learn(
-                RequestRefused(
-                    asked.combination,
-                    asked.caller.name,
-                    verdict.wait,
-                    verdict.sentence,
-                    verdict.kind is AnswerKind.BUSY,
-                )
-            )
         asked.credential = held.lease.tag
         if verdict.kind is AnswerKind.AUTH_FAILED and held.head.status in (401, 403):
             head = asked.request.head
@@ -355,19 +245,6 @@ class Exchange:
             return
         self._answering.deliver(held)
 
-    def _is_about_request(self, verdict: Verdict) -> bool:
-        """Return whether its words say so of a refusal, or all who were asked for the like of it a moment ago."""
-        refusal = class_of(verdict.kind)
-        if verdict.is_about_request or refusal is None:
-            return verdict.is_about_request
-        now = self._context.clock.seconds()
-        return self._context.opinions.is_about_request(*self._kind_of_refusal(refusal), now)
-
-    def _kind_of_refusal(self, refusal: RefusalClass) -> tuple[str, str, str, RefusalClass]:
-        """Return what makes refusals alike: the caller, the endpoint, the model and the class."""
-        asked = self._asked
-        return asked.caller.name, asked.combination.endpoint, asked.combination.model, refusal
-
     def _left(self, result: Answer | NoAnswer) -> None:
         """The client is gone."""
         if isinstance(result, Answer):
@@ -376,21 +253,24 @@ class Exchange:
 
     def _give_up(self, outcome: Failure | Verdict) -> None:
         """Nothing may be tried any more. An earlier refusal tells more than that an answer was lost."""
-        if self._held is not None:
-            self._deliver_held()
+        if self._hearing is not None and self._hearing.held is not None:
+            self._deliver_held(self._hearing)
         else:
             self._asked.refuse(of_failure(outcome))
 
     def _nobody(self, nobody: NoCredential, outcome: Failure | Verdict | None) -> None:
         """No credential is left: answer as the first refusal, the last outcome, or the provider's state demands."""
         asked, context = self._asked, self._context
-        if self._held is not None and self._held.verdict.kind is AnswerKind.REMOTE_UNAVAILABLE:
-            if nobody.availability.state == "rate_limited":
-                # Others serve again at a known time, which tells the client more.
-                self._drop_held()
-        if self._held is not None:
-            self._deliver_held()
-            return
+        hearing = self._hearing
+        if hearing is not None and (held := hearing.held) is not None:
+            if (
+                held.verdict.kind is not AnswerKind.REMOTE_UNAVAILABLE
+                or nobody.availability.state != "rate_limited"
+            ):
+                self._deliver_held(hearing)
+                return
+            # Others serve again at a known time, which tells the client more.
+            hearing.drop_held()
         now = context.now()
         wait = nobody.free_at - now if now < nobody.free_at <= now + LONGEST_SHORT_WAIT else None
         if not self._may_send() and nobody.availability.usable:
@@ -399,10 +279,26 @@ class Exchange:
         if wait is not None and not isinstance(outcome, Failure):
             asked.tell_to_wait(wait)
             return
-        word = of_nobody(nobody.availability, outcome, self._why_no_token, context.dialect.retry_status)
+        self._look_for_passing_causes(now)
+        word = of_nobody(
+            nobody.availability,
+            outcome,
+            self._why_no_token,
+            context.dialect.retry_status,
+            told_wait(self._token_in, context.random) if self._token_in is not None else None,
+        )
         if isinstance(word, Refusal):
             asked.refuse(word)
             return
         aggregate = context.aggregates.aggregate_for(asked.caller)
         head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
         asked.respond(head, body, "rate_limited")
+
+    def _look_for_passing_causes(self, now: float) -> None:
+        """Note that a credential which was not tried, as it has no token, may have one again soon (spec 12.4)."""
+        caller, model = self._asked.caller, self._asked.facts.model
+        for each in caller.provider.credentials(caller.allow_external):
+            availability = each.snapshot(now, model).availability
+            if availability.is_passing and self._token_in is None:
+                self._token_in = max(availability.reset_at - now, 0.0)
+                self._why_no_token = f"credential {each.tag} is unavailable: {availability.message}"

@@ -54,11 +54,13 @@ _FAILURES = {
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """How the tries ended without an answer. ``why_no_token``: a sentence. The lease is closed."""
+    """How the tries ended without an answer. ``why_no_token``: a sentence; ``token_in``: seconds after which there may
+    be a token, None if nothing is tried until then. The lease is closed."""
 
     step: Step
     outcome: Failure | Verdict
     why_no_token: str = ""
+    token_in: float | None = None
 
 
 class Tries:
@@ -170,9 +172,12 @@ class Tries:
         step = after_failure(Failure.NO_TOKEN, progress)
         if refused is not None:
             refused.drop(LeaseOutcome.REFUSED)
-            return NoAnswer(step, refused.verdict)
-        self._lease.close(LeaseOutcome.REFUSED)
-        return NoAnswer(step, Failure.NO_TOKEN, f"credential {self._lease.tag} is unavailable: {error}")
+            if error.retry_in is None:
+                return NoAnswer(step, refused.verdict)
+        else:
+            self._lease.close(LeaseOutcome.REFUSED)
+        why = f"credential {self._lease.tag} is unavailable: {error}"
+        return NoAnswer(step, Failure.NO_TOKEN, why, error.retry_in)
 
     def _end(self, step: Step, outcome: Failure, lease_outcome: LeaseOutcome) -> NoAnswer:
         self._lease.close(lease_outcome)

@@ -210,8 +210,15 @@ def overall_availability(snapshots: Sequence[CredentialSnapshot], now: float) ->
             min(resets, default=0.0),
         )
     if unavailable := states.get("unavailable"):
+        # A login that is back within a minute matters more than one that somebody has to make.
+        unavailable.sort(key=lambda s: not s.availability.is_passing)
+        resets = [s.availability.reset_at for s in unavailable if s.availability.reset_at]
         return Availability(
-            "unavailable", unavailable[0].availability.reason, _sentence(unavailable, "unavailable")
+            "unavailable",
+            unavailable[0].availability.reason,
+            _sentence(unavailable, "unavailable"),
+            min(resets, default=0.0),
+            is_passing=unavailable[0].availability.is_passing,
         )
     return Availability("unavailable", "unavailable", "no credential may serve this user")
 

@@ -36,7 +36,8 @@ class Availability:
     ``poll_failed``, ``short_window``, ``weekly_window``, ``model_window``. ``message``: a sentence for people.
     ``reset_at``: when the state may change without an input (Unix seconds, 0 = unknown). ``lets_one_through``: the
     provider refuses the account, but its last poll was good: one request may find out (spec 12.3).
-    ``is_last_resort``: a request may find out where no other credential can serve.
+    ``is_last_resort``: a request may find out where no other credential can serve. ``is_passing``: the cause is a
+    passing one of this machine, which is tried again by itself, at ``reset_at`` (spec 12.4).
     """
 
     state: AvailabilityState
@@ -45,6 +46,7 @@ class Availability:
     reset_at: float = 0.0
     lets_one_through: bool = False
     is_last_resort: bool = False
+    is_passing: bool = False
 
     @property
     def worth_trying(self) -> bool:
@@ -129,7 +131,8 @@ class CredentialState:
     What was learnt from refusals (``holds``, ``refused``, ``refusals``) belongs to the identity of the login, as do the
     windows: another identity starts with a clean slate (spec 12.5).
 
-    Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one.
+    Times in Unix seconds, 0 = none. ``unavailable``: why there is no usable token; None if there is one;
+    ``unavailable_until``: when it is looked for again, if the cause is a passing one.
     ``model_rejections``: model family -> its block. ``organization``: id of the organization
     that the account belongs to, empty = unknown. ``is_leaving``: the credential is unavailable for new requests only.
     ``cannot_serve``: a remote instance has said that it cannot serve, for another reason than used-up windows.
@@ -146,6 +149,7 @@ class CredentialState:
     """
 
     unavailable: str | None = "credential not loaded yet"
+    unavailable_until: float = 0.0
     is_leaving: bool = False
     limits: Limits = Limits()
     rate_limited_until: float = 0.0
@@ -206,7 +210,14 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     account itself.
     """
     if state.unavailable is not None:
-        return Availability("unavailable", "unavailable", state.unavailable)
+        until = state.unavailable_until
+        return Availability(
+            "unavailable",
+            "unavailable",
+            state.unavailable,
+            until if until > now else 0.0,
+            is_passing=until > 0,
+        )
     full = _full_window(state.limits, caps, now)
     if state.rate_limited_until > now:
         # A full window that resets after the end of the rate limit keeps the credential unusable until then.
@@ -230,8 +241,10 @@ def availability(state: CredentialState, caps: Caps, now: float, model: str | No
     # exceed a reserve that is known to be reached.
     if state.poll_failures > 0 and state.delayed:
         seconds = state.delayed_until - now
-        next_try = f"; next try in {format_duration(seconds)}" if seconds > 0 else ""
-        return Availability("temporarily_blocked", "poll_failed", state.delayed + next_try)
+        if seconds <= 0:
+            return Availability("temporarily_blocked", "poll_failed", state.delayed)
+        message = f"{state.delayed}; next try in {format_duration(seconds)}"
+        return Availability("temporarily_blocked", "poll_failed", message, state.delayed_until)
     if state.poll_failures > 0:
         count = "once" if state.poll_failures == 1 else f"{state.poll_failures} times in a row"
         return Availability("temporarily_blocked", "poll_failed", f"asking for its usage failed {count}")

@@ -25,11 +25,13 @@ class TokenAvailable:
 @dataclass(frozen=True, slots=True)
 class TokenUnavailable:
     """There is no usable token. ``message``: why, as a sentence without secrets. ``ends_requests``: whether requests in
-    progress cannot succeed either. ``is_gone``: no file holds a login any more."""
+    progress cannot succeed either. ``is_gone``: no file holds a login any more. ``until``: when it is looked for again,
+    because the cause is a passing one of this machine (Unix seconds; 0 = the cause is another one; spec 12.4)."""
 
     message: str
     ends_requests: bool = True
     is_gone: bool = False
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

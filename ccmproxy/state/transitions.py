@@ -161,6 +161,7 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             return replace(
                 state,
                 unavailable=None,
+                unavailable_until=0.0,
                 is_leaving=False,
                 gone_at=0.0,
                 delayed="",
@@ -168,9 +169,14 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
                 plan_weight=_weight(plan_weight, state),
                 organization=organization or state.organization,
             )
-        case TokenUnavailable(message, ends_requests, is_gone):
-            gone_at = (state.gone_at or now) if is_gone else 0.0
-            return replace(state, unavailable=message, is_leaving=not ends_requests, gone_at=gone_at)
+        case TokenUnavailable(message, ends_requests, is_gone, until):
+            return replace(
+                state,
+                unavailable=message,
+                unavailable_until=_end(until, now, 0.0),
+                is_leaving=not ends_requests,
+                gone_at=(state.gone_at or now) if is_gone else 0.0,
+            )
         case TokenDelayed(message, until):
             return replace(state, delayed=message, delayed_until=_end(until, now, 0.0))
         case HeadersObserved(update, is_aggregate, plan_weight):

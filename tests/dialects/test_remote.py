@@ -143,6 +143,7 @@ class VerdictTests(SynchronousTestCase):
     def test_errors_that_pass(self) -> None:
         """The request was not processed, and a minute later the outcome may be different."""
         for status, reason in (
+            (503, b"credential_delayed"),
             (503, b"shutting_down"),
             (508, b"too_many_hops"),
             (429, b"too_many_requests"),

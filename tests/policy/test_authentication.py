@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -54,6 +56,33 @@ class UserTokensTests(SynchronousTestCase):
         ):
             refused = self.refusal(*headers)
             self.assertEqual((refused.status, refused.message), (401, message))
+
+    def test_a_look_up_is_the_same_work_whoever_asks(self) -> None:
+        """The first user, the last one, a token that is almost right, and one that is wrong altogether."""
+        many = [(f"token-of-user-{number:04}", number) for number in range(1000)]
+        tokens = UserTokens(many, "CCM")
+
+        def work(token: bytes) -> int:
+            """Return how many functions are called to look ``token`` up."""
+            calls = 0
+
+            def count(frame: object, event: str, argument: object) -> None:
+                nonlocal calls
+                calls += event in ("call", "c_call")
+
+            headers = [(b"Authorization", b"Bearer " + token)]
+            sys.setprofile(count)
+            try:
+                tokens.identify(headers)
+            finally:
+                sys.setprofile(None)
+            return calls
+
+        known = {work(token.encode()) for token, _ in (many[0], many[500], many[-1])}
+        # Telling why a token is refused is work that the answer shows anyway.
+        wrong = {work(token) for token in (b"token-of-user-0999x", b"token-of-user-099", b"x")}
+        self.assertEqual((len(known), len(wrong)), (1, 1))
+        self.assertLess(max(wrong), 2 * min(known))
 
     def test_without_users_only_an_api_key_is_refused(self) -> None:
         self.assertIsNone(api_key_refusal([], "CCM"))

@@ -53,6 +53,29 @@ class NobodyTests(SynchronousTestCase):
         self.assertEqual(self.told(GONE, Failure.NO_TOKEN)[2], "no token, for this reason")
         self.assertIs(self.word(LIMITED, Failure.NO_TOKEN), LIMITED)
 
+    def test_no_token_for_a_passing_cause(self) -> None:
+        """The client is told to come back, whatever the others answered: one that is used up for hours is no reason to
+        give up where another is back within a minute (spec 12.4)."""
+        outcomes = (
+            Failure.NO_TOKEN,
+            None,
+            Verdict(AnswerKind.AUTH_FAILED),
+            Verdict(AnswerKind.RATE_LIMITED, 50.0),
+        )
+        for availability in (GONE, LIMITED, REJECTED, USABLE):
+            for outcome in outcomes:
+                word = of_nobody(availability, outcome, "no token, for now", 429, 7)
+                assert isinstance(word, Refusal)
+                self.assertEqual((word.status, word.reason, word.retry_after), (503, "credential_delayed", 7))
+                self.assertEqual(word.message, "no token, for now")
+        word = of_nobody(GONE, None, "", 429, 7)
+        assert isinstance(word, Refusal)
+        self.assertEqual(word.message, GONE.message)
+        for outcome, status in ((Failure.LOST, 502), (Verdict(AnswerKind.NO_MORE_SOCKETS), 426)):
+            word = of_nobody(GONE, outcome, "", 429, 7)
+            assert isinstance(word, Refusal)
+            self.assertEqual(word.status, status)
+
     def test_interrupted_while_another_could(self) -> None:
         """The client is told to retry after a second, which reaches the other credential (spec 4.2)."""
         word = self.word(USABLE, Failure.INTERRUPTED)

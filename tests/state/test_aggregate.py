@@ -288,6 +288,14 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertEqual(whole.message, "all credentials rate-limited, earliest reset in 2h13m")
         self.assertEqual(self.of(unknown).message, "all credentials rate-limited")
 
+    def test_a_login_that_is_back_soon(self) -> None:
+        """It is named before one that somebody has to make."""
+        soon = Availability("unavailable", "unavailable", "disk full", NOW + 5, is_passing=True)
+        whole = self.of(UNAVAILABLE, soon)
+        self.assertEqual(whole.message, "credential b is unavailable: disk full (and 1 more)")
+        self.assertEqual((whole.state, whole.reset_at, whole.is_passing), ("unavailable", NOW + 5, True))
+        self.assertFalse(self.of(UNAVAILABLE).is_passing)
+
     def test_messages_name_a_credential(self) -> None:
         self.assertEqual(self.of(UNAVAILABLE).message, "credential a is unavailable: no such file")
         self.assertEqual(

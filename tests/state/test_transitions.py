@@ -196,6 +196,28 @@ class LearningTests(SynchronousTestCase):
         self.assertTrue(credential.at().usable)
         self.assertEqual(credential.state.plan_weight, 10)
 
+    def test_token_that_is_back_soon(self) -> None:
+        """The cause is a passing one, and tried again by itself (spec 12.4)."""
+        credential = Credential()
+        credential.give(TokenUnavailable("too many open files", until=NOW + 5))
+        expected = Availability("unavailable", "unavailable", "too many open files", NOW + 5, is_passing=True)
+        self.assertEqual(credential.at(), expected)
+        self.assertEqual(credential.at(NOW + 5), replace(expected, reset_at=0.0))
+        credential.give(TokenUnavailable("removed"))
+        self.assertEqual(credential.at(), Availability("unavailable", "unavailable", "removed"))
+        credential.give(TokenUnavailable("too many open files", until=NOW + 5), TokenAvailable(1.0))
+        credential.give(TokenUnavailable("removed"))
+        self.assertFalse(credential.at().is_passing)
+
+    def test_when_a_delayed_token_is_back(self) -> None:
+        credential = Credential()
+        credential.give(TokenDelayed("disk full", NOW + 5), PollFailed())
+        found = credential.at()
+        self.assertEqual((found.reason, found.reset_at), ("poll_failed", NOW + 5))
+        self.assertEqual(found.message, "disk full; next try in 5s")
+        found = credential.at(NOW + 6)
+        self.assertEqual((found.message, found.reset_at), ("disk full", 0.0))
+
     def test_nonsensical_weights(self) -> None:
         credential = Credential()
         for weight in (0.0, -1.0, math.nan, math.inf, 1e300):

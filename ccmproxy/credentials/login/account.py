@@ -315,8 +315,11 @@ class LoginAccount(Credential):
         """Update the state: the keeper has another login, another problem, or more facts about the login."""
         authorization = self._keeper.authorization
         if authorization is None:
+            back_in = self._keeper.back_in()
+            until = self._now() + back_in if back_in is not None else 0.0
             problem = self._keeper.problem or "credential unavailable"
-            self._apply(TokenUnavailable(problem, is_gone=not self._keeper.has_login))
+            is_gone = not self._keeper.has_login and back_in is None
+            self._apply(TokenUnavailable(problem, until=until, is_gone=is_gone))
             return
         known = self._access_token
         is_other = not isinstance(authorization, OAuthToken) or authorization.access_token != known

@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from zope.interface import implementer
 
@@ -23,6 +24,11 @@ PRIVATE = 0o600
 _READ_ATTEMPTS = 5
 #: Assumed growth from the old login to the new one, for the test write (bytes).
 _GROWTH = 4 * 1024
+#: The errors of a file that is missing or is no file. Every other error of the system is a passing one: it says nothing
+#: about the login, and may be over at the next attempt.
+_NOT_PASSING = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL}
+)
 #: The errors of file systems that cannot sync a directory.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
@@ -49,7 +55,8 @@ class FileStore:
         except FileNotFoundError:
             raise self._error("does not exist") from None
         except OSError as error:
-            raise self._error(f"cannot be read: {_reason(error)}") from None
+            is_passing = error.errno not in _NOT_PASSING
+            raise self._error(f"cannot be read: {_reason(error)}", is_passing) from None
         except ValueError:
             raise self._error("has a name that no file can have") from None
         if not document.strip():
@@ -65,18 +72,19 @@ class FileStore:
 
         Owner and group are kept if the system permits that. When this returns, the document would survive a crash of
         the machine. Raises OSError when the system refuses, and CredentialFileError when :attr:`path` is a directory or
-        a link to itself. In both cases the old content is still in place, and no temporary file is left behind.
+        a link to itself. In both cases the old content is still in place, and no temporary file is left behind, unless
+        the disk fails at the very last step, when it syncs the directory.
         """
         target = self._target()
-        descriptor, temporary = _write_sibling(target, document)
-        try:
-            os.replace(temporary, target)
-        except BaseException:
-            _unlink(temporary)
-            raise
-        finally:
-            os.close(descriptor)
-        _sync_directory(os.path.dirname(target))
+        with _synced(os.path.dirname(target)):
+            descriptor, temporary = _write_sibling(target, document)
+            try:
+                os.replace(temporary, target)
+            except BaseException:
+                _unlink(temporary)
+                raise
+            finally:
+                os.close(descriptor)
 
     def check_writable(self) -> None:
         """Raise CredentialFileError if a write would fail.
@@ -97,14 +105,13 @@ class FileStore:
             _unlink(temporary)
             os.close(descriptor)
         except OSError as error:
-            raise self._error(f"cannot be written: {_reason(error)}") from None
+            raise self._error(f"cannot be written: {_reason(error)}", is_passing=True) from None
 
     def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
         """Remove the temporary files that a crash left behind. See :class:`.ICredentialStore`.
 
         A writer that is alive holds a lock on its file (flock(2)), which ends with its process.
         """
-        replaced = False
         try:
             target = self._target()
             directory, name = os.path.split(target)
@@ -112,10 +119,14 @@ class FileStore:
             left = [
                 os.path.join(directory, each) for each in os.listdir(directory) if temporary.fullmatch(each)
             ]
-            for path in left:
-                replaced = self._clean_up(path, target, is_newer) or replaced
         except (OSError, ValueError, CredentialFileError):
-            pass  # The next read finds the files again.
+            return False  # The next read finds the files again.
+        replaced = False
+        for path in left:
+            try:
+                replaced = self._clean_up(path, target, is_newer) or replaced
+            except (OSError, CredentialFileError):
+                pass  # Likewise; one file that cannot be removed does not protect the others.
         return replaced
 
     def _clean_up(self, path: str, target: str, is_newer: Callable[[bytes, bytes], bool]) -> bool:
@@ -130,8 +141,8 @@ class FileStore:
             content = _read_all(descriptor, MAX_DOCUMENT + 1)
             if is_newer(self.read(), content):
                 os.fsync(descriptor)
-                os.replace(path, target)
-                _sync_directory(os.path.dirname(target))
+                with _synced(os.path.dirname(target)):
+                    os.replace(path, target)
                 return True
             os.unlink(path)
             return False
@@ -192,8 +203,12 @@ class FileStore:
             raise self._error("is a directory")
         return target
 
-    def _error(self, problem: str) -> CredentialFileError:
-        return CredentialFileError(f"credential file {self.path} {problem}")
+    def _error(self, problem: str, is_passing: bool = False) -> CredentialFileError:
+        return CredentialFileError(
+            f"credential file {self.path} {problem}",
+            public=f"its credential file {problem}",
+            is_passing=is_passing,
+        )
 
 
 def _reason(error: OSError) -> str:
@@ -260,14 +275,25 @@ def _keep_owner(target: str, descriptor: int) -> None:
                 pass  # Only root may change the owner of a file.
 
 
-def _sync_directory(directory: str) -> None:
-    """Make a rename in ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def _synced(directory: str) -> Iterator[None]:
+    """Make the renames of a block in ``directory`` durable at its end. Raises OSError when the disk fails.
+
+    The directory is opened first, so that exhausted descriptors are noticed before anything is renamed.
+    """
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # The directory can be written but not listed, so that it cannot be synced.
+        yield
+        return
+    try:
+        yield
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
     finally:
         os.close(descriptor)
 

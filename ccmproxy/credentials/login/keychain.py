@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Suffix of the account name of the item that :meth:`KeyringStore.check_writable` creates and removes.
 _PROBE = ".write-test"
+#: What clients are told of the keychain instead of the name of the item.
+_PUBLIC = "its keychain item"
 
 
 def service_name(base: str, config_directory: str | None, default_directory: str) -> str:
@@ -49,11 +51,14 @@ class KeyringStore:
         self.description = f'keychain item "{service}"'
 
     def read(self) -> bytes:
-        """Return the content of the item. Raises CredentialFileError when there is no item or no keychain."""
+        """Return the content of the item. Raises CredentialFileError when there is no item or no keychain; it is a
+        passing one unless the keychain says that there is no item."""
         with _Translated(self.description, "cannot be read"):
             text = self._keyring().get_password(self._service, self._account)
         if not text or not text.strip():
-            raise CredentialFileError(f"{self.description} does not exist")
+            raise CredentialFileError(
+                f"{self.description} does not exist", public=f"{_PUBLIC} does not exist"
+            )
         return text.encode("utf-8")
 
     def write(self, document: bytes) -> None:
@@ -92,25 +97,35 @@ class FirstOf:
     """A keychain item with a file as the fallback (spec 3.1).
 
     Only one copy is kept: a write to one store removes the copy in the other. A stale copy could be read later, and its
-    refresh token is already used up.
+    refresh token is already used up. Where a copy in a locked keychain could not be removed, the newer one replaces it
+    as soon as both can be read (:meth:`clean_up`).
     """
 
     def __init__(self, first: KeyringStore, second: FileStore) -> None:
         self._first = first
         self._second = second
+        #: Whether the keychain held the login when it could be read last. While it is locked, the file, which then is
+        #: missing or stale, does not stand in for it.
+        self._is_in_first = False
         self.description = f"{first.description} or {second.description}"
 
     def read(self) -> bytes:
         """Return the document of the keychain or, failing that, of the file. Raises CredentialFileError with both
-        reasons when neither can be read."""
+        reasons when neither can be read, or that of the keychain when it held the document but cannot be read now."""
         try:
-            return self._first.read()
+            document = self._first.read()
         except CredentialFileError as error:
+            if error.is_passing and self._is_in_first:
+                raise
             first_problem = error
+        else:
+            self._is_in_first = True
+            return document
+        self._is_in_first = False
         try:
             return self._second.read()
         except CredentialFileError as error:
-            raise CredentialFileError(f"{first_problem}; {error}") from None
+            raise _both(first_problem, error) from None
 
     def write(self, document: bytes) -> None:
         """Write to the keychain or, failing that, to the file.
@@ -124,7 +139,9 @@ class FirstOf:
             self._second.write(document)
             if self._has_first():
                 self._first.remove()
+                self._is_in_first = False
             return
+        self._is_in_first = True
         try:
             self._second.remove()
         except OSError:
@@ -142,18 +159,42 @@ class FirstOf:
             try:
                 self._second.check_writable()
             except CredentialFileError as second_error:
-                raise CredentialFileError(f"{error}; {second_error}") from None
+                raise _both(error, second_error) from None
 
     def clean_up(self, is_newer: Callable[[bytes, bytes], bool]) -> bool:
-        """Clean up after the file. See :class:`.ICredentialStore`."""
-        return self._second.clean_up(is_newer)
+        """Clean up after the file, and remove a copy that is stale because the keychain was locked when its successor
+        was written to the file. See :class:`.ICredentialStore`."""
+        replaced = self._second.clean_up(is_newer)
+        try:
+            second = self._second.read()
+            first = self._first.read()
+        except CredentialFileError:
+            return replaced  # There is only one copy, or the keychain is still locked.
+        try:
+            if is_newer(first, second):
+                self._first.write(second)
+                self._second.remove()
+                return True
+        except (CredentialFileError, OSError):
+            pass  # The next read finds both copies again.
+        return replaced
 
     def _has_first(self) -> bool:
+        """Return whether the keychain has a copy, as far as can be told."""
         try:
             self._first.read()
-        except CredentialFileError:
-            return False
+        except CredentialFileError as error:
+            return error.is_passing and self._is_in_first
         return True
+
+
+def _both(one: CredentialFileError, other: CredentialFileError) -> CredentialFileError:
+    """Return the error for two stores neither of which can be used."""
+    return CredentialFileError(
+        f"{one}; {other}",
+        public=f"{one.public}; {other.public}",
+        is_passing=one.is_passing or other.is_passing,
+    )
 
 
 class _Translated:
@@ -172,6 +213,7 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """Raises CredentialFileError in place of any other Exception."""
         if isinstance(error, Exception):
+            problem = f"{self._problem} ({type(error).__name__})"
             raise CredentialFileError(
-                f"{self._description} {self._problem} ({type(error).__name__})"
+                f"{self._description} {problem}", public=f"{_PUBLIC} {problem}", is_passing=True
             ) from None

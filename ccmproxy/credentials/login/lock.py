@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -20,7 +21,12 @@ ATTEMPTS = 6
 
 
 class LockUnavailable(Exception):
-    """The lock could not be taken. ``str()`` is a sentence that says why."""
+    """The lock could not be taken. ``str()`` is a sentence for the operator's log that says why; ``public``: the same
+    one for clients, without paths."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"lock {path} {problem}")
+        self.public = f"its lock {problem}"
 
 
 def lock_path(config_directory: str) -> str:
@@ -49,6 +55,8 @@ class DirectoryLock:
         self._now: Callable[[], float] = now or clock.seconds
         self._mark: tuple[int, int] | None = None
         self._toucher: IDelayedCall | None = None
+        #: The lock of another program as it was found first, and when (seconds of ``clock``).
+        self._found: tuple[tuple[int, int] | None, float] = (None, 0.0)
 
     def obstacle(self) -> str | None:
         """Return a sentence that says why the lock cannot be taken at all at present, or None if it can be."""
@@ -69,10 +77,9 @@ class DirectoryLock:
                 if self._take():
                     return
             except OSError as error:
-                raise LockUnavailable(
-                    f"lock {self.path} cannot be taken: {error.strerror or type(error).__name__}"
-                ) from None
-        raise LockUnavailable(f"lock {self.path} is held by another program")
+                problem = f"cannot be taken: {error.strerror or type(error).__name__}"
+                raise LockUnavailable(self.path, problem) from None
+        raise LockUnavailable(self.path, "is held by another program")
 
     async def __aexit__(
         self,
@@ -113,6 +120,7 @@ class DirectoryLock:
             except FileExistsError:
                 return False  # Another program was faster.
         self._touch()
+        self._clean_up()
         return True
 
     def _touch(self) -> None:
@@ -134,7 +142,13 @@ class DirectoryLock:
         found = _mark(self.path)
         if found is None:
             return True
-        if self._now() - found[1] / 1e9 <= STALE_AFTER:
+        clock = self._clock.seconds()
+        if self._found[0] != found:
+            self._found = (found, clock)
+        # A lock that was touched in the future, before the wall clock was set back, would be held until then. Whoever
+        # holds a lock touches it, so that one that was not touched while this process looked is stale as well.
+        is_stale = self._now() - found[1] / 1e9 > STALE_AFTER or clock - self._found[1] > STALE_AFTER
+        if not is_stale:
             return False
         # Since the check, another program may have removed the stale lock and taken the lock itself. The rename moves
         # exactly one directory to a name that only this process knows, so that it can be compared with the stale lock.
@@ -146,8 +160,22 @@ class DirectoryLock:
         if _mark(aside) != found:
             _give_back(aside, self.path)
             return False
-        os.rmdir(aside)
+        _remove(aside)
         return True
+
+    def _clean_up(self) -> None:
+        """Remove the stale locks that other processes had renamed and then, because they were killed, not removed."""
+        directory, name = os.path.split(self.path)
+        aside = re.compile(rf"{re.escape(name)}\.[0-9a-f]{{16}}")
+        now = self._now()
+        try:
+            left = [os.path.join(directory, each) for each in os.listdir(directory) if aside.fullmatch(each)]
+        except OSError:
+            return
+        for path in left:
+            mark = _mark(path)
+            if mark is not None and abs(now - mark[1] / 1e9) > STALE_AFTER:
+                _remove(path)
 
 
 def _mark(path: str) -> tuple[int, int] | None:
@@ -160,6 +188,13 @@ def _mark(path: str) -> tuple[int, int] | None:
     if not stat.S_ISDIR(status.st_mode):
         return None  # This is not a lock, and must not be removed.
     return status.st_ino, status.st_mtime_ns
+
+
+def _remove(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass  # It is in nobody's way.
 
 
 def _give_back(aside: str, path: str) -> None:

@@ -12,7 +12,14 @@ from twisted.logger import Logger
 
 from ccmproxy.credentials.control import ControlError, Fetch
 from ccmproxy.credentials.login.lock import DirectoryLock, LockUnavailable
-from ccmproxy.credentials.login.stored_login import FIRST_DELAY, LONGEST_DELAY, StoredLogin, is_login
+from ccmproxy.credentials.login.stored_login import (
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    LONGEST_LOCAL_DELAY,
+    LoginUnread,
+    StoredLogin,
+    is_login,
+)
 from ccmproxy.dialects.logins import INVALID_SCOPE
 from ccmproxy.dialects.oauth import (
     ApiKey,
@@ -29,8 +36,8 @@ from ccmproxy.interfaces.facets import IAccountFormat
 #: Delay after the first 429 of the token endpoint that names none, and the longest one (seconds; spec 3.2 point 8).
 LIMITED_FIRST_DELAY = 30.0
 LIMITED_LONGEST_DELAY = 900.0
-#: Attempts, and seconds between them, to read the store before a refreshed login is saved. Another program may be
-#: rewriting the file at that moment.
+#: Attempts, and seconds between them, to read the store before a refresh, and before a refreshed login is saved.
+#: Another program may be rewriting the file at that moment.
 _SETTLE_ATTEMPTS = 4
 _SETTLE_DELAY = 0.1
 
@@ -81,20 +88,34 @@ class TokenRefresh:
         except CredentialUnavailable:
             raise
         except CancelledError:
-            raise CredentialUnavailable("credential is being shut down") from None
+            raise _shut_down() from None
+        except LoginUnread as unread:
+            return self._wait(rejected, f"token is not refreshed: {unread}", str(unread.error))
         except Exception:
             self.log.failure("{tag}: token refresh failed", tag=self._tag)
-            raise CredentialUnavailable("token refresh failed unexpectedly") from None
+            return self._wait(rejected, "token refresh failed unexpectedly")
+
+    def _wait(self, rejected: str | None, message: str, detail: str = "") -> Login:
+        """Delay the next attempt and fall back on the present login. Raises a soft CredentialUnavailable when there is
+        none, or it is rejected or expired."""
+        present = self._login.authorization
+        if isinstance(present, OAuthToken):
+            return self._put_off(present, rejected, message, detail=detail)
+        if present is not None:
+            return present
+        self._login.postpone(message, longest=LONGEST_LOCAL_DELAY)
+        raise self._login.delayed(message)
 
     async def _refresh(self, rejected: str | None) -> Login:
         """Return the login, after refreshing it if that is due. Raises CredentialUnavailable: hard when the login
         cannot be read or its refresh token is dead, soft when no refresh is possible for now and the present token is
         not usable."""
+        await self._settled()
         token = self._login.reread()
         if not self._needs_refresh(token, rejected):
             return token
-        if self.stopped:
-            raise CredentialUnavailable("credential is being shut down")
+        if self.stopped and self._login.unsaved is None:
+            raise _shut_down()
         assert isinstance(token, OAuthToken)
         blocked = self._login.refresh_blocked(token)
         if blocked is not None:
@@ -109,7 +130,20 @@ class TokenRefresh:
             if not self._needs_refresh(token, rejected):
                 return token
             assert isinstance(token, OAuthToken)
-            return self._put_off(token, rejected, f"token is not refreshed: {error}")
+            message, detail = (f"token is not refreshed: {said}" for said in (error.public, error))
+            return self._put_off(token, rejected, message, detail=detail)
+
+    async def _settled(self) -> None:
+        """Wait until the store holds a login, for at most 0.3 s: a program that does not write atomically may be
+        rewriting it at this moment. Returns at once if the store cannot be read for another reason."""
+        for _ in range(_SETTLE_ATTEMPTS - 1):
+            try:
+                self._login.read()
+                return
+            except CredentialFileError as error:
+                if error.is_passing:
+                    return
+            await deferLater(self._clock, _SETTLE_DELAY)
 
     async def _refresh_locked(self, rejected: str | None) -> Login:
         """Do what :meth:`_refresh` does, with the lock held. Raises CredentialUnavailable: hard when the refresh token
@@ -122,8 +156,11 @@ class TokenRefresh:
         try:
             self._login.check_writable()
         except CredentialFileError as error:
-            message = f"token is not refreshed, because it could not be saved: {error}"
-            return self._put_off(token, rejected, message)
+            message, detail = (
+                f"token is not refreshed, because it could not be saved: {said}"
+                for said in (error.public, error)
+            )
+            return self._put_off(token, rejected, message, detail=detail)
         if self._lock is not None and not self._lock.held:
             return self._put_off(token, rejected, "the lock of the credential was lost")
         self.redeeming = True
@@ -184,7 +221,11 @@ class TokenRefresh:
 
         Raises CredentialUnavailable when there is no token to fall back on.
         """
-        present = self._login.reread()
+        present: Login = token
+        try:
+            present = self._login.reread()
+        except LoginUnread:
+            pass  # What the endpoint said is worth remembering all the same.
         if not is_login(present, token):
             if not self._needs_refresh(present, rejected):
                 return present
@@ -206,12 +247,15 @@ class TokenRefresh:
         message: str,
         named: float | None = None,
         first: float = FIRST_DELAY,
-        longest: float = LONGEST_DELAY,
+        longest: float = LONGEST_LOCAL_DELAY,
+        detail: str = "",
     ) -> OAuthToken:
         """Delay the next attempt because of a passing cause (see :meth:`.StoredLogin.postpone`), log it, and fall back
-        on ``token``. Raises a soft CredentialUnavailable with ``message`` when that is rejected or expired."""
+        on ``token``. ``detail``: ``message`` with what is only for the operator's log.
+
+        Raises a soft CredentialUnavailable with ``message`` when ``token`` is rejected or expired."""
         self._login.postpone(message, named, first, longest)
-        self.log.warn("{tag}: {problem}", tag=self._tag, problem=self._login.with_next_try(message))
+        self.log.warn("{tag}: {problem}", tag=self._tag, problem=self._login.with_next_try(detail or message))
         return self._fall_back(token, rejected, message)
 
     def _fall_back(self, token: OAuthToken, rejected: str | None, message: str) -> OAuthToken:
@@ -220,7 +264,7 @@ class TokenRefresh:
         if token.access_token == rejected or (
             token.expires_at is not None and self._now() >= token.expires_at
         ):
-            raise CredentialUnavailable(self._login.with_next_try(message))
+            raise self._login.delayed(message)
         return token
 
     async def _save(
@@ -265,14 +309,21 @@ class TokenRefresh:
     def _not_saved(self, old: OAuthToken, rejected: str | None, error: Exception) -> OAuthToken:
         """Handle a refreshed login that could not be saved: saving it is tried again, and ``old`` is used as long as it
         lasts. Raises a soft CredentialUnavailable when that is rejected or expired."""
-        reason = error.strerror if isinstance(error, OSError) else ""
+        reason = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
+        public, detail = reason, reason
         if isinstance(error, CredentialFileError):
-            reason = str(error)
-        message = f"the refreshed token could not be saved: {reason or type(error).__name__}"
-        self._login.postpone(message)
+            public, detail = error.public, str(error)
+        message = f"the refreshed token could not be saved: {public}"
+        self._login.postpone(message, longest=LONGEST_LOCAL_DELAY)
         self.log.critical(
             "{tag}: {problem}; if the process ends before it is saved, the account has to be logged in again",
             tag=self._tag,
-            problem=self._login.with_next_try(message),
+            problem=self._login.with_next_try(f"the refreshed token could not be saved: {detail}"),
         )
         return self._fall_back(old, rejected, message)
+
+
+def _shut_down() -> CredentialUnavailable:
+    """Return the exception for a credential that makes no more refreshes. Its successor, or that of the whole process,
+    may serve the request."""
+    return CredentialUnavailable("credential is being shut down", retry_in=1.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from ccmproxy.dialects.oauth import CredentialFileError, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredentialStore
@@ -20,6 +21,17 @@ REREAD_INTERVAL = 2.0
 #: doubles with each failure.
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 300.0
+#: The longest delay where the cause is in this machine (a full disk, a held lock): such an attempt costs nobody
+#: anything, and the trouble is to be over within a minute after its cause (spec 12.4).
+LONGEST_LOCAL_DELAY = 40.0
+
+
+class LoginUnread(Exception):
+    """The store cannot be read for a passing cause. ``error`` says why."""
+
+    def __init__(self, error: CredentialFileError) -> None:
+        super().__init__(error.public)
+        self.error = error
 
 
 class StoredLogin:
@@ -27,11 +39,15 @@ class StoredLogin:
 
     ``authorization``: the usable token or key; if it is None, ``problem`` says why there is none. ``document``: the
     whole content of the store, None after a failed read. ``unsaved``: (old, new) login if a refreshed login could not
-    be saved. All methods are synchronous and make no requests.
+    be saved. ``unread``: why the last read failed, None if it did not. All methods are synchronous and make no
+    requests.
 
     A login becomes unusable for one reason that only a person can end: its refresh token is dead, as the upstream says
-    that it will never accept it again. Every other obstacle to a refresh only delays the next attempt (spec 12.4).
+    that it will never accept it again. Every other obstacle to a refresh only delays the next attempt, and a store that
+    cannot be read for a passing cause leaves the login in service that was read last (spec 12.4).
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -40,22 +56,29 @@ class StoredLogin:
         clock: IReactorTime,
         changed: Callable[[], None],
         now: Callable[[], float],
+        tag: str = "",
     ) -> None:
-        """``changed`` is called after ``authorization`` or ``problem`` has changed, and must not raise. ``now`` returns
-        Unix seconds."""
+        """``tag`` names the credential in the log. ``changed`` is called after ``authorization``, ``problem`` or
+        :meth:`back_in` has changed, and must not raise. ``now`` returns Unix seconds."""
         self.authorization: Login | None = None
         self.problem: str | None = "credential not loaded yet"
         self.document: bytes | None = None
         self.unsaved: tuple[OAuthToken, OAuthToken] | None = None
+        self.unread: CredentialFileError | None = None
         #: No refresh is attempted before this time (Unix seconds), for the reason that :attr:`blocked_by` names.
         self.blocked_until = 0.0
         self.blocked_by = ""
+        self._tag = tag
         self._store = store
         self._format = account_format
         self._clock = clock
         self._changed = changed
         self._now = now
         self._last_read = float("-inf")
+        #: How many steps the delay has grown since the store could not be read for a passing cause, and when it is read
+        #: again (seconds of ``clock``). A store that is missing or broken is watched instead.
+        self._unread_times = 0
+        self._read_again_at = 0.0
         #: Whether the login is unusable because its refresh token is dead. Ends when the store changes.
         self._is_dead = False
         #: The refresh token that the token endpoint has permanently refused.
@@ -73,9 +96,9 @@ class StoredLogin:
         try:
             document, authorization = self.read()
         except CredentialFileError as error:
-            self.document = None
-            self.take(None, str(error))
+            self._not_read(error)
             return
+        self._was_read()
         if self._store.clean_up(self._is_newer):
             document, authorization = self._again(document, authorization)
         if self.unsaved is not None and not is_login(authorization, self.unsaved[0]):
@@ -91,6 +114,46 @@ class StoredLogin:
         else:
             self.take(authorization, None)
 
+    def _not_read(self, error: CredentialFileError) -> None:
+        """Note that the store could not be read. What is known of the login stays if the cause is a passing one."""
+        is_news = self.unread is None or str(self.unread) != str(error)
+        self.unread = error
+        is_next_step = error.is_passing and self.read_again_in() <= 0
+        if not error.is_passing:
+            self._unread_times, self._read_again_at = 0, 0.0
+        elif is_next_step:
+            self._unread_times += 1
+            delay = growing_delay(self._unread_times, FIRST_DELAY, LONGEST_LOCAL_DELAY)
+            self._read_again_at = self._clock.seconds() + delay
+        stays = error.is_passing and self.document is not None
+        if is_news:
+            self.log.warn(
+                "{tag}: {problem}{stays}{again}",
+                tag=self._tag,
+                problem=str(error),
+                stays="; the login that was read last stays in service" if stays else "",
+                again=f"; read again in {format_duration(self.read_again_in())}" if is_next_step else "",
+            )
+        if stays:
+            return
+        self.document = None
+        was_told = (self.authorization, self.problem) == (None, error.public)
+        self.take(None, error.public)
+        if was_told and is_next_step:
+            self._changed()  # The time of the next attempt has changed.
+
+    def _was_read(self) -> None:
+        if self.unread is not None:
+            self.log.info("{tag}: its login is read again", tag=self._tag)
+        self.unread = None
+        self._unread_times = 0
+        self._read_again_at = 0.0
+
+    def read_again_in(self) -> float:
+        """Return the seconds until a store that could not be read for a passing cause has to be read again; 0 or less:
+        now, or not at all if :attr:`unread` is no such cause."""
+        return self._read_again_at - self._clock.seconds()
+
     def read(self) -> tuple[bytes, Login]:
         """Return the content of the store and the login in it, without changing this object. Raises CredentialFileError
         when the store cannot be read or its content cannot be parsed."""
@@ -105,9 +168,12 @@ class StoredLogin:
             return document, authorization
 
     def reread(self) -> Login:
-        """Read the store and return its login, even one that is unusable because its refresh token is dead. Raises a
-        hard CredentialUnavailable when the store cannot be read or its content cannot be parsed."""
+        """Read the store and return its login, even one that is unusable because its refresh token is dead. Raises
+        LoginUnread when the store cannot be read for a passing cause, and a hard CredentialUnavailable when it is
+        missing or its content cannot be parsed."""
         self.load()
+        if self.unread is not None and self.unread.is_passing:
+            raise LoginUnread(self.unread)
         if self.document is None:
             raise CredentialUnavailable(self.problem or "credential unavailable", hard=True)
         return self._with_identity(self._format.parse(self.document))
@@ -120,8 +186,16 @@ class StoredLogin:
         """Return the usable token or key. Raises CredentialUnavailable when there is none; it is hard if only a change
         of the store can help."""
         if self.authorization is None:
-            raise CredentialUnavailable(self.problem or "credential unavailable", hard=self._is_dead)
+            message = self.problem or "credential unavailable"
+            raise CredentialUnavailable(message, hard=self._is_dead, retry_in=self.back_in())
         return self.authorization
+
+    def back_in(self) -> float | None:
+        """Return the seconds until a login that is missing for a passing cause is looked for again. None if there is a
+        login, or if it is missing for another cause."""
+        if self.authorization is not None or self.unread is None or not self.unread.is_passing:
+            return None
+        return max(self.read_again_in(), 0.0)
 
     def take(self, authorization: Login | None, problem: str | None) -> None:
         """Set the usable token or key. None: there is none, because of ``problem``."""
@@ -185,6 +259,7 @@ class StoredLogin:
         merged = self._format.merge(document, token)
         self._store.write(merged)
         self.document = merged
+        self._was_read()
 
     def saved(self, token: OAuthToken) -> Login:
         """Note that the refreshed login ``token`` was written. Returns it as the store holds it, for :meth:`take`."""
@@ -239,6 +314,12 @@ class StoredLogin:
             raise self.refused_for_good(token)
         return self.blocked_by if self._now() < self.blocked_until else None
 
+    def delayed(self, message: str) -> CredentialUnavailable:
+        """Return the soft exception for a login that is unusable until a refresh succeeds: ``message``, and when the
+        next attempt is made."""
+        wait = max(self.blocked_until - self._now(), 0.0)
+        return CredentialUnavailable(self.with_next_try(message), retry_in=wait)
+
     def with_next_try(self, message: str) -> str:
         """Return ``message`` with the time until the next attempt at a refresh, if that is in the future."""
         wait = math.ceil(self.blocked_until - self._now())
@@ -247,7 +328,7 @@ class StoredLogin:
     def _death(self) -> str:
         return (
             "the login's refresh token is no longer accepted (another program may have used it, or its successor was"
-            " lost before it could be saved): log in again with the official client"
+            " lost before it could be saved): ask the operator of this proxy to log in again with the official client"
             f" ({self._format.how_to_log_in})"
         )
 

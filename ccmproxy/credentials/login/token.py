@@ -64,7 +64,7 @@ class TokenKeeper:
         self._failed = failed
         self._lock = lock
         self._now: Callable[[], float] = now or clock.seconds
-        self._login = StoredLogin(store, account_format, clock, changed, self._now)
+        self._login = StoredLogin(store, account_format, clock, changed, self._now, tag)
         self._refresh = TokenRefresh(tag, self._login, account_format, urls, fetch, clock, lock, self._now)
         self._request_budget = ForcedRefreshes()
         self._poll_budget = ForcedRefreshes()
@@ -105,12 +105,18 @@ class TokenKeeper:
         if self._login.authorization is not None or self._stopped or not self._login.may_be_looked_for():
             return
         self._login.load()
+        self._arm()
 
     def delay(self) -> tuple[str, float] | None:
         """Return why refreshes are put off, and until when (Unix seconds); None if they are not."""
         if self._login.blocked_until <= self._now():
             return None
         return self._login.blocked_by, self._login.blocked_until
+
+    def back_in(self) -> float | None:
+        """Return the seconds until a login that is missing for a passing cause is looked for again. None if there is a
+        login, or if it is missing for another cause."""
+        return self._login.back_in()
 
     def has_made(self, access_token: str) -> bool:
         """Return whether our own last refresh made this access token; if not, somebody else has put it into the
@@ -182,21 +188,26 @@ class TokenKeeper:
             self._arm()
 
     def _arm(self) -> None:
-        """Set the timer of the next attempt, if one is put off (spec 12.4). It is the only one: requests that come
-        meanwhile do not cause any."""
+        """Set the timer of the next attempt at a refresh or at reading the store, if one is put off (spec 12.4). It is
+        the only timer: requests that come meanwhile cause no attempt at a refresh."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        wait = self._login.blocked_until - self._now()
-        if not self._stopped and wait > 0:
-            self._retry = self._clock.callLater(wait, self._try_again)
+        login = self._login
+        waits = [wait for wait in (login.blocked_until - self._now(), login.read_again_in()) if wait > 0]
+        if not self._stopped and waits:
+            self._retry = self._clock.callLater(min(waits), self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._login.blocked_until > self._now():  # The wall clock was set back meanwhile.
-            self._arm()
-        elif not self._flight.active:
+        login = self._login
+        if login.unread is not None and login.unread.is_passing and login.read_again_in() <= 0:
+            login.load()
+        is_due = login.blocked_by and login.blocked_until <= self._now()
+        if is_due and not self._flight.active:
             self._share(self._rejected).addErrback(lambda _: None)
+        else:
+            self._arm()
 
     def _attempt_failed(self, error: BaseException) -> None:
         if isinstance(error, CredentialUnavailable) and not error.hard and not self._stopped:
@@ -238,18 +249,19 @@ class TokenKeeper:
     def stop(self) -> Deferred[None]:
         """Allow no further refresh. Fires when no refresh is in flight.
 
-        A refresh whose refresh token may already be used up is given up to 10 s to finish; any other is cancelled. The
-        lock is released in both cases.
+        A refresh whose refresh token may already be used up is given up to 10 s to finish, and so is another attempt to
+        save a login that could not be saved yet; any other refresh is cancelled. The lock is released in all cases.
         """
         self._stopped = self._refresh.stopped = True
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if not self._flight.active:
+        if not self._refresh.redeeming and self._login.unsaved is None:
+            if self._flight.active:
+                self._flight.cancel()
             return succeed(None)
-        if not self._refresh.redeeming:
-            self._flight.cancel()
-            return succeed(None)
+        # If this process has the only copy of the login, it tries for the last time to save it.
+        self._login.unblock()
 
         def over(_: object) -> None:
             if self._flight.active:

@@ -61,6 +61,7 @@ class FileWatcher:
         self._use_inotify = use_inotify and HAS_INOTIFY and IReactorFDSet.providedBy(reactor)
         self._watches: set[FileWatch] = set()
         self._notifier: _Notifier | None = None
+        self._is_refusal_told = False
         self._poll: IDelayedCall | None = None
         #: Watched directory → its (device, inode) when the watch was added.
         self._directories: dict[str, tuple[int, int]] = {}
@@ -101,16 +102,27 @@ class FileWatcher:
             self._poll = None
 
     def _open(self) -> None:
-        if self._use_inotify:
-            try:
-                self._notifier = _Notifier(self._clock)
-            except Exception as error:  # For example the user's limit of inotify instances, or a sandbox.
-                self.log.info("no inotify ({reason}): looking for changed files", reason=type(error).__name__)
+        self._open_inotify()
         self._poll = self._clock.callLater(self._poll_interval, self._look)
+
+    def _open_inotify(self) -> None:
+        """Open inotify, unless it is open. If the system refuses, it is tried again at the next poll, since most
+        reasons pass: the user's limit of instances, or exhausted file descriptors."""
+        if not self._use_inotify or self._notifier is not None:
+            return
+        try:
+            self._notifier = _Notifier(self._clock)
+        except Exception as error:
+            if not self._is_refusal_told:
+                self._is_refusal_told = True
+                self.log.info("no inotify ({reason}): looking for changed files", reason=type(error).__name__)
+        else:
+            self._is_refusal_told = False
 
     def _look(self) -> None:
         """Poll all files, and add the watches that are missing."""
         self._poll = self._clock.callLater(self._poll_interval, self._look)
+        self._open_inotify()
         self._place()
         for watch in list(self._watches):
             watch.look()

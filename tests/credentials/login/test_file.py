@@ -235,6 +235,35 @@ class WriteTests(StoreTestCase):
             self.assertEqual(self.store.read(), b"old")
             self.only_the_file()
 
+    def test_no_descriptor_for_the_directory(self) -> None:
+        """That is noticed before the file is replaced."""
+        self.put(b"old")
+        opened = os.open
+
+        def refused(path: str, flags: int, mode: int = 0o777) -> int:
+            if flags & os.O_DIRECTORY:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return opened(path, flags, mode)
+
+        self.patch(os, "open", refused)
+        self.assertRaises(OSError, self.store.write, DOCUMENT)
+        self.assertEqual(self.store.read(), b"old")
+        self.only_the_file()
+
+    def test_a_directory_that_cannot_be_listed(self) -> None:
+        """It cannot be synced, which is no reason not to write."""
+        self.put(b"old")
+        opened = os.open
+
+        def refused(path: str, flags: int, mode: int = 0o777) -> int:
+            if flags & os.O_DIRECTORY:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return opened(path, flags, mode)
+
+        self.patch(os, "open", refused)
+        self.store.write(DOCUMENT)
+        self.assertEqual(self.store.read(), DOCUMENT)
+
     def test_short_writes(self) -> None:
         self.put(b"old")
         write = os.write
@@ -349,6 +378,16 @@ class LeftoverTests(StoreTestCase):
         self.assertTrue(self.store.clean_up(self.newer))
         self.assertEqual(self.store.read(), b"newer")
         self.only_the_file()
+
+    def test_one_that_cannot_be_opened_protects_no_other(self) -> None:
+        os.mkdir(os.path.join(self.config, ".login.json.0000000000000000.tmp"))
+        os.symlink("/nowhere", os.path.join(self.config, ".login.json.0000000000000001.tmp"))
+        os.symlink("/nowhere", os.path.join(self.config, ".login.json.ffffffffffffffff.tmp"))
+        self.leave(b"newer")
+        self.leave(b"older", ".login.json.1123456789abcdef.tmp")
+        self.assertTrue(self.store.clean_up(self.newer))
+        self.assertEqual(self.store.read(), b"newer")
+        self.assertEqual(len(os.listdir(self.config)), 4)
 
     def test_nothing_there(self) -> None:
         self.assertFalse(self.store.clean_up(self.newer))

@@ -134,8 +134,58 @@ class FirstOfTests(CredentialTestCase):
         self.assertEqual(self.store.read(), b"file")
         self.first.write(b"item")
         self.assertEqual(self.store.read(), b"item")
+
+    def test_locked_from_the_beginning(self) -> None:
+        """As on a machine that nobody is logged in to: the file is all there is."""
+        self.put(b"file")
+        self.first.write(b"item")
         self.keyring.locked = True
         self.assertEqual(self.store.read(), b"file")
+        self.store.check_writable()
+
+    def test_locked_for_a_while(self) -> None:
+        """A file beside the keychain is stale, so that it does not stand in for it (spec 12.4)."""
+        self.first.write(b"item")
+        self.put(b"stale")
+        self.assertEqual(self.store.read(), b"item")
+        self.keyring.locked = True
+        for call in (self.store.read, self.store.check_writable):
+            error = self.assertRaises(CredentialFileError, call)
+            self.assertTrue(error.is_passing)
+        self.keyring.locked = False
+        self.assertEqual(self.store.read(), b"item")
+        self.store.check_writable()
+        del self.keyring.items["Service", "me"]
+        self.assertEqual(self.store.read(), b"stale")
+        self.keyring.locked = True
+        self.assertEqual(self.store.read(), b"stale")
+
+    def test_an_item_that_became_stale_while_it_was_locked(self) -> None:
+        """The newer login was written to the file, and takes the item's place when the keychain is unlocked."""
+        self.first.write(b"1")
+        self.put(b"1")
+        self.keyring.locked = True
+        self.store.write(b"2")
+        self.assertFalse(self.store.clean_up(lambda present, left: left > present))
+        self.keyring.locked = False
+        self.assertEqual(self.store.read(), b"1")
+        self.assertTrue(self.store.clean_up(lambda present, left: left > present))
+        self.assertEqual((self.store.read(), self.held()), (b"2", (b"2", None)))
+
+    def test_a_newer_item_stays(self) -> None:
+        self.first.write(b"2")
+        self.put(b"1")
+        self.assertFalse(self.store.clean_up(lambda present, left: left > present))
+        self.assertEqual(self.held(), (b"2", b"1"))
+
+    def test_clients_are_told_no_names(self) -> None:
+        for name in ("Service", self.directory):
+            for locked in (False, True):
+                self.keyring.locked = locked
+                error = self.assertRaises(CredentialFileError, self.store.read)
+                self.assertIn(name, str(error))
+                self.assertNotIn(name, error.public)
+                self.assertEqual(error.is_passing, locked)
 
     def test_neither(self) -> None:
         message = str(self.assertRaises(CredentialFileError, self.store.read))

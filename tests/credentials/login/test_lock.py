@@ -162,6 +162,46 @@ class LockTests(CredentialTestCase):
         self.lock.release()
         self.assertFree()
 
+    def test_touched_in_the_future(self) -> None:
+        """The owner died before the wall clock was set back. A lock that nobody touches for ten seconds is stale."""
+        self.foreign(age=-86400.0)
+        waiting = self.take(self.lock)
+        self.clock.pump([1.5] * 5)
+        self.failureResultOf(waiting, LockUnavailable)
+        waiting = self.take(self.lock)
+        self.clock.pump([1.5] * 2)
+        self.successResultOf(waiting)
+        self.lock.release()
+        self.assertFree()
+
+    def test_touched_in_the_future_by_a_living_owner(self) -> None:
+        self.foreign(age=-86400.0)
+        for _ in range(10):
+            waiting = self.take(self.lock)
+            for _ in range(6):
+                self.clock.advance(1.5)
+                at = self.clock.seconds() + 86400
+                os.utime(self.lock_path, (at, at))
+            self.failureResultOf(waiting, LockUnavailable)
+
+    def test_left_by_a_process_that_was_killed(self) -> None:
+        """Between the rename of a stale lock and its removal."""
+        left = [f"{self.lock_path}.{number:016x}" for number in range(2)]
+        for path in left:
+            os.mkdir(path)
+            os.utime(path, (1.0, 1.0))
+        os.utime(left[1], (self.clock.seconds(),) * 2)
+        others = f"{self.lock_path}.older"
+        os.mkdir(others)
+        self.successResultOf(self.take(self.lock))
+        self.lock.release()
+        self.assertEqual([os.path.isdir(path) for path in (*left, others)], [False, True, True])
+
+    def test_clients_are_told_no_path(self) -> None:
+        error = LockUnavailable(self.lock_path, "is held by another program")
+        self.assertIn(self.lock_path, str(error))
+        self.assertEqual(error.public, "its lock is held by another program")
+
     def test_stale_removal_takes_nobody_elses(self) -> None:
         """Between the check of a stale lock and its removal, another program has removed it and taken the lock."""
         self.foreign(age=60.0)

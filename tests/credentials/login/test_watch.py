@@ -351,6 +351,44 @@ class InotifyTests(Situations):
         self.assertEqual(self.changes, [b"one"])
         self.watcher.stop()
 
+    def test_instances_are_exhausted_for_a_while(self) -> None:
+        """Inotify is used as soon as the system allows it, and says once that it is not (spec 12.4)."""
+        usual = watch_module._INotify
+        refusals = 0
+
+        def refuse(reactor: object) -> None:
+            nonlocal refusals
+            refusals += 1
+            raise OSError("Too many open files")
+
+        self.patch(watch_module, "_INotify", refuse)
+        self.watcher = FileWatcher(self.clock, poll_interval=100.0)
+        self.watch()
+        self.clock.pump([100.0] * 3)
+        self.assertEqual((self.watcher.uses_inotify, refusals), (False, 4))
+        self.patch(watch_module, "_INotify", usual)
+        self.clock.advance(100)
+        self.assertTrue(self.watcher.uses_inotify)
+        self.put(b"one")
+        self.seen(b"one")
+
+    def test_watches_are_exhausted_for_a_while(self) -> None:
+        self.watcher = FileWatcher(self.clock, poll_interval=100.0)
+        usual = watch_module._Notifier.observe
+
+        def refuse(*arguments: object) -> None:
+            raise OSError("No space left on device")
+
+        self.patch(watch_module._Notifier, "observe", refuse)
+        self.watch()
+        self.put(b"one")
+        self.seen()
+        self.patch(watch_module._Notifier, "observe", usual)
+        self.clock.advance(100)
+        self.seen(b"one")
+        self.put(b"two")
+        self.seen(b"two")
+
     def test_lost_events(self) -> None:
         """The kernel's queue has overflowed: the next poll finds the change, and watches the new directory."""
         self.watcher = FileWatcher(self.clock, poll_interval=100.0)
