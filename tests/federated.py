@@ -71,6 +71,7 @@ class Instance:
         self.text = text
         self.surroundings = Surroundings(
             reactor=federation.clock,
+            clock=federation.clock,
             now=federation.clock.seconds,
             random=random.Random(port),
             outbound=self._outbound,

@@ -209,7 +209,7 @@ class Tries:
         attempt = self.attempt = Attempt(context.clock)
         lease.on_interrupt(partial(self._interrupted, attempt))
         lease.sending(asked.combination)
-        sent_at = context.now()
+        sent_at = context.clock.seconds()
         self._answering.send(attempt, lease, head, self._body)
         asked.sends += 1
         try:

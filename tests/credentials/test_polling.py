@@ -46,6 +46,7 @@ class PollTestCase(CredentialTestCase):
             self.upstream.fetch,
             self.clock,
             failed=lambda message: self.poller.token_failed(message),
+            now=self.clock.seconds,
         )
         self.poller = UsagePoller(
             "acct",
@@ -57,6 +58,7 @@ class PollTestCase(CredentialTestCase):
             self.applied.append,
             last_update=lambda: self.last_update,
             weight=lambda token: PlainFormat().plan_weight(token),
+            now=self.clock.seconds,
             wanted=lambda now: self.wanted,
             token_state=lambda token, is_good: self.shown.append((token.access_token, is_good)),
         )

@@ -91,11 +91,11 @@ class LoginAccount(Credential):
         plan_weight: float | None = None,
         watcher: FileWatcher | None = None,
         fetch: Fetch | None = None,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """``random`` returns numbers in [0, 1). ``plan_weight`` replaces the weight of the account's plan. ``watcher``
         reports changes of the watched path. ``fetch`` makes the requests of refreshes and polls instead of the
-        outbound. ``now`` returns Unix seconds; its default is ``clock.seconds``."""
+        outbound. ``now`` returns Unix seconds."""
         super().__init__(tag, caps, clock, now)
         self._upstream = access.for_logins()
         self._key_upstream = access.for_keys()
@@ -190,6 +190,18 @@ class LoginAccount(Credential):
         if self._running:
             self._keeper.reload_on_demand()
             self._poller.poll_if_stale()
+
+    def clock_set(self, by: float) -> None:
+        """See Credential. The login is read again, because whether it has expired is a matter of Unix time, and the
+        usage is polled."""
+        self._poller.clock_set(by)
+        self._standing.clock_set(by)
+        if self._lock is not None:
+            self._lock.clock_set(by)
+        super().clock_set(by)
+        if self._running:
+            self._keeper.load()
+            self._poller.poll_for_clock()
 
     def poll_now(self) -> None:
         """Start a poll, unless the usage endpoint has asked for a delay. Returns at once."""

@@ -50,12 +50,12 @@ class TokenKeeper:
         changed: Callable[[], None] = lambda: None,
         failed: Callable[[str], None] = lambda message: None,
         lock: DirectoryLock | None = None,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """``changed`` is called after :attr:`authorization` or :attr:`problem` has changed; ``failed`` is called with a
         sentence after a soft failure to get a usable token (spec 3.2: the poll-failure counter decides). Neither
         callback may raise. ``lock``: the lock of the official client, or None if that takes none. ``now`` returns Unix
-        seconds; its default is ``clock.seconds``."""
+        seconds."""
         self._tag = tag
         self._format = account_format
         self._urls = urls
@@ -63,7 +63,7 @@ class TokenKeeper:
         self._clock = clock
         self._failed = failed
         self._lock = lock
-        self._now: Callable[[], float] = now or clock.seconds
+        self._now = now
         self._login = StoredLogin(store, account_format, clock, changed, self._now)
         self._refresh = TokenRefresh(tag, self._login, account_format, urls, fetch, clock, lock, self._now)
         self._request_budget = ForcedRefreshes()
@@ -103,9 +103,8 @@ class TokenKeeper:
 
     def delay(self) -> tuple[str, float] | None:
         """Return why refreshes are put off, and until when (Unix seconds); None if they are not."""
-        if self._login.blocked_until <= self._now():
-            return None
-        return self._login.blocked_by, self._login.blocked_until
+        wait = self._login.blocked_for
+        return (self._login.blocked_by, self._now() + wait) if wait > 0 else None
 
     def has_made(self, access_token: str) -> bool:
         """Return whether our own last refresh made this access token; if not, somebody else has put it into the
@@ -150,7 +149,7 @@ class TokenKeeper:
         budget = self._poll_budget if caller is POLLS else self._request_budget
         # While refreshes are blocked, none is forced, so that nothing of the budget is used up.
         is_blocked = self._login.refresh_blocked(present) is not None
-        if not is_blocked and not budget.take(None if caller is POLLS else caller, self._now()):
+        if not is_blocked and not budget.take(None if caller is POLLS else caller, self._clock.seconds()):
             raise RefreshNotForced("the upstream goes on refusing the credential although it was refreshed")
         for _ in range(2):
             # The first one may be a refresh that another caller has started meanwhile, for another reason.
@@ -182,15 +181,13 @@ class TokenKeeper:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        wait = self._login.blocked_until - self._now()
+        wait = self._login.blocked_for
         if not self._stopped and wait > 0:
             self._retry = self._clock.callLater(wait, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._login.blocked_until > self._now():  # The wall clock was set back meanwhile.
-            self._arm()
-        elif not self._flight.active:
+        if not self._flight.active:
             self._share(self._rejected).addErrback(lambda _: None)
 
     def _attempt_failed(self, error: BaseException) -> None:

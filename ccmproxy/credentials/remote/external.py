@@ -95,11 +95,11 @@ class External(Credential):
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         plan_weight: float | None = None,
         is_connector: bool = False,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """Give both ``url`` and the ``endpoint`` that connects to its host, or neither for a receiver. ``random``
         returns numbers in [0, 1). ``plan_weight``: a fixed weight, or None for the weight that the remote reports.
-        ``now`` returns Unix seconds; its default is ``clock.seconds``."""
+        ``now`` returns Unix seconds."""
         super().__init__(tag, EXTERNAL_CAPS, clock, now)
         self._token = RemoteToken(token)
         self._remote = remote
@@ -276,6 +276,12 @@ class External(Credential):
         if not self.is_usable():
             self._poll_out_of_turn()
 
+    def clock_set(self, by: float) -> None:
+        """See Credential. Then the remote's state is asked for."""
+        self._poller.clock_set(by)
+        super().clock_set(by)
+        self._poller.poll_for_clock()
+
     def _doubt(self) -> None:
         """Poll a remote that could not be reached. Until it answers, other credentials are preferred, so that new
         sessions do not have to wait for it."""
@@ -283,9 +289,9 @@ class External(Credential):
             self._poll_out_of_turn()
 
     def _poll_out_of_turn(self) -> None:
-        now = self._now()
-        if not 0 <= now - self._forced_poll < FORCED_POLL_INTERVAL:
-            self._forced_poll = now
+        tick = self._clock.seconds()
+        if tick - self._forced_poll >= FORCED_POLL_INTERVAL:
+            self._forced_poll = tick
             self._poller.poll()
 
     def release(self, lease: Lease) -> None:

@@ -283,7 +283,7 @@ class WebSocketRelay:
     def _served(self, turn: Turn) -> None:
         """Note that the upstream has served a turn."""
         context, asked, lease = self._context, self._asked, self._lease
-        sent_at = context.now() - (context.clock.seconds() - turn.began)
+        sent_at = context.unix_time(turn.began)
         lease.served(asked.combination._replace(model=turn.model or ""), sent_at, True)
         learn_served(asked, replace(self._selection, model=turn.model), lease)
 

@@ -59,6 +59,7 @@ class TokenTestCase(CredentialTestCase):
         def changed() -> None:
             self.changes += 1
 
+        now = self.clock.seconds
         return TokenKeeper(
             "acct",
             self.store,
@@ -68,7 +69,8 @@ class TokenTestCase(CredentialTestCase):
             self.clock,
             changed=changed,
             failed=self.failures.append,
-            lock=DirectoryLock(lock_path(self.config), self.clock, lambda: 0.0) if lock else None,
+            lock=DirectoryLock(lock_path(self.config), self.clock, lambda: 0.0, now) if lock else None,
+            now=now,
         )
 
     def load(self, document: bytes) -> None:

@@ -64,6 +64,7 @@ class AccountTestCase(CredentialTestCase):
             caps=Caps(90, 95),
             watcher=self.watcher,
             fetch=self.upstream.fetch,
+            now=self.clock.seconds,
         )
         self.addCleanup(self.finish, account)
         account.subscribe(self.notify)
@@ -216,7 +217,13 @@ class LoginTests(AccountTestCase):
     def test_control_requests_go_through_the_outbound(self) -> None:
         """F30: without ``fetch``, all control requests use the credential's own outbound."""
         account = LoginAccount(
-            "acct", LoginPlace(FileStore(self.path)), PlainFormat(), self.access, self.clock, lambda: 0.0
+            "acct",
+            LoginPlace(FileStore(self.path)),
+            PlainFormat(),
+            self.access,
+            self.clock,
+            lambda: 0.0,
+            now=self.clock.seconds,
         )
         owner = getattr(account._keeper._fetch, "__self__", None)
         assert isinstance(owner, ControlClient)

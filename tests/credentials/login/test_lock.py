@@ -26,7 +26,7 @@ class LockTests(CredentialTestCase):
         self.lock = self.make()
 
     def make(self, random: float = 0.5) -> DirectoryLock:
-        return DirectoryLock(self.lock_path, self.clock, lambda: random)
+        return DirectoryLock(self.lock_path, self.clock, lambda: random, self.clock.seconds)
 
     def take(self, lock: DirectoryLock) -> Deferred[None]:
         """Fires when ``lock`` is held."""
@@ -214,7 +214,8 @@ class LockTests(CredentialTestCase):
         self.no_timers()
 
     def test_cannot_be_created(self) -> None:
-        lock = DirectoryLock(self.directory + "/missing/config.lock", self.clock, lambda: 0.0)
+        path = self.directory + "/missing/config.lock"
+        lock = DirectoryLock(path, self.clock, lambda: 0.0, self.clock.seconds)
         error = self.failureResultOf(self.take(lock), LockUnavailable).value
         self.assertIn("cannot be taken: No such file", str(error))
         self.no_timers()

@@ -126,6 +126,7 @@ class RemoteScene:
             random.Random(1).random,
             url=url,
             endpoint=None if url is None else self.network.endpoint(*FRIEND),
+            now=self.clock.seconds,
             **options,
         )
         self.external.subscribe(self._changed)

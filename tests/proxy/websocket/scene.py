@@ -286,7 +286,8 @@ class Scene:
                 self.accounts.append(self._login(tag, document, pool, dialect))
             else:
                 upstream = upstream_of(ORIGIN, pool)
-                self.accounts.append(KeyAccount(tag, ApiKey(f"{SECRET}{tag}"), upstream, self.clock))
+                key = ApiKey(f"{SECRET}{tag}")
+                self.accounts.append(KeyAccount(tag, key, upstream, self.clock, now=self.clock.seconds))
         for account in self.accounts:
             account.start()
         self.settle()
@@ -323,7 +324,9 @@ class Scene:
         )
         access = UpstreamAccess(urls, MemoryOutbound(self.network), pool)
         place = LoginPlace(_Login(document))
-        return LoginAccount(tag, place, dialect.account, access, self.clock, lambda: 0.5)
+        return LoginAccount(
+            tag, place, dialect.account, access, self.clock, lambda: 0.5, now=self.clock.seconds
+        )
 
     def handle(self, request: ServerRequest) -> None:
         """Forward every request as alice's."""
