@@ -265,6 +265,7 @@ class World:
             outbound=self._outbound,
             listen=lambda description: MemoryServerEndpoint(self.network, _port(description)),
             environ={},
+            has_address=lambda host: True,
         )
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
         if start:

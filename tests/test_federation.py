@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.dialects.remote import RemoteStatus
 from ccmproxy.http.headers import MOST_HOPS
 from ccmproxy.http.message import first_value, values
-from ccmproxy.reverse.receiver import REPLACED_ANSWER
+from ccmproxy.reverse.replacing import REPLACED_ANSWER
 from ccmproxy.simulator.steps import Pace
 from ccmproxy.state.limits import LimitsUpdate
 from tests.conversation import Client, message_request

@@ -137,6 +137,7 @@ class Assembly:
                     self._factory,
                     clock,
                     surroundings.random.random,
+                    surroundings.has_address,
                 )
         external = External(
             remote.tag,

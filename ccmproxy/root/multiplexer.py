@@ -25,6 +25,7 @@ from ccmproxy.credentials.remote.external import External
 from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import ICredential, IProvider
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.policy.authentication import UserTokens
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyOptions
@@ -254,11 +255,11 @@ class MultiplexerService:
         for remote in self.externals.values():
             remote.external.clock_set(by)
 
-    def interface_updated(self) -> None:
-        """Reopen the reverse connections, because the machine's network has changed (spec 7.4)."""
+    def interface_updated(self, change: NetworkChange) -> None:
+        """Reopen the reverse connections that a change of the machine's network concerns (spec 7.4, 14)."""
         for remote in self.externals.values():
             if remote.connector is not None:
-                remote.connector.interface_updated()
+                remote.connector.interface_updated(change)
 
     def reload(self, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Apply what :meth:`prepare` returned. Returns the credentials that the caller must end.

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from ccmproxy.config import Config, ServiceConfig, readable_by_others
 from ccmproxy.credentials.login.watch import FileWatcher
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.root.lag import LagMeter
 from ccmproxy.root.multiplexer import ListenFailed, MultiplexerService, Prepared, end
 from ccmproxy.root.plan import Change, End, Keep, Start, Step, plan_services
@@ -94,15 +95,16 @@ class ProxyService(Service):
         self.lag.stop()
         self._clock_watch.stop()
 
-    def interfaceUpdated(self) -> None:
-        """Reopen at once every reverse connection that this instance has opened.
+    def interfaceUpdated(self, change: NetworkChange = NetworkChange.DEFAULT_ROUTE) -> None:
+        """Reopen at once the reverse connections that this instance has opened, as far as ``change`` concerns them
+        (spec 14). What they carry goes on to its end on the connections that are replaced.
 
         Called by a program that embeds the service when the machine's network changes (spec 7.4). Does nothing while
         the service is not running.
         """
         if self.running:
             for entry in self.services.values():
-                entry.interface_updated()
+                entry.interface_updated(change)
 
     def clock_set(self, by: float) -> None:
         """Note that the system's clock was set by ``by`` seconds (negative: back).

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.network import has_address
 from ccmproxy.root.monotonic_time import monotonic_clock
 from ccmproxy.root.wall_clock import WallClock
 from ccmproxy.transports.outbounds import make_outbound
@@ -28,7 +29,8 @@ class Surroundings:
     clock was set since the last call (0 = it was not). ``outbound`` returns the outbound for connections to a service's
     upstream, given the outbound configuration of a credential (None = direct); it raises OSError when a file that it
     needs cannot be used. ``listen`` returns a server endpoint for an endpoint description. ``use_keychain``: whether
-    the official CLI keeps its login in the keychain, as on macOS (spec 3.1).
+    the official CLI keeps its login in the keychain, as on macOS (spec 3.1). ``has_address`` returns whether an IP
+    address is one of this machine's.
     """
 
     reactor: Any
@@ -38,6 +40,7 @@ class Surroundings:
     listen: Callable[[str], IStreamServerEndpoint]
     environ: Mapping[str, str]
     use_keychain: bool = False
+    has_address: Callable[[str], bool] = has_address
     clock: IReactorTime = field(kw_only=True)
     look_at_clock: Callable[[], float] = field(default=lambda: 0.0, kw_only=True)
 

@@ -15,7 +15,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.usage import Options as _Options
 
 from ccmproxy.config import Config, ConfigurationError, default_config, load
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.network import network_monitor
 from ccmproxy.root.logs import daemon_observer
 from ccmproxy.root.monotonic_time import use_monotonic_time
@@ -77,7 +77,7 @@ class Daemon(ProxyService):
         surroundings: Surroundings,
         path: str | None = None,
         observer: ILogObserver | None = None,
-        monitor: Callable[[Any, Callable[[], object]], INetworkMonitor] = network_monitor,
+        monitor: Callable[[Any, Callable[[NetworkChange], object]], INetworkMonitor] = network_monitor,
     ) -> None:
         super().__init__(config, surroundings)
         self._path = path
