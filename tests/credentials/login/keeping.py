@@ -42,6 +42,8 @@ class TokenTestCase(CredentialTestCase):
         super().setUp()
         self.upstream = Upstream(token=tokens("a2", "r2"))
         self.changes = 0
+        #: Seconds by which Unix time was set ahead of the clock.
+        self.ahead = 0.0
         self.failures: list[str] = []
         self.store = Disk(self.path)
         self.keeper = self.make()
@@ -59,7 +61,9 @@ class TokenTestCase(CredentialTestCase):
         def changed() -> None:
             self.changes += 1
 
-        now = self.clock.seconds
+        def now() -> float:
+            return self.clock.seconds() + self.ahead
+
         return TokenKeeper(
             "acct",
             self.store,
