@@ -566,7 +566,7 @@ class InterfaceTests(ConnectorCase):
     def test_some_change_and_the_connection_is_dead(self) -> None:
         """This is found out by a ping, long before the next one that is due anyway."""
         self.serving()
-        self.pass_time(14)
+        self.pass_time(1)
         self.pump.server.held = self.pump.client.held = True
         self.changed(NetworkChange.OTHER, dials=False)
         self.pass_time(PING_ANSWER - 1)

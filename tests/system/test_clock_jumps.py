@@ -58,6 +58,18 @@ makeService(loadConfig(sys.argv[1]), reactor).startService()
 reactor.run()
 """
 
+#: Prints what the reactor's clock differs by from the monotonic one, once twistd has made the service.
+REACTOR = """
+import sys, time
+from ccmproxy.root.tap import Options, makeService
+options = Options()
+options.parseOptions(["-c", sys.argv[1]])
+options.parent = None
+makeService(options)
+from twisted.internet import reactor
+print(reactor.seconds() - time.monotonic())
+"""
+
 #: Seconds that a time-out may be late: it is looked for once a second, and the machine may be busy.
 LATE = 4.0
 
@@ -191,6 +203,14 @@ class ClockJumpTests(DaemonCase):
         self.assertNotIn("held up", process.output, "a jump is no lag")
         self.assertNotIn("Traceback", process.output + process.errors)
         self.assertNotIn(TOKEN, process.output + process.errors)
+
+    async def test_the_reactor_of_the_daemon(self) -> None:
+        """It does not know the time of day, so that what Twisted times by itself is right as well."""
+        port = await self.free_port()
+        self.configure(port)
+        process = self.run_in_false_time("-c", REACTOR, self.file)
+        self.assertEqual(await process.ended, 0, process.errors)
+        self.assertLess(abs(float(process.output)), 10)
 
     async def test_the_daemon(self) -> None:
         await self.jumps("-c", TWISTD, "--nodaemon", "--pidfile=", "ccmproxy", "-c")

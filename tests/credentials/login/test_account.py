@@ -127,6 +127,16 @@ class LoginTests(AccountTestCase):
         self.start(None)
         self.assertEqual(len([message for message in messages if "0600" in message]), 1)
 
+    def test_the_clock_is_set(self) -> None:
+        """The file is read at once: the watcher looks at its own times, and nobody has been refused yet (spec 14)."""
+        account = self.start()
+        self.put(login("a9", "r9", NOW + 1e9))
+        self.upstream.answer("usage", Deferred(), Deferred())
+        account.clock_set(-10800.0)
+        authorization = account._keeper.authorization
+        assert isinstance(authorization, OAuthToken)
+        self.assertEqual(authorization.access_token, "a9")
+
     def test_before_the_start(self) -> None:
         self.put(FRESH)
         account = self.make()
