@@ -280,7 +280,7 @@ class Credential(ABC):
     # State ------------------------------------------------------------------------------------------------
 
     def clock_set(self, by: float) -> None:
-        """Note that ``now`` was set by ``by`` seconds: the times of our own move with it (spec 14)."""
+        """Note that ``now`` was set by ``by`` seconds: the times of our own move with it (spec 11)."""
         self._apply(ClockSet(by))
 
     def _availability(self) -> Availability:

@@ -159,7 +159,7 @@ class Poller(ABC):
         self._postponed_until = moment(self._postponed_until, by)
 
     def poll_for_clock(self) -> None:
-        """Poll because the system's clock was set, so that what was told in seconds is told again (spec 14). Returns at
+        """Poll because the system's clock was set, so that what was told in seconds is told again (spec 11). Returns at
         once. A clock that is set again and again does not cause as many polls (F57)."""
         if self._running and not self._clock_polls.delay(self._clock.seconds()):
             self._clock_polls.take(self._clock.seconds())

@@ -1,4 +1,4 @@
-"""Timers that no change of the system's clock can touch (spec 14, F65).
+"""Timers that no change of the system's clock can touch (spec 11, F65).
 
 Twisted's reactors take the time from ``time.time``. If the system's clock is set back by three hours, every delayed
 call of such a reactor comes three hours late, and with it every time-out, retry, poll and ping. Two ways out, for two

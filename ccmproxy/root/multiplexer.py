@@ -244,7 +244,7 @@ class MultiplexerService:
         return self._port
 
     def clock_set(self, by: float) -> None:
-        """Note that the system's clock was set by ``by`` seconds (spec 14). The providers come first, because they ask
+        """Note that the system's clock was set by ``by`` seconds (spec 11). The providers come first, because they ask
         the credentials."""
         for pool in self._pools.values():
             pool.clock_set(by)

@@ -110,7 +110,7 @@ class ProxyService(Service):
         """Note that the system's clock was set by ``by`` seconds (negative: back).
 
         Every duration goes on as if nothing had happened. What depends on Unix time is looked at anew: logins are read
-        again, and usage is polled (spec 14).
+        again, and usage is polled (spec 11).
         """
         for entry in self.services.values():
             entry.clock_set(by)

@@ -1,4 +1,4 @@
-"""Unix time for a program that measures all durations on a monotonic clock (spec 14, F65).
+"""Unix time for a program that measures all durations on a monotonic clock (spec 11, F65).
 
 Two clocks are used, and never in each other's place. *Durations* (time-outs, back-offs, rests, ages) are measured on
 the monotonic clock, an ``IReactorTime`` that is called ``clock`` everywhere. *Unix time* (``now``) is for what is Unix

@@ -1,4 +1,4 @@
-"""What remains of the state of a credential when the system's clock is set (spec 14, F65). Pure."""
+"""What remains of the state of a credential when the system's clock is set (spec 11, F65). Pure."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class WhenTests(PollTestCase):
         self.poller.clock_set(by)
 
     def test_the_clock_is_set(self) -> None:
-        """The interval since the last success goes on, and so does what is put off (spec 14)."""
+        """The interval since the last success goes on, and so does what is put off (spec 11)."""
         self.start()
         for by in (-10800.0, 72000.0):
             with self.subTest(by=by):

@@ -26,7 +26,7 @@ class ContextTests(SynchronousTestCase):
             self.assertIs(getattr(before, name), getattr(forwarder.context, name), name)
 
     def test_the_unix_time_of_a_moment(self) -> None:
-        """If the clock was set since, it is the time on the new clock (spec 14)."""
+        """If the clock was set since, it is the time on the new clock (spec 11)."""
         clock, ahead = Clock(), 0.0
         context = Forwarder(CODEX, clock, lambda: 1.8e9 + clock.seconds() + ahead).context
         clock.advance(10)

@@ -1,4 +1,4 @@
-"""The whole service while the machine's clock is set: every duration goes on as if nothing had happened (spec 14, F65).
+"""The whole service while the machine's clock is set: every duration goes on as if nothing had happened (spec 11, F65).
 
 ``tests.system.test_clock_jumps`` shows the same of timers, with real processes.
 """

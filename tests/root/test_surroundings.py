@@ -19,7 +19,7 @@ class RealSurroundingsTests(SynchronousTestCase):
         self.surroundings = Surroundings.of_reactor(self.reactor, Random(1))
 
     def test_clock_and_endpoints_are_the_reactors(self) -> None:
-        """Unix time is not: it is the system's, and only advances with the reactor's clock (spec 14)."""
+        """Unix time is not: it is the system's, and only advances with the reactor's clock (spec 11)."""
         self.assertIs(self.surroundings.clock, self.reactor)
         before = self.surroundings.now()
         self.assertGreater(before, 1.7e9)

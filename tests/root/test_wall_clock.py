@@ -1,4 +1,4 @@
-"""Tests of Unix time that does not jump before it is looked at (spec 14, F65)."""
+"""Tests of Unix time that does not jump before it is looked at (spec 11, F65)."""
 
 from __future__ import annotations
 

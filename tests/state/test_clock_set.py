@@ -1,5 +1,5 @@
 """Tests of a credential's state when the system's clock is set: durations stay durations, resets stay where they are
-(spec 14, F65)."""
+(spec 11, F65)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.profiles import examples
 from tests.states import CAPS, HOUR, NOW, Credential, said
 
 ASKED = Combination("/v1/messages", "opus")
-#: Back by 3 h, and forward by 20 h (spec 14).
+#: Back by 3 h, and forward by 20 h (spec 11).
 JUMPS = (-3 * HOUR, 20 * HOUR)
 
 #: Inputs that leave durations behind. The times in them are those of the moment at which they are given.

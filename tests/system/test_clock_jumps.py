@@ -1,4 +1,4 @@
-"""The daemon, and a program that embeds the service, while the clock of the machine is set (spec 14, F65).
+"""The daemon, and a program that embeds the service, while the clock of the machine is set (spec 11, F65).
 
 libfaketime lies to the child about the time of day, and about nothing else: its monotonic clock and its sockets are the
 machine's. Without a monotonic clock of our own, nothing below would happen before the clock has caught up.

@@ -97,7 +97,7 @@ class Pool:
         self._changed()
 
     def clock_set(self, by: float) -> None:
-        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 14)."""
+        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 11)."""
         self._sessions.clock_set(by)
         self._recent.clock_set(by)
 

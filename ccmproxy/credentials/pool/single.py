@@ -43,7 +43,7 @@ class SingleProvider:
         return self._sessions.of_user(user, self._now())
 
     def clock_set(self, by: float) -> None:
-        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 14)."""
+        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 11)."""
         self._sessions.clock_set(by)
 
     def select(self, selection: Selection) -> ILease:

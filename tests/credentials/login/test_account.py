@@ -128,7 +128,7 @@ class LoginTests(AccountTestCase):
         self.assertEqual(len([message for message in messages if "0600" in message]), 1)
 
     def test_the_clock_is_set(self) -> None:
-        """The file is read at once: the watcher looks at its own times, and nobody has been refused yet (spec 14)."""
+        """The file is read at once: the watcher looks at its own times, and nobody has been refused yet (spec 11)."""
         account = self.start()
         self.put(login("a9", "r9", NOW + 1e9))
         self.upstream.answer("usage", Deferred(), Deferred())

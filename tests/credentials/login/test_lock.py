@@ -214,7 +214,7 @@ class LockTests(CredentialTestCase):
         self.no_timers()
 
     def test_a_lock_from_the_future(self) -> None:
-        """Its owner may be alive on a machine whose clock was set back; it is, if it is touched (spec 14)."""
+        """Its owner may be alive on a machine whose clock was set back; it is, if it is touched (spec 11)."""
         self.foreign(age=-3 * 3600.0)
         self.failureResultOf(self.run_out(self.take(self.lock)), LockUnavailable)
         self.clock.advance(3)

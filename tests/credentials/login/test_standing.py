@@ -109,7 +109,7 @@ class BadLoginTests(SynchronousTestCase):
         self.assertEqual(self.standing.bad, before)
 
     def test_the_clock_is_set(self) -> None:
-        """The interval until the next probe goes on (spec 14)."""
+        """The interval until the next probe goes on (spec 11)."""
         self.standing.clock_set(5)
         self.assertIsNone(self.standing.bad)
         self.standing.refuse("no", NOW)

@@ -167,7 +167,7 @@ class BudgetTests(TokenTestCase):
         self.successResultOf(self.recover("b"))
 
     def test_the_clock_is_set(self) -> None:
-        """What is put off, and the budget, are matters of durations (spec 14)."""
+        """What is put off, and the budget, are matters of durations (spec 11)."""
         for ahead in (-3 * 3600.0, 20 * 3600.0):
             with self.subTest(ahead=ahead):
                 self.load(login("n0", "s0", expires=NOW + 1e7))

@@ -335,7 +335,7 @@ class UnusableTests(ExternalCase):
 
     def test_a_clock_that_was_set(self) -> None:
         """The remote is polled at once; extra polls, and the end of a rejection, come when they would have come
-        (spec 14)."""
+        (spec 11)."""
         self.direct.status = 500
         for by in (-3 * 3600.0, 20 * 3600.0):
             with self.subTest(by=by):
