@@ -26,11 +26,11 @@ class Surroundings:
 
     ``clock``: the monotonic clock, on which every duration is measured. ``now`` returns Unix seconds, for what is Unix
     time elsewhere; it does not jump before ``look_at_clock`` is called, which returns the seconds by which the system's
-    clock was set since the last call (0 = it was not). ``outbound`` returns the outbound for connections to a service's
-    upstream, given the outbound configuration of a credential (None = direct); it raises OSError when a file that it
-    needs cannot be used. ``listen`` returns a server endpoint for an endpoint description. ``use_keychain``: whether
-    the official CLI keeps its login in the keychain, as on macOS (spec 3.1). ``has_address`` returns whether an IP
-    address is one of this machine's.
+    clock was set since the last call (0 = it was not), and so can tell one service only. ``outbound`` returns the
+    outbound for connections to a service's upstream, given the outbound configuration of a credential (None = direct);
+    it raises OSError when a file that it needs cannot be used. ``listen`` returns a server endpoint for an endpoint
+    description. ``use_keychain``: whether the official CLI keeps its login in the keychain, as on macOS (spec 3.1).
+    ``has_address`` returns whether an IP address is one of this machine's.
     """
 
     reactor: Any
