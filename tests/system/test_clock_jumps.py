@@ -71,7 +71,7 @@ print(reactor.seconds() - time.monotonic())
 """
 
 #: Seconds that a time-out may be late: it is looked for once a second, and the machine may be busy.
-LATE = 4.0
+LATE = 8.0
 
 
 class Connection(Protocol):
