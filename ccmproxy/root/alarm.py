@@ -69,7 +69,8 @@ class DescriptorAlarm:
     alarm is set, so that nothing is left in it afterwards.
     """
 
-    def __init__(self, reactor: IReactorFDSet, wake: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, wake: Callable[[], None]) -> None:
+        """``reactor``: provides IReactorFDSet and IReactorFromThreads."""
         self._reactor = reactor
         self._wake = wake
         self._library = ctypes.CDLL(None, use_errno=True)
@@ -84,10 +85,17 @@ class DescriptorAlarm:
             os.close(self._descriptor)
 
     def set(self, delay: float | None) -> None:
-        """See Alarm. Raises OSError when the system cannot set its timer."""
+        """See Alarm. Raises OSError when the system cannot set its timer.
+
+        Without a delay, the call comes in the reactor's next turn, which costs less than a timer. It comes also if the
+        alarm is set anew before that.
+        """
+        if delay == 0:
+            self._reactor.callFromThread(self._wake)
+            return
         timer = _Timer()
         if delay is not None:
-            # A timer of 0 would be none.
+            # A timer of 0 ns would be none.
             timer.seconds, timer.nanoseconds = divmod(max(1, round(delay * 1e9)), 1_000_000_000)
         if self._library.timerfd_settime(self._descriptor, 0, ctypes.byref(timer), None):
             raise _error()

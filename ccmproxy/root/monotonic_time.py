@@ -29,6 +29,8 @@ from ccmproxy.root.alarm import Alarm, make_alarm
 
 #: A reactor whose time is within this of the system's clock takes it from there (seconds).
 _SAME: Final = 60.0
+#: What an alarm is set for that has gone off: whatever comes next, even nothing, is something else.
+_GONE_OFF: Final = -1.0
 #: As many cancelled calls are kept before they are removed together.
 _MOST_DEAD: Final = 50
 
@@ -126,7 +128,7 @@ class MonotonicTime:
 
     def _wake(self) -> None:
         """Make the calls that are due, and set the alarm for the next one."""
-        self._set_for = None
+        self._set_for = _GONE_OFF
         self._is_waking = True
         try:
             # What is scheduled meanwhile comes in a later turn, so that the reactor does not stay here.

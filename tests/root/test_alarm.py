@@ -60,6 +60,7 @@ class DescriptorAlarmTests(TestCase):
         self.alarm.set(0.05)
         self.assertGreaterEqual(await self.woken - began, 0.04)
         self.alarm.set(0)
+        self.assertEqual(self.times, 1, "not at once, but in the next turn")
         await self.woken
         self.assertEqual(self.times, 2)
         self.alarm.set(None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.error import AlreadyCalled
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Clock, LoopingCall
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.task import Clock, LoopingCall, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.root.alarm import ReactorAlarm
+from ccmproxy.root.alarm import DescriptorAlarm, ReactorAlarm
 from ccmproxy.root.monotonic_time import MonotonicTime, monotonic_clock, use_monotonic_time
 
 
@@ -53,6 +55,43 @@ class ReactorTests(SynchronousTestCase):
     def test_a_clock_that_is_no_wall_clock(self) -> None:
         clock = Clock()
         self.assertIs(monotonic_clock(clock), clock)
+
+
+class RealTests(TestCase):
+    """On a reactor that knows the time of day."""
+
+    timeout = 10
+    if sys.platform != "linux":
+        skip = "timer descriptors are Linux's"
+
+    async def test_nothing_is_left_in_the_reactor(self) -> None:
+        """Neither a delayed call nor a descriptor, once everything has been called or cancelled."""
+        from twisted.internet import reactor  # noqa: TID251
+
+        real: Any = reactor
+        clock = monotonic_clock(real)
+        made: list[str] = []
+        began = time.monotonic()
+        clock.callLater(0.1, made.append, "last")
+        clock.callLater(0.05, made.append, "second")
+        clock.callLater(0, made.append, "first")
+        cancelled = clock.callLater(3600, made.append, "never")
+        await deferLater(clock, 0.02)
+        self.assertEqual(made, ["first"])
+        await deferLater(clock, 0.2)
+        self.assertEqual(made, ["first", "second", "last"])
+        self.assertLess(0.2, time.monotonic() - began)
+        await deferLater(real, 0)  # The alarm is set at the end of its own turn.
+        self.assertEqual(self.alarms(real), 1)
+        cancelled.cancel()
+        self.assertEqual(self.alarms(real), 0)
+        await deferLater(clock, 0.01)
+        await deferLater(real, 0)
+        self.assertEqual(self.alarms(real), 0)
+
+    def alarms(self, reactor: Any) -> int:
+        """How many alarms there are in the reactor."""
+        return len([each for each in reactor.getReaders() if isinstance(each, DescriptorAlarm)])
 
 
 class ManualAlarm:
