@@ -27,6 +27,7 @@ def makeService(config: Config, reactor: Any) -> ProxyService:
 
     ``startService()`` raises :class:`ccmproxy.root.multiplexer.ListenFailed` when an address is already in use.
     ``reload(config)`` switches to another configuration without dropping connections. One process may hold any number
-    of these services.
+    of these services. Their time-outs and other durations go on when the system's clock is set, although those of most
+    reactors do not (docs/architecture.md, "Two clocks"); the reactor itself is not changed.
     """
     return ProxyService(config, Surroundings.of_reactor(reactor, SystemRandom()))

@@ -30,6 +30,8 @@ from ccmproxy.root.assembly import Account
 from ccmproxy.root.multiplexer import MultiplexerService
 from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.root.wall_clock import INTERVAL as LOOK_INTERVAL
+from ccmproxy.root.wall_clock import WallClock
 from ccmproxy.simulator.claude.simulated_account import ClaudeAccount
 from ccmproxy.simulator.server import Simulator
 from ccmproxy.testing.memory_transport import MemoryTransport
@@ -251,13 +253,19 @@ class World:
         self.configuration = text = configuration.format(
             path=self.path, token=TOKEN, more=more, credentials=credentials
         )
+        #: Seconds by which the machine's clock is ahead of ``clock``, the monotonic one.
+        self.set_ahead = 0.0
+        wall_clock = WallClock(self.clock, lambda: self.clock.seconds() + self.set_ahead)
         self.surroundings = Surroundings(
             reactor=self.clock,
-            now=self.clock.seconds,
+            clock=self.clock,
+            now=wall_clock.now,
+            look_at_clock=wall_clock.look,
             random=self.random,
             outbound=self._outbound,
             listen=lambda description: MemoryServerEndpoint(self.network, _port(description)),
             environ={},
+            has_address=lambda host: True,
         )
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
         if start:
@@ -280,6 +288,12 @@ class World:
         self.login.expire_access_token()
         self.write_login()
         self.see_files()
+
+    def set_clock(self, by: float) -> None:
+        """Set the machine's clock by ``by`` seconds, and let the service notice it."""
+        self.set_ahead += by
+        self.network.advance(LOOK_INTERVAL)
+        self.network.flush()
 
     def see_files(self) -> None:
         """Let the service notice that files have changed."""

@@ -69,8 +69,11 @@ class Instance:
         self.federation = federation
         self.port = port
         self.text = text
+        #: Its local addresses that are gone.
+        self.lost_addresses: set[str] = set()
         self.surroundings = Surroundings(
             reactor=federation.clock,
+            clock=federation.clock,
             now=federation.clock.seconds,
             random=random.Random(port),
             outbound=self._outbound,
@@ -78,6 +81,7 @@ class Instance:
                 federation.network, int(description.split(":")[1])
             ),
             environ={},
+            has_address=lambda host: host not in self.lost_addresses,
         )
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
 

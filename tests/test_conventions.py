@@ -211,6 +211,27 @@ def without_tests(modules: Mapping[str, Module], files: Set[str]) -> Iterator[st
         yield f"{name} is gone: take it out of UNTESTED"
 
 
+def clocks_for_unix_time(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Places where the seconds of a clock, which is monotonic, are passed or kept as Unix time (``now``). The simulator
+    may do that: there is one clock in its world."""
+    for name, module in modules.items():
+        if name.startswith(("ccmproxy.simulator", "ccmproxy.testing")):
+            continue
+        for node in ast.walk(module.tree):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.keyword) and node.arg == "now":
+                values = [node.value]
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(each, ast.Attribute) and each.attr.strip("_") == "now" for each in targets):
+                    values = [node.value]
+            for value in values:
+                if any(
+                    isinstance(each, ast.Attribute) and each.attr == "seconds" for each in ast.walk(value)
+                ):
+                    yield f"{name}:{value.lineno} takes a clock's seconds for Unix time"
+
+
 class ConventionTests(SynchronousTestCase):
     """The package as it is."""
 
@@ -232,6 +253,9 @@ class ConventionTests(SynchronousTestCase):
     def test_every_module_has_its_tests(self) -> None:
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
         self.none(without_tests(read_package(), files))
+
+    def test_the_two_clocks_are_kept_apart(self) -> None:
+        self.none(clocks_for_unix_time(read_package()))
 
     def test_test_folders_are_packages(self) -> None:
         folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
@@ -313,6 +337,27 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(
             self.lacking("class A(B):\n    'A.'\nclass B(A):\n    'B.'\n    def f(self): pass"), ["B.f"]
         )
+
+    def test_clocks_for_unix_time(self) -> None:
+        def lines(text: str, name: str = "ccmproxy.x") -> int:
+            """How many places are found."""
+            return len(list(clocks_for_unix_time({name: parse(name, text)})))
+
+        for wrong in (
+            "f(now=clock.seconds)",
+            "f(now=self._clock.seconds())",
+            "self._now = now or clock.seconds",
+            "self._now: object = clock.seconds",
+        ):
+            self.assertEqual(lines(wrong), 1, wrong)
+            self.assertEqual(lines(wrong, "ccmproxy.simulator.x"), 0)
+        for right in (
+            "f(now=surroundings.now)",
+            "self._now = now",
+            "now = clock.seconds()",
+            "f(seconds=clock.seconds)",
+        ):
+            self.assertEqual(lines(right), 0, right)
 
     def test_shared_names(self) -> None:
         def found(*names: str) -> list[str]:

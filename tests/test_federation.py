@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.dialects.remote import RemoteStatus
 from ccmproxy.http.headers import MOST_HOPS
 from ccmproxy.http.message import first_value, values
-from ccmproxy.reverse.receiver import REPLACED_ANSWER
+from ccmproxy.interfaces.network import NetworkChange
+from ccmproxy.reverse.replacing import REPLACED_ANSWER
 from ccmproxy.simulator.steps import Pace
 from ccmproxy.state.limits import LimitsUpdate
 from tests.conversation import Client, message_request
@@ -371,6 +372,49 @@ class ReceiverTests(ReverseTests):
         self.assertFalse(client.responses()[0].complete)
         self.assertEqual(self.a.entry.forwarder.registry.exchanges, set())
         self.assertEqual(self.federation.simulator.concurrent, 0)
+
+    def streaming(self) -> Client:
+        """A client in the middle of its stream, which goes on after 200 s."""
+        self.federation.simulator.faults.next("stall;at=mid;seconds=200")
+        client = self.b.ask(user="bob", stream=True)
+        self.assertTrue(client.received.startswith(b"HTTP/1.1 200"))
+        self.assertFalse(client.responses()[0].complete)
+        return client
+
+    def test_in_mid_stream_when_containers_come_and_go(self) -> None:
+        """Nothing is cut, and nothing is dialled (spec 14, F68)."""
+        client = self.streaming()
+        sessions = set(self.b.entry.receiver.sessions)
+        for _ in range(20):
+            self.a.service.interfaceUpdated(NetworkChange.OTHER)
+            self.federation.pass_time(5)
+        self.assertEqual(self.b.entry.receiver.sessions, sessions)
+        self.federation.pass_time(110)
+        self.assertIn(b"message_stop", client.responses()[0].body)
+
+    def test_in_mid_stream_when_the_default_route_changes(self) -> None:
+        """The stream goes on where it is, to its end; what is new goes over the new connection."""
+        client = self.streaming()
+        (old,) = self.b.entry.receiver.sessions
+        self.a.service.interfaceUpdated(NetworkChange.DEFAULT_ROUTE)
+        self.federation.settle()
+        (new,) = self.b.entry.receiver.sessions - {old}
+        self.assertEqual(self.b.answer(user="bob").status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+        self.assertEqual(old.session.streams, 1)
+        self.federation.pass_time(210)
+        self.assertIn(b"message_stop", client.responses()[0].body)
+        self.assertEqual(self.b.entry.receiver.sessions, {new})
+
+    def test_in_mid_stream_when_its_own_address_goes(self) -> None:
+        """There is no way back to it, so that nobody waits for a time-out."""
+        client = self.streaming()
+        self.a.lost_addresses.add("127.0.0.1")
+        self.a.service.interfaceUpdated(NetworkChange.OTHER)
+        self.federation.settle()
+        self.assertTrue(client.broken)
+        self.a.lost_addresses.clear()
+        self.assertEqual(self.b.answer(user="bob").status, 200)
 
     def test_a_client_that_leaves(self) -> None:
         """Is noticed at the far end."""

@@ -31,6 +31,7 @@ from ccmproxy.state.availability import (
 )
 from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import (
+    ClockSet,
     HeadersObserved,
     Input,
     Interrupt,
@@ -48,8 +49,8 @@ from ccmproxy.state.inputs import (
 from ccmproxy.state.limits import LimitsUpdate
 from ccmproxy.state.transitions import transition
 
-#: Longest delay of the timer for changes that time alone causes (seconds). It is bounded because the wall clock may be
-#: set while the timer runs.
+#: Longest delay of the timer for changes that time alone causes (seconds). It is bounded because the clocks drift
+#: apart: the moment is one of Unix time, and the timer runs on the monotonic clock.
 LONGEST_TIMER = 3600.0
 #: An answer with the same limits as the previous one is ignored for this long after it (seconds).
 OBSERVED_TWICE = 10.0
@@ -76,17 +77,15 @@ class Credential(ABC):
     log = Logger()
     is_external = False
 
-    def __init__(
-        self, tag: str, caps: Caps, clock: IReactorTime, now: Callable[[], float] | None = None
-    ) -> None:
-        """``now`` returns Unix seconds; its default is ``clock.seconds``."""
+    def __init__(self, tag: str, caps: Caps, clock: IReactorTime, now: Callable[[], float]) -> None:
+        """``clock``: the monotonic clock, for timers. ``now`` returns Unix seconds."""
         self.tag = tag
         self.caps = caps
         self.state = CredentialState()
         self.leases: set[Lease] = set()
         self.outcomes: Counter[LeaseOutcome] = Counter()
         self._clock = clock
-        self._now: Callable[[], float] = now or clock.seconds
+        self._now = now
         self._running = False
         self._timer: IDelayedCall | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
@@ -290,6 +289,10 @@ class Credential(ABC):
             self.outcomes[lease.outcome] += 1
 
     # State ------------------------------------------------------------------------------------------------
+
+    def clock_set(self, by: float) -> None:
+        """Note that ``now`` was set by ``by`` seconds: the times of our own move with it (spec 11)."""
+        self._apply(ClockSet(by))
 
     def _availability(self) -> Availability:
         return availability(self.state, self.caps, self._now())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ccmproxy.dialects.oauth import UpstreamURLs
 from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.interfaces.network import IOutbound
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -22,6 +25,31 @@ class Upstream(NamedTuple):
 def upstream_of(api_url: str, connections: ConnectionPool) -> Upstream:
     """Return the Upstream for the base URL ``api_url``, reached through ``connections``."""
     return Upstream(host_field(api_url), urlsplit(api_url).path.rstrip("/").encode("ascii"), connections)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAccess:
+    """The addresses of an account's upstream, and the connections to it.
+
+    ``outbound``: makes the connections for refreshes and polls (F30). ``connections``: the pool of connections to the
+    API in ``urls``, through the same outbound. ``key_connections``: the pool of connections to the API for keys, if
+    ``urls`` has a separate one.
+    """
+
+    urls: UpstreamURLs
+    outbound: IOutbound
+    connections: ConnectionPool
+    key_connections: ConnectionPool | None = None
+
+    def for_logins(self) -> Upstream:
+        """Return the upstream for requests that are sent with a login."""
+        return upstream_of(self.urls.api_url, self.connections)
+
+    def for_keys(self) -> Upstream:
+        """Return the upstream for requests that are sent with a key."""
+        if self.urls.key_api_url and self.key_connections is not None:
+            return upstream_of(self.urls.key_api_url, self.key_connections)
+        return self.for_logins()
 
 
 def host_field(url: str) -> bytes:

@@ -39,9 +39,9 @@ class KeyAccount(Credential):
         *,
         caps: Caps = Caps(),  # noqa: B008 - frozen
         plan_weight: float | None = None,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
-        """``upstream``: the API that accepts keys. ``now`` returns Unix seconds; its default is ``clock.seconds``."""
+        """``upstream``: the API that accepts keys. ``now`` returns Unix seconds."""
         super().__init__(tag, caps, clock, now)
         self._key = key
         self._upstream = upstream

@@ -19,6 +19,8 @@ from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, RefreshNotForced
 from ccmproxy.interfaces.facets import IAccountFormat
 from ccmproxy.policy.delays import clamped_delay, growing_delay
+from ccmproxy.policy.rate import TokenBucket
+from ccmproxy.state.clock_set import moment
 from ccmproxy.state.inputs import Input, PollFailed, PollRefused, PollSucceeded
 
 #: Age at which the known usage is out of date (seconds).
@@ -32,11 +34,13 @@ DEFAULT_RETRY_AFTER = 60.0
 FORBIDDEN_DELAY = BACK_OFF[-1]
 #: Longest delay of a poll that the endpoint refuses for now (seconds; spec 12.4).
 LONGEST_POSTPONEMENT = 900.0
+#: So many polls in a row follow on changes of the system's clock, and later ones so far apart (seconds).
+CLOCK_POLLS = 4
+CLOCK_POLLS_APART = 300.0
 #: Statuses of a usage endpoint that refuses the account (spec 12.3).
 REFUSALS = frozenset({400, 401, 402, 403})
-#: Time-out of one attempt (seconds).
+#: Time-out of one attempt, and delays between the attempts of one poll when there is no answer at all (seconds).
 TIMEOUT = 5.0
-#: Delays between the attempts of one poll when there is no answer at all (seconds).
 RETRY_DELAYS = (0.2, 0.4)
 
 
@@ -57,7 +61,7 @@ class Poller(ABC):
         clock: IReactorTime,
         apply: Callable[[Input], None],
         last_update: Callable[[], float],
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
         wanted: Callable[[float], float] = lambda now: 0.0,
     ) -> None:
         #: Number of consecutive failures.
@@ -66,7 +70,8 @@ class Poller(ABC):
         self._clock = clock
         self._apply = apply
         self._last_update = last_update
-        self._now: Callable[[], float] = now or clock.seconds
+        self._now = now
+        #: Unix seconds, as are all times here: they are compared with those of the state. 0 = none yet.
         self._last_attempt = 0.0
         self._last_success = 0.0
         self._wanted = wanted
@@ -81,6 +86,7 @@ class Poller(ABC):
         self._poll_result: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._running = False
+        self._clock_polls = TokenBucket(CLOCK_POLLS, CLOCK_POLLS_APART)
 
     # What subclasses implement ----------------------------------------------------------------------------
 
@@ -150,6 +156,20 @@ class Poller(ABC):
         if timer is not None and self._clock.seconds() + max(self._wait(), 1.0) < timer.getTime() - 1e-3:
             self._arm()
 
+    def clock_set(self, by: float) -> None:
+        """Note that ``now`` was set by ``by`` seconds: all intervals go on. To be called before any other method."""
+        self._last_attempt = moment(self._last_attempt, by)
+        self._last_success = moment(self._last_success, by)
+        self._began = moment(self._began, by)
+        self._postponed_until = moment(self._postponed_until, by)
+
+    def poll_for_clock(self) -> None:
+        """Poll because the system's clock was set, so that what was told in seconds is told again (spec 11). Returns at
+        once. A clock that is set again and again does not cause as many polls (F57)."""
+        if self._running and not self._clock_polls.delay(self._clock.seconds()):
+            self._clock_polls.take(self._clock.seconds())
+            self.poll_unless_postponed()
+
     def poll_anew(self) -> None:
         """Start a poll now and cancel one in flight, since its destination may no longer be valid."""
         if self._poll_result is not None:
@@ -165,7 +185,7 @@ class Poller(ABC):
             since, delay = self._last_attempt, BACK_OFF[min(self.failures, len(BACK_OFF)) - 1]
         else:
             since, delay = max(self._last_update(), self._last_success), POLL_INTERVAL
-        # A time in the future means that the clock was set back, and then the age of the data is unknown.
+        # A time in the future is wrong, and must not put polls off.
         due = since + delay if since <= now else now
         wanted = self._wanted(now)
         if wanted > (self._began if self._began <= now else 0.0):
@@ -177,7 +197,7 @@ class Poller(ABC):
             self._timer.cancel()
             self._timer = None
         if self._running and not self._polling and self._can_ask:
-            # At most one hour at a time, since the wall clock may be set while the timer runs.
+            # At most one hour at a time: the moment is one of Unix time, from which the clock of the timer drifts.
             self._timer = self._clock.callLater(min(max(self._wait(), 1.0), POLL_INTERVAL), self._timed)
 
     def _timed(self) -> None:
@@ -269,7 +289,7 @@ class UsagePoller(Poller):
         apply: Callable[[Input], None],
         last_update: Callable[[], float],
         weight: Callable[[OAuthToken], float],
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
         wanted: Callable[[float], float] = lambda now: 0.0,
         token_state: Callable[[OAuthToken, bool | None], None] = lambda token, is_good: None,
     ) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from zope.interface import Interface
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
+
+
+class NetworkChange(IntEnum):
+    """What has changed in the machine's network (spec 14). A larger value stands for the smaller ones as well."""
+
+    NONE = 0
+    #: A link or an address. It concerns only connections from an address that is gone.
+    OTHER = 1
+    #: The default route. It concerns every connection that leaves the machine.
+    DEFAULT_ROUTE = 2
 
 
 class IOutbound(Interface):

@@ -8,6 +8,7 @@ between two polls.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 
 #: Seconds between two polls (spec 7.4).
 INTERVAL: Final = 10.0
@@ -37,6 +38,17 @@ def look() -> Look:
     return links, first, second
 
 
+def has_address(host: str) -> bool:
+    """Return whether ``host``, an IP address, is one of this machine's. True where that cannot be found out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def _source(family: socket.AddressFamily, destination: str) -> str | None:
     """Return the source address of packets to ``destination``, or None. Connecting a UDP socket sends nothing."""
     try:
@@ -52,7 +64,10 @@ class PollMonitor:
     """Calls ``changed`` when the result of :func:`look` differs from the previous one. Works on every system."""
 
     def __init__(
-        self, clock: IReactorTime, changed: Callable[[], object], look: Callable[[], Look] = look
+        self,
+        clock: IReactorTime,
+        changed: Callable[[NetworkChange], object],
+        look: Callable[[], Look] = look,
     ) -> None:
         self._clock = clock
         self._changed = changed
@@ -74,7 +89,8 @@ class PollMonitor:
 
     def _look_again(self) -> None:
         self._call = self._clock.callLater(INTERVAL, self._look_again)
-        seen = self._look()
-        if seen != self._seen:
+        seen, before = self._look(), self._seen
+        if seen != before:
             self._seen = seen
-            self._changed()
+            is_other_way = before is None or seen[1:] != before[1:]
+            self._changed(NetworkChange.DEFAULT_ROUTE if is_other_way else NetworkChange.OTHER)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorFDSet
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.network.reader import SocketMonitor
 
 #: PF_ROUTE, which has this value on all three systems.
@@ -119,19 +120,23 @@ class RoutingSocket:
         """See Notifications."""
         return b""
 
-    def receive(self, data: bytes, sender: Any) -> bool:
+    def receive(self, data: bytes, sender: Any) -> NetworkChange:
         """See Notifications."""
-        changed = False
+        change = NetworkChange.NONE
         for kind, message in messages(data):
-            if kind == _LINK_INFO:
-                changed = self._take_link(message) or changed
-            elif kind in (_NEW_ADDRESS, _DEL_ADDRESS):
-                changed = self._is_change_of_address(message) or changed
-            elif kind in (_ADD, _DELETE, _CHANGE):
-                changed = self._is_default_route(message) or changed
-            elif kind and kind in (self._layout.announcement, self._layout.lost):
-                changed = True
-        return changed
+            change = max(change, self._take(kind, message))
+        return change
+
+    def _take(self, kind: int, message: bytes) -> NetworkChange:
+        if kind in (_ADD, _DELETE, _CHANGE):
+            return NetworkChange.DEFAULT_ROUTE if self._is_default_route(message) else NetworkChange.NONE
+        if kind == _LINK_INFO:
+            is_change = self._take_link(message)
+        elif kind in (_NEW_ADDRESS, _DEL_ADDRESS):
+            is_change = self._is_change_of_address(message)
+        else:
+            is_change = kind != 0 and kind in (self._layout.announcement, self._layout.lost)
+        return NetworkChange.OTHER if is_change else NetworkChange.NONE
 
     def _take_link(self, message: bytes) -> bool:
         layout = self._layout
@@ -187,6 +192,8 @@ def open_socket() -> socket.socket:
     return opened
 
 
-def bsd_monitor(reactor: IReactorFDSet, changed: Callable[[], object], layout: Layout) -> SocketMonitor:
+def bsd_monitor(
+    reactor: IReactorFDSet, changed: Callable[[NetworkChange], object], layout: Layout
+) -> SocketMonitor:
     """Return a monitor that uses the routing socket."""
     return SocketMonitor(reactor, open_socket, RoutingSocket(layout), changed)

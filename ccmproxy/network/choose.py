@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.network.address_poll import PollMonitor
 from ccmproxy.network.bsd import bsd_monitor, layout
 from ccmproxy.network.debounce import Debounce
@@ -21,12 +21,13 @@ TOGETHER: Final = 1.0
 
 
 def network_monitor(
-    reactor: Any, changed: Callable[[], object], platform: str = sys.platform
+    reactor: Any, changed: Callable[[NetworkChange], object], platform: str = sys.platform
 ) -> INetworkMonitor:
     """Return a monitor for this system, not started. It uses notifications of the kernel if possible, else polling.
 
     ``reactor`` provides time, and file descriptors if it supports them. ``changed`` is called in the reactor thread,
-    once for all changes within a second, and never during ``start``. ``start`` does not raise.
+    once for all changes within a second, with the greatest of them, and never during ``start``. ``start`` does not
+    raise.
     """
     together = Debounce(reactor, TOGETHER, changed)
     monitors: list[INetworkMonitor] = []

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorFDSet
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.network.reader import SocketMonitor
 
 #: Groups of <linux/rtnetlink.h>: links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes.
@@ -119,37 +120,41 @@ class Rtnetlink:
                 size, self._questions.pop(), _REQUEST_DUMP, self._sequence, 0
             ) + bytes(_LINK.size)
 
-    def receive(self, data: bytes, sender: Any) -> bool:
+    def receive(self, data: bytes, sender: Any) -> NetworkChange:
         """See Notifications. ``sender``: (port, groups); port 0 is the kernel."""
+        greatest = NetworkChange.NONE
         if sender[0] != 0:
-            return False
-        changed = False
+            return greatest
         for kind, flags, sequence, payload in messages(data):
             if kind == _OVERRUN:
-                changed = True
+                greatest = max(greatest, NetworkChange.OTHER)
             elif kind in (_DONE, _ERROR):
                 # After an error the request is not permitted, and first messages count as changes.
                 if sequence == self._sequence:
                     self._ask()
             else:
+                change = self._take(kind, payload)
                 # The answer to a request is the present state, not a change.
-                changed = (self._take(kind, payload) and not flags & _MULTI) or changed
-        return changed
+                if not flags & _MULTI:
+                    greatest = max(greatest, change)
+        return greatest
 
-    def _take(self, kind: int, payload: bytes) -> bool:
-        """Record the content of a message. Returns whether it differs from the known state."""
+    def _take(self, kind: int, payload: bytes) -> NetworkChange:
+        """Record the content of a message. Returns how it differs from the known state."""
+        if kind in (_NEW_ROUTE, _DEL_ROUTE) and len(payload) >= _ROUTE.size:
+            return NetworkChange.DEFAULT_ROUTE if self._take_route(kind, payload) else NetworkChange.NONE
         if kind in (_NEW_LINK, _DEL_LINK) and len(payload) >= _LINK.size:
-            changed = self._take_link(kind, payload)
+            index, is_change = _LINK.unpack_from(payload)[2], self._take_link(kind, payload)
         elif kind in (_NEW_ADDRESS, _DEL_ADDRESS) and len(payload) >= _ADDRESS.size:
-            changed = self._take_address(kind, payload)
-        elif kind in (_NEW_ROUTE, _DEL_ROUTE) and len(payload) >= _ROUTE.size:
-            return self._take_route(kind, payload)
+            index, is_change = _ADDRESS.unpack_from(payload)[4], self._take_address(kind, payload)
         else:
-            return False
-        if changed:
-            # The kernel removes the routes of a link or address with it, and does not always report that.
-            self._routes.clear()
-        return changed
+            return NetworkChange.NONE
+        if not is_change:
+            return NetworkChange.NONE
+        # The kernel removes the routes of a link or address with it, and does not always report that.
+        gone = {route for route in self._routes if _leads_over(route, index)}
+        self._routes -= gone
+        return NetworkChange.DEFAULT_ROUTE if gone else NetworkChange.OTHER
 
     def _take_link(self, kind: int, payload: bytes) -> bool:
         family, _, index, flags, _ = _LINK.unpack_from(payload)
@@ -197,6 +202,12 @@ class Rtnetlink:
         return not known
 
 
+def _leads_over(route: Route, index: int) -> bool:
+    """Return whether a default route may lead over the link ``index``. One over several links does not name any."""
+    output = route[1][0]
+    return output is None or int.from_bytes(output, _NATIVE) == index
+
+
 def open_socket() -> socket.socket:
     """Open a socket for messages about links, addresses and routes. Raises OSError when there is no netlink."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
@@ -209,6 +220,6 @@ def open_socket() -> socket.socket:
     return opened
 
 
-def linux_monitor(reactor: IReactorFDSet, changed: Callable[[], object]) -> SocketMonitor:
+def linux_monitor(reactor: IReactorFDSet, changed: Callable[[NetworkChange], object]) -> SocketMonitor:
     """Return a monitor that uses rtnetlink."""
     return SocketMonitor(reactor, open_socket, Rtnetlink(), changed)

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 
 #: Size of the receive buffer (bytes), larger than any datagram from the kernel.
 _LONGEST: Final = 64 * 1024
@@ -28,8 +28,8 @@ class Notifications(Protocol):
     def begin(self) -> bytes:
         """Forget the known state. Returns the request that asks the kernel for the present state; empty for none."""
 
-    def receive(self, data: bytes, sender: Any) -> bool:
-        """Take a datagram and the address of its sender. Returns whether the network has changed. Never raises."""
+    def receive(self, data: bytes, sender: Any) -> NetworkChange:
+        """Take a datagram and the address of its sender. Returns the greatest change that it tells of. Never raises."""
 
     def request(self) -> bytes:
         """Return the next request to send to the kernel; empty for none. Called after each :meth:`receive`."""
@@ -49,7 +49,7 @@ class SocketMonitor:
         reactor: IReactorFDSet,
         make_socket: Callable[[], socket.socket],
         notifications: Notifications,
-        changed: Callable[[], object],
+        changed: Callable[[NetworkChange], object],
     ) -> None:
         self._reactor = reactor
         self._make_socket = make_socket
@@ -94,10 +94,10 @@ class SocketMonitor:
             if flags & socket.MSG_TRUNC:
                 self._missed(None)
                 continue
-            changed = self._notifications.receive(data, sender)
+            change = self._notifications.receive(data, sender)
             self._send(self._notifications.request())
-            if changed:
-                self._changed()
+            if change:
+                self._changed(change)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self.stop()
@@ -109,7 +109,8 @@ class SocketMonitor:
             self.stop()
         else:
             self._send(self._notifications.begin())
-        self._changed()
+        # Whatever it was, a connection that it has cut off does not answer a ping.
+        self._changed(NetworkChange.OTHER)
 
     def _send(self, request: bytes) -> None:
         if request and self._socket is not None:

@@ -38,7 +38,7 @@ class IssuedValues:
         return len(self._issuers)
 
     def issued(self, session: str | None, value: bytes, tag: str, now: float) -> None:
-        """Record that the credential ``tag`` sent ``value`` in a response at ``now`` (Unix seconds)."""
+        """Record that the credential ``tag`` sent ``value`` in a response at ``now`` (seconds of a monotonic clock)."""
         key = (session, _digest(value))
         self._issuers.pop(key, None)
         self._issuers[key] = (tag, now)
@@ -104,6 +104,14 @@ class Assignment:
         """Whether a rest has moved the session away from this credential within the last minutes (spec 12.2)."""
         return self.rested == credential and 0 <= now - self.rested_at < WARM_TIME
 
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds: what is measured here are durations."""
+        self.since += by
+        self.last_use += by
+        self.served_at += by if self.served_at else 0.0
+        self.origin_served_at += by if self.origin_served_at else 0.0
+        self.rested_at += by
+
     @property
     def model(self) -> str | None:
         """The most recently requested model."""
@@ -130,6 +138,11 @@ class SessionTable:
 
     def __len__(self) -> int:
         return len(self._assignments)
+
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds: all sessions live on as if nothing had happened."""
+        for assignment in self._assignments.values():
+            assignment.clock_set(by)
 
     def find(self, key: SessionKey, now: float) -> Assignment | None:
         """Return the assignment of the session, or None if it is unknown or expired. Counts as a use."""
@@ -197,9 +210,12 @@ class RecentAssignments:
         self._recent.append((now, credential))
         self._counts[credential] += 1
 
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds."""
+        self._recent = deque((at + by, credential) for at, credential in self._recent)
+
     def count(self, credential: str, now: float) -> int:
         """Return the number of sessions that were recently assigned to this credential."""
-        # Entries must not stay for ever if the clock is set back.
         while self._recent and not 0 <= now - self._recent[0][0] < JUST_ASSIGNED:
             self._counts[self._recent.popleft()[1]] -= 1
         return self._counts[credential]

@@ -16,7 +16,7 @@ from ccmproxy.proxy.attempt import Attempt
 class Answer:
     """An upstream's answer that ``attempt`` holds; the lease is open.
 
-    ``sent_at``: when the request was sent (Unix seconds).
+    ``sent_at``: when the request was sent (seconds of the clock).
     """
 
     lease: ILease

@@ -37,7 +37,8 @@ class ProxyOptions:
 class ProxyContext:
     """The environment of a request. A request keeps it to its end; a reload replaces it for later requests only.
 
-    ``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes.
+    ``clock``: the monotonic clock, on which all durations are measured. ``now``: returns Unix seconds. ``entropy``:
+    returns the given number of cryptographically random bytes.
     """
 
     dialect: Dialect
@@ -52,6 +53,10 @@ class ProxyContext:
     opinions: OpinionMemory
     told: ToldToWait
     random: Callable[[], float]
+
+    def unix_time(self, moment: float) -> float:
+        """Return the Unix time of ``moment`` (seconds of the clock). Between the two, the clock may have been set."""
+        return self.now() - (self.clock.seconds() - moment)
 
     @classmethod
     def of_service(
@@ -72,8 +77,8 @@ class ProxyContext:
             options,
             Registry(),
             AggregateCache(now),
-            BoundValues(dialect.bound_header, now),
-            StalePolls(now),
+            BoundValues(dialect.bound_header, clock.seconds),
+            StalePolls(clock.seconds),
             OpinionMemory(),
             ToldToWait(),
             random,

@@ -224,7 +224,8 @@ class Exchange:
         """The point of no return: from here on the answer is this one, whole or broken."""
         asked = self._asked
         if answer.verdict.kind is AnswerKind.OK:
-            answer.lease.served(asked.combination, answer.sent_at, asked.facts.billable)
+            sent_at = self._context.unix_time(answer.sent_at)
+            answer.lease.served(asked.combination, sent_at, asked.facts.billable)
             if asked.facts.billable:
                 answer.lease.proved(answer.authorization)
         self._answering.deliver(answer)

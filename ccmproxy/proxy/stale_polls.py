@@ -10,16 +10,16 @@ from ccmproxy.interfaces.credentials import ICredential, IProvider
 class StalePolls:
     """Lets the credentials of a provider check the age of their state, at most once a second per provider."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        """``now``: Unix seconds."""
-        self._now = now
-        #: Providers whose credentials were asked in the current second, and that second (Unix time).
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """``seconds``: a monotonic clock."""
+        self._seconds = seconds
+        #: Providers whose credentials were asked in the current second, and that second.
         self._asked: set[IProvider] = set()
         self._second = 0
 
     def poll_stale(self, provider: IProvider, credentials: Sequence[ICredential]) -> None:
         """Poll those of ``provider``'s ``credentials`` whose state is stale. Never waits (spec 4.1 point 5)."""
-        second = int(self._now())
+        second = int(self._seconds())
         if second != self._second:
             self._second = second
             self._asked.clear()

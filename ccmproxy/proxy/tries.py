@@ -213,7 +213,7 @@ class Tries:
         attempt = self.attempt = Attempt(context.clock)
         lease.on_interrupt(partial(self._interrupted, attempt))
         lease.sending(asked.combination)
-        sent_at = context.now()
+        sent_at = context.clock.seconds()
         asked.sends += 1
         try:
             self._answering.send(attempt, lease, head, self._body)

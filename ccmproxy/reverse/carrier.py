@@ -192,13 +192,16 @@ class YamuxProtocol(Protocol):
 
     def close(self, timeout: float = _DRAIN_TIMEOUT) -> Deferred[Exception]:
         """Drain the session: send GO_AWAY, take no more streams, and close the connection when no stream is left, or
-        after ``timeout`` seconds. Fires as ``when_lost`` does. Owners of idle streams should close them now.
+        after ``timeout`` seconds. Fires as ``when_lost`` does. Owners of idle streams should close them now. A later
+        call can only shorten the time.
         """
         if self._lost is None and not self._draining:
             self._draining = True
             self._set_deadline(timeout)
             self.session.go_away()
             self.work()
+        elif self._lost is None and self._deadline is not None and self._deadline.active():
+            self._set_deadline(min(timeout, self._deadline.getTime() - self.clock.seconds()))
         return self.when_lost()
 
     def abort(self) -> None:

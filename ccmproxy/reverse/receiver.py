@@ -13,13 +13,8 @@ from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse.carrier import YamuxProtocol
 from ccmproxy.reverse.endpoints import StreamClientEndpoint
+from ccmproxy.reverse.replacing import drain_replaced
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
-
-#: Seconds in which the requests in flight on a replaced connection must finish.
-REPLACED_GRACE = 10.0
-#: Seconds in which the peer of a replaced connection must answer a ping. When the remote's address has changed, the old
-#: connection is dead, and requests on it should not have to wait for the end of REPLACED_GRACE.
-REPLACED_ANSWER = 2.0
 
 
 class ReverseCredential(Protocol):
@@ -41,10 +36,9 @@ class ReverseCredential(Protocol):
 class ReverseLink:
     """The view that a credential has of a session with its remote."""
 
-    def __init__(self, session: YamuxProtocol, clock: IReactorTime) -> None:
+    def __init__(self, session: YamuxProtocol) -> None:
         self.endpoint = StreamClientEndpoint(session)
         self._session = session
-        self._clock = clock
 
     @property
     def is_usable(self) -> bool:
@@ -52,12 +46,8 @@ class ReverseLink:
         return self._session.is_usable
 
     def close(self) -> None:
-        """Drain the session: requests in flight have ``REPLACED_GRACE`` seconds to finish, provided that the peer
-        answers a ping within ``REPLACED_ANSWER`` seconds. If it does not, the session is aborted."""
-        session = self._session
-        session.close(REPLACED_GRACE)
-        # The ping also fails when the session ends before the answer; then abort does nothing.
-        session.ping().addTimeout(REPLACED_ANSWER, self._clock).addErrback(lambda _: session.abort())
+        """See IReverseLink: requests in flight go on to their end, as long as the peer answers."""
+        drain_replaced(self._session)
 
 
 class _ReceivedSession(YamuxProtocol):
@@ -92,7 +82,7 @@ class Receiver:
             tag=credential.tag,
             peer=str(peer),
         )
-        link = ReverseLink(session, self._clock)
+        link = ReverseLink(session)
         session.on_peer_leaving = lambda: credential.leaving(link)
         credential.attach(link)
 

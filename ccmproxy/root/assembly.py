@@ -8,12 +8,12 @@ from getpass import getuser
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 
 from ccmproxy.config import CredentialConfig, ExternalConfig, ServiceConfig, UpstreamConfig
-from ccmproxy.credentials.destination import host_field, origin, upstream_of
+from ccmproxy.credentials.destination import UpstreamAccess, host_field, origin, upstream_of
 from ccmproxy.credentials.key import KeyAccount
-from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.keychain import FirstOf, KeyringStore, service_name
 from ccmproxy.credentials.login.lock import lock_path
@@ -56,7 +56,7 @@ class Assembly:
         Raises OSError when a file that connections to the upstream need, such as the certificates, cannot be used.
         """
         surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
-        clock: IReactorTime = surroundings.reactor
+        clock = surroundings.clock
         urls = UpstreamURLs(
             api_url=(upstream.api_url or dialect.urls.api_url).rstrip("/"),
             token_url=upstream.token_url or dialect.urls.token_url,
@@ -114,7 +114,7 @@ class Assembly:
         Raises OSError as :meth:`account` does.
         """
         surroundings, dialect, upstream = self._surroundings, self._dialect, config.upstream
-        clock: IReactorTime = surroundings.reactor
+        clock = surroundings.clock
         limits = _client_limits(upstream)
         agent = upstream.user_agent or dialect.urls.user_agent
         prefix = dialect.path_prefix.decode("ascii")
@@ -137,6 +137,7 @@ class Assembly:
                     self._factory,
                     clock,
                     surroundings.random.random,
+                    surroundings.has_address,
                 )
         external = External(
             remote.tag,

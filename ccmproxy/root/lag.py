@@ -16,8 +16,7 @@ WARNING: Final = 1.0
 class LagMeter:
     """Schedules a call once a second and measures its delay.
 
-    ``last``: the lag at the last measurement; ``worst``: the largest lag since :meth:`start`; both in seconds. Setting
-    the clock forward looks like lag, once.
+    ``last``: the lag at the last measurement; ``worst``: the largest lag since :meth:`start`; both in seconds.
     """
 
     log = Logger()
@@ -46,7 +45,6 @@ class LagMeter:
         self._call = self._clock.callLater(INTERVAL, self._measure)
 
     def _measure(self) -> None:
-        # A negative lag means that the clock was set back, which delays nothing.
         self.last = max(0.0, self._clock.seconds() - self._due)
         self.worst = max(self.worst, self.last)
         if self.last > WARNING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -25,6 +25,7 @@ from ccmproxy.credentials.remote.external import External
 from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import ICredential, IProvider
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.policy.authentication import UserTokens
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyOptions
@@ -79,7 +80,7 @@ class MultiplexerService:
     def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
         """Raises OSError when a file that connections to the upstream need cannot be used."""
         self._surroundings = surroundings
-        self._clock: IReactorTime = surroundings.reactor
+        self._clock = surroundings.clock
         dialect = self._dialect = DIALECTS[config.type]
         self.accounts: dict[CredentialConfig, Account] = {}
         self.externals: dict[ExternalConfig, RemoteInstance] = {}
@@ -90,7 +91,7 @@ class MultiplexerService:
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
         self.receiver = Receiver(self._clock)
         self.routes = Routes(
-            dialect, self.forwarder, self.status, self.receiver, surroundings.now, self._request_id
+            dialect, self.forwarder, self.status, self.receiver, self._clock.seconds, self._request_id
         )
         self.factory = HTTPServerFactory(self.routes.handle, self._clock, malformed=self.routes.malformed)
         self._assembly = Assembly(dialect, surroundings, watcher, self.factory)
@@ -242,11 +243,23 @@ class MultiplexerService:
         """The listening port, or None while the service does not listen."""
         return self._port
 
-    def interface_updated(self) -> None:
-        """Reopen the reverse connections, because the machine's network has changed (spec 7.4)."""
+    def clock_set(self, by: float) -> None:
+        """Note that the system's clock was set by ``by`` seconds (spec 11). The providers come first, because they ask
+        the credentials."""
+        for pool in self._pools.values():
+            pool.clock_set(by)
+        for single in self._singles.values():
+            single.clock_set(by)
+        for account in self.accounts.values():
+            account.clock_set(by)
+        for remote in self.externals.values():
+            remote.external.clock_set(by)
+
+    def interface_updated(self, change: NetworkChange) -> None:
+        """Reopen the reverse connections that a change of the machine's network concerns (spec 7.4, 14)."""
         for remote in self.externals.values():
             if remote.connector is not None:
-                remote.connector.interface_updated()
+                remote.connector.interface_updated(change)
 
     def reload(self, prepared: Prepared) -> list[Account | RemoteInstance]:
         """Apply what :meth:`prepare` returned. Returns the credentials that the caller must end.

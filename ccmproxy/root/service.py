@@ -15,10 +15,12 @@ from twisted.logger import Logger
 
 from ccmproxy.config import Config, ServiceConfig, readable_by_others
 from ccmproxy.credentials.login.watch import FileWatcher
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.root.lag import LagMeter
 from ccmproxy.root.multiplexer import ListenFailed, MultiplexerService, Prepared, end
 from ccmproxy.root.plan import Change, End, Keep, Start, Step, plan_services
 from ccmproxy.root.surroundings import Surroundings
+from ccmproxy.root.wall_clock import ClockWatch
 
 
 class ProxyService(Service):
@@ -34,9 +36,10 @@ class ProxyService(Service):
         """Raises OSError when a file that connections to an upstream need cannot be used."""
         self.config = config
         self._surroundings = surroundings
-        self._watcher = FileWatcher(surroundings.reactor)
+        self._watcher = FileWatcher(surroundings.reactor, clock=surroundings.clock)
         self.services = {each.endpoint: self._entry(each) for each in config.services}
-        self.lag = LagMeter(surroundings.reactor)
+        self.lag = LagMeter(surroundings.clock)
+        self._clock_watch = ClockWatch(surroundings.clock, surroundings.look_at_clock, self.clock_set)
         self._reloading = DeferredLock()
         #: The ends of services and credentials that reloads have removed, while they are in progress.
         self._retiring: set[Deferred[None]] = set()
@@ -67,6 +70,7 @@ class ProxyService(Service):
                 self._run(entry.stop())
             raise
         self.lag.start()
+        self._clock_watch.start()
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Deferred[None]:
@@ -89,16 +93,27 @@ class ProxyService(Service):
         for entry in entries:
             await entry.stop()
         self.lag.stop()
+        self._clock_watch.stop()
 
-    def interfaceUpdated(self) -> None:
-        """Reopen at once every reverse connection that this instance has opened.
+    def interfaceUpdated(self, change: NetworkChange = NetworkChange.DEFAULT_ROUTE) -> None:
+        """Reopen at once the reverse connections that this instance has opened, as far as ``change`` concerns them
+        (spec 14). What they carry goes on to its end on the connections that are replaced.
 
         Called by a program that embeds the service when the machine's network changes (spec 7.4). Does nothing while
         the service is not running.
         """
         if self.running:
             for entry in self.services.values():
-                entry.interface_updated()
+                entry.interface_updated(change)
+
+    def clock_set(self, by: float) -> None:
+        """Note that the system's clock was set by ``by`` seconds (negative: back).
+
+        Every duration goes on as if nothing had happened. What depends on Unix time is looked at anew: logins are read
+        again, and usage is polled (spec 11).
+        """
+        for entry in self.services.values():
+            entry.clock_set(by)
 
     def reload(self, config: Config) -> Deferred[None]:
         """Switch to ``config`` without dropping a connection (spec 1, Reload).

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.network import has_address
+from ccmproxy.root.monotonic_time import monotonic_clock
+from ccmproxy.root.wall_clock import WallClock
 from ccmproxy.transports.outbounds import make_outbound
 
 
@@ -21,10 +24,13 @@ from ccmproxy.transports.outbounds import make_outbound
 class Surroundings:
     """The resources that a service takes from its process. Tests pass their own.
 
-    ``now`` returns Unix seconds. ``outbound`` returns the outbound for connections to a service's upstream, given the
-    outbound configuration of a credential (None = direct); it raises OSError when a file that it needs cannot be used.
-    ``listen`` returns a server endpoint for an endpoint description. ``use_keychain``: whether the official CLI keeps
-    its login in the keychain, as on macOS (spec 3.1).
+    ``clock``: the monotonic clock, on which every duration is measured. ``now`` returns Unix seconds, for what is Unix
+    time elsewhere; it does not jump before ``look_at_clock`` is called, which returns the seconds by which the system's
+    clock was set since the last call (0 = it was not), and so can tell one service only. ``outbound`` returns the
+    outbound for connections to a service's upstream, given the outbound configuration of a credential (None = direct);
+    it raises OSError when a file that it needs cannot be used. ``listen`` returns a server endpoint for an endpoint
+    description. ``use_keychain``: whether the official CLI keeps its login in the keychain, as on macOS (spec 3.1).
+    ``has_address`` returns whether an IP address is one of this machine's.
     """
 
     reactor: Any
@@ -34,15 +40,20 @@ class Surroundings:
     listen: Callable[[str], IStreamServerEndpoint]
     environ: Mapping[str, str]
     use_keychain: bool = False
+    has_address: Callable[[str], bool] = has_address
+    clock: IReactorTime = field(kw_only=True)
+    look_at_clock: Callable[[], float] = field(default=lambda: 0.0, kw_only=True)
 
     @classmethod
     def of_reactor(cls, reactor: Any, random: Random) -> Surroundings:
-        """Return the real surroundings: the clock and network of ``reactor``, and the environment of this process."""
+        """Return the real surroundings: the network of ``reactor``, and the clocks and environment of this process."""
+        clock = monotonic_clock(reactor)
+        wall_clock = WallClock(clock)
 
         def outbound(upstream: UpstreamConfig, detour: OutboundConfig | None) -> IOutbound:
             """Return the outbound. Raises OSError when the certificates cannot be used."""
             try:
-                return make_outbound(detour, reactor, upstream.ca_path, upstream.connect_timeout)
+                return make_outbound(detour, reactor, upstream.ca_path, upstream.connect_timeout, clock)
             except OSError as error:  # This includes errors in a certificate.
                 raise OSError(f"cannot use the certificates in {upstream.ca_path}: {error}") from None
 
@@ -52,10 +63,12 @@ class Surroundings:
 
         return cls(
             reactor,
-            reactor.seconds,
+            wall_clock.now,
             random,
             outbound,
             listen,
             os.environ,
             use_keychain=sys.platform == "darwin",
+            clock=clock,
+            look_at_clock=wall_clock.look,
         )

@@ -15,9 +15,10 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.usage import Options as _Options
 
 from ccmproxy.config import Config, ConfigurationError, default_config, load
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.network import network_monitor
 from ccmproxy.root.logs import daemon_observer
+from ccmproxy.root.monotonic_time import use_monotonic_time
 from ccmproxy.root.service import ProxyService
 from ccmproxy.root.surroundings import Surroundings
 from ccmproxy.root.tuning import tune_process
@@ -76,7 +77,7 @@ class Daemon(ProxyService):
         surroundings: Surroundings,
         path: str | None = None,
         observer: ILogObserver | None = None,
-        monitor: Callable[[Any, Callable[[], object]], INetworkMonitor] = network_monitor,
+        monitor: Callable[[Any, Callable[[NetworkChange], object]], INetworkMonitor] = network_monitor,
     ) -> None:
         super().__init__(config, surroundings)
         self._path = path
@@ -123,8 +124,11 @@ def makeService(options: Options) -> IService:
     """Build the service for twistd. Raises SystemExit when a file that the configuration names cannot be read."""
     from twisted.internet import reactor  # noqa: TID251  # Only here is the reactor certain to be chosen.
 
-    surroundings = Surroundings.of_reactor(reactor, SystemRandom())
     process: Any = reactor
+    if not process.getDelayedCalls():
+        # The reactor is ours, and this covers Twisted's own timers as well. Otherwise the surroundings see to ours.
+        use_monotonic_time(process)
+    surroundings = Surroundings.of_reactor(reactor, SystemRandom())
     process.callWhenRunning(tune_process)
     path = options["config"]
     try:

@@ -65,6 +65,11 @@ class Hold:
         """Whether it holds nothing any more, and the next rest does not depend on it either."""
         return self.until <= now and not 0 <= now - self.since < REST_FORGOTTEN
 
+    def moved(self, by: float) -> Hold:
+        """Return the hold after the clock was set by ``by`` seconds; 0 stands for no time, and stays."""
+        until, probing = (at + by if at else at for at in (self.until, self.probing))
+        return replace(self, until=until, since=self.since + by, probing=probing)
+
     def rest_ends(self, now: float) -> float:
         """Return when the rest ends, or the next request may go instead of the first (Unix seconds); 0: none holds."""
         if not self.is_rest:
@@ -90,6 +95,16 @@ class Holds:
     def is_empty(self) -> bool:
         """Nothing is held."""
         return not self.combinations and not self.models and self.account is None
+
+    def moved(self, by: float) -> Holds:
+        """Return the holds after the clock was set by ``by`` seconds: what they measure are durations."""
+        if self.is_empty:
+            return self
+        return Holds(
+            MappingProxyType({key: hold.moved(by) for key, hold in self.combinations.items()}),
+            MappingProxyType({key: hold.moved(by) for key, hold in self.models.items()}),
+            self.account and self.account.moved(by),
+        )
 
     def turns_away(self, asked: Combination, is_warm: bool, now: float) -> bool:
         """Whether a request does not go there. ``is_warm``: its session was served there within the last minutes."""

@@ -188,6 +188,13 @@ class RequestServed:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The system's clock was set by ``by`` seconds (negative: back), and ``now`` is what it says since."""
+
+    by: float
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Only time has passed; lifts what has expired."""
 
@@ -213,6 +220,7 @@ Input = (
     | RequestSent
     | RequestGaveUp
     | RequestServed
+    | ClockSet
     | TimePassed
 )
 

@@ -30,6 +30,12 @@ class Refused:
     step: int = 0
     is_open: bool = False
 
+    def moved(self, by: float) -> Refused:
+        """Return the refusal after the clock was set by ``by`` seconds: the intervals are durations."""
+        return replace(
+            self, since=self.since + by, next_at=self.next_at + by, request_at=self.request_at + by
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LastRefused:

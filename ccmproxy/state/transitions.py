@@ -20,8 +20,10 @@ from ccmproxy.state.availability import (
     Shown,
     availability,
 )
+from ccmproxy.state.clock_set import moved
 from ccmproxy.state.inputs import (
     AccountRefused,
+    ClockSet,
     Denied,
     Effect,
     HeadersObserved,
@@ -84,6 +86,9 @@ def transition(
     :class:`TimePassed` at the time that :func:`ccmproxy.state.availability.next_change` returns, and after a change of
     the caps.
     """
+    if isinstance(event, ClockSet):
+        # First of all, because none of our own times expires by it.
+        state = moved(state, event.by)
     # If a limit has expired since the last event, requests have been accepted since.
     armed = state.armed or availability(state, caps, now).usable
     had_login = state.unavailable is None or state.is_leaving
@@ -223,7 +228,7 @@ def _changed(state: CredentialState, event: Input, now: float, caps: Caps) -> Cr
             return charging.request_gave_up(state, asked)
         case RequestServed(asked, sent_at, is_model_request):
             return charging.request_served(state, asked, sent_at, now, is_model_request=is_model_request)
-        case RequestRefused() | TimePassed():
+        case RequestRefused() | TimePassed() | ClockSet():
             return state
         case _:
             assert_never(event)

@@ -45,16 +45,17 @@ class Routes:
         forwarder: Forwarder,
         status: StatusEndpoint,
         receiver: Receiver,
-        now: Callable[[], float],
+        seconds: Callable[[], float],
         request_id: Callable[[], str],
     ) -> None:
+        """``seconds``: a monotonic clock, for the throttle."""
         self._dialect = dialect
         self._forwarder = forwarder
         self._status = status
         self._sessions = SessionsEndpoint(dialect)
         self._receiver = receiver
         self._remotes: UserTokens[ReverseCredential] = UserTokens((), dialect.product)
-        self._now = now
+        self._seconds = seconds
         self._request_id = request_id
         self._users: UserTokens[Caller] | None = None
         self._anonymous: Caller | None = None
@@ -169,7 +170,7 @@ class Routes:
         self, request: ServerRequest, request_id: str, refused: Refused, *, is_guess: bool
     ) -> None:
         address = _address(request.peer)
-        now = self._now()
+        now = self._seconds()
         wait = self._throttle.retry_after(address, now)
         if is_guess:
             # Every refusal counts as a failed attempt, also that of a token in another header field.

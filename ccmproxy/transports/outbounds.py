@@ -34,7 +34,7 @@ class DirectOutbound:
     ``reactor``: provides TCP, time and name resolution. ``trust_root``: PEM file with certificates to trust besides
     the system's; raises OSError or ssl.SSLError if it cannot be read. ``bind_address``: local IP address that
     connections come from. ``connect_timeout``: seconds for the TCP connection, and again for the TLS handshake.
-    ``tls``: the settings of the TLS handshake.
+    ``clock``: runs the time-out of the TLS handshake; None = the reactor. ``tls``: the settings of the TLS handshake.
     """
 
     def __init__(
@@ -43,8 +43,10 @@ class DirectOutbound:
         trust_root: str | None = None,
         bind_address: str | None = None,
         connect_timeout: float = 10.0,
+        clock: IReactorTime | None = None,
     ) -> None:
         self._reactor = reactor
+        self._clock: IReactorTime = reactor if clock is None else clock
         self.tls = ClientTLS(trust_root, connect_timeout)
         self._bind_address = None if bind_address is None else (bind_address, 0)
         self._connect_timeout = connect_timeout
@@ -63,7 +65,7 @@ class DirectOutbound:
         else:
             endpoint = HostnameEndpoint(*arguments)
         endpoint = KeepAliveEndpoint(endpoint)
-        return self.tls.wrap(endpoint, server_name or host, port, self._reactor) if tls else endpoint
+        return self.tls.wrap(endpoint, server_name or host, port, self._clock) if tls else endpoint
 
 
 @implementer(IOutbound)
@@ -112,18 +114,22 @@ class ProxyOutbound:
 
 
 def make_outbound(
-    config: OutboundConfig | None, reactor: Any, trust_root: str | None = None, connect_timeout: float = 10.0
+    config: OutboundConfig | None,
+    reactor: Any,
+    trust_root: str | None = None,
+    connect_timeout: float = 10.0,
+    clock: IReactorTime | None = None,
 ) -> IOutbound:
     """Return the outbound that ``config`` describes; None means direct, from an address that the system chooses.
 
-    ``trust_root`` and ``connect_timeout`` are those of DirectOutbound, and apply to proxies too. Raises OSError or
-    ssl.SSLError when ``trust_root`` cannot be read.
+    ``trust_root``, ``connect_timeout`` and ``clock`` are those of DirectOutbound, and apply to proxies too. Raises
+    OSError or ssl.SSLError when ``trust_root`` cannot be read.
     """
     if isinstance(config, ProxyOutboundConfig):
-        direct = DirectOutbound(reactor, trust_root, connect_timeout=connect_timeout)
-        return ProxyOutbound(config, direct, direct.tls, reactor, connect_timeout)
+        direct = DirectOutbound(reactor, trust_root, connect_timeout=connect_timeout, clock=clock)
+        return ProxyOutbound(config, direct, direct.tls, reactor if clock is None else clock, connect_timeout)
     bind_address = None if config is None else config.bind_address
-    return DirectOutbound(reactor, trust_root, bind_address, connect_timeout)
+    return DirectOutbound(reactor, trust_root, bind_address, connect_timeout, clock)
 
 
 @implementer(IStreamClientEndpoint)

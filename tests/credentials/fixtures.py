@@ -241,7 +241,7 @@ class PlainCredential(Credential):
         external: bool = False,
         key: bool = False,
     ) -> None:
-        super().__init__(tag, caps, clock)
+        super().__init__(tag, caps, clock, clock.seconds)
         self.is_external = external
         self.is_api_key = key
         self.polled = 0

@@ -26,7 +26,13 @@ class KeyAccountTests(CredentialTestCase):
     def make(self, plan_weight: float | None = None) -> KeyAccount:
         upstream = upstream_of("https://api.example/v1", self.pool)
         return KeyAccount(
-            "acct", ApiKey("SECRET"), upstream, self.clock, caps=Caps(90, 95), plan_weight=plan_weight
+            "acct",
+            ApiKey("SECRET"),
+            upstream,
+            self.clock,
+            caps=Caps(90, 95),
+            plan_weight=plan_weight,
+            now=self.clock.seconds,
         )
 
     def finish(self) -> None:

@@ -28,7 +28,8 @@ class LeaseTests(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
-        self.account = KeyAccount("key", ApiKey("k"), upstream_of(URLS.api_url, self.pool), self.clock)
+        upstream = upstream_of(URLS.api_url, self.pool)
+        self.account = KeyAccount("key", ApiKey("k"), upstream, self.clock, now=self.clock.seconds)
         self.account.start()
         self.addCleanup(self.account.stop)
         lease = self.account.lease()

@@ -11,7 +11,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from ccmproxy.credentials.control import Answer, ControlError
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.token import TokenKeeper
-from ccmproxy.credentials.polling import UsagePoller
+from ccmproxy.credentials.polling import BACK_OFF, POLL_INTERVAL, UsagePoller
 from ccmproxy.dialects.oauth import OAuthToken
 from ccmproxy.state.inputs import Input, PollSucceeded
 from tests.credentials.fixtures import (
@@ -46,6 +46,7 @@ class PollTestCase(CredentialTestCase):
             self.upstream.fetch,
             self.clock,
             failed=lambda message: self.poller.token_failed(message),
+            now=self.clock.seconds,
         )
         self.poller = UsagePoller(
             "acct",
@@ -57,10 +58,13 @@ class PollTestCase(CredentialTestCase):
             self.applied.append,
             last_update=lambda: self.last_update,
             weight=lambda token: PlainFormat().plan_weight(token),
+            now=lambda: self.clock.seconds() + self.ahead,
             wanted=lambda now: self.wanted,
             token_state=lambda token, is_good: self.shown.append((token.access_token, is_good)),
         )
         self.wanted = 0.0
+        #: Seconds by which Unix time was set ahead of the clock.
+        self.ahead = 0.0
         self.shown: list[tuple[str, bool | None]] = []
         self.logged: list[str] = []
         observer = cast(ILogObserver, self._log)
@@ -168,6 +172,33 @@ class WhenTests(PollTestCase):
         self.last_update = NOW + 1e8
         self.start()
         self.assertEqual(self.polls(), 1)
+
+    def set_clock(self, by: float) -> None:
+        """Set Unix time by ``by`` seconds."""
+        self.ahead += by
+        self.poller.clock_set(by)
+
+    def test_the_clock_is_set(self) -> None:
+        """The interval since the last success goes on, and so does what is put off (spec 11)."""
+        self.start()
+        for by in (-10800.0, 72000.0):
+            with self.subTest(by=by):
+                self.clock.advance(600)
+                self.set_clock(by)
+                self.poller.poll_if_stale()
+                self.polled_after(POLL_INTERVAL - 600)
+
+    def test_the_clock_is_set_during_the_back_off(self) -> None:
+        self.upstream.answer("usage", Answer(500))
+        self.start()
+        for by in (-10800.0, 72000.0):
+            with self.subTest(by=by):
+                self.poller.failures = 1
+                self.poller._last_attempt = self.poller._now()
+                self.clock.advance(20)
+                self.set_clock(by)
+                self.poller.reconsider()
+                self.polled_after(BACK_OFF[0] - 20)
 
     def test_wanted_by_the_state(self) -> None:
         """Earlier than the rhythm, once for each time that is wanted, and no matter when it is said."""

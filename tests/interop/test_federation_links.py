@@ -33,18 +33,69 @@ class ChangeTests(FederationCase):
         self.assertEqual(lab.served_by("[[say:asked at once]]"), ["lent"])
 
     async def test_the_link_goes_and_comes(self) -> None:
+        """For a moment only: the connection is asked whether it lives, and it does (spec 14)."""
         lab = self.lab()
+        lab.simulator.pace = Pace(each=0.2)
         lender = lab.machine("lender")
         borrower = await self.lending(lab, lender)
+        stream = borrower.ask("[[tokens:100]]", stream=True)
+        await lab.until(lambda: stream.text.count("content_block_delta") > 5, "the stream has begun")
         for number in range(2):
             lender.namespace.ip("link set eth0 down")
-            await lab.sleep(3)
+            await lab.sleep(2)
             came = lab.now
             lender.namespace.ip("link set eth0 up")
-            await borrower.logs("reverse connection of friend from", 10, after=1 + number)
             self.served(await borrower.answer(f"[[say:after {number}]]"))
             self.measured("seconds from the link to an answer", lab.now - came)
             self.assertLess(lab.now - came, 5)
+        await lab.until(lambda: stream.is_over, "the stream has ended")
+        self.served(stream)
+        self.assertEqual(len(borrower.logged("reverse connection of friend from")), 1)
+
+    async def test_containers_come_and_go(self) -> None:
+        """Bridges and pairs of links, as container runtimes make and remove them, cut nothing and dial nothing
+        (F68)."""
+        lab = self.lab()
+        lab.simulator.pace = Pace(each=0.2)
+        lender = lab.machine("lender")
+        borrower = await self.lending(lab, lender)
+        lender.namespace.ip("route add default via 10.0.0.2")
+        await borrower.logs("reverse connection of friend from", 10, after=1)
+        stream = borrower.ask("[[tokens:60]]", stream=True)
+        await lab.until(lambda: stream.text.count("content_block_delta") > 5, "the stream has begun")
+        for number in range(4):
+            lender.namespace.ip(
+                "link add docker0 type bridge",
+                "addr add 172.17.0.1/16 dev docker0",
+                "link set docker0 up",
+                f"link add veth{number} type veth peer name inside{number}",
+                f"link set veth{number} master docker0",
+                f"link set veth{number} up",
+                f"link set inside{number} up",
+            )
+            await lab.sleep(1.2)
+            lender.namespace.ip(f"link del veth{number}", "link del docker0")
+            await lab.sleep(1.2)
+        await lab.until(lambda: stream.is_over, "the stream has ended")
+        self.served(stream)
+        self.assertEqual(len(borrower.logged("reverse connection of friend from")), 2)
+
+    async def test_another_default_route(self) -> None:
+        """A new connection takes over at once, and what the old one carries goes on to its end."""
+        lab = self.lab()
+        lab.simulator.pace = Pace(each=0.2)
+        lender = lab.machine("lender")
+        borrower = await self.lending(lab, lender)
+        stream = borrower.ask("[[tokens:60]]", stream=True)
+        await lab.until(lambda: stream.text.count("content_block_delta") > 5, "the stream has begun")
+        lender.namespace.ip("route add default via 10.0.0.2")
+        await borrower.logs("reverse connection of friend from", 10, after=1)
+        self.served(await borrower.answer("[[say:by the new one]]"))
+        self.assertFalse(stream.is_over, "the stream was too short to tell anything")
+        self.assertEqual(borrower.logged("reverse connection of friend is down"), [])
+        await lab.until(lambda: stream.is_over, "the stream has ended")
+        self.served(stream)
+        await borrower.logs("reverse connection of friend is down", 10)
 
 
 class LostEnd:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.network.bsd import DARWIN, FREEBSD, OPENBSD, Layout, RoutingSocket, bsd_monitor, layout
 from tests.profiles import examples
 
@@ -80,7 +81,7 @@ class RoutingSocketTests(SynchronousTestCase):
         """Return whether each datagram is a change for a new parser."""
         state = RoutingSocket(layout)
         self.assertEqual((state.begin(), state.request()), (b"", b""))
-        return [state.receive(each, None) for each in data]
+        return [bool(state.receive(each, None)) for each in data]
 
     def test_links(self) -> None:
         for each in LAYOUTS:
@@ -130,6 +131,20 @@ class RoutingSocketTests(SynchronousTestCase):
                 following = [b"", inet(each, text)]
                 found = message(each, NEW_ADDRESS, fields, following, each.address_size or 24)
                 self.assertEqual(self.told(each, found), [expected])
+
+    def test_what_concerns_the_default_route(self) -> None:
+        """Links and addresses of containers do not (F68)."""
+        for each in LAYOUTS:
+            state = RoutingSocket(each)
+            told = [
+                state.receive(data, None)
+                for data in (
+                    link(each, 3, UP),
+                    address(each, NEW_ADDRESS, "192.0.2.7"),
+                    route(each, ADD, "0.0.0.0"),
+                )
+            ]
+            self.assertEqual(told, [NetworkChange.OTHER, NetworkChange.OTHER, NetworkChange.DEFAULT_ROUTE])
 
     def test_default_routes(self) -> None:
         for each in LAYOUTS:
@@ -247,7 +262,7 @@ class SystemTests(SynchronousTestCase):
     def test_monitor(self) -> None:
         """A system without routing sockets raises OSError."""
         reactor = MemoryReactorClock()
-        monitor = bsd_monitor(reactor, lambda: None, DARWIN)
+        monitor = bsd_monitor(reactor, lambda change: None, DARWIN)
         try:
             monitor.start()
         except OSError:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.network import network_monitor
 from ccmproxy.network.choose import TOGETHER, FirstAvailable
 from ccmproxy.network.debounce import Debounce
@@ -41,7 +41,7 @@ class ChooseTests(SynchronousTestCase):
     def test_the_first_that_there_is(self) -> None:
         for available, expected in (((True, True), 0), ((False, True), 1), ((False, False), 2)):
             monitors = [*map(Monitor, available), Monitor()]
-            chosen = FirstAvailable(monitors, Debounce(Clock(), 1, lambda: None))
+            chosen = FirstAvailable(monitors, Debounce(Clock(), 1, lambda change: None))
             verifyObject(INetworkMonitor, chosen)
             for _ in range(2):
                 chosen.start()
@@ -55,7 +55,7 @@ class ChooseTests(SynchronousTestCase):
         """Polling needs only a clock, on any system."""
         for platform in ("linux", "darwin", "win32"):
             clock = Clock()
-            monitor = network_monitor(clock, lambda: None, platform)
+            monitor = network_monitor(clock, lambda change: None, platform)
             monitor.start()
             self.assertEqual(len(clock.getDelayedCalls()), 1)
             monitor.stop()
@@ -64,7 +64,7 @@ class ChooseTests(SynchronousTestCase):
     def test_a_system_that_is_not_what_it_says(self) -> None:
         """This system has no routing socket, so polling is used."""
         reactor = MemoryReactorClock()
-        monitor = network_monitor(reactor, lambda: None, "freebsd14")
+        monitor = network_monitor(reactor, lambda change: None, "freebsd14")
         monitor.start()
         if not reactor.getReaders():
             self.assertEqual(len(reactor.getDelayedCalls()), 1)
@@ -73,9 +73,9 @@ class ChooseTests(SynchronousTestCase):
 
     def test_stop_forgets_what_was_to_be_told(self) -> None:
         clock = Clock()
-        together = Debounce(clock, TOGETHER, lambda: self.fail("told after the end"))
+        together = Debounce(clock, TOGETHER, lambda change: self.fail("told after the end"))
         chosen = FirstAvailable([Monitor()], together)
         chosen.start()
-        together()
+        together(NetworkChange.OTHER)
         chosen.stop()
         clock.advance(10)

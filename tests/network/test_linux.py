@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.network.linux import Rtnetlink, attributes, messages, open_socket
 from tests.profiles import examples
 
@@ -84,6 +85,10 @@ class RtnetlinkTests(SynchronousTestCase):
 
     def told(self, *data: bytes) -> list[bool]:
         """Return whether each datagram is a change."""
+        return [bool(change) for change in self.changes(*data)]
+
+    def changes(self, *data: bytes) -> list[NetworkChange]:
+        """Return the change that each datagram tells of."""
         return [self.state.receive(each, KERNEL) for each in data]
 
     def test_links(self) -> None:
@@ -156,6 +161,25 @@ class RtnetlinkTests(SynchronousTestCase):
         new = recorded(NEW_DEFAULT_ROUTE)
         self.told(link(3, UP | RUNNING), new)
         self.assertEqual(self.told(link(3, 0), link(3, UP | RUNNING), new), [True, True, True])
+
+    def test_what_concerns_the_default_route(self) -> None:
+        """It is known over which link it leads, so that links of containers do not count (F68)."""
+        none, other, route = NetworkChange
+        new = recorded(NEW_DEFAULT_ROUTE)
+        self.assertEqual(self.changes(link(3, UP | RUNNING), new), [other, route])
+        containers = link(4, UP), link(4, UP | RUNNING), changed(recorded(NEW_ADDRESS), at_20=4), link(4, 0)
+        self.assertEqual(self.changes(*containers, new, link(4, 0, kind=17)), [other] * 4 + [none, other])
+        self.assertEqual(self.changes(new + link(5, UP)), [other])
+        self.assertEqual(self.changes(link(3, 0), new, recorded(DEL_DEFAULT_ROUTE)), [route] * 3)
+        self.assertEqual(self.changes(new, recorded(NEW_ADDRESS)), [route] * 2)
+
+    def test_a_route_over_several_links(self) -> None:
+        """It names none of them itself."""
+        new = recorded(NEW_DEFAULT_ROUTE)
+        output = new.index(bytes.fromhex("0800040003000000"))
+        several = changed(new, **{f"at_{output + 2}": 9})
+        self.assertTrue(self.told(link(4, UP), several)[1])
+        self.assertEqual(self.changes(link(4, 0)), [NetworkChange.DEFAULT_ROUTE])
 
     def test_what_was_there_before_is_no_change(self) -> None:
         """The links are requested, then the addresses, then nothing more."""

@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.network.reader import SocketMonitor
 
 
@@ -31,10 +31,10 @@ class Script:
         """Answer."""
         return self.received[-1][:1]
 
-    def receive(self, data: bytes, sender: Any) -> bool:
+    def receive(self, data: bytes, sender: Any) -> NetworkChange:
         """Keep it."""
         self.received.append(data)
-        return data.startswith(b"!")
+        return NetworkChange.DEFAULT_ROUTE if data.startswith(b"!") else NetworkChange.NONE
 
 
 class Failing(socket.socket):
@@ -56,6 +56,7 @@ class ReaderTests(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.script = Script()
         self.told = 0
+        self.changes: list[NetworkChange] = []
         mine, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.kernel.setblocking(False)
         self.addCleanup(self.kernel.close)
@@ -65,9 +66,10 @@ class ReaderTests(SynchronousTestCase):
         self.monitor = SocketMonitor(self.reactor, lambda: self.socket, self.script, self.tell)
         self.addCleanup(self.monitor.stop)
 
-    def tell(self) -> None:
+    def tell(self, change: NetworkChange) -> None:
         """Record a change."""
         self.told += 1
+        self.changes.append(change)
 
     def asked(self) -> list[bytes]:
         """Return the requests that were sent to the kernel."""
@@ -101,6 +103,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(self.script.received, [b"a", b"!b", b"c", b"!d"])
         self.assertEqual(self.told, 2)
         self.assertEqual(self.asked(), [b"hello", b"a", b"!", b"c", b"!"])
+        self.assertEqual(self.changes, [NetworkChange.DEFAULT_ROUTE] * 2)
         self.monitor.doRead()
         self.assertEqual(self.told, 2)
 
@@ -125,6 +128,7 @@ class ReaderTests(SynchronousTestCase):
         self.kernel.send(b"a")
         self.monitor.doRead()
         self.assertEqual((self.told, self.script.begun, self.script.received), (1, 2, [b"a"]))
+        self.assertEqual(self.changes, [NetworkChange.OTHER])
         self.assertEqual(self.asked(), [b"hello", b"hello", b"a"])
 
     def test_a_datagram_that_is_cut(self) -> None:
@@ -155,7 +159,7 @@ class ReaderTests(SynchronousTestCase):
 
     def test_stopped_by_who_is_told(self) -> None:
         self.monitor = SocketMonitor(
-            self.reactor, lambda: self.socket, self.script, lambda: self.monitor.stop()
+            self.reactor, lambda: self.socket, self.script, lambda change: self.monitor.stop()
         )
         self.monitor.start()
         for _ in range(3):

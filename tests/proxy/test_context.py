@@ -25,6 +25,14 @@ class ContextTests(SynchronousTestCase):
         for name in ("registry", "aggregates", "bound_values", "polls", "dialect", "clock"):
             self.assertIs(getattr(before, name), getattr(forwarder.context, name), name)
 
+    def test_the_unix_time_of_a_moment(self) -> None:
+        """If the clock was set since, it is the time on the new clock (spec 11)."""
+        clock, ahead = Clock(), 0.0
+        context = Forwarder(CODEX, clock, lambda: 1.8e9 + clock.seconds() + ahead).context
+        clock.advance(10)
+        for ahead in (0.0, -10800.0, 72000.0):
+            self.assertEqual(context.unix_time(4.0), 1.8e9 + 4 + ahead)
+
     def test_frozen(self) -> None:
         clock = Clock()
         context = Forwarder(CODEX, clock, clock.seconds).context

@@ -12,8 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
 from ccmproxy.http.message import RequestHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
-from ccmproxy.reverse.connector import Connector
+from ccmproxy.reverse.connector import LATE_ATTEMPT, Connector
+from ccmproxy.reverse.replacing import PING_ANSWER, REPLACED_ANSWER
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS, asking
 from ccmproxy.testing.memory_transport import MemoryTransport
 from ccmproxy.testing.pump import KIB, MemoryNetwork, Pump
@@ -77,6 +79,8 @@ class ConnectorCase(SynchronousTestCase):
         self.connections = ConnectionPool(
             self.network.endpoint("friend.test", 443, timeout=None), self.clock, LIMITS
         )
+        #: Addresses that this machine does not have any more. All connections are from 127.0.0.1.
+        self.lost_addresses: set[str] = set()
         self.connector = self.connect(lambda: 0.0)
         self.events = log_events(self)
         self.addCleanup(self.finish)
@@ -84,7 +88,15 @@ class ConnectorCase(SynchronousTestCase):
     def connect(self, random: Callable[[], float]) -> Connector:
         """Make a connector, which is not started."""
         request = asking(b"friend.test", b"/team/ccm/v1/reverse", SECRET, "ccmproxy/test")
-        return Connector("friend", self.connections, request, self.factory, self.clock, random)
+        return Connector(
+            "friend",
+            self.connections,
+            request,
+            self.factory,
+            self.clock,
+            random,
+            lambda host: host not in self.lost_addresses,
+        )
 
     def finish(self) -> None:
         """Stop the connector; check that nothing is left and that no token was logged."""
@@ -442,49 +454,141 @@ class AgainTests(ConnectorCase):
 
 
 class InterfaceTests(ConnectorCase):
-    """After a change of the machine's network the remote is dialled anew, at once and only once."""
+    """After a change of the machine's network, what it concerns is dialled anew, and nothing that lives is cut
+    (spec 14, F68)."""
 
-    def changed(self) -> None:
-        """Report a change of the network, and check that the connector dials once."""
+    def changed(self, change: NetworkChange = NetworkChange.DEFAULT_ROUTE, *, dials: bool = True) -> None:
+        """Report a change of the network, and check whether the connector dials, once."""
         before = self.attempts
-        self.connector.interface_updated()
+        self.connector.interface_updated(change)
         self.settle()
-        self.assertEqual(self.attempts, before + 1)
+        self.assertEqual(self.attempts, before + dials)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len([pump for pump in self.listener.connections if not pump.client.disconnected])
 
     def assert_one(self) -> None:
         """Accept the newest connection; check that it is the only one, and that no other is dialled."""
         self.last.switch()
         self.assertTrue(self.connector.is_up)
         self.assert_no_attempt()
-        self.assertEqual(len([pump for pump in self.listener.connections if not pump.client.disconnected]), 1)
+        self.assertEqual(self.open, 1)
 
-    def test_while_it_is_up(self) -> None:
-        """The old connection is dropped without draining it, because it may be dead."""
-        session = self.up()
-        self.pump.server.held = self.pump.client.held = True
+    def serving(self) -> Receiver:
+        """A connection that is up, with a request in flight."""
+        self.handler = self.requests.append
+        return self.ask(self.up())
+
+    def test_the_default_route(self) -> None:
+        """The new connection takes over, and the old one goes on until its requests are done."""
+        receiver = self.serving()
         old = self.pump
-        receiver = self.ask(session)
         self.changed()
+        self.assertTrue(self.connector.is_up, "the old one serves as long as there is no other")
+        new = self.last.switch()
+        self.assertEqual(self.open, 2)
+        self.pass_time(120)
+        self.assertIsNone(receiver.outcome)
+        another = self.ask(new)
+        for request in self.requests:
+            request.respond(OK, b"served")
+        self.settle()
+        self.assertEqual((receiver.body, another.body), (b"served", b"served"))
         self.assertTrue(old.client.disconnected)
-        self.assertFalse(self.connector.is_up)
-        self.assertIsNone(receiver.head)
-        self.assert_one()
+        self.assertEqual(self.open, 1)
+        self.assert_no_attempt()
         self.assertEqual(self.lines("no reverse connection"), [])
 
-    def test_what_was_being_served(self) -> None:
-        self.handler = self.requests.append
-        session = self.up()
-        receiver = self.ask(session)
+    def test_an_old_connection_that_is_dead(self) -> None:
+        """It does not answer a ping, so that what it carried is soon made elsewhere."""
+        receiver = self.serving()
+        old = self.pump
+        old.server.held = old.client.held = True
         self.changed()
-        self.assertIsNotNone(receiver.outcome)
-        self.assertEqual(self.factory.connections, set())
+        self.last.switch()
+        self.pass_time(REPLACED_ANSWER + 1)
+        self.assertTrue(old.client.disconnected)
+        self.assertIsNone(receiver.head)
+        self.assertEqual(self.open, 1)
+        self.assertEqual(self.lines("no reverse connection"), [])
+
+    def test_the_new_connection_does_not_come_about(self) -> None:
+        """The old one serves on, and the new one is tried again."""
+        receiver = self.serving()
+        self.changed()
+        self.last.write(REFUSED)
+        self.assert_next_attempt_after(2)
+        self.requests[0].respond(OK, b"served")
+        self.settle()
+        self.assertEqual(receiver.body, b"served")
         self.assert_one()
+
+    def test_the_old_one_is_lost_before_the_new_one_is_there(self) -> None:
+        """Nothing is dialled besides what is dialled already."""
+        self.up()
+        old = self.pump
+        self.changed()
+        old.server.abortConnection()
+        self.settle()
+        self.assertFalse(self.connector.is_up)
+        self.assert_one()
+
+    def test_its_own_address_is_gone(self) -> None:
+        """Then the connection is dead whatever else has changed, and is dropped without a ping."""
+        self.up()
+        self.handler = self.requests.append
+        for change in (NetworkChange.OTHER, NetworkChange.DEFAULT_ROUTE):
+            with self.subTest(change=change):
+                assert self.last.session is not None
+                receiver, old = self.ask(self.last.session), self.pump
+                self.lost_addresses.add("127.0.0.1")
+                self.changed(change)
+                self.assertTrue(old.client.disconnected)
+                self.assertFalse(self.connector.is_up)
+                self.assertIsNotNone(receiver.outcome)
+                self.lost_addresses.clear()
+                self.assert_one()
+
+    def test_containers_come_and_go(self) -> None:
+        """Whatever happens to other links and addresses cuts nothing, and dials nothing."""
+        receiver = self.serving()
+        for _ in range(30):
+            self.changed(NetworkChange.OTHER, dials=False)
+            self.pass_time(1)
+        self.pass_time(30)
+        self.assertEqual(self.open, 1)
+        self.requests[0].respond(OK, b"served")
+        self.settle()
+        self.assertEqual(receiver.body, b"served")
+
+    def test_some_change_and_the_connection_is_dead(self) -> None:
+        """This is found out by a ping, long before the next one that is due anyway."""
+        self.serving()
+        self.pass_time(1)
+        self.pump.server.held = self.pump.client.held = True
+        self.changed(NetworkChange.OTHER, dials=False)
+        self.pass_time(PING_ANSWER - 1)
+        self.assertEqual(self.attempts, 1)
+        self.pass_time(4)
+        self.assertEqual(self.attempts, 2)
 
     def test_while_connecting(self) -> None:
         self.listener.hanging = True
         self.start()
         self.listener.hanging = False
         self.changed()
+        self.assert_one()
+
+    def test_other_changes_while_connecting(self) -> None:
+        """An attempt that has just begun is left alone, or a slow one would never succeed; a late one is not."""
+        self.listener.hanging = True
+        self.start()
+        self.listener.hanging = False
+        self.changed(NetworkChange.OTHER, dials=False)
+        self.pass_time(LATE_ATTEMPT)
+        self.changed(NetworkChange.OTHER)
         self.assert_one()
 
     def test_during_the_handshake(self) -> None:
@@ -495,9 +599,11 @@ class InterfaceTests(ConnectorCase):
         self.assert_one()
 
     def test_while_it_waits(self) -> None:
-        self.start()
-        self.last.write(REFUSED)
-        self.changed()
+        for change in (NetworkChange.DEFAULT_ROUTE, NetworkChange.OTHER):
+            with self.subTest(change=change):
+                self.start()
+                self.last.write(REFUSED)
+                self.changed(change)
         self.assert_one()
 
     def test_the_delays_begin_anew(self) -> None:
@@ -515,12 +621,40 @@ class InterfaceTests(ConnectorCase):
         self.assert_one()
 
     def test_from_within_a_request(self) -> None:
-        """The change is reported while a request from the dropped connection is being handled."""
+        """The change is reported while a request from the old connection is being handled."""
         session = self.up()
-        self.handler = lambda request: self.connector.interface_updated()
-        self.ask(session)
+
+        def handle(request: ServerRequest) -> None:
+            self.connector.interface_updated()
+            echo(request)
+
+        self.handler = handle
+        receiver = self.ask(session)
         self.assertEqual(self.attempts, 2)
+        self.assertIsNotNone(receiver.head)
         self.assert_one()
+
+    def test_stopped_while_an_old_one_drains(self) -> None:
+        """The end has its own time."""
+        receiver = self.serving()
+        self.changed()
+        self.last.switch()
+        stopped = self.connector.stop(10)
+        self.settle()
+        self.assertNoResult(stopped)
+        self.assertIsNone(receiver.outcome)
+        self.pass_time(11)
+        self.successResultOf(stopped)
+        self.assertIsNotNone(receiver.outcome)
+
+    def test_an_old_one_whose_address_goes(self) -> None:
+        receiver = self.serving()
+        self.changed()
+        self.last.switch()
+        self.lost_addresses.add("127.0.0.1")
+        self.connector.interface_updated(NetworkChange.OTHER)
+        self.settle()
+        self.assertIsNotNone(receiver.outcome)
 
     def test_after_the_end(self) -> None:
         self.up()

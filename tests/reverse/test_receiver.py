@@ -11,7 +11,8 @@ from ccmproxy.http.message import RequestHead
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerRequest
 from ccmproxy.interfaces.reverse_link import IReverseLink
 from ccmproxy.reverse import YamuxProtocol
-from ccmproxy.reverse.receiver import REPLACED_GRACE, Receiver
+from ccmproxy.reverse.receiver import Receiver
+from ccmproxy.reverse.replacing import REPLACED_GRACE
 from ccmproxy.reverse.upgrading import SWITCHING_PROTOCOLS
 from ccmproxy.testing.pump import Pump
 from ccmproxy.yamux import Session, SessionConfig
@@ -261,13 +262,19 @@ class LossTests(ReceiverCase):
         self.assertIsNone(second.lost)
         self.assertIsNotNone(self.friend.up)
 
-    def test_replaced_while_it_hangs(self) -> None:
+    def test_replaced_while_an_answer_streams(self) -> None:
+        """The answer goes on to its end, however long it takes (spec 14), but not for ever."""
         first = self.connect_remote()
         answer = self.send()
         self.connect_remote()
-        self.wait(REPLACED_GRACE - 1)
+        self.served[0].start_response(OK)
+        for _ in range(int(REPLACED_GRACE / 100) - 1):
+            self.wait(100)
+            self.served[0].write(b"token ")
+            self.flush()
+            self.assertTrue(answer.body.endswith(b"token "))
         self.assertIsNone(answer.outcome)
-        self.wait(2)
+        self.wait(101)
         self.assertIsNotNone(answer.outcome)
         self.assertIsNotNone(first.lost)
         self.assertIsNotNone(self.friend.up)

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.root.multiplexer import RETIRED_GRACE, ListenFailed, end
 from tests.conversation import Client
 from tests.federated import Federation, Instance, external, user
@@ -383,7 +384,7 @@ class InterfaceTests(MultiplexerCase):
 
     def test_who_dials_dials_anew(self) -> None:
         (session,) = self.b.entry.receiver.sessions
-        self.a.entry.interface_updated()
+        self.a.entry.interface_updated(NetworkChange.DEFAULT_ROUTE)
         self.federation.settle()
         self.assertTrue(self.is_up())
         self.assertNotIn(session, self.b.entry.receiver.sessions)
@@ -392,7 +393,7 @@ class InterfaceTests(MultiplexerCase):
 
     def test_who_is_dialled_waits(self) -> None:
         sessions = set(self.b.entry.receiver.sessions)
-        self.b.entry.interface_updated()
+        self.b.entry.interface_updated(NetworkChange.DEFAULT_ROUTE)
         self.federation.settle()
         self.assertEqual(self.b.entry.receiver.sessions, sessions)
 

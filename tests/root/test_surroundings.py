@@ -19,8 +19,13 @@ class RealSurroundingsTests(SynchronousTestCase):
         self.surroundings = Surroundings.of_reactor(self.reactor, Random(1))
 
     def test_clock_and_endpoints_are_the_reactors(self) -> None:
+        """Unix time is not: it is the system's, and only advances with the reactor's clock (spec 11)."""
+        self.assertIs(self.surroundings.clock, self.reactor)
+        before = self.surroundings.now()
+        self.assertGreater(before, 1.7e9)
         self.reactor.advance(5)
-        self.assertEqual(self.surroundings.now(), self.reactor.seconds())
+        self.assertEqual(self.surroundings.now(), before + 5)
+        self.assertLess(self.surroundings.look_at_clock(), 0)
         self.surroundings.listen("tcp:8080:interface=127.0.0.1")
         way = self.surroundings.outbound(UpstreamConfig(), None)
         way.endpoint("127.0.0.1", 9000, False)

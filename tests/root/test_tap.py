@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ccmproxy.config import load_text
-from ccmproxy.interfaces.network import INetworkMonitor
+from ccmproxy.interfaces.network import INetworkMonitor, NetworkChange
 from ccmproxy.root.multiplexer import ListenFailed
 from ccmproxy.root.tap import Daemon, Options
 from tests.federated import Federation, Instance, external, user
@@ -57,7 +57,7 @@ class OptionsTests(SynchronousTestCase):
 class Monitor:
     """A network monitor that reports a change when ``changed`` is called."""
 
-    def __init__(self, reactor: Any, changed: Callable[[], object]) -> None:
+    def __init__(self, reactor: Any, changed: Callable[[NetworkChange], object]) -> None:
         self.changed = changed
         self.is_running = False
 
@@ -99,10 +99,11 @@ class NetworkTests(SynchronousTestCase):
         )
         return lender
 
-    def monitor(self, reactor: Any, changed: Callable[[], object]) -> Monitor:
+    def monitor(self, reactor: Any, changed: Callable[[NetworkChange], object]) -> INetworkMonitor:
         """One that the test keeps."""
         self.monitors.append(Monitor(reactor, changed))
-        return self.monitors[-1]
+        made: INetworkMonitor = self.monitors[-1]
+        return made
 
     def start(self) -> None:
         """Start the lender."""
@@ -113,7 +114,7 @@ class NetworkTests(SynchronousTestCase):
         """The connection is opened again at once, and later requests use the new one."""
         self.start()
         (before,) = self.borrower.connections
-        self.monitors[0].changed()
+        self.monitors[0].changed(NetworkChange.DEFAULT_ROUTE)
         self.federation.settle()
         (after,) = self.borrower.connections
         self.assertIsNot(after, before)
@@ -125,7 +126,7 @@ class NetworkTests(SynchronousTestCase):
         self.start()
         self.assertFalse(self.lender.connector("b").is_up)
         self.federation.network.listeners["127.0.0.1", 8082] = listener
-        self.monitors[0].changed()
+        self.monitors[0].changed(NetworkChange.DEFAULT_ROUTE)
         self.federation.settle()
         self.assertTrue(self.lender.connector("b").is_up)
 

@@ -46,7 +46,13 @@ class Trouble:
         """Let it happen, and return the facts."""
         self._write()
         keeper = TokenKeeper(
-            self.name, FileStore(self._path), PlainFormat(), URLS, self._fetch, self._reactor
+            self.name,
+            FileStore(self._path),
+            PlainFormat(),
+            URLS,
+            self._fetch,
+            self._reactor,
+            now=self._reactor.seconds,
         )
         keeper.load()
         if self.name != "full at the save":

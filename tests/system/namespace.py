@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
+from ccmproxy.interfaces.network import NetworkChange
 from ccmproxy.network import network_monitor
 from ccmproxy.network.linux import linux_monitor
 
@@ -52,7 +53,7 @@ async def run(reactor: Any) -> None:
     """Run the steps and print the results."""
     told = 0
 
-    def tell() -> None:
+    def tell(change: NetworkChange) -> None:
         nonlocal told
         told += 1
 

@@ -74,7 +74,8 @@ async def use(path: str, token_url: str, reactor: Any, what: str) -> None:
         UpstreamURLs("", token_url, "", "", "ccmproxy/test"),
         ControlClient(reactor, Loopback(reactor)).fetch,
         reactor,
-        lock=DirectoryLock(lock_path(folder), reactor, lambda: 0.0),
+        lock=DirectoryLock(lock_path(folder), reactor, lambda: 0.0, reactor.seconds),
+        now=reactor.seconds,
     )
     tell(pid=os.getpid())
     keeper.load()

@@ -51,7 +51,7 @@ class Process(ProcessProtocol):
         self.ended.callback(error.exitCode if error.signal is None else -error.signal)
 
 
-class DaemonTests(TestCase):
+class DaemonCase(TestCase):
     """A child process with the simulator, which runs in this one, as its upstream."""
 
     timeout = 30
@@ -101,13 +101,17 @@ class DaemonTests(TestCase):
 
     def run_twistd(self, *arguments: str) -> Process:
         """twistd in the foreground, with ccmproxy."""
+        return self.run_python("-c", TWISTD, "--nodaemon", "--pidfile=", "ccmproxy", *arguments)
+
+    def run_python(self, *arguments: str, **environment: str) -> Process:
+        """Python, with this project and further variables in its ``environment``."""
         process = Process()
         python_path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         transport = self.reactor.spawnProcess(
             process,
             sys.executable,
-            [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile=", "ccmproxy", *arguments],
-            env={**os.environ, "PYTHONPATH": python_path, "PYTHONDONTWRITEBYTECODE": "1"},
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": python_path, "PYTHONDONTWRITEBYTECODE": "1", **environment},
             path=self.directory,
         )
 
@@ -142,6 +146,10 @@ class DaemonTests(TestCase):
             agent=Agent(self.reactor),
             unbuffered=True,
         )
+
+
+class DaemonTests(DaemonCase):
+    """What starts, stops and reloads it."""
 
     async def test_a_bad_configuration(self) -> None:
         """Exit status 1, every error on standard error, nothing started."""

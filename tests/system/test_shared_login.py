@@ -11,7 +11,7 @@ from tests.source import ROOT
 
 #: A whole other process that refreshes the login at argv[1], writing the refresh token it redeems to argv[2].
 OTHER_PROCESS = """
-import json, os, sys
+import json, os, sys, time
 from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred
 from ccmproxy.credentials.control import Answer
@@ -26,8 +26,8 @@ async def fetch(request):
     await task.deferLater(reactor, 0.2)
     new = {"access": "n" + str(os.getpid()), "refresh": "r-next", "expires": 4e9}
     return Answer(200, {}, json.dumps(new).encode())
-lock = DirectoryLock(lock_path(os.path.dirname(path)), reactor, lambda: 0.0)
-keeper = TokenKeeper("x", FileStore(path), PlainFormat(), URLS, fetch, reactor, lock=lock)
+lock = DirectoryLock(lock_path(os.path.dirname(path)), reactor, lambda: 0.0, time.time)
+keeper = TokenKeeper("x", FileStore(path), PlainFormat(), URLS, fetch, reactor, lock=lock, now=time.time)
 keeper.load()
 def main(reactor):
     return Deferred.fromCoroutine(keeper.authorize()).addCallback(lambda token: print(token.access_token))

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from ccmproxy.credentials.control import ControlClient, Fetch
 from ccmproxy.credentials.credential import Credential
-from ccmproxy.credentials.destination import Upstream, upstream_of
+from ccmproxy.credentials.destination import Upstream, UpstreamAccess
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import DirectoryLock
 from ccmproxy.credentials.login.standing import TokenStanding, digest
@@ -20,11 +20,9 @@ from ccmproxy.credentials.login.token import TokenKeeper
 from ccmproxy.credentials.login.watch import FileWatch, FileWatcher
 from ccmproxy.credentials.polling import UsagePoller
 from ccmproxy.credentials.single_flight import SingleFlight
-from ccmproxy.dialects.oauth import ApiKey, Authorization, Login, OAuthToken, UpstreamURLs
-from ccmproxy.http.client.connection_pool import ConnectionPool
+from ccmproxy.dialects.oauth import ApiKey, Authorization, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
 from ccmproxy.interfaces.facets import IAccountFormat
-from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.state.availability import Caps
 from ccmproxy.state.charging import poll_wanted
 from ccmproxy.state.inputs import Input, TimePassed, TokenAvailable, TokenDelayed, TokenUnavailable
@@ -41,31 +39,6 @@ class LoginPlace:
     store: ICredentialStore
     watched_path: str | None = None
     lock_path: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamAccess:
-    """The addresses of an account's upstream, and the connections to it.
-
-    ``outbound``: makes the connections for refreshes and polls (F30). ``connections``: the pool of connections to the
-    API in ``urls``, through the same outbound. ``key_connections``: the pool of connections to the API for keys, if
-    ``urls`` has a separate one.
-    """
-
-    urls: UpstreamURLs
-    outbound: IOutbound
-    connections: ConnectionPool
-    key_connections: ConnectionPool | None = None
-
-    def for_logins(self) -> Upstream:
-        """Return the upstream for requests that are sent with a login."""
-        return upstream_of(self.urls.api_url, self.connections)
-
-    def for_keys(self) -> Upstream:
-        """Return the upstream for requests that are sent with a key."""
-        if self.urls.key_api_url and self.key_connections is not None:
-            return upstream_of(self.urls.key_api_url, self.key_connections)
-        return self.for_logins()
 
 
 @implementer(ICredential)
@@ -91,11 +64,11 @@ class LoginAccount(Credential):
         plan_weight: float | None = None,
         watcher: FileWatcher | None = None,
         fetch: Fetch | None = None,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """``random`` returns numbers in [0, 1). ``plan_weight`` replaces the weight of the account's plan. ``watcher``
         reports changes of the watched path. ``fetch`` makes the requests of refreshes and polls instead of the
-        outbound. ``now`` returns Unix seconds; its default is ``clock.seconds``."""
+        outbound. ``now`` returns Unix seconds."""
         super().__init__(tag, caps, clock, now)
         self._upstream = access.for_logins()
         self._key_upstream = access.for_keys()
@@ -190,6 +163,18 @@ class LoginAccount(Credential):
         if self._running:
             self._keeper.reload_on_demand()
             self._poller.poll_if_stale()
+
+    def clock_set(self, by: float) -> None:
+        """See Credential. The login is read again, because whether it has expired is a matter of Unix time, and the
+        usage is polled."""
+        self._poller.clock_set(by)
+        self._standing.clock_set(by)
+        if self._lock is not None:
+            self._lock.clock_set(by)
+        super().clock_set(by)
+        if self._running:
+            self._keeper.load()
+            self._poller.poll_for_clock()
 
     def poll_now(self) -> None:
         """Start a poll, unless the usage endpoint has asked for a delay. Returns at once."""

@@ -23,8 +23,8 @@ class ForcedRefreshes:
         self._callers: OrderedDict[Hashable, float] = OrderedDict()
 
     def take(self, caller: Hashable, now: float) -> bool:
-        """Return whether one more refresh may be forced at ``now`` (Unix seconds), and count it. ``caller``: who sent
-        the request, None = nobody in particular."""
+        """Return whether one more refresh may be forced at ``now`` (seconds of a monotonic clock), and count it.
+        ``caller``: who sent the request, None = nobody in particular."""
         if len(self._times) == LIMIT and 0 <= now - self._times[0] < PERIOD:
             return False
         if caller is not None:

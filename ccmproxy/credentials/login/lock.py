@@ -7,6 +7,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable
+from math import inf
 from types import TracebackType
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -40,6 +41,10 @@ class DirectoryLock:
     ``clock`` times the waits; ``random`` returns numbers in [0, 1) for the jitter between attempts; ``now`` returns
     Unix seconds, comparable with the times of the file system. The lock is not reentrant: it also excludes other users
     in the same process.
+
+    The age of a lock is a duration that programs tell each other by Unix time, so it is wrong after the clock was set.
+    A lock that seems to be from the future, or that was touched before the clock was set, is stale only once it was
+    seen unchanged for as long as a stale lock is.
     """
 
     def __init__(
@@ -47,16 +52,18 @@ class DirectoryLock:
         path: str,
         clock: IReactorTime,
         random: Callable[[], float],
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         self.path = path
         self._clock = clock
         self._random = random
-        self._now: Callable[[], float] = now or clock.seconds
+        self._now = now
         self._mark: tuple[int, int] | None = None
+        #: The lock of another program whose age is not known, and when it was first seen (seconds of the clock).
+        self._seen: tuple[tuple[int, int] | None, float] = (None, 0.0)
+        #: When the system's clock was last set (seconds of the clock); -inf = never.
+        self._clock_set_at = -inf
         self._toucher: IDelayedCall | None = None
-        #: The lock of another program as it was found first, and when (seconds of ``clock``).
-        self._found: tuple[tuple[int, int] | None, float] = (None, 0.0)
 
     def obstacle(self) -> str | None:
         """Return a sentence that says why the lock cannot be taken at all at present, or None if it can be."""
@@ -107,6 +114,13 @@ class DirectoryLock:
                 pass  # The lock becomes stale, and the next program that wants it removes it.
         self._mark = None
 
+    def clock_set(self, by: float) -> None:
+        """Note that the system's clock was set. A lock that is held is touched at once, so that others see its age."""
+        self._clock_set_at = self._clock.seconds()
+        if self._toucher is not None:
+            self._toucher.cancel()
+            self._touch()
+
     def _take(self) -> bool:
         if self._mark is not None:
             return False
@@ -142,13 +156,7 @@ class DirectoryLock:
         found = _mark(self.path)
         if found is None:
             return True
-        clock = self._clock.seconds()
-        if self._found[0] != found:
-            self._found = (found, clock)
-        # A lock that was touched in the future, before the wall clock was set back, would be held until then. Whoever
-        # holds a lock touches it, so that one that was not touched while this process looked is stale as well.
-        is_stale = self._now() - found[1] / 1e9 > STALE_AFTER or clock - self._found[1] > STALE_AFTER
-        if not is_stale:
+        if not self._is_stale(found):
             return False
         # Since the check, another program may have removed the stale lock and taken the lock itself. The rename moves
         # exactly one directory to a name that only this process knows, so that it can be compared with the stale lock.
@@ -162,6 +170,17 @@ class DirectoryLock:
             return False
         _remove(aside)
         return True
+
+    def _is_stale(self, found: tuple[int, int]) -> bool:
+        """Return whether the owner of the lock ``found`` has not touched it for so long that it must be dead."""
+        age, tick = self._now() - found[1] / 1e9, self._clock.seconds()
+        if 0 <= age <= STALE_AFTER:
+            return False
+        if age > 0 and tick - self._clock_set_at > STALE_AFTER:
+            return True
+        if self._seen[0] != found:
+            self._seen = found, tick
+        return tick - self._seen[1] > STALE_AFTER
 
     def _clean_up(self) -> None:
         """Remove the stale locks that other processes had renamed and then, because they were killed, not removed."""

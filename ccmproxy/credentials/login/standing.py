@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ccmproxy.dialects.oauth import ApiKey, Authorization, OAuthToken
 from ccmproxy.policy.delays import growing_delay
@@ -111,6 +111,11 @@ class TokenStanding:
             return True
         self.bad = BadLogin(self.bad.sentence, probes, self._next(probes, now))
         return False
+
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds: the interval until the next probe goes on."""
+        if self.bad is not None:
+            self.bad = replace(self.bad, next_at=self.bad.next_at + by)
 
     def changed(self) -> bool:
         """Note that the login is another one. Returns whether it was bad."""

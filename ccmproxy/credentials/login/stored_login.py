@@ -65,7 +65,7 @@ class StoredLogin:
         self.document: bytes | None = None
         self.unsaved: tuple[OAuthToken, OAuthToken] | None = None
         self.unread: CredentialFileError | None = None
-        #: No refresh is attempted before this time (Unix seconds), for the reason that :attr:`blocked_by` names.
+        #: No refresh is attempted before this time (seconds of the clock), for the reason in :attr:`blocked_by`.
         self.blocked_until = 0.0
         self.blocked_by = ""
         self._tag = tag
@@ -293,11 +293,11 @@ class StoredLogin:
         """
         self._failures += 1
         delay = clamped_delay(named, growing_delay(self._failures, first, longest), first)
-        self.block_refresh(self._now() + delay, reason)
+        self.block_refresh(self._clock.seconds() + delay, reason)
         return delay
 
     def block_refresh(self, until: float, reason: str) -> None:
-        """Allow no refresh before ``until`` (Unix seconds) unless the store changes."""
+        """Allow no refresh before ``until`` (seconds of the clock) unless the store changes."""
         self.blocked_until = until
         self.blocked_by = reason
 
@@ -312,17 +312,22 @@ class StoredLogin:
         refresh token was permanently refused."""
         if token.refresh_token is not None and token.refresh_token == self._dead_token:
             raise self.refused_for_good(token)
-        return self.blocked_by if self._now() < self.blocked_until else None
+        return self.blocked_by if self.blocked_for > 0 else None
+
+    @property
+    def blocked_for(self) -> float:
+        """For how long no refresh is attempted (seconds); zero or less: one may be."""
+        return self.blocked_until - self._clock.seconds()
 
     def delayed(self, message: str) -> CredentialUnavailable:
         """Return the soft exception for a login that is unusable until a refresh succeeds: ``message``, and when the
         next attempt is made."""
-        wait = max(self.blocked_until - self._now(), 0.0)
+        wait = max(self.blocked_for, 0.0)
         return CredentialUnavailable(self.with_next_try(message), retry_in=wait)
 
     def with_next_try(self, message: str) -> str:
         """Return ``message`` with the time until the next attempt at a refresh, if that is in the future."""
-        wait = math.ceil(self.blocked_until - self._now())
+        wait = math.ceil(self.blocked_for)
         return f"{message}; next try in {format_duration(wait)}" if wait > 0 else message
 
     def _death(self) -> str:

@@ -50,12 +50,12 @@ class TokenKeeper:
         changed: Callable[[], None] = lambda: None,
         failed: Callable[[str], None] = lambda message: None,
         lock: DirectoryLock | None = None,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """``changed`` is called after :attr:`authorization` or :attr:`problem` has changed; ``failed`` is called with a
         sentence after a soft failure to get a usable token (spec 3.2: the poll-failure counter decides). Neither
         callback may raise. ``lock``: the lock of the official client, or None if that takes none. ``now`` returns Unix
-        seconds; its default is ``clock.seconds``."""
+        seconds."""
         self._tag = tag
         self._format = account_format
         self._urls = urls
@@ -63,7 +63,7 @@ class TokenKeeper:
         self._clock = clock
         self._failed = failed
         self._lock = lock
-        self._now: Callable[[], float] = now or clock.seconds
+        self._now = now
         self._login = StoredLogin(store, account_format, clock, changed, self._now, tag)
         self._refresh = TokenRefresh(tag, self._login, account_format, urls, fetch, clock, lock, self._now)
         self._request_budget = ForcedRefreshes()
@@ -109,9 +109,8 @@ class TokenKeeper:
 
     def delay(self) -> tuple[str, float] | None:
         """Return why refreshes are put off, and until when (Unix seconds); None if they are not."""
-        if self._login.blocked_until <= self._now():
-            return None
-        return self._login.blocked_by, self._login.blocked_until
+        wait = self._login.blocked_for
+        return (self._login.blocked_by, self._now() + wait) if wait > 0 else None
 
     def back_in(self) -> float | None:
         """Return the seconds until a login that is missing for a passing cause is looked for again. None if there is a
@@ -161,7 +160,7 @@ class TokenKeeper:
         budget = self._poll_budget if caller is POLLS else self._request_budget
         # While refreshes are blocked, none is forced, so that nothing of the budget is used up.
         is_blocked = self._login.refresh_blocked(present) is not None
-        if not is_blocked and not budget.take(None if caller is POLLS else caller, self._now()):
+        if not is_blocked and not budget.take(None if caller is POLLS else caller, self._clock.seconds()):
             raise RefreshNotForced("the upstream goes on refusing the credential although it was refreshed")
         for _ in range(2):
             # The first one may be a refresh that another caller has started meanwhile, for another reason.
@@ -194,7 +193,7 @@ class TokenKeeper:
             self._retry.cancel()
             self._retry = None
         login = self._login
-        waits = [wait for wait in (login.blocked_until - self._now(), login.read_again_in()) if wait > 0]
+        waits = [wait for wait in (login.blocked_for, login.read_again_in()) if wait > 0]
         if not self._stopped and waits:
             self._retry = self._clock.callLater(min(waits), self._try_again)
 
@@ -203,7 +202,7 @@ class TokenKeeper:
         login = self._login
         if login.unread is not None and login.unread.is_passing and login.read_again_in() <= 0:
             login.load()
-        is_due = login.blocked_by and login.blocked_until <= self._now()
+        is_due = login.blocked_by and login.blocked_for <= 0
         if is_due and not self._flight.active:
             self._share(self._rejected).addErrback(lambda _: None)
         else:

@@ -46,7 +46,7 @@ def signature(path: str) -> Signature:
 
 class FileWatcher:
     """Watches any number of files. It only polls, every ``poll_interval`` seconds, if ``reactor`` has no file
-    descriptors (a Clock) or ``use_inotify`` is False.
+    descriptors (a Clock) or ``use_inotify`` is False. ``clock`` times the polls; None = ``reactor``.
 
     While no file is watched, no file descriptor is open and no timer is set.
     """
@@ -54,9 +54,14 @@ class FileWatcher:
     log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, poll_interval: float = POLL_INTERVAL, use_inotify: bool = True
+        self,
+        reactor: IReactorTime,
+        poll_interval: float = POLL_INTERVAL,
+        use_inotify: bool = True,
+        clock: IReactorTime | None = None,
     ) -> None:
-        self._clock = reactor
+        self._reactor = reactor
+        self._clock = reactor if clock is None else clock
         self._poll_interval = poll_interval
         self._use_inotify = use_inotify and HAS_INOTIFY and IReactorFDSet.providedBy(reactor)
         self._watches: set[FileWatch] = set()
@@ -111,7 +116,7 @@ class FileWatcher:
         if not self._use_inotify or self._notifier is not None:
             return
         try:
-            self._notifier = _Notifier(self._clock)
+            self._notifier = _Notifier(self._reactor)
         except Exception as error:
             if not self._is_refusal_told:
                 self._is_refusal_told = True

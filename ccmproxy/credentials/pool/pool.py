@@ -96,6 +96,11 @@ class Pool:
         self._listen()
         self._changed()
 
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 11)."""
+        self._sessions.clock_set(by)
+        self._recent.clock_set(by)
+
     def _listen(self) -> None:
         """Subscribe to every member once if the pool has listeners, else to none."""
         for end in self._unsubscribe:
@@ -283,8 +288,7 @@ class Pool:
     def _rebalance(self, held: CredentialSnapshot, better: Choice, selection: Selection, now: float) -> bool:
         """Move all sessions of this scope away from ``held`` if ``better`` is used much less (spec 6.5). Returns
         whether they moved."""
-        snapshot = better.candidate.snapshot
-        if not should_rebalance(held, snapshot, self._rules.rebalance_threshold, now):
+        if not should_rebalance(held, better.candidate.snapshot, self._rules.rebalance_threshold, now):
             return False
         allow_external = selection.allow_external
         count = self._sessions.release_all(held.tag, allow_external)
@@ -354,12 +358,8 @@ class Pool:
         still usable. It is when the network was down, for example, and then it still has the prompt cache."""
         # Another request of the session may have moved it to where it is served.
         first = assignment.came_from if assignment.credential in {"", *selection.excluded} else ""
-        member = self._members.allowed(selection, first)
-        if (
-            first in selection.excluded
-            and member is not None
-            and member.snapshot(now).availability.worth_trying
-        ):
+        member = self._members.allowed(selection, first) if first in selection.excluded else None
+        if member is not None and member.snapshot(now).availability.worth_trying:
             returned = self._sessions.assign(key, first, now)
             returned.served_at = assignment.origin_served_at
 

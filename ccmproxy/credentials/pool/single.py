@@ -42,6 +42,10 @@ class SingleProvider:
         """Return the sessions of one user."""
         return self._sessions.of_user(user, self._now())
 
+    def clock_set(self, by: float) -> None:
+        """Note that Unix time was set by ``by`` seconds: sessions live on as if nothing had happened (spec 11)."""
+        self._sessions.clock_set(by)
+
     def select(self, selection: Selection) -> ILease:
         """Return a lease on the credential if it is usable or, since there is no alternative, worth trying.
 

@@ -95,11 +95,11 @@ class External(Credential):
         limits: ClientLimits = ClientLimits(),  # noqa: B008 - frozen
         plan_weight: float | None = None,
         is_connector: bool = False,
-        now: Callable[[], float] | None = None,
+        now: Callable[[], float],
     ) -> None:
         """Give both ``url`` and the ``endpoint`` that connects to its host, or neither for a receiver. ``random``
         returns numbers in [0, 1). ``plan_weight``: a fixed weight, or None for the weight that the remote reports.
-        ``now`` returns Unix seconds; its default is ``clock.seconds``."""
+        ``now`` returns Unix seconds."""
         super().__init__(tag, EXTERNAL_CAPS, clock, now)
         self._token = RemoteToken(token)
         self._remote = remote
@@ -276,6 +276,12 @@ class External(Credential):
         if not self.is_usable():
             self._poll_out_of_turn()
 
+    def clock_set(self, by: float) -> None:
+        """See Credential. Then the remote's state is asked for."""
+        self._poller.clock_set(by)
+        super().clock_set(by)
+        self._poller.poll_for_clock()
+
     def _doubt(self) -> None:
         """Poll a remote that could not be reached. Until it answers, other credentials are preferred, so that new
         sessions do not have to wait for it."""
@@ -283,9 +289,9 @@ class External(Credential):
             self._poll_out_of_turn()
 
     def _poll_out_of_turn(self) -> None:
-        now = self._now()
-        if not 0 <= now - self._forced_poll < FORCED_POLL_INTERVAL:
-            self._forced_poll = now
+        tick = self._clock.seconds()
+        if tick - self._forced_poll >= FORCED_POLL_INTERVAL:
+            self._forced_poll = tick
             self._poller.poll()
 
     def release(self, lease: Lease) -> None:
@@ -345,8 +351,7 @@ class _Nowhere:
 
 @implementer(IOutbound)
 class _EitherWay:
-    """Connects to the remote by its present route. The address that is passed in comes from the URL of a control
-    request and is ignored."""
+    """Connects to the remote by its present route, whatever address the URL of a control request has."""
 
     def __init__(self, external: External) -> None:
         self._external = external
@@ -359,8 +364,7 @@ class _EitherWay:
 
 
 class StatusPoller(Poller):
-    """Polls the state of a remote (spec 5.5): at the start, when the route to it changes, and when the known state is
-    out of date."""
+    """Polls the state of a remote (spec 5.5): at the start, when the route to it changes, and when it is out of date."""
 
     log = Logger()
 
@@ -382,8 +386,7 @@ class StatusPoller(Poller):
     async def _poll(self) -> None:
         answer = await ask_repeatedly(self._fetch, self._external.status_request(), self._clock)
         if answer.status == 429:
-            delay = parse_retry_after(answer.headers.get("retry-after"), self._now())
-            self._postpone(delay)
+            self._postpone(parse_retry_after(answer.headers.get("retry-after"), self._now()))
         elif answer.status != 200:
             self._count(f"the remote's status endpoint answered {answer.status}")
         else:

@@ -287,7 +287,7 @@ class WebSocketRelay:
     def _served(self, turn: Turn) -> None:
         """Note that the upstream has served a turn."""
         context, asked, lease = self._context, self._asked, self._lease
-        sent_at = context.now() - (context.clock.seconds() - turn.began)
+        sent_at = context.unix_time(turn.began)
         selection = self._selection_of(turn.model)
         lease.served(asked_for(asked, selection), sent_at, True)
         context.opinions.was_served(turn.model or "")

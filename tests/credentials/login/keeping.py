@@ -42,6 +42,8 @@ class TokenTestCase(CredentialTestCase):
         super().setUp()
         self.upstream = Upstream(self.clock, token=tokens("a2", "r2"))
         self.changes = 0
+        #: Seconds by which Unix time was set ahead of the clock.
+        self.ahead = 0.0
         self.failures: list[str] = []
         self.store = Disk(self.path)
         self.keeper = self.make()
@@ -59,6 +61,9 @@ class TokenTestCase(CredentialTestCase):
         def changed() -> None:
             self.changes += 1
 
+        def now() -> float:
+            return self.clock.seconds() + self.ahead
+
         return TokenKeeper(
             "acct",
             self.store,
@@ -68,7 +73,8 @@ class TokenTestCase(CredentialTestCase):
             self.clock,
             changed=changed,
             failed=self.failures.append,
-            lock=DirectoryLock(lock_path(self.config), self.clock, lambda: 0.0) if lock else None,
+            lock=DirectoryLock(lock_path(self.config), self.clock, lambda: 0.0, now) if lock else None,
+            now=now,
         )
 
     def load(self, document: bytes) -> None:

@@ -11,7 +11,8 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from ccmproxy.credentials.control import Answer, ControlClient, ControlError
-from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
+from ccmproxy.credentials.destination import UpstreamAccess
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace
 from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import lock_path
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE, FileWatcher
@@ -64,6 +65,7 @@ class AccountTestCase(CredentialTestCase):
             caps=Caps(90, 95),
             watcher=self.watcher,
             fetch=self.upstream.fetch,
+            now=self.clock.seconds,
         )
         self.addCleanup(self.finish, account)
         account.subscribe(self.notify)
@@ -125,6 +127,16 @@ class LoginTests(AccountTestCase):
         os.chmod(self.path, 0o644)
         self.start(None)
         self.assertEqual(len([message for message in messages if "0600" in message]), 1)
+
+    def test_the_clock_is_set(self) -> None:
+        """The file is read at once: the watcher looks at its own times, and nobody has been refused yet (spec 11)."""
+        account = self.start()
+        self.put(login("a9", "r9", NOW + 1e9))
+        self.upstream.answer("usage", Deferred(), Deferred())
+        account.clock_set(-10800.0)
+        authorization = account._keeper.authorization
+        assert isinstance(authorization, OAuthToken)
+        self.assertEqual(authorization.access_token, "a9")
 
     def test_before_the_start(self) -> None:
         self.put(FRESH)
@@ -216,7 +228,13 @@ class LoginTests(AccountTestCase):
     def test_control_requests_go_through_the_outbound(self) -> None:
         """F30: without ``fetch``, all control requests use the credential's own outbound."""
         account = LoginAccount(
-            "acct", LoginPlace(FileStore(self.path)), PlainFormat(), self.access, self.clock, lambda: 0.0
+            "acct",
+            LoginPlace(FileStore(self.path)),
+            PlainFormat(),
+            self.access,
+            self.clock,
+            lambda: 0.0,
+            now=self.clock.seconds,
         )
         owner = getattr(account._keeper._fetch, "__self__", None)
         assert isinstance(owner, ControlClient)

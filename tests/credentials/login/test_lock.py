@@ -26,7 +26,7 @@ class LockTests(CredentialTestCase):
         self.lock = self.make()
 
     def make(self, random: float = 0.5) -> DirectoryLock:
-        return DirectoryLock(self.lock_path, self.clock, lambda: random)
+        return DirectoryLock(self.lock_path, self.clock, lambda: random, self.clock.seconds)
 
     def take(self, lock: DirectoryLock) -> Deferred[None]:
         """Fires when ``lock`` is held."""
@@ -253,8 +253,53 @@ class LockTests(CredentialTestCase):
         self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
         self.no_timers()
 
+    def test_a_lock_from_the_future(self) -> None:
+        """Its owner may be alive on a machine whose clock was set back; it is, if it is touched (spec 11)."""
+        self.foreign(age=-3 * 3600.0)
+        self.failureResultOf(self.run_out(self.take(self.lock)), LockUnavailable)
+        self.clock.advance(3)
+        self.successResultOf(self.take(self.lock))
+        self.lock.release()
+        self.assertFree()
+
+    def test_the_lock_of_a_living_program_after_the_clock_was_set_forward(self) -> None:
+        """It looks stale to whoever asks the time of day alone, until it is touched the next time."""
+        self.foreign(age=3600.0)
+        self.lock.clock_set(3600.0)
+        taking = self.take(self.lock)
+        self.clock.pump([0.5] * 8)
+        self.assertNoResult(taking)
+        touched = self.clock.seconds()
+        os.utime(self.lock_path, (touched, touched))
+        self.clock.pump([0.5] * 8)
+        self.failureResultOf(taking, LockUnavailable)
+
+    def test_the_lock_of_a_dead_program_after_the_clock_was_set_forward(self) -> None:
+        self.foreign(age=3600.0)
+        self.lock.clock_set(3600.0)
+        self.failureResultOf(self.run_out(self.take(self.lock)), LockUnavailable)
+        self.clock.advance(3)
+        self.successResultOf(self.take(self.lock))
+        self.lock.release()
+
+    def run_out(self, taking: Deferred[None]) -> Deferred[None]:
+        """Let the time pass that all attempts take."""
+        self.clock.pump([0.5] * 16)
+        return taking
+
+    def test_a_held_lock_is_touched_when_the_clock_is_set(self) -> None:
+        """Otherwise others would take it for stale, or for one from the future."""
+        self.successResultOf(self.take(self.lock))
+        self.clock.advance(1)
+        self.lock.clock_set(3600.0)
+        self.assertEqual(os.stat(self.lock_path).st_mtime, self.clock.seconds())
+        self.assertTrue(self.lock.held)
+        self.lock.release()
+        self.no_timers()
+
     def test_cannot_be_created(self) -> None:
-        lock = DirectoryLock(self.directory + "/missing/config.lock", self.clock, lambda: 0.0)
+        path = self.directory + "/missing/config.lock"
+        lock = DirectoryLock(path, self.clock, lambda: 0.0, self.clock.seconds)
         error = self.failureResultOf(self.take(lock), LockUnavailable).value
         self.assertIn("cannot be taken: No such file", str(error))
         self.no_timers()

@@ -148,6 +148,7 @@ class PassingCauseTests(AccountTestCase):
             self.clock,
             lambda: 0.0,
             fetch=self.upstream.fetch,
+            now=self.clock.seconds,
         )
         item.write(login(expires=NOW + 100, plan="max"))
         self.put(login("stale", "used-up", NOW + 90, plan="max"))

@@ -108,6 +108,16 @@ class BadLoginTests(SynchronousTestCase):
         self.standing.refuse("other", NOW + 10)
         self.assertEqual(self.standing.bad, before)
 
+    def test_the_clock_is_set(self) -> None:
+        """The interval until the next probe goes on (spec 11)."""
+        self.standing.clock_set(5)
+        self.assertIsNone(self.standing.bad)
+        self.standing.refuse("no", NOW)
+        self.standing.probed(False, NOW)
+        self.standing.clock_set(-10800.0)
+        assert self.standing.bad is not None
+        self.assertEqual(self.standing.bad.next_at, NOW - 10800 + 30)
+
     def test_another_login(self) -> None:
         self.assertFalse(self.standing.changed())
         self.standing.refuse("no", NOW)

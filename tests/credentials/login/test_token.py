@@ -166,6 +166,28 @@ class BudgetTests(TokenTestCase):
         self.rejected = OAuthToken("n1", "s1", NOW + 3600)
         self.successResultOf(self.recover("b"))
 
+    def test_the_clock_is_set(self) -> None:
+        """What is put off, and the budget, are matters of durations (spec 11)."""
+        for ahead in (-3 * 3600.0, 20 * 3600.0):
+            with self.subTest(ahead=ahead):
+                self.load(login("n0", "s0", expires=NOW + 1e7))
+                self.rejected = OAuthToken("n0", "s0", NOW + 1e7)
+                self.upstream.answer("token", Answer(503), tokens("n1", "s1"), tokens("n2", "s2"))
+                self.failureResultOf(self.recover(f"alice {ahead}"), CredentialUnavailable)
+                asked = len(self.redeemed())
+                self.ahead = ahead
+                self.assertEqual(
+                    self.keeper.delay(),
+                    ("token refresh failed: token endpoint answered 503", self.clock.seconds() + ahead + 5),
+                )
+                self.clock.advance(4)
+                self.assertEqual(len(self.redeemed()), asked)
+                self.clock.advance(1)
+                self.assertEqual(len(self.redeemed()), asked + 1)
+                self.rejected = OAuthToken("n1", "s1", NOW + 1e7)
+                self.failureResultOf(self.recover(f"alice {ahead}"), RefreshNotForced)
+                self.clock.advance(600)
+
 
 class ProfileTests(TokenTestCase):
     def setUp(self) -> None:

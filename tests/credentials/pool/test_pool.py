@@ -154,7 +154,8 @@ class SessionTests(PoolTestCase):
         accounts = []
         for tag in "ab":
             connections = ConnectionPool(network.endpoint(f"{tag}.example", 443), self.clock)
-            account = KeyAccount(tag, ApiKey(tag), upstream_of(URLS.api_url, connections), self.clock)
+            upstream = upstream_of(URLS.api_url, connections)
+            account = KeyAccount(tag, ApiKey(tag), upstream, self.clock, now=self.clock.seconds)
             account.start()
             self.addCleanup(account.stop)
             accounts.append(account)

@@ -34,7 +34,8 @@ class SingleProviderTests(CredentialTestCase):
     def setUp(self) -> None:
         super().setUp()
         pool = ConnectionPool(MemoryNetwork(self.clock).endpoint("api.example", 443), self.clock)
-        self.account = KeyAccount("key", ApiKey("k"), upstream_of(URLS.api_url, pool), self.clock)
+        upstream = upstream_of(URLS.api_url, pool)
+        self.account = KeyAccount("key", ApiKey("k"), upstream, self.clock, now=self.clock.seconds)
         self.account.start()
         self.addCleanup(self.account.stop)
         self.provider = SingleProvider(self.account, self.clock.seconds)

@@ -118,6 +118,8 @@ class RemoteScene:
         self.pumps: list[Pump] = []
         self.events = log_events(case)
         self.changes = 0
+        #: Seconds by which Unix time was set ahead of the clock.
+        self.ahead = 0.0
         self.external = External(
             "friend",
             SECRET,
@@ -126,6 +128,7 @@ class RemoteScene:
             random.Random(1).random,
             url=url,
             endpoint=None if url is None else self.network.endpoint(*FRIEND),
+            now=lambda: self.clock.seconds() + self.ahead,
             **options,
         )
         self.external.subscribe(self._changed)
@@ -133,6 +136,12 @@ class RemoteScene:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    def set_clock(self, by: float) -> None:
+        """Set Unix time by ``by`` seconds."""
+        self.ahead += by
+        self.external.clock_set(by)
+        self.settle()
 
     def start(self) -> None:
         """Run until nothing moves."""

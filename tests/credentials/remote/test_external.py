@@ -333,14 +333,29 @@ class UnusableTests(ExternalCase):
         self.scene.settle()
         self.assertEqual(len(self.direct.polls), 3)
 
-    def test_a_clock_that_was_set_back(self) -> None:
-        """Extra polls do not wait until the clock has caught up."""
+    def test_a_clock_that_was_set(self) -> None:
+        """The remote is polled at once; extra polls, and the end of a rejection, come when they would have come
+        (spec 11)."""
         self.direct.status = 500
-        self.external.reject()
-        self.external._forced_poll = NOW + 86400
-        self.external.poll_if_unusable()
-        self.scene.settle()
-        self.assertEqual(len(self.direct.polls), 2)
+        for by in (-3 * 3600.0, 20 * 3600.0):
+            with self.subTest(by=by):
+                self.external.reject()
+                self.scene.pass_time(FORCED_POLL_INTERVAL)
+                self.external.poll_if_unusable()
+                self.scene.settle()
+                polls = len(self.direct.polls)
+                self.scene.set_clock(by)
+                self.assertEqual(len(self.direct.polls), polls + 1)
+                self.assertEqual(self.scene.state[0], "temporarily_blocked")
+                self.external.poll_if_unusable()
+                self.scene.settle()
+                self.assertEqual(len(self.direct.polls), polls + 1)
+                self.scene.pass_time(FORCED_POLL_INTERVAL)
+                self.external.poll_if_unusable()
+                self.scene.settle()
+                self.assertEqual(len(self.direct.polls), polls + 2)
+                self.scene.pass_time(REJECTION - 60, step=30)
+                self.assertLess(self.external.state.rejected_until - self.external._now(), 60)
 
     def test_a_rejection_ends(self) -> None:
         self.direct.status = 500

@@ -16,9 +16,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ccmproxy.credentials.destination import upstream_of
+from ccmproxy.credentials.destination import UpstreamAccess, upstream_of
 from ccmproxy.credentials.key import KeyAccount
-from ccmproxy.credentials.login.account import LoginAccount, LoginPlace, UpstreamAccess
+from ccmproxy.credentials.login.account import LoginAccount, LoginPlace
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex import CODEX
@@ -294,7 +294,8 @@ class Scene:
                 self.accounts.append(self._login(tag, document, pool, dialect))
             else:
                 upstream = upstream_of(ORIGIN, pool)
-                self.accounts.append(kind(tag, ApiKey(f"{SECRET}{tag}"), upstream, self.clock))
+                key = ApiKey(f"{SECRET}{tag}")
+                self.accounts.append(kind(tag, key, upstream, self.clock, now=self.clock.seconds))
         for account in self.accounts:
             account.start()
         self.settle()
@@ -331,7 +332,9 @@ class Scene:
         )
         access = UpstreamAccess(urls, MemoryOutbound(self.network), pool)
         place = LoginPlace(_Login(document))
-        return LoginAccount(tag, place, dialect.account, access, self.clock, lambda: 0.5)
+        return LoginAccount(
+            tag, place, dialect.account, access, self.clock, lambda: 0.5, now=self.clock.seconds
+        )
 
     def handle(self, request: ServerRequest) -> None:
         """Forward every request as alice's."""
