@@ -364,7 +364,7 @@ class _EitherWay:
 
 
 class StatusPoller(Poller):
-    """Polls the state of a remote (spec 5.5): at the start, when the route to it changes, and when it is out of date."""
+    """Polls the state of a remote (spec 5.5): at the start, at a change of the route, and when it is out of date."""
 
     log = Logger()
 
