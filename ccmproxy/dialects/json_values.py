@@ -14,6 +14,7 @@ DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 NO_JSON = msgspec.Raw()
 
 text_decoder = msgspec.json.Decoder(str)
+flag_decoder = msgspec.json.Decoder(bool)
 
 _T = TypeVar("_T")
 
