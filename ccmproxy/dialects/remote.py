@@ -39,7 +39,14 @@ _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
 _ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
 #: Transient errors of a remote: the request was not processed, and they say nothing about the next minutes.
 _PASSING = frozenset(
-    {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
+    {
+        b"shutting_down",
+        b"too_many_bodies",
+        b"too_many_hops",
+        b"too_many_requests",
+        b"upstream_auth",
+        b"upstream_unreachable",
+    }
 )
 
 

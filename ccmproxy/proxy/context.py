@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 
 from ccmproxy.dialects.base import Dialect
+from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.policy.opinions import OpinionMemory
 from ccmproxy.policy.waits import ToldToWait
 from ccmproxy.proxy.aggregate_cache import AggregateCache
@@ -37,7 +38,8 @@ class ProxyOptions:
 class ProxyContext:
     """The environment of a request. A request keeps it to its end; a reload replaces it for later requests only.
 
-    ``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes.
+    ``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes. ``work``:
+    does what would keep the reactor too long.
     """
 
     dialect: Dialect
@@ -52,6 +54,7 @@ class ProxyContext:
     opinions: OpinionMemory
     told: ToldToWait
     random: Callable[[], float]
+    work: IWorkQueue
 
     @classmethod
     def of_service(
@@ -62,6 +65,7 @@ class ProxyContext:
         options: ProxyOptions,
         entropy: Callable[[int], bytes],
         random: Callable[[], float],
+        work: IWorkQueue,
     ) -> ProxyContext:
         """Return the context of a service without any request in progress."""
         return cls(
@@ -77,4 +81,5 @@ class ProxyContext:
             OpinionMemory(),
             ToldToWait(),
             random,
+            work,
         )

@@ -35,6 +35,7 @@ class ProxyService(Service):
         self.config = config
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor)
+        self._work = surroundings.work_queue()
         self.services = {each.endpoint: self._entry(each) for each in config.services}
         self.lag = LagMeter(surroundings.reactor)
         self._reloading = DeferredLock()
@@ -44,7 +45,7 @@ class ProxyService(Service):
         self._stopping: Deferred[None] | None = None
 
     def _entry(self, config: ServiceConfig) -> MultiplexerService:
-        return MultiplexerService(config, self._surroundings, self._watcher)
+        return MultiplexerService(config, self._surroundings, self._watcher, self._work)
 
     def startService(self) -> None:
         """Start all credentials, and then all listeners. Raises ListenFailed, after stopping everything again, when an
@@ -88,6 +89,7 @@ class ProxyService(Service):
         await gatherResults([*drained, *self._retiring])
         for entry in entries:
             await entry.stop()
+        self._work.stop()
         self.lag.stop()
 
     def interfaceUpdated(self) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -14,6 +15,9 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.interfaces.work_queue import IWorkQueue
+from ccmproxy.proxy.inspection import WorkAtOnce
+from ccmproxy.root.work_thread import WorkThread
 from ccmproxy.transports.outbounds import make_outbound
 
 
@@ -24,7 +28,8 @@ class Surroundings:
     ``now`` returns Unix seconds. ``outbound`` returns the outbound for connections to a service's upstream, given the
     outbound configuration of a credential (None = direct); it raises OSError when a file that it needs cannot be used.
     ``listen`` returns a server endpoint for an endpoint description. ``use_keychain``: whether the official CLI keeps
-    its login in the keychain, as on macOS (spec 3.1).
+    its login in the keychain, as on macOS (spec 3.1). ``work_queue`` makes the queue for work that would keep the
+    reactor too long; each service stops its own.
     """
 
     reactor: Any
@@ -34,6 +39,7 @@ class Surroundings:
     listen: Callable[[str], IStreamServerEndpoint]
     environ: Mapping[str, str]
     use_keychain: bool = False
+    work_queue: Callable[[], IWorkQueue] = WorkAtOnce
 
     @classmethod
     def of_reactor(cls, reactor: Any, random: Random) -> Surroundings:
@@ -58,4 +64,5 @@ class Surroundings:
             listen,
             os.environ,
             use_keychain=sys.platform == "darwin",
+            work_queue=partial(WorkThread, reactor),
         )
