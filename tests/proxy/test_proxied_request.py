@@ -57,7 +57,7 @@ class ProxiedRequestTests(ServerTestCase):
 
     def test_what_is_remembered_of_betas_is_short(self) -> None:
         """F63: combinations are remembered, and a client may name as many betas as a head holds."""
-        client, asked = self.ask()
+        _, asked = self.ask()
         with Effort(memory=True) as effort:
             for number in range(20):
                 asked.facts = RequestFacts(features=tuple(f"{number}-{each}" for each in range(5_000)))

@@ -168,8 +168,7 @@ class HTTPServerProtocol(Protocol):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._arriving = _NOTHING
-        self._buffer = b""
-        self._body = None
+        self._buffer, self._body = b"", None
         self.deadline = _NEVER
         self.transport.abortConnection()
 

@@ -10,7 +10,6 @@ from ccmproxy.http.framing import ChunkedDecoder, FramingError
 from ccmproxy.http.message import Body
 from ccmproxy.http.server.request_head import CHUNKED
 
-
 #: Pieces below the first size are put together until they have the second (bytes).
 SMALL_PIECE: Final = 4 * 1024
 _LARGE_PIECE: Final = 64 * 1024
