@@ -13,6 +13,10 @@ DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 #: The default of a field that is missing. (A Raw field cannot be optional.)
 NO_JSON = msgspec.Raw()
 
+#: The largest document of which everything is built, at 20 to 30 ns per byte (bytes). Reports and refusals have a few
+#: KiB (F63).
+LARGEST_TREE = 256 * 1024
+
 text_decoder = msgspec.json.Decoder(str)
 flag_decoder = msgspec.json.Decoder(bool)
 
@@ -50,7 +54,9 @@ def moment(value: object) -> float | None:
 
 
 def json_object(document: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``document``; None where it is anything else."""
+    """The JSON object in ``document``; None where it is anything else, or larger than ``LARGEST_TREE``."""
+    if len(document) > LARGEST_TREE:
+        return None
     try:
         found = msgspec.json.decode(document)
     except DECODE_ERRORS:
