@@ -215,6 +215,7 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual(self.turn(), 1024 * KIB)
         self.assertFalse(self.upstream.finished)
         self.turn()
+        self.turn()
         self.assertEqual((self.upstream.written, self.upstream.finished), (self.SIZE + 4, True))
         self.assertEqual(self.upstream.turns, [])
 
