@@ -70,6 +70,44 @@ class BackPressureTests(SynchronousTestCase):
         scene.settle()
         self.assertEqual(len(client.messages), 300)
 
+    def test_only_so_much_in_one_turn(self) -> None:
+        """F63: a read of 64 KiB may hold ten thousand messages."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        for _ in range(4000):
+            upstream.say(b"x", False)
+        scene.network.flush()
+        self.assertGreater(len(client.messages), 0)
+        self.assertLess(len(client.messages), 400)
+        scene.settle()
+        self.assertEqual(len(client.messages), 4000)
+
+    def test_one_message_that_becomes_much(self) -> None:
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(compress=True)
+        client, upstream = scene.connected()
+        upstream.say(bytes(30 * MIB), False)
+        upstream.close(4000)
+        scene.settle()
+        self.assertEqual([len(data) for data in client.messages], [30 * MIB])
+        self.assertEqual(client.code, 4000)
+
+    def test_gone_between_two_turns(self) -> None:
+        """The end is told behind what had come before it."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        for _ in range(4000):
+            upstream.say(b"x", False)
+        scene.network.flush()
+        upstream.transport.abortConnection()
+        scene.network.flush()
+        # As a failing write would tell: the pump tells nothing to an end that does not read.
+        scene.upstream_listener.connections[-1].client._disconnect(ConnectionLost())
+        scene.network.flush()
+        self.assertIsNone(client.lost)
+        scene.settle()
+        self.assertIsNotNone(client.lost)
+
     def test_the_rest_of_who_is_gone(self) -> None:
         """Messages received before the end of the upstream, and its close, are passed on at the client's pace."""
         for polite in (True, False):
