@@ -79,7 +79,10 @@ class RequestTests(SynchronousTestCase):
     """Heads of requests."""
 
     def read(self, data: bytes, size: int) -> list[object]:
-        """Every head in ``data``, as a connection would read them; an error by its status."""
+        """Every head in ``data``, as a connection would read them; None for what is refused.
+
+        The status may depend on the pieces: what is broken is refused as soon as that shows, and may be too long too.
+        """
         found: list[object] = []
         buffer, searched = b"", 0
         try:
@@ -93,7 +96,8 @@ class RequestTests(SynchronousTestCase):
                     searched = 0
                     found.append(self.described(head))
         except FramingError as error:
-            found.append(error.status)
+            self.assertIn(error.status, (400, 417, 431, 501, 505))
+            found.append(None)
         return found
 
     def described(self, incoming: IncomingHead) -> object:
