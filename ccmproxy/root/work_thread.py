@@ -57,7 +57,7 @@ class WorkThread:
     def run(self, user: str, work: Callable[[], _T]) -> Deferred[_T]:
         if self._stopped or len(self._waiting) >= MOST_WAITING or self._counts[user] >= MOST_WAITING_OF_USER:
             raise QueueFull
-        piece = _Piece(user, work, Deferred(lambda _: self._forget(piece)))
+        piece = _Piece(user, work, Deferred(self._forget))
         self._waiting.append(piece)
         self._counts[user] += 1
         self._next()
@@ -71,10 +71,16 @@ class WorkThread:
         if pool is not None:
             pool.stop()
 
-    def _forget(self, piece: _Piece) -> None:
-        """A piece was cancelled. If it has begun, its result is dropped when it comes."""
-        if piece in self._waiting:
-            self._take(piece)
+    def _forget(self, done: Deferred[Any]) -> None:
+        """A piece was cancelled. If it has begun, its result is dropped when it comes.
+
+        The Deferred does not know its piece: in a cycle, both would keep a request body until the garbage collector
+        comes, which is seldom.
+        """
+        for piece in self._waiting:
+            if piece.done is done:
+                self._take(piece)
+                return
 
     def _take(self, piece: _Piece) -> None:
         self._waiting.remove(piece)

@@ -18,6 +18,7 @@ from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.request_documents import (
     LARGEST_LOOKED_INTO,
     MOST_ELEMENTS,
+    MOST_QUICK_OBJECTS,
     QUICK,
     QUICK_PACKED,
     NotQuick,
@@ -60,6 +61,12 @@ class ReadTests(SynchronousTestCase):
             expected = data if slowly else b""
             for coding in (None, b" Identity"):
                 self.assertEqual(self.read(data, coding), (expected if quickly else None, expected))
+
+    def test_many_objects_are_not_quick(self) -> None:
+        few, many = b"{" * MOST_QUICK_OBJECTS, b"{" * (MOST_QUICK_OBJECTS + 1)
+        self.assertEqual(self.read(few), (few, few))
+        self.assertEqual(self.read(many), (None, many))
+        self.assertEqual(self.read(zstandard.compress(many), b"zstd"), (None, many))
 
     def test_compressed(self) -> None:
         small, large, bomb = b"x" * QUICK, b"x" * (QUICK + 1), b"x" * (16 * MIB + 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +127,26 @@ class WorkThreadTests(SynchronousTestCase):
         self.assertNoResult(second)
         self.finish(2)
         self.assertEqual(self.done, ["second"])
+
+    def test_nothing_is_kept(self) -> None:
+        """What work refers to, such as a body of 64 MiB, is gone with it, and does not wait for the collector."""
+
+        class Work:
+            """Can be weakly referred to."""
+
+            def __call__(self) -> None:
+                """Do nothing."""
+
+        gc.disable()
+        self.addCleanup(gc.enable)
+        work = Work()
+        gone = weakref.ref(work)
+        done = self.work.run("alice", work)
+        del work
+        self.reactor.turn()
+        self.work.stop()
+        self.assertTrue(done.called)
+        self.assertIsNone(gone())
 
     def test_the_end(self) -> None:
         running, waiting = self.block(), self.ask("alice", "waiting")
