@@ -72,11 +72,7 @@ class WorkThread:
             pool.stop()
 
     def _forget(self, done: Deferred[Any]) -> None:
-        """A piece was cancelled. If it has begun, its result is dropped when it comes.
-
-        The Deferred does not know its piece: in a cycle, both would keep a request body until the garbage collector
-        comes, which is seldom.
-        """
+        """A piece was cancelled. If it has begun, its result is dropped when it comes."""
         for piece in self._waiting:
             if piece.done is done:
                 self._take(piece)

@@ -180,6 +180,24 @@ class PipeliningTests(ServerTestCase):
         self.assertFalse(self.is_due())
         self.assertEqual(client.answers(*["GET"] * (3 * MOST_AT_ONCE + 3))[-1], (200, b"GET / "))
 
+    def test_nothing_is_read_between_two_turns(self) -> None:
+        """Or what was sent ahead would be gathered here: it comes faster than it is answered."""
+        self.handler = echo
+        client = self.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * 20_000)
+        waiting = client.transport.buffered
+        self.assertGreater(waiting, 300_000)
+        # The client reads slowly, and has read now.
+        producer = client.pump.server.producer
+        assert IPushProducer.providedBy(producer)
+        producer.pauseProducing()
+        producer.resumeProducing()
+        client.pump.flush()
+        self.assertEqual(client.transport.buffered, waiting)
+        self.flush()
+        self.assertEqual(client.transport.buffered, 0)
+        self.assertEqual(len(client.answers(*["GET"] * 20_000)), 20_000)
+
     def test_dropped_between_two_turns(self) -> None:
         answered: list[ServerRequest] = []
 

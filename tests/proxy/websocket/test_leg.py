@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import zlib
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.tcp import Connection as TCPConnection
@@ -13,6 +14,7 @@ from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.leg import CLOSE_TIME, LONGEST_READ, Leg
 from ccmproxy.transports.tcp import READ_SIZE
 from ccmproxy.websocket.connection import Close, Connection, Message, Ping, Pong, ProtocolError
+from ccmproxy.websocket.frame_head import frame_head
 from tests.proxy.websocket.scene import COMPLETED, CREATE, DELTA, Scene, Socket
 
 KIB = 1024
@@ -86,7 +88,13 @@ class BackPressureTests(SynchronousTestCase):
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.accept(compress=True)
         client, upstream = scene.connected()
-        upstream.say(bytes(30 * MIB), False)
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = (packer.compress(bytes(30 * MIB)) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        upstream.transport.write(frame_head(0xC2, len(packed), False) + packed)
+        scene.network.flush()
+        self.assertEqual(client.messages, [])
+        scene.settle()
+        self.assertEqual(len(client.messages), 1)
         upstream.close(4000)
         scene.settle()
         self.assertEqual([len(data) for data in client.messages], [30 * MIB])
