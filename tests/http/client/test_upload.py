@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -80,6 +81,20 @@ class UploadTests(SynchronousTestCase):
         self.assertEqual((scene.pool.idle, scene.pool.busy), (0, 0), "the connection is not used again")
         self.assertTrue(scene.pump.client.disconnected)
         self.assertLess(scene.pump.client.written, 400 * KIB)
+
+    def test_early_answer_between_two_turns(self) -> None:
+        """An upload that waits for its next turn is over, too."""
+        scene = Scene(high_mark=100_000 * KIB, wire_size=100_000 * KIB)
+        receiver, _ = scene.send([bytes(64 * KIB)] * 200, b"POST")
+        scene.network.flush()
+        (turn,) = (call for call in scene.clock.getDelayedCalls() if call.getTime() <= scene.clock.seconds())
+        scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
+        scene.network.flush()
+        self.assertEqual((receiver.outcome, receiver.status), ("ended", 429))
+        upload = cast(Upload, cast(MethodType, turn.func).__self__)
+        turn.func()
+        self.assertTrue(upload._stopped)
+        self.assertNotEqual(list(upload._pieces), [], "nothing was written any more")
 
     def test_early_answer_while_the_upstream_reads_on(self) -> None:
         scene, receiver = self.blocked_upload()
