@@ -15,12 +15,13 @@ FOLDERS = $(filter-out tests/system tests/interop,$(patsubst %/__init__.py,%,$(w
 UNIT = $(subst /,.,$(FOLDERS) $(basename $(wildcard tests/test_*.py)))
 PROPERTIES = $(subst /,.,$(basename $(shell grep -rl --include='test_*.py' '^from hypothesis' tests)))
 
-.PHONY: help test test-all test-system test-deep interop demo lint bench clean
+.PHONY: help test test-all test-system test-deep fuzz interop demo lint bench clean
 
 help:
 	@echo "make test       run the tests, all within their own process: the same ones with the same data every time"
 	@echo "make test-all   run these and tests/system (make test-system), which start whole programs"
 	@echo "make test-deep  try properties with five times as much data, at random; SEED=N repeats a run"
+	@echo "make fuzz       give damaged input to all that reads what strangers send, for MINUTES=10"
 	@echo "make interop    run the tests with the real clients, which .ci/run installs into .interop"
 	@echo "make demo       see it work, without an account: the proxy in front of a simulated upstream"
 	@echo "make lint       ruff and mypy"
@@ -40,6 +41,11 @@ test-deep: $(VENV)/.installed
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
 	echo "The seed is $$seed; once more: make test-deep SEED=$$seed"; \
 	CCMPROXY_HYPOTHESIS=deep CCMPROXY_HYPOTHESIS_SEED=$$seed $(TRIAL) $(PROPERTIES)
+
+# Minutes for which parsers are given damaged input; TARGETS="http yamux" for some of them.
+MINUTES ?= 10
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(TARGETS)
 
 interop: $(VENV)/.installed
 	@$(BIN)/python -m twisted.trial tests.interop

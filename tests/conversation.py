@@ -26,6 +26,8 @@ from ccmproxy.config import OutboundConfig, ProxyOutboundConfig, UpstreamConfig,
 from ccmproxy.credentials.login.watch import POLL_INTERVAL, SETTLE
 from ccmproxy.http.message import Headers, first_value
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.interfaces.work_queue import IWorkQueue
+from ccmproxy.proxy.inspection import WorkAtOnce
 from ccmproxy.root.assembly import Account
 from ccmproxy.root.multiplexer import MultiplexerService
 from ccmproxy.root.service import ProxyService
@@ -213,7 +215,7 @@ class World:
 
     ``more``: further lines of the service's configuration. ``configuration``: instead of the usual one; ``{path}``
     stands for the credential file, ``{credentials}`` for entries of all accounts, tagged ``a1``, ``a2``, …
-    ``plan``: the account's, or those of several.
+    ``plan``: the account's, or those of several. ``work_queue``: makes what bodies are looked into by that take long.
     """
 
     def __init__(
@@ -224,6 +226,7 @@ class World:
         plan: str | Sequence[str] = "max_20x",
         start: bool = True,
         with_file: bool = True,
+        work_queue: Callable[[], IWorkQueue] = WorkAtOnce,
     ) -> None:
         self.case = case
         self.clock = Clock()
@@ -266,6 +269,7 @@ class World:
             listen=lambda description: MemoryServerEndpoint(self.network, _port(description)),
             environ={},
             has_address=lambda host: True,
+            work_queue=work_queue,
         )
         self.service = ProxyService(load_text(text, "test.yaml"), self.surroundings)
         if start:

@@ -9,7 +9,7 @@ from ccmproxy.dialects.usage import MeterReading, Tokens, UsageMeter
 from ccmproxy.http.message import ResponseHead, first_value
 
 #: A JSON response larger than this is passed on uncounted (bytes).
-LARGEST_JSON = 8 * 1024 * 1024
+LARGEST_JSON = 4 * 1024 * 1024
 NOT_COUNTED = MeterReading(Tokens(), None, None, False, "", False)
 
 

@@ -43,13 +43,12 @@ _NO_CREDENTIAL = b"credential_unavailable"
 _PASSING = frozenset(
     {
         b"credential_delayed",
-        *(
-            b"shutting_down",
-            b"too_many_hops",
-            b"too_many_requests",
-            b"upstream_auth",
-            b"upstream_unreachable",
-        ),
+        b"shutting_down",
+        b"too_many_bodies",
+        b"too_many_hops",
+        b"too_many_requests",
+        b"upstream_auth",
+        b"upstream_unreachable",
     }
 )
 #: What a provider says of one of the remote's accounts. The remote has learnt it itself, and may have other accounts.

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 class ITraffic(Interface):
     """Facet of a dialect for the proxy: the meaning of requests and answers. No I/O, no state."""
 
-    def inspect(head: RequestHead, body: Body) -> RequestFacts:
-        """Return the facts about a request that the proxy needs. Never raises: what cannot be recognized is None."""
+    def inspect(head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+        """Return the facts about a request that the proxy needs; what cannot be recognized is None.
+
+        Time and memory are bounded by the size of the body (F63). ``quick``: raise NotQuick
+        (:mod:`ccmproxy.dialects.request_documents`) where it may take more than 20 ms; call it again in a thread then,
+        without ``quick``. Raises nothing else.
+        """
 
     def check(facts: RequestFacts, single_account: bool, has_api_key: bool = False) -> tuple[str, str] | None:
         """Make the dialect's checks of a request (spec 4.1). Returns None, or (reason word, message) for a 400.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 
 from ccmproxy.dialects.base import Dialect
+from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.policy.opinions import OpinionMemory
 from ccmproxy.policy.waits import ToldToWait
 from ccmproxy.proxy.aggregate_cache import AggregateCache
@@ -38,7 +39,7 @@ class ProxyContext:
     """The environment of a request. A request keeps it to its end; a reload replaces it for later requests only.
 
     ``clock``: the monotonic clock, on which all durations are measured. ``now``: returns Unix seconds. ``entropy``:
-    returns the given number of cryptographically random bytes.
+    returns the given number of cryptographically random bytes. ``work``: does what would keep the reactor too long.
     """
 
     dialect: Dialect
@@ -53,6 +54,7 @@ class ProxyContext:
     opinions: OpinionMemory
     told: ToldToWait
     random: Callable[[], float]
+    work: IWorkQueue
 
     def unix_time(self, moment: float) -> float:
         """Return the Unix time of ``moment`` (seconds of the clock). Between the two, the clock may have been set."""
@@ -67,6 +69,7 @@ class ProxyContext:
         options: ProxyOptions,
         entropy: Callable[[int], bytes],
         random: Callable[[], float],
+        work: IWorkQueue,
     ) -> ProxyContext:
         """Return the context of a service without any request in progress."""
         return cls(
@@ -82,4 +85,5 @@ class ProxyContext:
             OpinionMemory(),
             ToldToWait(),
             random,
+            work,
         )

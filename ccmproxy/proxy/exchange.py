@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
+from ccmproxy.dialects.request_documents import NotQuick
 from ccmproxy.http.message import Body
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
@@ -20,6 +21,7 @@ from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.hearing import RequestHearing
+from ccmproxy.proxy.inspection import inspect_later
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.tries import NoAnswer, Tries
 
@@ -42,6 +44,7 @@ class Exchange:
         "_asked",
         "_context",
         "_hearing",
+        "_inspecting",
         "_lease",
         "_most_sends",
         "_token_in",
@@ -56,6 +59,8 @@ class Exchange:
         self._context = asked.context
         #: What was said to the request since the first refusal; None: there was none.
         self._hearing: RequestHearing | None = None
+        #: While a large body is looked into.
+        self._inspecting: Deferred[None] | None = None
         self._tries: Tries | None = None
         self._lease: ILease | None = None
         self._most_sends = 1
@@ -101,17 +106,27 @@ class Exchange:
             attempt.client_gone()
         elif not asked.tries:
             asked.conclude(499, "client_gone")
+            if self._inspecting is not None:
+                self._inspecting.cancel()
         # Otherwise the sequence waits for a token, and checks is_gone when it continues.
 
     def _body_failed(self, error: Exception) -> None:
         self._asked.refuse(of_body(error))
 
     def _body_received(self, body: Body) -> None:
-        asked, context = self._asked, self._context
+        asked = self._asked
         if not self._answering.prepare(body):
             return
+        try:
+            asked.facts = self._context.dialect.traffic.inspect(asked.request.head, body, True)
+        except NotQuick:
+            self._inspecting = inspect_later(asked, body, self._inspected, self._crashed)
+            return
+        self._inspected(body)
+
+    def _inspected(self, body: Body) -> None:
+        asked, context = self._asked, self._context
         traffic = context.dialect.traffic
-        asked.facts = traffic.inspect(asked.request.head, body)
         provider = asked.caller.provider
         credentials = provider.credentials(asked.caller.allow_external)
         self._most_sends = most_sends(len(credentials))

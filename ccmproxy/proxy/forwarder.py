@@ -13,10 +13,12 @@ from twisted.logger import Logger
 
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.http.server.factory import ServerRequest
+from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.proxy.answering import Answering, HTTPAnswering
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyContext, ProxyOptions
 from ccmproxy.proxy.exchange import Exchange
+from ccmproxy.proxy.inspection import WorkAtOnce
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.registry import Registry
 from ccmproxy.proxy.websocket.opening import WebSocketOpening
@@ -39,9 +41,11 @@ class Forwarder:
         options: ProxyOptions = ProxyOptions(),  # noqa: B008 - frozen
         entropy: Callable[[int], bytes] = urandom,
         random: Callable[[], float] = SystemRandom().random,  # noqa: B008 - without state
+        work: IWorkQueue = WorkAtOnce(),  # noqa: B008 - without state
     ) -> None:
-        """``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes."""
-        self.context = ProxyContext.of_service(dialect, clock, now, options, entropy, random)
+        """``now``: returns Unix seconds. ``entropy``: returns the given number of cryptographically random bytes.
+        ``work``: does what would keep the reactor too long."""
+        self.context = ProxyContext.of_service(dialect, clock, now, options, entropy, random, work)
         self._wheel = LoopingCall(self._tick)
         self._wheel.clock = clock
 

@@ -29,8 +29,7 @@ _ID = re.compile(r"(?<=/)(?=[^/]*[0-9])[\w-]{8,}(?=/|$)")
 
 
 @lru_cache(maxsize=256)
-def _combination(path: bytes, model: str, features: tuple[str, ...]) -> Combination:
-    named = ",".join(sorted(features))[:MOST_BETAS]
+def _combination(path: bytes, model: str, named: str) -> Combination:
     return Combination(_ID.sub("*", path.decode("latin-1")), model, named)
 
 
@@ -105,7 +104,9 @@ class ProxiedRequest:
         if self._combination is None:
             facts = self.facts
             path = self.request.head.path[:LOGGED_PATH]
-            self._combination = _combination(path, facts.model or "", facts.features)
+            # What is remembered is short, however many features a client names.
+            named = ",".join(sorted(facts.features))[:MOST_BETAS]
+            self._combination = _combination(path, facts.model or "", named)
         return self._combination
 
     def selection(self, only_accounts: bool = False) -> Selection:

@@ -26,6 +26,7 @@ from ccmproxy.dialects.catalog import DIALECTS
 from ccmproxy.http.server.factory import HTTPServerFactory, ServerLimits
 from ccmproxy.interfaces.credentials import ICredential, IProvider
 from ccmproxy.interfaces.network import NetworkChange
+from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.policy.authentication import UserTokens
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyOptions
@@ -77,8 +78,11 @@ class MultiplexerService:
 
     log = Logger()
 
-    def __init__(self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher) -> None:
-        """Raises OSError when a file that connections to the upstream need cannot be used."""
+    def __init__(
+        self, config: ServiceConfig, surroundings: Surroundings, watcher: FileWatcher, work: IWorkQueue
+    ) -> None:
+        """``work``: shared with the other entries. Raises OSError when a file that connections to the upstream need
+        cannot be used."""
         self._surroundings = surroundings
         self._clock = surroundings.clock
         dialect = self._dialect = DIALECTS[config.type]
@@ -87,7 +91,7 @@ class MultiplexerService:
         self._singles: dict[Account | External, SingleProvider] = {}
         self._pools: dict[str, Pool] = {}
         self._callers: list[tuple[str, Caller]] = []
-        self.forwarder = Forwarder(dialect, self._clock, surroundings.now)
+        self.forwarder = Forwarder(dialect, self._clock, surroundings.now, work=work)
         self.status = StatusEndpoint(dialect, self._clock, surroundings.now)
         self.receiver = Receiver(self._clock)
         self.routes = Routes(

@@ -37,6 +37,7 @@ class ProxyService(Service):
         self.config = config
         self._surroundings = surroundings
         self._watcher = FileWatcher(surroundings.reactor, clock=surroundings.clock)
+        self._work = surroundings.work_queue()
         self.services = {each.endpoint: self._entry(each) for each in config.services}
         self.lag = LagMeter(surroundings.clock)
         self._clock_watch = ClockWatch(surroundings.clock, surroundings.look_at_clock, self.clock_set)
@@ -47,7 +48,7 @@ class ProxyService(Service):
         self._stopping: Deferred[None] | None = None
 
     def _entry(self, config: ServiceConfig) -> MultiplexerService:
-        return MultiplexerService(config, self._surroundings, self._watcher)
+        return MultiplexerService(config, self._surroundings, self._watcher, self._work)
 
     def startService(self) -> None:
         """Start all credentials, and then all listeners. Raises ListenFailed, after stopping everything again, when an
@@ -92,6 +93,7 @@ class ProxyService(Service):
         await gatherResults([*drained, *self._retiring])
         for entry in entries:
             await entry.stop()
+        self._work.stop()
         self.lag.stop()
         self._clock_watch.stop()
 

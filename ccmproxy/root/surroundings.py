@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -14,9 +15,12 @@ from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 
 from ccmproxy.config import OutboundConfig, UpstreamConfig
 from ccmproxy.interfaces.network import IOutbound
+from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.network import has_address
+from ccmproxy.proxy.inspection import WorkAtOnce
 from ccmproxy.root.monotonic_time import monotonic_clock
 from ccmproxy.root.wall_clock import WallClock
+from ccmproxy.root.work_thread import WorkThread
 from ccmproxy.transports.outbounds import make_outbound
 
 
@@ -30,7 +34,8 @@ class Surroundings:
     outbound for connections to a service's upstream, given the outbound configuration of a credential (None = direct);
     it raises OSError when a file that it needs cannot be used. ``listen`` returns a server endpoint for an endpoint
     description. ``use_keychain``: whether the official CLI keeps its login in the keychain, as on macOS (spec 3.1).
-    ``has_address`` returns whether an IP address is one of this machine's.
+    ``has_address`` returns whether an IP address is one of this machine's. ``work_queue`` makes the queue for work that
+    would keep the reactor too long; each service stops its own.
     """
 
     reactor: Any
@@ -41,6 +46,7 @@ class Surroundings:
     environ: Mapping[str, str]
     use_keychain: bool = False
     has_address: Callable[[str], bool] = has_address
+    work_queue: Callable[[], IWorkQueue] = WorkAtOnce
     clock: IReactorTime = field(kw_only=True)
     look_at_clock: Callable[[], float] = field(default=lambda: 0.0, kw_only=True)
 
@@ -71,4 +77,5 @@ class Surroundings:
             use_keychain=sys.platform == "darwin",
             clock=clock,
             look_at_clock=wall_clock.look,
+            work_queue=partial(WorkThread, reactor),
         )

@@ -35,12 +35,15 @@ INTERNAL_ERROR: Final = 1011
 SERVICE_RESTART: Final = 1012
 
 #: Longest payload of a control frame, and longest reason of a close (bytes).
-_LONGEST_CONTROL: Final = 125
-_LONGEST_REASON: Final = 123
+_LONGEST_CONTROL, _LONGEST_REASON = 125, 123
 #: From this size on (bytes), a message is better sent by :meth:`Connection.send_long_message`.
 LONG_MESSAGE: Final = 0x10000
 #: Pieces of a message that are kept as they came (bytes).
 _LARGE_PIECE: Final = 0x1000
+#: So much of a compressed message is inflated at once; what it becomes has at most a thousand times as many bytes.
+_PACKED_STEP: Final = 4 * 1024
+#: After so many bytes (inflated) of one message, the rest waits for the next call of ``next_event`` (F63).
+MOST_AT_ONCE: Final = MIB
 #: Sizes (bytes) of messages that are worth compressing: small ones gain nothing, large ones keep all others waiting.
 _WORTH_COMPRESSING: Final = range(128, MIB)
 
@@ -99,25 +102,11 @@ class Connection:
     bytes; a server passes None. ``limit``: of a message, bytes inflated.
     """
 
-    __slots__ = (
-        "_buffer",
-        "_deflater",
-        "_failed",
-        "_fin",
-        "_in_frame",
-        "_in_message",
-        "_inflater",
-        "_key",
-        "_limit",
-        "_masking",
-        "_message_compressed",
-        "_message_opcode",
-        "_message_packed",
-        "_pieces",
-        "_position",
-        "_remaining",
-        "_size",
-        "closed",
+    __slots__ = tuple(
+        """
+        _buffer _deflater _failed _fin _in_frame _in_message _inflater _key _limit _masking _message_compressed
+        _message_opcode _message_packed _pieces _position _remaining _size closed
+        """.split()
     )
 
     def __init__(
@@ -175,15 +164,25 @@ class Connection:
         """Bytes that the frame in the making still lacks; 0 where there is none, or its head has not come yet."""
         return self._remaining
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more to inflate of what has come: ask for the next event again, in another turn."""
+        return self._in_frame and self.buffered > 0
+
     def next_event(self) -> Event | None:
-        """The next event, None where more must come first. Raises ProtocolError, then always the same one."""
+        """The next event, None where more must come first, or where :attr:`is_behind` says so.
+
+        Raises ProtocolError, then always the same one.
+        """
         if self._failed is not None:
             raise self._failed
+        enough = self._size + MOST_AT_ONCE
         try:
             while not self.closed:
                 if self._in_frame:
-                    if not self._take_payload():
-                        return None
+                    while not self._take_payload():
+                        if not self.is_behind or self._size > enough:
+                            return None
                     if self._fin:
                         return self._finish_message()
                 elif (event := self._take_frame()) is not None:
@@ -239,7 +238,8 @@ class Connection:
         self._fin = bool(first & 0x80)
         self._position = at + head
         end = at + head + length
-        if self._fin and opcode != _CONTINUATION and end <= len(buffer):
+        is_large = self._message_compressed and length > _PACKED_STEP
+        if self._fin and opcode != _CONTINUATION and end <= len(buffer) and not is_large:
             return self._take_message(end, key)
         self._in_message = self._in_frame = True
         self._key = key
@@ -275,7 +275,8 @@ class Connection:
     def _take_payload(self) -> bool:
         """Add what has come of the frame to its message. Whether that completes the frame."""
         start = self._position
-        came = bytes(self._buffer[start : start + self._remaining])
+        size = min(self._remaining, _PACKED_STEP) if self._message_compressed else self._remaining
+        came = bytes(self._buffer[start : start + size])
         if size := len(came):
             self._position = start + size
             self._remaining -= size
@@ -285,7 +286,8 @@ class Connection:
                 self._key = rotate(self._key, size)
             self._add(self._inflated(piece, False) if self._message_compressed else piece)
         if self._remaining:
-            self._forget_buffer()
+            if self._position == len(self._buffer):
+                self._forget_buffer()
             return False
         self._in_frame = False
         return True

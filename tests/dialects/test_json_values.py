@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.json_values import (
+    LARGEST_TREE,
     NO_JSON,
     any_decoder,
     json_object,
@@ -50,6 +51,12 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual(json_object(b'{"a": [1]}'), {"a": [1]})
         for odd in (b"", b"<html>", b"[]", b"5", b"[" * 100_000, b'{"a": "\xff"}'):
             self.assertIsNone(json_object(odd), odd[:10])
+
+    def test_large_documents_are_not_built(self) -> None:
+        """F63: what is built takes ten times the memory of what it is built of, and time."""
+        document = b'{"a":[%b1]}' % (b"1," * (LARGEST_TREE // 2))
+        self.assertIsNone(json_object(document))
+        self.assertIsNotNone(json_object(b'{"a":"%b"}' % (b"x" * (LARGEST_TREE - 8))))
 
     def test_fields_that_were_kept_undecoded(self) -> None:
         self.assertEqual(read_raw(msgspec.Raw(b'"a"'), text_decoder), "a")

@@ -93,10 +93,18 @@ class ServerTestCase(SynchronousTestCase):
         return client
 
     def flush(self) -> None:
-        """Deliver everything that is in flight."""
-        for pump in self.pumps:
-            pump.flush()
-        self.pumps = [pump for pump in self.pumps if not pump.closed]
+        """Deliver everything that is in flight, in as many turns of the reactor as that takes."""
+        while True:
+            for pump in self.pumps:
+                pump.flush()
+            self.pumps = [pump for pump in self.pumps if not pump.closed]
+            if not self.is_due():
+                return
+            self.clock.advance(0)
+
+    def is_due(self) -> bool:
+        """Whether something is to happen in the next turn of the reactor."""
+        return any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls())
 
     def wait(self, seconds: float) -> None:
         """Let time pass, a second at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 import zlib
+from random import Random
 
 import brotli
 import zstandard
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.content_coding import decompressed
+from ccmproxy.http.content_coding import MOST_MEMBERS, decompressed
 
 TEXT = b'{"model": "gpt-5.4"}' * 1000
 
@@ -70,6 +71,35 @@ class DecompressionTests(SynchronousTestCase):
         ):
             self.assertEqual(decompressed(data, coding, largest=len(TEXT)), TEXT)
             self.assertIsNone(decompressed(data, coding, largest=len(TEXT) - 1))
+
+    def test_pieces_are_bounded(self) -> None:
+        """F63: a member of gzip costs more than its 20 bytes, and is copied with all that follows it."""
+        empty = gzip.compress(b"")
+        self.assertEqual(decompressed(empty * (MOST_MEMBERS - 1) + gzip.compress(TEXT), b"gzip"), TEXT)
+        self.assertIsNone(decompressed(empty * MOST_MEMBERS + gzip.compress(TEXT), b"gzip"))
+        self.assertIsNone(decompressed(empty * 300_000, b"gzip"))
+
+    def test_what_is_longer_than_what_it_may_become(self) -> None:
+        """F63: a body that does not shrink is hostile where it is longer than what may be in it."""
+        empty_blocks = b"\x00\x00\x00\xff\xff" * 30_000
+        for coding, head, piece in (
+            (b"gzip", gzip.compress(b"")[:10], empty_blocks),
+            (b"deflate", b"", empty_blocks),
+            (b"zstd", b"", zstd(b"") * 20_000),
+        ):
+            self.assertEqual(decompressed(head + piece, coding, largest=1024 * 1024), b"", coding)
+            self.assertIsNone(decompressed(head + piece, coding, largest=64 * 1024), coding)
+
+    def test_what_did_not_shrink_is_read(self) -> None:
+        random = Random(1).randbytes(1024 * 1024)
+        for coding, data in (
+            (b"gzip", gzip.compress(random)),
+            (b"zstd", zstd(random)),
+            (b"deflate", zlib.compress(random)),
+            (b"br", brotli.compress(random, quality=5)),
+            (b"gzip", b"".join(gzip.compress(random[at : at + 9000]) for at in range(0, len(random), 9000))),
+        ):
+            self.assertEqual(decompressed(data, coding, largest=len(random)), random)
 
     def test_a_window_larger_than_allowed_is_refused(self) -> None:
         parameters = zstandard.ZstdCompressionParameters(window_log=24, enable_ldm=True)

@@ -15,6 +15,7 @@ from ccmproxy.policy.refusals import Refusal
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.proxy.proxied_request import LOGGED_PATH, ProxiedRequest
+from tests.effort import Effort
 from tests.http.conversation import Client, ServerTestCase
 from tests.proxy.parts import ShownCredential, ShownProvider
 
@@ -53,6 +54,16 @@ class ProxiedRequestTests(ServerTestCase):
     def lines(self) -> list[tuple[object, object]]:
         """Status and result of every request that was logged."""
         return [(event["status"], event["result"]) for event in self.events if "result" in event]
+
+    def test_what_is_remembered_of_betas_is_short(self) -> None:
+        """F63: combinations are remembered, and a client may name as many betas as a head holds."""
+        _, asked = self.ask()
+        with Effort(memory=True) as effort:
+            for number in range(20):
+                asked.facts = RequestFacts(features=tuple(f"{number}-{each}" for each in range(5_000)))
+                asked._combination = None
+                self.assertLessEqual(len(asked.combination.betas), 1000)
+        self.assertLess(effort.peak, 2_000_000)
 
     def test_a_refusal(self) -> None:
         client, asked = self.ask()

@@ -271,6 +271,26 @@ class ReceivingTests(SynchronousTestCase):
         self.assertRaises(ProtocolError, connection.next_event)
         self.assertLess(tracemalloc.get_traced_memory()[1], 1_000_000)
 
+    def test_inflating_takes_turns(self) -> None:
+        """F63: a message of 60 KiB becomes 60 MiB, some megabytes at a time."""
+        size = 50_000_000
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = packer.compress(bytes(size)) + packer.flush(zlib.Z_SYNC_FLUSH)
+        connection = Connection(mask, DEFLATE)
+        connection.receive(frame(0xC2, packed[:-4]) + frame(0x89, b"next"))
+        turns = 0
+        while (event := connection.next_event()) is None:
+            self.assertTrue(connection.is_behind)
+            turns += 1
+        self.assertGreater(turns, 8)
+        self.assertEqual(event, Message(bytes(size), False))
+        self.assertFalse(connection.is_behind)
+        self.assertEqual(connection.next_event(), Ping(b"next"))
+        connection.receive(frame(0xC2, packed[:-4])[:5000])
+        while connection.is_behind or connection.buffered:
+            self.assertIsNone(connection.next_event())
+        self.assertFalse(connection.is_behind)  # more must come
+
     def test_incompressible_at_the_limit(self) -> None:
         """Packing makes it longer than the limit; what counts is what is inside."""
         data = os.urandom(1000)

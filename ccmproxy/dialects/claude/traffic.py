@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from zope.interface import implementer
@@ -13,7 +14,7 @@ from ccmproxy.dialects.claude.metering import exhausted_headers
 from ccmproxy.dialects.claude.usage_meters import error_event_type
 from ccmproxy.dialects.claude.verdicts import judge, judge_error_event
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
-from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, read_raw, text_decoder
+from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, flag_decoder, read_raw, text_decoder
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import (
     BUSY_REASON,
@@ -25,6 +26,7 @@ from ccmproxy.dialects.own_errors import (
     relayed_head,
 )
 from ccmproxy.dialects.remote import remote_head
+from ccmproxy.dialects.request_documents import ItemList, count_items, read_document
 from ccmproxy.dialects.sse import first_event
 from ccmproxy.dialects.verdicts import read_refusal
 from ccmproxy.http.headers import IDENTITY, override, request_headers
@@ -55,7 +57,7 @@ class _Body(msgspec.Struct):
     """The fields of a message request that the proxy needs; all others are skipped undecoded."""
 
     model: str | None = None
-    messages: list[msgspec.Raw] | None = None
+    messages: ItemList | None = None
     stream: bool | None = None
     metadata: msgspec.Raw = NO_JSON
 
@@ -64,6 +66,17 @@ class _LooseBody(msgspec.Struct):
     """The fields that are kept undecoded when the type of any is unexpected: judging that is left to the upstream."""
 
     model: msgspec.Raw = NO_JSON
+    messages: msgspec.Raw = NO_JSON
+    stream: msgspec.Raw = NO_JSON
+    metadata: msgspec.Raw = NO_JSON
+
+
+class _Parsed(NamedTuple):
+    """What a body says. ``messages``: how many there are."""
+
+    model: str | None = None
+    messages: int | None = None
+    stream: bool | None = None
     metadata: msgspec.Raw = NO_JSON
 
 
@@ -85,20 +98,24 @@ _user_id_decoder = msgspec.json.Decoder(_UserId)
 class ClaudeTraffic:
     """Traffic facet of the Claude dialect. Stateless."""
 
-    def inspect(self, head: RequestHead, body: Body) -> RequestFacts:
-        """The facts of a request. Those that a malformed body hides are None (spec 4.1)."""
+    def inspect(self, head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+        """The facts of a request. Those that a malformed or a compressed body hides are None (spec 4.1).
+
+        Raises NotQuick as :meth:`ITraffic.inspect` says.
+        """
         headers = head.headers
         features = tuple(item.decode("latin-1") for item in list_items(headers, b"anthropic-beta"))
         read = None
         if body.size and first_value(headers, b"content-encoding") is None:
-            read = _decode(body.joined())
-        parsed = read or _Body()
+            document = read_document(body, None, quick)
+            read = _decode(document) if document else None
+        parsed = read or _Parsed()
         return RequestFacts(
             model=printable_key(parsed.model),
             session=header_key(headers, b"x-claude-code-session-id") or _session(parsed.metadata),
             agent=header_key(headers, b"x-claude-code-agent-id"),
             stream=parsed.stream,
-            messages=None if parsed.messages is None else len(parsed.messages),
+            messages=parsed.messages,
             features=features,
             client_is_oauth=OAUTH_BETA in features,
             billable=head.path.rstrip(b"/").endswith(b"/messages"),
@@ -231,17 +248,24 @@ class ClaudeTraffic:
         return head.headers
 
 
-def _decode(document: bytes) -> _Body | None:
+def _decode(document: bytes) -> _Parsed | None:
     """Return what can be read of a body; None if it is no JSON object."""
     try:
-        return _body_decoder.decode(document)
+        body = _body_decoder.decode(document)
+        count = None if body.messages is None else len(body.messages)
+        return _Parsed(body.model, count, body.stream, body.metadata)
     except DECODE_ERRORS:
         pass
     try:
         loose = _loose_decoder.decode(document)
     except DECODE_ERRORS:
         return None
-    return _Body(model=read_raw(loose.model, text_decoder), metadata=loose.metadata)
+    return _Parsed(
+        read_raw(loose.model, text_decoder),
+        count_items(loose.messages),
+        read_raw(loose.stream, flag_decoder),
+        loose.metadata,
+    )
 
 
 def _session(metadata: msgspec.Raw) -> str | None:

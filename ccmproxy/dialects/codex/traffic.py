@@ -16,6 +16,7 @@ from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unu
 from ccmproxy.dialects.json_values import (
     DECODE_ERRORS,
     NO_JSON,
+    flag_decoder,
     read_raw,
     text_decoder,
 )
@@ -30,9 +31,9 @@ from ccmproxy.dialects.own_errors import (
     relayed_head,
 )
 from ccmproxy.dialects.remote import remote_head
+from ccmproxy.dialects.request_documents import count_items, read_document
 from ccmproxy.dialects.sse import first_event
 from ccmproxy.dialects.verdicts import read_refusal
-from ccmproxy.http.content_coding import decompressed
 from ccmproxy.http.headers import IDENTITY, override, request_headers
 from ccmproxy.http.message import (
     Body,
@@ -88,36 +89,35 @@ class _Body(msgspec.Struct):
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
-_flag_decoder = msgspec.json.Decoder(bool)
-_items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @implementer(ITraffic)
 class CodexTraffic:
     """Traffic facet of the Codex dialect. Stateless."""
 
-    def inspect(self, head: RequestHead, body: Body) -> RequestFacts:
-        """The facts of a request, compressed or not. Those that a malformed body hides are None (spec 4.1)."""
+    def inspect(self, head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+        """The facts of a request, compressed or not. Those that a malformed body hides are None (spec 4.1).
+
+        Raises NotQuick as :meth:`ITraffic.inspect` says.
+        """
         headers = head.headers
         operation = head.path.removeprefix(_VERSION + b"/").rstrip(b"/").decode("latin-1")
         read = None
         if body.size and b"json" in (first_value(headers, b"content-type") or b"json").lower():
-            read = _decode(decompressed(body.joined(), first_value(headers, b"content-encoding")))
+            read = _decode(read_document(body, first_value(headers, b"content-encoding"), quick))
         parsed = read or _Body()
-        model = read_raw(parsed.model, text_decoder)
         session = header_key(headers, *_SESSION_HEADERS) or printable_key(
             read_raw(parsed.prompt_cache_key, text_decoder)
         )
         thread = header_key(headers, *_THREAD_HEADERS)
-        items = read_raw(parsed.messages if operation == CHAT else parsed.input, _items_decoder)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
         model = read_raw(parsed.model, text_decoder)
         return RequestFacts(
             model=printable_key(model),
             session=session,
             agent=thread if thread != session else None,
-            stream=read_raw(parsed.stream, _flag_decoder),
-            messages=None if items is None else len(items),
+            stream=read_raw(parsed.stream, flag_decoder),
+            messages=count_items(parsed.messages if operation == CHAT else parsed.input),
             features=tuple(item.decode("latin-1") for item in features),
             billable=head.method == b"POST" and operation in _BILLABLE,
             operation=operation if operation in _BILLABLE else None,
@@ -257,7 +257,7 @@ class CodexTraffic:
         return [*head.headers, _RELAYED_WAIT]
 
 
-def _decode(document: bytes | None) -> _Body | None:
+def _decode(document: bytes) -> _Body | None:
     """Return what can be read of a body; None if it is no JSON object."""
     try:
         return _body_decoder.decode(document) if document else None

@@ -13,6 +13,7 @@ from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type
 from ccmproxy.dialects.codex.verdicts import SOCKET_LIMIT, event_status, judge_event
 from ccmproxy.dialects.facts import printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
+from ccmproxy.dialects.request_documents import QUICK, has_few_elements
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.verdicts import in_stream
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, RefusedTurn, UpstreamFrame
@@ -37,6 +38,10 @@ _ENDS = frozenset(name.encode() for name in ENDS)
 _BEFORE_OUTPUT = frozenset(
     {b"response.created", b"response.in_progress", b"response.queued", b"response.metadata"}
 )
+#: A message is decoded up to this size, if its beginning does not tell enough (bytes).
+LARGEST_DECODED = 8 * 1024 * 1024
+#: How a client's message that is not decoded begins when it begins a turn, as all clients write it (observed).
+_BEGINS_TURN = re.compile(rb'\s*\{\s*"type"\s*:\s*"response\.create"')
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _FIELD_VALUE = re.compile(r"[\x20-\x7e]{0,1000}")
 
@@ -82,7 +87,13 @@ class CodexFrames:
         ]
 
     def client_frame(self, data: bytes) -> ClientFrame:
-        """``response.create`` begins a turn; with ``generate: false`` it is a warm-up."""
+        """``response.create`` begins a turn; with ``generate: false`` it is a warm-up.
+
+        Of a message that is too large to decode, or has too many elements, only the beginning is looked at (F63).
+        """
+        size = len(data)
+        if size > LARGEST_DECODED or (size > QUICK and not has_few_elements(data)):
+            return ClientFrame(_BEGINS_TURN.match(data) is not None)
         try:
             event = _client_decoder.decode(data)
         except DECODE_ERRORS:
@@ -126,13 +137,13 @@ def _kind(data: bytes) -> bytes:
         kind = data[len(_TYPE_FIRST) : end] if end > 0 else b""
         if kind and b"\\" not in kind:
             return kind
+    if len(data) > LARGEST_DECODED:
+        return b""
     return (event_type(data) or "").encode("utf-8", "replace")
 
 
 def _failed(data: bytes, reading: MeterReading | None, now: float) -> UpstreamFrame:
     """A response that failed; the connection's own limit may be the reason."""
-    if len(data) > LARGEST_EVENT:
-        return UpstreamFrame(is_output=True, ends_turn=True, reading=reading)
     event = json_object(data) or {}
     response = event.get("response")
     if _is_connection_limit(response):

@@ -195,6 +195,10 @@ class ConnectionPool:
         """Return the clock's time in seconds."""
         return self._clock.seconds()
 
+    def next_turn(self, call: Callable[[], None]) -> object:
+        """Call a function in the next turn of the reactor."""
+        return self._clock.callLater(0, call)
+
     def connection_free(self, connection: HTTPClientProtocol) -> None:
         """Keep the connection for the next call."""
         self._busy.discard(connection)

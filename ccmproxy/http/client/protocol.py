@@ -8,6 +8,7 @@ sees nothing but the chunks. :mod:`.connection_pool` decides which connection a 
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.error import ConnectionDone
@@ -35,12 +36,10 @@ from ccmproxy.transports.carried import CarrierConnectionLost
 from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tcp import direct_writer
 
-#: If the upstream had closed a kept-alive connection, that becomes visible within one round trip of the next request.
-#: If the connection is lost later than this (seconds) without a byte of a response, the upstream may already have acted
-#: on the request.
+#: That the upstream had closed a kept-alive connection shows within one round trip of the next request. If it is lost
+#: without an answer after more than so many seconds, the upstream may already have acted on the request.
 _STALE_WITHIN: Final = 1.0
-
-#: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
+#: A body of up to this size (bytes) is joined to its head.
 _JOINED: Final = 64 * 1024
 
 _log = Logger()
@@ -53,6 +52,9 @@ class ConnectionOwner(typing.Protocol):
 
     def seconds(self) -> float:
         """Return the time in seconds since any epoch."""
+
+    def next_turn(self, call: Callable[[], None]) -> object:
+        """Call a function in the next turn of the reactor."""
 
     def connection_free(self, connection: HTTPClientProtocol) -> None:
         """The response is complete and the connection can take another request."""
@@ -74,11 +76,10 @@ class ConnectionOwner(typing.Protocol):
 class HTTPClientProtocol:
     """HTTP/1.1 on one connection, one request at a time.
 
-    Whether a lost request is reported as RequestNotSent or as ResponseLost depends on whether it counts as sent. A
-    request with a body of more than ``WHOLE_REQUEST`` bytes is written by a producer; it counts as sent when the
-    transport has taken the last piece without pausing the producer, or has resumed it afterwards. A smaller request
-    counts as sent when it is written: the transport then holds all of it and passes it to the kernel next, and there is
-    no way to know how far it got.
+    A lost request is reported as ResponseLost if it counts as sent, else as RequestNotSent. A request with a body of
+    more than ``WHOLE_REQUEST`` bytes is written by a producer; it counts as sent when the transport has taken the last
+    piece without pausing the producer, or has resumed it afterwards. A smaller one counts as sent when it is written:
+    the transport then holds all of it, and there is no way to know how far it got.
     """
 
     __slots__ = (
@@ -180,15 +181,14 @@ class HTTPClientProtocol:
         self._head = ResponseHeadReader(limits.head_size, limits.interim_responses)
         self._responded = self._heard = False
         self._started = self._last_heard = self._owner.seconds()
-        if call.size <= WHOLE_REQUEST:
-            self._sent = True
+        self._sent = call.size <= WHOLE_REQUEST
+        if self._sent:
             if call.size <= _JOINED:
                 self._send(b"".join((call.head, *call.body)))
             else:
                 self.transport.writeSequence([call.head, *call.body])
         else:
-            self._sent = False
-            self._upload = Upload(self, self.transport, call.head, call.body)
+            self._upload = Upload(self, self.transport, self._owner.next_turn, call.head, call.body)
             self.transport.registerProducer(self._upload, True)
             if self._upload is not None:
                 self._upload.resumeProducing()
@@ -385,8 +385,9 @@ class HTTPClientProtocol:
         self._head = self._body = None
         if call is not None:
             call.connection = None
-        if self._upload is not None:
-            self._upload = None
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.cancel()
             self.transport.unregisterProducer()
 
     def _close(self, abort: bool) -> None:

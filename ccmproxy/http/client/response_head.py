@@ -11,9 +11,6 @@ from ccmproxy.http.message import Headers, ResponseHead, list_items
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?")
 _VERSION: Final = b"HTTP/1."
-#: Most header fields in one head. Upstreams send some 40; the bound keeps the work on a head within a few milliseconds,
-#: however short its fields are.
-_MOST_FIELDS: Final = 1000
 #: Most interim responses (1xx) to one request, unless the reader is told otherwise.
 MOST_INTERIM_RESPONSES: Final = 100
 #: Stands for "nothing buffered"; never written to.
@@ -81,8 +78,6 @@ class ResponseHeadReader:
         if self._size > self._limit:
             raise UpstreamProtocolError("the head of the upstream's response is too large")
         raw = bytes(joined[: end + 4])
-        if raw.count(b"\n") > _MOST_FIELDS + 2:  # the status line and the empty line end with one as well
-            raise UpstreamProtocolError("the head of the upstream's response has too many fields")
         try:
             found = _parse(raw, bytes(joined[end + 4 :]))
         except FramingError as error:

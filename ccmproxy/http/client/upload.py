@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from twisted.internet.interfaces import IPushProducer
@@ -16,6 +16,9 @@ from ccmproxy.transports.contract import IByteStream
 WHOLE_REQUEST: Final = 256 * 1024
 #: Size of the pieces of a produced body (bytes); Twisted's transports send this much at once.
 _PIECE: Final = 128 * 1024
+#: Pieces that are written in one turn of the reactor. A transport that takes all of them would keep everybody waiting
+#: for the whole of a large body (F63).
+_PIECES_AT_ONCE: Final = 8
 
 
 class UploadingConnection(typing.Protocol):
@@ -33,29 +36,55 @@ class UploadingConnection(typing.Protocol):
 
 @implementer(IPushProducer)
 class Upload:
-    """The push producer that writes a request with a body of more than ``WHOLE_REQUEST`` bytes."""
+    """The push producer that writes a request with a body of more than ``WHOLE_REQUEST`` bytes.
 
-    __slots__ = ("_connection", "_paused", "_pieces", "_stopped", "_transport")
+    ``next_turn``: calls a function in the next turn of the reactor.
+    """
+
+    __slots__ = ("_connection", "_next_turn", "_paused", "_pieces", "_stopped", "_transport", "_waiting")
 
     def __init__(
-        self, connection: UploadingConnection, transport: IByteStream, head: bytes, body: Sequence[bytes]
+        self,
+        connection: UploadingConnection,
+        transport: IByteStream,
+        next_turn: Callable[[Callable[[], None]], object],
+        head: bytes,
+        body: Sequence[bytes],
     ) -> None:
         self._connection = connection
         self._transport = transport
         self._pieces = _pieces(head, body)
+        self._next_turn = next_turn
         self._paused = False
         self._stopped = False
+        #: Whether the next turn is waited for.
+        self._waiting = False
 
     def resumeProducing(self) -> None:
         self._paused = False
         self._connection.upload_progressed()
-        while not self._paused and not self._stopped:
+        if not self._waiting:
+            self._write_some()
+
+    def cancel(self) -> None:
+        """Write nothing more, because the request is over."""
+        self._stopped = True
+
+    def _write_some(self) -> None:
+        self._waiting = False
+        for _ in range(_PIECES_AT_ONCE):
+            if self._paused or self._stopped:
+                return
             piece = next(self._pieces, None)
             if piece is None:
                 self._stopped = True
                 self._connection.upload_finished()
                 return
             self._transport.write(piece)
+        if not self._paused and not self._stopped:
+            self._connection.upload_progressed()
+            self._waiting = True
+            self._next_turn(self._write_some)
 
     def pauseProducing(self) -> None:
         self._paused = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,7 +17,7 @@ from ccmproxy.http.message import Body
 from ccmproxy.http.server.owner import KIB, ConnectionOwner, last_answer
 from ccmproxy.http.server.request import ServerRequest
 from ccmproxy.http.server.request_body import BodyIntake, no_body
-from ccmproxy.http.server.request_head import find_head_end, parse_request_head
+from ccmproxy.http.server.request_head import take_head
 from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.read_gate import ReadGate
 from ccmproxy.transports.stall import StallWatch
@@ -28,19 +28,17 @@ _log = Logger()
 _NEVER: Final = float("inf")
 
 #: Received bytes that are buffered before reading pauses, while they cannot be processed yet. This is at least as much
-#: as a well-behaved client sends ahead (pipelining): while reading is paused, a disconnect goes unnoticed.
+#: as a well-behaved client sends ahead: while reading is paused, a disconnect goes unnoticed.
 _HELD_LIMIT: Final = 64 * KIB
 #: Seconds for which a connection lingers after an error, so that the client can read the answer.
 _LINGER: Final = 2.0
+#: Requests that are begun in one turn of the reactor, of those that a client has sent ahead (pipelining).
+MOST_AT_ONCE: Final = 32
 
 #: What arriving bytes belong to. Head: the next request. Held: buffered until the current request is done. Body: a body
 #: that the handler waits for. Waste: discarded, as a body that was answered already or as data after an error. Nothing:
 #: HTTP is over on this connection.
-_HEAD: Final = 0
-_HELD: Final = 1
-_BODY: Final = 2
-_WASTE: Final = 3
-_NOTHING: Final = 4
+_HEAD, _HELD, _BODY, _WASTE, _NOTHING = range(5)
 
 
 @implementer(IPushProducer)
@@ -64,6 +62,8 @@ class HTTPServerProtocol(Protocol):
         self._searched = 0  # bytes of the buffer that have been searched for the end of a head
         self._served = False  # whether a request has been received on this connection
         self._dispatching = False
+        #: Goes on with requests sent ahead. The transport is not read meanwhile.
+        self._next_turn: IDelayedCall | None = None
         self._request: ServerRequest | None = None
         self._body: BodyIntake | None = None
         self._successor: IProtocol | None = None
@@ -105,8 +105,8 @@ class HTTPServerProtocol(Protocol):
                 self._gate.close()
         elif arriving == _WASTE:
             self._waste(data)
-        elif self._successor is not None:
-            self._successor.dataReceived(data)
+        elif (successor := self._successor) is not None:
+            successor.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.deadline = _NEVER
@@ -132,7 +132,7 @@ class HTTPServerProtocol(Protocol):
         self._stall.released()
         if self._request is None:
             self._dispatch()
-            if self._arriving == _HEAD:
+            if self._arriving == _HEAD and self._next_turn is None:
                 self._gate.open()
         elif self._request.producer is not None:
             self._request.producer.resumeProducing()
@@ -168,8 +168,7 @@ class HTTPServerProtocol(Protocol):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._arriving = _NOTHING
-        self._buffer = b""
-        self._body = None
+        self._buffer, self._body = b"", None
         self.deadline = _NEVER
         self.transport.abortConnection()
 
@@ -292,32 +291,33 @@ class HTTPServerProtocol(Protocol):
 
     def _dispatch(self) -> None:
         """Hand buffered requests to the handler, one after the other, until one cannot be answered at once."""
-        if self._dispatching:
+        if self._dispatching or self._next_turn is not None:
             return
         self._dispatching = True
         try:
-            while self._arriving == _HEAD and self._buffer and not self.is_blocked:
-                if not self._take_head():
+            for _ in range(MOST_AT_ONCE):
+                if self._arriving != _HEAD or not self._buffer or self.is_blocked or not self._take_head():
                     return
+            self._gate.close()
+            self._next_turn = self._owner.clock.callLater(0, self._go_on)
         finally:
             self._dispatching = False
 
+    def _go_on(self) -> None:
+        self._next_turn = None
+        if self._arriving == _HEAD and not self.is_blocked:
+            self.resumeProducing()
+
     def _take_head(self) -> bool:
         """Begin the request whose head is in the buffer. Returns False if the head is incomplete or was refused."""
-        buffer = self._buffer
-        while buffer[:2] == b"\r\n":  # RFC 9112 section 2.2
-            buffer = self._buffer = buffer[2:]
-            self._searched = 0
         try:
-            end = find_head_end(buffer, self._searched, self._owner.limits.head_size)
-            if not end:
-                self._searched = len(buffer)
-                return False
-            incoming = parse_request_head(buffer[:end])
+            incoming, self._buffer = take_head(self._buffer, self._searched, self._owner.limits.head_size)
         except FramingError as error:
             self.refuse(error.status, str(error))
             return False
-        self._buffer = buffer[end:]
+        if incoming is None:
+            self._searched = len(self._buffer)
+            return False
         self._searched = 0
         self._served = True
         self.deadline = _NEVER

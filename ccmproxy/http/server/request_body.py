@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from ccmproxy.http.failures import BodyMalformed, BodyTooLarge
 from ccmproxy.http.framing import ChunkedDecoder, FramingError
 from ccmproxy.http.message import Body
 from ccmproxy.http.server.request_head import CHUNKED
 
+#: Pieces below the first size are put together until they have the second (bytes).
+SMALL_PIECE: Final = 4 * 1024
+_LARGE_PIECE: Final = 64 * 1024
+
 
 class BodyReader:
     """Finds the end of a body, and keeps its bytes if :meth:`keep` was called.
 
-    ``complete``: whether the whole body was fed. ``chunks``: the kept bytes, in pieces as received. ``discarded``:
-    number of bytes that were not kept.
+    ``complete``: whether the whole body was fed. ``chunks``: the kept bytes of a complete body, in pieces of any size.
+    ``discarded``: number of bytes that were not kept.
     """
 
-    __slots__ = ("_decoder", "_left", "_limit", "_size", "chunks", "complete", "discarded")
+    __slots__ = ("_decoder", "_left", "_limit", "_size", "_small", "chunks", "complete", "discarded")
 
     def __init__(self, length: int) -> None:
         """``length`` in bytes, or CHUNKED."""
@@ -25,6 +30,8 @@ class BodyReader:
         self._left = length
         self._limit: int | None = None
         self._size = 0
+        #: Bytes kept that came in small pieces, behind the last of ``chunks``.
+        self._small = bytearray()
         self.complete = length == 0
         self.chunks: list[bytes] = []
         self.discarded = 0
@@ -39,6 +46,7 @@ class BodyReader:
         """Drop the kept bytes, and keep nothing from now on."""
         self._limit = None
         self.chunks = []
+        self._small = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """Consume the bytes that belong to the body, and return the bytes after its end.
@@ -52,6 +60,7 @@ class BodyReader:
                 # Joined, because the overhead of one object per tiny chunk would be many times the body itself.
                 self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             if self.complete:
+                self._keep_small()
                 return self._decoder.rest
             return b""
         size = len(data)
@@ -76,7 +85,19 @@ class BodyReader:
         self._size += len(data)
         if self._size > self._limit:
             raise BodyTooLarge(self._limit)
-        self.chunks.append(data)
+        if len(data) >= SMALL_PIECE or (self.complete and not self._small):
+            self._keep_small()
+            self.chunks.append(data)
+            return
+        # An object for each small piece would take many times the memory of the body itself.
+        self._small += data
+        if self.complete or len(self._small) >= _LARGE_PIECE:
+            self._keep_small()
+
+    def _keep_small(self) -> None:
+        if self._small:
+            self.chunks.append(bytes(self._small))
+            self._small = bytearray()
 
 
 class BodyIntake:

@@ -19,6 +19,8 @@ _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])
 #: Matches what makes an incomplete head invalid already: a control character, a bare CR or LF.
 _BROKEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|[^\r]\n|\A\n")
 
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
+
 #: The fields that determine the framing of the message and the persistence of the connection.
 _DECIDING: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"),
@@ -67,6 +69,24 @@ def find_head_end(data: bytes, start: int, size_limit: int) -> int:
     if data != b"\r":
         check_partial(data, start)
     return 0
+
+
+def take_head(data: bytes, searched: int, size_limit: int) -> tuple[IncomingHead | None, bytes]:
+    """Return the request head with which ``data`` begins, None while it is incomplete, and the bytes that follow it.
+
+    Empty lines before a head are dropped (RFC 9112 section 2.2). ``searched``: number of bytes of ``data`` that were
+    searched for the end of the head before. Raises FramingError as :func:`find_head_end` and
+    :func:`parse_request_head` do.
+    """
+    if data[:2] == b"\r\n":
+        # All of them at once: one by one, the rest would be copied for every two bytes (F63).
+        found = _EMPTY_LINES.match(data)
+        data = data[found.end() if found is not None else 0 :]
+        searched = 0
+    if not data:
+        return None, data
+    end = find_head_end(data, searched, size_limit)
+    return (parse_request_head(data[:end]), data[end:]) if end else (None, data)
 
 
 # All fields that determine the framing are read in one pass; separate functions would each walk over the fields.

@@ -33,6 +33,10 @@ from ccmproxy.websocket.frame_head import LONGEST_FRAME
 
 #: Largest read while the rest of a long frame is expected (bytes).
 LONGEST_READ = 1024 * 1024
+#: Bytes of messages that are handled in one turn of the reactor, where more have come; an event counts as so many
+#: besides (F63).
+MOST_AT_ONCE = 1024 * 1024
+_EVENT_COST = 4096
 #: How long the peer may take to answer a close and to close its connection (seconds).
 CLOSE_TIME = 5.0
 
@@ -79,6 +83,7 @@ class Leg:
         "_connection",
         "_deadline",
         "_held",
+        "_next_turn",
         "_owner",
         "_pong",
         "_pumping",
@@ -112,6 +117,8 @@ class Leg:
         self._reads_more = False
         self._pong: bytes | None = None
         self._deadline: IDelayedCall | None = None
+        #: Goes on with what has come. The transport is not read meanwhile.
+        self._next_turn: IDelayedCall | None = None
         self.is_blocked = self.is_closing = self.is_lost = False
         self.quiet_ticks = self.idle_ticks = 0
 
@@ -214,7 +221,10 @@ class Leg:
             return
         self._held = False
         self._pump()
-        if self._held:
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._held or self._next_turn is not None:
             return
         if self.is_lost:
             self._tell_lost()
@@ -248,16 +258,24 @@ class Leg:
     # Inside
 
     def _pump(self) -> None:
-        """Report events to the owner until none is left or the other side exerts back-pressure."""
-        if self._pumping or not self._started:
+        """Report events to the owner until none is left, the other side exerts back-pressure, or it is enough for one
+        turn of the reactor."""
+        if self._pumping or not self._started or self._next_turn is not None:
             return
         self._pumping = True
+        room = MOST_AT_ONCE
         try:
             while not self._held:
                 event = self._connection.next_event()
                 if event is None:
+                    if self._connection.is_behind:
+                        self._wait_for_next_turn()
                     break
                 self._handle(event)
+                room -= _EVENT_COST + (len(event.data) if isinstance(event, Message) else 0)
+                if room < 0 and self._connection.buffered:
+                    self._wait_for_next_turn()
+                    break
         except ProtocolError as error:
             if self.is_closing:
                 self.abort()
@@ -268,6 +286,16 @@ class Leg:
             self._owner.crashed(self)
         finally:
             self._pumping = False
+
+    def _wait_for_next_turn(self) -> None:
+        self._next_turn = self._clock.callLater(0, self._go_on)
+        if not self.is_lost:
+            self.transport.pauseProducing()
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        self._pump()
+        self._read_on()
 
     def _adjust_reads(self, size: int) -> None:
         """After a read of ``size`` bytes: read the rest of a long frame at once, if it comes as fast as we read.
@@ -327,6 +355,6 @@ class Leg:
                 self.transport.unregisterProducer()
 
     def _tell_lost(self) -> None:
-        if not self._told and self._started:
+        if not self._told and self._started and self._next_turn is None:
             self._told = True
             self._owner.lost(self)

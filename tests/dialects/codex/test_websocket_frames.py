@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.dialects.codex.websocket_frames import CodexFrames
+from ccmproxy.dialects.codex.websocket_frames import LARGEST_DECODED, CodexFrames
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, UpstreamFrame
 from ccmproxy.http.message import Headers
@@ -19,6 +19,7 @@ from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.limits import Window
+from tests.effort import Effort
 
 NOW = 1_795_000_000.0
 FRAMES = CodexFrames()
@@ -78,6 +79,22 @@ class ClientTests(SynchronousTestCase):
         """Never raises."""
         FRAMES.client_frame(data)
         FRAMES.upstream_frame(data, NOW)
+
+    def test_large_messages_are_not_decoded(self) -> None:
+        """F63: they pass all the same, and begin a turn if they begin like one."""
+        begin = b'{"type":"response.create","model":"m","input":'
+        for data, expected in (
+            (begin + b'"' + b"x" * 3_000_000 + b'"}', ClientFrame(True, model="m")),
+            (begin + b"[" + b"1," * 1_500_000 + b"1]}", ClientFrame(True)),
+            (begin + b'"' + b"x" * LARGEST_DECODED + b'"}', ClientFrame(True)),
+            (
+                b'{"model":"m","type":"response.create","input":"' + b"x" * LARGEST_DECODED + b'"}',
+                ClientFrame(),
+            ),
+        ):
+            with Effort(memory=True) as effort:
+                self.assertEqual(FRAMES.client_frame(data), expected)
+            self.assertLess(effort.peak, 100_000)
 
 
 class UpstreamTests(SynchronousTestCase):
@@ -183,6 +200,20 @@ class UpstreamTests(SynchronousTestCase):
         frame = FRAMES.upstream_frame(message(type="error", status=400, headers=[1], error=[2]), NOW)
         assert frame.refusal is not None
         self.assertEqual(frame.refusal.head.headers, [])
+
+    def test_large_reports_are_not_built(self) -> None:
+        """F63: only their type counts."""
+        much = b'"a":[%b1]}' % (b"1," * 9_000_000)
+        for begin, expected in (
+            (b'{"type":"error",', PASSING),
+            (b'{"type":"codex.rate_limits",', UpstreamFrame(is_hidden=True)),
+            (b'{"type":"response.failed",', UpstreamFrame(is_output=True, ends_turn=True)),
+            (b'{ "type":"error",', PASSING),
+        ):
+            data = begin + much
+            with Effort(memory=True) as effort:
+                self.assertEqual(FRAMES.upstream_frame(data, 0.0), expected)
+            self.assertLess(effort.peak, 100_000)
 
     def test_connection_limit(self) -> None:
         for fields in ({"status": 400}, {}):

@@ -522,7 +522,7 @@ class LimitTests(AgentCase):
     def test_a_head_of_very_many_fields(self) -> None:
         asking = self.request()
         self.say(OK + b"a:\r\n" * 10000 + b"\r\n")
-        self.assertIn("too many fields", self.no_answer(asking, UpstreamProtocolError))
+        self.assertIn("too many header fields", self.no_answer(asking, UpstreamProtocolError))
         self.closed()
 
     def test_a_body_that_never_ends(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, cast
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,6 +13,7 @@ from zope.interface.verify import verifyObject
 from ccmproxy.http.client.upload import Upload
 from ccmproxy.http.failures import RequestNotSent, ResponseLost, UpstreamTimeout
 from ccmproxy.testing.pump import KIB
+from ccmproxy.transports.contract import IByteStream
 from tests.http.upstream import Receiver, Scene
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -78,6 +81,21 @@ class UploadTests(SynchronousTestCase):
         self.assertEqual((scene.pool.idle, scene.pool.busy), (0, 0), "the connection is not used again")
         self.assertTrue(scene.pump.client.disconnected)
         self.assertLess(scene.pump.client.written, 400 * KIB)
+
+    def test_early_answer_between_two_turns(self) -> None:
+        """An upload that waits for its next turn is over, too."""
+        scene = Scene(high_mark=100_000 * KIB, wire_size=100_000 * KIB)
+        receiver, _ = scene.send([bytes(64 * KIB)] * 200, b"POST")
+        scene.network.flush()
+        calls: Any = scene.clock.getDelayedCalls()
+        (turn,) = (call for call in calls if call.getTime() <= scene.clock.seconds())
+        scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
+        scene.network.flush()
+        self.assertEqual((receiver.outcome, receiver.status), ("ended", 429))
+        upload = cast(Upload, cast(MethodType, turn.func).__self__)
+        turn.func()
+        self.assertTrue(upload._stopped)
+        self.assertNotEqual(list(upload._pieces), [], "nothing was written any more")
 
     def test_early_answer_while_the_upstream_reads_on(self) -> None:
         scene, receiver = self.blocked_upload()
@@ -157,3 +175,80 @@ class UploadTests(SynchronousTestCase):
         upload.stopProducing()
         upload.resumeProducing()
         self.assertEqual(transport.written, before, "it was stopped")
+
+
+class NeverFull:
+    """A transport that takes everything at once, and the connection of an upload to it."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.finished = False
+        self.turns: list[Callable[[], None]] = []
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+        self.written += len(data)
+
+    def upload_progressed(self) -> None:
+        """Nobody waits."""
+
+    def upload_finished(self) -> None:
+        """All of it was written."""
+        self.finished = True
+
+    def upload_stopped(self) -> None:
+        """Nobody waits."""
+
+
+class TurnTests(SynchronousTestCase):
+    """F63: how much is written in one turn of the reactor, however fast the upstream reads."""
+
+    SIZE = 5_000_000
+
+    def setUp(self) -> None:
+        self.upstream = NeverFull()
+        self.upload = Upload(
+            self.upstream,
+            cast(IByteStream, self.upstream),
+            self.upstream.turns.append,
+            b"head",
+            [bytes(self.SIZE)],
+        )
+        self.upload.resumeProducing()
+
+    def turn(self) -> int:
+        """The next turn of the reactor; returns how many bytes it wrote."""
+        before = self.upstream.written
+        turns, self.upstream.turns[:] = self.upstream.turns[:], []
+        for turn in turns:
+            turn()
+        return self.upstream.written - before
+
+    def test_a_megabyte_at_a_time(self) -> None:
+        self.assertLessEqual(self.upstream.written, 1024 * KIB)
+        for _ in range(3):
+            self.assertFalse(self.upstream.finished)
+            self.assertEqual(self.turn(), 1024 * KIB)
+        self.assertFalse(self.upstream.finished)
+        self.turn()
+        self.turn()
+        self.assertEqual((self.upstream.written, self.upstream.finished), (self.SIZE + 4, True))
+        self.assertEqual(self.upstream.turns, [])
+
+    def test_paused_and_resumed_within_a_turn(self) -> None:
+        self.upload.pauseProducing()
+        self.upload.resumeProducing()
+        self.assertEqual(len(self.upstream.turns), 1)
+        self.assertEqual(self.turn(), 1024 * KIB)
+
+    def test_paused_for_longer(self) -> None:
+        self.upload.pauseProducing()
+        self.assertEqual(self.turn(), 0)
+        self.assertEqual(self.upstream.turns, [])
+        self.upload.resumeProducing()
+        self.assertEqual(self.turn(), 1024 * KIB)
+
+    def test_cancelled_meanwhile(self) -> None:
+        self.upload.cancel()
+        self.assertEqual(self.turn(), 0)
+        self.assertFalse(self.upstream.finished)

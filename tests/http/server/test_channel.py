@@ -11,7 +11,9 @@ from zope.interface import implementer
 from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
 from ccmproxy.http.framing import LAST_CHUNK, chunk
 from ccmproxy.http.message import Body, ResponseHead
+from ccmproxy.http.server.channel import MOST_AT_ONCE
 from ccmproxy.http.server.factory import ServerLimits, ServerRequest
+from tests.effort import Effort
 from tests.http.conversation import OK, Client, ServerTestCase, echo
 from tests.http.server.test_request_head import REFUSED
 from tests.http.test_framing import BROKEN_CHUNKS, cut
@@ -162,6 +164,62 @@ class PipeliningTests(ServerTestCase):
         self.flush()
         answers = client.answers(*["GET"] * 8001)
         self.assertEqual((answers[0], answers[-1]), ((200, b"first"), (200, b"GET / ")))
+
+    def test_only_some_are_begun_in_one_turn(self) -> None:
+        """F63: a read of 64 KiB holds 2,500 requests, of which each takes the time of one."""
+        self.handler = echo
+        client = self.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * (3 * MOST_AT_ONCE + 1))
+        self.assertEqual(len(client.answers(*["GET"] * MOST_AT_ONCE)), MOST_AT_ONCE)
+        client.send(GET)  # which is not read yet
+        self.assertEqual(len(client.answers(*["GET"] * MOST_AT_ONCE)), MOST_AT_ONCE)
+        self.assertTrue(self.is_due())
+        self.flush()  # some turns later
+        self.assertEqual(len(client.answers(*["GET"] * (3 * MOST_AT_ONCE + 2))), 3 * MOST_AT_ONCE + 2)
+        client.send(GET)
+        self.assertFalse(self.is_due())
+        self.assertEqual(client.answers(*["GET"] * (3 * MOST_AT_ONCE + 3))[-1], (200, b"GET / "))
+
+    def test_nothing_is_read_between_two_turns(self) -> None:
+        """Or what was sent ahead would be gathered here: it comes faster than it is answered."""
+        self.handler = echo
+        client = self.connect()
+        client.send(b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * 20_000)
+        waiting = client.transport.buffered
+        self.assertGreater(waiting, 300_000)
+        # The client reads slowly, and has read now.
+        producer = client.pump.server.producer
+        assert IPushProducer.providedBy(producer)
+        producer.pauseProducing()
+        producer.resumeProducing()
+        client.pump.flush()
+        self.assertEqual(client.transport.buffered, waiting)
+        self.flush()
+        self.assertEqual(client.transport.buffered, 0)
+        self.assertEqual(len(client.answers(*["GET"] * 20_000)), 20_000)
+
+    def test_dropped_between_two_turns(self) -> None:
+        answered: list[ServerRequest] = []
+
+        def answer(request: ServerRequest) -> None:
+            answered.append(request)
+            echo(request)
+
+        self.handler = answer
+        client = self.connect()
+        client.send(GET * (MOST_AT_ONCE + 5))
+        self.factory.abort_all()
+        self.flush()
+        self.assertEqual(len(answered), MOST_AT_ONCE)
+
+    def test_many_empty_lines(self) -> None:
+        """F63: empty lines before a request are skipped at once, not one by one with a copy of all that follow."""
+        self.handler = echo
+        client = self.connect()
+        with Effort() as effort:
+            client.send(b"\r\n" * 100_000, b"\r", b"\n" + GET)
+        self.assertLess(effort.lines, 20_000)
+        self.assertEqual(client.answers("GET"), [(200, b"GET / ")])
 
     def test_one_who_never_reads(self) -> None:
         """No further request is begun while the responses to earlier ones wait to be read."""

@@ -8,8 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.failures import BodyTooLarge
 from ccmproxy.http.framing import LAST_CHUNK, FramingError, chunk
-from ccmproxy.http.server.request_body import BodyReader
+from ccmproxy.http.server.request_body import SMALL_PIECE, BodyReader
 from ccmproxy.http.server.request_head import CHUNKED
+from tests.effort import Effort
 from tests.http.test_framing import cut
 
 
@@ -37,20 +38,33 @@ class BodyReaderTests(SynchronousTestCase):
         self.assertEqual(reader.feed(b"next"), b"next")
         self.assertEqual(reader.chunks, [])
 
-    def test_pieces_are_kept_as_they_came(self) -> None:
-        reader = BodyReader(6)
-        reader.keep(6)
-        pieces = [b"abc", b"def"]
+    def test_large_pieces_are_kept_as_they_came(self) -> None:
+        pieces = [b"a" * SMALL_PIECE, b"b" * 5000, b"c"]
+        reader = BodyReader(sum(map(len, pieces)))
+        reader.keep(100_000)
         for piece in pieces:
             reader.feed(piece)
+        self.assertEqual(reader.chunks, pieces)
         self.assertIs(reader.chunks[0], pieces[0])
+
+    def test_small_pieces_do_not_multiply(self) -> None:
+        """F63: the object for a piece of two bytes is twenty times as large as the piece."""
+        size = 60_000
+        reader = BodyReader(size)
+        reader.keep(size)
+        with Effort(memory=True) as effort:
+            for number in range(size // 2):
+                reader.feed(b"%02d" % (number % 100))
+        self.assertLess(effort.peak, 3 * size)
+        self.assertEqual(b"".join(reader.chunks), b"".join(b"%02d" % (n % 100) for n in range(size // 2)))
 
     def test_tiny_chunks_do_not_multiply(self) -> None:
         reader = BodyReader(CHUNKED)
         reader.keep(10_000)
         for _ in range(3):
             reader.feed(chunk(b"a") * 1000)
-        self.assertEqual([len(piece) for piece in reader.chunks], [1000] * 3)
+        reader.feed(LAST_CHUNK)
+        self.assertEqual([len(piece) for piece in reader.chunks], [3000])  # not 3,000 of one byte (F63)
 
     def test_announced_too_large(self) -> None:
         with self.assertRaises(BodyTooLarge) as caught:

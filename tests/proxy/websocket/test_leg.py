@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import zlib
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.tcp import Connection as TCPConnection
@@ -13,6 +14,7 @@ from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.leg import CLOSE_TIME, LONGEST_READ, Leg
 from ccmproxy.transports.tcp import READ_SIZE
 from ccmproxy.websocket.connection import Close, Connection, Message, Ping, Pong, ProtocolError
+from ccmproxy.websocket.frame_head import frame_head
 from tests.proxy.websocket.scene import COMPLETED, CREATE, DELTA, Scene, Socket
 
 KIB = 1024
@@ -69,6 +71,50 @@ class BackPressureTests(SynchronousTestCase):
         client.transport.resumeProducing()
         scene.settle()
         self.assertEqual(len(client.messages), 300)
+
+    def test_only_so_much_in_one_turn(self) -> None:
+        """F63: a read of 64 KiB may hold ten thousand messages."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        for _ in range(4000):
+            upstream.say(b"x", False)
+        scene.network.flush()
+        self.assertGreater(len(client.messages), 0)
+        self.assertLess(len(client.messages), 400)
+        scene.settle()
+        self.assertEqual(len(client.messages), 4000)
+
+    def test_one_message_that_becomes_much(self) -> None:
+        scene = Scene(self)
+        scene.on_asked = lambda socket: socket.accept(compress=True)
+        client, upstream = scene.connected()
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = (packer.compress(bytes(30 * MIB)) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        upstream.transport.write(frame_head(0xC2, len(packed), False) + packed)
+        scene.network.flush()
+        self.assertEqual(client.messages, [])
+        scene.settle()
+        self.assertEqual(len(client.messages), 1)
+        upstream.close(4000)
+        scene.settle()
+        self.assertEqual([len(data) for data in client.messages], [30 * MIB])
+        self.assertEqual(client.code, 4000)
+
+    def test_gone_between_two_turns(self) -> None:
+        """The end is told behind what had come before it."""
+        scene = Scene(self)
+        client, upstream = scene.connected()
+        for _ in range(4000):
+            upstream.say(b"x", False)
+        scene.network.flush()
+        upstream.transport.abortConnection()
+        scene.network.flush()
+        # As a failing write would tell: the pump tells nothing to an end that does not read.
+        scene.upstream_listener.connections[-1].client._disconnect(ConnectionLost())
+        scene.network.flush()
+        self.assertIsNone(client.lost)
+        scene.settle()
+        self.assertIsNotNone(client.lost)
 
     def test_the_rest_of_who_is_gone(self) -> None:
         """Messages received before the end of the upstream, and its close, are passed on at the client's pace."""
