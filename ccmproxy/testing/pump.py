@@ -183,13 +183,6 @@ class MemoryNetwork:
                 return
         raise AssertionError(f"the network did not come to rest within {limit} rounds")
 
-    def settle(self) -> None:
-        """Flush, in as many turns of the reactor as it takes until nothing is due any more."""
-        self.flush()
-        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
-            self.clock.advance(0)
-            self.flush()
-
     def advance(self, seconds: float) -> None:
         """Advance the clock by ``seconds``, and then flush."""
         self.clock.advance(seconds)

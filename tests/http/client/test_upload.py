@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, cast
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -92,8 +93,8 @@ class UploadTests(SynchronousTestCase):
         scene.server.transport.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nwait")
         scene.network.flush()
         self.assertEqual((receiver.outcome, receiver.status), ("ended", 429))
-        upload = cast(Upload, cast(MethodType, turn.func).__self__)
-        turn.func()
+        upload = cast(Upload, cast(MethodType, cast(DelayedCall, turn).func).__self__)
+        cast(DelayedCall, turn).func()
         self.assertTrue(upload._stopped)
         self.assertNotEqual(list(upload._pieces), [], "nothing was written any more")
 
