@@ -70,7 +70,7 @@ class HTTPAnswering:
 
     def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
         """Send the head and the body to the lease's upstream."""
-        attempt.send(lease.connections(), head, body.chunks)
+        attempt.send(lease.connections(), head, body.chunks, fresh=self._asked.is_repeated)
 
     def judge(self, response: ResponseHead) -> None:
         """Accept any response."""

@@ -40,8 +40,9 @@ class ProxiedRequest:
     ``facts``: what the dialect found out about the request; empty until its body was received. ``credential``: tag of
     the current or last credential; empty if there was none yet. ``excluded``: tags of credentials that cannot serve the
     request, or failed to. ``tries``: number of attempts at upstreams. ``sends``: number of those that were, or may have
-    been, sent. ``selected``: the last selection that a provider was asked with. ``is_gone``: the client disconnected.
-    ``on_concluded``: called once, when the request is over.
+    been, sent. ``is_repeated``: a reused connection was lost with it, which is made up for only once, and only on fresh
+    connections (spec 12.3). ``selected``: the last selection that a provider was asked with. ``is_gone``: the client
+    disconnected. ``on_concluded``: called once, when the request is over.
     """
 
     log = Logger()
@@ -58,6 +59,7 @@ class ProxiedRequest:
         "facts",
         "id",
         "is_gone",
+        "is_repeated",
         "on_concluded",
         "request",
         "selected",
@@ -77,6 +79,7 @@ class ProxiedRequest:
         self.excluded: set[str] = set()
         self.tries = 0
         self.sends = 0
+        self.is_repeated = False
         self.is_gone = False
         self.on_concluded: Callable[[], None] | None = None
         self.selected = Selection()

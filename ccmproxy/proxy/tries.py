@@ -30,6 +30,7 @@ from ccmproxy.policy.retry import (
     Step,
     after_answer,
     after_failure,
+    failure_of_loss,
 )
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering, is_event_stream
@@ -46,7 +47,6 @@ SOCKETS_REST = 60.0
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
     CarrierLost: Failure.CARRIER_LOST,
-    ResponseLost: Failure.LOST,
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
 }
@@ -93,7 +93,7 @@ class Tries:
     async def run(self) -> Answer | NoAnswer:
         """Try until there is an answer, or there can be none."""
         asked, clock = self._asked, self._context.clock
-        progress = Progress()
+        progress = Progress(repeated=asked.is_repeated)
         refused: Answer | None = None
         while True:
             asked.tries += 1
@@ -119,13 +119,15 @@ class Tries:
                 step = after_failure(Failure.INTERRUPTED, progress)
                 return self._end(step, Failure.INTERRUPTED, LeaseOutcome.INTERRUPTED)
             except UpstreamError as error:
-                failure = _FAILURES[type(error)]
+                failure = _failure(error)
                 if failure is Failure.NOT_SENT:
                     self.unreached += clock.seconds() - tried
                 step = after_failure(failure, progress, self.unreached)
                 self._log("no answer", error)
+                if failure is Failure.STALE:
+                    progress.repeated = asked.is_repeated = True
                 if step is Step.AGAIN and self._may_send():
-                    progress.reconnected = True
+                    progress.reconnected = progress.reconnected or failure is not Failure.STALE
                     continue
                 return self._end(Step.NEXT if step is Step.AGAIN else step, failure, LeaseOutcome.UNREACHABLE)
             if answer.verdict.kind is not AnswerKind.AUTH_FAILED or asked.is_gone:
@@ -283,3 +285,9 @@ class Tries:
             attempt.interrupt(cause)
         else:
             self._lease.on_interrupt(partial(self._interrupted, attempt))
+
+
+def _failure(error: UpstreamError) -> Failure:
+    if type(error) is ResponseLost:
+        return failure_of_loss(error.was_reused, error.seconds, error.has_begun)
+    return _FAILURES[type(error)]

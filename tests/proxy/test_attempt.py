@@ -54,9 +54,14 @@ class WaitingTests(AttemptTestCase):
         self.attempt.discard()
 
     def test_a_lost_connection(self) -> None:
-        self.send().transport.abortConnection()
+        connection = self.send()
+        self.assertTrue(self.attempt.is_sent)
+        connection.transport.abortConnection()
         self.network.flush()
         self.failureResultOf(self.attempt.answered, ResponseLost)
+        self.assertTrue(
+            self.attempt.is_sent, "it still counts as one of the sends of its request (spec 12.1)"
+        )
 
     def test_a_refused_connection(self) -> None:
         self.listener.refusing = True

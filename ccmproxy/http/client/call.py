@@ -90,6 +90,7 @@ class Call:
         "paused",
         "receiver",
         "size",
+        "was_started",
     )
 
     def __init__(
@@ -105,6 +106,8 @@ class Call:
         self.last = False
         self.paused = False
         self.over = False
+        #: Whether the request was given to an open connection: before that, no upstream has seen anything of it.
+        self.was_started = False
         #: Called with the connection if the upstream switches protocols; None if that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
         #: Cancels the attempt to connect; set while there is no connection yet.

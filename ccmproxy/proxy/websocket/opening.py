@@ -118,7 +118,7 @@ class WebSocketOpening:
         self._nonce = context.entropy(16)
         headers = self._frames.request_headers(without_handshake(head.headers))
         upgrade = RequestHead(head.method, head.target, [*headers, *request_fields(self._nonce)])
-        attempt.upgrade(lease.connections(), upgrade)
+        attempt.upgrade(lease.connections(), upgrade, fresh=self._asked.is_repeated)
         timer = context.clock.callLater(
             HANDSHAKE_TIME, attempt.time_out, f"no answer to a handshake within {HANDSHAKE_TIME:g} seconds"
         )
