@@ -41,6 +41,18 @@ _ABOUT_CREDENTIALS = frozenset({b"credential_unavailable"})
 _PASSING = frozenset(
     {b"shutting_down", b"too_many_hops", b"too_many_requests", b"upstream_auth", b"upstream_unreachable"}
 )
+#: Errors of a remote that are ours as well when we pass on its answer because nobody else could serve: another
+#: instance that borrows from us concludes the same from them.
+_OURS_TOO = _PASSING | {b"credential_unavailable", BUSY_REASON.encode("ascii")}
+
+
+def relayed_mark(head: ResponseHead) -> Headers:
+    """Return the ``X-CCM-Error`` that an answer of another instance keeps when it is relayed; mostly there is none.
+
+    A word that we do not know, or that is about our token at the remote, would be taken for ours (spec 14).
+    """
+    reason = first_value(head.headers, ERROR_FIELD) if head.status >= 400 else None
+    return [(b"X-CCM-Error", reason)] if reason in _OURS_TOO else []
 
 
 def remote_head(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
-from ccmproxy.dialects.remote import RemoteStatus, read_status, remote_head, remote_verdict
+from ccmproxy.dialects.remote import RemoteStatus, read_status, relayed_mark, remote_head, remote_verdict
 from ccmproxy.http.headers import HOPS, MOST_HOPS, hops
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, values
 from ccmproxy.policy.answers import AnswerKind, Verdict
@@ -179,6 +179,24 @@ class VerdictTests(SynchronousTestCase):
             (404, own_error(b"not_found")),
         ):
             self.assertIs(verdict(status, *headers), DIALECT, (status, headers))
+
+    def test_the_mark_that_is_relayed(self) -> None:
+        """Spec 14: what a remote says of itself is kept only where it is true of us as well."""
+        for reason, kept in (
+            (b"shutting_down", True),
+            (b"upstream_unreachable", True),
+            (b"busy", True),
+            (b"credential_unavailable", True),
+            (b"too_many_failures", False),
+            (b"unauthenticated", False),
+            (b"rate_limited", False),
+            (b"fast_mode", False),
+            (b"", False),
+        ):
+            head = ResponseHead(503, b"", [*own_error(reason), (b"X-CCM-Reset-At", b"1")])
+            self.assertEqual(relayed_mark(head), [(b"X-CCM-Error", reason)] if kept else [], reason)
+        self.assertEqual(relayed_mark(ResponseHead(503, b"", [RELAYED])), [])
+        self.assertEqual(relayed_mark(ResponseHead(200, b"", list(own_error(b"busy")))), [])
 
     def test_a_400_is_never_held_back(self) -> None:
         """Whatever reason the remote names: another credential would get the same response."""
