@@ -7,7 +7,7 @@ protocol but sends less.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -84,6 +84,9 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
         relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
         if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
             return Verdict(AnswerKind.REMOTE_REJECTED)
+    elif reason is None and head.status == 429 and verdict.kind is AnswerKind.BUSY and verdict.wait is None:
+        # Of a provider that is busy, or of sing-box, which makes a 429 of a provider's 400 (spec 14).
+        return replace(verdict, kind=AnswerKind.REMOTE_BUSY)
     elif reason == b"too_many_failures":
         # The remote does not know our token, and has rejected it too often.
         return Verdict(AnswerKind.REMOTE_REJECTED)
@@ -104,30 +107,32 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
 class RemoteStatus:
     """The status that a remote reports. ``plan_weight`` 0: none of its credentials counts at the moment.
 
-    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown.
+    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown. ``is_known``: false
+    where the remote has no figures yet (spec 14); ``limits`` are empty then.
     """
 
     limits: LimitsUpdate
     plan_weight: float
     usable: bool | None = None
     reset_at: float = 0.0
+    is_known: bool = True
 
 
-#: The fields that every instance sends, with the largest value that makes sense.
-_FIELDS = {
+#: The figures that every instance sends, with the largest value that makes sense.
+_FIGURES = {
     "five_hour_utilization": LARGEST_UTILIZATION,
     "five_hour_reset": LATEST_TIME,
     "weekly_utilization": LARGEST_UTILIZATION,
     "weekly_reset": LATEST_TIME,
-    "plan_weight": 1e9,
 }
+_FIELDS = {**_FIGURES, "plan_weight": 1e9}
 
 
 def read_status(document: bytes) -> RemoteStatus:
     """Parse one object of the status endpoint or stream (spec 8.2).
 
     Raises AnswerMalformed, which quotes nothing of the object, also where a single field is missing or holds no
-    plausible number (spec 7.5).
+    plausible number (spec 7.5). Figures that are all null are unknown.
     """
     try:
         loaded = msgspec.json.decode(document)
@@ -136,7 +141,10 @@ def read_status(document: bytes) -> RemoteStatus:
     if not isinstance(loaded, dict):
         raise AnswerMalformed("the remote's status is no JSON object")
     values: dict[str, float] = {}
+    is_known = any(name not in loaded or loaded[name] is not None for name in _FIGURES)
     for name, largest in _FIELDS.items():
+        if not is_known and name in _FIGURES:
+            continue
         value = finite_number(loaded.get(name), largest)
         if value is None:
             raise AnswerMalformed(f"the remote's status has no valid {name}")
@@ -146,6 +154,8 @@ def read_status(document: bytes) -> RemoteStatus:
     if isinstance(availability, dict) and isinstance(availability.get("state"), str):
         usable = availability["state"] == "usable"
         reset_at = finite_number(availability.get("reset_at"), LATEST_TIME) or 0.0
+    if not is_known:
+        return RemoteStatus(LimitsUpdate(), values["plan_weight"], usable, reset_at, is_known=False)
     limits = LimitsUpdate(
         short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
         weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),

@@ -130,6 +130,8 @@ class HTTPAnswering:
         if response.status >= 400:
             said = dialect.traffic.relayed_refusal(response, verdict)
         headers: Headers = dialect.metering.public_headers(said, aggregate, context.now())
+        if response.status == 429 and asked.from_instance:
+            headers = asked.told_to_instance(headers)
         # A remote instance may have set it for its own answer; it must describe this one.
         headers = without(headers, (b"x-accel-buffering",))
         headers.append((dialect.request_id_header, asked.id.encode("ascii")))

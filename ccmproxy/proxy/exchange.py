@@ -395,4 +395,4 @@ class Exchange:
             return
         aggregate = context.aggregates.aggregate_for(asked.caller)
         head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
-        asked.respond(head, body, "rate_limited")
+        asked.respond(head, body, "rate_limited", word)

@@ -228,7 +228,9 @@ class Tries:
             lease.gave_up(asked.combination)
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
-        lease.observe(dialect.metering.limits_from_headers(response.headers, now))
+        if not (lease.is_external and response.status >= 400):
+            # A remote's refusal shows the figures of one of its accounts, or a time to leave it alone (spec 14).
+            lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if learn_limits(lease, verdict):
             pass
         elif verdict.kind is AnswerKind.NO_MORE_SOCKETS:
@@ -237,6 +239,8 @@ class Tries:
             lease.reject()
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
+        elif verdict.kind is AnswerKind.REMOTE_BUSY and response.status == 429:
+            lease.poll_now()
         try:
             self._answering.judge(response)
         except UpstreamProtocolError:

@@ -59,13 +59,14 @@ class PollSucceeded:
     """The usage endpoint answered; its values replace the windows even if they are lower (spec 3.5).
 
     ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
-    (Unix seconds, 0 = now).
+    (Unix seconds, 0 = now). ``is_known``: false where a remote instance says that it knows no figures yet.
     """
 
     update: LimitsUpdate
     plan_weight: float | None = None
     usable: bool | None = None
     began: float = 0.0
+    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

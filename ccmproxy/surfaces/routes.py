@@ -16,6 +16,7 @@ from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens,
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.proxy.proxied_request import LOGGED_PATH
+from ccmproxy.reverse.address import StreamAddress
 from ccmproxy.reverse.receiver import Receiver, ReverseCredential
 from ccmproxy.reverse.upgrading import problem_of_asking
 from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
@@ -105,11 +106,14 @@ class Routes:
             caller = self._authenticate(request, request_id)
             if caller is None:
                 return
-            if hops(request.head.headers) > MOST_HOPS:
+            passed = hops(request.head.headers)
+            if passed > MOST_HOPS:
                 self.log.warn("{request_id} has passed too many instances: a ring?", request_id=request_id)
                 self._refuse(request, request_id, 508, "too_many_hops", TOO_MANY_HOPS)
             else:
-                self._forwarder.forward(request, caller, request_id)
+                # Over a reverse connection there are only the requests of instances.
+                from_instance = passed > 0 or isinstance(request.peer, StreamAddress)
+                self._forwarder.forward(request, caller, request_id, from_instance)
         else:
             self.log.info(
                 "{request_id} from {address}: no such path: {method} {path}",
