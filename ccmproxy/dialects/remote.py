@@ -74,6 +74,11 @@ def remote_head(
     return RequestHead(head.method, base_path + head.target, headers)
 
 
+def is_ccmproxys(head: ResponseHead) -> bool:
+    """Return whether an answer of another instance comes from a ccmproxy."""
+    return any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
+
+
 def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Verdict:
     """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?
 
@@ -81,8 +86,7 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     """
     reason = first_value(head.headers, ERROR_FIELD)
     if head.status == 400:
-        relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
-        if reason in _ABOUT_CREDENTIALS or (reason is None and not relayed):
+        if reason in _ABOUT_CREDENTIALS or (reason is None and not is_ccmproxys(head)):
             return Verdict(AnswerKind.REMOTE_REJECTED)
     elif reason is None and head.status == 429 and verdict.kind is AnswerKind.BUSY and verdict.wait is None:
         # Of a provider that is busy, or of sing-box, which makes a 429 of a provider's 400 (spec 14).

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from ccmproxy.dialects.known_words import echo_of
 from ccmproxy.dialects.oauth import Authorization
-from ccmproxy.dialects.remote import remote_verdict
+from ccmproxy.dialects.remote import is_ccmproxys, remote_verdict
 from ccmproxy.http.failures import (
     CarrierLost,
     RequestNotSent,
@@ -251,10 +251,15 @@ class Tries:
     async def _verdict(self, attempt: Attempt, response: ResponseHead) -> Verdict:
         asked, context = self._asked, self._context
         traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
-        verdict = traffic.classify(response, None, now, model=facts.model)
+        judged = response
+        if response.status == 429 and self._lease.is_external and is_ccmproxys(response):
+            # What its limits show there is for instances that read nothing else (spec 14); its own words count.
+            headers = context.dialect.metering.public_headers(response.headers, None, now)
+            judged = ResponseHead(response.status, response.reason, headers)
+        verdict = traffic.classify(judged, None, now, model=facts.model)
         if verdict.kind is AnswerKind.NEEDS_BODY:
             echo = echo_of(asked.request.head, facts.named_model)
-            verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)
+            verdict = traffic.classify(judged, await attempt.collect(), now, echo, facts.model)
             if facts.is_opaque:
                 verdict = verdict.without_known_words()
         elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):

@@ -180,6 +180,19 @@ class VerdictTests(SynchronousTestCase):
         ):
             self.assertIs(verdict(status, *headers), DIALECT, (status, headers))
 
+    def test_a_429_without_a_word(self) -> None:
+        """Spec 14: sing-box makes one of a provider's 400. A wait that is named is one."""
+        burst = Verdict(AnswerKind.BUSY, is_final=True, sentence="no")
+        for headers in ((), (RELAYED,)):
+            found = verdict(429, *headers, kind=burst)
+            self.assertEqual(found, Verdict(AnswerKind.REMOTE_BUSY, is_final=True, sentence="no"))
+        waits = Verdict(AnswerKind.BUSY, wait=5.0)
+        self.assertIs(verdict(429, kind=waits), waits)
+        used_up = Verdict(AnswerKind.RATE_LIMITED, 5.0)
+        self.assertIs(verdict(429, kind=used_up), used_up)
+        self.assertIs(verdict(429, *own_error(b"interrupted"), kind=burst), burst)
+        self.assertIs(verdict(403, kind=burst), burst)
+
     def test_the_mark_that_is_relayed(self) -> None:
         """Spec 14: what a remote says of itself is kept only where it is true of us as well."""
         for reason, kept in (

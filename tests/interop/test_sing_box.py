@@ -195,9 +195,14 @@ class LenderTests(SynchronousTestCase):
     kind = "ccm"
 
     def setUp(self) -> None:
+        self.begin()
+
+    def begin(self, fails_polls: bool = False) -> None:
+        """Start ``b``. ``fails_polls``: the lender does not tell its status."""
         self.federation = federation = Federation(self, self.kind)
         self.answers = [(400, PROMPT_TOO_LONG)]
         self.lender = Lender(federation, LENDER, lambda body: self.answers[0])
+        self.lender.fails_polls = fails_polls
         account = federation.account("b1") if self.kind == "ccm" else federation.codex_account("b1")
         self.b = federation.add(
             B,
@@ -250,11 +255,8 @@ class LenderTests(SynchronousTestCase):
         self.assertTrue(self.b.external("friend").is_usable())
 
     def test_a_start_at_which_it_does_not_answer(self) -> None:
-        self.lender.fails_polls = True
+        self.begin(fails_polls=True)
         friend = self.b.external("friend")
-        friend._poller._last_success = 0.0
-        friend._poller.poll()
-        self.federation.settle()
         self.lender.fails_polls = False
         self.assertFalse(friend.is_usable())
         self.federation.pass_time(4)

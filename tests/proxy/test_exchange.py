@@ -782,6 +782,27 @@ class RemoteTests(SynchronousTestCase):
             self.assertEqual((len(remote.turns), self.by_us(world)), (1, 0))
             self.assertTrue(self.friend(world).is_usable())
 
+    def test_limits_on_its_refusals(self) -> None:
+        """Spec 14: a ccmproxy says what is used up in fields of its own; the others are for instances of other makes."""
+        soon = ("anthropic-ratelimit-unified-5h-reset", "1795000600")
+        limits = (
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-representative-claim", "5h"),
+            ("anthropic-ratelimit-unified-5h-utilization", "1.0"),
+            soon,
+        )
+        world, remote = self.begin(http_response(429, OURS, *limits))
+        before = self.friend(world).state.limits
+        for number in (1, 2):
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (number, number))
+        self.assertTrue(self.friend(world).is_usable())
+        self.assertEqual(self.friend(world).state.limits, before)
+        own = (("X-CCM-Error", "rate_limited"), ("X-CCM-Reset-At", "1795000300"))
+        world, remote = self.begin(http_response(429, OURS, *limits, *own))
+        self.assertEqual(world.answer().status, 200)
+        self.assertEqual(self.friend(world).state.rate_limited_until, 1795000300)
+
     def test_words_of_its_own_are_not_ours(self) -> None:
         """Spec 14: whoever borrows from us would put us aside for a refusal of our token at the remote."""
         for reason in ("too_many_failures", "no_such_word", "unauthenticated"):
