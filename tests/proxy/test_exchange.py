@@ -783,7 +783,7 @@ class RemoteTests(SynchronousTestCase):
             self.assertTrue(self.friend(world).is_usable())
 
     def test_limits_on_its_refusals(self) -> None:
-        """Spec 14: a ccmproxy says what is used up in fields of its own; the others are for instances of other makes."""
+        """Spec 14: a ccmproxy says in fields of its own what is used up; the others are for other makes."""
         soon = ("anthropic-ratelimit-unified-5h-reset", "1795000600")
         limits = (
             ("anthropic-ratelimit-unified-status", "rejected"),

@@ -640,7 +640,8 @@ class ErrorTests(SynchronousTestCase):
     def test_what_another_instance_is_told(self) -> None:
         """Spec 14: claim and reset, which are no evidence of anything by themselves (spec 12.1)."""
         headers: Headers = [(b"retry-after", b"7"), (b"X-CCM-Error", b"busy")]
-        for window, claim in (("short", b"5h"), ("weekly", b"7d")):
+        claims: dict[WindowKind, bytes] = {"short": b"5h", "weekly": b"7d"}
+        for window, claim in claims.items():
             told = self.told(headers, window, 7)
             self.assertEqual(told, {b"representative-claim": claim, claim + b"-reset": b"%d" % (NOW + 7)})
         found = TRAFFIC.told_to_instance(headers, ToldLimit("short", int(NOW) + 7))
