@@ -32,7 +32,8 @@ def told_limit(used_up: Availability | None, wait: float | None, now: float) -> 
     ``used_up``: the availability of all credentials that could serve, where the answer says that all are used up;
     ``wait``: the Retry-After of the answer, in seconds, None = it has none; ``now``: Unix seconds.
     """
-    if used_up is not None and used_up.reset_at - now > LONGEST_SHORT_WAIT:
+    left = used_up.reset_at - now if used_up is not None else 0.0
+    if used_up is not None and left > LONGEST_SHORT_WAIT:
         resets_at = ceil(used_up.reset_at)
         match used_up.reason:
             case "short_window":
@@ -43,6 +44,8 @@ def told_limit(used_up: Availability | None, wait: float | None, now: float) -> 
                 # The provider named a time, and not the window: a short one ends within its length.
                 return ToldLimit("short" if resets_at - now <= SHORT_WINDOW else "weekly", resets_at)
         wait = LONGEST_SHORT_WAIT
-    if wait is None:
-        wait = DEFAULT_WAIT if used_up is None else LONGEST_SHORT_WAIT
+    elif used_up is not None:
+        wait = left if left > 0 else LONGEST_SHORT_WAIT
+    elif wait is None:
+        wait = DEFAULT_WAIT
     return ToldLimit("short", ceil(now + min(max(wait, 1.0), LONGEST_SHORT_WAIT)))

@@ -40,8 +40,9 @@ class ToldTests(SynchronousTestCase):
         )
 
     def test_nobody_knows_until_when(self) -> None:
-        for availability in (used_up("rate_limited", 0), used_up("short_window", 30)):
-            self.assertEqual(told_limit(availability, None, NOW), ToldLimit("short", int(NOW) + 60))
+        for seconds, expected in ((0, 60), (-5, 60), (30, 30), (0.2, 1)):
+            told = told_limit(used_up("rate_limited", seconds), None, NOW)
+            self.assertEqual(told, ToldLimit("short", int(NOW) + expected), seconds)
 
     def test_short_waits(self) -> None:
         for wait, expected in ((None, DEFAULT_WAIT), (0.0, 1), (7.0, 7), (7.2, 8), (60.0, 60), (86400.0, 60)):

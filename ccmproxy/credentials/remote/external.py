@@ -334,7 +334,8 @@ class External(Credential):
         if status.usable is False and status.reset_at > self._now():
             limits = replace(limits, rejected_until=status.reset_at)
         self._poller.failures = 0
-        self._poller.is_known = status.is_known
+        if status.is_known:
+            self._poller.unknown_polls = 0
         weight = self._plan_weight if self._plan_weight is not None else status.plan_weight
         self._apply(PollSucceeded(limits, weight, status.usable, is_known=status.is_known))
 

@@ -10,16 +10,18 @@ from twisted.logger import Logger
 
 from ccmproxy.credentials.control import Fetch
 from ccmproxy.credentials.credential import REJECTION
-from ccmproxy.credentials.polling import Poller, ask_repeatedly
+from ccmproxy.credentials.polling import POLL_INTERVAL, Poller, ask_repeatedly
 from ccmproxy.dialects.oauth import AnswerMalformed, ControlRequest
 from ccmproxy.dialects.remote import RemoteStatus, read_status
 from ccmproxy.http.retry_after import parse_retry_after
+from ccmproxy.policy.delays import growing_delay
 from ccmproxy.state.availability import CredentialState
 from ccmproxy.state.inputs import Input
 
 #: How often a remote that has rejected a request is polled, to see whether it would serve again (seconds, spec 14).
 REJECTED_POLL_INTERVAL = 300.0
-#: How soon a remote is polled again that knew no figures yet (seconds, spec 14).
+#: How soon a remote is polled again that knew no figures yet (seconds, spec 14). The time doubles, as one that has API
+#: keys alone will never know any.
 UNKNOWN_POLL_INTERVAL = 10.0
 
 
@@ -44,7 +46,7 @@ class StatusPoller(Poller):
     """Polls the state of a remote: at the start, when the route to it changes, and when the known state is out of date.
     More often while the remote is not used because it rejected a request, or while it knows no figures itself.
 
-    ``is_known``: whether the state that was reported last, by a poll or otherwise, had figures.
+    ``unknown_polls``: how many polls in a row were answered without figures; 0 if these came in another way.
     """
 
     log = Logger()
@@ -61,13 +63,15 @@ class StatusPoller(Poller):
         super().__init__(remote.tag, clock, apply, lambda: remote.state.last_update, now, self._due_early)
         self._remote = remote
         self._fetch = fetch
-        self.is_known = True
+        self.unknown_polls = 0
 
     def _due_early(self, now: float) -> float:
         """See ``wanted`` of Poller."""
         if (until := self._remote.state.rejected_until) > now:
             return max(self.last_began, until - REJECTION) + REJECTED_POLL_INTERVAL
-        return 0.0 if self.is_known else self.last_began + UNKNOWN_POLL_INTERVAL
+        if not self.unknown_polls:
+            return 0.0
+        return self.last_began + growing_delay(self.unknown_polls, UNKNOWN_POLL_INTERVAL, POLL_INTERVAL)
 
     @property
     def _can_ask(self) -> bool:
@@ -88,4 +92,5 @@ class StatusPoller(Poller):
                 return
             self._last_success = self._now()
             self._postponements = 0
+            self.unknown_polls += 1  # the remote ends the row, where there are figures
             self._remote.polled(status)

@@ -109,7 +109,9 @@ def parse_request_head(raw: bytes) -> IncomingHead:
                     keep_alive = True
         elif key == b"upgrade":
             # Handshakes are made with GET. Clients that offer another version of HTTP go on in HTTP/1.1 as well.
-            leaves_http = leaves_http or (method == b"GET" and not value.lower().startswith(b"h2"))
+            leaves_http = leaves_http or (
+                method == b"GET" and value != b"" and not value.lower().startswith(b"h2")
+            )
         elif value.lower() != b"100-continue":
             raise FramingError("unknown expectation", 417)
         else:

@@ -84,3 +84,12 @@ class StatusPollerTests(SynchronousTestCase):
         self.assertEqual((snapshot.has_data, snapshot.limits.short.utilization), (True, 20))
         self.scene.pass_time(3000, step=50)
         self.assertEqual(self.polls(), 0)
+
+    def test_a_remote_that_never_knows_anything(self) -> None:
+        """It has API keys alone: it is asked ever more rarely."""
+        self.direct.document = dict(UNKNOWN)
+        self.scene.start()
+        self.scene.pass_time(3600, step=5)
+        self.assertIn(self.polls(), range(8, 11))
+        self.scene.pass_time(3600 * 4, step=60)
+        self.assertLessEqual(self.polls(), 6)

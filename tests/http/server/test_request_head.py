@@ -142,6 +142,8 @@ class RequestHeadTests(SynchronousTestCase):
             (b"GET", b"Upgrade: h2c\r\n", True),
             (b"GET", b"Upgrade: h2\r\n", True),
             (b"GET", b"X-Upgrade: websocket\r\n", True),
+            (b"GET", b"Upgrade:\r\n", True),
+            (b"GET", b"Upgrade:  \r\nConnection: upgrade\r\n", True),
             (b"POST", b"Upgrade: websocket\r\n", True),
         ):
             self.assertIs(read(method + b" / HTTP/1.1", HOST + upgrade).keep_alive, kept, (method, upgrade))
