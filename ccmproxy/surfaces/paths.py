@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 #: Methods that are served; TRACE and CONNECT are not (spec 14).
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
 
-_BELOW = b"/v1/"
-#: What a segment may consist of: visible ASCII, of which nothing is special to any decoder of paths. A backslash is a
-#: slash to some servers, ``;`` begins parameters that others cut off before they resolve ``..``.
-_CHARACTER = rb"[!-~]"
-_SPECIAL = rb"/\\%;?#"
-#: A character that stands for itself, or one that is encoded because a client has to. Characters that no client has to
-#: encode (RFC 3986 section 2.3) are refused in encoded form, as only somebody who hides something writes them so.
-_SEGMENT = re.compile(rb"(?:(?![%b])%b|%%[0-9A-Fa-f]{2})+" % (_SPECIAL, _CHARACTER))
+#: Longest path that is served (bytes). Those of the providers have a few hundred.
+LONGEST_PATH = 4096
+
+#: Visible ASCII without the slash, and without what is special to some decoder of paths: a backslash is a slash to some
+#: servers, ``;`` begins parameters that others cut off before they resolve ``..``, ``%`` is for encodings.
+_PLAIN = rb"""!"$&-.0-:<->@-\[\]-~"""
+#: Segments that are neither empty, but for the last one, nor dot segments.
+_PATH = re.compile(rb"/v1/(?:(?!\.{1,2}(?:/|\Z))(?:[%b]|%%[0-9A-Fa-f]{2})+(?:/|\Z))*" % _PLAIN)
 _ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}")
-_NEEDS_ENCODING = re.compile(rb"(?![%bA-Za-z0-9._~-])%b" % (_SPECIAL, _CHARACTER))
-_DOTS = frozenset((b".", b".."))
+#: What may stand there in encoded form. Characters that no client has to encode (RFC 3986 section 2.3) are refused, as
+#: only somebody who hides something encodes them.
+_NEEDS_ENCODING = re.compile(rb"(?![A-Za-z0-9._~-])[%b]" % _PLAIN)
 
 
 def is_below_v1(path: bytes) -> bool:
@@ -28,14 +30,16 @@ def is_below_v1(path: bytes) -> bool:
     for a slash. The token of an account must not reach endpoints that are not served here by any of these ways, so a
     path is refused if it has anything to decode but visible ASCII characters without a meaning in paths: encoded
     slashes, dots, percent signs (double encoding), control characters, NUL, anything but ASCII (overlong UTF-8),
-    parameters, backslashes, empty segments other than the last.
+    parameters, backslashes, empty segments other than the last. So is a path longer than LONGEST_PATH.
     """
-    if not path.startswith(_BELOW):
+    return len(path) <= LONGEST_PATH and _is_harmless(path)
+
+
+@lru_cache(maxsize=256)
+def _is_harmless(path: bytes) -> bool:
+    """Return the same for a path that is not too long. Cached, because clients ask for the same few paths."""
+    if not _PATH.fullmatch(path):
         return False
-    segments = path[len(_BELOW) :].split(b"/")
-    if segments[-1] == b"":
-        del segments[-1]
-    for segment in segments:
-        if segment in _DOTS or not _SEGMENT.fullmatch(segment):
-            return False
-    return all(_NEEDS_ENCODING.fullmatch(unquote_to_bytes(encoded)) for encoded in _ENCODED.findall(path))
+    return b"%" not in path or all(
+        _NEEDS_ENCODING.fullmatch(unquote_to_bytes(encoded)) for encoded in _ENCODED.findall(path)
+    )

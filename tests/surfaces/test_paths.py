@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.surfaces.paths import is_below_v1
+from ccmproxy.surfaces.paths import LONGEST_PATH, is_below_v1
 from tests.profiles import examples
 
 #: Paths that clients ask for.
@@ -134,6 +134,11 @@ class PathTests(SynchronousTestCase):
     def test_served(self) -> None:
         for path in SERVED:
             self.assertTrue(is_below_v1(path), path)
+
+    def test_long_ones(self) -> None:
+        """What is looked at is bounded."""
+        self.assertTrue(is_below_v1(b"/v1/" + b"a" * (LONGEST_PATH - 4)))
+        self.assertFalse(is_below_v1(b"/v1/" + b"a" * (LONGEST_PATH - 3)))
 
     def test_refused(self) -> None:
         for path in REFUSED:
