@@ -11,12 +11,15 @@ from ccmproxy.dialects.remote import RemoteStatus
 from ccmproxy.http.headers import MOST_HOPS
 from ccmproxy.http.message import first_value, values
 from ccmproxy.interfaces.network import NetworkChange
+from ccmproxy.reverse import StreamClientEndpoint, YamuxProtocol
 from ccmproxy.reverse.replacing import REPLACED_ANSWER
 from ccmproxy.simulator.steps import Pace
 from ccmproxy.state.limits import LimitsUpdate
+from ccmproxy.testing.pump import Pump
 from tests.conversation import Client, message_request
 from tests.federated import TOKENS, Federation, Instance, external, user
 from tests.interop.scripted import Answer, ScriptedSimulator
+from tests.proxy.test_codex import request as codex_request
 from tests.proxy.websocket.scene import ClientSocket, event, upgrade_request
 
 A, B, C = 8081, 8082, 8083
@@ -173,6 +176,69 @@ class NormalTests(SynchronousTestCase):
         told = self.b.get("/ccm/v1/status", "a").json()
         self.assertEqual(told["plan_weight"], 1)
         self.assertEqual(self.b.get("/ccm/v1/status", "bob").json()["plan_weight"], 11)
+
+
+class ToldInstanceTests(SynchronousTestCase):
+    """What a 429 shows for instances of another make does not mislead one of ours (spec 14)."""
+
+    def test_a_burst(self) -> None:
+        """B's knowledge of A stays as it is, and B's client sees nothing of it."""
+        federation = Federation(self)
+        a = federation.add(A, [federation.account("a1")], [user("b", "a1"), user("carol", "a1")])
+        federation.logins["a1"].set_utilization("five_hour", 40.0, 7200.0)
+        a.answer(user="carol")
+        b = federation.add(
+            B, [external("friend", "b", url=URL_A)], [user("alice", "friend", allow_external_usage=True)]
+        )
+        friend = b.external("friend")
+        before = friend.state.limits
+        for fault in ("rate_limited", "rate_limited;retry_after=7"):
+            federation.simulator.faults.next(fault)
+            response = b.answer()
+            self.assertEqual(response.status, 429)
+            shown = [name for name, _ in response.headers if name.lower().startswith(b"anthropic-ratelimit")]
+            self.assertEqual(shown, [])
+            federation.settle()
+            self.assertEqual(friend.state.limits, before)
+            self.assertTrue(friend.is_usable())
+
+    def test_a_burst_for_codex(self) -> None:
+        """The reset that is told is of a moment: it is no reset of an account."""
+        federation = Federation(self, "ocm")
+        federation.add(A, [federation.codex_account("a1")], [user("b", "a1")])
+        b = federation.add(
+            B, [external("friend", "b", url=URL_A)], [user("alice", "friend", allow_external_usage=True)]
+        )
+        federation.simulator.faults.always("rate_limited")
+        for _ in range(2):
+            client = b.send(codex_request("hello"))
+            self.assertEqual(client.responses()[0].status, 429)
+            self.assertIsNone(client.responses()[0].header("x-codex-primary-reset-at"))
+            self.assertEqual(b.external("friend").state.rate_limited_until, 0)
+
+    def test_whoever_asks_over_a_reverse_connection(self) -> None:
+        """Only instances do, also one of another make, which sends no hop header."""
+        federation = Federation(self)
+        a = federation.add(A, [federation.account("a1")], [user("b", "a1")])
+        federation.logins["a1"].exhaust("five_hour", 7200.0)
+        listener = federation.network.listeners["127.0.0.1", A]
+        theirs = YamuxProtocol(federation.clock, True)
+        ours = YamuxProtocol(federation.clock, False, listener.factory)
+        pump = Pump(theirs, ours)
+        client = Client()
+        StreamClientEndpoint(theirs).connect(Factory.forProtocol(lambda: client))
+        pump.flush()
+        assert client.transport is not None
+        client.transport.write(message_request(token=TOKENS["b"]))
+        for _ in range(5):
+            pump.flush()
+            federation.settle()
+        (response,) = client.responses()
+        self.assertEqual(response.header("anthropic-ratelimit-unified-representative-claim"), "5h")
+        self.assertIsNone(a.answer(user="b").header("anthropic-ratelimit-unified-representative-claim"))
+        pump.server.abortConnection()
+        pump.client.abortConnection()
+        pump.flush()
 
 
 class KeyTests(SynchronousTestCase):

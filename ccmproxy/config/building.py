@@ -120,6 +120,7 @@ def _service(
             user.credential or first,
             user.allow_external_usage,
             user.external_credential or None,
+            user.instance,
         )
         for index, user in enumerate(options.users)
     )

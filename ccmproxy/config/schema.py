@@ -120,6 +120,13 @@ class UserOptions(OptionMapping):
     allow_external_usage: bool = Field(
         default=False, description="May this user's requests use external credentials?"
     )
+    instance: bool = Field(
+        default=False,
+        description=(
+            "This user is another instance, such as sing-box: a 429 tells it in header fields until when to leave us"
+            " alone. Users with `external_credential`, and instances of ccmproxy, are recognized without it."
+        ),
+    )
 
 
 class ServiceOptions(OptionMapping):

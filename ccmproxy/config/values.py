@@ -154,7 +154,7 @@ class UserConfig:
     """A user of a service. ``token`` authenticates; ``credential`` is the tag of what serves the requests.
 
     ``external_credential``: tag of the external credential whose remote is this user, who is told nothing about it;
-    None = none.
+    None = none. ``instance``: the user is another instance, which has to understand our refusals (spec 14).
     """
 
     name: str
@@ -162,6 +162,7 @@ class UserConfig:
     credential: str
     allow_external_usage: bool = False
     external_credential: str | None = None
+    instance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,9 @@ class LeasedCredential(Protocol):
     def poll_if_stale(self) -> None:
         """Start a poll if the known usage is out of date. Returns at once."""
 
+    def poll_now(self) -> None:
+        """Start a poll, unless one is in progress. Returns at once."""
+
     def is_usable(self) -> bool:
         """Return whether the credential can serve a request now."""
 
@@ -231,6 +234,10 @@ class Lease:
     def poll_if_stale(self) -> None:
         """Start a poll if the known usage is out of date. Returns at once."""
         self._credential.poll_if_stale()
+
+    def poll_now(self) -> None:
+        """Start a poll because the answer contradicts what is known, unless one is in progress. Returns at once."""
+        self._credential.poll_now()
 
     def on_interrupt(self, callback: Callable[[Availability], None] | None) -> None:
         """Call ``callback`` once when the credential becomes unusable. None removes the callback.

@@ -27,6 +27,10 @@ from ccmproxy.state.inputs import Input, PollFailed, PollRefused, PollSucceeded
 POLL_INTERVAL = 60 * 60.0
 #: Delays after the first, second, … consecutive failure (seconds). The last one also applies to all further failures.
 BACK_OFF = (60.0, 120.0, 240.0, 300.0)
+#: Delays after the first failures within START_TIME of the start (seconds), where no poll has succeeded yet: nothing is
+#: known of the credential till then (spec 14). Those above follow.
+START_BACK_OFF = (2.0, 5.0, 10.0, 30.0)
+START_TIME = 60.0
 #: Delay after a 429 of the usage endpoint without Retry-After (seconds). It doubles with each further one in a row, up
 #: to LONGEST_POSTPONEMENT.
 DEFAULT_RETRY_AFTER = 60.0
@@ -66,6 +70,9 @@ class Poller(ABC):
     ) -> None:
         #: Number of consecutive failures.
         self.failures = 0
+        #: How many of these came right after the start, which is at ``_started`` (Unix seconds).
+        self._early_failures = 0
+        self._started = 0.0
         self._tag = tag
         self._clock = clock
         self._apply = apply
@@ -108,6 +115,7 @@ class Poller(ABC):
     def start(self) -> None:
         """Poll now, if that is possible, and from then on whenever the known usage is out of date."""
         self._running = True
+        self._started = self._now()
         self.poll_if_stale()
 
     def stop(self) -> None:
@@ -158,6 +166,7 @@ class Poller(ABC):
 
     def clock_set(self, by: float) -> None:
         """Note that ``now`` was set by ``by`` seconds: all intervals go on. To be called before any other method."""
+        self._started = moment(self._started, by)
         self._last_attempt = moment(self._last_attempt, by)
         self._last_success = moment(self._last_success, by)
         self._began = moment(self._began, by)
@@ -182,7 +191,7 @@ class Poller(ABC):
         """Return the seconds until the next poll is due. Zero or less means now."""
         now = self._now()
         if self.failures:
-            since, delay = self._last_attempt, BACK_OFF[min(self.failures, len(BACK_OFF)) - 1]
+            since, delay = self._last_attempt, self._back_off()
         else:
             since, delay = max(self._last_update(), self._last_success), POLL_INTERVAL
         # A time in the future is wrong, and must not put polls off.
@@ -191,6 +200,13 @@ class Poller(ABC):
         if wanted > (self._began if self._began <= now else 0.0):
             due = min(due, wanted)
         return max(due, self._postponed_until) - now
+
+    def _back_off(self) -> float:
+        """Return the delay after the last of the present failures (seconds)."""
+        later = self.failures - self._early_failures
+        if later <= 0:
+            return START_BACK_OFF[self.failures - 1]
+        return BACK_OFF[min(later, len(BACK_OFF)) - 1]
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -226,7 +242,12 @@ class Poller(ABC):
     def _count(self, reason: str) -> None:
         self.failures += 1
         self._postponements = 0
-        self._last_attempt = self._now()
+        self._last_attempt = now = self._now()
+        if self.failures == 1:
+            self._early_failures = 0
+        is_start = not self._last_success and 0 <= now - self._started < START_TIME
+        if is_start and not self._wanted(now):  # else the state has a rhythm of its own
+            self._early_failures = min(self.failures, len(START_BACK_OFF))
         if self.failures <= len(BACK_OFF):
             self.log.warn(
                 "{tag}: usage poll failed: {reason}{last}",

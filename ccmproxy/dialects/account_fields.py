@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ccmproxy.http.headers import response_headers
+from ccmproxy.http.headers import OWN_PREFIXES, response_headers
 from ccmproxy.http.message import Headers, lower_names
 
 
@@ -13,10 +13,15 @@ def replace_account_fields(
 ) -> Headers:
     """The fields of a response as a client may see them: those of the account removed, ``aggregate`` added.
 
+    Fields that only we may send are removed as well: another instance would take the upstream's for ours (spec 14).
     ``tells_of_account`` is called with each field name, in lower case, that would otherwise pass, and returns whether
     the field describes the account.
     """
     forwarded = response_headers(headers)
     names = lower_names(forwarded)
-    kept = [pair for pair, name in zip(forwarded, names, strict=True) if not tells_of_account(name)]
+    kept = [
+        pair
+        for pair, name in zip(forwarded, names, strict=True)
+        if name[:6] not in OWN_PREFIXES and not tells_of_account(name)
+    ]
     return kept + aggregate

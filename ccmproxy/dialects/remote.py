@@ -7,7 +7,7 @@ protocol but sends less.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -51,6 +51,9 @@ _PASSING = frozenset(
         b"upstream_unreachable",
     }
 )
+#: Errors of a remote that are ours as well when we pass on its answer because nobody else could serve: another
+#: instance that borrows from us concludes the same from them.
+_OURS_TOO = _PASSING | {_NO_CREDENTIAL, BUSY_REASON.encode("ascii")}
 #: What a provider says of one of the remote's accounts. The remote has learnt it itself, and may have other accounts.
 _ABOUT_ITS_ACCOUNT = frozenset(
     {
@@ -63,6 +66,15 @@ _ABOUT_ITS_ACCOUNT = frozenset(
 )
 #: Availabilities that are no matter of used-up windows, although the remote reports full ones (spec 8.1).
 _OUT_OF_SERVICE = frozenset({"temporarily_blocked", "unavailable"})
+
+
+def relayed_mark(head: ResponseHead) -> Headers:
+    """Return the ``X-CCM-Error`` that an answer of another instance keeps when it is relayed; mostly there is none.
+
+    A word that we do not know, or that is about our token at the remote, would be taken for ours (spec 14).
+    """
+    reason = first_value(head.headers, ERROR_FIELD) if head.status >= 400 else None
+    return [(b"X-CCM-Error", reason)] if reason in _OURS_TOO else []
 
 
 def remote_head(
@@ -84,6 +96,11 @@ def remote_head(
     return RequestHead(head.method, base_path + head.target, headers)
 
 
+def is_ccmproxys(head: ResponseHead) -> bool:
+    """Return whether an answer of another instance comes from a ccmproxy."""
+    return any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
+
+
 def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Verdict:
     """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?
 
@@ -92,11 +109,14 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     """
     reason = first_value(head.headers, ERROR_FIELD)
     if reason is None:
-        relayed = any(first_value(head.headers, name) is not None for name in _REQUEST_ID_FIELDS)
+        relayed = is_ccmproxys(head)
         if not relayed and head.status == 400:
             return Verdict(AnswerKind.REMOTE_REJECTED)
         if relayed and head.status != 401 and verdict.kind in _ABOUT_ITS_ACCOUNT:
             return Verdict(AnswerKind.REMOTE_BUSY, sentence=verdict.sentence)
+        if head.status == 429 and verdict.kind is AnswerKind.BUSY and verdict.wait is None:
+            # Of a provider that is busy, or of sing-box, which makes a 429 of a provider's 400 (spec 14).
+            return replace(verdict, kind=AnswerKind.REMOTE_BUSY)
     elif head.status == 400:
         if reason == _NO_CREDENTIAL:
             return Verdict(AnswerKind.REMOTE_UNAVAILABLE)
@@ -124,7 +144,8 @@ class RemoteStatus:
     """The status that a remote reports. ``plan_weight`` 0: none of its credentials counts at the moment.
 
     ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown. ``cannot_serve``: the
-    remote is unusable for another reason than used-up windows; it may still be the one that knows why.
+    remote is unusable for another reason than used-up windows; it may still be the one that knows why. ``is_known``:
+    false where the remote has no figures yet (spec 14); ``limits`` are empty then.
     """
 
     limits: LimitsUpdate
@@ -132,6 +153,7 @@ class RemoteStatus:
     usable: bool | None = None
     reset_at: float = 0.0
     cannot_serve: bool = False
+    is_known: bool = True
 
 
 class _Availability(msgspec.Struct):
@@ -159,14 +181,14 @@ _status_decoder = msgspec.json.Decoder(_Status)
 _availability_decoder = msgspec.json.Decoder(_Availability)
 _number_decoder = msgspec.json.Decoder(float)
 
-#: The fields that every instance sends, with the largest value that makes sense.
-_FIELDS = {
+#: The figures that every instance sends, with the largest value that makes sense.
+_FIGURES = {
     "five_hour_utilization": LARGEST_UTILIZATION,
     "five_hour_reset": LATEST_TIME,
     "weekly_utilization": LARGEST_UTILIZATION,
     "weekly_reset": LATEST_TIME,
-    "plan_weight": 1e9,
 }
+_FIELDS = {**_FIGURES, "plan_weight": 1e9}
 
 
 def _number(raw: msgspec.Raw, largest: float) -> float | None:
@@ -179,7 +201,7 @@ def read_status(document: bytes) -> RemoteStatus:
     """Parse one object of the status endpoint or stream (spec 8.2).
 
     Raises AnswerMalformed, which quotes nothing of the object, also where a single field is missing or holds no
-    plausible number (spec 7.5).
+    plausible number (spec 7.5). Figures that are all null are unknown.
     """
     try:
         # As text, so that what is skipped has to be UTF-8 as well.
@@ -190,7 +212,10 @@ def read_status(document: bytes) -> RemoteStatus:
     if loaded is None:
         raise AnswerMalformed("the remote's status is no JSON object")
     values: dict[str, float] = {}
+    is_known = any(bytes(getattr(loaded, name)) != b"null" for name in _FIGURES)
     for name, largest in _FIELDS.items():
+        if not is_known and name in _FIGURES:
+            continue
         value = _number(getattr(loaded, name), largest)
         if value is None:
             raise AnswerMalformed(f"the remote's status has no valid {name}")
@@ -203,6 +228,10 @@ def read_status(document: bytes) -> RemoteStatus:
         # After failed polls the remote still serves, and its figures still count.
         is_served = read_raw(availability.reason, text_decoder) == "poll_failed"
         cannot_serve = state in _OUT_OF_SERVICE and not is_served
+    if not is_known:
+        return RemoteStatus(
+            LimitsUpdate(), values["plan_weight"], usable, reset_at, cannot_serve=cannot_serve, is_known=False
+        )
     limits = LimitsUpdate(
         short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
         weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),

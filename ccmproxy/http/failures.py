@@ -5,6 +5,8 @@ No error message contains a token or a byte of a body.
 
 from __future__ import annotations
 
+from math import inf
+
 
 class UpstreamError(Exception):
     """An attempt at the upstream did not yield a complete response. ``str()`` is a sentence without secrets."""
@@ -13,9 +15,8 @@ class UpstreamError(Exception):
 class RequestNotSent(UpstreamError):
     """The upstream cannot have acted on the request, so it is safe to send it again elsewhere.
 
-    No connection could be made, or it was lost before the whole request was sent, or a kept-alive connection turned
-    out to have been closed by the upstream (lost without a byte of a response). ``__cause__``: the endpoint's error, if
-    connecting failed.
+    No connection could be made, or it was lost before the whole request was sent. ``__cause__``: the endpoint's error,
+    if connecting failed.
     """
 
 
@@ -24,7 +25,20 @@ class UpstreamTimeout(UpstreamError):
 
 
 class ResponseLost(UpstreamError):
-    """The connection ended before the response was complete, after the request had been sent."""
+    """The connection ended before the response was complete, after the request had been sent.
+
+    ``was_reused``: the connection had served another request before. ``seconds``: how long ago the request was begun to
+    be sent. ``has_begun``: some byte of a response had arrived, be it of an interim one. Whether the request may be
+    sent again is for :mod:`ccmproxy.policy.retry` to say.
+    """
+
+    def __init__(
+        self, message: str, *, was_reused: bool = False, seconds: float = inf, has_begun: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.was_reused = was_reused
+        self.seconds = seconds
+        self.has_begun = has_begun
 
 
 class CarrierLost(ResponseLost):

@@ -46,6 +46,10 @@ KEYS = frozenset({b"x-api-key", b"api-key", b"authorization"})
 #: body is sent right away.
 EXPECT = frozenset({b"expect"})
 
+#: Prefixes of the fields by which instances tell each other something, in lower case. They are never relayed: those of
+#: an upstream would be taken for ours (spec 14).
+OWN_PREFIXES = (b"x-ccm-", b"x-ocm-")
+
 #: Asks for an answer without a content coding (RFC 9110 section 12.5.3): no Accept-Encoding means that any will do.
 IDENTITY = (b"Accept-Encoding", b"identity")
 

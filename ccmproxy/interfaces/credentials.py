@@ -138,6 +138,9 @@ class ILease(Interface):
     def poll_if_stale() -> None:
         """Start a poll if the known usage is out of date. Returns at once."""
 
+    def poll_now() -> None:
+        """Start a poll because the answer contradicts what is known, unless one is in progress. Returns at once."""
+
     def on_interrupt(callback: Callable[[Availability], None] | None) -> None:
         """Call ``callback`` once when the credential becomes unusable. None removes the callback, as holders do when a
         response begins."""

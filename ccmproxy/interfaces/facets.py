@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead
     from ccmproxy.interfaces.credentials import ICredential
     from ccmproxy.policy.answers import Verdict
+    from ccmproxy.policy.borrowers import ToldLimit
     from ccmproxy.state.aggregate import Aggregate
     from ccmproxy.state.availability import Availability
     from ccmproxy.state.limits import LimitsUpdate
@@ -77,6 +78,11 @@ class ITraffic(Interface):
         client needs in order to wait instead of giving up. They are still to be passed to
         :meth:`IMetering.public_headers`.
         """
+
+    def told_to_instance(headers: Headers, told: ToldLimit) -> Headers:
+        """Return the header fields of a 429, ``headers``, for another instance: with the window and the reset by which
+        sing-box decides how long it leaves us alone, and without which it may crash (spec 14). They say nothing of the
+        windows' utilization, so that they are no evidence of a used-up account (spec 12.2)."""
 
     def upstream_head(
         head: RequestHead,

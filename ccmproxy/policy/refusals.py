@@ -36,6 +36,7 @@ NO_WEBSOCKET = Refusal(426, "no_websocket", "no credential opens a WebSocket now
 _FAILURES = {
     Failure.NOT_SENT: Refusal(502, "upstream_unreachable", "the upstream cannot be reached"),
     Failure.LOST: Refusal(502, "upstream_lost", "the upstream closed the connection without an answer"),
+    Failure.STALE: Refusal(502, "upstream_lost", "the upstream closed the connection without an answer"),
     Failure.CARRIER_LOST: Refusal(502, "upstream_lost", "the reverse connection to the upstream was lost"),
     Failure.TIMED_OUT: Refusal(504, "upstream_timeout", "the upstream did not answer in time"),
     Failure.GARBLED: Refusal(502, "upstream_malformed", "the upstream's answer cannot be understood"),

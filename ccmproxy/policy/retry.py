@@ -12,6 +12,9 @@ from ccmproxy.policy.answers import AnswerKind
 
 #: Where none can be reached, no further credential is tried after so long (seconds): clients give up.
 UNREACHABLE_TIME = 30.0
+#: Within this time after a request was sent (seconds), it becomes visible that the upstream had closed a kept-alive
+#: connection before the request arrived. Later, the upstream may have acted on the request (spec 12.3, F67).
+STALE_TIME = 1.0
 
 
 class LeaseOutcome(Enum):
@@ -37,6 +40,9 @@ class Failure(Enum):
     NOT_SENT = auto()
     #: The request was sent, then the connection was lost before the first byte of a response.
     LOST = auto()
+    #: Like LOST, but the connection was a reused one and was lost at once: the upstream had most likely closed it
+    #: before the request arrived.
+    STALE = auto()
     #: Like LOST, because the reverse connection that carried the request was lost (spec 7.4).
     CARRIER_LOST = auto()
     #: The request was sent, and no response began within the time-out.
@@ -65,10 +71,22 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Progress:
-    """Which retries have been made on one credential for one request."""
+    """Which retries have been made for one request: on the present credential, or on any (``repeated``: after the loss
+    of a reused connection)."""
 
     reconnected: bool = False
     recovered: bool = False
+    repeated: bool = False
+
+
+def failure_of_loss(was_reused: bool, seconds: float, has_begun: bool) -> Failure:
+    """Return how an attempt failed whose request was sent, and whose connection was lost before the response.
+
+    ``was_reused``: the connection had served another request before; ``seconds``: since the request was sent;
+    ``has_begun``: some byte of a response had arrived.
+    """
+    is_stale = was_reused and not has_begun and 0 <= seconds <= STALE_TIME
+    return Failure.STALE if is_stale else Failure.LOST
 
 
 def after_answer(kind: AnswerKind, progress: Progress) -> Step:
@@ -101,6 +119,9 @@ def after_failure(failure: Failure, progress: Progress, elapsed: float = 0.0) ->
             # One retry, as the remote may be reachable over another path. It may have acted on the request, or still be
             # at work on it.
             return Step.NEXT if progress.reconnected else Step.AGAIN
+        case Failure.STALE:
+            # Once for the whole request: the upstream may have acted on it all the same (spec 12.3).
+            return Step.GIVE_UP if progress.repeated else Step.AGAIN
         case Failure.NO_TOKEN | Failure.INTERRUPTED:
             return Step.NEXT
         case Failure.LOST | Failure.TIMED_OUT | Failure.GARBLED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ccmproxy.dialects.remote import relayed_mark
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.interfaces.credentials import ILease
@@ -70,7 +71,7 @@ class HTTPAnswering:
 
     def send(self, attempt: Attempt, lease: ILease, head: RequestHead, body: Body) -> None:
         """Send the head and the body to the lease's upstream."""
-        attempt.send(lease.connections(), head, body.chunks)
+        attempt.send(lease.connections(), head, body.chunks, fresh=self._asked.is_repeated)
 
     def judge(self, response: ResponseHead) -> None:
         """Accept any response."""
@@ -86,6 +87,8 @@ class HTTPAnswering:
             response, lease.observe, lambda: context.aggregates.aggregate_for(asked.caller), context.now
         )
         headers = self._headers(response, answer.verdict)
+        if lease.is_external:
+            headers += relayed_mark(response)
         if rewriter is not None:
             headers = without(headers, (b"content-length",))
         context.registry.streams.add(attempt)
@@ -127,8 +130,10 @@ class HTTPAnswering:
         if response.status >= 400:
             said = dialect.traffic.relayed_refusal(response, verdict)
         headers: Headers = dialect.metering.public_headers(said, aggregate, context.now())
-        # A remote instance may have set these two fields for its own request; they must describe this one.
-        headers = without(headers, (dialect.request_id_header.lower(), b"x-accel-buffering"))
+        if response.status == 429 and asked.from_instance:
+            headers = asked.told_to_instance(headers)
+        # A remote instance may have set it for its own answer; it must describe this one.
+        headers = without(headers, (b"x-accel-buffering",))
         headers.append((dialect.request_id_header, asked.id.encode("ascii")))
         if is_event_stream(response):
             # Otherwise an nginx in front of the proxy would buffer events (F17).

@@ -107,17 +107,23 @@ class Attempt:
     @property
     def is_sent(self) -> bool:
         """Whether the request was given to an open connection: before that no upstream has seen anything of it."""
-        return self._call is not None and self._call.connection is not None
+        return self._call is not None and self._call.was_started
 
-    def send(self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes]) -> None:
-        """Send the request. Must be called once; sends nothing if the attempt was interrupted before."""
-        if self._state is _State.WAITING:
-            self._call = connections.send(head, body, self)
+    def send(
+        self, connections: ConnectionPool, head: RequestHead, body: Sequence[bytes], fresh: bool = False
+    ) -> None:
+        """Send the request. Must be called once; sends nothing if the attempt was interrupted before.
 
-    def upgrade(self, connections: ConnectionPool, head: RequestHead) -> None:
-        """Ask the upstream to switch protocols. After a 101, ``switched`` is the connection."""
+        ``fresh``: on a connection that has served no request yet.
+        """
         if self._state is _State.WAITING:
-            self._call = connections.upgrade(head, self, self._switch)
+            self._call = connections.send(head, body, self, fresh)
+
+    def upgrade(self, connections: ConnectionPool, head: RequestHead, fresh: bool = False) -> None:
+        """Ask the upstream to switch protocols. After a 101, ``switched`` is the connection. ``fresh``: as for
+        :meth:`send`."""
+        if self._state is _State.WAITING:
+            self._call = connections.upgrade(head, self, self._switch, fresh)
 
     # What the client protocol calls
 

@@ -15,13 +15,15 @@ class Caller:
     """A user's name (empty if the service has no users), the provider that serves the user, and permissions.
 
     ``own_remote``: if the user is another ccmproxy instance, the external credential by which this instance borrows
-    from it. Its capacity is left out of the state that the user is shown.
+    from it. Its capacity is left out of the state that the user is shown. ``is_instance``: the operator says that the
+    user is another instance, be it of ccmproxy or of sing-box.
     """
 
     name: str
     provider: IProvider
     allow_external: bool = False
     own_remote: ICredential | None = None
+    is_instance: bool = False
 
     def shown(self) -> list[ICredential]:
         """Return the credentials whose state this user is shown (spec 8.1)."""

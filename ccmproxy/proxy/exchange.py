@@ -308,7 +308,7 @@ class Exchange:
             return
         aggregate = context.aggregates.aggregate_for(asked.caller)
         head, body = context.dialect.traffic.exhausted(asked.facts, word, aggregate, asked.id, now)
-        asked.respond(head, body, "rate_limited")
+        asked.respond(head, body, "rate_limited", word)
 
     def _look_for_passing_causes(self, now: float) -> None:
         """Note that a credential which was not tried, as it has no token, may have one again soon (spec 12.4)."""

@@ -72,10 +72,13 @@ class Forwarder:
         if self._wheel.running:
             self._wheel.stop()
 
-    def forward(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
-        """Begin to answer ``request``, and return at once."""
+    def forward(
+        self, request: ServerRequest, caller: Caller, request_id: str, from_instance: bool = False
+    ) -> None:
+        """Begin to answer ``request``, and return at once. ``from_instance``: it shows that another instance sent
+        it."""
         context = self.context
-        asked = ProxiedRequest(context, request, caller, request_id)
+        asked = ProxiedRequest(context, request, caller, request_id, from_instance or caller.is_instance)
         limit = context.options.max_per_user
         if limit is not None and context.registry.under_way[caller.name] >= limit:
             asked.refuse_one_more(limit)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 
 from twisted.logger import Logger
 
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.usage import MeterReading
-from ccmproxy.http.message import ResponseHead, first_value
+from ccmproxy.http.message import Headers, ResponseHead, first_value
+from ccmproxy.http.retry_after import retry_after
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.balancing import Selection
+from ccmproxy.policy.borrowers import told_limit
 from ccmproxy.policy.refusals import Refusal
 from ccmproxy.policy.waits import told_wait, waits
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.context import ProxyContext
+from ccmproxy.state.availability import Availability
 from ccmproxy.state.holds import Combination
 
 #: How much of a path is logged (bytes).
@@ -36,10 +40,12 @@ def _combination(path: bytes, model: str, named: str) -> Combination:
 class ProxiedRequest:
     """Ensures that a request is answered once and logged once.
 
-    ``facts``: what the dialect found out about the request; empty until its body was received. ``credential``: tag of
-    the current or last credential; empty if there was none yet. ``excluded``: tags of credentials that cannot serve the
-    request, or failed to. ``tries``: number of attempts at upstreams. ``sends``: number of those that were, or may have
-    been, sent. ``selected``: the last selection that a provider was asked with. ``is_gone``: the client disconnected.
+    ``from_instance``: another instance has sent the request (spec 14). ``facts``: what the dialect found out about the
+    request; empty until its body was received. ``credential``: tag of the current or last credential; empty if there
+    was none yet. ``excluded``: tags of credentials that cannot serve the request, or failed to. ``tries``: number of
+    attempts at upstreams. ``sends``: number of those that were, or may have been, sent. ``is_repeated``: a reused
+    connection was lost with it, which is made up for only once, and only on fresh connections (spec 12.3).
+    ``selected``: the last selection that a provider was asked with. ``is_gone``: the client disconnected.
     ``on_concluded``: called once, when the request is over.
     """
 
@@ -55,8 +61,10 @@ class ProxiedRequest:
         "credential",
         "excluded",
         "facts",
+        "from_instance",
         "id",
         "is_gone",
+        "is_repeated",
         "on_concluded",
         "request",
         "selected",
@@ -65,9 +73,15 @@ class ProxiedRequest:
     )
 
     def __init__(
-        self, context: ProxyContext, request: ServerRequest, caller: Caller, request_id: str
+        self,
+        context: ProxyContext,
+        request: ServerRequest,
+        caller: Caller,
+        request_id: str,
+        from_instance: bool = False,
     ) -> None:
         self.context = context
+        self.from_instance = from_instance
         self.request = request
         self.caller = caller
         self.id = request_id
@@ -76,6 +90,7 @@ class ProxiedRequest:
         self.excluded: set[str] = set()
         self.tries = 0
         self.sends = 0
+        self.is_repeated = False
         self.is_gone = False
         self.on_concluded: Callable[[], None] | None = None
         self.selected = Selection()
@@ -179,13 +194,28 @@ class ProxiedRequest:
             self.id,
             ((b"Retry-After", b"1"),),
         )
-        self.request.respond(head, body)
+        self.request.respond(self._understood(head), body)
 
-    def respond(self, head: ResponseHead, body: bytes, result: str) -> None:
-        """Answer with ``head`` and ``body``. ``result``: the log's word for the outcome."""
+    def respond(
+        self, head: ResponseHead, body: bytes, result: str, used_up: Availability | None = None
+    ) -> None:
+        """Answer with ``head`` and ``body``. ``result``: the log's word for the outcome. ``used_up``: what it says of
+        the limits, if it says that they are reached."""
         if not self.is_gone:
-            self.request.respond(head, body)
+            self.request.respond(self._understood(head, used_up), body)
         self.conclude(head.status, result)
+
+    def _understood(self, head: ResponseHead, used_up: Availability | None = None) -> ResponseHead:
+        """Return ``head`` with what another instance has to find on it."""
+        if head.status != 429 or not self.from_instance:
+            return head
+        return replace(head, headers=self.told_to_instance(head.headers, used_up))
+
+    def told_to_instance(self, headers: Headers, used_up: Availability | None = None) -> Headers:
+        """Return the header fields of a 429 for the instance that sent the request, made of ``headers`` (spec 14)."""
+        now = self.context.now()
+        told = told_limit(used_up, retry_after(headers, now), now)
+        return self.context.dialect.traffic.told_to_instance(headers, told)
 
     # The end
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from ccmproxy.dialects.known_words import echo_of
 from ccmproxy.dialects.oauth import Authorization
-from ccmproxy.dialects.remote import remote_verdict
+from ccmproxy.dialects.remote import is_ccmproxys, remote_verdict
 from ccmproxy.http.failures import (
     CarrierLost,
     RequestNotSent,
@@ -30,6 +30,7 @@ from ccmproxy.policy.retry import (
     Step,
     after_answer,
     after_failure,
+    failure_of_loss,
 )
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.answering import Answering, is_event_stream
@@ -46,7 +47,6 @@ SOCKETS_REST = 60.0
 _FAILURES = {
     RequestNotSent: Failure.NOT_SENT,
     CarrierLost: Failure.CARRIER_LOST,
-    ResponseLost: Failure.LOST,
     UpstreamTimeout: Failure.TIMED_OUT,
     UpstreamProtocolError: Failure.GARBLED,
 }
@@ -95,7 +95,7 @@ class Tries:
     async def run(self) -> Answer | NoAnswer:
         """Try until there is an answer, or there can be none."""
         asked, clock = self._asked, self._context.clock
-        progress = Progress()
+        progress = Progress(repeated=asked.is_repeated)
         refused: Answer | None = None
         while True:
             asked.tries += 1
@@ -121,13 +121,15 @@ class Tries:
                 step = after_failure(Failure.INTERRUPTED, progress)
                 return self._end(step, Failure.INTERRUPTED, LeaseOutcome.INTERRUPTED)
             except UpstreamError as error:
-                failure = _FAILURES[type(error)]
+                failure = _failure(error)
                 if failure is Failure.NOT_SENT:
                     self.unreached += clock.seconds() - tried
                 step = after_failure(failure, progress, self.unreached)
                 self._log("no answer", error)
+                if failure is Failure.STALE:
+                    progress.repeated = asked.is_repeated = True
                 if step is Step.AGAIN and self._may_send():
-                    progress.reconnected = True
+                    progress.reconnected = progress.reconnected or failure is not Failure.STALE
                     continue
                 return self._end(Step.NEXT if step is Step.AGAIN else step, failure, LeaseOutcome.UNREACHABLE)
             if answer.verdict.kind is not AnswerKind.AUTH_FAILED or asked.is_gone:
@@ -231,7 +233,9 @@ class Tries:
             lease.gave_up(asked.combination)
         now = context.now()
         context.bound_values.bind(response.headers, facts.session, lease.tag)
-        lease.observe(dialect.metering.limits_from_headers(response.headers, now))
+        if not (lease.is_external and response.status >= 400):
+            # A remote's refusal shows the figures of one of its accounts, or a time to leave it alone (spec 14).
+            lease.observe(dialect.metering.limits_from_headers(response.headers, now))
         if learn_limits(lease, verdict):
             pass
         elif verdict.kind is AnswerKind.NO_MORE_SOCKETS:
@@ -242,6 +246,8 @@ class Tries:
             lease.learn(RemoteUnavailable())
         elif verdict.kind is AnswerKind.CLIENT_ERROR:
             lease.poll_if_stale()
+        elif verdict.kind is AnswerKind.REMOTE_BUSY and response.status == 429:
+            lease.poll_now()
         try:
             self._answering.judge(response)
         except UpstreamProtocolError:
@@ -252,10 +258,15 @@ class Tries:
     async def _verdict(self, attempt: Attempt, response: ResponseHead) -> Verdict:
         asked, context = self._asked, self._context
         traffic, facts, now = context.dialect.traffic, asked.facts, context.now()
-        verdict = traffic.classify(response, None, now, model=facts.model)
+        judged = response
+        if response.status == 429 and self._lease.is_external and is_ccmproxys(response):
+            # What its limits show there is for instances that read nothing else (spec 14); its own words count.
+            headers = context.dialect.metering.public_headers(response.headers, None, now)
+            judged = ResponseHead(response.status, response.reason, headers)
+        verdict = traffic.classify(judged, None, now, model=facts.model)
         if verdict.kind is AnswerKind.NEEDS_BODY:
             echo = echo_of(asked.request.head, facts.named_model)
-            verdict = traffic.classify(response, await attempt.collect(), now, echo, facts.model)
+            verdict = traffic.classify(judged, await attempt.collect(), now, echo, facts.model)
             if facts.is_opaque:
                 verdict = verdict.without_known_words()
         elif verdict.kind is AnswerKind.OK and facts.billable and is_event_stream(response):
@@ -291,3 +302,9 @@ class Tries:
             attempt.interrupt(cause)
         else:
             self._lease.on_interrupt(partial(self._interrupted, attempt))
+
+
+def _failure(error: UpstreamError) -> Failure:
+    if type(error) is ResponseLost:
+        return failure_of_loss(error.was_reused, error.seconds, error.has_begun)
+    return _FAILURES[type(error)]

@@ -387,5 +387,6 @@ def _caller(
             providers[user.credential],
             user.allow_external_usage,
             by_tag.get(user.external_credential or ""),
+            user.instance or user.external_credential is not None,
         ),
     )

@@ -39,7 +39,8 @@ class Aggregate:
     """The state of many credentials, summarized as that of one.
 
     Utilizations in percent (0-100); resets in whole Unix seconds, 0 = unknown; ``plan_weight`` is the sum over the
-    credentials that count.
+    credentials that count. ``is_known`` is false while there is a credential to send requests to, but no figures of
+    any (spec 14); utilizations and resets are 0 then, and mean nothing.
     """
 
     short_utilization: float
@@ -48,6 +49,7 @@ class Aggregate:
     weekly_reset: int
     plan_weight: float
     availability: Availability
+    is_known: bool = True
 
     def view(self, now: float) -> LimitsView:
         """Return status, claim and surpassed thresholds at ``now`` (Unix seconds; spec 8.3)."""
@@ -120,13 +122,19 @@ def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
 
     Accounts that share their windows are counted once.
 
-    If no credential :func:`counts`, both windows are full, and the weight is the sum over the credentials that ever had
-    data: capacity that exists but cannot be used now (0 if there never was any).
+    If no credential :func:`counts`, but some would be sent a request, the state is unknown: their first poll has not
+    been answered yet, or, like API keys, they have nothing to be asked for. If there is none of these, both windows are
+    full, and the weight is the sum over the credentials that ever had data: capacity that exists but cannot be used now
+    (0 if there never was any).
     """
     everyone = tuple(snapshots)
     counted = distinct(filter(counts, everyone), now)
     availability = overall_availability(everyone, now)
     if not counted:
+        unknown = [s for s in everyone if s.availability.usable or s.availability.reason == "poll_failed"]
+        if unknown:
+            weight = sum(s.plan_weight for s in unknown)
+            return Aggregate(0.0, 0, 0.0, 0, _rounded(weight), availability, is_known=False)
         weight = sum(s.plan_weight for s in everyone if s.ever_had_data)
         return Aggregate(100.0, 0, 100.0, 0, _rounded(weight), availability)
     short = [(s.limits.short, s.caps.short, s.plan_weight) for s in counted]
@@ -141,14 +149,25 @@ def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     )
 
 
-def status_object(aggregate: Aggregate) -> dict[str, object]:
-    """Return the JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown."""
+def status_object(aggregate: Aggregate, reads_null: bool = False) -> dict[str, object]:
+    """Return the JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown.
+
+    ``reads_null``: the reader takes null for an unknown figure. For others, figures that are all unknown are 0, and
+    ``known`` is false.
+    """
     availability = aggregate.availability
-    return {
+    figures: dict[str, object] = {
         "five_hour_utilization": aggregate.short_utilization,
         "five_hour_reset": aggregate.short_reset,
         "weekly_utilization": aggregate.weekly_utilization,
         "weekly_reset": aggregate.weekly_reset,
+    }
+    if not aggregate.is_known:
+        if reads_null:
+            figures = dict.fromkeys(figures)
+        figures["known"] = False
+    return {
+        **figures,
         "plan_weight": aggregate.plan_weight,
         "availability": {
             "state": availability.state,

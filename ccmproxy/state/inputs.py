@@ -62,7 +62,8 @@ class PollSucceeded:
 
     ``usable``: whether a remote instance says that it can serve; None = not reported. ``began``: when the poll was sent
     (Unix seconds, 0 = now). ``cannot_serve``: a remote instance says that it cannot serve, for another reason than
-    used-up windows; the windows that it reports are full only for that.
+    used-up windows; the windows that it reports are full only for that. ``is_known``: false where a remote instance
+    says that it knows no figures yet.
     """
 
     update: LimitsUpdate
@@ -70,6 +71,7 @@ class PollSucceeded:
     usable: bool | None = None
     began: float = 0.0
     cannot_serve: bool = False
+    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,8 +227,8 @@ def without_full(limits: Limits) -> Limits:
     """Return ``limits`` with full short and weekly windows replaced by windows that were never reported.
 
     This is for the report of a remote instance that says it is usable. Such an instance has capacity, so a full window
-    does not describe what it would use: it must report 100 % while none of its credentials has any data, as just after
-    its start, or with API keys, which have no windows (spec 8.1).
+    does not describe what it would use: sing-box, and older instances of ccmproxy, report 100 % while none of their
+    credentials has any data, as just after the start, or with API keys, which have no windows.
     """
     short, weekly = (
         Window() if (window.utilization or 0.0) >= 100.0 else window

@@ -256,7 +256,7 @@ def _polled(state: CredentialState, poll: PollSucceeded, now: float, caps: Caps)
     if usable or poll.cannot_serve:
         merged = without_full(merged)
     # The status of a remote instance tells of it even where it names no window.
-    has_data = update.has_data or usable is not None
+    has_data = update.has_data or (poll.is_known and usable is not None)
     learnt = _learn(state, update, merged, poll.plan_weight, now, has_data=has_data)
     if state.rate_limited_until > now and state.rate_limited_at > 0:
         # The same block: the next poll is due as if this one had said nothing.

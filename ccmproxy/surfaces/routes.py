@@ -16,9 +16,11 @@ from ccmproxy.policy.authentication import FailureThrottle, Refused, UserTokens,
 from ccmproxy.proxy.caller import Caller
 from ccmproxy.proxy.forwarder import Forwarder
 from ccmproxy.proxy.proxied_request import LOGGED_PATH
+from ccmproxy.reverse.address import StreamAddress
 from ccmproxy.reverse.receiver import Receiver, ReverseCredential
 from ccmproxy.reverse.upgrading import problem_of_asking
 from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
+from ccmproxy.surfaces.paths import METHODS, is_below_v1
 from ccmproxy.surfaces.status import StatusEndpoint
 
 TOO_MANY_HOPS = "the request has passed too many instances of ccmproxy; do they form a ring?"
@@ -27,6 +29,7 @@ CROSS_ORIGIN = (
     " which also keeps your token out of the page"
 )
 
+_METHODS = b", ".join(METHODS)
 #: Header fields that can hold a client's token.
 _CREDENTIAL_FIELDS = (b"authorization", b"x-api-key", b"api-key")
 
@@ -86,6 +89,8 @@ class Routes:
             request.respond(ResponseHead(200, b"OK", headers), b"")
         elif self.closing:
             self._refuse(request, request_id, 503, "shutting_down", "this ccmproxy is shutting down")
+        elif request.head.method not in METHODS:
+            self._refuse_method(request, request_id)
         elif _is_preflight(request.head):
             self._refuse_preflight(request, request_id)
         elif path == prefix + b"status":
@@ -98,15 +103,18 @@ class Routes:
                 self._sessions.handle(request, caller, request_id)
         elif path == prefix + b"reverse":
             self._reverse(request, request_id)
-        elif path.startswith(b"/v1/") and not _leaves_its_folder(path):
+        elif is_below_v1(path):
             caller = self._authenticate(request, request_id)
             if caller is None:
                 return
-            if hops(request.head.headers) > MOST_HOPS:
+            passed = hops(request.head.headers)
+            if passed > MOST_HOPS:
                 self.log.warn("{request_id} has passed too many instances: a ring?", request_id=request_id)
                 self._refuse(request, request_id, 508, "too_many_hops", TOO_MANY_HOPS)
             else:
-                self._forwarder.forward(request, caller, request_id)
+                # Over a reverse connection there are only the requests of instances.
+                from_instance = passed > 0 or isinstance(request.peer, StreamAddress)
+                self._forwarder.forward(request, caller, request_id, from_instance)
         else:
             self.log.info(
                 "{request_id} from {address}: no such path: {method} {path}",
@@ -136,6 +144,24 @@ class Routes:
             refused = found
         self._refuse_caller(request, request_id, refused, is_guess=self._users is not None)
         return None
+
+    def _refuse_method(self, request: ServerRequest, request_id: str) -> None:
+        """Refuse TRACE, which would show to a script what a browser or a proxy adds, and methods that no upstream has
+        (spec 14)."""
+        self.log.info(
+            "{request_id} from {address} refused: method {method}",
+            request_id=request_id,
+            address=_address(request.peer),
+            method=request.head.method[:LOGGED_PATH].decode("latin-1"),
+        )
+        head, body = self._dialect.traffic.error(
+            405,
+            "method_not_allowed",
+            f"this method is not served; those that are: {_METHODS.decode()}",
+            request_id,
+            ((b"Allow", _METHODS),),
+        )
+        request.respond(head, body)
 
     def _refuse_preflight(self, request: ServerRequest, request_id: str) -> None:
         """Refuse what a browser asks before a page's request to another origin, without counting a failure (F62).
@@ -214,15 +240,6 @@ def _is_preflight(head: RequestHead) -> bool:
         and first_value(fields, b"access-control-request-method") is not None
         and not any(first_value(fields, name) for name in _CREDENTIAL_FIELDS)
     )
-
-
-def _leaves_its_folder(path: bytes) -> bool:
-    """Return whether ``path`` has dot segments. They could reach endpoints of the upstream that are not served here,
-    with the token of the account."""
-    decoded = (
-        path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").replace(b"%5c", b"/").replace(b"\\", b"/")
-    )
-    return any(segment in (b".", b"..") for segment in decoded.split(b"/"))
 
 
 def _address(peer: IAddress) -> str:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ccmproxy.dialects.base import Dialect
-from ccmproxy.http.message import Headers, ResponseHead
+from ccmproxy.http.message import Headers, ResponseHead, first_value
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.rate import TokenBucket
 from ccmproxy.proxy.caller import Caller
@@ -25,6 +25,8 @@ STALLED_WATCHER = 60.0
 #: changes the state of the other.
 BURST = 10
 APART = 0.2
+#: How the User-Agent of readers begins to whom null says that a figure is unknown (spec 14).
+_READS_NULL = b"ccmproxy/"
 #: Interval at which streams are checked for resets of windows that have passed (seconds).
 LOOK_AGAIN = 30.0
 
@@ -47,15 +49,17 @@ class StatusEndpoint:
             if _wants_stream(request.head.query):
                 Watcher(self, request, caller, self._clock).start(headers)
             else:
-                request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
+                request.respond(ResponseHead(200, b"OK", headers), self.render(request, caller))
 
         answer_get(self._dialect, request, request_id, answer)
 
-    def render(self, caller: Caller) -> bytes:
-        """Return the state that the caller may see as one line of JSON."""
+    def render(self, request: ServerRequest, caller: Caller) -> bytes:
+        """Return the state that the caller may see, in the form for whoever sent ``request``, as one line of JSON."""
         now = self._now()
         snapshots = [credential.snapshot(now) for credential in caller.shown()]
-        return json.dumps(status_object(aggregate(snapshots, now))).encode() + b"\n"
+        user_agent = first_value(request.head.headers, b"user-agent") or b""
+        document = status_object(aggregate(snapshots, now), reads_null=user_agent.startswith(_READS_NULL))
+        return json.dumps(document).encode() + b"\n"
 
     def close(self) -> None:
         """End every stream regularly."""
@@ -111,7 +115,7 @@ class Watcher:
         self._soon = None
         if self._paused:
             return
-        line = self._endpoint.render(self._caller)
+        line = self._endpoint.render(self._request, self._caller)
         if line != self._sent:
             self._sent = line
             self._rate.take(self._clock.seconds())

@@ -128,7 +128,7 @@ class ValueTests(SynchronousTestCase):
                   - {tag: c, type: external, token: t3, url: "http://h", reverse: true}
                 users:
                   - {name: u, token: t, credential: n, allow_external_usage: true, external_credential: r}
-                  - {name: v, token: w, credential: a}
+                  - {name: v, token: w, credential: a, instance: true}
             outbounds: [{tag: d, type: direct}]
             """,
             {"TOKEN": "t2"},
@@ -146,8 +146,8 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual([each.token.get_secret_value() for each in service.externals], ["t1", "t2", "t3"])
         self.assertNotIn("t2", repr(service.externals))
         self.assertEqual(
-            [(each.allow_external_usage, each.external_credential) for each in service.users],
-            [(True, "r"), (False, None)],
+            [(each.allow_external_usage, each.external_credential, each.instance) for each in service.users],
+            [(True, "r", False), (False, None, True)],
         )
 
     def test_reserves_of_zero(self) -> None:

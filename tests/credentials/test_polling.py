@@ -189,8 +189,8 @@ class WhenTests(PollTestCase):
                 self.polled_after(POLL_INTERVAL - 600)
 
     def test_the_clock_is_set_during_the_back_off(self) -> None:
-        self.upstream.answer("usage", Answer(500))
         self.start()
+        self.upstream.answer("usage", Answer(500))
         for by in (-10800.0, 72000.0):
             with self.subTest(by=by):
                 self.poller.failures = 1
@@ -273,11 +273,12 @@ class FailureTests(PollTestCase):
     def test_back_off(self) -> None:
         self.upstream.answer("usage", Answer(500))
         self.start()
-        for delay in (60, 120, 240, 300, 300, 300):
+        # The first ones are those of the start: nothing is known of the account yet (spec 14).
+        for delay in (2, 5, 10, 30, 60, 120, 240, 300, 300, 300):
             self.assertEqual(self.events(), ["PollFailed"])
             self.polled_after(delay)
         self.upstream.answer("usage", usage())
-        self.assertEqual(self.poller.failures, 7)
+        self.assertEqual(self.poller.failures, 11)
         self.clock.advance(300)
         self.assertEqual(self.events()[-1], "PollSucceeded")
         self.assertEqual(self.poller.failures, 0)
@@ -319,8 +320,16 @@ class FailureTests(PollTestCase):
     def test_three_times_and_no_more(self) -> None:
         self.upstream.answer("usage", LOST)
         self.start()
-        self.clock.pump([0.1] * 50)
+        self.clock.pump([0.1] * 20)
         self.assertEqual((self.polls(), self.events()), (3, ["PollFailed"]))
+
+    def test_once_something_is_known_nobody_is_in_a_hurry(self) -> None:
+        """Spec 14: only the start is; F26: polls are rare."""
+        self.start()
+        self.upstream.answer("usage", Answer(500))
+        self.poller.poll()
+        self.polled_after(60)
+        self.polled_after(120)
 
     def test_five_seconds_each(self) -> None:
         self.upstream.answer("usage")

@@ -30,3 +30,16 @@ class ReplaceTests(SynchronousTestCase):
         )
         self.assertEqual(asked, [b"content-type", b"x-account-left", b"x-request-id"])
         self.assertEqual(replace_account_fields(headers, lambda name: True, []), [])
+
+    def test_what_only_we_may_say(self) -> None:
+        """Spec 14: an upstream's own fields of that name are not relayed, in any dialect."""
+        theirs: Headers = [
+            (b"X-CCM-Error", b"credential_unavailable"),
+            (b"x-ocm-Plan-Weight", b"1000"),
+            (b"X-Ccm-Reset-At", b"4000000000"),
+            (b"X-OCM-Anything", b"1"),
+            (b"X-CCMPROXY", b"2"),
+        ]
+        ours: Headers = [(b"X-CCM-Plan-Weight", b"10")]
+        seen = replace_account_fields(theirs, lambda name: False, ours)
+        self.assertEqual(seen, [(b"X-CCMPROXY", b"2"), *ours])

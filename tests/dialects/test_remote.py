@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
-from ccmproxy.dialects.remote import RemoteStatus, read_status, remote_head, remote_verdict
+from ccmproxy.dialects.remote import RemoteStatus, read_status, relayed_mark, remote_head, remote_verdict
 from ccmproxy.http.headers import HOPS, MOST_HOPS, hops
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, values
 from ccmproxy.policy.answers import AnswerKind, Verdict
@@ -227,6 +227,37 @@ class VerdictTests(SynchronousTestCase):
         for kind in (AnswerKind.OK, AnswerKind.BUSY, AnswerKind.DENIED, AnswerKind.STREAM_FAILED):
             said = Verdict(kind)
             self.assertIs(verdict(403, RELAYED, kind=said), said)
+
+    def test_a_429_without_a_word(self) -> None:
+        """Spec 14: sing-box makes one of a provider's 400. A wait that is named is one."""
+        burst = Verdict(AnswerKind.BUSY, is_final=True, sentence="no")
+        for headers in ((), (RELAYED,)):
+            found = verdict(429, *headers, kind=burst)
+            self.assertEqual(found, Verdict(AnswerKind.REMOTE_BUSY, is_final=True, sentence="no"))
+        waits = Verdict(AnswerKind.BUSY, wait=5.0)
+        self.assertIs(verdict(429, kind=waits), waits)
+        used_up = Verdict(AnswerKind.RATE_LIMITED, 5.0)
+        self.assertIs(verdict(429, kind=used_up), used_up)
+        self.assertIs(verdict(429, *own_error(b"interrupted"), kind=burst), burst)
+        self.assertIs(verdict(403, kind=burst), burst)
+
+    def test_the_mark_that_is_relayed(self) -> None:
+        """Spec 14: what a remote says of itself is kept only where it is true of us as well."""
+        for reason, kept in (
+            (b"shutting_down", True),
+            (b"upstream_unreachable", True),
+            (b"busy", True),
+            (b"credential_unavailable", True),
+            (b"too_many_failures", False),
+            (b"unauthenticated", False),
+            (b"rate_limited", False),
+            (b"fast_mode", False),
+            (b"", False),
+        ):
+            head = ResponseHead(503, b"", [*own_error(reason), (b"X-CCM-Reset-At", b"1")])
+            self.assertEqual(relayed_mark(head), [(b"X-CCM-Error", reason)] if kept else [], reason)
+        self.assertEqual(relayed_mark(ResponseHead(503, b"", [RELAYED])), [])
+        self.assertEqual(relayed_mark(ResponseHead(200, b"", list(own_error(b"busy")))), [])
 
     def test_a_400_is_never_held_back(self) -> None:
         """Whatever reason the remote names: another credential would get the same response."""

@@ -7,9 +7,18 @@ from itertools import product
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.policy.answers import AnswerKind
-from ccmproxy.policy.retry import UNREACHABLE_TIME, Failure, Progress, Step, after_answer, after_failure
+from ccmproxy.policy.retry import (
+    STALE_TIME,
+    UNREACHABLE_TIME,
+    Failure,
+    Progress,
+    Step,
+    after_answer,
+    after_failure,
+    failure_of_loss,
+)
 
-ALL_PROGRESS = [Progress(a, b) for a, b in product((False, True), repeat=2)]
+ALL_PROGRESS = [Progress(*flags) for flags in product((False, True), repeat=3)]
 
 
 class RetryTests(SynchronousTestCase):
@@ -65,6 +74,27 @@ class RetryTests(SynchronousTestCase):
         """F14: a second run of the same turn could run a tool twice."""
         for failure, progress in product((Failure.LOST, Failure.TIMED_OUT, Failure.GARBLED), ALL_PROGRESS):
             self.assertIs(after_failure(failure, progress), Step.GIVE_UP)
+
+    def test_only_a_reused_connection_that_was_lost_at_once_was_stale(self) -> None:
+        """Spec 12.3, F67: reused, within 1 s of sending, before any byte of an answer."""
+        for was_reused, seconds, has_begun, expected in (
+            (True, 0.0, False, Failure.STALE),
+            (True, STALE_TIME, False, Failure.STALE),
+            (True, STALE_TIME + 0.001, False, Failure.LOST),
+            (True, 9.9, False, Failure.LOST),
+            (True, -3600.0, False, Failure.LOST),  # a clock that was set back says nothing
+            (True, 0.0, True, Failure.LOST),
+            (False, 0.0, False, Failure.LOST),
+            (False, 0.0, True, Failure.LOST),
+        ):
+            failure = failure_of_loss(was_reused, seconds, has_begun)
+            self.assertIs(failure, expected, (was_reused, seconds, has_begun))
+
+    def test_the_loss_of_a_stale_connection_is_made_up_for_once(self) -> None:
+        """Spec 12.3: once for the request, whatever else was tried on this credential."""
+        for progress in ALL_PROGRESS:
+            expected = Step.GIVE_UP if progress.repeated else Step.AGAIN
+            self.assertIs(after_failure(Failure.STALE, progress, 10 * UNREACHABLE_TIME), expected)
 
     def test_every_case_is_decided(self) -> None:
         for kind, progress in product(AnswerKind, ALL_PROGRESS):

@@ -54,9 +54,22 @@ class WaitingTests(AttemptTestCase):
         self.attempt.discard()
 
     def test_a_lost_connection(self) -> None:
-        self.send().transport.abortConnection()
+        connection = self.send()
+        self.assertTrue(self.attempt.is_sent)
+        connection.transport.abortConnection()
         self.network.flush()
         self.failureResultOf(self.attempt.answered, ResponseLost)
+        self.assertTrue(
+            self.attempt.is_sent, "it still counts as one of the sends of its request (spec 12.1)"
+        )
+
+    def test_a_connection_that_is_being_made(self) -> None:
+        """Nobody has seen anything of the request yet."""
+        self.listener.hanging = True
+        self.attempt.send(self.pool, RequestHead(b"POST", b"/", [(b"Host", b"api")]), [b"{}"])
+        self.network.flush()
+        self.assertFalse(self.attempt.is_sent)
+        self.attempt.discard()
 
     def test_a_refused_connection(self) -> None:
         self.listener.refusing = True

@@ -317,6 +317,32 @@ class ResponseTests(SynchronousTestCase):
             self.assertEqual(values(response.headers, name), [])
         self.assertEqual(response.body, MESSAGE)
 
+    def test_fields_that_only_we_may_send(self) -> None:
+        """Spec 14: an instance that borrows from us would take the upstream's for ours."""
+        for status in (200, 400, 429, 500):
+            world = World(self)
+            theirs = [
+                ("X-CCM-Error", "credential_unavailable"),
+                ("X-CCM-Request-Id", "req_theirs"),
+                ("X-CCM-Reset-At", "4000000000"),
+                ("x-ccm-plan-weight", "1000"),
+                ("X-OCM-Error", "busy"),
+                ("X-OCM-Request-Id", "req_theirs"),
+            ]
+            RawUpstream(world, [http_response(status, *theirs, body=MESSAGE)])
+            response = world.answer()
+            self.assertEqual(response.status, status)
+            own = {
+                name.lower(): value
+                for name, value in response.headers
+                if name.lower().startswith((b"x-ccm-", b"x-ocm-"))
+            }
+            self.assertNotIn(b"req_theirs", own.values())
+            expected = {b"x-ccm-request-id", b"x-ccm-plan-weight"} if status == 200 else {b"x-ccm-request-id"}
+            self.assertEqual(set(own), expected, status)
+            self.assertNotEqual(own.get(b"x-ccm-plan-weight"), b"1000")
+            world.close()
+
     def test_streams_are_not_buffered_by_nginx(self) -> None:
         """F17."""
         world = World(self)
@@ -804,6 +830,7 @@ class RemoteTests(SynchronousTestCase):
                 world.account.reject()
             response = world.answer()
             self.assertEqual((response.status, response.body), (503, body))
+            self.assertEqual(response.header("x-ccm-error"), "shutting_down", "it is ours as well")
             self.assertEqual((len(remote.turns), self.by_us(world)), (1, 0))
             self.assertTrue(self.friend(world).is_usable())
 
@@ -833,6 +860,40 @@ class RemoteTests(SynchronousTestCase):
             self.assertEqual(world.answer().status, 200)
             self.assertEqual((len(remote.turns), self.by_us(world)), (1, number))
         self.assertFalse(self.friend(world).is_usable())
+
+    def test_limits_on_its_refusals(self) -> None:
+        """Spec 14: a ccmproxy says in fields of its own what is used up; the others are for other makes."""
+        soon = ("anthropic-ratelimit-unified-5h-reset", "1795000600")
+        limits = (
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-representative-claim", "5h"),
+            ("anthropic-ratelimit-unified-5h-utilization", "1.0"),
+            soon,
+        )
+        world, remote = self.begin(http_response(429, OURS, *limits))
+        before = self.friend(world).state.limits
+        for number in (1, 2):
+            self.assertEqual(world.answer().status, 200)
+            self.assertEqual((len(remote.turns), self.by_us(world)), (number, number))
+        self.assertTrue(self.friend(world).is_usable())
+        self.assertEqual(self.friend(world).state.limits, before)
+        own = (("X-CCM-Error", "rate_limited"), ("X-CCM-Reset-At", "1795000300"))
+        world, remote = self.begin(http_response(429, OURS, *limits, *own))
+        self.assertEqual(world.answer().status, 200)
+        self.assertEqual(self.friend(world).state.rate_limited_until, 1795000300)
+
+    def test_words_of_its_own_are_not_ours(self) -> None:
+        """Spec 14: whoever borrows from us would put us aside for a refusal of our token at the remote."""
+        for reason in ("too_many_failures", "no_such_word", "unauthenticated"):
+            theirs = http_response(
+                403, OURS, ("X-CCM-Error", reason), ("X-CCM-Reset-At", "4000000000"), ("X-OCM-Error", reason)
+            )
+            world, _ = self.begin(theirs, credential="friend")
+            response = world.answer()
+            for name in ("x-ccm-error", "x-ccm-reset-at", "x-ocm-error"):
+                self.assertNotEqual(response.header(name), reason)
+                self.assertNotEqual(response.header(name), "4000000000")
+            world.close()
 
     def test_our_token_is_not_accepted(self) -> None:
         """The client never gets a 401, because its own token is valid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.error import DNSLookupError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.policy.retry import LeaseOutcome
@@ -99,7 +100,7 @@ class ConnectTests(UnreachableCase):
         self.assertEqual(world.results(), ["client_gone"])
 
     def test_a_kept_connection_that_the_upstream_has_closed(self) -> None:
-        """The client does not notice: the upstream cannot have acted on the request, so it is retried."""
+        """The client does not notice: the upstream has most likely not received the request, so it is repeated."""
         world = World(self)
         world.answer()
         pump = world.upstream.connections[-1]
@@ -110,6 +111,92 @@ class ConnectTests(UnreachableCase):
         world.network.flush()
         self.assertEqual(client.responses()[0].status, 200)
         self.assertEqual(world.results(), ["served", "served"])
+
+
+class _ClosesReused(Factory):
+    """An upstream that answers the first request of a connection, and closes without a byte upon the second.
+
+    ``received``: how many requests it got.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.received = 0
+        world.upstream.factory = self
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        """One more connection."""
+        return _ClosingOnce(self)
+
+
+class _ClosingOnce(Protocol):
+    def __init__(self, upstream: _ClosesReused) -> None:
+        self._upstream = upstream
+        self._answered = False
+        self._received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take requests as the tests here send them: a head and a body in JSON, whose end ends the request."""
+        self._received += data
+        if not self._received.endswith(b"}"):
+            return
+        self._received = b""
+        self._upstream.received += 1
+        assert self.transport is not None
+        if self._answered:
+            self.transport.loseConnection()
+        else:
+            self._answered = True
+            self.transport.write(http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}'))
+
+
+class RepeatTests(UnreachableCase):
+    """Spec 12.3, F67: a request whose reused connection was lost at once is repeated once, on a fresh connection."""
+
+    def test_once_whatever_is_tried_in_between(self) -> None:
+        """Two accounts, whose upstream has closed all idle connections, and refuses the next one or two: the first
+        account serves after all, or the second one, which must not use its idle connection."""
+        for refused in (1, 2):
+            world = PoolWorld(self, strategy="round-robin")
+            upstream = _ClosesReused(world)
+            self.assertEqual([world.answer().status for _ in range(2)], [200, 200])
+            self.assertEqual(upstream.received, 2)
+            before = world.upstream.attempts
+            world.upstream.refusing = True
+            client = world.ask()
+            while world.upstream.attempts < before + refused:
+                world.network.advance(0)
+            world.upstream.refusing = False
+            world.until(lambda client=client: bool(client.responses()), 1)  # type: ignore[misc]
+            self.assertEqual(client.responses()[0].status, 200)
+            self.assertEqual(upstream.received, 4, refused)
+            world.close()
+
+    def test_not_again_when_the_fresh_connection_is_lost_as_well(self) -> None:
+        world = PoolWorld(self)
+        upstream = _ClosesReused(world)
+        for _ in range(2):
+            self.assertEqual(world.answer().status, 200)
+        self.assertEqual(upstream.received, 2)
+        upstream.received = 0
+        raw = RawUpstream(world, [b""], closing=True)
+        client = world.ask()
+        self.assert_told(client.responses()[0], 502, "upstream_lost")
+        self.assertEqual((upstream.received, len(raw.received)), (1, 1))
+
+    def test_only_within_a_second(self) -> None:
+        """F14, F67: what was at work for longer may have been acted on, and it is not told whether it was."""
+        for seconds, expected in ((0.9, 200), (1.1, 502), (9.0, 502)):
+            world = World(self)
+            whole = http_response(200, body=b'{"type":"message","usage":{"input_tokens":1}}')
+            upstream = RawUpstream(world, [whole, b"", whole])
+            self.assertEqual(world.answer().status, 200)
+            client = world.ask()
+            world.network.advance(seconds)
+            world.upstream.connections[-1].server.loseConnection()
+            world.network.flush()
+            self.assertEqual(client.responses()[0].status, expected, seconds)
+            self.assertEqual(len(upstream.received), 3 if expected == 200 else 2)
+            world.close()
 
 
 class SilentTests(UnreachableCase):

@@ -114,10 +114,14 @@ class AggregateTests(SynchronousTestCase):
     def test_none_that_counts(self) -> None:
         for snapshots, weight in (
             ([], 0),
-            ([member(has_data=False, weight=5.0)], 0),
-            ([member(availability=UNAVAILABLE, weight=5.0), member(has_data=False)], 5),
+            ([member(availability=UNAVAILABLE, has_data=False, weight=5.0)], 0),
+            (
+                [member(availability=UNAVAILABLE, weight=5.0), member(availability=REJECTED, has_data=False)],
+                5,
+            ),
         ):
             total = aggregate(snapshots, NOW)
+            self.assertTrue(total.is_known)
             figures = (
                 total.short_utilization,
                 total.short_reset,
@@ -125,6 +129,29 @@ class AggregateTests(SynchronousTestCase):
                 total.weekly_reset,
             )
             self.assertEqual((*figures, total.plan_weight), (100, 0, 100, 0, weight))
+
+    def test_unknown(self) -> None:
+        """Spec 14: who would be sent a request and was never heard of is not used up. What counts is known."""
+        failed = Availability("temporarily_blocked", "poll_failed", "asking for its usage failed once")
+        new = member(has_data=False, weight=5.0)
+        for snapshots in (
+            [new],
+            [member(availability=failed, has_data=False, weight=5.0)],
+            [new, member(availability=UNAVAILABLE, weight=7.0)],
+        ):
+            total = aggregate(snapshots, NOW)
+            self.assertFalse(total.is_known)
+            self.assertEqual(
+                (total.short_utilization, total.weekly_utilization, total.plan_weight), (0, 0, 5)
+            )
+            figures = ("five_hour_utilization", "five_hour_reset", "weekly_utilization", "weekly_reset")
+            for reads_null, expected in ((True, None), (False, 0)):
+                document = status_object(total, reads_null)
+                self.assertEqual([document[name] for name in figures], [expected] * 4)
+                self.assertEqual((document["known"], document["plan_weight"]), (False, 5))
+        known = aggregate([new, member()], NOW)
+        self.assertTrue(known.is_known)
+        self.assertNotIn("known", status_object(known, True))
 
     def test_time_alone_changes_nothing(self) -> None:
         """A status stream must not send a line because the last digits of a mean moved."""

@@ -88,6 +88,66 @@ class PathTests(RoutesCase):
             )
         self.assertEqual([r.endpoint for r in world.simulator.requests], AT_START)
 
+    def test_methods(self) -> None:
+        """Spec 14: no TRACE, nor what no upstream has; nothing of such a request reaches an upstream."""
+        world = World(self)
+        for method in ("TRACE", "trace", "get", "PROPFIND", "TRACK", "DEBUG"):
+            for path in ("/v1/messages", "/", "/ccm/v1/status"):
+                response = self.request(world, f"{method} {path}", f"Authorization: Bearer {TOKEN}")
+                self.assert_error(response, 405, "invalid_request_error")
+                self.assertEqual(response.header("x-ccm-error"), "method_not_allowed")
+                self.assertEqual(response.header("allow"), "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+        self.assertEqual([r.endpoint for r in world.simulator.requests], AT_START)
+        response = self.request(world, "CONNECT /v1/messages", f"Authorization: Bearer {TOKEN}")
+        self.assertEqual(response.status, 501)
+        for method in ("DELETE", "PATCH", "PUT", "OPTIONS", "HEAD"):
+            before = len(world.simulator.requests)
+            self.request(world, f"{method} /v1/models/x", f"Authorization: Bearer {TOKEN}")
+            self.assertEqual(len(world.simulator.requests), before + 1, method)
+
+    def test_paths_that_could_be_read_as_others(self) -> None:
+        """Spec 14: no decoding takes the account's token out of /v1/ (more of them: tests/surfaces/test_paths.py)."""
+        world = World(self)
+        for path in (
+            "/v1/..;/api/oauth/usage",
+            "/v1/%252e%252e/api/oauth/usage",
+            "/v1/%c0%ae%c0%ae/api/oauth/usage",
+            "/v1/..%00/api/oauth/usage",
+            "/v1/%u002e%u002e/api",
+            "/v1//api/oauth/usage",
+        ):
+            self.assert_error(
+                self.request(world, f"GET {path}", f"Authorization: Bearer {TOKEN}"), 404, "not_found_error"
+            )
+        self.assertEqual([r.endpoint for r in world.simulator.requests], AT_START)
+
+    def test_a_refused_upgrade_ends_the_connection(self) -> None:
+        """Spec 10, F69: whoever refuses, and why; some clients read such an answer until the connection ends."""
+        world = World(self)
+        upgrade = ("Connection: Upgrade", "Upgrade: websocket")
+        for line, upgrades, token, status in (
+            ("GET /v1/models", upgrade, TOKEN, 200),  # Claude has no WebSockets
+            ("GET /v1/models", upgrade, "wrong", 401),
+            ("GET /nowhere", upgrade, TOKEN, 404),
+            ("GET /ccm/v1/status", upgrade, TOKEN, 200),
+            ("GET /ccm/v1/reverse", ("Connection: Upgrade", "Upgrade: reverse-proxy"), "wrong", 401),
+            ("GET /ccm/v1/reverse", ("Upgrade: reverse-proxy",), TOKEN, 400),
+        ):
+            client, _ = world.connect()
+            response = self.request(world, line, f"Authorization: Bearer {token}", *upgrades, client=client)
+            self.assertEqual((response.status, response.header("connection")), (status, "close"), line)
+            self.assertTrue(client.broken, line)
+
+    def test_another_version_of_http_is_no_other_protocol(self) -> None:
+        """Clients that offer HTTP/2 in every first request go on in HTTP/1.1 (RFC 9113 section 3.1)."""
+        world = World(self)
+        client, _ = world.connect()
+        upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+        for number in (1, 2):
+            self.request(world, "GET /v1/models", f"Authorization: Bearer {TOKEN}", *upgrade, client=client)
+            self.assertEqual([each.status for each in client.responses()], [200] * number)
+        self.assertFalse(client.broken)
+
     def test_dots_that_are_no_segments(self) -> None:
         world = World(self)
         for path in ("/v1/models/claude..opus", "/v1/models?x=/../y", "/v1/..."):
@@ -477,7 +537,7 @@ class ReverseTests(RoutesCase):
         """Spec 5.5: the remote is polled at once to see whether it has recovered."""
         listener = self.world.network.listen("127.0.0.1", 7000, self.world.simulator.factory)
         listener.refusing = True
-        for _ in range(70):
+        for _ in range(80):
             self.world.network.advance(1)
         for user, wait, polls in ((TOKEN, 0, 0), (CAROL, 0, 1), (CAROL, 3, 0), (TOKEN, 0, 0), (CAROL, 3, 1)):
             for _ in range(wait):

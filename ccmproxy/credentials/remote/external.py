@@ -13,17 +13,16 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTim
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ccmproxy.credentials.control import ControlClient, Fetch
+from ccmproxy.credentials.control import ControlClient
 from ccmproxy.credentials.credential import Credential
 from ccmproxy.credentials.destination import Upstream, upstream_of
 from ccmproxy.credentials.lease import Lease
-from ccmproxy.credentials.polling import Poller, ask_repeatedly
+from ccmproxy.credentials.remote.status_poller import StatusPoller
 from ccmproxy.credentials.remote.status_watch import StatusWatch
-from ccmproxy.dialects.oauth import AnswerMalformed, Authorization, ControlRequest, RemoteToken
-from ccmproxy.dialects.remote import RemoteStatus, read_status
+from ccmproxy.dialects.oauth import Authorization, ControlRequest, RemoteToken
+from ccmproxy.dialects.remote import RemoteStatus
 from ccmproxy.http.client.connection_pool import ClientLimits, ConnectionPool
 from ccmproxy.http.message import RequestHead
-from ccmproxy.http.retry_after import parse_retry_after
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
 from ccmproxy.interfaces.network import IOutbound
 from ccmproxy.interfaces.reverse_link import IReverseLink
@@ -115,7 +114,7 @@ class External(Credential):
         self._forced_poll = -inf
         self._is_wanted = True
         fetch = ControlClient(clock, _EitherWay(self)).fetch
-        self._poller = StatusPoller(self, fetch, clock)
+        self._poller = StatusPoller(self, fetch, clock, self._apply, self._now)
         self._watch: StatusWatch | None = None
         if not is_connector:
             self._watch = StatusWatch(tag, self._watch_request, self.take_status, clock, random, self._doubt)
@@ -271,6 +270,16 @@ class External(Credential):
         """Start a poll if the known state is out of date."""
         self._poller.poll_if_stale()
 
+    def poll_now(self) -> None:
+        """Start a poll, unless there was one a moment ago: the remote's answer does not fit what is known of it."""
+        self._poll_out_of_turn()
+
+    def reject(self) -> None:
+        """Do not use the remote for one poll interval of accounts, or until a poll succeeds (spec 4.4). It is polled
+        more often than that while it is not used."""
+        super().reject()
+        self._poller.reconsider()
+
     def poll_if_unusable(self) -> None:
         """Start a poll if the remote is unusable, to see whether it has recovered (spec 5.5)."""
         if not self.is_usable():
@@ -331,8 +340,14 @@ class External(Credential):
         if status.usable is False and not status.cannot_serve and status.reset_at > self._now():
             limits = replace(limits, rejected_until=status.reset_at)
         self._poller.failures = 0
+        if status.is_known:
+            self._poller.unknown_polls = 0
         weight = self._plan_weight if self._plan_weight is not None else status.plan_weight
-        self._apply(PollSucceeded(limits, weight, status.usable, cannot_serve=status.cannot_serve))
+        self._apply(
+            PollSucceeded(
+                limits, weight, status.usable, cannot_serve=status.cannot_serve, is_known=status.is_known
+            )
+        )
 
     def polled(self, status: RemoteStatus) -> None:
         """Take over the state that a poll has returned, and retry a stream that the remote had refused."""
@@ -361,40 +376,3 @@ class _EitherWay:
     ) -> IStreamClientEndpoint:
         """See IOutbound."""
         return self._external.stream_endpoint()
-
-
-class StatusPoller(Poller):
-    """Polls the state of a remote (spec 5.5): at the start, at a change of the route, and when it is out of date."""
-
-    log = Logger()
-
-    def __init__(self, external: External, fetch: Fetch, clock: IReactorTime) -> None:
-        super().__init__(
-            external.tag,
-            clock,
-            external._apply,
-            last_update=lambda: external.state.last_update,
-            now=external._now,
-        )
-        self._external = external
-        self._fetch = fetch
-
-    @property
-    def _can_ask(self) -> bool:
-        return self._external.can_be_asked
-
-    async def _poll(self) -> None:
-        answer = await ask_repeatedly(self._fetch, self._external.status_request(), self._clock)
-        if answer.status == 429:
-            self._postpone(parse_retry_after(answer.headers.get("retry-after"), self._now()))
-        elif answer.status != 200:
-            self._count(f"the remote's status endpoint answered {answer.status}")
-        else:
-            try:
-                status = read_status(answer.body)
-            except AnswerMalformed as error:
-                self._count(str(error))
-                return
-            self._last_success = self._now()
-            self._postponements = 0
-            self._external.polled(status)

@@ -13,6 +13,7 @@ from ccmproxy.dialects.claude.account_format import OAUTH_BETA
 from ccmproxy.dialects.claude.metering import exhausted_headers
 from ccmproxy.dialects.claude.usage_meters import error_event_type
 from ccmproxy.dialects.claude.verdicts import judge, judge_error_event
+from ccmproxy.dialects.claude.windows import FAMILY
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, flag_decoder, read_raw, text_decoder
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
@@ -38,13 +39,16 @@ from ccmproxy.http.message import (
     first_value,
     list_items,
     lower_names,
+    without,
 )
 from ccmproxy.interfaces.facets import ITraffic
 from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
 
 _OAUTH_BETA = OAUTH_BETA.encode()
+_CLAIM = FAMILY + b"representative-claim"
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
@@ -242,6 +246,19 @@ class ClaudeTraffic:
             return self.error(403, "upstream_auth", NOT_FOR_LOGIN, request_id)
         named = (b"request-id", request_id.encode("ascii"))
         return relayed_head(403, head.headers, "CCM", request_id, (named,)), body
+
+    def told_to_instance(self, headers: Headers, told: ToldLimit) -> Headers:
+        """The claim in the short form, ``5h`` or ``7d``, and the reset of that window.
+
+        What else is said of the limits stays only where it is about the same window and reset.
+        """
+        claim = b"5h" if told.window == "short" else b"7d"
+        reset, resets_at = FAMILY + claim + b"-reset", b"%d" % told.resets_at
+        if first_value(headers, reset) == resets_at:
+            return [*without(headers, (_CLAIM,)), (_CLAIM, claim)]
+        names = lower_names(headers)
+        kept = [pair for pair, name in zip(headers, names, strict=True) if not name.startswith(FAMILY)]
+        return [*kept, (_CLAIM, claim), (reset, resets_at)]
 
     def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
         """As it came: the client's own back-off works."""

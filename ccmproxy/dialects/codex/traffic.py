@@ -12,6 +12,7 @@ from zope.interface import implementer
 from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
 from ccmproxy.dialects.codex.usage_meters import event_failure, event_type
 from ccmproxy.dialects.codex.verdicts import USAGE_LIMIT, judge, judge_event
+from ccmproxy.dialects.codex.windows import ACTIVE_LIMIT, OWN_LIMIT
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
 from ccmproxy.dialects.json_values import (
     DECODE_ERRORS,
@@ -46,6 +47,7 @@ from ccmproxy.http.message import (
 )
 from ccmproxy.interfaces.facets import ITraffic
 from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.policy.waits import WaitingClient, waits
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
@@ -57,6 +59,7 @@ TURN_STATE = b"x-codex-turn-state"
 #: administrator, who runs this proxy, and not to a shop (observed).
 TOLD_PLAN = "team"
 
+_PRIMARY_RESET = b"x-codex-primary-reset-at"
 _VERSION = b"/v1"
 _BILLABLE = frozenset({RESPONSES, COMPACT, CHAT})
 #: All known spellings: proxies in between drop names with underscores (F10).
@@ -249,6 +252,11 @@ class CodexTraffic:
             return self.error(400, "upstream_auth", NOT_FOR_LOGIN, request_id)
         named = (b"x-request-id", request_id.encode("ascii"))
         return relayed_head(400, head.headers, "OCM", request_id, (named,)), body
+
+    def told_to_instance(self, headers: Headers, told: ToldLimit) -> Headers:
+        """The account's own limit as the one that refuses, and the reset of its primary window, whichever it is."""
+        kept = without(headers, (ACTIVE_LIMIT, _PRIMARY_RESET))
+        return [*kept, (ACTIVE_LIMIT, OWN_LIMIT.encode()), (_PRIMARY_RESET, b"%d" % told.resets_at)]
 
     def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
         """A 429 gets a Retry-After, unless waiting does not help: the CLI gives up at once without (observed)."""

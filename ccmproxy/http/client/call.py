@@ -93,6 +93,7 @@ class Call:
         "paused",
         "receiver",
         "size",
+        "was_started",
     )
 
     def __init__(
@@ -108,6 +109,8 @@ class Call:
         self.last = False
         self.paused = False
         self.over = False
+        #: Whether the request was given to an open connection: before that, no upstream has seen anything of it.
+        self.was_started = False
         #: Called with the connection if the upstream switches protocols; None if that was not asked for.
         self.on_switch: Callable[[ResponseHead, SwitchedConnection], None] | None = None
         #: Cancels the attempt to connect, or the report of its failure; set while there is no connection yet.

@@ -48,8 +48,8 @@ class ConnectionPool:
     A connection is reused, the most recently used one first, if its response was complete, its request was sent
     completely, and both sides allow keep-alive. An idle connection is closed when it has been idle for
     ``keepalive_timeout``, when the upstream closes it, and when a byte arrives on it. The pool never closes a busy
-    connection (F28). If a connection turns out to have been closed by the upstream while it was idle, all other idle
-    connections are closed too, so that a retry of the request gets a fresh connection.
+    connection (F28). If a reused connection is lost without a byte of a response, all other idle connections are closed
+    too: the upstream is likely to have closed them as well.
 
     Time-outs are checked about once a second for all connections together, on ``clock``; nothing is scheduled while the
     pool is empty.
@@ -96,8 +96,10 @@ class ConnectionPool:
         """Number of connections that are being established, each for one call."""
         return len(self._connecting)
 
-    def send(self, head: RequestHead, body: Sequence[bytes], receiver: ResponseReceiver) -> Call:
-        """Send a request at once, over an idle connection or a new one.
+    def send(
+        self, head: RequestHead, body: Sequence[bytes], receiver: ResponseReceiver, fresh: bool = False
+    ) -> Call:
+        """Send a request at once, over an idle connection or a new one. ``fresh``: over a new one.
 
         ``head`` is sent as given, with the names, order and case of its fields. ``body``: the chunks of the complete
         body. A Content-Length is added if ``head`` has none and the body is not empty or the method is POST, PUT or
@@ -110,7 +112,7 @@ class ConnectionPool:
         size = sum(map(len, body))
         call = Call(_request_head(head, size), head.method, body, size, receiver)
         call.last = not is_persistent(b"1", head.headers)
-        if self._idle:
+        if self._idle and not fresh:
             connection, _ = self._idle.popitem()
             self._start(connection, call)
         else:
@@ -122,14 +124,15 @@ class ConnectionPool:
         head: RequestHead,
         receiver: ResponseReceiver,
         on_switch: Callable[[ResponseHead, SwitchedConnection], None],
+        fresh: bool = False,
     ) -> Call:
         """Ask the upstream to switch protocols, by the Connection and Upgrade fields in ``head``.
 
         ``on_switch`` is called with the head of a 101 and the connection, which leaves the pool. Any other response,
-        and every failure, is reported to ``receiver`` as by :meth:`send`, with the same time-outs. Raises FramingError
-        as :meth:`send` does.
+        and every failure, is reported to ``receiver`` as by :meth:`send`, with the same time-outs. ``fresh`` and the
+        errors that are raised are those of :meth:`send`.
         """
-        call = self.send(head, (), receiver)
+        call = self.send(head, (), receiver, fresh)
         call.on_switch = on_switch
         return call
 

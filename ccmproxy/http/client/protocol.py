@@ -36,10 +36,7 @@ from ccmproxy.transports.carried import CarrierConnectionLost
 from ccmproxy.transports.contract import IByteStream
 from ccmproxy.transports.tcp import direct_writer
 
-#: That the upstream had closed a kept-alive connection shows within one round trip of the next request. If it is lost
-#: without an answer after more than so many seconds, the upstream may already have acted on the request.
-_STALE_WITHIN: Final = 1.0
-#: A body of up to this size (bytes) is joined to its head.
+#: Up to this size (bytes) a request's body is joined to its head, to be sent at once.
 _JOINED: Final = 64 * 1024
 
 _log = Logger()
@@ -69,7 +66,8 @@ class ConnectionOwner(typing.Protocol):
         """The connection is gone."""
 
     def connection_stale(self, connection: HTTPClientProtocol) -> None:
-        """The upstream had closed this connection while it was idle."""
+        """This reused connection was lost without a byte of a response: the upstream may have closed it while it was
+        idle."""
 
 
 @implementer(IProtocol)
@@ -148,23 +146,23 @@ class HTTPClientProtocol:
             self._closing = True
             self._end()
             return
-        used = self._used
-        stale = used and not self._responded and self._owner.seconds() - self._started <= _STALE_WITHIN
+        was_reused, seconds = self._used, self._owner.seconds() - self._started
         self._closing = True
         self._detach()
-        if stale:
+        if was_reused and not self._responded:
             self._owner.connection_stale(self)
         why = reason.getErrorMessage()
         if self._responded:
-            call.failed(ResponseLost(f"the upstream's response broke off: {why}"))
-        elif stale:
-            call.failed(RequestNotSent(f"the upstream had closed a kept-alive connection: {why}"))
+            message = f"the upstream's response broke off: {why}"
+            call.failed(ResponseLost(message, was_reused=was_reused, seconds=seconds, has_begun=True))
         elif not self._sent:
             call.failed(RequestNotSent(f"the connection was lost while the request was being sent: {why}"))
         elif reason.check(CarrierConnectionLost):
-            call.failed(CarrierLost(f"the connection beneath was lost: {why}"))
+            message = f"the connection beneath was lost: {why}"
+            call.failed(CarrierLost(message, was_reused=was_reused, seconds=seconds))
         else:
-            call.failed(ResponseLost(f"the upstream closed the connection without a response: {why}"))
+            message = f"the upstream closed the connection without a response: {why}"
+            call.failed(ResponseLost(message, was_reused=was_reused, seconds=seconds))
 
     # What the pool calls
 
@@ -176,6 +174,7 @@ class HTTPClientProtocol:
     def start(self, call: Call) -> None:
         """Send the request of ``call``. The connection must be idle."""
         call.connection = self
+        call.was_started = True
         self._call = call
         limits = self._owner.limits
         self._head = ResponseHeadReader(limits.head_size, limits.interim_responses)

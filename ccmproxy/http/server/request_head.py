@@ -23,7 +23,7 @@ _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*")
 
 #: The fields that determine the framing of the message and the persistence of the connection.
 _DECIDING: Final = frozenset(
-    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"),
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"),
 )
 
 
@@ -31,7 +31,8 @@ class IncomingHead:
     """A request head as received, and what follows from it for the connection.
 
     ``is_http11``: false for HTTP/1.0. ``body_length``: in bytes, or CHUNKED. ``keep_alive``: the client is willing to
-    reuse the connection. ``expects_continue``: the client waits for "100 Continue" before it sends the body.
+    reuse the connection, and does not ask for another protocol than HTTP on it. ``expects_continue``: the client waits
+    for "100 Continue" before it sends the body.
     """
 
     __slots__ = ("body_length", "expects_continue", "head", "is_http11", "keep_alive")
@@ -103,7 +104,7 @@ def parse_request_head(raw: bytes) -> IncomingHead:
     length: int | None = None
     coding: bytes | None = None
     keep_alive = is_http11
-    expects_continue = False
+    expects_continue = leaves_http = False
     for (_, value), key in zip(headers, lower_names(headers), strict=True):
         if key not in _DECIDING:
             continue
@@ -126,6 +127,11 @@ def parse_request_head(raw: bytes) -> IncomingHead:
                     keep_alive = False
                 elif option == b"keep-alive" and not is_http11:
                     keep_alive = True
+        elif key == b"upgrade":
+            # Handshakes are made with GET. Clients that offer another version of HTTP go on in HTTP/1.1 as well.
+            leaves_http = leaves_http or (
+                method == b"GET" and value != b"" and not value.lower().startswith(b"h2")
+            )
         elif value.lower() != b"100-continue":
             raise FramingError("unknown expectation", 417)
         else:
@@ -144,6 +150,8 @@ def parse_request_head(raw: bytes) -> IncomingHead:
         if coding != b"chunked":
             raise FramingError("unsupported Transfer-Encoding", 501)
         length = CHUNKED
+    # A client that asked for a WebSocket may read the refusal until the connection ends (spec 10).
+    keep_alive = keep_alive and not leaves_http
     return IncomingHead(
         RequestHead(method, target, headers), is_http11, length or 0, keep_alive, expects_continue
     )

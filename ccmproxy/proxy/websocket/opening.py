@@ -86,7 +86,6 @@ class WebSocketOpening:
             asked.refuse(Refusal(error.status, "bad_handshake", str(error)), extra)
             return False
         if asked.context.registry.is_closing:
-            asked.request.close_after_response()
             asked.refuse(SHUTTING_DOWN)
             return False
         credentials = asked.caller.provider.credentials(asked.caller.allow_external)
@@ -118,7 +117,7 @@ class WebSocketOpening:
         self._nonce = context.entropy(16)
         headers = self._frames.request_headers(without_handshake(head.headers))
         upgrade = RequestHead(head.method, head.target, [*headers, *request_fields(self._nonce)])
-        attempt.upgrade(lease.connections(), upgrade)
+        attempt.upgrade(lease.connections(), upgrade, fresh=self._asked.is_repeated)
         timer = context.clock.callLater(
             HANDSHAKE_TIME, attempt.time_out, f"no answer to a handshake within {HANDSHAKE_TIME:g} seconds"
         )
@@ -149,8 +148,6 @@ class WebSocketOpening:
         """Open the client's side, or relay the refusal."""
         asked = self._asked
         if answer.head.status != 101:
-            # Some clients read such an answer until the connection ends (spec 10).
-            asked.request.close_after_response()
             self._refusing.deliver(answer)
         elif asked.context.registry.is_closing:
             answer.drop(LeaseOutcome.CANCELLED)

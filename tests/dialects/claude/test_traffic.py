@@ -20,8 +20,10 @@ from ccmproxy.dialects.oauth import ApiKey, OAuthToken
 from ccmproxy.http.headers import IDENTITY
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
+from ccmproxy.state.window_status import WindowKind
 
 TRAFFIC = ClaudeTraffic()
 NOW = 1_795_000_000.0
@@ -627,6 +629,38 @@ class ErrorTests(SynchronousTestCase):
     def test_no_unified_fields_for_what_is_short_or_unknown(self) -> None:
         for reset_at in (NOW + 60, NOW - 5, 0.0):
             self.assertEqual(self.exhausted(Availability("rate_limited", "short_window", "", reset_at)), {})
+
+    def told(self, headers: Headers, window: WindowKind, seconds: int) -> dict[bytes, bytes]:
+        """The unified fields for another instance, made of these."""
+        found = TRAFFIC.told_to_instance(headers, ToldLimit(window, int(NOW) + seconds))
+        unified = [(name.removeprefix(UNIFIED), value) for name, value in found if name.startswith(UNIFIED)]
+        self.assertEqual(len(unified), len(dict(unified)), "a field is there twice")
+        return dict(unified)
+
+    def test_what_another_instance_is_told(self) -> None:
+        """Spec 14: claim and reset, which are no evidence of anything by themselves (spec 12.1)."""
+        headers: Headers = [(b"retry-after", b"7"), (b"X-CCM-Error", b"busy")]
+        claims: dict[WindowKind, bytes] = {"short": b"5h", "weekly": b"7d"}
+        for window, claim in claims.items():
+            told = self.told(headers, window, 7)
+            self.assertEqual(told, {b"representative-claim": claim, claim + b"-reset": b"%d" % (NOW + 7)})
+        found = TRAFFIC.told_to_instance(headers, ToldLimit("short", int(NOW) + 7))
+        self.assertEqual(found[:2], headers)
+        verdict = TRAFFIC.classify(ResponseHead(429, b"", found), b"{}", NOW)
+        self.assertEqual((verdict.kind, verdict.wait), (AnswerKind.BUSY, 7))
+
+    def test_what_an_instance_is_told_of_its_clients_windows(self) -> None:
+        """Spec 12.2: what is said beside it is of the same window and reset, or is left out."""
+        availability = Availability("rate_limited", "weekly_window", "", NOW + 90_000)
+        total = Aggregate(20.0, int(NOW) + 9000, 34.0, int(NOW) + 400_000, 20.0, availability)
+        answer = TRAFFIC.exhausted(RequestFacts(client_is_oauth=True), availability, total, "i", NOW)
+        told = self.told(answer[0].headers, "weekly", 90_000)
+        self.assertEqual(
+            (told[b"status"], told[b"representative-claim"], told[b"7d-utilization"], told[b"reset"]),
+            (b"rejected", b"7d", b"1.000000", told[b"7d-reset"]),
+        )
+        told = self.told(answer[0].headers, "short", 60)
+        self.assertEqual(set(told), {b"representative-claim", b"5h-reset"})
 
     def test_busy(self) -> None:
         """Spec 12.2, F49: clients wait for it, and go on."""

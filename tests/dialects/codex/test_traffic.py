@@ -23,6 +23,7 @@ from ccmproxy.http.headers import IDENTITY
 from ccmproxy.http.message import Body, Headers, RequestHead, ResponseHead, first_value
 from ccmproxy.interfaces.facets import ITraffic
 from ccmproxy.policy.answers import DEFAULT_BLOCK, AnswerKind, Verdict
+from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.state.availability import Availability
 
 TRAFFIC = CodexTraffic()
@@ -514,6 +515,22 @@ class ErrorTests(SynchronousTestCase):
         nameless = TRAFFIC.busy(RequestFacts(), RequestHead(b"POST", b"/"), 7, "m", "i")
         self.assertEqual(nameless[0].status, 503)
         self.assertTrue(all(client.source for client in WAITING_CLIENTS))
+
+    def test_what_another_instance_is_told(self) -> None:
+        """Spec 14: the limit and its reset, which are no evidence of anything by themselves (spec 12.1)."""
+        headers: Headers = [(b"Retry-After", b"7"), (b"x-codex-primary-reset-at", b"1")]
+        for window in ("short", "weekly"):
+            told = TRAFFIC.told_to_instance(headers, ToldLimit(window, LATER))
+            self.assertEqual(
+                told,
+                [
+                    headers[0],
+                    (b"x-codex-active-limit", b"codex"),
+                    (b"x-codex-primary-reset-at", b"%d" % LATER),
+                ],
+            )
+            verdict = TRAFFIC.classify(ResponseHead(429, b"", told), b"{}", NOW)
+            self.assertEqual((verdict.kind, verdict.wait), (AnswerKind.BUSY, 7))
 
     def test_a_401_about_the_request(self) -> None:
         """Spec 12.3: the provider's words with 400, which the CLI shows and does not try again."""

@@ -173,7 +173,7 @@ class ReuseTests(SynchronousTestCase):
             self.assertEqual(len(scene.servers), 2)
 
     def test_stale_connection_takes_the_idle_ones_with_it(self) -> None:
-        """After RequestNotSent on a kept-alive connection, a retry gets a fresh connection, not another stale one."""
+        """A kept-alive connection that is lost without a byte of a response tells of the others, too."""
         scene = Scene()
         for _ in range(3):
             scene.send()
@@ -186,9 +186,27 @@ class ReuseTests(SynchronousTestCase):
         receiver, _ = scene.send()
         scene.servers[2].transport.loseConnection()
         scene.settle()
-        self.assertIsInstance(receiver.outcome, RequestNotSent)
+        self.assertIsInstance(receiver.outcome, ResponseLost)
         self.assertEqual((scene.pool.idle, scene.pool.busy), (0, 1))
         self.assertIsNone(busy.lost, "F28: never one that is in use")
+
+    def test_fresh_connections(self) -> None:
+        """Spec 12.3: what is repeated goes on a connection that has served nothing yet."""
+        scene = Scene(REPLY)
+        scene.send()
+        scene.settle()
+        self.assertEqual(scene.pool.idle, 1)
+        for upgrades in (False, True):
+            head, receiver = RequestHead(b"GET", b"/", [(b"Host", b"h")]), Receiver()
+            before = len(scene.servers)
+            if upgrades:
+                scene.pool.upgrade(head, receiver, lambda head, connection: None, fresh=True)
+            else:
+                scene.pool.send(head, (), receiver, fresh=True)
+            receiver.sent = True
+            self.assertEqual(scene.pool.idle, before)
+            scene.settle()
+            self.assertEqual((len(scene.servers), receiver.outcome), (before + 1, "ended"))
 
 
 class TimeTests(SynchronousTestCase):

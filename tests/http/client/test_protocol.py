@@ -360,7 +360,8 @@ class CutTests(SynchronousTestCase):
             self.assertIsInstance(receiver.outcome, ResponseLost)
 
     def test_kept_connection_was_closed(self) -> None:
-        """The upstream had closed the connection when the request arrived, so it cannot have acted on it."""
+        """The error says what the policy of retries needs to know (spec 12.3): whether the upstream had closed the
+        connection when the request arrived, nobody can tell for sure."""
         scene = Scene(WHOLE["length"][1])
         scene.send()
         scene.settle()
@@ -369,7 +370,34 @@ class CutTests(SynchronousTestCase):
         scene.server.transport.loseConnection()
         scene.settle()
         self.assertEqual(len(scene.servers), 1)
-        self.assertIsInstance(receiver.outcome, RequestNotSent)
+        self.assert_lost(receiver, was_reused=True, seconds=0.0, has_begun=False)
+
+    def assert_lost(self, receiver: Receiver, **facts: object) -> None:
+        """Check for a lost response, and for what is told about the loss."""
+        error = receiver.outcome
+        assert type(error) is ResponseLost
+        self.assertEqual({name: getattr(error, name) for name in facts}, facts)
+
+    def test_fresh_connection_lost(self) -> None:
+        """Spec 12.3: what a connection without a history closes is not repeated."""
+        scene = Scene()
+        receiver, _ = scene.send()
+        scene.network.flush()
+        scene.server.transport.loseConnection()
+        scene.settle()
+        self.assert_lost(receiver, was_reused=False, seconds=0.0, has_begun=False)
+
+    def test_kept_connection_lost_during_a_large_upload(self) -> None:
+        """The upstream did not receive the whole request, so it cannot have acted on it."""
+        scene = Scene(WHOLE["length"][1])
+        scene.send()
+        scene.settle()
+        scene.reply = None
+        scene.network._pending.clear()
+        receiver, _ = scene.send([bytes(64 * KIB)] * 64, b"POST")
+        connection = cast(HTTPClientProtocol, scene.pump.client._protocol)
+        connection.connectionLost(TwistedFailure(ConnectionLost()))
+        self.assertIs(type(receiver.outcome), RequestNotSent)
 
     def test_kept_connection_lost_while_waiting(self) -> None:
         """If the connection is lost much later, the upstream was at work: the request must not be sent twice."""
@@ -382,7 +410,7 @@ class CutTests(SynchronousTestCase):
         scene.server.transport.loseConnection()
         scene.settle()
         self.assertEqual(len(scene.servers), 1)
-        self.assertIsInstance(receiver.outcome, ResponseLost)
+        self.assert_lost(receiver, was_reused=True, seconds=30.0, has_begun=False)
 
     def test_kept_connection_lost_after_a_byte(self) -> None:
         scene = Scene(WHOLE["length"][1])
@@ -393,7 +421,7 @@ class CutTests(SynchronousTestCase):
         scene.settle()
         scene.server.transport.loseConnection()
         scene.settle()
-        self.assertIsInstance(receiver.outcome, ResponseLost)
+        self.assert_lost(receiver, was_reused=True, has_begun=True)
 
 
 class CarrierTests(SynchronousTestCase):
@@ -455,14 +483,14 @@ class CarrierTests(SynchronousTestCase):
             self.assertIs(type(receiver.outcome), ResponseLost, name)
 
     def test_a_kept_connection(self) -> None:
-        """If it is lost at once, it had been lost before, and the request was never received."""
+        """The cause is known: it is not that the upstream had closed the connection while it was idle (spec 12.3)."""
         scene, receiver = self.sent()
         scene.server.transport.write(OK + b"Content-Length: 0\r\n\r\n")
         scene.settle()
         self.assertEqual(scene.pool.idle, 1)
         again, _ = scene.send()
         self.lose(scene)
-        self.assertIs(type(again.outcome), RequestNotSent)
+        self.assertIs(type(again.outcome), CarrierLost)
         self.assertEqual(receiver.outcome, "ended")
 
     def test_while_it_is_idle(self) -> None:

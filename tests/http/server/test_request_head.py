@@ -133,6 +133,21 @@ class RequestHeadTests(SynchronousTestCase):
             incoming = read(b"GET / HTTP/" + version, HOST + connection)
             self.assertIs(incoming.keep_alive, kept, connection)
 
+    def test_upgrades(self) -> None:
+        """Spec 10: whoever asks to leave HTTP and is refused may read the answer until the connection ends."""
+        for method, upgrade, kept in (
+            (b"GET", b"Upgrade: websocket\r\n", False),
+            (b"GET", b"UPGRADE: WebSocket\r\nConnection: Upgrade, keep-alive\r\n", False),
+            (b"GET", b"Upgrade: reverse-proxy\r\n", False),
+            (b"GET", b"Upgrade: h2c\r\n", True),
+            (b"GET", b"Upgrade: h2\r\n", True),
+            (b"GET", b"X-Upgrade: websocket\r\n", True),
+            (b"GET", b"Upgrade:\r\n", True),
+            (b"GET", b"Upgrade:  \r\nConnection: upgrade\r\n", True),
+            (b"POST", b"Upgrade: websocket\r\n", True),
+        ):
+            self.assertIs(read(method + b" / HTTP/1.1", HOST + upgrade).keep_alive, kept, (method, upgrade))
+
     def test_expectation(self) -> None:
         expect = HOST + b"Expect: 100-Continue\r\n"
         self.assertTrue(read(b"POST / HTTP/1.1", expect).expects_continue)

@@ -107,9 +107,33 @@ class HandshakeTests(SynchronousTestCase):
             self.assertEqual(client.status, status, fields)
             self.assertIn("message", json.loads(client.received)["error"])
             self.assertEqual(client.field("x-ccm-error"), b"bad_handshake")
+            self.assert_ended(client)
         self.assertEqual(client.field("sec-websocket-version"), None)
         self.assertEqual(scene.open(("Sec-WebSocket-Version", "8")).field("sec-websocket-version"), b"13")
         self.assertEqual(scene.upstreams, [])
+
+    def assert_ended(self, client: ClientSocket) -> None:
+        """Spec 10, F69: some clients read a refusal until the connection ends."""
+        self.assertEqual(client.field("connection"), b"close")
+        self.assertIsNotNone(client.lost)
+
+    def test_refusals_end_the_connection(self) -> None:
+        """Whoever refuses: this instance, for itself or for all accounts, or the upstream."""
+        used_up = json.dumps({"error": {"type": "usage_limit_reached", "resets_in_seconds": 3600}}).encode()
+        for status, body in ((429, used_up), (403, b"{}"), (500, b"{}")):
+            scene = Scene(self)
+            scene.on_asked = lambda socket, status=status, body=body: socket.answer(  # type: ignore[misc]
+                status, body
+            )
+            for _ in range(2):
+                client = scene.open()
+                self.assertEqual(client.status, status)
+                self.assert_ended(client)
+        scene = Scene(self, options=ProxyOptions(max_per_user=1))
+        self.assertEqual(scene.open().status, 101)
+        client = scene.open()
+        self.assertEqual((client.status, client.field("x-ccm-error")), (429, b"too_many_requests"))
+        self.assert_ended(client)
 
     def test_not_an_upgrade(self) -> None:
         """HTTP/1.0, another method, or a body is refused."""
