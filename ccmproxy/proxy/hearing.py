@@ -134,7 +134,9 @@ class RequestHearing:
         asked, context = self._asked, self._context
         wait = answer.verdict.wait
         provider = asked.caller.provider
-        if answer.verdict.kind is not AnswerKind.BUSY or wait is None or wait > provider.patience:
+        if answer.verdict.kind is not AnswerKind.BUSY or wait is None:
+            return False
+        if provider.patience <= 0 or wait > provider.patience:
             return False
         if asked.facts.session is None or not provider.is_warm(asked.selection(), answer.lease.tag):
             return False
