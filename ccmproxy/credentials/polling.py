@@ -291,8 +291,8 @@ class UsagePoller(Poller):
             return token
         return replace(token, plan=self._told_plan)
 
-    async def ask_for_proof(self, token: OAuthToken) -> bool:
-        """Ask the usage endpoint once whether ``token`` is good. Returns False if that does not say so within 5 s.
+    async def ask_for_proof(self, token: OAuthToken) -> bool | None:
+        """Ask the usage endpoint once whether ``token`` is good. Returns None if that does not say so within 5 s.
 
         A 403 that is not about the token says so, too: it is about what the login may do.
         """
@@ -300,8 +300,10 @@ class UsagePoller(Poller):
         try:
             answer = await self._fetch(request, TIMEOUT)
         except ControlError:
+            return None
+        if self._format.token_rejected(answer.status, answer.body):
             return False
-        return answer.status in (200, 403) and not self._format.token_rejected(answer.status, answer.body)
+        return True if answer.status in (200, 403) else None
 
     @property
     def _can_ask(self) -> bool:
