@@ -796,6 +796,16 @@ class NoOpinionTests(TriesCase):
         self.assert_served_by(["a1", "key"], "s")
         self.assert_nobody_charged()
 
+    def test_a_key_serves_after_bursts_to_different_callers(self) -> None:
+        """The key is no evidence, but the account rests as with any refusal that different callers meet in a row."""
+        self.begin_with_key()
+        self.scripts["a1"] = BUSY
+        self.scripts["key"] = SERVED
+        self.assert_served_by(["a1", "key"], "s")
+        self.assert_served_by(["a1", "key"], "s")
+        self.assert_served_by(["a1", "key"], "t", token=BOB)
+        self.assert_served_by(["key"], "u")
+
     def test_a_key_is_not_asked_about_a_login_or_an_account(self) -> None:
         for said, status, asked in ((FORBIDDEN, 403, ["a1"]), (UNAUTHORIZED, 403, ["a1", "a1"])):
             self.begin_with_key()
