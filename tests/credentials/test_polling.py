@@ -189,6 +189,17 @@ class WhenTests(PollTestCase):
         self.poller.reconsider()
         self.polled_after(300)
 
+    def test_wanted_still_after_a_refusal(self) -> None:
+        """A poll that the endpoint refuses for now has told nothing, so that it is made when the delay is over."""
+        self.start()
+        self.polls()
+        self.upstream.answer("usage", Answer(429, {"retry-after": "60"}), usage())
+        self.wanted = NOW + 120
+        self.poller.reconsider()
+        self.polled_after(120)
+        self.polled_after(60)
+        self.polled_after(HOUR)
+
     def test_wanted_all_the_time(self) -> None:
         """A state that never takes its wish back does not make us hammer."""
         self.start()
