@@ -303,6 +303,7 @@ def clean_slate(state: CredentialState, now: float) -> CredentialState:
         slate=state.slate + 1,
         slate_at=now,
         limits=Limits(),
+        poll_failures=0,
         rate_limited_until=0.0,
         rate_limited_at=0.0,
         low_polls=0,

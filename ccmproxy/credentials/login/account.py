@@ -372,8 +372,7 @@ class LoginAccount(Credential):
         return min(moments, default=0.0)
 
     def _probed(self, authorization: Authorization, is_good: bool | None) -> None:
-        """Note what a poll or a model request has shown about the token: True = it is good, False = it is refused,
-        None = nothing."""
+        """Note what a poll or a model request has shown about the token: whether it is good, None = nothing."""
         if is_good:
             self._standing.prove(authorization)
         elif is_good is False:
@@ -395,5 +394,7 @@ class LoginAccount(Credential):
 
 
 def _identity(authorization: Login) -> str:
-    """Return the identity of the login (spec 12.5), empty if unknown."""
-    return (authorization.account_id or "") if isinstance(authorization, OAuthToken) else ""
+    """Return the identity of the login or key (spec 12.5), empty if unknown."""
+    if isinstance(authorization, OAuthToken):
+        return authorization.account_id or ""
+    return f"key {digest(authorization).hex()}"
