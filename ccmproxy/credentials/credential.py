@@ -118,9 +118,9 @@ class Credential(ABC):
         """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
         CredentialUnavailable when there is no other."""
 
-    async def prove(self, authorization: Authorization) -> bool:
+    async def prove(self, authorization: Authorization) -> bool | None:
         """Return whether this very authorization is known to be good, although the upstream has refused it for one
-        request (spec 12.3). Of what cannot be refreshed or asked about, nothing is known."""
+        request (spec 12.3); None: nobody could say. What cannot be refreshed or asked about is not."""
         return False
 
     def proved(self, authorization: Authorization) -> None:  # noqa: B027 - only logins remember it

@@ -42,8 +42,8 @@ class LeasedCredential(Protocol):
         """Return another authorization than ``rejected``, which the upstream refused (spec 3.4). Raises
         CredentialUnavailable when there is no other."""
 
-    async def prove(self, authorization: Authorization) -> bool:
-        """Return whether this very authorization is known to be good for other requests."""
+    async def prove(self, authorization: Authorization) -> bool | None:
+        """Return whether this very authorization is known to be good for other requests; None: nobody could say."""
 
     def proved(self, authorization: Authorization) -> None:
         """Note that a model request was served with this authorization."""
@@ -166,8 +166,9 @@ class Lease:
         """Return the pool of connections to the upstream."""
         return self._upstream.connections
 
-    async def prove(self, authorization: Authorization) -> bool:
-        """Return whether this very authorization is known to be good for other requests (spec 12.3)."""
+    async def prove(self, authorization: Authorization) -> bool | None:
+        """Return whether this very authorization is known to be good for other requests (spec 12.3); None: nobody
+        could say."""
         return await self._credential.prove(authorization)
 
     def proved(self, authorization: Authorization) -> None:

@@ -82,8 +82,9 @@ class Poller(ABC):
         self._last_attempt = 0.0
         self._last_success = 0.0
         self._wanted = wanted
-        #: When the poll was sent that is in flight or was the last one (Unix seconds, 0 = none yet).
+        #: When the poll was sent that is in flight or was the last one that was not postponed (Unix seconds, 0 = none).
         self._began = 0.0
+        self._began_before = 0.0
         self._postponed_until = 0.0
         #: How many polls in a row the endpoint has refused for now.
         self._postponements = 0
@@ -139,14 +140,14 @@ class Poller(ABC):
         if not self._running or self._polling or not self._can_ask:
             return
         self._polling = True
-        self._began = self._now()
+        self._began_before, self._began = self._began, self._now()
         result = Deferred.fromCoroutine(self._poll()).addBoth(self._finished)
         if self._polling:
             self._poll_result = result
 
     @property
     def last_began(self) -> float:
-        """When the last poll began (Unix seconds); 0: there was none."""
+        """When the last poll began that the endpoint did not refuse for now (Unix seconds); 0: there was none."""
         return self._began
 
     def poll_unless_postponed(self) -> None:
@@ -234,6 +235,8 @@ class Poller(ABC):
         and doubles with each further refusal in a row (spec 12.4).
         """
         now = self._now()
+        # It has told nothing: what wanted it wants it still.
+        self._began = self._began_before
         self._postponements += 1
         own = growing_delay(self._postponements, first, LONGEST_POSTPONEMENT)
         self._postponed_until = now + clamped_delay(named, own, first)
@@ -332,8 +335,8 @@ class UsagePoller(Poller):
             return token
         return replace(token, plan=self._told_plan)
 
-    async def ask_for_proof(self, token: OAuthToken) -> bool:
-        """Ask the usage endpoint once whether ``token`` is good. Returns False if that does not say so within 5 s.
+    async def ask_for_proof(self, token: OAuthToken) -> bool | None:
+        """Ask the usage endpoint once whether ``token`` is good. Returns None if that does not say so within 5 s.
 
         A 403 that is not about the token says so, too: it is about what the login may do.
         """
@@ -341,8 +344,10 @@ class UsagePoller(Poller):
         try:
             answer = await self._fetch(request, TIMEOUT)
         except ControlError:
+            return None
+        if self._format.token_rejected(answer.status, answer.body):
             return False
-        return answer.status in (200, 403) and not self._format.token_rejected(answer.status, answer.body)
+        return True if answer.status in (200, 403) else None
 
     @property
     def _can_ask(self) -> bool:

@@ -85,7 +85,7 @@ class ILease(Interface):
         """Return another authorization than ``rejected``, which the upstream refused to ``caller`` (a user's name; spec
         3.4). Raises CredentialUnavailable when there is no other."""
 
-    async def prove(authorization: Authorization) -> bool:
+    async def prove(authorization: Authorization) -> bool | None:
         """Return whether this very authorization is known to be good for other requests."""
 
     def proved(authorization: Authorization) -> None:

@@ -85,7 +85,7 @@ def of_nobody(
     if token_in is not None and not is_about_sockets:
         return Refusal(DELAYED_STATUS, DELAYED_REASON, no_token or availability.message, token_in)
     if isinstance(outcome, Verdict):
-        if outcome.kind is AnswerKind.AUTH_FAILED and availability.state != "unavailable":
+        if outcome.kind is AnswerKind.AUTH_FAILED and availability.worth_trying:
             # The status is never 401, because the client's own token is valid.
             return Refusal(502, "upstream_auth", "the upstream refuses the account's token")
         if outcome.kind is AnswerKind.NO_MORE_SOCKETS:

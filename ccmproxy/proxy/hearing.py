@@ -56,6 +56,10 @@ class RequestHearing:
         ruling = hearing.heard(Opinion(lease.tag, verdict, lease.identity, lease.is_account))
         self._charge()
         if ruling is Ruling.DELIVER:
+            first = hearing.first
+            if first is not None and verdict.kind is AnswerKind.OK and not lease.is_account:
+                # A key or a remote instance that takes over gives no evidence; that different callers meet it does.
+                self._note_unexplained(self._leases[first.tag], first.verdict)
             self.drop_held()
             return ruling
         is_first = hearing.first is not None and hearing.first.tag == lease.tag
@@ -73,23 +77,28 @@ class RequestHearing:
         """
         held, self.held = self.held, None
         assert held is not None
-        asked, opinions, verdict = self._asked, self._context.opinions, held.verdict
+        opinions, verdict = self._context.opinions, held.verdict
         self._hearing.nobody_left()
         about = self._hearing.about
         if about is None and verdict.kind is AnswerKind.MODEL_REFUSED:
             about = RefusalClass.DENIED
         if about is not None:
             opinions.was_about_request(*self._kind_of_refusal(about), self._context.clock.seconds())
-        elif (
+        else:
+            self._note_unexplained(held.lease, verdict)
+        return held
+
+    def _note_unexplained(self, lease: ILease, verdict: Verdict) -> None:
+        """Let a credential learn of a refusal on which no other account was or could be heard (spec 12.1)."""
+        if (
             verdict.kind in (AnswerKind.BUSY, AnswerKind.DENIED)
-            and not held.lease.is_external  # which of its accounts it was, only the remote knows
+            and not lease.is_external  # which of its accounts it was, only the remote knows
             and not self._is_about_request(verdict)
         ):
-            is_busy = verdict.kind is AnswerKind.BUSY
-            held.lease.learn(
+            asked, is_busy = self._asked, verdict.kind is AnswerKind.BUSY
+            lease.learn(
                 RequestRefused(asked.combination, asked.caller.name, verdict.wait, verdict.sentence, is_busy)
             )
-        return held
 
     def drop_held(self, outcome: LeaseOutcome = LeaseOutcome.REFUSED) -> None:
         """Drop the held refusal, if there is one: the client does not get it."""
@@ -134,7 +143,9 @@ class RequestHearing:
         asked, context = self._asked, self._context
         wait = answer.verdict.wait
         provider = asked.caller.provider
-        if answer.verdict.kind is not AnswerKind.BUSY or wait is None or wait > provider.patience:
+        if answer.verdict.kind is not AnswerKind.BUSY or wait is None:
+            return False
+        if provider.patience <= 0 or wait > provider.patience:
             return False
         if asked.facts.session is None or not provider.is_warm(asked.selection(), answer.lease.tag):
             return False

@@ -154,14 +154,23 @@ class Tries:
         head = self._asked.request.head
         if self._lease.is_about_request(answer.authorization, head.method, head.path):
             return False
-        path = head.path.rstrip(b"/")
+        return self._is_known_path()
+
+    def _is_known_path(self) -> bool:
+        path = self._asked.request.head.path.rstrip(b"/")
         return self._asked.facts.is_for_models or path.endswith((b"/count_tokens", b"/models"))
 
     async def _judge_refused_login(self, answer: Answer) -> Answer | NoAnswer:
-        """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?"""
+        """A 401 that a refresh did not mend, or was not worth one: the request's, or the login's?
+
+        At a path of which nothing is known it is the login's only if the usage endpoint refuses the login too: one odd
+        request says nothing against it.
+        """
         lease, asked = self._lease, self._asked
-        if not answer.verdict.is_revoked and await lease.prove(answer.authorization):
-            return answer
+        if not answer.verdict.is_revoked:
+            is_good = await lease.prove(answer.authorization)
+            if is_good or (is_good is None and not self._is_known_path()):
+                return answer
         if asked.is_gone:
             answer.drop(LeaseOutcome.CANCELLED)
             return NoAnswer(Step.GIVE_UP, Failure.LOST)

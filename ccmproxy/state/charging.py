@@ -5,7 +5,7 @@ Functions from a state to a state; :mod:`ccmproxy.state.transitions` calls them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -26,6 +26,8 @@ POLL_WANTED_AGAIN = 600.0
 #: A rate-limited credential is polled after so long, and then again and again after so long (seconds).
 FIRST_LOOK = 120.0
 NEXT_LOOK = 900.0
+#: A credential that serves other models is polled so often for the one whose window is used up (seconds).
+NEXT_LOOK_AT_MODEL = 3600.0
 #: A window that polls show below this twice in a row is not used up, whatever a 429 has said (percent).
 CLEARLY_BELOW = 95.0
 
@@ -232,13 +234,17 @@ def _low_polls(windows: Sequence[tuple[Window, float]], until: float, low_polls:
 def poll_wanted(state: CredentialState, last_poll: float, now: float) -> float:
     """When the state asks for a poll besides the usual rhythm (Unix seconds); 0: it does not.
 
-    A rate-limited credential is looked at after 2 min and then every 15 min, a refused one at growing intervals.
+    A rate-limited credential is looked at after 2 min and then every 15 min, one whose window of a model is used up
+    after 2 min and then every hour, whatever its answers say meanwhile, a refused one at growing intervals.
     ``last_poll``: when the last poll began.
     """
     moments = []
     if state.rate_limited_until > now and state.rate_limited_at > 0:
         first = state.rate_limited_at + FIRST_LOOK
         moments.append(first if last_poll < first else last_poll + NEXT_LOOK)
+    for block in state.model_rejections.values():
+        first = block.since + FIRST_LOOK
+        moments.append(first if last_poll < first else last_poll + NEXT_LOOK_AT_MODEL)
     if state.refused is not None and not state.refused.is_open:
         moments.append(state.refused.next_at)
     # A time that a poll has met already must not hide a later one.
@@ -252,7 +258,7 @@ def _is_claimed(window: Window, until: float) -> bool:
 def is_believed(limits: Limits, update: LimitsUpdate, now: float) -> bool:
     """Whether the windows of an answer's headers can be true beside what is known: not lower by several points, and no
     reset that is earlier, within a window that has not ended (spec 12.5)."""
-    for known, said in ((limits.short, update.short), (limits.weekly, update.weekly)):
+    for known, said in _window_pairs(limits, update):
         if said is None or said.utilization is None or known.utilization is None:
             continue
         if is_expired(known, now) or is_expired(said, now):
@@ -271,16 +277,23 @@ def are_taken(merged: Limits, update: LimitsUpdate) -> bool:
 
     ``merged``: what is known after the answer.
     """
-    pairs = [(merged.short, update.short), (merged.weekly, update.weekly)]
-    pairs.extend((merged.models.get(family, EMPTY), window) for family, window in update.models.items())
-    for key, said in update.named.items():
-        limit = merged.named.get(key)
-        if limit is not None:
-            pairs.extend(((limit.short, said.short), (limit.weekly, said.weekly)))
     return any(
         said is not None and said.utilization is not None and said.utilization == known.utilization
-        for known, said in pairs
+        for known, said in _window_pairs(merged, update)
     )
+
+
+def _window_pairs(limits: Limits, update: LimitsUpdate) -> Iterator[tuple[Window, Window | None]]:
+    """Yield each window that is known, with what an answer says of it: of the account, of models, of named limits."""
+    yield limits.short, update.short
+    yield limits.weekly, update.weekly
+    for family, window in update.models.items():
+        yield limits.models.get(family, EMPTY), window
+    for key, said in update.named.items():
+        limit = limits.named.get(key)
+        if limit is not None:
+            yield limit.short, said.short
+            yield limit.weekly, said.weekly
 
 
 def clean_slate(state: CredentialState, now: float) -> CredentialState:
@@ -290,6 +303,7 @@ def clean_slate(state: CredentialState, now: float) -> CredentialState:
         slate=state.slate + 1,
         slate_at=now,
         limits=Limits(),
+        poll_failures=0,
         rate_limited_until=0.0,
         rate_limited_at=0.0,
         low_polls=0,

@@ -23,6 +23,8 @@ REST_FORGOTTEN = 120.0
 LONGEST_PROBE = 60.0
 #: While the first request after a rest is under way, others are told to come again after so long (seconds).
 PROBE_WAIT = 1.0
+#: How the paths end at which models answer, in all dialects.
+_MODEL_ENDPOINTS = ("/messages", "/responses", "/responses/compact", "/chat/completions")
 #: How long a combination is not sent again that another account serves (seconds).
 DENIED_TIME = 600.0
 #: How long a model is not asked for again that the account may not use (seconds).
@@ -38,9 +40,8 @@ class Combination(NamedTuple):
 
     @property
     def is_model_request(self) -> bool:
-        """Whether a model answers it. What such an endpoint is refused for says nothing of the others (spec 12.2)."""
-        path = self.endpoint.rstrip("/")
-        return not path.endswith("/count_tokens") and "/models" not in path
+        """Whether a model answers it. What any other endpoint is refused for says nothing of models (spec 12.2)."""
+        return self.endpoint.rstrip("/").endswith(_MODEL_ENDPOINTS)
 
 
 @dataclass(frozen=True, slots=True)

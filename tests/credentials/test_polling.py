@@ -220,6 +220,17 @@ class WhenTests(PollTestCase):
         self.poller.reconsider()
         self.polled_after(300)
 
+    def test_wanted_still_after_a_refusal(self) -> None:
+        """A poll that the endpoint refuses for now has told nothing, so that it is made when the delay is over."""
+        self.start()
+        self.polls()
+        self.upstream.answer("usage", Answer(429, {"retry-after": "60"}), usage())
+        self.wanted = NOW + 120
+        self.poller.reconsider()
+        self.polled_after(120)
+        self.polled_after(60)
+        self.polled_after(HOUR)
+
     def test_wanted_all_the_time(self) -> None:
         """A state that never takes its wish back does not make us hammer."""
         self.start()
@@ -449,7 +460,7 @@ class TokenTests(PollTestCase):
         self.put(login(refresh=None, expires=NOW + 1e9, plan="pro"))
         self.keeper.load()
         self.poller.start()
-        self.assertEqual((self.shown, self.events()), ([("a1", False)], ["PollFailed"]))
+        self.assertEqual((self.shown, self.events()), ([("a1", False)], ["PollRefused", "PollFailed"]))
 
     def test_budget_of_polls(self) -> None:
         """Every poll is refused: three refreshes a minute, then the refusal counts as it is."""
@@ -482,12 +493,14 @@ class TokenTests(PollTestCase):
 
     def test_proof(self) -> None:
         token = OAuthToken("a1")
-        replies: list[tuple[Answer | ControlError, bool]] = [
+        replies: list[tuple[Answer | ControlError, bool | None]] = [
             (usage(), True),
             (Answer(403), True),
             (Answer(403, {}, b"revoked"), False),
-            *((Answer(status), False) for status in (401, 429, 500)),
-            (LOST, False),
+            (Answer(401), False),
+            # These say nothing of the token.
+            *((Answer(status), None) for status in (429, 500)),
+            (LOST, None),
         ]
         for reply, is_good in replies:
             self.upstream.answer("usage", reply)
@@ -496,7 +509,7 @@ class TokenTests(PollTestCase):
         self.upstream.answer("usage")
         asking = Deferred.fromCoroutine(self.poller.ask_for_proof(token))
         self.clock.advance(5)
-        self.assertFalse(self.successResultOf(asking))
+        self.assertIsNone(self.successResultOf(asking))
 
     def test_soft_failure_of_the_token_counts_once(self) -> None:
         self.upstream.answer("token", Answer(500))

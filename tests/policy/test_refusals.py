@@ -89,6 +89,9 @@ class NobodyTests(SynchronousTestCase):
         refused = Verdict(AnswerKind.AUTH_FAILED)
         self.assertEqual(self.told(USABLE, refused)[:2], (502, "upstream_auth"))
         self.assertEqual(self.told(GONE, refused)[0], 400)
+        # It is never told as a passing trouble where the others are used up or refused (spec 12.3).
+        self.assertIs(self.word(LIMITED, refused), LIMITED)
+        self.assertEqual(self.told(REJECTED, refused)[:2], (400, "credential_unavailable"))
 
     def test_a_limit_of_which_nothing_is_known(self) -> None:
         """If the limit has an unknown name or no end, the client is told about the limit that it met."""

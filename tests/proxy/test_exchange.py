@@ -902,5 +902,6 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual((len(remote.turns), self.by_us(world)), (1, 1))
         self.assertFalse(self.friend(world).is_usable())
         world, _ = self.begin(http_response(401), credential="friend")
-        self.assertEqual(world.answer().status, 502)
+        # At once as on every later request (spec 4.4): no client tries such an answer again.
+        self.assertEqual(world.answer().status, 400)
         self.assertFalse("friend-token-4711" in world.logged(), "a token was logged")

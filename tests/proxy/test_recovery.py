@@ -9,8 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount
+from ccmproxy.state.inputs import PollFailed
 from tests.conversation import Response, World, message_request
 from tests.proxy.raw_upstream import RawUpstream, http_response
+from tests.proxy.scripted_upstream import CodexPoolWorld
 
 API_KEY = """
 services:
@@ -374,6 +376,18 @@ class KeyTests(RecoveryCase):
         self.assertEqual(received.items(b"anthropic-beta"), [b"x"])
         self.assertNotIn("sk-ant-test-key", world.logged())
         self.assertEqual(world.simulator.requests.of("usage"), [])
+
+    def test_a_key_in_the_place_of_a_login(self) -> None:
+        """It has nothing to do with what the login has left, nor with its polls, which nobody makes any more."""
+        world = CodexPoolWorld(self)
+        account = world.accounts[0]
+        account._apply(PollFailed())
+        account.rate_limited(world.clock.seconds() + 86400, True)
+        with open(world.paths[0], "w", encoding="utf-8") as file:
+            json.dump({"OPENAI_API_KEY": "sk-key", "auth_mode": "apikey"}, file)
+        world.see_files()
+        self.assertTrue(account.is_api_key)
+        self.assertTrue(account.is_usable())
 
     def test_a_key_that_is_refused(self) -> None:
         world, _ = self.world()

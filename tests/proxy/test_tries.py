@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.login.account import LoginAccount
+from ccmproxy.credentials.login.standing import TokenStanding
 from ccmproxy.state.holds import DENIED_TIME
 from ccmproxy.state.inputs import TokenAvailable, TokenUnavailable
 from tests.conversation import TOKEN, Response
@@ -190,6 +193,21 @@ class BusyTests(TriesCase):
         del self.scripts["a1"]
         self.assert_served_by(["a1"], "t")
 
+    def test_other_endpoints_never_touch_turns(self) -> None:
+        """Not even when two callers are refused there, by 429 or 403, with another account or without."""
+        for said in (BUSY, FORBIDDEN):
+            for accounts in (2, 1):
+                self.begin(accounts, strategy="fallback")
+                self.scripts["a1"] = said
+                self.scripts["a2"] = SERVED
+                for token in (TOKEN, BOB):
+                    self.world.answer(session="s", path="/v1/files", token=token)
+                self.scripts.clear()
+                self.upstream.asked()
+                self.assert_served_by(["a1"], "t")
+                self.assertEqual(self.refused(), [])
+                self.world.close()
+
     def test_the_second_is_used_up(self) -> None:
         """That is no opinion: it is charged to the second, and the third is asked; it serves, so the first rests."""
         self.begin(3)
@@ -255,6 +273,50 @@ class LoginTests(TriesCase):
         self.assertLessEqual(len(self.upstream.asked()), 4)
         self.assertEqual([login.counters.refreshes for login in self.world.logins], [0, 0])
         self.assert_nobody_charged()
+
+    def test_an_unknown_path_while_the_usage_endpoint_says_nothing(self) -> None:
+        """One odd request with a token that has served nothing yet takes the account from nobody, unless the usage
+        endpoint refuses the login as well."""
+        for fault, status in (("500", 200), ("429;retry_after=60", 200), ("unauthorized", 400)):
+            self.begin(1, start=False)
+            self.world.simulator.faults.always(fault, endpoint="usage")
+            self.world.start()
+            self.scripts["a1"] = UNAUTHORIZED
+            self.world.answer(session="s", path="/v1/strange")
+            del self.scripts["a1"]
+            self.assertEqual(self.world.answer(session="t", token=BOB).status, status, fault)
+            self.world.close()
+
+    def test_a_login_that_cannot_be_refreshed(self) -> None:
+        """Its first refusal counts as the one after a refresh: everybody is told whom to ask, and no more is sent."""
+        self.begin(1)
+        self.world.logins[0].log_in()
+        document = json.loads(self.world.logins[0].credentials_document())
+        document["claudeAiOauth"]["refreshToken"] = None
+        with open(self.world.paths[0], "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        self.world.see_files()
+        self.assert_served_by(["a1"], "s")
+        self.world.logins[0].revoke()
+        for asked in (["a1"], []):
+            response = self.world.answer(session="s")
+            reason = response.header("x-ccm-error")
+            self.assertEqual((response.status, reason), (400, "credential_unavailable"))
+            self.assertIn("log in again", response.error["message"])
+            self.assertEqual(self.upstream.asked(), asked)
+
+    def test_the_others_are_used_up(self) -> None:
+        """The client is told so, and not that the trouble is a passing one (spec 12.3)."""
+        self.begin(strategy="fallback")
+        self.world.exhaust("a2", resets_in=3600.0)
+        self.world.poll()
+        self.world.simulator.faults.always("unauthorized", endpoint="usage")
+        self.scripts["a1"] = UNAUTHORIZED
+        account = self.world.accounts[0]
+        assert isinstance(account, LoginAccount)
+        account._standing = TokenStanding()
+        response = self.world.answer(session="s")
+        self.assertEqual((response.status, response.header("x-ccm-error")), (429, "rate_limited"))
 
     def test_codex(self) -> None:
         world = CodexPoolWorld(self)
@@ -480,9 +542,10 @@ class PatienceTests(TriesCase):
         self.warm(seconds=6)
         self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
         self.world.close()
-        self.warm(strategy="least-used\n        patience: 0")
-        self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
-        self.world.close()
+        for seconds in (3, 0):
+            self.warm(seconds, strategy="least-used\n        patience: 0")
+            self.assert_served_by(["a1", "a2"], "s", headers=WAITS)
+            self.world.close()
         self.warm(strategy="fallback")
         self.assert_served_by(["a1", "a2"], "cold", headers=WAITS)
 
@@ -732,6 +795,16 @@ class NoOpinionTests(TriesCase):
         self.scripts["key"] = SERVED
         self.assert_served_by(["a1", "key"], "s")
         self.assert_nobody_charged()
+
+    def test_a_key_serves_after_bursts_to_different_callers(self) -> None:
+        """The key is no evidence, but the account rests as with any refusal that different callers meet in a row."""
+        self.begin_with_key()
+        self.scripts["a1"] = BUSY
+        self.scripts["key"] = SERVED
+        self.assert_served_by(["a1", "key"], "s")
+        self.assert_served_by(["a1", "key"], "s")
+        self.assert_served_by(["a1", "key"], "t", token=BOB)
+        self.assert_served_by(["key"], "u")
 
     def test_a_key_is_not_asked_about_a_login_or_an_account(self) -> None:
         for said, status, asked in ((FORBIDDEN, 403, ["a1"]), (UNAUTHORIZED, 403, ["a1", "a1"])):

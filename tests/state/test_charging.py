@@ -413,6 +413,13 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(poll_wanted(state, NOW + 120, self.RESET), 0)
         self.assertEqual(poll_wanted(CredentialState(), 0.0, NOW), 0)
 
+    def test_a_used_up_window_of_a_model_is_polled_every_hour(self) -> None:
+        """Answers to requests for other models say nothing of it, and put the usual polls off."""
+        credential = Credential()
+        credential.give(HeadersObserved(LimitsUpdate(model_rejections={"opus": self.RESET})))
+        self.assertEqual(poll_wanted(credential.state, 0.0, NOW), NOW + FIRST_LOOK)
+        self.assertEqual(poll_wanted(credential.state, NOW + 120, NOW + 120), NOW + 120 + HOUR)
+
     def test_a_poll_that_says_rejected_keeps_to_it(self) -> None:
         credential = self.limited()
         update = replace(said(short=96), rejected_until=self.RESET)
@@ -426,6 +433,10 @@ class BelievedTests(SynchronousTestCase):
     def believed(self, known: Window, told: Window) -> bool:
         one = is_believed(Limits(short=known), LimitsUpdate(short=told), NOW)
         self.assertEqual(one, is_believed(Limits(weekly=known), LimitsUpdate(weekly=told), NOW))
+        models = Limits(models={"opus": known}), LimitsUpdate(models={"opus": told})
+        self.assertEqual(one, is_believed(*models, NOW))
+        named = ({"spark": NamedLimit("spark", window, Window())} for window in (known, told))
+        self.assertEqual(one, is_believed(Limits(named=next(named)), LimitsUpdate(named=next(named)), NOW))
         return one
 
     def test_figures(self) -> None:

@@ -247,6 +247,12 @@ class EndpointTests(SynchronousTestCase):
             ("/v1/messages/count_tokens/", False),
             ("/v1/models", False),
             ("/v1/models/*", False),
+            ("/v1/messages/", True),
+            ("/v1/responses/compact", True),
+            ("/v1/chat/completions", True),
+            ("/v1/messages/batches", False),
+            ("/v1/files", False),
+            ("/v1/mcp_servers", False),
         ):
             self.assertIs(Combination(endpoint).is_model_request, is_one, endpoint)
 

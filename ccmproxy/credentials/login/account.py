@@ -79,7 +79,7 @@ class LoginAccount(Credential):
         self._watch: FileWatch | None = None
         self._access_token: str | None = None
         self._standing = TokenStanding()
-        self._proofs: SingleFlight[bytes] = SingleFlight()
+        self._proofs: SingleFlight[tuple[bytes, bool | None]] = SingleFlight()
         if fetch is None:
             fetch = ControlClient(clock, access.outbound).fetch
         self._lock: DirectoryLock | None = None
@@ -215,27 +215,30 @@ class LoginAccount(Credential):
             raise CredentialUnavailable(self._bad_login())
         return authorization
 
-    async def prove(self, authorization: Authorization) -> bool:
+    async def prove(self, authorization: Authorization) -> bool | None:
         """Return whether this very token has served a model request or a poll. If that is not known, asks the usage
-        endpoint once, for at most 5 s (spec 12.3)."""
+        endpoint once, for at most 5 s (spec 12.3); None: that does not say."""
         if self._standing.is_proven(authorization):
             return True
         if not isinstance(authorization, OAuthToken) or not self._running:
             return False
         # The proof that is under way may be of another token.
-        wanted, asked = digest(authorization), b""
+        wanted, asked, is_good = digest(authorization), b"", None
         while self._running and asked != wanted:
-            asked = await self._proofs.join(lambda: self._ask_for_proof(authorization))
-        return self._standing.is_proven(authorization)
+            asked, is_good = await self._proofs.join(lambda: self._ask_for_proof(authorization))
+        return self._standing.is_proven(authorization) or is_good
 
-    async def _ask_for_proof(self, token: OAuthToken) -> bytes:
-        """Ask the usage endpoint whether ``token`` is good, and note that. Returns the digest of the token."""
+    async def _ask_for_proof(self, token: OAuthToken) -> tuple[bytes, bool | None]:
+        """Ask the usage endpoint whether ``token`` is good, and note that. Returns the digest of the token, and what
+        the endpoint says of it."""
+        is_good = None
         try:
-            if await self._poller.ask_for_proof(token):
-                self._standing.prove(token)
+            is_good = await self._poller.ask_for_proof(token)
         except CancelledError:
             pass  # The account is being stopped.
-        return digest(token)
+        if is_good:
+            self._standing.prove(token)
+        return digest(token), is_good
 
     def proved(self, authorization: Authorization) -> None:
         """Note that a model request was served with this token."""
@@ -246,10 +249,11 @@ class LoginAccount(Credential):
 
     def login_refused(self, authorization: Authorization, sentence: str) -> None:
         """Note that the upstream refused this token although it cannot be refreshed any further; ``sentence``: the
-        provider's. Unless the token is proven or replaced, the login is bad until it changes or a probe succeeds, and
-        the first probe is made at once (spec 12.3)."""
-        if self._standing.is_proven(authorization) or not self._is_present(authorization):
+        provider's. Unless the token is replaced, the login is bad until it changes or a probe succeeds, and the first
+        probe is made at once (spec 12.3). What the token has served before does not help it any more."""
+        if not self._is_present(authorization):
             return
+        self._standing.disprove(authorization)
         if self._standing.bad is not None:
             return
         now = self._now()
@@ -353,9 +357,11 @@ class LoginAccount(Credential):
         return min(moments, default=0.0)
 
     def _probed(self, authorization: Authorization, is_good: bool | None) -> None:
-        """Note what a poll or a model request has shown about the token: True = it is good, None = nothing."""
+        """Note what a poll or a model request has shown about the token: whether it is good, None = nothing."""
         if is_good:
             self._standing.prove(authorization)
+        elif is_good is False:
+            self._standing.disprove(authorization)
         if self._standing.probed(is_good, self._now()):
             self.log.info("{tag}: its login is used again", tag=self.tag)
             present = self._keeper.authorization
@@ -373,5 +379,7 @@ class LoginAccount(Credential):
 
 
 def _identity(authorization: Login) -> str:
-    """Return the identity of the login (spec 12.5), empty if unknown."""
-    return (authorization.account_id or "") if isinstance(authorization, OAuthToken) else ""
+    """Return the identity of the login or key (spec 12.5), empty if unknown."""
+    if isinstance(authorization, OAuthToken):
+        return authorization.account_id or ""
+    return f"key {digest(authorization).hex()}"

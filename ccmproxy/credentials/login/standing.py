@@ -66,6 +66,11 @@ class TokenStanding:
         self._seen = authorization
         return True
 
+    def disprove(self, authorization: Authorization) -> None:
+        """Note that this token was refused since it last served anything, and that not for the request's sake."""
+        if self.is_proven(authorization):
+            self._proven = self._seen = None
+
     # Endpoints that refuse good tokens --------------------------------------------------------------------
 
     def remember_about_request(self, authorization: Authorization, method: bytes, path: bytes) -> None:

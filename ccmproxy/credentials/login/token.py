@@ -153,8 +153,12 @@ class TokenKeeper:
         present = self._login.present()
         if not _same_secret(present, rejected):
             return await self.authorize()
-        if isinstance(present, ApiKey) or not self._format.can_refresh(present):
-            raise self._soft("the upstream refused the credential, and it cannot be refreshed")
+        if isinstance(present, ApiKey):
+            # No failure of a poll: a key has none, so that nothing would ever end such a failure.
+            raise CredentialUnavailable("the upstream refused the API key")
+        if not self._format.can_refresh(present):
+            # The refusal counts as one that a refresh has not mended.
+            raise RefreshNotForced("the upstream refused the credential, and it cannot be refreshed")
         if not may_force:
             raise RefreshNotForced("the upstream refused the credential")
         budget = self._poll_budget if caller is POLLS else self._request_budget

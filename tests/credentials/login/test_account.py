@@ -510,13 +510,17 @@ class RefusedLoginTests(AccountTestCase):
         self.assertTrue(self.availability(account).usable)
 
     def test_what_makes_no_login_bad(self) -> None:
-        """A proven token, and one that has been replaced meanwhile."""
-        account, token = self.begin()
+        """The refusal of a token that has been replaced meanwhile."""
+        account, _ = self.begin()
         account.login_refused(OAuthToken("old"), "no")
         self.assertTrue(self.availability(account).usable)
+
+    def test_what_it_has_served_before_does_not_help(self) -> None:
+        """Whoever says that the login is refused has looked for proofs, or the words leave no doubt (spec 12.3)."""
+        account, token = self.begin()
         account.proved(token)
         account.login_refused(token, "no")
-        self.assertTrue(self.availability(account).usable)
+        self.assertFalse(self.availability(account).usable)
 
     def test_served_after_all(self) -> None:
         """By a request that was in progress."""

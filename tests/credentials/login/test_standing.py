@@ -26,6 +26,13 @@ class ProofTests(SynchronousTestCase):
         self.standing.prove(OTHER)
         self.assertFalse(self.standing.is_proven(ONE), "it was replaced")
 
+    def test_refused_since(self) -> None:
+        self.standing.prove(ONE)
+        self.standing.disprove(OTHER)
+        self.assertTrue(self.standing.is_proven(ONE))
+        self.standing.disprove(replace(ONE, plan="max"))
+        self.assertFalse(self.standing.is_proven(ONE))
+
     def test_secrets_are_not_kept(self) -> None:
         self.standing.prove(ONE)
         self.standing.remember_about_request(ONE, *FILES)
