@@ -155,6 +155,9 @@ class ICredential(Interface):
     tag: str = Attribute("Unique name in the configuration.")
     is_external: bool = Attribute("True for a remote instance.")
     is_api_key: bool = Attribute("True where a commercial API key is used (spec 3.7).")
+    identity: str = Attribute(
+        "Whose login it is: id of the account or organization (F33); empty = not known."
+    )
 
     def snapshot(now: float, model: str | None = None) -> CredentialSnapshot:
         """Return an immutable view of the state at ``now`` (Unix seconds). With ``model``, it includes the windows of

@@ -59,7 +59,7 @@ _CLASSES = {
     AnswerKind.STREAM_FAILED: RefusalClass.STREAM,
 }
 #: Answers that say by themselves what they are about: they are charged at once, and others are asked as usual.
-_KNOWN = frozenset({AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED})
+KNOWN = frozenset({AnswerKind.ACCOUNT_REFUSED, AnswerKind.MODEL_REFUSED})
 #: Answers after which the next credential is asked, although they are no opinion on an earlier refusal.
 _PASSED_OVER = frozenset(
     {
@@ -93,13 +93,14 @@ class ChargeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What the credential ``tag`` is charged with. ``wait``: seconds that a rest was asked for, None = not said.
-    ``sentence``: the provider's, for the operator."""
+    """What the credential ``tag`` is charged with, whose login was of ``identity`` then (see Opinion). ``wait``:
+    seconds that a rest was asked for, None = not said. ``sentence``: the provider's, for the operator."""
 
     tag: str
     kind: ChargeKind
     wait: float | None = None
     sentence: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Hearing:
     def heard(self, opinion: Opinion) -> Ruling:
         """A credential has answered."""
         verdict = opinion.verdict
-        if self._first is not None:
+        if self._first is not None and not self._is_same_login(opinion):
             self._asked += 1
         refusal = _CLASSES.get(verdict.kind)
         if refusal is None:
@@ -166,7 +167,7 @@ class Hearing:
         if self._first is None or self.begins_with(verdict.kind):
             self._first, self._asked, self._agreed = opinion, 1, False
             self._refusals.append(opinion)
-            if verdict.kind in _KNOWN or self.may_seek:
+            if verdict.kind in KNOWN or self.may_seek:
                 return Ruling.NEXT
             return Ruling.FIRST
         if refusal is _CLASSES[self._first.verdict.kind] and self._is_second(opinion):
@@ -181,7 +182,7 @@ class Hearing:
         """
         if kind not in _CLASSES:
             return False
-        return self._first is None or (kind not in _KNOWN and not self._is_open())
+        return self._first is None or (kind not in KNOWN and not self._is_open())
 
     def nobody_left(self) -> bool:
         """No credential is left to ask. Whether the client is to get the first refusal, as it came."""
@@ -190,7 +191,7 @@ class Hearing:
 
     def _is_open(self) -> bool:
         """Is there a first refusal that other answers are to explain? An overloaded provider explains none."""
-        return self._first is not None and self._first.verdict.kind not in _KNOWN
+        return self._first is not None and self._first.verdict.kind not in KNOWN
 
     def _go_on(self) -> Ruling:
         first = self._first
@@ -207,9 +208,12 @@ class Hearing:
     def _is_second(self, opinion: Opinion) -> bool:
         """Is it another login of the same kind, and of another identity (F33)?"""
         assert self._first is not None
-        if not opinion.is_evidence or not self._first.is_evidence:
-            return False
-        return not opinion.identity or opinion.identity != self._first.identity
+        return opinion.is_evidence and self._first.is_evidence and not self._is_same_login(opinion)
+
+    def _is_same_login(self, opinion: Opinion) -> bool:
+        """Is it another login of the account that was asked first? That one's answer is not counted either."""
+        assert self._first is not None
+        return bool(opinion.identity) and opinion.identity == self._first.identity
 
     def _charge_known(self, opinion: Opinion) -> None:
         verdict = opinion.verdict
@@ -224,17 +228,22 @@ class Hearing:
         """Somebody else serves what was refused before: so the refusal was about where it came from."""
         for refused in self._refusals:
             verdict = refused.verdict
-            if verdict.kind in _KNOWN or verdict.is_about_request or not opinion.is_evidence:
+            if verdict.kind in KNOWN or verdict.is_about_request or not opinion.is_evidence:
                 continue
             if not refused.is_evidence or (opinion.identity and opinion.identity == refused.identity):
                 continue
             if verdict.kind is AnswerKind.BUSY:
-                self.charges.append(Charge(refused.tag, ChargeKind.REST, verdict.wait, verdict.sentence))
+                charge = Charge(
+                    refused.tag, ChargeKind.REST, verdict.wait, verdict.sentence, refused.identity
+                )
+                self.charges.append(charge)
             elif verdict.kind is not AnswerKind.STREAM_FAILED and not self._has_refused_account:
                 # A stream that fails at its beginning is the provider's trouble, and nobody's charge. A denial may have
                 # its account refused, and one request has at most one.
                 self._has_refused_account = True
-                self.charges.append(Charge(refused.tag, ChargeKind.DENY, sentence=verdict.sentence))
+                self.charges.append(
+                    Charge(refused.tag, ChargeKind.DENY, sentence=verdict.sentence, identity=refused.identity)
+                )
 
 
 def most_sends(accounts: int) -> int:

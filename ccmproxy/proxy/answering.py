@@ -118,6 +118,9 @@ class HTTPAnswering:
             learn_refusal(asked, asked.selected, answer.lease, answer.authorization, reading.refusal)
         elif end is RelayEnd.WHOLE and answer.verdict.kind is AnswerKind.OK and not reading.error:
             learn_served(asked, asked.selected, answer.lease)
+            if asked.facts.billable:
+                # Not before: a stream may begin well, and then say that the token is refused.
+                answer.lease.proved(answer.authorization)
 
     def _headers(self, response: ResponseHead, verdict: Verdict) -> Headers:
         """Return the response's header fields for the client."""

@@ -241,8 +241,6 @@ class Exchange:
         if answer.verdict.kind is AnswerKind.OK:
             sent_at = self._context.unix_time(answer.sent_at)
             answer.lease.served(asked.combination, sent_at, asked.facts.billable)
-            if asked.facts.billable:
-                answer.lease.proved(answer.authorization)
         self._answering.deliver(answer)
 
     def _deliver_held(self, hearing: RequestHearing) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.policy.answers import AnswerKind, Verdict
-from ccmproxy.policy.opinions import ChargeKind, Hearing, Opinion, RefusalClass, Ruling, class_of
+from ccmproxy.policy.opinions import KNOWN, ChargeKind, Hearing, Opinion, RefusalClass, Ruling, class_of
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.answer import Answer
 from ccmproxy.proxy.charges import input_of
@@ -50,7 +50,8 @@ class RequestHearing:
         if verdict.kind is AnswerKind.MODEL_REFUSED and self._is_refused_by_all():
             self._hold(answer)
             return Ruling.FIRST
-        if hearing.begins_with(verdict.kind) and (refusal := class_of(verdict.kind)) is not None:
+        refusal = class_of(verdict.kind) if verdict.kind not in KNOWN else None
+        if hearing.begins_with(verdict.kind) and refusal is not None:
             hearing.may_seek = not self._waits_here(answer) and self._may_seek(lease.tag, refusal)
         self._leases[lease.tag] = lease
         ruling = hearing.heard(Opinion(lease.tag, verdict, lease.identity, lease.is_account))

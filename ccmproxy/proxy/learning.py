@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ccmproxy.dialects.oauth import Authorization
-from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease
+from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease, RefreshNotForced
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.opinions import Opinion
@@ -15,6 +16,8 @@ from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.state.holds import Combination
 from ccmproxy.state.inputs import AccountRefused, ModelDenied
 from ccmproxy.state.limits import LimitsUpdate
+
+_log = Logger()
 
 
 def learn_limits(lease: ILease, verdict: Verdict) -> bool:
@@ -62,15 +65,8 @@ def learn_refusal(
             if asked.context.opinions.has_served(selection.model):
                 lease.learn(ModelDenied(selection.model or ""))
         case AnswerKind.AUTH_FAILED:
-            # The present request is lost. The client sends another one, and by then there is a new token.
-            recovery = Deferred.fromCoroutine(lease.recover(authorization, asked.caller.name))
-
-            def not_recovered(failure: Failure) -> None:
-                # With the same token it would be refused again: the session goes to another account, if there is one.
-                failure.trap(CredentialUnavailable)
-                asked.caller.provider.refused(selection, lease.tag)
-
-            recovery.addErrback(not_recovered)
+            recovery = Deferred.fromCoroutine(_recover(asked, selection, lease, authorization, verdict))
+            recovery.addErrback(_not_recovered)
         case AnswerKind.BUSY | AnswerKind.DENIED | AnswerKind.STREAM_FAILED:
             asked.caller.provider.refused(selection, lease.tag)
             if selection.session is not None and not verdict.is_about_request:
@@ -83,6 +79,35 @@ def learn_refusal(
                 )
         case _:
             pass
+
+
+async def _recover(
+    asked: ProxiedRequest,
+    selection: Selection,
+    lease: ILease,
+    authorization: Authorization,
+    verdict: Verdict,
+) -> None:
+    """Get another token than the one that was refused in mid-stream. The present request is lost; the client sends
+    another one, and by then there is a new token.
+
+    If there is none, the session goes to another account if there is one, as the same token would be refused again. A
+    login that stays refused although it was refreshed is bad, unless its token is known to be good (spec 12.3).
+    """
+    try:
+        await lease.recover(authorization, asked.caller.name)
+        return
+    except RefreshNotForced:
+        is_good = not verdict.is_revoked and await lease.prove(authorization)
+    except CredentialUnavailable:
+        is_good = True  # The account knows already what is the matter with its login.
+    asked.caller.provider.refused(selection, lease.tag)
+    if not is_good:
+        lease.login_refused(authorization, verdict.sentence)
+
+
+def _not_recovered(failure: Failure) -> None:
+    _log.failure("learning from a refused token failed", failure)
 
 
 def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> None:
@@ -105,5 +130,6 @@ def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> 
     if charge is None:
         return
     for credential in provider.credentials(asked.caller.allow_external):
-        if credential.tag == charge.tag:
+        # Another identity's login may have come in the meantime (spec 12.5).
+        if credential.tag == charge.tag and credential.identity == charge.identity:
             credential.learn(input_of(charge, combination, asked.caller.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -282,6 +282,11 @@ class Tries:
             # A failure is no second opinion in favour of those that have refused the request before.
             if asked.excluded or asked.another_can(self._lease.tag):
                 verdict = await self._look_at_beginning(attempt, response, verdict)
+        if verdict.kind is AnswerKind.RATE_LIMITED and not asked.combination.is_model_request:
+            if not self._lease.is_account and not self._lease.is_external:
+                # A key has limits of its own for such endpoints, which say nothing of turns (spec 12.2).
+                wait = verdict.until - now if verdict.until > now else None
+                verdict = replace(verdict, kind=AnswerKind.BUSY, wait=wait)
         return remote_verdict(response, verdict) if self._lease.is_external else verdict
 
     async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zope.interface.verify import verifyObject
 
 from ccmproxy.credentials.destination import upstream_of
-from ccmproxy.credentials.key import KeyAccount
+from ccmproxy.credentials.key import FIRST_REFUSAL, LONGEST_REFUSAL, KeyAccount
 from ccmproxy.dialects.oauth import ApiKey
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential
@@ -111,3 +111,38 @@ class KeyAccountTests(CredentialTestCase):
         self.account.close_connections()
         network.flush()
         self.assertTrue(connection.closed)
+
+    def test_refused(self) -> None:
+        """It is left alone for a while, which grows; then requests find out whether it is good again (spec 12.3)."""
+        account, key = self.account, ApiKey("SECRET")
+        account.start()
+        for seconds in (
+            FIRST_REFUSAL,
+            2 * FIRST_REFUSAL,
+            4 * FIRST_REFUSAL,
+            8 * FIRST_REFUSAL,
+            LONGEST_REFUSAL,
+        ):
+            account.login_refused(key, "invalid x-api-key")
+            account.login_refused(key, "the second of two requests")
+            self.assertIn('refuses this API key ("invalid x-api-key")', self.availability().message)
+            self.assertEqual(self.availability().state, "unavailable")
+            self.clock.advance(seconds - 1)
+            self.assertFalse(account.is_usable())
+            account.reconfigure(Caps(), None)
+            self.assertFalse(account.is_usable(), "a reload does not help it")
+            self.clock.advance(1)
+            self.assertTrue(account.is_usable())
+        account.proved(key)
+        account.login_refused(key, "")
+        self.clock.advance(FIRST_REFUSAL)
+        self.assertTrue(account.is_usable())
+
+    def test_refused_and_served_all_the_same(self) -> None:
+        account, key = self.account, ApiKey("SECRET")
+        account.login_refused(key, "not started yet")
+        account.start()
+        account.login_refused(key, "no")
+        account.proved(key)
+        self.assertTrue(account.is_usable())
+        self.no_timers()

@@ -77,7 +77,7 @@ class ServedElsewhereTests(HearingTestCase):
     def test_busy_rests(self) -> None:
         self.hear(BUSY, OK)
         self.assertEqual(self.rulings, [NEXT, DELIVER])
-        self.assertEqual(self.hearing.charges, [Charge("a", ChargeKind.REST, 3.0, "slow down")])
+        self.assertEqual(self.hearing.charges, [Charge("a", ChargeKind.REST, 3.0, "slow down", "a")])
         self.assertIsNone(self.hearing.about)
 
     def test_both_that_were_busy_rest(self) -> None:
@@ -89,9 +89,16 @@ class ServedElsewhereTests(HearingTestCase):
         for verdict in (DENIED, UNAUTHORIZED):
             self.hear(verdict, OK)
             self.assertEqual(self.rulings, [NEXT, DELIVER])
-            self.assertEqual(
-                self.hearing.charges, [Charge("a", ChargeKind.DENY, sentence=verdict.sentence)], verdict
-            )
+            charge = Charge("a", ChargeKind.DENY, sentence=verdict.sentence, identity="a")
+            self.assertEqual(self.hearing.charges, [charge], verdict)
+
+    def test_another_login_of_the_same_account_is_not_counted(self) -> None:
+        """It is no second opinion (F33), and takes nobody else's turn."""
+        hearing = Hearing()
+        for tag, identity in (("a", "x"), ("b", "x"), ("c", "y")):
+            ruling = hearing.heard(Opinion(tag, DENIED, identity))
+            self.assertIs(ruling, NEXT if tag != "c" else FIRST)
+        self.assertIs(hearing.about, RefusalClass.DENIED)
 
     def test_a_broken_stream_is_the_providers(self) -> None:
         self.hear(STREAM, OK)
@@ -250,7 +257,9 @@ class AnyConversationTests(SynchronousTestCase):
             before = hearing.first
             ruling = hearing.heard(opinion)
             heard.append(opinion)
-            asked_since = 1 if hearing.first is not before else asked_since + (before is not None)
+            # Another login of the account that was asked first is no other account (F33).
+            is_other = before is not None and not (opinion.identity and opinion.identity == before.identity)
+            asked_since = 1 if hearing.first is not before else asked_since + is_other
             if ruling is not NEXT:
                 break
         if ruling is NEXT:

@@ -21,6 +21,7 @@ class ShownCredential:
     """A credential whose state is shown, and which serves nothing. ``asked``: how often a poll was requested."""
 
     is_api_key = False
+    identity = ""
 
     def __init__(self, tag: str, short: float | None = None, *, is_external: bool = False) -> None:
         self.tag = tag

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.state.inputs import TokenAvailable
 from tests.pooled import BOB, PoolWorld
 from tests.proxy.manual_upstream import START, TEXT, event
 from tests.proxy.raw_upstream import http_response
@@ -199,6 +200,32 @@ class CodexTests(SynchronousTestCase):
         self.refuse(failed("token_expired"))
         self.assertEqual(self.world.codex[0].counters.refreshes, 1)
         self.assertTrue(self.world.accounts[0].is_usable())
+
+    def test_a_token_that_stays_refused(self) -> None:
+        """After the refresh a second refusal makes the login bad, although the streams began well (spec 12.3)."""
+        self.world.simulator.faults.always("unauthorized", endpoint="usage")
+        for _ in range(2):
+            self.refuse(failed("token_expired"))
+        # One for the request, and one for the poll that finds out whether the login is good again.
+        self.assertEqual(self.world.codex[0].counters.refreshes, 2)
+        self.assertEqual(
+            self.world.accounts[0].snapshot(self.world.clock.seconds()).availability.state, "unavailable"
+        )
+        self.assertEqual(self.next(), ["a2"])
+
+    def test_a_token_that_is_good_for_polls(self) -> None:
+        """Then the second refusal is about the request: the session moves, and the login stays."""
+        for _ in range(2):
+            self.refuse(failed("token_expired"))
+        self.assertTrue(self.world.accounts[0].is_usable())
+        self.assertEqual((self.next(), self.next("t")), (["a2"], ["a1"]))
+
+    def test_another_identity_in_between(self) -> None:
+        """What the last one refused is not charged to it (spec 12.5)."""
+        self.refuse(failed("rate_limit_exceeded", "Rate limit reached. Please try again in 20s."))
+        self.world.accounts[0]._apply(TokenAvailable(1.0, "another workspace"))
+        self.assertEqual(self.next(), ["a2"])
+        self.assertTrue(self.world.accounts[0].state.holds.is_empty)
 
 
 class WebSocketTests(SynchronousTestCase):

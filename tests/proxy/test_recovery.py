@@ -7,6 +7,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.credentials.key import FIRST_REFUSAL
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.simulator.claude.simulated_account import ApiKeyAccount
 from ccmproxy.state.inputs import PollFailed
@@ -357,6 +358,9 @@ class RefusedTests(RecoveryCase):
         self.assertTrue(world.upstream.connections[-1].closed)
 
 
+LATER = "2033-01-01T00:00:00Z"
+
+
 class KeyTests(RecoveryCase):
     """A key of the commercial API (spec 3.7)."""
 
@@ -390,10 +394,42 @@ class KeyTests(RecoveryCase):
         self.assertTrue(account.is_usable())
 
     def test_a_key_that_is_refused(self) -> None:
+        """Clients would take a 502 for temporary. For a while the upstream is not asked again (spec 12.3)."""
         world, _ = self.world()
         world.simulator.faults.always("unauthorized")
-        response = world.answer()
-        self.assertEqual((response.status, response.header("x-ccm-error")), (502, "upstream_auth"))
+        for _ in range(3):
+            response = world.answer()
+            self.assertEqual(
+                (response.status, response.header("x-ccm-error")), (400, "credential_unavailable")
+            )
+            self.assertIn("refuses this API key", response.error["message"])
+        self.assertEqual([each.endpoint for each in world.simulator.requests].count("turn"), 1)
+        world.simulator.faults.clear()
+        world.network.advance(FIRST_REFUSAL)
+        self.assertEqual(world.answer().status, 200)
+
+    def test_a_key_and_an_odd_path(self) -> None:
+        """One odd request says nothing against the key."""
+        world, _ = self.world()
+        upstream = RawUpstream(world, [http_response(401, body=b"no such thing")])
+        self.assertEqual(world.get("/v1/strange").status, 403)
+        self.assertEqual(len(upstream.received), 1)
+        self.assertTrue(world.account.is_usable())
+
+    def test_counting_tokens_at_a_key(self) -> None:
+        """Its limits are other ones than those of turns (spec 12.2)."""
+        fields = (
+            ("anthropic-ratelimit-requests-remaining", "0"),
+            ("anthropic-ratelimit-requests-reset", LATER),
+        )
+        for path, is_usable in (("/v1/messages/count_tokens", True), ("/v1/messages", False)):
+            world, _ = self.world()
+            RawUpstream(
+                world, [http_response(429, *fields, body=b'{"type":"error","error":{"message":"no"}}')]
+            )
+            self.assertEqual(world.answer(path=path).status, 429)
+            self.assertIs(world.account.is_usable(), is_usable, path)
+            world.close()
 
     def test_a_key_that_is_used_up(self) -> None:
         world, account = self.world()

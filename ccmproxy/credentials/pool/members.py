@@ -61,7 +61,7 @@ class Members:
             if (may_return or assignment is None or not assignment.avoids(member.tag, now))
             and self._takes(member, selection, now, assignment)
         ]
-        views = [member.snapshot(now, model) for member in members]
+        views = [view for member in members if may_find_out(view := member.snapshot(now, model), selection)]
         fit = (
             [view for view in views if view.availability.usable or view.availability.lets_one_through]
             or [view for view in views if view.availability.worth_trying and not is_for_last(view)]
@@ -158,6 +158,13 @@ def gives_opinion(selection: Selection, member: ICredential) -> bool:
     """Return whether the member's answer is of use to the selection: where another account's answer is wanted, that of
     a key or a remote instance is not (spec 12.1)."""
     return not (selection.only_accounts and (member.is_external or member.is_api_key))
+
+
+def may_find_out(view: CredentialSnapshot, selection: Selection) -> bool:
+    """Return whether the credential is not refused by its provider, or the request is one for a model: no other can
+    show that it is not any more (spec 12.3)."""
+    asked = selection.asked
+    return view.availability.reason != "refused" or asked is None or asked.is_model_request
 
 
 def is_for_last(view: CredentialSnapshot) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ccmproxy.credentials.pool.members import may_find_out
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
 from ccmproxy.policy.balancing import NoCredential, Selection
 from ccmproxy.policy.sessions import Assignment, SessionKey, SessionTable
@@ -54,14 +55,16 @@ class SingleProvider:
         """
         now = self._now()
         credential = self._credential
-        availability = credential.snapshot(now, selection.model).availability
+        view = credential.snapshot(now, selection.model)
+        availability = view.availability
         tried = credential.tag in selection.excluded
         allowed = selection.allow_external or not credential.is_external
         rests_until = self._rests_until(selection, now)
         if allowed and not tried and rests_until:
             raise NoCredential(availability, rests_until)
         reset = availability.reset_at if availability.state == "rate_limited" else 0.0
-        if tried or not allowed or not availability.worth_trying:
+        is_worth_trying = availability.worth_trying and may_find_out(view, selection)
+        if tried or not allowed or not is_worth_trying:
             if availability.state == "unavailable":
                 message = f"credential {credential.tag} is unavailable: {availability.message}"
                 availability = replace(availability, message=message)

@@ -287,11 +287,11 @@ class WebSocketRelay:
     def _served(self, turn: Turn) -> None:
         """Note that the upstream has served a turn."""
         context, asked, lease = self._context, self._asked, self._lease
-        sent_at = context.unix_time(turn.began)
         selection = self._selection_of(turn.model)
-        lease.served(asked_for(asked, selection), sent_at, True)
+        lease.served(asked_for(asked, selection), context.unix_time(turn.began), True)
         context.opinions.was_served(turn.model or "")
         learn_served(asked, selection, lease)
+        lease.proved(self._authorization)
 
     def _selection_of(self, model: str | None) -> Selection:
         """Return the selection of a turn for ``model``: the handshake names none."""

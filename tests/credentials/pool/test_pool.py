@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from ccmproxy.credentials.destination import upstream_of
 from ccmproxy.credentials.key import KeyAccount
 from ccmproxy.credentials.pool.pool import Pool, PoolRules
+from ccmproxy.credentials.pool.single import SingleProvider
 from ccmproxy.dialects.oauth import ApiKey
 from ccmproxy.http.client.connection_pool import ConnectionPool
 from ccmproxy.interfaces.credentials import ICredential, ILease, IProvider
@@ -963,6 +964,21 @@ class DenialTests(PoolTestCase):
         self.clock.advance(60)
         self.assertEqual(self.serve(pool), "a")
         self.refused(pool, Selection("s", asked=ASKED))
+
+    def test_only_a_request_for_a_model_finds_out(self) -> None:
+        """Counting tokens shows nothing of a refused account, and would use up what the interval lets through."""
+        counting = Combination("/v1/messages/count_tokens", OPUS)
+        a, b = self.credential("a"), self.credential("b", 50)
+        pool = self.pool([a, b])
+        single = SingleProvider(a, self.clock.seconds)
+        a.learn(AccountRefused("disabled"))
+        self.clock.advance(60)
+        a.learn(PollSucceeded(LimitsUpdate()))
+        lease = pool.select(Selection("s", OPUS, user="alice", asked=counting))
+        self.assertEqual(lease.tag, "b")
+        lease.close(LeaseOutcome.SERVED)
+        self.assertRaises(NoCredential, single.select, Selection("s", OPUS, user="alice", asked=counting))
+        self.assertEqual(self.serve(pool, "one"), "a")
 
     def test_one_whose_polls_fail_comes_before_one_that_is_refused(self) -> None:
         for strategy in ("least-used", "fallback"):

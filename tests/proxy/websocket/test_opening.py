@@ -251,11 +251,14 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual((client.status, client.received), (500, b"nope"))
 
     def test_refused_token(self) -> None:
-        """The client never gets a 401, because its own token is valid."""
+        """The client never gets a 401, because its own token is valid, nor a 502, because it cannot help to try again
+        (spec 12.3)."""
         scene = Scene(self)
         scene.on_asked = lambda socket: socket.answer(401)
-        client = scene.open()
-        self.assertEqual((client.status, client.field("x-ccm-error")), (502, b"upstream_auth"))
+        for _ in range(2):
+            client = scene.open()
+            self.assertEqual((client.status, client.field("x-ccm-error")), (400, b"credential_unavailable"))
+        self.assertEqual(len(scene.upstreams), 1)
 
     def test_an_answer_that_is_none(self) -> None:
         """200, a redirection, a 101 without or with a wrong Sec-WebSocket-Accept, or with unrequested extensions."""
