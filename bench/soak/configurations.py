@@ -101,7 +101,7 @@ def _extra_user(is_there: bool) -> str:
 def lender(places: Places) -> str:
     """Return the configuration of the lender, which lends one account of each provider over reverse connections."""
     token = places.tokens["lender"]
-    return f"""\
+    return """\
 shutdown_grace: 2s
 services:
 """ + "".join(

@@ -1,4 +1,4 @@
-"""One daemon in a process of its own: started, told to reload, killed, started again, measured, and ended at the end."""
+"""One daemon in a process of its own: started, told to reload, killed, started again, measured, and ended."""
 
 from __future__ import annotations
 
@@ -96,13 +96,22 @@ class DaemonProcess:
         """The process, or None if there is none."""
         return None if self._output is None or self._output.is_over else self._transport.pid
 
-    async def start(self, ready: str, timeout: float = 30.0) -> None:
-        """Start it, and wait until it says ``ready``. Raises DaemonFailed."""
+    async def start(self, ready: str, patience: float = 30.0) -> None:
+        """Start it, and wait until it says ``ready``, ``patience`` seconds at most. Raises DaemonFailed."""
         self._write()
         self._output = output = _Output(self.log)
         told = output.expect(ready)
         python_path = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
-        command = [sys.executable, "-c", _TWISTD, "--nodaemon", "--pidfile=", "ccmproxy", "-c", str(self._file)]
+        command = [
+            sys.executable,
+            "-c",
+            _TWISTD,
+            "--nodaemon",
+            "--pidfile=",
+            "ccmproxy",
+            "-c",
+            str(self._file),
+        ]
         if (setpriv := shutil.which("setpriv")) is not None:
             command = [setpriv, "--pdeathsig", "KILL", *command]  # it ends with the driver, however that ends
         self._transport = self._reactor.spawnProcess(
@@ -118,14 +127,14 @@ class DaemonProcess:
             path=str(self._directory),
         )
         self.is_wanted = True
-        if not await self._within(timeout, told):
+        if not await self._within(patience, told):
             raise DaemonFailed(f"{self.name} did not start: {self._tail()}")
 
     def _write(self) -> None:
         self._file.touch(mode=0o600)
         self._file.write_text(self._configuration(self.variant))
 
-    async def reload(self, timeout: float = 20.0) -> bool:
+    async def reload(self, patience: float = 20.0) -> bool:
         """Let it take the next variant of its configuration. Whether it says that it has."""
         if self._output is None or self._output.is_over:
             return False
@@ -133,12 +142,12 @@ class DaemonProcess:
         self._write()
         told = self._output.expect("configuration reloaded")
         self._signal(signal.SIGHUP)
-        return await self._within(timeout, told)
+        return await self._within(patience, told)
 
-    def await_words(self, words: str, timeout: float) -> Deferred[bool]:
+    def await_words(self, words: str, patience: float) -> Deferred[bool]:
         """Return a Deferred that fires with whether the daemon says these words in time."""
         assert self._output is not None
-        return Deferred.fromCoroutine(self._within(timeout, self._output.expect(words)))
+        return Deferred.fromCoroutine(self._within(patience, self._output.expect(words)))
 
     async def kill(self) -> None:
         """End it by SIGKILL."""
@@ -169,8 +178,8 @@ class DaemonProcess:
         if self.pid is not None:
             self._transport.signalProcess(number)
 
-    async def _within(self, timeout: float, told: Deferred[bool]) -> bool:
-        timer = self._reactor.callLater(timeout, told.cancel)
+    async def _within(self, patience: float, told: Deferred[bool]) -> bool:
+        timer = self._reactor.callLater(patience, told.cancel)
         try:
             return await told
         finally:

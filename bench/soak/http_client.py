@@ -217,7 +217,9 @@ def _fill_in(outcome: Outcome, request: Request, connection: Connection, ended_b
     outcome.error = connection.fields.get("x-ccm-error", "")
     reading = _read(request, connection)
     outcome.failed = reading.failed
-    outcome.is_right = outcome.status == request.expected and reading.is_complete and reading.text == request.text
+    outcome.is_right = (
+        outcome.status == request.expected and reading.is_complete and reading.text == request.text
+    )
 
 
 def _read(request: Request, connection: Connection) -> Reading:

@@ -86,7 +86,7 @@ EVENT_SHAPES: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``problem``: ``lost``, ``doubled``, ``hung``, or empty. ``why``: the explanation, or what is wrong.
+    """``problem``: ``lost``, ``doubled``, ``hung``, ``running``, or empty. ``why``: the explanation, or what is wrong.
 
     ``repeats``: the rule of each repetition, in order.
     """
@@ -130,6 +130,10 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
         repeats.append(rule)
     if len(tries) > MOST_SENDS:
         return Judgement("doubled", f"sent {len(tries)} times", tuple(repeats))
+    if any(found.state == "answering" and found.endpoint != "websocket" for found in tries):
+        return Judgement(
+            "running", "its answer goes on at the upstream although the request is over", tuple(repeats)
+        )
     if not outcome.reaches and tries:
         return Judgement("doubled", "sent to the upstream, which it is not for", tuple(repeats))
     why = explanation(outcome, tries, scene)
@@ -163,6 +167,8 @@ def repeat_rule(
     return None
 
 
+#: Codes with which a WebSocket is closed in order, after the turn in progress: going away, restart (RFC 6455, spec 10).
+_BETWEEN_TURNS = frozenset({1000, 1001, 1012})
 #: Faults at the lender's upstream that make the lender refuse a request in its own name.
 _REMOTE_REFUSES = frozenset({"cut", "half_head", "garbage", "hang"})
 
@@ -184,6 +190,8 @@ def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | N
     for name, shapes in EVENT_SHAPES.items():
         if shape in shapes and _may_explain(name, outcome, tries, scene) and scene.has(name, outcome):
             return f"{shape} ({name})"
+    if outcome.is_websocket and not tries and outcome.closed in _BETWEEN_TURNS:
+        return "the WebSocket was closed between two turns (spec 10)"
     if shape == "no answer" and outcome.reused and not tries:
         return "the idle connection was closed meanwhile (RFC 9112 section 9.3.1)"
     return None

@@ -28,7 +28,8 @@ class Outcome:
     ``is_right``: the answer holds exactly the text that was asked for, and its final event. ``failed``: the answer
     tells of a failure within a stream. ``reused``: the client's connection had carried an earlier request. ``reaches``:
     the request is meant for the upstream. ``expected``: the status of the answer that is meant, e.g. 401 for a wrong
-    token. ``streamed``: the answer is a stream of events, or messages of a WebSocket.
+    token. ``streamed``: the answer is a stream of events, or messages of a WebSocket. ``closed``: the code with which
+    a WebSocket was closed (RFC 6455 section 7.4), 0: it was not.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Outcome:
     reaches: bool = True
     expected: int = 200
     streamed: bool = False
+    closed: int = 0
 
     @property
     def is_websocket(self) -> bool:

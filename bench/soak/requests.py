@@ -157,9 +157,7 @@ class Requests:
             case "claude models":
                 return Request(identity, kind, "alice", "GET", "/v1/models", text='"claude-')
             case "claude status":
-                return Request(
-                    identity, kind, "alice", "GET", "/ccm/v1/status", text="{", reaches=False
-                )
+                return Request(identity, kind, "alice", "GET", "/ccm/v1/status", text="{", reaches=False)
             case "claude wrong token":
                 body = claude_body(identity, text, False)
                 return Request(
@@ -208,4 +206,3 @@ def codex_turn(identity: str, text: str) -> dict[str, Any]:
         "store": False,
         "input": [{"type": "message", "role": "user", "content": content}],
     }
-

@@ -129,4 +129,6 @@ def make_upstream(reactor: Any, seed: int, now: Callable[[], float]) -> Upstream
 def consequences(service: str, tries: Sequence[Try]) -> list[Event]:
     """Return the events that follow from what a request met: refusals that an account may be charged with."""
     names = {429: BUSY, 401: UNAUTHORIZED}
-    return [Event(names[found.status], found.at, found.at, service) for found in tries if found.status in names]
+    return [
+        Event(names[found.status], found.at, found.at, service) for found in tries if found.status in names
+    ]

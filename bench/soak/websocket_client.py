@@ -21,7 +21,7 @@ _ENDS = frozenset({"response.completed", "response.failed", "error"})
 
 
 class Socket(WebSocketClientProtocol):
-    """One WebSocket. ``events``: of the turn in progress. ``status``: of the answer to the handshake, if refused."""
+    """One WebSocket. ``events``: of the turn in progress. ``code``: with which it was closed."""
 
     log = make_logger("error")
 
@@ -30,6 +30,7 @@ class Socket(WebSocketClientProtocol):
         self.events: list[dict[str, Any]] = []
         self.is_up = False
         self.is_lost = False
+        self.code = 0
         self.head = b""
         self._waiting: Deferred[None] | None = None
 
@@ -72,6 +73,7 @@ class Socket(WebSocketClientProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.is_lost = True
+        self.code = code or 0
         self._fire()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -101,16 +103,13 @@ class Socket(WebSocketClientProtocol):
         return (int(words[1]) if is_status else 0), fields.get("x-ccm-error", "")
 
 
-async def converse(
-    reactor: Any, now: Any, port: int, token: str, request: Request, begun: Any
-) -> list[Outcome]:
+async def converse(reactor: Any, now: Any, port: int, token: str, request: Request) -> list[Outcome]:
     """Open a WebSocket and make the turns of ``request``. Returns the outcome of the handshake, and of each turn.
 
-    ``begun``: called with the outcome of each when it begins.
+    ``now``: returns seconds of a monotonic clock.
     """
     opening = new_outcome(request, now())
     opening.kind = "websocket opening"
-    begun(opening)
     factory = WebSocketClientFactory(
         f"ws://127.0.0.1:{port}{request.path}",
         headers={"Authorization": f"Bearer {token}", "X-Soak-Id": request.id},
@@ -137,12 +136,12 @@ async def converse(
                 break  # closed between two turns, as it may be (spec 10)
             turn = new_outcome(request, now())
             turn.id, turn.kind, turn.expected, turn.status = identity, "websocket turn", 200, 200
-            begun(turn)
             is_late = await _within(reactor, client, client.ask(message))
             turn.ended = now()
             reading = read_events("codex", client.events)
             turn.is_right = reading.is_complete and reading.text == text
             turn.failed = reading.failed
+            turn.closed = client.code
             over = reading.is_complete or reading.failed
             turn.end = End.HUNG if is_late else (End.WHOLE if over else End.BROKEN)
             outcomes.append(turn)
