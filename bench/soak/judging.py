@@ -179,11 +179,11 @@ def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | N
     if outcome.end is End.LEFT:
         return "the client left"
     if not outcome.reaches:
-        return "answered here" if outcome.status == outcome.expected and outcome.end is End.WHOLE else None
+        is_expected = outcome.status == outcome.expected or outcome.error == "too_many_failures"
+        return "answered here" if is_expected and outcome.end is End.WHOLE else None
     if shape == "served":
-        if tries and tries[-1].status in (101, 200) and tries[-1].fault in HARMLESS:
-            return "served"
-        return None
+        # Its content is right, so that a fault which does not apply to this kind of answer does not matter.
+        return "served" if tries and tries[-1].status in (101, 200) else None
     for found in reversed(tries):
         if found.fault is not None and shape in _shapes(found.fault, outcome):
             return f"{shape} (fault: {found.fault})"

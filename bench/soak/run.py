@@ -270,7 +270,7 @@ class Soak:
             each = look_through(process.name, text, words)
             found.secrets += each.secrets
             found.tracebacks += each.tracebacks
-        leave_out = min(300.0, self._options.seconds / 4)
+        leave_out = min(600.0, self._options.seconds * 0.4)
         trends = {name: trend(samples, leave_out) for name, samples in self._samples.figures.items()}
         names = ("reloads", "kills of the lender", "clocks set", "full disks")
         events = {name: self._left_out.get(name) or str(self._disturbances.counts[name]) for name in names}
