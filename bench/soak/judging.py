@@ -13,13 +13,14 @@ from itertools import pairwise
 from bench.soak.outcomes import HARMLESS, End, Event, Outcome, Try
 
 #: Events by name: a process of the lender ended by SIGKILL, until its reverse connection was up again; the disk of some
-#: accounts full; the clock of the daemon set; a 429 or 401 of a simulated account, as long as it may have consequences.
-KILLED, DISK_FULL, CLOCK_SET, BUSY, UNAUTHORIZED = (
+#: accounts full; the clock of the daemon set; a 429 or 401 of a simulated account; a refresh refused for a while.
+KILLED, DISK_FULL, CLOCK_SET, BUSY, UNAUTHORIZED, REFRESH_REFUSED = (
     "lender killed",
     "disk full",
     "clock set",
     "busy",
     "unauthorized",
+    "refresh refused",
 )
 
 #: Seconds after the end of an event in which it still explains something.
@@ -28,6 +29,7 @@ AFTERMATH: Mapping[str, float] = {
     DISK_FULL: 75.0,  # healed within a minute (spec 12.4)
     CLOCK_SET: 15.0,
     BUSY: 60.0,  # the longest rest (spec 12.2)
+    REFRESH_REFUSED: 60.0,
     UNAUTHORIZED: 600.0,  # the longest interval between probes of a bad login (spec 12.3)
 }
 
@@ -40,11 +42,11 @@ MOST_SENDS = 8
 _STREAM_ENDS = frozenset({"broken off"})
 #: Fault → what a client may get because of it, besides being served by a repetition.
 SHAPES: Mapping[str, frozenset[str]] = {
-    "overloaded": frozenset({"refused: 529"}),
+    "overloaded": frozenset({"refused: 529", "refused: 503"}),  # Claude, Codex
     "server_error": frozenset({"refused: 500"}),
     "unavailable": frozenset({"refused: 503"}),
     "bad_gateway": frozenset({"refused: 502"}),
-    "rate_limited": frozenset({"refused: 429", "refused here: busy", "refused here: rate_limited"}),
+    "rate_limited": frozenset({"refused: 429", "refused here: busy"}),
     "unauthorized": frozenset(
         {
             "refused: 400",
@@ -67,7 +69,8 @@ SHAPES: Mapping[str, frozenset[str]] = {
 }
 #: A fault may end a WebSocket's turn in each of these ways.
 _WEBSOCKET_SHAPES = frozenset({"failure in the stream", "broken off"})
-#: Event → what a client may get because of it.
+_NO_LOGIN = frozenset({"refused here: credential_unavailable", "refused here: credential_delayed"})
+#: Event → what a client may get because of it. That all is used up may be told to nobody: no window of the run fills.
 EVENT_SHAPES: Mapping[str, frozenset[str]] = {
     KILLED: frozenset(
         {
@@ -77,9 +80,10 @@ EVENT_SHAPES: Mapping[str, frozenset[str]] = {
             "refused here: credential_unavailable",
         }
     ),
-    DISK_FULL: frozenset({"refused here: credential_unavailable"}),
-    CLOCK_SET: frozenset({"refused here: credential_unavailable", "refused here: busy"}),
-    BUSY: frozenset({"refused here: busy", "refused here: rate_limited", "refused here: interrupted"}),
+    DISK_FULL: _NO_LOGIN,
+    CLOCK_SET: _NO_LOGIN | {"refused here: busy"},
+    BUSY: frozenset({"refused here: busy"}),
+    REFRESH_REFUSED: _NO_LOGIN,
     UNAUTHORIZED: frozenset({"refused here: credential_unavailable", "refused: 400", "refused: 403"}),
 }
 
@@ -123,8 +127,8 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
     if outcome.end is End.HUNG:
         return Judgement("hung", f"nothing for {outcome.ended - outcome.began:.0f} s")
     repeats: list[str] = []
-    for number, (before, after) in enumerate(pairwise(tries)):
-        rule = repeat_rule(before, after, outcome, scene, is_first=number == 0)
+    for before, after in pairwise(tries):
+        rule = repeat_rule(before, after, outcome, scene, tries[: len(repeats)])
         if rule is None:
             return Judgement("doubled", f"sent again after {_told(before)}", tuple(repeats))
         repeats.append(rule)
@@ -144,11 +148,11 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
 
 
 def repeat_rule(
-    before: Try, after: Try, outcome: Outcome, scene: Scene, *, is_first: bool = True
+    before: Try, after: Try, outcome: Outcome, scene: Scene, earlier: Sequence[Try] = ()
 ) -> str | None:
     """Return the rule by which a request was sent again, or None if there is none.
 
-    ``is_first``: the request had not been repeated before.
+    ``earlier``: the tries before ``before``.
     """
     elsewhere = after.account != before.account
     if before.account in scene.lent and scene.has(KILLED, outcome):
@@ -162,9 +166,16 @@ def repeat_rule(
     if before.account in scene.lent and elsewhere and before.fault in _REMOTE_REFUSES:
         return "the lender's own refusal: another member (spec 7)"
     is_lost = before.fault == "cut" and before.state == "broken" and before.reused
-    if is_lost and is_first and not elsewhere and after.at - before.at <= LOST_AT_ONCE:
+    if is_lost and not earlier and not elsewhere and after.at - before.at <= LOST_AT_ONCE:
         return "reused connection lost within 1 s (spec 12.3)"
+    if elsewhere and any(_asks_others(found) for found in earlier):
+        return "no second opinion: the next account is asked (spec 12.1)"
     return None
+
+
+def _asks_others(found: Try) -> bool:
+    """Whether an answer makes others be heard on it, until one is an opinion or none is left."""
+    return found.status == 429 or found.fault in ("error_first", "unauthorized")
 
 
 #: Codes with which a WebSocket is closed in order, after the turn in progress: going away, restart (RFC 6455, spec 10).

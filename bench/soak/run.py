@@ -245,6 +245,7 @@ class Soak:
         ended = [each for each in self._to_judge if now - each.ended >= settled]
         if not ended:
             return
+        self._consequences += self._upstream.record.take_refusals()
         taken = [(outcome, self._upstream.record.take(outcome.id)) for outcome in ended]
         for outcome, tries in taken:
             self._consequences += consequences(outcome.service, tries)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.soak.judging import BUSY, UNAUTHORIZED
+from bench.soak.judging import BUSY, REFRESH_REFUSED, UNAUTHORIZED
 from bench.soak.outcomes import Event, Try
 from bench.soak.requests import FAULTS
 from ccmproxy.simulator.accounts import SimulatedAccount
@@ -41,7 +41,7 @@ class ById(Record):
         self._now = now
         self._by_id: dict[str, list[_Received]] = {}
         self._connections: dict[str, None] = {}
-        self._unnamed = 0
+        self._refreshes: list[_Received] = []
         self.secrets: set[str] = set()
 
     def append(self, request: ReceivedRequest) -> None:
@@ -50,6 +50,8 @@ class ById(Record):
             self.secrets.add(request.bearer)
         found = _ID.search(request.body) or _ID.search(request.header(b"x-soak-id") or b"")
         if found is None:
+            if b"refresh_token" in request.body:
+                self._refreshes.append(_Received(self._now(), request, False))
             self.secrets.update(token.decode() for token in _TOKENS.findall(request.body))
             return
         reused = request.peer in self._connections
@@ -61,6 +63,12 @@ class ById(Record):
     def take(self, identity: str) -> list[Try]:
         """Return what was recorded of a request, in the order of arrival, and forget it."""
         return [_try(received) for received in self._by_id.pop(identity, [])]
+
+    def take_refusals(self) -> list[Event]:
+        """Return the refreshes that were refused since the last call."""
+        refreshes, self._refreshes = self._refreshes, []
+        refused = [received.at for received in refreshes if received.request.fault is not None]
+        return [Event(REFRESH_REFUSED, at, at) for at in refused]
 
     @property
     def left(self) -> list[str]:

@@ -133,6 +133,12 @@ class EventTests(JudgeCase):
         self.assertEqual(self.problem(busy, events=[Event(BUSY, 90.0, 90.0, "claude")]), "")
         self.assertEqual(self.problem(busy, events=[Event(BUSY, 90.0, 90.0, "codex")]), "lost")
 
+    def test_nothing_is_ever_used_up(self) -> None:
+        """Accounts have room throughout the run: to say otherwise turns users away for nothing (spec 12.2)."""
+        used_up = refused(429, "rate_limited", user="borrower")
+        events = [Event(name, 99.0, 110.0) for name in (BUSY, KILLED, DISK_FULL)]
+        self.assertEqual(self.problem(used_up, events=events), "lost")
+
     def test_a_full_disk_heals_within_a_minute(self) -> None:
         unavailable = refused(400, "credential_unavailable", user="bob")
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 70.0)]), "")
@@ -178,6 +184,13 @@ class DoubledTests(JudgeCase):
         failed = sent(fault="error_first")
         self.assertEqual(self.repeats(failed, sent(account="own-2"))[0], "")
         self.assertEqual(self.repeats(failed, sent())[0], "doubled")
+
+    def test_an_answer_that_is_no_second_opinion(self) -> None:
+        """Once a refusal is put to others, a provider's trouble on the way does not end that."""
+        first, overloaded = sent(status=429, fault="rate_limited"), sent(account="own-2", status=529)
+        self.assertEqual(self.repeats(first, overloaded, sent(account="own-3"))[0], "")
+        self.assertEqual(self.repeats(first, overloaded, sent(account="own-2"))[0], "doubled")
+        self.assertEqual(self.repeats(overloaded, sent(account="own-3"))[0], "doubled")
 
     def test_a_refused_token(self) -> None:
         refusal = sent(status=401, fault="unauthorized")
