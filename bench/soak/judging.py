@@ -130,7 +130,8 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
     for before, after in pairwise(tries):
         rule = repeat_rule(before, after, outcome, scene, tries[: len(repeats)])
         if rule is None:
-            return Judgement("doubled", f"sent again after {_told(before)}", tuple(repeats))
+            why = f"sent again {after.at - before.at:.1f} s after {_told(before)}"
+            return Judgement("doubled", why, tuple(repeats))
         repeats.append(rule)
     if len(tries) > MOST_SENDS:
         return Judgement("doubled", f"sent {len(tries)} times", tuple(repeats))
@@ -165,12 +166,22 @@ def repeat_rule(
         return "stream began with an error: another account (spec 12.1)"
     if before.account in scene.lent and elsewhere and before.fault in _REMOTE_REFUSES:
         return "the lender's own refusal: another member (spec 7)"
-    is_lost = before.fault == "cut" and before.state == "broken" and before.reused
-    if is_lost and not earlier and not elsewhere and after.at - before.at <= LOST_AT_ONCE:
+    is_first = not any(_is_cut(found) for found in earlier)
+    if (
+        _is_cut(before)
+        and before.reused
+        and is_first
+        and not elsewhere
+        and after.at - before.at <= LOST_AT_ONCE
+    ):
         return "reused connection lost within 1 s (spec 12.3)"
     if elsewhere and any(_asks_others(found) for found in earlier):
         return "no second opinion: the next account is asked (spec 12.1)"
     return None
+
+
+def _is_cut(found: Try) -> bool:
+    return found.fault == "cut" and found.state == "broken"
 
 
 def _asks_others(found: Try) -> bool:

@@ -154,7 +154,7 @@ class DoubledTests(JudgeCase):
     def test_a_request_that_is_sent_twice(self) -> None:
         judgement = self.judged(outcome(), sent(), sent(at=100.2, account="own-2"))
         self.assertEqual(judgement.problem, "doubled")
-        self.assertEqual(judgement.why, "sent again after 200 by own-1 (no fault, finished)")
+        self.assertEqual(judgement.why, "sent again 0.1 s after 200 by own-1 (no fault, finished)")
 
     def test_the_providers_trouble_is_no_reason(self) -> None:
         for status, fault in ((529, "overloaded"), (500, "server_error"), (503, "unavailable")):
@@ -172,6 +172,8 @@ class DoubledTests(JudgeCase):
         again = sent(at=100.3, fault="cut", state="broken", reused=True)
         self.assertEqual(self.repeats(lost, again, sent(at=100.5))[0], "doubled")
         self.assertEqual(self.repeats(lost, sent(at=100.5, account="own-2"))[0], "doubled")
+        busy = sent(account="own-2", status=429, fault="rate_limited")
+        self.assertEqual(self.repeats(busy, lost, sent(at=100.5))[0], "", "the first that was lost")
         timed_out = sent(fault="hang", state="gone", reused=True)
         self.assertEqual(self.repeats(timed_out, sent(at=100.5))[0], "doubled")
 
