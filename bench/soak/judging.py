@@ -164,8 +164,6 @@ def repeat_rule(
         return "429: another account is asked (spec 12.1)"
     if before.fault == "error_first" and elsewhere:
         return "stream began with an error: another account (spec 12.1)"
-    if before.account in scene.lent and elsewhere and before.fault in _REMOTE_REFUSES:
-        return "the lender's own refusal: another member (spec 7)"
     is_first = not any(_is_cut(found) for found in earlier)
     if (
         _is_cut(before)
@@ -191,8 +189,6 @@ def _asks_others(found: Try) -> bool:
 
 #: Codes with which a WebSocket is closed in order, after the turn in progress: going away, restart (RFC 6455, spec 10).
 _BETWEEN_TURNS = frozenset({1000, 1001, 1012})
-#: Faults at the lender's upstream that make the lender refuse a request in its own name.
-_REMOTE_REFUSES = frozenset({"cut", "half_head", "garbage", "hang"})
 
 
 def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | None:

@@ -204,10 +204,10 @@ class DoubledTests(JudgeCase):
         self.assertEqual(self.repeats(lost, sent(), events=[killed])[0], "")
         self.assertEqual(self.repeats(lost, sent())[0], "doubled")
 
-    def test_the_lenders_own_refusal(self) -> None:
-        lost = sent(account="lent", fault="cut", state="broken")
-        self.assertEqual(self.repeats(lost, sent())[0], "")
-        self.assertEqual(self.repeats(lost, sent(account="lent"))[0], "doubled")
+    def test_what_the_lenders_upstream_may_have_acted_on(self) -> None:
+        """The lender says that its upstream was lost: no other member is asked (spec 12.3)."""
+        lost = sent(account="lent", fault="cut", state="broken", reused=True)
+        self.assertEqual(self.repeats(lost, sent())[0], "doubled")
 
     def test_too_many(self) -> None:
         many = [sent(account=f"own-{n}", status=401, fault="unauthorized") for n in range(MOST_SENDS + 1)]
