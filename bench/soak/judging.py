@@ -70,7 +70,9 @@ SHAPES: Mapping[str, frozenset[str]] = {
 #: A fault may end a WebSocket's turn in each of these ways.
 _WEBSOCKET_SHAPES = frozenset({"failure in the stream", "broken off"})
 _NO_LOGIN = frozenset({"refused here: credential_unavailable", "refused here: credential_delayed"})
-#: Event → what a client may get because of it. That all is used up may be told to nobody: no window of the run fills.
+#: This may be told to nobody: no window of the run ever fills.
+_USED_UP = "refused here: rate_limited"
+#: Event → what a client may get because of it.
 EVENT_SHAPES: Mapping[str, frozenset[str]] = {
     KILLED: frozenset(
         {
@@ -90,7 +92,7 @@ EVENT_SHAPES: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``problem``: ``lost``, ``doubled``, ``hung``, ``running``, or empty. ``why``: the explanation, or what is wrong.
+    """``problem``: one of those in :mod:`bench.soak.summary`, or empty. ``why``: the explanation, or what is wrong.
 
     ``repeats``: the rule of each repetition, in order.
     """
@@ -141,6 +143,8 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
         )
     if not outcome.reaches and tries:
         return Judgement("doubled", "sent to the upstream, which it is not for", tuple(repeats))
+    if outcome.shape == _USED_UP:
+        return Judgement("turned away", "told that all is used up, while no account is", tuple(repeats))
     why = explanation(outcome, tries, scene)
     if why is None:
         told = "; ".join(map(_told, tries)) or "the simulator has seen nothing of it"

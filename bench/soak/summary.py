@@ -24,6 +24,7 @@ PROBLEMS: Mapping[str, str] = {
     "doubled": "doubled",
     "hung": "hung",
     "running": "still answered after their end",
+    "turned away": "turned away while there was room",
 }
 #: As many findings of each kind are shown.
 _MOST_SHOWN = 12

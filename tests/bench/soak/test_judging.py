@@ -137,7 +137,7 @@ class EventTests(JudgeCase):
         """Accounts have room throughout the run: to say otherwise turns users away for nothing (spec 12.2)."""
         used_up = refused(429, "rate_limited", user="borrower")
         events = [Event(name, 99.0, 110.0) for name in (BUSY, KILLED, DISK_FULL)]
-        self.assertEqual(self.problem(used_up, events=events), "lost")
+        self.assertEqual(self.problem(used_up, events=events), "turned away")
 
     def test_a_full_disk_heals_within_a_minute(self) -> None:
         unavailable = refused(400, "credential_unavailable", user="bob")

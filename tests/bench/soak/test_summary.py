@@ -49,6 +49,7 @@ class TableTests(SynchronousTestCase):
             ("doubled", "doubled"),
             ("hung", "hung"),
             ("running", "still answered after their end"),
+            ("turned away", "turned away while there was room"),
         ):
             self.tally = Tally()
             self.tally.add(broken(), Judgement(problem, "because"), 61.0)
