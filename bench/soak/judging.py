@@ -132,8 +132,11 @@ def judge(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> Judgement:
     for before, after in pairwise(tries):
         rule = repeat_rule(before, after, outcome, scene, tries[: len(repeats)])
         if rule is None:
-            why = f"sent again {after.at - before.at:.1f} s after {_told(before)}"
-            return Judgement("doubled", why, tuple(repeats))
+            return Judgement(
+                "doubled",
+                f"sent again {after.at - before.at:.1f} s after {_told(before)}",
+                tuple(repeats),
+            )
         repeats.append(rule)
     if len(tries) > MOST_SENDS:
         return Judgement("doubled", f"sent {len(tries)} times", tuple(repeats))

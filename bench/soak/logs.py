@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 #: What an error that nobody handled begins with, in the log of a Python program.
 _TRACEBACKS = ("Traceback (most recent call last)", "Unhandled error in Deferred", "Unhandled Error")
 #: Shorter words are not looked for: they could stand anywhere by chance.
 _SHORTEST_SECRET = 8
-#: Lines of a traceback that are shown, and lines before it.
-_SHOWN = 25
-_CONTEXT = 3
+#: What each entry of a log begins with; lines without it go on with the entry before.
+_BEGINNING = re.compile(r"\d{4}-\d\d-\d\d")
+#: Longest traceback.
+_MOST_LINES = 100
 
 
 @dataclass(slots=True)
@@ -36,8 +39,11 @@ def look_through(name: str, text: str, secrets: Iterable[str]) -> LogFindings:
                 line = line.replace(secret, f"<secret of {len(secret)} characters>")
             findings.secrets.append(f"{name}:{number}: {line[:300]}")
         if number >= next_traceback and any(mark in line for mark in _TRACEBACKS):
-            # One error has several such lines: what is shown here counts once.
-            next_traceback = number + _SHOWN
-            around = lines[max(0, number - 1 - _CONTEXT) : number + _SHOWN]
-            findings.tracebacks.append(f"{name}:{number}: " + "\n    ".join(around))
+            # One error has several such lines, and counts once.
+            following = list(
+                takewhile(lambda line: not _BEGINNING.match(line), lines[number : number + _MOST_LINES])
+            )
+            shown = [*lines[max(0, number - 2) : number], *following]
+            next_traceback = number + len(following) + 1
+            findings.tracebacks.append(f"{name}:{number}: " + "\n    ".join(shown))
     return findings
