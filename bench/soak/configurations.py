@@ -58,7 +58,7 @@ services:
         patience: {0 if variant % 3 == 1 else 2}s
     users:
       - {{name: alice, token: {tokens["alice"]}, credential: pool, allow_external_usage: true}}
-      - {{name: bob, token: {tokens["bob"]}, credential: own-2}}
+      - {{name: bob, token: {tokens["bob"]}, credential: own-1}}
       - {{name: borrower, token: {tokens["borrower"]}, credential: lender, allow_external_usage: true}}
 {_extra_user(odd)}    ping_interval: {2 if odd else 0}
     upstream:

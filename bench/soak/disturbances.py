@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.soak.daemon_process import DaemonProcess, pause
-from bench.soak.judging import CLOCK_SET, DISK_FULL, KILLED
+from bench.soak.judging import DISK_FULL, KILLED
 from bench.soak.outcomes import Event
 from ccmproxy.simulator.server import Simulator
 
@@ -114,19 +114,20 @@ class Disturbances:
     async def _repeat(self, first: float, period: float, disturb: Callable[[], Any]) -> None:
         due = self._now() + first
         while not self.is_over:
-            while not self.is_over and self._now() < due:
-                await pause(self._reactor, 0.5)
+            await self._while_running(due - self._now())
             if not self.is_over:
                 await disturb()
                 due = max(due + period, self._now() + 1.0)
 
-    async def _last(self, name: str, seconds: float) -> Event:
-        """Let an event go on for so long, or until the run is over. Returns it, to be ended."""
-        event = Event(name, self._now(), float("inf"))
-        self.events.append(event)
+    async def _while_running(self, seconds: float) -> None:
+        """Wait for so long, or until the run is over."""
         until = self._now() + seconds
         while not self.is_over and self._now() < until:
             await pause(self._reactor, 0.5)
+
+    def _begin(self, name: str) -> Event:
+        event = Event(name, self._now(), float("inf"))
+        self.events.append(event)
         return event
 
     def _end(self, event: Event) -> None:
@@ -139,8 +140,7 @@ class Disturbances:
 
     async def _kill(self) -> None:
         self.counts["kills of the lender"] += 1
-        event = Event(KILLED, self._now(), float("inf"))
-        self.events.append(event)
+        event = self._begin(KILLED)
         await self._lender.kill()
         await pause(self._reactor, self._rng.uniform(*_AWAY))
         await self._lender.start("listens on")
@@ -155,16 +155,16 @@ class Disturbances:
         ahead = _JUMPS[self.counts["clocks set"] % len(_JUMPS)]
         self.counts["clocks set"] += 1
         self._clock_file.write_text(f"{ahead}\n")
-        event = await self._last(CLOCK_SET, WRONG_TIME)
+        await self._while_running(WRONG_TIME)
         self._clock_file.write_text("+0\n")
-        self._end(event)
 
     async def _fill_disk(self) -> None:
         assert self._disk is not None
         self.counts["full disks"] += 1
         filler = self._disk / "filler"
+        event = self._begin(DISK_FULL)
         fill(filler)
-        event = await self._last(DISK_FULL, FULL_TIME)
+        await self._while_running(FULL_TIME)
         filler.unlink(missing_ok=True)
         self._end(event)
 

@@ -13,11 +13,11 @@ from itertools import pairwise
 from bench.soak.outcomes import HARMLESS, End, Event, Outcome, Try
 
 #: Events by name: a process of the lender ended by SIGKILL, until its reverse connection was up again; the disk of some
-#: accounts full; the clock of the daemon set; a 429 or 401 of a simulated account; a refresh refused for a while.
-KILLED, DISK_FULL, CLOCK_SET, BUSY, UNAUTHORIZED, REFRESH_REFUSED = (
+#: accounts full; a 429 or 401 of a simulated account; a refresh refused. That the clock was set explains nothing: all
+#: goes on as if it had not been (spec 14).
+KILLED, DISK_FULL, BUSY, UNAUTHORIZED, REFRESH_REFUSED = (
     "lender killed",
     "disk full",
-    "clock set",
     "busy",
     "unauthorized",
     "refresh refused",
@@ -27,7 +27,6 @@ KILLED, DISK_FULL, CLOCK_SET, BUSY, UNAUTHORIZED, REFRESH_REFUSED = (
 AFTERMATH: Mapping[str, float] = {
     KILLED: 5.0,
     DISK_FULL: 75.0,  # healed within a minute (spec 12.4)
-    CLOCK_SET: 15.0,
     BUSY: 60.0,  # the longest rest (spec 12.2)
     REFRESH_REFUSED: 60.0,
     UNAUTHORIZED: 600.0,  # the longest interval between probes of a bad login (spec 12.3)
@@ -83,7 +82,6 @@ EVENT_SHAPES: Mapping[str, frozenset[str]] = {
         }
     ),
     DISK_FULL: _NO_LOGIN,
-    CLOCK_SET: _NO_LOGIN | {"refused here: busy"},
     BUSY: frozenset({"refused here: busy"}),
     REFRESH_REFUSED: _NO_LOGIN,
     UNAUTHORIZED: frozenset({"refused here: credential_unavailable", "refused: 400", "refused: 403"}),
@@ -106,12 +104,14 @@ class Judgement:
 class Scene:
     """What the judge knows besides the request. ``events``: of the run. ``lent``: names of the lender's accounts.
 
-    ``borrowers``: users who are served by the lender alone.
+    ``borrowers``: users who are served by the lender alone. ``on_disk``: users who are served by an account on the disk
+    that is full now and then, and by nothing else.
     """
 
     events: Sequence[Event] = ()
     lent: frozenset[str] = frozenset()
     borrowers: frozenset[str] = frozenset()
+    on_disk: frozenset[str] = frozenset()
 
     def has(self, name: str, outcome: Outcome) -> bool:
         """Whether an event of this name, or its aftermath, coincides with the request."""
@@ -224,6 +224,8 @@ def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | N
 
 def _may_explain(name: str, outcome: Outcome, tries: Sequence[Try], scene: Scene) -> bool:
     """Whether an event of this name has to do with the request at all."""
+    if name == DISK_FULL:
+        return outcome.user in scene.on_disk and not tries
     if name != KILLED:
         return not any(found.is_served for found in tries)
     # Only the last try counts: what the lender answered before it was killed cannot explain a broken answer of another

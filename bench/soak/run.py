@@ -253,6 +253,7 @@ class Soak:
             [*self._disturbances.events, *self._consequences],
             frozenset(account.name for account in self._upstream.lent.values()),
             frozenset({"borrower"}),
+            frozenset({"bob"}),  # of own-1
         )
         for outcome, tries in taken:
             self._to_judge.remove(outcome)

@@ -17,7 +17,7 @@ BORROWERS = frozenset({"borrower"})
 
 def scene(*events: Event) -> Scene:
     """A run with these events."""
-    return Scene(events, LENT, BORROWERS)
+    return Scene(events, LENT, BORROWERS, frozenset({"bob"}))
 
 
 class JudgeCase(SynchronousTestCase):
@@ -143,6 +143,8 @@ class EventTests(JudgeCase):
         unavailable = refused(400, "credential_unavailable", user="bob")
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 70.0)]), "")
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 20.0)]), "lost")
+        unavailable.user = "alice"
+        self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 70.0)]), "lost", "a pool")
 
 
 class DoubledTests(JudgeCase):
