@@ -60,8 +60,8 @@ class StoredLogin:
         self._is_dead = False
         #: The refresh token that the token endpoint has permanently refused.
         self._dead_token: str | None = None
-        #: How many attempts in a row have failed for passing causes.
-        self._failures = 0
+        #: How many attempts have failed for passing causes since the last success, by the first delay of each cause.
+        self._failures: dict[float, int] = {}
         #: The login whose identity is known although its file does not name it.
         self._identified: OAuthToken | None = None
 
@@ -213,11 +213,12 @@ class StoredLogin:
     ) -> float:
         """Allow no refresh for a while because of ``reason``, a passing cause. Returns for how long (seconds).
 
-        The delay is ``first`` after the first failure, and doubles with each further one up to ``longest``. ``named``:
-        the delay that the upstream named, which counts within its clamp instead.
+        The delay is ``first`` after the first failure, and doubles with each further one up to ``longest``. Failures
+        with another first delay have another cause, and do not count: a full disk must not lengthen the wait after a
+        429. ``named``: the delay that the upstream named, which counts within its clamp instead.
         """
-        self._failures += 1
-        delay = clamped_delay(named, growing_delay(self._failures, first, longest), first)
+        failures = self._failures[first] = self._failures.get(first, 0) + 1
+        delay = clamped_delay(named, growing_delay(failures, first, longest), first)
         self.block_refresh(self._now() + delay, reason)
         return delay
 
@@ -230,7 +231,7 @@ class StoredLogin:
         """Allow refreshes at once, and forget earlier failures."""
         self.blocked_until = 0.0
         self.blocked_by = ""
-        self._failures = 0
+        self._failures.clear()
 
     def refresh_blocked(self, token: OAuthToken) -> str | None:
         """Return why ``token`` may not be refreshed now, or None if it may. Raises CredentialUnavailable when its
