@@ -66,6 +66,12 @@ SHAPES: Mapping[str, frozenset[str]] = {
     "error_first": frozenset({"failure in the stream"}),
     "error_mid": frozenset({"failure in the stream"}),
 }
+#: The statuses of refusals in the name of a daemon.
+_OWN_STATUS: Mapping[str, int] = {
+    "refused here: upstream_lost": 502,
+    "refused here: upstream_malformed": 502,
+    "refused here: upstream_timeout": 504,
+}
 #: A fault may end a WebSocket's turn in each of these ways.
 _WEBSOCKET_SHAPES = frozenset({"failure in the stream", "broken off"})
 _NO_LOGIN = frozenset({"refused here: credential_unavailable", "refused here: credential_delayed"})
@@ -210,7 +216,7 @@ def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | N
         # Its content is right, so that a fault which does not apply to this kind of answer does not matter.
         return "served" if tries and tries[-1].status in (101, 200) else None
     for found in reversed(tries):
-        if found.fault is not None and shape in _shapes(found.fault, outcome):
+        if found.fault is not None and shape in _shapes(found.fault, outcome, found.account in scene.lent):
             return f"{shape} (fault: {found.fault})"
     for name, shapes in EVENT_SHAPES.items():
         if shape in shapes and _may_explain(name, outcome, tries, scene) and scene.has(name, outcome):
@@ -233,8 +239,12 @@ def _may_explain(name: str, outcome: Outcome, tries: Sequence[Try], scene: Scene
     return tries[-1].account in scene.lent if tries else outcome.user in scene.borrowers
 
 
-def _shapes(fault: str, outcome: Outcome) -> frozenset[str]:
+def _shapes(fault: str, outcome: Outcome, is_lent: bool) -> frozenset[str]:
+    """What a client may get because of a fault. ``is_lent``: the lender met it, and refused the request in its own name,
+    which the borrower may pass on without the lender's word."""
     shapes = SHAPES.get(fault, frozenset())
+    if is_lent:
+        shapes |= {f"refused: {status}" for word, status in _OWN_STATUS.items() if word in shapes}
     if outcome.is_websocket and fault not in HARMLESS:
         shapes |= _WEBSOCKET_SHAPES
     if fault == "truncated" and not outcome.streamed:

@@ -80,6 +80,13 @@ class LostTests(JudgeCase):
         self.assertEqual(self.problem(broken(), sent(status=529, fault="overloaded")), "lost")
         self.assertEqual(self.problem(broken(), sent(fault="pings")), "lost")
 
+    def test_the_lenders_refusal_without_its_word(self) -> None:
+        self.assertEqual(self.problem(refused(502), sent(account="lent", fault="cut", state="broken")), "")
+        self.assertEqual(self.problem(refused(502), sent(fault="cut", state="broken")), "lost")
+        self.assertEqual(
+            self.problem(refused(504), sent(account="lent", fault="cut", state="broken")), "lost"
+        )
+
     def test_every_fault_of_the_run_has_an_explanation(self) -> None:
         harmful = {fault.name for _, fault in FAULTS.faults} - {
             "slow",
