@@ -240,7 +240,7 @@ def _may_explain(name: str, outcome: Outcome, tries: Sequence[Try], scene: Scene
 
 
 def _shapes(fault: str, outcome: Outcome, is_lent: bool) -> frozenset[str]:
-    """What a client may get because of a fault. ``is_lent``: the lender met it, and refused the request in its own name,
+    """What a client may get because of a fault. ``is_lent``: the lender met it, and refused the request by itself,
     which the borrower may pass on without the lender's word."""
     shapes = SHAPES.get(fault, frozenset())
     if is_lent:
