@@ -20,11 +20,9 @@ from twisted.internet.task import react
 
 from bench import machine
 from bench.soak.daemon_process import DaemonFailed
+from bench.soak.disturbances import IN_NAMESPACE
 from bench.soak.run import Options, Soak, say
 from bench.soak.summary import counts, details, document, table
-
-#: Set in the process that has a mount namespace of its own.
-_IN_NAMESPACE = "CCMPROXY_SOAK_NAMESPACE"
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,12 +43,12 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _enter_namespace(arguments: Sequence[str]) -> None:
     """Go on in a mount namespace of our own, where one can be had: what is mounted there ends with us."""
-    if os.environ.get(_IN_NAMESPACE) or shutil.which("unshare") is None:
+    if os.environ.get(IN_NAMESPACE) or shutil.which("unshare") is None:
         return
     for options in (["--mount"], ["--user", "--map-root-user", "--mount"]):
         command = ["unshare", *options, "--propagation", "private"]
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
-            os.environ[_IN_NAMESPACE] = "1"
+            os.environ[IN_NAMESPACE] = "1"
             os.execvp(command[0], [*command, sys.executable, "-m", "bench.soak", *arguments])
 
 

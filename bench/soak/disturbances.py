@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import random
 import subprocess
 from collections import Counter
@@ -33,6 +34,8 @@ _JUMPS = ("-3h", "+20h", "-40m", "+90m")
 #: provider's rules, which would say nothing about the daemon.
 _ENDPOINT_FAULTS = ("unavailable", "rate_limited;retry_after=5", "server_error", "nonsense", "html", "empty")
 
+#: Variable that is set in a process with a mount namespace of its own.
+IN_NAMESPACE = "CCMPROXY_SOAK_NAMESPACE"
 _DISK_SIZE = "256k"
 
 
@@ -58,8 +61,10 @@ def faketime_environment(file: Path) -> dict[str, str] | None:
 def mount_small_disk(directory: Path) -> str | None:
     """Mount a small file system in memory at ``directory``. Returns None, or why that is not possible.
 
-    The caller's own mount namespace ends with the caller, and the mount with it.
+    It is mounted in a mount namespace of this process alone, with which it ends.
     """
+    if not os.environ.get(IN_NAMESPACE):
+        return "no mount namespace of its own can be had"
     directory.mkdir(mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_SIZE},mode=700", "soak", str(directory)]
     try:

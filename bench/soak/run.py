@@ -7,8 +7,8 @@ import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,6 @@ class Options:
     say: Callable[[str], None] = print
 
 
-@dataclass(slots=True)
-class _Samples:
-    figures: dict[str, list[tuple[float, float]]] = field(
-        default_factory=lambda: {name: [] for name in BOUNDS}
-    )
-
-
 class Soak:
     """One run. ``tally``: of the requests that were judged so far."""
 
@@ -69,7 +62,7 @@ class Soak:
         self._to_judge: deque[Outcome] = deque()
         self._in_flight: set[int] = set()
         self._consequences: list[Event] = []
-        self._samples = _Samples()
+        self._samples: dict[str, list[tuple[float, float]]] = {name: [] for name in BOUNDS}
         self._is_loading = True
         self._left_out: dict[str, str] = {}
         self._judged: set[str] = set()
@@ -79,30 +72,17 @@ class Soak:
     # Setting up
 
     async def _set_up(self, url: str) -> None:
-        directory = self._options.directory
-        disk: Path | None = directory / "disk"
-        assert disk is not None
-        why = "left out" if "disk" in self._options.without else disturbances.mount_small_disk(disk)
-        if why is not None:
-            self._left_out["full disks"] = why
-            disk = None
+        directory, reactor = self._options.directory, self._reactor
+        disk = self._small_disk(directory / "disk")
         self._places = places = self._make_places(url, disk)
-        clock_file: Path | None = directory / "clock"
-        environment: dict[str, str] | None = {}
-        if "clock" in self._options.without:
-            clock_file, self._left_out["clocks set"] = None, "left out"
-        else:
-            assert clock_file is not None
-            environment = disturbances.faketime_environment(clock_file)
-            if environment is None:
-                clock_file, self._left_out["clocks set"] = None, "libfaketime is not installed"
-        reactor = self._reactor
+        clock_file = directory / "clock"
+        environment = self._clock_environment(clock_file)
         self._daemon = DaemonProcess(
             "daemon",
             directory,
             lambda variant: configurations.daemon(places, variant),
             reactor,
-            environment or {},
+            environment,
         )
         self._lender = DaemonProcess(
             "lender", directory, lambda _: configurations.lender(places), reactor, {}
@@ -118,10 +98,28 @@ class Soak:
             self._daemon,
             self._lender,
             self._upstream.simulator,
-            clock_file,
+            clock_file if environment else None,
             disk,
         )
         await pause(reactor, 5.0)
+
+    def _small_disk(self, directory: Path) -> Path | None:
+        """The disk that is full now and then, or None where there can be none."""
+        is_left_out = "disk" in self._options.without
+        why = "left out" if is_left_out else disturbances.mount_small_disk(directory)
+        if why is not None:
+            self._left_out["full disks"] = why
+        return directory if why is None else None
+
+    def _clock_environment(self, file: Path) -> Mapping[str, str]:
+        """The environment of a process whose clock can be set, or nothing where that is not possible."""
+        if "clock" in self._options.without:
+            self._left_out["clocks set"] = "left out"
+            return {}
+        environment = disturbances.faketime_environment(file)
+        if environment is None:
+            self._left_out["clocks set"] = "libfaketime is not installed"
+        return environment or {}
 
     def _make_places(self, url: str, disk: Path | None) -> Places:
         directory = self._options.directory
@@ -222,7 +220,7 @@ class Soak:
         figures = self._daemon.figures()
         if figures is not None:
             for name, figure in zip(BOUNDS, figures, strict=True):
-                self._samples.figures[name].append((now, figure))
+                self._samples[name].append((now, figure))
 
     def _tell(self, now: float) -> None:
         tally = self.tally
@@ -273,7 +271,7 @@ class Soak:
             found.secrets += each.secrets
             found.tracebacks += each.tracebacks
         leave_out = min(600.0, self._options.seconds * 0.4)
-        trends = {name: trend(samples, leave_out) for name, samples in self._samples.figures.items()}
+        trends = {name: trend(samples, leave_out) for name, samples in self._samples.items()}
         names = ("reloads", "kills of the lender", "clocks set", "full disks")
         events = {name: self._left_out.get(name) or str(self._disturbances.counts[name]) for name in names}
         events |= {name: str(n) for name, n in self._disturbances.counts.items() if name not in events}
