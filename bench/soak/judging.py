@@ -89,7 +89,8 @@ EVENT_SHAPES: Mapping[str, frozenset[str]] = {
     ),
     DISK_FULL: _NO_LOGIN,
     BUSY: frozenset({"refused here: busy"}),
-    REFRESH_REFUSED: _NO_LOGIN,
+    REFRESH_REFUSED: _NO_LOGIN
+    | {"refused here: busy"},  # busy: a borrower's word for a lender that is delayed
     UNAUTHORIZED: frozenset({"refused here: credential_unavailable", "refused: 400", "refused: 403"}),
 }
 

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.soak.judging import BUSY, DISK_FULL, KILLED, MOST_SENDS, SHAPES, Judgement, Scene, judge
+from bench.soak.judging import (
+    BUSY,
+    DISK_FULL,
+    KILLED,
+    MOST_SENDS,
+    REFRESH_REFUSED,
+    SHAPES,
+    Judgement,
+    Scene,
+    judge,
+)
 from bench.soak.outcomes import End, Event, Outcome, Try
 from bench.soak.requests import FAULTS
 from tests.bench.soak.scene import broken, outcome, refused, sent
@@ -134,6 +144,13 @@ class EventTests(JudgeCase):
         unavailable = refused(400, "credential_unavailable", user="borrower")
         self.assertEqual(self.problem(unavailable, events=[Event(KILLED, 10.0, 90.0)]), "lost")
         self.assertEqual(self.problem(unavailable, events=[Event(KILLED, 102.0, 110.0)]), "lost")
+
+    def test_a_refused_refresh(self) -> None:
+        refresh = Event(REFRESH_REFUSED, 60.0, 60.0)
+        for refusal in (refused(503, "credential_delayed"), refused(503, "busy", user="borrower")):
+            self.assertEqual(self.problem(refusal, events=[refresh]), "")
+            self.assertEqual(self.problem(refusal), "lost")
+        self.assertEqual(self.problem(refused(502, "upstream_lost"), events=[refresh]), "lost")
 
     def test_an_event_of_another_service_explains_nothing(self) -> None:
         busy = refused(429, "busy")
