@@ -80,6 +80,10 @@ async def _main(reactor: Any, options: argparse.Namespace) -> None:
             "seed": options.seed,
             "without": options.without,
             "machine": machine.describe(),
+            "samples": {
+                name: [(round(at), round(figure, 1)) for at, figure in samples]
+                for name, samples in soak.samples.items()
+            },
         }
         options.json.write_text(
             json.dumps(document(rows, soak.tally, facts), indent=1, ensure_ascii=False) + "\n"

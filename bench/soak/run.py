@@ -50,7 +50,7 @@ class Options:
 
 
 class Soak:
-    """One run. ``tally``: of the requests that were judged so far."""
+    """One run. ``tally``: of the requests that were judged so far. ``samples``: figure → (seconds, value) pairs."""
 
     def __init__(self, reactor: Any, options: Options) -> None:
         self._reactor = reactor
@@ -62,7 +62,7 @@ class Soak:
         self._to_judge: deque[Outcome] = deque()
         self._in_flight: set[int] = set()
         self._consequences: list[Event] = []
-        self._samples: dict[str, list[tuple[float, float]]] = {name: [] for name in BOUNDS}
+        self.samples: dict[str, list[tuple[float, float]]] = {name: [] for name in BOUNDS}
         self._is_loading = True
         self._left_out: dict[str, str] = {}
         self._judged: set[str] = set()
@@ -220,7 +220,7 @@ class Soak:
         figures = self._daemon.figures()
         if figures is not None:
             for name, figure in zip(BOUNDS, figures, strict=True):
-                self._samples[name].append((now, figure))
+                self.samples[name].append((now, figure))
 
     def _tell(self, now: float) -> None:
         tally = self.tally
@@ -271,7 +271,7 @@ class Soak:
             found.secrets += each.secrets
             found.tracebacks += each.tracebacks
         leave_out = min(600.0, self._options.seconds * 0.4)
-        trends = {name: trend(samples, leave_out) for name, samples in self._samples.items()}
+        trends = {name: trend(samples, leave_out) for name, samples in self.samples.items()}
         names = ("reloads", "kills of the lender", "clocks set", "full disks")
         events = {name: self._left_out.get(name) or str(self._disturbances.counts[name]) for name in names}
         events |= {name: str(n) for name, n in self._disturbances.counts.items() if name not in events}
