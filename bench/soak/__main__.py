@@ -69,10 +69,6 @@ async def _main(reactor: Any, options: argparse.Namespace) -> None:
         except DaemonFailed as error:
             say(str(error))
             raise SystemExit(1) from None
-    print(table(rows))
-    print(f"\n{counts(soak.tally)}")
-    if told := details(rows):
-        print(f"\n{told}")
     if options.json is not None:
         facts = {
             "began": began.isoformat(timespec="seconds"),
@@ -88,6 +84,10 @@ async def _main(reactor: Any, options: argparse.Namespace) -> None:
         options.json.write_text(
             json.dumps(document(rows, soak.tally, facts), indent=1, ensure_ascii=False) + "\n"
         )
+    print(table(rows))
+    print(f"\n{counts(soak.tally)}")
+    if told := details(rows):
+        print(f"\n{told}")
     if any(row.bad for row in rows):
         raise SystemExit(1)
 
