@@ -194,9 +194,9 @@ class TokenRefresh:
             self.log.error("{tag}: {problem}: {reason}", tag=self._tag, problem=message, reason=str(error))
             raise error
         if refusal.rate_limited:
-            steps = LIMITED_FIRST_DELAY, LIMITED_LONGEST_DELAY
+            steps = LIMITED_FIRST_DELAY, LIMITED_LONGEST_DELAY, "rate limit"
         else:
-            steps = FIRST_DELAY, LONGEST_DELAY
+            steps = FIRST_DELAY, LONGEST_DELAY, "endpoint"
         return self._put_off(token, rejected, message, refusal.retry_after, *steps)
 
     def _put_off(
@@ -207,10 +207,11 @@ class TokenRefresh:
         named: float | None = None,
         first: float = FIRST_DELAY,
         longest: float = LONGEST_DELAY,
+        kind: str = "machine",
     ) -> OAuthToken:
         """Delay the next attempt because of a passing cause (see :meth:`.StoredLogin.postpone`), log it, and fall back
         on ``token``. Raises a soft CredentialUnavailable with ``message`` when that is rejected or expired."""
-        self._login.postpone(message, named, first, longest)
+        self._login.postpone(message, named, first, longest, kind)
         self.log.warn("{tag}: {problem}", tag=self._tag, problem=self._login.with_next_try(message))
         return self._fall_back(token, rejected, message)
 

@@ -60,8 +60,8 @@ class StoredLogin:
         self._is_dead = False
         #: The refresh token that the token endpoint has permanently refused.
         self._dead_token: str | None = None
-        #: How many attempts have failed for passing causes since the last success, by the first delay of each cause.
-        self._failures: dict[float, int] = {}
+        #: How many attempts have failed since the last success, by the kind of their passing cause.
+        self._failures: dict[str, int] = {}
         #: The login whose identity is known although its file does not name it.
         self._identified: OAuthToken | None = None
 
@@ -210,14 +210,15 @@ class StoredLogin:
         named: float | None = None,
         first: float = FIRST_DELAY,
         longest: float = LONGEST_DELAY,
+        kind: str = "machine",
     ) -> float:
         """Allow no refresh for a while because of ``reason``, a passing cause. Returns for how long (seconds).
 
-        The delay is ``first`` after the first failure, and doubles with each further one up to ``longest``. Failures
-        with another first delay have another cause, and do not count: a full disk must not lengthen the wait after a
-        429. ``named``: the delay that the upstream named, which counts within its clamp instead.
+        The delay is ``first`` after the first failure, and doubles with each further one of the same ``kind`` up to
+        ``longest``: a disk that was full for a while must not lengthen the wait after a refusal of the token endpoint.
+        ``named``: the delay that the upstream named, which counts within its clamp instead.
         """
-        failures = self._failures[first] = self._failures.get(first, 0) + 1
+        failures = self._failures[kind] = self._failures.get(kind, 0) + 1
         delay = clamped_delay(named, growing_delay(failures, first, longest), first)
         self.block_refresh(self._now() + delay, reason)
         return delay
