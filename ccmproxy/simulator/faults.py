@@ -48,7 +48,7 @@ DELIVERIES = {
     "slow": "seconds=5 before the head",
     "slow_first_token": "the head at once, seconds=5 before the body",
     "stall": "at=before_head|after_head|mid|before_stop, seconds=0 (0 = for ever), then goes on",
-    "cut": "the connection ends at=before_head|after_head|mid|before_stop, how=rst|fin",
+    "cut": "the connection ends at=before_head|after_head|mid|before_stop, how=rst|fin; seconds=0 before no head",
     "truncated": "the stream ends properly, but without its last size=1 events",
     "error_first": "200, and an error event before any other (type=overloaded_error)",
     "error_mid": "an error event in the middle of the stream, then its end (type=overloaded_error)",

@@ -239,14 +239,13 @@ def _stall(reply: Reply, fault: Fault) -> list[Step]:
 
 
 def _cut(reply: Reply, fault: Fault) -> list[Step]:
-    before = [] if fault.at in ("before_head", "after_head") else _divided(reply, fault.at)[0]
+    if fault.at == "before_head":
+        wait = [Wait(fault.seconds)] if fault.seconds else []
+        return [*wait, Abort() if fault.how == "rst" else Fin()]
+    before = [] if fault.at == "after_head" else _divided(reply, fault.at)[0]
     if fault.how == "rst":
-        if fault.at == "before_head":
-            return [Abort()]
         delay = RESET_DELAY if fault.seconds is None else fault.seconds
         return [Head(_sized(reply)), *map(Data, before), Wait(delay), Abort()]
-    if fault.at == "before_head":
-        return [Fin()]
     if reply.is_stream:
         return [Raw(_chunked_start(reply, before)), Fin()]
     length = b"content-length: %d\r\n\r\n" % len(reply.body)

@@ -111,6 +111,10 @@ class FaultTests(SynchronousTestCase):
         raw = sent(steps(whole(), "cut;at=mid;how=fin"))
         self.assertTrue(raw.endswith(b"content-length: 10\r\n\r\n01234"), raw)
 
+    def test_cut_before_the_head_after_a_while(self) -> None:
+        self.assertEqual(steps(stream(), "cut;at=before_head;seconds=3"), [Wait(3.0), Abort()])
+        self.assertEqual(steps(stream(), "cut;at=before_head;how=fin;seconds=3"), [Wait(3.0), Fin()])
+
     def test_cut_of_a_whole_answer_declares_its_length(self) -> None:
         first = steps(whole(), "cut;at=mid")[0]
         assert isinstance(first, Head)

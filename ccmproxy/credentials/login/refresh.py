@@ -235,9 +235,9 @@ class TokenRefresh:
             self.log.error("{tag}: {problem}: {reason}", tag=self._tag, problem=message, reason=str(error))
             raise error
         if refusal.rate_limited:
-            steps = LIMITED_FIRST_DELAY, LIMITED_LONGEST_DELAY
+            steps = LIMITED_FIRST_DELAY, LIMITED_LONGEST_DELAY, "rate limit"
         else:
-            steps = FIRST_DELAY, LONGEST_DELAY
+            steps = FIRST_DELAY, LONGEST_DELAY, "endpoint"
         return self._put_off(token, rejected, message, refusal.retry_after, *steps)
 
     def _put_off(
@@ -248,13 +248,15 @@ class TokenRefresh:
         named: float | None = None,
         first: float = FIRST_DELAY,
         longest: float = LONGEST_LOCAL_DELAY,
+        kind: str = "machine",
+        *,
         detail: str = "",
     ) -> OAuthToken:
         """Delay the next attempt because of a passing cause (see :meth:`.StoredLogin.postpone`), log it, and fall back
         on ``token``. ``detail``: ``message`` with what is only for the operator's log.
 
         Raises a soft CredentialUnavailable with ``message`` when ``token`` is rejected or expired."""
-        self._login.postpone(message, named, first, longest)
+        self._login.postpone(message, named, first, longest, kind)
         self.log.warn("{tag}: {problem}", tag=self._tag, problem=self._login.with_next_try(detail or message))
         return self._fall_back(token, rejected, message)
 

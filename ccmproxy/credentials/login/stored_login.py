@@ -83,8 +83,8 @@ class StoredLogin:
         self._is_dead = False
         #: The refresh token that the token endpoint has permanently refused.
         self._dead_token: str | None = None
-        #: How many attempts in a row have failed for passing causes.
-        self._failures = 0
+        #: How many attempts have failed since the last success, by the kind of their passing cause.
+        self._failures: dict[str, int] = {}
         #: The login whose identity is known although its file does not name it.
         self._identified: OAuthToken | None = None
 
@@ -285,14 +285,16 @@ class StoredLogin:
         named: float | None = None,
         first: float = FIRST_DELAY,
         longest: float = LONGEST_DELAY,
+        kind: str = "machine",
     ) -> float:
         """Allow no refresh for a while because of ``reason``, a passing cause. Returns for how long (seconds).
 
-        The delay is ``first`` after the first failure, and doubles with each further one up to ``longest``. ``named``:
-        the delay that the upstream named, which counts within its clamp instead.
+        The delay is ``first`` after the first failure, and doubles with each further one of the same ``kind`` up to
+        ``longest``: a disk that was full for a while must not lengthen the wait after a refusal of the token endpoint.
+        ``named``: the delay that the upstream named, which counts within its clamp instead.
         """
-        self._failures += 1
-        delay = clamped_delay(named, growing_delay(self._failures, first, longest), first)
+        failures = self._failures[kind] = self._failures.get(kind, 0) + 1
+        delay = clamped_delay(named, growing_delay(failures, first, longest), first)
         self.block_refresh(self._clock.seconds() + delay, reason)
         return delay
 
@@ -305,7 +307,7 @@ class StoredLogin:
         """Allow refreshes at once, and forget earlier failures."""
         self.blocked_until = 0.0
         self.blocked_by = ""
-        self._failures = 0
+        self._failures.clear()
 
     def refresh_blocked(self, token: OAuthToken) -> str | None:
         """Return why ``token`` may not be refreshed now, or None if it may. Raises CredentialUnavailable when its

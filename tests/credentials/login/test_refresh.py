@@ -233,6 +233,19 @@ class RefreshTests(TokenTestCase):
         self.assertEqual(self.authorized(), "a2")
         self.settled()
 
+    def test_the_obstacle_before_does_not_count(self) -> None:
+        """After a disk that could not be written, the first refusal of the token endpoint is the first (spec 12.4)."""
+        for status, wait in ((500, 5), (429, 30)):
+            self.load(login())
+            self.store.read_only = True
+            for delay in (5, 10, 20, 40):
+                self.refused(hard=False)
+                self.clock.advance(delay)
+            self.store.read_only = False
+            self.upstream.answer("token", Answer(status))
+            self.clock.advance(40)
+            self.assertEqual(self.next_try(), wait)
+
     def test_not_writable_but_not_expired(self) -> None:
         """The token is used as long as it lasts, and its refresh token is not redeemed (spec 3.2 point 4)."""
         self.load(login(expires=NOW + 30))

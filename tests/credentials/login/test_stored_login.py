@@ -96,6 +96,17 @@ class StoredLoginTests(CredentialTestCase):
         self.login.load(changed=True)
         self.assertIsNone(self.login.refresh_blocked(self.token()))
 
+    def test_each_kind_of_cause_has_delays_of_its_own(self) -> None:
+        """A disk that was full for a while does not lengthen the wait after a refusal to minutes (spec 12.4)."""
+        self.assertEqual([self.login.postpone("the disk is full") for _ in range(4)], [5, 10, 20, 40])
+        limited = [self.login.postpone("429", None, 30.0, 900.0, "rate limit") for _ in range(2)]
+        self.assertEqual(limited, [30, 60])
+        self.assertEqual(self.login.postpone("500", kind="endpoint"), 5)
+        self.assertEqual(self.login.postpone("the disk is full"), 80)
+        self.login.unblock()
+        self.assertEqual(self.login.postpone("429", None, 30.0, 900.0, "rate limit"), 30)
+        self.assertEqual(self.login.postpone("the disk is full"), 5)
+
     def test_refresh_refused_for_good(self) -> None:
         """The refusal lasts until there is another refresh token."""
         self.login.load()

@@ -1,0 +1,1 @@
+"""The pure parts of the long run: matching, tables, trends, logs, requests."""
