@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from bench.machine import free_port
@@ -60,7 +60,6 @@ class Soak:
         self.tally = Tally()
         self._upstream: Upstream = make_upstream(reactor, options.seed, self._now)
         self._to_judge: deque[Outcome] = deque()
-        self._in_flight: set[int] = set()
         self._consequences: list[Event] = []
         self.samples: dict[str, list[tuple[float, float]]] = {name: [] for name in BOUNDS}
         self._is_loading = True
@@ -167,11 +166,10 @@ class Soak:
         ]
         running = gatherResults([Deferred.fromCoroutine(each) for each in loops], consumeErrors=True)
         self._reactor.callLater(self._options.seconds, self._stop_load)
-        await running
-        # What is still on its way has its time to end; then everything is judged.
-        until = self._now() + PATIENCE + 10.0
-        while self._in_flight and self._now() < until:
-            await pause(self._reactor, 0.2)
+        try:
+            await running  # until every request that is still on its way has ended as well
+        except FirstError as error:
+            error.subFailure.raiseException()
         await pause(self._reactor, _SETTLES)
         self._judge(0.0)
 
@@ -187,13 +185,11 @@ class Soak:
         while self._is_loading:
             await pause(self._reactor, requests.pause())
             request = requests.next()
-            self._in_flight.add(number)
             if request.turns:
                 port, token = self._places.ports["codex"], self._places.tokens[request.user]
                 self._to_judge.extend(await converse(self._reactor, self._now, port, token, request))
             else:
                 self._to_judge.append(await client.ask(request))
-            self._in_flight.discard(number)
         client.close()
 
     async def _watch(self) -> None:
