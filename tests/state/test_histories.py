@@ -66,6 +66,12 @@ class EndsByItselfTests(SynchronousTestCase):
     @example(history=[(AccountRefused("disabled"), NOW)], polls_every=HOURLY, delayed=None, is_alone=False)
     @example(history=[(AccountRefused("disabled"), NOW)], polls_every=HOURLY, delayed=None, is_alone=True)
     @example(
+        history=[(AccountRefused("disabled"), NOW), (TokenAvailable(1.0), NOW + 60.0)],
+        polls_every=HOURLY,
+        delayed=None,
+        is_alone=False,
+    )
+    @example(
         history=[(RateLimited(NOW + 900 * HOUR, True), NOW)], polls_every=HOURLY, delayed=None, is_alone=False
     )
     @example(
@@ -110,7 +116,8 @@ class EndsByItselfTests(SynchronousTestCase):
         healthy = LimitsUpdate(
             Window(1.0, now + 30 * HOUR, 5 * HOUR), Window(1.0, now + 90 * HOUR, 168 * HOUR)
         )
-        last_poll = now
+        # The last one has met no time that is wanted at this very moment.
+        last_poll = now - 1.0
         while not self.is_free(state, now):
             self.assertLess(now, end, state)
             wanted = poll_wanted(state, last_poll, now)
