@@ -27,6 +27,7 @@ from ccmproxy.state.inputs import (
     Interrupt,
     Poll,
     PollFailed,
+    PollRefused,
     PollSucceeded,
     RateLimited,
     RequestGaveUp,
@@ -50,6 +51,7 @@ HOURLY = 3600.0
 #: An account is usable so long after its provider is well again (seconds): a refused one is polled every 30 min, and a
 #: poll may be postponed by 15 min. One whose windows are full waits for the poll of every hour.
 BOUND = 46 * 60.0
+POLLS = (PollSucceeded, PollFailed, PollRefused)
 
 
 def after(history: list[tuple[Input, float]]) -> CredentialState:
@@ -116,13 +118,14 @@ class EndsByItselfTests(SynchronousTestCase):
         healthy = LimitsUpdate(
             Window(1.0, now + 30 * HOUR, 5 * HOUR), Window(1.0, now + 90 * HOUR, 168 * HOUR)
         )
-        # The last one has met no time that is wanted at this very moment.
-        last_poll = now - 1.0
+        # The next poll of the rhythm is as far away as can be. What the state has wanted since the last one is due.
+        last_poll = now
+        began = max((at for event, at in history if isinstance(event, POLLS)), default=0.0)
         while not self.is_free(state, now):
             self.assertLess(now, end, state)
-            wanted = poll_wanted(state, last_poll, now)
+            wanted = poll_wanted(state, began, now)
             if state.poll_failures or (wanted and wanted <= now) or now - last_poll >= polls_every:
-                last_poll = now
+                last_poll = began = now
                 state, _ = transition(state, PollSucceeded(healthy, began=now), now, CAPS)
             for asked in (OPUS, HAIKU):
                 state = self.ask(state, asked, now, is_alone)
