@@ -178,7 +178,9 @@ def repeat_rule(
         return "429: another account is asked (spec 12.1)"
     if before.fault == "error_first" and elsewhere:
         return "stream began with an error: another account (spec 12.1)"
-    is_first = not any(_is_cut(found) for found in earlier)
+    # The lender repeats by the same rule, whatever the borrower has done before.
+    is_lent = before.account in scene.lent
+    is_first = not any(_is_cut(found) and (found.account in scene.lent) is is_lent for found in earlier)
     if (
         _is_cut(before)
         and before.reused

@@ -230,6 +230,14 @@ class DoubledTests(JudgeCase):
         self.assertEqual(self.repeats(lost, sent(), events=[killed])[0], "")
         self.assertEqual(self.repeats(lost, sent())[0], "doubled")
 
+    def test_daemon_and_lender_each_repeat_once(self) -> None:
+        lost = sent(fault="cut", state="broken", reused=True)
+        busy = sent(at=100.3, status=429, fault="rate_limited")
+        lent = sent(at=100.5, account="lent", fault="cut", state="broken", reused=True)
+        self.assertEqual(self.repeats(lost, busy, lent, sent(at=100.7, account="lent"))[0], "")
+        again = sent(at=100.6, account="lent", fault="cut", state="broken", reused=True)
+        self.assertEqual(self.repeats(lost, busy, lent, again, sent(at=100.7, account="lent"))[0], "doubled")
+
     def test_what_the_lenders_upstream_may_have_acted_on(self) -> None:
         """The lender says that its upstream was lost: no other member is asked (spec 12.3)."""
         lost = sent(account="lent", fault="cut", state="broken", reused=True)
