@@ -49,7 +49,8 @@ HAIKU = Combination("/v1/messages", "claude-haiku-4-5")
 #: A poll besides those that the state asks for is made after an hour; one that the endpoint postpones within 15 min.
 HOURLY = 3600.0
 #: An account is usable so long after its provider is well again (seconds): a refused one is polled every 30 min, and a
-#: poll may be postponed by 15 min. One whose windows are full waits for the poll of every hour.
+#: poll may be postponed by 15 min. One whose windows are full, or a remote that rejects us, waits for the poll of every
+#: hour.
 BOUND = 46 * 60.0
 POLLS = (PollSucceeded, PollFailed, PollRefused)
 
@@ -110,11 +111,12 @@ class EndsByItselfTests(SynchronousTestCase):
         if state.unavailable is not None:
             # The one exception: a dead login needs another one.
             state, _ = transition(state, TokenAvailable(1.0), now, CAPS)
-        is_full = availability(replace(state, refused=None), CAPS, now).reason in (
+        waits_for_poll = availability(replace(state, refused=None), CAPS, now).reason in (
             "short_window",
             "weekly_window",
+            "rejected",
         )
-        end = now + BOUND + (HOURLY if is_full else 0.0)
+        end = now + BOUND + (HOURLY if waits_for_poll else 0.0)
         healthy = LimitsUpdate(
             Window(1.0, now + 30 * HOUR, 5 * HOUR), Window(1.0, now + 90 * HOUR, 168 * HOUR)
         )
