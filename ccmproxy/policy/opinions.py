@@ -218,11 +218,15 @@ class Hearing:
     def _charge_known(self, opinion: Opinion) -> None:
         verdict = opinion.verdict
         if verdict.kind is AnswerKind.MODEL_REFUSED:
-            self.charges.append(Charge(opinion.tag, ChargeKind.MODEL, sentence=verdict.sentence))
+            self.charges.append(
+                Charge(opinion.tag, ChargeKind.MODEL, sentence=verdict.sentence, identity=opinion.identity)
+            )
         elif verdict.kind is AnswerKind.ACCOUNT_REFUSED and not self._has_refused_account:
             # One request has at most one account refused, whatever its content makes the providers say.
             self._has_refused_account = True
-            self.charges.append(Charge(opinion.tag, ChargeKind.ACCOUNT, sentence=verdict.sentence))
+            self.charges.append(
+                Charge(opinion.tag, ChargeKind.ACCOUNT, sentence=verdict.sentence, identity=opinion.identity)
+            )
 
     def _served_by(self, opinion: Opinion) -> None:
         """Somebody else serves what was refused before: so the refusal was about where it came from."""
@@ -318,6 +322,11 @@ class OpinionMemory:
         self._midway[key] = (asked, opinion, now)
         if len(self._midway) > MOST_REMEMBERED:
             self._midway.popitem(last=False)
+
+    def is_refused_midway(self, caller: str, session: str, asked: Combination, now: float) -> bool:
+        """Return whether the like of it was refused to this session in mid-stream within the last minute."""
+        refused_for, _, at = self._midway.get((caller, session), (None, None, 0.0))
+        return refused_for == asked and 0 <= now - at < REMEMBERED_TIME
 
     def served_after(
         self, caller: str, session: str, asked: Combination, opinion: Opinion, now: float

@@ -39,6 +39,22 @@ def asked_for(asked: ProxiedRequest, selection: Selection) -> Combination:
     return selection.asked if selection.asked is not None else asked.combination
 
 
+def begins_anew(asked: ProxiedRequest, selection: Selection, lease: ILease, verdict: Verdict) -> bool:
+    """Return whether a turn that was refused before its output should be begun anew on another credential, if there is
+    one: a window is used up, or the account may not use the model.
+
+    The latter once, as it may be that nobody may use it: what the next one refuses, the client gets.
+    """
+    if verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED):
+        return True
+    if verdict.kind is not AnswerKind.MODEL_REFUSED or selection.session is None or not lease.is_account:
+        return False
+    opinions, now = asked.context.opinions, asked.context.clock.seconds()
+    return not opinions.is_refused_midway(
+        asked.caller.name, selection.session, asked_for(asked, selection), now
+    )
+
+
 def learn_refusal(
     asked: ProxiedRequest,
     selection: Selection,
@@ -61,13 +77,14 @@ def learn_refusal(
     match verdict.kind:
         case AnswerKind.ACCOUNT_REFUSED:
             lease.learn(AccountRefused(verdict.sentence))
-        case AnswerKind.MODEL_REFUSED:
-            if asked.context.opinions.has_served(selection.model):
-                lease.learn(ModelDenied(selection.model or ""))
         case AnswerKind.AUTH_FAILED:
             recovery = Deferred.fromCoroutine(_recover(asked, selection, lease, authorization, verdict))
             recovery.addErrback(_not_recovered)
-        case AnswerKind.BUSY | AnswerKind.DENIED | AnswerKind.STREAM_FAILED:
+        case (
+            AnswerKind.MODEL_REFUSED | AnswerKind.BUSY | AnswerKind.DENIED | AnswerKind.STREAM_FAILED
+        ) as kind:
+            if kind is AnswerKind.MODEL_REFUSED and asked.context.opinions.has_served(selection.model):
+                lease.learn(ModelDenied(selection.model or ""))
             asked.caller.provider.refused(selection, lease.tag)
             if selection.session is not None and not verdict.is_about_request:
                 asked.context.opinions.was_refused_midway(

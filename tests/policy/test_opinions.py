@@ -201,7 +201,9 @@ class KnownWordsTests(HearingTestCase):
         for verdict, kind in ((DISABLED, ChargeKind.ACCOUNT), (NO_MODEL, ChargeKind.MODEL)):
             self.hear(verdict, may_seek=False)
             self.assertEqual(self.rulings, [NEXT])
-            self.assertEqual(self.hearing.charges, [Charge("a", kind, sentence=verdict.sentence)])
+            self.assertEqual(
+                self.hearing.charges, [Charge("a", kind, sentence=verdict.sentence, identity="a")]
+            )
             self.hear(verdict, OK, keys="b")
             self.assertEqual((self.rulings, self.charged()), ([NEXT, DELIVER], [("a", kind)]))
 

@@ -13,7 +13,16 @@ from tests.proxy.manual_upstream import START, TEXT, event
 from tests.proxy.raw_upstream import http_response
 from tests.proxy.scripted_upstream import CodexPoolWorld, ScriptedUpstream
 from tests.proxy.test_codex import only, request
-from tests.proxy.websocket.scene import COMPLETED, CREATE, CREATED, DELTA, SECRET, FixedLogin, Scene
+from tests.proxy.websocket.scene import (
+    COMPLETED,
+    CREATE,
+    CREATED,
+    DELTA,
+    SECRET,
+    ClientSocket,
+    FixedLogin,
+    Scene,
+)
 from tests.proxy.websocket.scene import event as message
 
 SONNET = "claude-sonnet-4-5"
@@ -269,3 +278,39 @@ class WebSocketTests(SynchronousTestCase):
         scene.settle()
         (held,) = scene.accounts[0].state.holds.combinations
         self.assertEqual((held.endpoint, held.model), ("/v1/responses", "gpt-5.4"))
+
+    def refuse_model(self, scene: Scene) -> ClientSocket:
+        """The account to which a session connects may not use the model of its turn. Returns the client."""
+        client = scene.open(("session-id", "s"))
+        client.say(CREATE)
+        scene.settle()
+        words = "The 'gpt-5.4' model is not supported when using Codex with a ChatGPT account."
+        scene.upstream.say(message("error", status=400, error={"message": words}, detail=words))
+        scene.settle()
+        return client
+
+    def test_a_model_that_is_not_for_the_account(self) -> None:
+        """The turn is begun anew on another account. Once that has served it, the first one is not asked again."""
+        scene = Scene(self, accounts=2, kind=FixedLogin)
+        client = self.refuse_model(scene)
+        self.assertEqual((client.without_limits(), client.code), ([], 1012))
+        self.assertTrue(scene.accounts[0].state.holds.is_empty, "nobody has served it yet (spec 12.5)")
+        again = scene.open(("session-id", "s"))
+        self.assertEqual(scene.upstream.field("authorization"), f"Bearer {SECRET}b".encode())
+        again.say(CREATE)
+        scene.settle()
+        for said in (CREATED, DELTA, COMPLETED):
+            scene.upstream.say(said)
+        scene.settle()
+        self.assertEqual(list(scene.accounts[0].state.holds.models), ["gpt-5.4"])
+
+    def test_a_model_that_is_for_nobody(self) -> None:
+        """The second refusal is the client's, and nothing is kept of the model."""
+        scene = Scene(self, accounts=3, kind=FixedLogin)
+        self.assertEqual(self.refuse_model(scene).without_limits(), [])
+        client = self.refuse_model(scene)
+        self.assertEqual(scene.upstream.field("authorization"), f"Bearer {SECRET}b".encode())
+        (refusal,) = client.without_limits()
+        self.assertIn(b"is not supported", refusal)
+        for account in scene.accounts:
+            self.assertTrue(account.state.holds.is_empty)

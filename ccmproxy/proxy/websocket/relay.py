@@ -14,10 +14,10 @@ from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
-from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.answers import Verdict
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.retry import LeaseOutcome
-from ccmproxy.proxy.learning import asked_for, learn_refusal, learn_served
+from ccmproxy.proxy.learning import asked_for, begins_anew, learn_refusal, learn_served
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
@@ -305,18 +305,18 @@ class WebSocketRelay:
         model = turn.model if turn is not None else None
         if refusal is not None and not (turn is not None and turn.output):
             # It answers the turn as a response would: known words count, unless they are the client's own (spec 12.1).
-            named = (model or turn.unusual_model) if turn is not None else ""
-            echo = echo_of(asked.request.head, named)
+            echo = echo_of(asked.request.head, (model or turn.unusual_model) if turn is not None else "")
             verdict = dialect.traffic.classify(refusal.head, refusal.body, now, echo, model)
-        used_up = verdict.kind in (AnswerKind.RATE_LIMITED, AnswerKind.MODEL_RATE_LIMITED)
-        hide = used_up and turn is not None and not turn.output and self._another_can(model)
+        selection = self._selection_of(model)
+        hide = turn is not None and not turn.output and self._another_can(model)
+        hide = hide and begins_anew(asked, selection, self._lease, verdict)
         if hide:
             # Conclude before the state changes, because the change itself would end the relay with another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
         if refusal is not None and not self._lease.is_external:
             # Behind a remote instance the figures are those of one of its accounts.
             self._lease.observe(dialect.metering.limits_from_headers(refusal.head.headers, now))
-        learn_refusal(asked, self._selection_of(model), self._lease, self._authorization, verdict)
+        learn_refusal(asked, selection, self._lease, self._authorization, verdict)
         if hide:
             self._close_both(SERVICE_RESTART, b"connect again")
         return hide
