@@ -121,4 +121,7 @@ def list_items(headers: Headers, name: bytes) -> list[bytes]:
 def without(headers: Headers, names: Iterable[bytes]) -> Headers:
     """Return a copy of ``headers`` without the fields whose lower-case names are in ``names``."""
     dropped = frozenset(names)
-    return [pair for pair in headers if pair[0].lower() not in dropped]
+    present = lower_names(headers)
+    if dropped.isdisjoint(present):
+        return list(headers)
+    return [pair for pair, name in zip(headers, present, strict=True) if name not in dropped]

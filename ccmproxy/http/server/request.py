@@ -16,7 +16,7 @@ from ccmproxy.http.framing import (
     parse_content_length,
     response_has_body,
 )
-from ccmproxy.http.message import Body, Headers, ResponseHead
+from ccmproxy.http.message import Body, Headers, ResponseHead, lower_names
 from ccmproxy.http.server.request_head import IncomingHead
 
 _log = Logger()
@@ -34,6 +34,8 @@ _CHUNKED: Final = -1
 _WITH_CONNECTION: Final = -2
 _NO_BODY: Final = -3
 
+#: Fields of a response that frame its body or concern the connection, which the server sets itself.
+_FRAMING: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
 #: A piece of this size (bytes) or more is written without copying it behind its framing or its head.
 _COPIED: Final = 16 * 1024
 
@@ -357,21 +359,15 @@ class ServerRequest:
         """
         headers: Headers = []
         declared = length
-        for field in head.headers:
-            size = len(field[0])
-            if size == 10 or size == 14 or size == 17:
-                key = field[0].lower()
-                if key == b"connection":
+        for field, name in zip(head.headers, lower_names(head.headers), strict=True):
+            if name in _FRAMING:
+                if name == b"connection":
                     self._close = self._close or b"close" in field[1].lower()
+                if name != b"content-length" or length is not None:
                     continue
-                if key == b"keep-alive" or key == b"transfer-encoding":
-                    continue
-                if key == b"content-length":
-                    if length is not None:
-                        continue
-                    if declared is not None:
-                        raise FramingError("more than one Content-Length")
-                    declared = parse_content_length(field[1])
+                if declared is not None:
+                    raise FramingError("more than one Content-Length")
+                declared = parse_content_length(field[1])
             headers.append(field)
         status = head.status
         if status < 200 or status > 999:
