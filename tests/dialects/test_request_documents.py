@@ -137,7 +137,7 @@ class CostTests(SynchronousTestCase):
     def test_lists_that_are_only_counted(self) -> None:
         for inspect in (ClaudeTraffic().inspect, CodexTraffic().inspect):
             for element in (b"1", b"{}", b"[]", b'""', b'{"a":1}', b"null"):
-                for size in (900_000, 8 * MIB):
+                for size in (900_000, 3 * MIB):
                     body = listed(element, size)
                     with self.allocating(10 * MIB):
                         self.inspect(inspect, body, [])

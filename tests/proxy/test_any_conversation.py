@@ -265,7 +265,7 @@ class Conversation:
 class AnyRequestTests(SynchronousTestCase):
     """No request makes more accounts be asked, or be charged, than spec 12.1 allows, whatever its content."""
 
-    @examples(150)
+    @examples(60)
     @given(numbers_of_accounts, st.lists(requests, min_size=1, max_size=8))
     def test_who_is_asked_and_charged(self, accounts: int, sent: list[Sent]) -> None:
         conversation = Conversation(self, accounts)
@@ -274,7 +274,7 @@ class AnyRequestTests(SynchronousTestCase):
             conversation.world.network.advance(each.pause)
         conversation.end(sent)
 
-    @examples(60)
+    @examples(25)
     @given(numbers_of_accounts, st.sampled_from(sorted(BARE)), st.lists(requests, max_size=8))
     def test_nobody_is_charged_for_what_all_refuse_alike(
         self, accounts: int, said: str, sent: list[Sent]
@@ -356,7 +356,7 @@ BOUND = 76 * 60
 class AnyTroubleTests(SynchronousTestCase):
     """No state is left only by a restart or a touched file, except a dead login (spec 12.4)."""
 
-    @examples(60)
+    @examples(25)
     @given(st.integers(1, 2), st.lists(happenings, max_size=14))
     def test_it_ends_by_itself(self, accounts: int, story: list[tuple[str, str]]) -> None:
         """Once the provider is well again, time and requests are enough: every account serves."""
