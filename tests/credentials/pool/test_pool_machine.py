@@ -233,7 +233,7 @@ class PoolMachine(RuleBasedStateMachine):
         polls_fail = tag in views and views[tag].availability.reason == "poll_failed"
         assert tag in usable or (tag in worth and (not usable or (polls_fail and tag == before)))
         if self.pool_rules.strategy == "fallback":
-            assert tag == (usable or worth)[0]
+            assert tag == (usable or worth)[0] or (polls_fail and tag == before)
         elif before in usable and views[before].availability.usable and tag != before:
             self.check_rebalanced(views[before], [views[tag] for tag in usable], now)
         after = self.assignment(selection)
