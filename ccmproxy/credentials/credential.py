@@ -105,6 +105,11 @@ class Credential(ABC):
         return False
 
     @property
+    def is_account(self) -> bool:
+        """Whether it is an account with a login: what keys and remote instances answer is no second opinion."""
+        return not self.is_external and not self.is_api_key
+
+    @property
     @abstractmethod
     def upstream(self) -> Upstream:
         """The upstream that requests go to. For a given authorization, :meth:`upstream_for` may return another one."""

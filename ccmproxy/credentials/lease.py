@@ -69,8 +69,8 @@ class LeasedCredential(Protocol):
         """Whose login it is; empty = not known."""
 
     @property
-    def is_api_key(self) -> bool:
-        """Whether it is a key of the commercial API."""
+    def is_account(self) -> bool:
+        """Whether it is an account with a login."""
 
     def learn(self, event: Input) -> None:
         """Take over what a request's outcome tells of the credential."""
@@ -205,7 +205,7 @@ class Lease:
     @property
     def is_account(self) -> bool:
         """Whether it is an account with a login: what keys and remote instances answer is no second opinion."""
-        return not self.is_external and not self._credential.is_api_key
+        return self._credential.is_account
 
     def learn(self, event: Input) -> None:
         """Take over what this request's outcome tells of the credential, also after the lease was closed (F38)."""

@@ -155,6 +155,9 @@ class ICredential(Interface):
     tag: str = Attribute("Unique name in the configuration.")
     is_external: bool = Attribute("True for a remote instance.")
     is_api_key: bool = Attribute("True where a commercial API key is used (spec 3.7).")
+    is_account: bool = Attribute(
+        "True for an account with a login: others' answers are no second opinion (spec 12.1)."
+    )
     identity: str = Attribute(
         "Whose login it is: id of the account or organization (F33); empty = not known."
     )

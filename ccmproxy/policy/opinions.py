@@ -116,6 +116,10 @@ class Opinion:
     identity: str = ""
     is_evidence: bool = True
 
+    def is_of_same_login(self, other: Opinion) -> bool:
+        """Return whether both are known to be of one identity's logins."""
+        return bool(self.identity) and self.identity == other.identity
+
 
 class Ruling(Enum):
     """What to do after an answer."""
@@ -213,20 +217,16 @@ class Hearing:
     def _is_same_login(self, opinion: Opinion) -> bool:
         """Is it another login of the account that was asked first? That one's answer is not counted either."""
         assert self._first is not None
-        return bool(opinion.identity) and opinion.identity == self._first.identity
+        return opinion.is_of_same_login(self._first)
 
     def _charge_known(self, opinion: Opinion) -> None:
         verdict = opinion.verdict
         if verdict.kind is AnswerKind.MODEL_REFUSED:
-            self.charges.append(
-                Charge(opinion.tag, ChargeKind.MODEL, sentence=verdict.sentence, identity=opinion.identity)
-            )
+            self._charge(opinion, ChargeKind.MODEL)
         elif verdict.kind is AnswerKind.ACCOUNT_REFUSED and not self._has_refused_account:
             # One request has at most one account refused, whatever its content makes the providers say.
             self._has_refused_account = True
-            self.charges.append(
-                Charge(opinion.tag, ChargeKind.ACCOUNT, sentence=verdict.sentence, identity=opinion.identity)
-            )
+            self._charge(opinion, ChargeKind.ACCOUNT)
 
     def _served_by(self, opinion: Opinion) -> None:
         """Somebody else serves what was refused before: so the refusal was about where it came from."""
@@ -234,20 +234,18 @@ class Hearing:
             verdict = refused.verdict
             if verdict.kind in KNOWN or verdict.is_about_request or not opinion.is_evidence:
                 continue
-            if not refused.is_evidence or (opinion.identity and opinion.identity == refused.identity):
+            if not refused.is_evidence or opinion.is_of_same_login(refused):
                 continue
             if verdict.kind is AnswerKind.BUSY:
-                charge = Charge(
-                    refused.tag, ChargeKind.REST, verdict.wait, verdict.sentence, refused.identity
-                )
-                self.charges.append(charge)
+                self._charge(refused, ChargeKind.REST, verdict.wait)
             elif verdict.kind is not AnswerKind.STREAM_FAILED and not self._has_refused_account:
                 # A stream that fails at its beginning is the provider's trouble, and nobody's charge. A denial may have
                 # its account refused, and one request has at most one.
                 self._has_refused_account = True
-                self.charges.append(
-                    Charge(refused.tag, ChargeKind.DENY, sentence=verdict.sentence, identity=refused.identity)
-                )
+                self._charge(refused, ChargeKind.DENY)
+
+    def _charge(self, refused: Opinion, kind: ChargeKind, wait: float | None = None) -> None:
+        self.charges.append(Charge(refused.tag, kind, wait, refused.verdict.sentence, refused.identity))
 
 
 def most_sends(accounts: int) -> int:

@@ -81,15 +81,14 @@ def of_nobody(
         return _FAILURES[outcome]
     if outcome is Failure.INTERRUPTED and availability.worth_trying:
         return Refusal(retry_status, "interrupted", SEND_AGAIN, retry_after=1)
-    is_about_sockets = isinstance(outcome, Verdict) and outcome.kind is AnswerKind.NO_MORE_SOCKETS
-    if token_in is not None and not is_about_sockets:
+    if isinstance(outcome, Verdict) and outcome.kind is AnswerKind.NO_MORE_SOCKETS:
+        return NO_WEBSOCKET
+    if token_in is not None:
         return Refusal(DELAYED_STATUS, DELAYED_REASON, no_token or availability.message, token_in)
     if isinstance(outcome, Verdict):
         if outcome.kind is AnswerKind.AUTH_FAILED and availability.worth_trying:
             # The status is never 401, because the client's own token is valid.
             return Refusal(502, "upstream_auth", "the upstream refuses the account's token")
-        if outcome.kind is AnswerKind.NO_MORE_SOCKETS:
-            return NO_WEBSOCKET
         if outcome.kind in _RATE_LIMITS and availability.worth_trying:
             # The refusal is for a window that does not match any known limit, or that has no known end.
             return Availability("rate_limited", "model_window", reset_at=outcome.until)

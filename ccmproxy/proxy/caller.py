@@ -40,7 +40,7 @@ class Caller:
         return any(
             credential.tag not in without
             and credential.snapshot(now, model).availability.usable
-            and not (only_accounts and (credential.is_external or credential.is_api_key))
+            and (not only_accounts or credential.is_account)
             for credential in self.provider.credentials(self.allow_external)
         )
 

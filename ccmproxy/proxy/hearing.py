@@ -132,11 +132,10 @@ class RequestHearing:
         Only accounts give second opinions, and only these are counted: where a key or a remote takes over, nobody is
         asked what it says of the refusal (spec 12.1).
         """
-        asked, opinions = self._asked, self._context.opinions
-        kind, now = self._kind_of_refusal(refusal), self._context.clock.seconds()
+        asked, context = self._asked, self._context
         if asked.another_can(tag, only_accounts=True):
-            return opinions.may_seek(*kind, now)
-        return asked.another_can(tag) and not opinions.is_about_request(*kind, now)
+            return context.opinions.may_seek(*self._kind_of_refusal(refusal), context.clock.seconds())
+        return asked.another_can(tag) and not self._is_refused_alike(refusal)
 
     def _waits_here(self, answer: Answer) -> bool:
         """Return whether a warm session is better told a short wait than moved to where nothing of it is known
@@ -157,18 +156,20 @@ class RequestHearing:
     def _is_refused_by_all(self) -> bool:
         """Return whether nobody has ever served the model, and all have refused it to this caller within the last
         minute."""
-        opinions, kind = self._context.opinions, self._kind_of_refusal(RefusalClass.DENIED)
-        return not opinions.has_served(self._asked.combination.model) and opinions.is_about_request(
-            *kind, self._context.clock.seconds()
-        )
+        is_served = self._context.opinions.has_served(self._asked.combination.model)
+        return not is_served and self._is_refused_alike(RefusalClass.DENIED)
 
     def _is_about_request(self, verdict: Verdict) -> bool:
         """Return whether its words say so of a refusal, or all who were asked for the like of it a moment ago."""
         refusal = class_of(verdict.kind)
         if verdict.is_about_request or refusal is None:
             return verdict.is_about_request
-        now = self._context.clock.seconds()
-        return self._context.opinions.is_about_request(*self._kind_of_refusal(refusal), now)
+        return self._is_refused_alike(refusal)
+
+    def _is_refused_alike(self, refusal: RefusalClass) -> bool:
+        """Return whether all who were asked have refused the like of it within the last minute."""
+        context = self._context
+        return context.opinions.is_about_request(*self._kind_of_refusal(refusal), context.clock.seconds())
 
     def _kind_of_refusal(self, refusal: RefusalClass) -> tuple[str, str, str, RefusalClass]:
         """Return what makes refusals alike: the caller, the endpoint, the model and the class."""

@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from ccmproxy.dialects.oauth import Authorization
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ILease, RefreshNotForced
-from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.answers import SERVED, AnswerKind, Verdict
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.opinions import Opinion
 from ccmproxy.proxy.charges import input_of
@@ -141,7 +141,7 @@ def learn_served(asked: ProxiedRequest, selection: Selection, lease: ILease) -> 
         asked.caller.name,
         selection.session,
         combination,
-        Opinion(lease.tag, Verdict(AnswerKind.OK), lease.identity, lease.is_account),
+        Opinion(lease.tag, SERVED, lease.identity, lease.is_account),
         asked.context.clock.seconds(),
     )
     if charge is None:

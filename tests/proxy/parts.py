@@ -26,6 +26,7 @@ class ShownCredential:
     def __init__(self, tag: str, short: float | None = None, *, is_external: bool = False) -> None:
         self.tag = tag
         self.is_external = is_external
+        self.is_account = not is_external
         self.asked = 0
         self.snapshots = 0
         self.use(short)

@@ -157,7 +157,7 @@ class Members:
 def gives_opinion(selection: Selection, member: ICredential) -> bool:
     """Return whether the member's answer is of use to the selection: where another account's answer is wanted, that of
     a key or a remote instance is not (spec 12.1)."""
-    return not (selection.only_accounts and (member.is_external or member.is_api_key))
+    return not selection.only_accounts or member.is_account
 
 
 def may_find_out(view: CredentialSnapshot, selection: Selection) -> bool:

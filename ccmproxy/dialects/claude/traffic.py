@@ -42,7 +42,7 @@ from ccmproxy.http.message import (
     without,
 )
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.answers import SERVED, AnswerKind, Verdict
 from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.state.aggregate import Aggregate
 from ccmproxy.state.availability import Availability
@@ -226,12 +226,12 @@ class ClaudeTraffic:
         if event is None:
             return None
         if event.name != b"error":
-            return Verdict(AnswerKind.OK)
+            return SERVED
         refusal = judge_error_event(event.data, head.headers, now, echo, model)
         if refusal is not None:
             return refusal
         is_failure = error_event_type(event.data) in _FAILURES
-        return Verdict(AnswerKind.STREAM_FAILED if is_failure else AnswerKind.OK)
+        return Verdict(AnswerKind.STREAM_FAILED) if is_failure else SERVED
 
     def busy(
         self, facts: RequestFacts, head: RequestHead, seconds: int, message: str, request_id: str

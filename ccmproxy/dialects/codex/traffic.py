@@ -46,7 +46,7 @@ from ccmproxy.http.message import (
     without,
 )
 from ccmproxy.interfaces.facets import ITraffic
-from ccmproxy.policy.answers import AnswerKind, Verdict
+from ccmproxy.policy.answers import SERVED, AnswerKind, Verdict
 from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.policy.waits import WaitingClient, waits
 from ccmproxy.state.aggregate import Aggregate
@@ -234,7 +234,7 @@ class CodexTraffic:
         if refusal is not None:
             return refusal
         is_failure = event_failure(event.name, event.data) in _FAILURES
-        return Verdict(AnswerKind.STREAM_FAILED if is_failure else AnswerKind.OK)
+        return Verdict(AnswerKind.STREAM_FAILED) if is_failure else SERVED
 
     def busy(
         self, facts: RequestFacts, head: RequestHead, seconds: int, message: str, request_id: str

@@ -308,8 +308,8 @@ class WebSocketRelay:
             echo = echo_of(asked.request.head, (model or turn.unusual_model) if turn is not None else "")
             verdict = dialect.traffic.classify(refusal.head, refusal.body, now, echo, model)
         selection = self._selection_of(model)
-        hide = turn is not None and not turn.output and self._another_can(model)
-        hide = hide and begins_anew(asked, selection, self._lease, verdict)
+        may_hide = turn is not None and not turn.output and self._another_can(model)
+        hide = may_hide and begins_anew(asked, selection, self._lease, verdict)
         if hide:
             # Conclude before the state changes, because the change itself would end the relay with another result.
             self._conclude("moved", LeaseOutcome.REFUSED)
