@@ -17,8 +17,8 @@ from ccmproxy.credentials.login.file import FileStore
 from ccmproxy.credentials.login.lock import DirectoryLock
 from ccmproxy.credentials.login.standing import TokenStanding, digest
 from ccmproxy.credentials.login.token import TokenKeeper
+from ccmproxy.credentials.login.usage_poller import UsagePoller
 from ccmproxy.credentials.login.watch import FileWatch, FileWatcher
-from ccmproxy.credentials.polling import UsagePoller
 from ccmproxy.credentials.single_flight import SingleFlight
 from ccmproxy.dialects.oauth import ApiKey, Authorization, Login, OAuthToken
 from ccmproxy.interfaces.credentials import CredentialUnavailable, ICredential, ICredentialStore
