@@ -14,6 +14,7 @@ from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.interfaces.credentials import ICredential
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.context import ProxyOptions
+from ccmproxy.simulator.codex.simulated_account import CodexAccount
 from ccmproxy.state.inputs import TokenUnavailable
 from tests.conversation import PROXY, TOKEN, World
 from tests.proxy.websocket.scene import (
@@ -444,35 +445,36 @@ services:
 class ServiceTests(SynchronousTestCase):
     """The whole service, from its configuration to its end."""
 
-    def test_a_handshake_with_a_token_that_is_not_accepted_any_more(self) -> None:
-        """The login is refreshed as for any request for a model, although the handshake costs nothing (spec 3.4)."""
+    def started(self) -> tuple[World, CodexAccount]:
+        """Start the service with one login. Returns it with that login at the simulator."""
         world = World(self, configuration=OCM, start=False, with_file=False)
         login = world.simulator.add_codex_account()
         with open(world.path, "wb") as file:
             file.write(login.credentials_document())
         world.start()
-        login.expire_access_token()
+        return world, login
+
+    def connect(self, world: World) -> ClientSocket:
+        """Return a client whose handshake has succeeded."""
         client = ClientSocket(False)
         world.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
         world.network.flush()
         client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKEN}")))
         world.network.flush()
         self.assertEqual(client.status, 101, client.received)
+        return client
+
+    def test_a_handshake_with_a_token_that_is_not_accepted_any_more(self) -> None:
+        """The login is refreshed as for any request for a model, although the handshake costs nothing (spec 3.4)."""
+        world, login = self.started()
+        login.expire_access_token()
+        self.connect(world)
         self.assertEqual(len(world.simulator.requests.of("token")), 1)
 
     def test_a_service_that_stops(self) -> None:
         """Its open WebSockets are closed, and nothing of them is left."""
-        world = World(self, configuration=OCM, start=False, with_file=False)
-        login = world.simulator.add_codex_account()
-        with open(world.path, "wb") as file:
-            file.write(login.credentials_document())
-        world.start()
-        client = ClientSocket(False)
-        world.network.endpoint(*PROXY).connect(Factory.forProtocol(lambda: client))
-        world.network.flush()
-        client.transport.write(upgrade_request(("Authorization", f"Bearer {TOKEN}")))
-        world.network.flush()
-        self.assertEqual(client.status, 101, client.received)
+        world, _ = self.started()
+        client = self.connect(world)
         stopped = world.service.stopService()
         world.network.flush()
         self.assertEqual(client.code, 1001)
