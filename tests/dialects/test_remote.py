@@ -452,6 +452,7 @@ class StatusTests(SynchronousTestCase):
         ),
         st.booleans(),
     )
+    @example({name: None for name in STATE if name != "plan_weight"} | {"plan_weight": 0}, False)
     def test_whatever_is_said(self, fields: dict[str, Any], is_whole: bool) -> None:
         """Either the status is refused, or every figure is plausible."""
         document = json.dumps(STATE | fields if is_whole else fields).encode()
@@ -462,7 +463,11 @@ class StatusTests(SynchronousTestCase):
         self.assertIsInstance(status, RemoteStatus)
         self.assertTrue(0 <= status.plan_weight <= 1e9)
         self.assertTrue(0 <= status.reset_at <= 4_102_444_800)
-        for window in (status.limits.short, status.limits.weekly):
+        windows = [status.limits.short, status.limits.weekly]
+        if not status.is_known:
+            self.assertEqual(windows, [None, None])
+            return
+        for window in windows:
             assert window is not None and window.utilization is not None
             self.assertTrue(0 <= window.utilization <= 10_000)
             self.assertTrue(0 <= window.resets_at <= 4_102_444_800)
