@@ -74,15 +74,17 @@ def relayed_head(
     return ResponseHead(status, _phrase(status), kept)
 
 
-def exhausted_fields(availability: Availability) -> Headers:
+def exhausted_fields(availability: Availability, now: float) -> Headers:
     """Header fields of the 429 for a client whose credentials are all rate-limited; they tell it not to retry.
 
-    ``X-CCM-Reset-At``, present where the end is known, is for other instances: clients learn the reset in their
-    dialect. ``X-CCM-Limit`` tells them that only the requested model is used up.
+    ``X-CCM-Reset-At`` and ``X-CCM-Reset-In``, present where the end is known, are for other instances: clients learn
+    the reset in their dialect. ``X-CCM-Limit`` tells them that only the requested model is used up. ``now``: Unix
+    seconds.
     """
     fields: Headers = [(b"x-should-retry", b"false")]
     if availability.reset_at > 0:
         fields.append((b"X-CCM-Reset-At", b"%d" % ceil(availability.reset_at)))
+        fields.append((b"X-CCM-Reset-In", b"%d" % ceil(availability.left(now))))
     if availability.reason == MODEL_LIMIT:
         fields.append((b"X-CCM-Limit", MODEL_LIMIT.encode("ascii")))
     return fields

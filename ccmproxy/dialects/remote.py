@@ -16,7 +16,7 @@ from ccmproxy.dialects.oauth import AnswerMalformed, RemoteToken
 from ccmproxy.dialects.own_errors import BUSY_REASON, MODEL_LIMIT
 from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
-from ccmproxy.http.retry_after import retry_after
+from ccmproxy.http.retry_after import LONGEST, parse_retry_after, retry_after
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.limits import (
     LARGEST_UTILIZATION,
@@ -31,8 +31,10 @@ from ccmproxy.state.limits import (
 
 #: The field, in lower case, that marks ccmproxy's own errors, as opposed to the upstream's.
 ERROR_FIELD = b"x-ccm-error"
-#: The field, in lower case, beside our own ``rate_limited``: when a credential is usable again (Unix seconds).
+#: The fields, in lower case, beside our own ``rate_limited``: when a credential is usable again, in Unix seconds and in
+#: seconds from now. The latter is right whatever the clocks of the two machines say.
 RESET_FIELD = b"x-ccm-reset-at"
+RESET_IN_FIELD = b"x-ccm-reset-in"
 #: The field, in lower case, beside our own ``rate_limited``: that only the requested model is used up.
 LIMIT_FIELD = b"x-ccm-limit"
 #: The fields of which ccmproxy puts one on every response that it relays: a response with neither is sing-box's.
@@ -105,7 +107,7 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     """``verdict``, the dialect's, on an answer of another instance: is the error that instance's own (spec 4.4)?
 
     What a provider says of one of the remote's accounts is nothing that the remote itself is charged with.
-    ``now``: Unix seconds; only a Retry-After that is a date needs it.
+    ``now``: Unix seconds, of our own clock.
     """
     reason = first_value(head.headers, ERROR_FIELD)
     if reason is None:
@@ -129,8 +131,7 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
         # In the words of its client, which may be a 503 (spec 12.2).
         return Verdict(AnswerKind.BUSY, wait=retry_after(head.headers, now))
     elif reason == b"rate_limited":
-        value = first_value(head.headers, RESET_FIELD)
-        until = parse_unix_time(value.decode("latin-1")) if value is not None else 0.0
+        until = _told_reset(head.headers, now)
         if first_value(head.headers, LIMIT_FIELD) == MODEL_LIMIT.encode("ascii"):
             # Nothing is remembered: another of its accounts may have room for the model at any time.
             return Verdict(AnswerKind.MODEL_RATE_LIMITED, until)
@@ -139,13 +140,25 @@ def remote_verdict(head: ResponseHead, verdict: Verdict, now: float = 0.0) -> Ve
     return verdict
 
 
+def _told_reset(headers: Headers, now: float) -> float:
+    """Return when a credential of the remote is usable again (Unix seconds of our clock, 0 = it does not say)."""
+    told_in = first_value(headers, RESET_IN_FIELD)
+    # As in Retry-After: a number of seconds.
+    seconds = parse_retry_after(told_in.decode("latin-1"), now) if told_in is not None else None
+    if seconds is not None:
+        return now + seconds
+    told_at = first_value(headers, RESET_FIELD)
+    return parse_unix_time(told_at.decode("latin-1")) if told_at is not None else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteStatus:
     """The status that a remote reports. ``plan_weight`` 0: none of its credentials counts at the moment.
 
-    ``usable``: None where the remote does not report it; ``reset_at``: Unix seconds, 0 = unknown. ``cannot_serve``: the
-    remote is unusable for another reason than used-up windows; it may still be the one that knows why. ``is_known``:
-    false where the remote has no figures yet (spec 14); ``limits`` are empty then.
+    ``usable``: None where the remote does not report it. ``reset_at``: when this changes, by the remote's clock (Unix
+    seconds, 0 = unknown); ``reset_in``: the same in seconds from now, None where the remote does not say.
+    ``cannot_serve``: the remote is unusable for another reason than used-up windows; it may still be the one that knows
+    why. ``is_known``: false where the remote has no figures yet (spec 14); ``limits`` are empty then.
     """
 
     limits: LimitsUpdate
@@ -154,6 +167,15 @@ class RemoteStatus:
     reset_at: float = 0.0
     cannot_serve: bool = False
     is_known: bool = True
+    reset_in: float | None = None
+
+    def unusable_until(self, now: float) -> float:
+        """Return until when the remote's windows are used up (Unix seconds of our clock), 0 if they are not or it does
+        not say. ``now``: Unix seconds."""
+        if self.usable is not False or self.cannot_serve:
+            return 0.0
+        until = self.reset_at if self.reset_in is None else now + self.reset_in
+        return until if until > now else 0.0
 
 
 class _Availability(msgspec.Struct):
@@ -162,6 +184,7 @@ class _Availability(msgspec.Struct):
     state: msgspec.Raw = NO_JSON
     reason: msgspec.Raw = NO_JSON
     reset_at: msgspec.Raw = NO_JSON
+    reset_in: msgspec.Raw = NO_JSON
 
 
 class _Status(msgspec.Struct):
@@ -220,20 +243,19 @@ def read_status(document: bytes) -> RemoteStatus:
         if value is None:
             raise AnswerMalformed(f"the remote's status has no valid {name}")
         values[name] = value
-    usable, reset_at, cannot_serve = None, 0.0, False
+    usable, reset_at, reset_in, cannot_serve = None, 0.0, None, False
     availability = read_raw(loaded.availability, _availability_decoder)
     if availability is not None and (state := read_raw(availability.state, text_decoder)) is not None:
         usable = state == "usable"
         reset_at = _number(availability.reset_at, LATEST_TIME) or 0.0
+        reset_in = _number(availability.reset_in, LONGEST)
         # After failed polls the remote still serves, and its figures still count.
         is_served = read_raw(availability.reason, text_decoder) == "poll_failed"
         cannot_serve = state in _OUT_OF_SERVICE and not is_served
-    if not is_known:
-        return RemoteStatus(
-            LimitsUpdate(), values["plan_weight"], usable, reset_at, cannot_serve=cannot_serve, is_known=False
+    limits = LimitsUpdate()
+    if is_known:
+        limits = LimitsUpdate(
+            short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
+            weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),
         )
-    limits = LimitsUpdate(
-        short=Window(values["five_hour_utilization"], values["five_hour_reset"], SHORT_WINDOW),
-        weekly=Window(values["weekly_utilization"], values["weekly_reset"], WEEKLY_WINDOW),
-    )
-    return RemoteStatus(limits, values["plan_weight"], usable, reset_at, cannot_serve)
+    return RemoteStatus(limits, values["plan_weight"], usable, reset_at, cannot_serve, is_known, reset_in)

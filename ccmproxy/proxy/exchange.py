@@ -314,5 +314,5 @@ class Exchange:
         for each in caller.provider.credentials(caller.allow_external):
             availability = each.snapshot(now, model).availability
             if availability.is_passing and self._token_in is None:
-                self._token_in = max(availability.reset_at - now, 0.0)
+                self._token_in = availability.left(now)
                 self._why_no_token = f"credential {each.tag} is unavailable: {availability.message}"

@@ -287,7 +287,7 @@ class Tries:
                 # A key has limits of its own for such endpoints, which say nothing of turns (spec 12.2).
                 wait = verdict.until - now if verdict.until > now else None
                 verdict = replace(verdict, kind=AnswerKind.BUSY, wait=wait)
-        return remote_verdict(response, verdict) if self._lease.is_external else verdict
+        return remote_verdict(response, verdict, now) if self._lease.is_external else verdict
 
     async def _look_at_beginning(self, attempt: Attempt, response: ResponseHead, verdict: Verdict) -> Verdict:
         """A stream may begin with the news that nothing will come, which another credential may do better (F13)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ccmproxy.state.availability import Availability, AvailabilityState, CredentialSnapshot
 from ccmproxy.state.durations import format_duration
@@ -149,14 +150,14 @@ def aggregate(snapshots: Iterable[CredentialSnapshot], now: float) -> Aggregate:
     )
 
 
-def status_object(aggregate: Aggregate, reads_null: bool = False) -> dict[str, object]:
+def status_object(aggregate: Aggregate, reads_null: bool = False) -> dict[str, Any]:
     """Return the JSON object of the status endpoint (spec 8.2). Percent and whole Unix seconds; 0 = unknown.
 
     ``reads_null``: the reader takes null for an unknown figure. For others, figures that are all unknown are 0, and
     ``known`` is false.
     """
     availability = aggregate.availability
-    figures: dict[str, object] = {
+    figures: dict[str, Any] = {
         "five_hour_utilization": aggregate.short_utilization,
         "five_hour_reset": aggregate.short_reset,
         "weekly_utilization": aggregate.weekly_utilization,
@@ -175,6 +176,18 @@ def status_object(aggregate: Aggregate, reads_null: bool = False) -> dict[str, o
             "reset_at": math.ceil(availability.reset_at),
         },
     }
+
+
+def with_countdown(status: dict[str, Any], now: float) -> dict[str, Any]:
+    """Return the object of :func:`status_object` with ``availability.reset_in``: whole seconds from ``now`` to its
+    ``reset_at``, 0 = unknown or passed.
+
+    Other instances go by it, as their clocks may differ from ours. It is added last, because it differs from second to
+    second although the state is still the same. ``now``: Unix seconds.
+    """
+    availability = status["availability"]
+    left = max(math.ceil(availability["reset_at"] - now), 0)
+    return status | {"availability": availability | {"reset_in": left}}
 
 
 #: A window, the cap of its credential, and the credential's weight.

@@ -67,6 +67,10 @@ class Availability:
         """True if a request may be sent."""
         return self.state == "usable"
 
+    def left(self, now: float) -> float:
+        """Return the seconds from ``now`` (Unix seconds) to ``reset_at``, 0 if it is unknown or has passed."""
+        return max(self.reset_at - now, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Caps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -15,7 +16,7 @@ from ccmproxy.http.message import Headers, ResponseHead, first_value
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.rate import TokenBucket
 from ccmproxy.proxy.caller import Caller
-from ccmproxy.state.aggregate import aggregate, status_object
+from ccmproxy.state.aggregate import aggregate, status_object, with_countdown
 from ccmproxy.surfaces.own_endpoints import answer_get
 
 #: Time after which a watcher that does not read is disconnected (seconds, spec 8.2).
@@ -49,17 +50,21 @@ class StatusEndpoint:
             if _wants_stream(request.head.query):
                 Watcher(self, request, caller, self._clock).start(headers)
             else:
-                request.respond(ResponseHead(200, b"OK", headers), self.render(request, caller))
+                line = self.render(self.state(request, caller))
+                request.respond(ResponseHead(200, b"OK", headers), line)
 
         answer_get(self._dialect, request, request_id, answer)
 
-    def render(self, request: ServerRequest, caller: Caller) -> bytes:
-        """Return the state that the caller may see, in the form for whoever sent ``request``, as one line of JSON."""
+    def state(self, request: ServerRequest, caller: Caller) -> dict[str, Any]:
+        """Return the object with the state that the caller may see, in the form for whoever sent ``request``."""
         now = self._now()
         snapshots = [credential.snapshot(now) for credential in caller.shown()]
         user_agent = first_value(request.head.headers, b"user-agent") or b""
-        document = status_object(aggregate(snapshots, now), reads_null=user_agent.startswith(_READS_NULL))
-        return json.dumps(document).encode() + b"\n"
+        return status_object(aggregate(snapshots, now), reads_null=user_agent.startswith(_READS_NULL))
+
+    def render(self, state: dict[str, Any]) -> bytes:
+        """Return a state as it is sent now, as one line of JSON."""
+        return json.dumps(with_countdown(state, self._now())).encode() + b"\n"
 
     def close(self) -> None:
         """End every stream regularly."""
@@ -78,7 +83,7 @@ class Watcher:
         self._request = request
         self._caller = caller
         self._clock = clock
-        self._sent = b""
+        self._sent: dict[str, Any] = {}
         self._rate = TokenBucket(BURST, APART)
         self._paused = False
         self._soon: IDelayedCall | None = None
@@ -115,11 +120,11 @@ class Watcher:
         self._soon = None
         if self._paused:
             return
-        line = self._endpoint.render(self._request, self._caller)
-        if line != self._sent:
-            self._sent = line
+        state = self._endpoint.state(self._request, self._caller)
+        if state != self._sent:
+            self._sent = state
             self._rate.take(self._clock.seconds())
-            self._request.write(line)
+            self._request.write(self._endpoint.render(state))
 
     def _look_again(self) -> None:
         """Send a changed state periodically, since listeners are not called when the reset of a window passes."""

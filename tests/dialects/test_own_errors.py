@@ -68,10 +68,16 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(exhausted_message(availability, 1e9), "all credentials rate-limited")
 
     def test_a_client_of_exhausted_credentials_is_not_to_try_again(self) -> None:
-        told = exhausted_fields(Availability("rate_limited", reset_at=1000.2))
-        self.assertEqual(told, [(b"x-should-retry", b"false"), (b"X-CCM-Reset-At", b"1001")])
-        self.assertEqual(exhausted_fields(Availability("rate_limited")), [(b"x-should-retry", b"false")])
+        told = exhausted_fields(Availability("rate_limited", reset_at=1000.2), 990.0)
+        times = [(b"X-CCM-Reset-At", b"1001"), (b"X-CCM-Reset-In", b"11")]
+        self.assertEqual(told, [(b"x-should-retry", b"false"), *times])
+        told = exhausted_fields(Availability("rate_limited", reset_at=1000.2), 1002.0)
+        self.assertEqual(told[2], (b"X-CCM-Reset-In", b"0"))
+        self.assertEqual(
+            exhausted_fields(Availability("rate_limited"), 990.0), [(b"x-should-retry", b"false")]
+        )
 
     def test_one_model_alone(self) -> None:
-        told = exhausted_fields(Availability("rate_limited", "model_window", reset_at=1000.0))
-        self.assertEqual(told[1:], [(b"X-CCM-Reset-At", b"1000"), (b"X-CCM-Limit", b"model_window")])
+        told = exhausted_fields(Availability("rate_limited", "model_window", reset_at=1000.0), 990.0)
+        self.assertEqual(dict(told)[b"X-CCM-Reset-At"], b"1000")
+        self.assertEqual(told[-1], (b"X-CCM-Limit", b"model_window"))

@@ -19,6 +19,7 @@ from ccmproxy.state.limits import SHORT_WINDOW, WEEKLY_WINDOW
 from tests.profiles import examples
 
 TOKEN = RemoteToken("our-token")
+NOW = 1_795_000_000.0
 
 
 def sent(
@@ -108,7 +109,7 @@ RELAYED = (b"X-CCM-Request-Id", b"req_1")
 
 def verdict(status: int, *headers: tuple[bytes, bytes], kind: Verdict = DIALECT) -> Verdict:
     """The verdict on another instance's response, if the dialect's verdict is ``kind``."""
-    return remote_verdict(ResponseHead(status, b"", list(headers)), kind)
+    return remote_verdict(ResponseHead(status, b"", list(headers)), kind, NOW)
 
 
 def own_error(reason: bytes, name: bytes = b"X-CCM-Error") -> tuple[tuple[bytes, bytes], ...]:
@@ -181,6 +182,19 @@ class VerdictTests(SynchronousTestCase):
         for value in (b"", b"soon", b"-5", b"1e999"):
             found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Reset-At", value))
             self.assertIs(found, DIALECT, value)
+
+    def test_used_up_for_some_time(self) -> None:
+        """The number of seconds is right whatever the remote's clock says."""
+        at = (b"X-CCM-Reset-At", b"1795003600")
+        for name in (b"X-CCM-Reset-In", b"x-ccm-reset-in"):
+            for fields in ([(name, b"20")], [at, (name, b"20")], [(name, b"20"), at]):
+                found = verdict(429, *own_error(b"rate_limited"), *fields)
+                self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, NOW + 20.0))
+                found = verdict(429, *own_error(b"rate_limited"), (b"X-CCM-Limit", b"model_window"), *fields)
+                self.assertEqual(found, Verdict(AnswerKind.MODEL_RATE_LIMITED, NOW + 20.0))
+        for value in (b"", b"soon", b"-5", b"1e3", b"99999999999"):
+            found = verdict(429, *own_error(b"rate_limited"), at, (b"X-CCM-Reset-In", value))
+            self.assertEqual(found, Verdict(AnswerKind.RATE_LIMITED, 1795003600.0), value)
 
     def test_a_token_that_was_wrong_too_often(self) -> None:
         """The remote rejects our token for a while: that is no rate limit."""
@@ -347,6 +361,30 @@ class StatusTests(SynchronousTestCase):
         ):
             status = read_status(state(availability=availability))
             self.assertEqual((status.usable, status.reset_at), expected, availability)
+
+    def test_until_when(self) -> None:
+        """The number of seconds, if there is one: the remote's clock may be wrong, or ours."""
+        now = 1_800_000_000.0
+        for times, until in (
+            ({"reset_at": now + 600}, now + 600),
+            ({"reset_at": now - 600}, 0.0),
+            ({"reset_at": now + 600, "reset_in": 20}, now + 20),
+            ({"reset_at": now - 600, "reset_in": 20}, now + 20),
+            ({"reset_in": 20.5}, now + 20.5),
+            ({"reset_at": now + 600, "reset_in": 0}, 0.0),
+            ({"reset_at": now + 600, "reset_in": -1}, now + 600),
+            ({"reset_at": now + 600, "reset_in": 1e9}, now + 600),
+            ({"reset_at": now + 600, "reset_in": "20"}, now + 600),
+            ({"reset_at": now + 600, "reset_in": None}, now + 600),
+            ({}, 0.0),
+        ):
+            for word, reason, expected in (
+                ("rate_limited", "rate_limited", until),
+                ("temporarily_blocked", "refused", 0.0),
+                ("usable", "", 0.0),
+            ):
+                status = read_status(state(availability={"state": word, "reason": reason, **times}))
+                self.assertEqual(status.unusable_until(now), expected, times)
 
     def test_out_of_service(self) -> None:
         """Full windows say nothing where it is something else that keeps the remote from serving."""

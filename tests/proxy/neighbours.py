@@ -171,7 +171,7 @@ class Scene(World):
         """What the status endpoint tells this user of the availability."""
         path = f"/{KINDS[self.dialect][0]}/v1/status"
         told = self.get(path, TOKENS[user]).json()["availability"]
-        self.case.assertEqual(set(told), {"state", "reason", "reset_at"})
+        self.case.assertEqual(set(told), {"state", "reason", "reset_at", "reset_in"})
         return dict(told)
 
     def is_logged(self, words: str) -> bool:

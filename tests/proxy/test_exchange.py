@@ -853,6 +853,26 @@ class RemoteTests(SynchronousTestCase):
                 self.assertEqual(response.header("x-ccm-reset-at"), str(until))
             world.close()
 
+    def test_used_up_by_another_clock(self) -> None:
+        """Its clock is an hour ahead of ours, or behind: the number of seconds counts."""
+        for ahead in (-3600, 3600):
+            at = str(int(START + ahead + 20))
+            world, _ = self.begin(
+                http_response(
+                    429,
+                    OURS,
+                    ("X-CCM-Error", "rate_limited"),
+                    ("X-CCM-Reset-At", at),
+                    ("X-CCM-Reset-In", "20"),
+                ),
+                credential="friend",
+            )
+            self.assertEqual(world.answer().status, 429)
+            availability = self.friend(world).snapshot(world.clock.seconds()).availability
+            self.assertEqual(availability.state, "rate_limited")
+            self.assertAlmostEqual(availability.reset_at, START + 20, delta=1)
+            world.close()
+
     def test_it_guesses_no_more_tokens(self) -> None:
         """Where too many wrong tokens have come from here, that instance is left alone for a while."""
         world, remote = self.begin(http_response(429, OURS, ("X-CCM-Error", "too_many_failures")))

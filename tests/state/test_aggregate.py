@@ -16,6 +16,7 @@ from ccmproxy.state.aggregate import (
     overall_availability,
     share_windows,
     status_object,
+    with_countdown,
 )
 from ccmproxy.state.availability import EXTERNAL_CAPS, Availability, Caps, CredentialSnapshot
 from ccmproxy.state.limits import RESET_JITTER, Limits, Window
@@ -353,6 +354,16 @@ class StatusObjectTests(SynchronousTestCase):
                 },
             },
         )
+
+    def test_countdown(self) -> None:
+        """For instances whose clock differs from ours."""
+        for later, left in ((0.0, 7200), (0.5, 7200), (1.0, 7199), (7200.0, 0), (1e6, 0)):
+            status = status_object(aggregate([member(availability=LIMITED)], NOW))
+            told = with_countdown(status, NOW + later)
+            self.assertEqual(told["availability"].pop("reset_in"), left)
+            self.assertEqual(told, status)
+        status = status_object(aggregate([member()], NOW))
+        self.assertEqual(with_countdown(status, NOW)["availability"]["reset_in"], 0)
 
 
 class ViewTests(SynchronousTestCase):

@@ -37,7 +37,7 @@ class StatusTests(SynchronousTestCase):
                 "weekly_utilization": 31.0,
                 "weekly_reset": int(world.clock.seconds() + 100 * HOUR),
                 "plan_weight": 10,
-                "availability": {"state": "usable", "reason": "", "reset_at": 0},
+                "availability": {"state": "usable", "reason": "", "reset_at": 0, "reset_in": 0},
             },
         )
 
@@ -72,7 +72,11 @@ class StatusTests(SynchronousTestCase):
         status = world.get(STATUS).json()
         self.assertEqual(status["availability"]["state"], "rate_limited")
         self.assertEqual(status["availability"]["reset_at"], int(world.clock.seconds() + HOUR))
+        self.assertEqual(status["availability"]["reset_in"], HOUR)
         self.assertEqual(status["five_hour_utilization"], 100)
+        world.network.advance(100)
+        status = world.get(STATUS).json()
+        self.assertEqual(status["availability"]["reset_in"], HOUR - 100)
 
     def test_strangers(self) -> None:
         world = World(self)

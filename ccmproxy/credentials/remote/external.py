@@ -337,8 +337,8 @@ class External(Credential):
     def take_status(self, status: RemoteStatus) -> None:
         """Replace the known state by the reported one. A streamed state counts like a poll (spec 7.5)."""
         limits = status.limits
-        if status.usable is False and not status.cannot_serve and status.reset_at > self._now():
-            limits = replace(limits, rejected_until=status.reset_at)
+        if until := status.unusable_until(self._now()):
+            limits = replace(limits, rejected_until=until)
         self._poller.failures = 0
         if status.is_known:
             self._poller.unknown_polls = 0

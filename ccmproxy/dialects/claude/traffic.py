@@ -166,7 +166,7 @@ class ClaudeTraffic:
         A client that speaks OAuth itself stops on the unified headers instead, and shows their claim and reset.
         """
         message = exhausted_message(availability, now)
-        extra = exhausted_fields(availability)
+        extra = exhausted_fields(availability, now)
         if facts.client_is_oauth and aggregate is not None:
             extra += exhausted_headers(aggregate, availability, now)
         return self.error(429, "rate_limited", message, request_id, extra)

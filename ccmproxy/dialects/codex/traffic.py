@@ -179,7 +179,7 @@ class CodexTraffic:
         if availability.reset_at > now:
             error["resets_at"] = math.ceil(availability.reset_at)
             error["resets_in_seconds"] = math.ceil(availability.reset_at - now)
-        head = _own_head(429, "rate_limited", request_id, exhausted_fields(availability))
+        head = _own_head(429, "rate_limited", request_id, exhausted_fields(availability, now))
         return head, json.dumps({"error": error}).encode()
 
     def upstream_head(

@@ -438,6 +438,19 @@ class StateTests(ExternalCase):
         self.scene.settle()
         self.assertEqual(self.scene.state, USABLE)
 
+    def test_the_remotes_clock_is_wrong(self) -> None:
+        """It has a few seconds to wait, and says until when by its own clock as well."""
+        for ahead in (-3 * HOUR, 3 * HOUR):
+            times = {"reset_at": self.scene.clock.seconds() + ahead + 20, "reset_in": 20}
+            self.direct.tell(availability={"state": "rate_limited", **times})
+            self.scene.settle()
+            now = self.scene.clock.seconds()
+            availability = self.external.snapshot(now).availability
+            self.assertEqual(availability.state, "rate_limited")
+            self.assertAlmostEqual(availability.reset_at, now + 20, delta=5)
+            self.scene.clock.advance(21)
+            self.assertEqual(self.scene.state, USABLE)
+
     def test_out_of_service(self) -> None:
         """It is not used up, whatever its windows say, and is asked where nobody else can serve; no time is known."""
         for word in (
