@@ -346,6 +346,9 @@ class World:
         for account in self.entry.accounts.values():
             self.case.assertEqual(account.leases, set(), "a lease was not closed")
         self.case.assertEqual(self.entry.forwarder.registry.exchanges, set(), "an exchange was not finished")
+        self.case.assertEqual(
+            self.entry.forwarder.context.bodies.held, 0, "room for a body was not given back"
+        )
         stopped = self.service.stopService()
         for _ in range(60):
             self.network.advance(1)

@@ -21,6 +21,7 @@ from ccmproxy.config.outbound_options import (
 from ccmproxy.config.problems import Path
 from ccmproxy.config.secret_sources import Secrets
 from ccmproxy.config.values import (
+    BODIES,
     Config,
     CredentialConfig,
     DirectOutboundConfig,
@@ -241,6 +242,7 @@ def _upstream(options: schema.UpstreamOptions, place: Place) -> UpstreamConfig:
 def _limits(options: schema.ServiceOptions) -> ServiceLimits:
     return ServiceLimits(
         max_request_body=options.max_request_body,
+        max_request_bodies=options.max_request_bodies or BODIES * options.max_request_body,
         max_request_head=options.max_request_head,
         max_connections_per_user=options.max_connections_per_user,
         head_timeout=options.head_timeout,

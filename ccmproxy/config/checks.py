@@ -12,6 +12,8 @@ from typing import Any
 
 from ccmproxy.config import addresses
 from ccmproxy.config.problems import Path, Report
+from ccmproxy.config.units import size_of
+from ccmproxy.config.values import LONGEST_BODY
 
 #: Port of a service without ``listen_port``.
 DEFAULT_PORTS: Mapping[str, int] = {"ccm": 8080, "ocm": 8081}
@@ -49,6 +51,7 @@ def check_document(document: Options, report: Report) -> None:
         _check_tls(path, service, report)
         _check_upstream(path, service, report)
         _check_headers(path, service, report)
+        _check_sizes(path, service, report)
         _check_detour(path, service, outbounds, report)
         _check_single_mode(path, service, report)
         types = _check_tags(path, service, report)
@@ -170,6 +173,16 @@ def _check_headers(path: Path, service: Options, report: Report) -> None:
                 report.add(
                     below, "has a value that a header cannot hold (control characters, or spaces at its ends)"
                 )
+
+
+def _check_sizes(path: Path, service: Options, report: Report) -> None:
+    bodies = size_of(service.get("max_request_bodies"))
+    body = size_of(LONGEST_BODY if service.get("max_request_body") is None else service["max_request_body"])
+    if bodies is not None and body is not None and bodies < 2 * body:
+        report.add(
+            (*path, "max_request_bodies"),
+            "must be at least twice max_request_body: one user can have half of it",
+        )
 
 
 def _check_single_mode(path: Path, service: Options, report: Report) -> None:

@@ -26,6 +26,7 @@ from ccmproxy.config.option_types import (
 )
 from ccmproxy.config.outbound_options import OutboundOptions
 from ccmproxy.config.units import GIB, KIB, MIB, Duration, Size, Timeout
+from ccmproxy.config.values import BODIES, LONGEST_BODY
 
 
 def _tls_version(value: Any) -> Any:
@@ -188,7 +189,16 @@ class ServiceOptions(OptionMapping):
         description="Addresses and networks of reverse proxies whose `X-Forwarded-For` is believed.",
     )
     max_request_body: Size = Field(
-        default=64 * MIB, ge=1, le=16 * GIB, description="Longer request bodies are refused with 413."
+        default=LONGEST_BODY, ge=1, le=16 * GIB, description="Longer request bodies are refused with 413."
+    )
+    max_request_bodies: Size | None = Field(
+        default=None,
+        ge=1,
+        le=1024 * GIB,
+        description=(
+            "All request bodies that are held at a time, and half of it those of one user: more are refused with 503."
+            f" At least twice `max_request_body`. Left out: {BODIES} times that."
+        ),
     )
     max_request_head: Size = Field(
         default=64 * KIB,

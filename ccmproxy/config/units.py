@@ -35,6 +35,15 @@ def parse_duration(value: Any) -> Any:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+def size_of(value: Any) -> int | None:
+    """Bytes of an option that is a size, None if it is something else."""
+    try:
+        size = parse_size(value)
+    except ValueError:
+        return None
+    return size if type(size) is int else None
+
+
 def parse_size(value: Any) -> Any:
     """Bytes of ``"64 MiB"``; numbers are returned unchanged. Raises ValueError for other text."""
     if not isinstance(value, str):

@@ -46,14 +46,22 @@ class UpstreamConfig:
     idle_timeout: float = 600.0
 
 
+#: Longest request body (bytes), unless the configuration says something else.
+LONGEST_BODY = 64 * MIB
+#: How many bodies of the largest size are held at a time, unless the configuration says something else.
+BODIES = 8
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
     """Limits for the clients of a service. Sizes in bytes, times in seconds.
 
-    ``max_connections_per_user``: None = unlimited. ``ping_interval``: None = no keep-alive in event streams.
+    ``max_request_bodies``: all that are held at a time together. ``max_connections_per_user``: None = unlimited.
+    ``ping_interval``: None = no keep-alive in event streams.
     """
 
-    max_request_body: int = 64 * MIB
+    max_request_body: int = LONGEST_BODY
+    max_request_bodies: int = BODIES * LONGEST_BODY
     max_request_head: int = 64 * KIB
     max_connections_per_user: int | None = None
     head_timeout: float = 30.0

@@ -60,7 +60,19 @@ class ResponseTooLarge(UpstreamError):
         self.limit = limit
 
 
-class BodyTooLarge(Exception):
+class BodyNotTaken(Exception):
+    """A request body is not received to its end because of its size."""
+
+
+class NoRoomForBody(BodyNotTaken):
+    """The bodies that are held already leave no room for one more; answered with 503. ``size``: bytes asked for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"no room for {size} more bytes of request bodies")
+        self.size = size
+
+
+class BodyTooLarge(BodyNotTaken):
     """A request body exceeds the limit; answered with 413. ``limit`` is in bytes."""
 
     def __init__(self, limit: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
+from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge, NoRoomForBody
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.retry import Failure
 from ccmproxy.state.availability import Availability
@@ -32,6 +32,13 @@ class Refusal:
 
 #: A 426 makes Codex use HTTP at once (observed).
 NO_WEBSOCKET = Refusal(426, "no_websocket", "no credential opens a WebSocket now: use HTTP")
+#: Of the requests with large bodies that come at a time (F63). Every client tries again after a 503 with Retry-After.
+TOO_MANY_BODIES = Refusal(
+    503,
+    "too_many_bodies",
+    "too many large request bodies are held at the moment; try again in 1 s",
+    retry_after=1,
+)
 
 _FAILURES = {
     Failure.NOT_SENT: Refusal(502, "upstream_unreachable", "the upstream cannot be reached"),
@@ -48,6 +55,8 @@ def of_body(error: Exception) -> Refusal:
     match error:
         case BodyTooLarge():
             return Refusal(413, "body_too_large", str(error))
+        case NoRoomForBody():
+            return TOO_MANY_BODIES
         case BodyTimeout():
             return Refusal(408, "body_timeout", "the request body did not arrive in time")
         case BodyMalformed():

@@ -12,6 +12,7 @@ from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.policy.opinions import OpinionMemory
 from ccmproxy.policy.waits import ToldToWait
 from ccmproxy.proxy.aggregate_cache import AggregateCache
+from ccmproxy.proxy.body_memory import BodyMemory, Reservation
 from ccmproxy.proxy.bound_values import BoundValues
 from ccmproxy.proxy.registry import Registry
 from ccmproxy.proxy.stale_polls import StalePolls
@@ -21,13 +22,15 @@ from ccmproxy.proxy.stale_polls import StalePolls
 class ProxyOptions:
     """The rules for the requests of a service. Times in seconds.
 
-    ``max_body``: largest request body in bytes. ``overrides``: the service's ``headers``. ``keep_alive``: silence after
-    which a sign of life is sent; 0 = off. ``client_stall_timeout``: a WebSocket client that has read no byte of its
-    pending data for this long is disconnected; for HTTP, the server does that. ``max_per_user``: concurrent requests of
-    one user, where an open WebSocket counts as one; None = no limit.
+    ``max_body``: largest request body in bytes; ``max_bodies``: all that are held at a time together.
+    ``overrides``: the service's ``headers``. ``keep_alive``: silence after which a sign of life is sent; 0 = off.
+    ``client_stall_timeout``: a WebSocket client that has read no byte of its pending data for this long is
+    disconnected; for HTTP, the server does that. ``max_per_user``: concurrent requests of one user, where an open
+    WebSocket counts as one; None = no limit.
     """
 
     max_body: int = 64 * 1024 * 1024
+    max_bodies: int = 512 * 1024 * 1024
     overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keep_alive: float = 0.0
     client_stall_timeout: float = 600.0
@@ -55,6 +58,11 @@ class ProxyContext:
     told: ToldToWait
     random: Callable[[], float]
     work: IWorkQueue
+    bodies: BodyMemory
+
+    def memory_of(self, user: str) -> Reservation:
+        """Return a reservation for what a request of ``user`` holds."""
+        return self.bodies.reservation(user, self.options.max_bodies)
 
     def unix_time(self, moment: float) -> float:
         """Return the Unix time of ``moment`` (seconds of the clock). Between the two, the clock may have been set."""
@@ -86,4 +94,5 @@ class ProxyContext:
             ToldToWait(),
             random,
             work,
+            BodyMemory(),
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
@@ -46,6 +44,7 @@ class Exchange:
         "_hearing",
         "_inspecting",
         "_lease",
+        "_memory",
         "_most_sends",
         "_token_in",
         "_tries",
@@ -57,6 +56,7 @@ class Exchange:
         self._asked = asked
         self._answering = answering
         self._context = asked.context
+        self._memory = asked.context.memory_of(asked.caller.name)
         #: What was said to the request since the first refusal; None: there was none.
         self._hearing: RequestHearing | None = None
         #: While a large body is looked into.
@@ -83,12 +83,16 @@ class Exchange:
 
     def start(self) -> None:
         """Begin to receive the body; everything else follows from its arrival."""
-        registry = self._context.registry
-        registry.begin(self)
-        self._asked.on_concluded = partial(registry.end, self)
+        self._context.registry.begin(self)
+        self._asked.on_concluded = self._concluded
         request = self._asked.request
         request.on_gone(self._client_gone)
-        request.receive_body(self._context.options.max_body, self._body_received, self._body_failed)
+        most = self._context.options.max_body
+        request.receive_body(most, self._body_received, self._body_failed, self._memory.grow)
+
+    def _concluded(self) -> None:
+        self._memory.release()
+        self._context.registry.end(self)
 
     def leave(self) -> None:
         """The credential or the caller of the request was removed."""
@@ -241,13 +245,21 @@ class Exchange:
         if answer.verdict.kind is AnswerKind.OK:
             sent_at = self._context.unix_time(answer.sent_at)
             answer.lease.served(asked.combination, sent_at, asked.facts.billable)
+        self._forget_body()
         self._answering.deliver(answer)
+
+    def _forget_body(self) -> None:
+        """The body is not sent again. The answer may take many times as long as it took to find one."""
+        if self._tries is not None:
+            self._tries.forget_body()
+        self._memory.release()
 
     def _deliver_held(self, hearing: RequestHearing) -> None:
         """The client gets the first refusal, as it came (a 401: with another status)."""
         held = hearing.conclude()
         asked, context, verdict = self._asked, self._context, held.verdict
         asked.credential = held.lease.tag
+        self._forget_body()
         if verdict.kind is AnswerKind.AUTH_FAILED and held.head.status in (401, 403):
             head = asked.request.head
             if not asked.facts.is_for_models:

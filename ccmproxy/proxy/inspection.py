@@ -13,15 +13,10 @@ from zope.interface import implementer
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.http.message import Body
 from ccmproxy.interfaces.work_queue import IWorkQueue, QueueFull
-from ccmproxy.policy.refusals import Refusal
+from ccmproxy.policy.refusals import TOO_MANY_BODIES
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 
 _T = TypeVar("_T")
-
-#: The answer while too many bodies wait. Every client tries again after a 503 with Retry-After.
-TOO_MANY_BODIES = Refusal(
-    503, "too_many_bodies", "too many large request bodies are waiting; try again in 1 s", retry_after=1
-)
 
 
 def inspect_later(

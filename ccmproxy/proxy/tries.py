@@ -92,6 +92,10 @@ class Tries:
         self.attempt: Attempt | None = None
         self.unreached = unreached
 
+    def forget_body(self) -> None:
+        """Nothing is tried any more: drop the request's body."""
+        self._body = Body([])
+
     async def run(self) -> Answer | NoAnswer:
         """Try until there is an answer, or there can be none."""
         asked, clock = self._asked, self._context.clock

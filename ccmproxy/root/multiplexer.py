@@ -355,6 +355,7 @@ def _proxy_options(config: ServiceConfig) -> ProxyOptions:
     limits = config.limits
     return ProxyOptions(
         max_body=limits.max_request_body,
+        max_bodies=limits.max_request_bodies,
         overrides=config.headers,
         keep_alive=limits.ping_interval or 0.0,
         client_stall_timeout=limits.client_stall_timeout,

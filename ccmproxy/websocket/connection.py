@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ccmproxy.websocket.close_codes import INVALID_DATA, NO_CODE, PROTOCOL_ERROR, TOO_BIG, is_sendable
 from ccmproxy.websocket.deflate import Corrupt, DeflateAgreement, Deflater, Inflater, TooMuch
 from ccmproxy.websocket.frame_head import fragments, frame_head
 from ccmproxy.websocket.masking import mask as masked
@@ -23,16 +24,6 @@ _BINARY: Final = 2
 _CLOSE: Final = 8
 _PING: Final = 9
 _PONG: Final = 10
-
-# Close codes (section 7.4.1).
-NORMAL: Final = 1000
-GOING_AWAY: Final = 1001
-PROTOCOL_ERROR: Final = 1002
-NO_CODE: Final = 1005
-INVALID_DATA: Final = 1007
-TOO_BIG: Final = 1009
-INTERNAL_ERROR: Final = 1011
-SERVICE_RESTART: Final = 1012
 
 #: Longest payload of a control frame, and longest reason of a close (bytes).
 _LONGEST_CONTROL, _LONGEST_REASON = 125, 123
@@ -89,23 +80,19 @@ class Close:
 Event = Message | Ping | Pong | Close
 
 
-def is_sendable(code: int) -> bool:
-    """Whether a close frame may carry this code (section 7.4)."""
-    return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
-
-
 class Connection:
     """One side of an open connection.
 
     ``receive`` takes what comes; ``next_event`` makes one event of it at a time, so that whoever cannot take more just
     stops asking. The ``send_…`` methods give bytes for the transport. A client passes ``mask``, which gives four random
-    bytes; a server passes None. ``limit``: of a message, bytes inflated.
+    bytes; a server passes None. ``limit``: of a message, bytes inflated. ``gathered``: bytes, inflated, of the message
+    that is coming.
     """
 
     __slots__ = tuple(
         """
         _buffer _deflater _failed _fin _in_frame _in_message _inflater _key _limit _masking _message_compressed
-        _message_opcode _message_packed _pieces _position _remaining _size closed
+        _message_opcode _message_packed _pieces _position _remaining closed gathered
         """.split()
     )
 
@@ -130,7 +117,7 @@ class Connection:
         # Of the message that is coming.
         self._in_message = False
         self._pieces: list[bytes | bytearray] = []
-        self._size = 0
+        self.gathered = 0
         self._message_opcode = _TEXT
         self._message_compressed = False
         self._message_packed = 0
@@ -176,12 +163,12 @@ class Connection:
         """
         if self._failed is not None:
             raise self._failed
-        enough = self._size + MOST_AT_ONCE
+        enough = self.gathered + MOST_AT_ONCE
         try:
             while not self.closed:
                 if self._in_frame:
                     while not self._take_payload():
-                        if not self.is_behind or self._size > enough:
+                        if not self.is_behind or self.gathered > enough:
                             return None
                     if self._fin:
                         return self._finish_message()
@@ -190,11 +177,16 @@ class Connection:
                 elif not self._in_frame:
                     return None
         except ProtocolError as error:
-            self._failed = error
-            self._forget_buffer()
-            self._pieces.clear()
+            self.fail(error)
             raise
         return None
+
+    def fail(self, error: ProtocolError) -> None:
+        """Drop what has come, and take nothing any more. ``next_event`` raises ``error`` from now on."""
+        self._failed = error
+        self._forget_buffer()
+        self._pieces.clear()
+        self.gathered = 0
 
     def _take_frame(self) -> Event | None:
         """Begin the next frame, if its header has come; a control frame is taken whole, and gives its event."""
@@ -295,7 +287,7 @@ class Connection:
     def _add(self, piece: bytes | bytearray) -> None:
         """Add to the message. Small pieces are put together: an object for each would take more memory than they do."""
         pieces = self._pieces
-        self._size += len(piece)
+        self.gathered += len(piece)
         if len(piece) >= _LARGE_PIECE:
             pieces.append(piece)
         elif pieces and isinstance(last := pieces[-1], bytearray):
@@ -307,7 +299,7 @@ class Connection:
         """A piece of a compressed message; the last one may be empty."""
         inflater = self._inflater
         assert inflater is not None
-        room = self._limit - self._size
+        room = self._limit - self.gathered
         try:
             return inflater.end(room, piece) if is_last else inflater.inflate(piece, room)
         except TooMuch:
@@ -322,7 +314,7 @@ class Connection:
             self._add(self._inflated(b"", True))
         data = b"".join(self._pieces)
         self._pieces.clear()
-        self._size = 0
+        self.gathered = 0
         return _checked(data, self._message_opcode)
 
     def _control(self, opcode: int, payload: bytes) -> Event:

@@ -68,6 +68,7 @@ class ValueTests(SynchronousTestCase):
                   first_byte_timeout: 2
                   idle_timeout: 1.5m
                 max_request_body: 1MiB
+                max_request_bodies: 5MiB
                 max_request_head: 2048
                 head_timeout: 3
                 body_timeout: 4
@@ -112,7 +113,7 @@ class ValueTests(SynchronousTestCase):
                 90,
             ),
         )
-        self.assertEqual(service.limits, ServiceLimits(1024**2, 2048, None, 3, 4, 5, 6, 15))
+        self.assertEqual(service.limits, ServiceLimits(1024**2, 5 * 1024**2, 2048, None, 3, 4, 5, 6, 15))
         self.assertEqual((config.log, config.shutdown_grace), (LogConfig("debug", "json"), 0))
         self.assertEqual(config.secret_files, ("/etc/ccm/a.json", f"{HOME}/b/.credentials.json"))
 

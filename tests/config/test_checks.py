@@ -444,6 +444,23 @@ class CheckTests(SynchronousTestCase):
             }
         )
 
+    def test_sizes(self) -> None:
+        """One user may hold half of all bodies, and that is at least one of the largest."""
+        too_small = [
+            "max_request_bodies: must be at least twice max_request_body: one user can have half of it"
+        ]
+        self.check(
+            {
+                "max_request_bodies: 128MiB": [],
+                "max_request_bodies: 127MiB": too_small,
+                "max_request_bodies: 127MiB, max_request_body:": too_small,
+                "max_request_bodies: 10, max_request_body: 5": [],
+                "max_request_bodies: 9, max_request_body: 5": too_small,
+                "max_request_bodies: , max_request_body: 16GiB": [],
+                "max_request_bodies: [1]": ["max_request_bodies: must be a whole number, is a list"],
+            }
+        )
+
     def test_a_wrong_value_hides_nothing(self) -> None:
         text = """
         services:

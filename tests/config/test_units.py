@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.config.units import MIB, parse_duration, parse_size
+from ccmproxy.config.units import MIB, parse_duration, parse_size, size_of
 
 
 class UnitTests(SynchronousTestCase):
@@ -25,6 +25,18 @@ class UnitTests(SynchronousTestCase):
         for text, size in (("64MiB", 64 * MIB), ("1 KiB", 1024), ("7B", 7), ("2GiB", 2048 * MIB)):
             self.assertEqual(parse_size(text), size)
         self.assertEqual(parse_size(5), 5)
+
+    def test_sizes_that_may_be_something_else(self) -> None:
+        for value, size in (
+            ("1KiB", 1024),
+            (7, 7),
+            ("many", None),
+            (None, None),
+            (1.5, None),
+            (True, None),
+            ([], None),
+        ):
+            self.assertEqual(size_of(value), size, value)
 
     def test_malformed(self) -> None:
         for text in ("", "s", "5", "-5s", "5 weeks", "1e5s", "5s5m", "9" * 20 + "s", "five"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
+from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge, NoRoomForBody
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.refusals import Refusal, of_body, of_failure, of_nobody
 from ccmproxy.policy.retry import Failure
@@ -127,6 +127,7 @@ class OtherTests(SynchronousTestCase):
     def test_bodies(self) -> None:
         for error, status in (
             (BodyTooLarge(5), 413),
+            (NoRoomForBody(5), 503),
             (BodyTimeout(), 408),
             (BodyMalformed(), 400),
             (ValueError(), 400),

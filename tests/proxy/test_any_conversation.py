@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -220,15 +220,18 @@ class Conversation:
         changed &= set(asked)
         newly = {account.tag for account in world.accounts if account.state.refused is not None} - refused
         case.assertLessEqual(len(newly), 1, sent)
+        serving = {*SERVING, "overloaded stream"} if sent.counts else SERVING
+        served_elsewhere = {
+            tag for tag in changed | newly if any(said[each] in serving for each in asked if each != tag)
+        }
         for tag in changed:
             # By itself nothing tells but known words and figures; else another account has served it.
-            serving = {*SERVING, "overloaded stream"} if sent.counts else SERVING
-            if said[tag] not in TELLING and not any(said[each] in serving for each in asked if each != tag):
+            if said[tag] not in TELLING and tag not in served_elsewhere:
                 case.assertTrue(self.is_pattern(world.accounts, tag), (sent, asked, before[tag], after[tag]))
         for tag in newly:
             # Nor is an account refused for what the client has said itself.
             if said[tag] == ECHO:
-                case.assertTrue(self.is_pattern(world.accounts, tag), sent)
+                case.assertTrue(self.is_pattern(world.accounts, tag, tag in served_elsewhere), sent)
         self.upstream.scripts.clear()
 
     def most(self, heard: Sequence[str]) -> int:
@@ -237,10 +240,13 @@ class Conversation:
         # An account that turns out to be refused is charged for it, and an answer that is lost may have been acted on.
         return most + sum(each in TELLING for each in heard)
 
-    def is_pattern(self, accounts: Sequence[Credential], tag: str) -> bool:
-        """Whether different callers were refused by this account with nothing served in between."""
+    def is_pattern(self, accounts: Sequence[Credential], tag: str, by_model: bool = False) -> bool:
+        """Whether different callers were refused by this account with nothing served in between. ``by_model``: or
+        requests for different models, which count where another account has served the like."""
         (account,) = (each for each in accounts if each.tag == tag)
-        return len({each.caller for each in account.state.refusals}) > 1
+        refusals = account.state.refusals
+        models = {each.model for each in refusals} if by_model else set()
+        return max(len({each.caller for each in refusals}), len(models)) > 1
 
     def is_less(self, before: tuple[object, ...], after: tuple[object, ...]) -> bool:
         """Whether nothing is held against a credential that was not held before."""
@@ -280,6 +286,20 @@ class AnyRequestTests(SynchronousTestCase):
         for each in sent:
             conversation.check(each)
             conversation.world.network.advance(each.pause)
+        conversation.end(sent)
+
+    def test_refused_for_two_models(self) -> None:
+        """What another account has served tells, although one caller has asked, and has said one of the sentences."""
+        odd = Sent(False, None, "claude-opus-4-5", DISABLED, "header", False, False, (SERVED,) * 4, 400, 0.0)
+        conversation = Conversation(self, 2)
+        sent = [
+            odd,
+            replace(odd, said=("unauthorized", SERVED, SERVED, SERVED)),
+            replace(odd, place="model", said=(ECHO, SERVED, SERVED, SERVED), status=401),
+        ]
+        for each in sent:
+            conversation.check(each)
+        self.assertIsNotNone(conversation.world.accounts[0].state.refused)
         conversation.end(sent)
 
     @examples(25)

@@ -11,12 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ccmproxy.http.failures import BodyMalformed, BodyTimeout, BodyTooLarge
+from ccmproxy.http.failures import BodyMalformed, BodyNotTaken, BodyTimeout
 from ccmproxy.http.framing import FramingError
-from ccmproxy.http.message import Body
 from ccmproxy.http.server.owner import KIB, ConnectionOwner, last_answer
 from ccmproxy.http.server.request import ServerRequest
-from ccmproxy.http.server.request_body import BodyIntake, no_body
+from ccmproxy.http.server.request_body import BodyIntake, OnBody, OnError, Reserve, no_body
 from ccmproxy.http.server.request_head import take_head
 from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.read_gate import ReadGate
@@ -175,15 +174,15 @@ class HTTPServerProtocol(Protocol):
     # What the request calls
 
     def receive_body(
-        self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
+        self, limit: int, on_body: OnBody, on_error: OnError, reserve: Reserve | None = None
     ) -> None:
         """See ServerRequest.receive_body. Raises RuntimeError where it was called before."""
         body = self._body
         if self._arriving != _HELD or body is None:
             raise RuntimeError("the body has been asked for already")
         try:
-            body.ask(limit, on_body, on_error)
-        except BodyTooLarge as error:
+            body.ask(limit, on_body, on_error, reserve)
+        except BodyNotTaken as error:
             self._body_failed(error)
             return
         data, self._buffer = self._buffer, b""
@@ -333,7 +332,7 @@ class HTTPServerProtocol(Protocol):
         assert body is not None
         try:
             rest = body.receive(data)
-        except (BodyMalformed, BodyTooLarge) as error:
+        except (BodyMalformed, BodyNotTaken) as error:
             self._body_failed(error)
             return
         if not body.is_complete:

@@ -16,7 +16,8 @@ from ccmproxy.http.framing import (
     parse_content_length,
     response_has_body,
 )
-from ccmproxy.http.message import Body, Headers, ResponseHead, lower_names
+from ccmproxy.http.message import Headers, ResponseHead, lower_names
+from ccmproxy.http.server.request_body import OnBody, OnError, Reserve
 from ccmproxy.http.server.request_head import IncomingHead
 
 _log = Logger()
@@ -67,7 +68,7 @@ class RequestConnection(Protocol):
         """Whether the current request is the last one of the connection."""
 
     def receive_body(
-        self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
+        self, limit: int, on_body: OnBody, on_error: OnError, reserve: Reserve | None = None
     ) -> None:
         """See :meth:`ServerRequest.receive_body`."""
 
@@ -139,17 +140,20 @@ class ServerRequest:
     # The request
 
     def receive_body(
-        self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]
+        self, limit: int, on_body: OnBody, on_error: OnError, reserve: Reserve | None = None
     ) -> None:
         """Receive the whole body, at most ``limit`` bytes. May be called once, before the response is begun.
 
+        ``reserve`` is called with a number of bytes before they are kept: at once with the announced length, of a
+        chunked body with that of each piece. It may raise NoRoomForBody.
+
         One of the two is called, maybe before this returns: ``on_body`` with the body, of size 0 where there
-        is none, or ``on_error`` with BodyTooLarge (at once where the client announces more), BodyTimeout or
-        BodyMalformed. Neither once the client is gone or a response was begun. Sends "100 Continue" if the
-        client waits for it. Raises RuntimeError once a response was begun.
+        is none, or ``on_error`` with BodyTooLarge (at once where the client announces more), NoRoomForBody,
+        BodyTimeout or BodyMalformed. Neither once the client is gone or a response was begun. Sends "100 Continue"
+        if the client waits for it. Raises RuntimeError once a response was begun.
         """
         if self._state == _ANSWERING:
-            self._connection.receive_body(limit, on_body, on_error)
+            self._connection.receive_body(limit, on_body, on_error, reserve)
         elif self._state != _OVER:
             raise RuntimeError("the response has been started: the body is not received any more")
 

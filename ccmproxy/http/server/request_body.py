@@ -10,6 +10,11 @@ from ccmproxy.http.framing import ChunkedDecoder, FramingError
 from ccmproxy.http.message import Body
 from ccmproxy.http.server.request_head import CHUNKED
 
+#: Called with the body, with the error because of which there is none, and with a number of bytes before they are kept.
+OnBody = Callable[[Body], None]
+OnError = Callable[[Exception], None]
+Reserve = Callable[[int], None]
+
 #: Pieces below the first size are put together until they have the second (bytes).
 SMALL_PIECE: Final = 4 * 1024
 _LARGE_PIECE: Final = 64 * 1024
@@ -22,13 +27,24 @@ class BodyReader:
     ``discarded``: number of bytes that were not kept.
     """
 
-    __slots__ = ("_decoder", "_left", "_limit", "_size", "_small", "chunks", "complete", "discarded")
+    __slots__ = (
+        "_decoder",
+        "_left",
+        "_limit",
+        "_reserve",
+        "_size",
+        "_small",
+        "chunks",
+        "complete",
+        "discarded",
+    )
 
     def __init__(self, length: int) -> None:
         """``length`` in bytes, or CHUNKED."""
         self._decoder = ChunkedDecoder() if length == CHUNKED else None
         self._left = length
         self._limit: int | None = None
+        self._reserve: Reserve | None = None
         self._size = 0
         #: Bytes kept that came in small pieces, behind the last of ``chunks``.
         self._small = bytearray()
@@ -36,10 +52,19 @@ class BodyReader:
         self.chunks: list[bytes] = []
         self.discarded = 0
 
-    def keep(self, limit: int) -> None:
-        """Keep the bytes from now on, at most ``limit``. Raises BodyTooLarge when a longer body is announced."""
+    def keep(self, limit: int, reserve: Reserve | None = None) -> None:
+        """Keep the bytes from now on, at most ``limit``. Raises BodyTooLarge when a longer body is announced.
+
+        ``reserve``: called before so many bytes are kept, those of an announced length at once. What it raises,
+        NoRoomForBody, comes from here or from :meth:`feed`.
+        """
         if self._left > limit:
             raise BodyTooLarge(limit)
+        if reserve is not None:
+            if self._decoder is not None:
+                self._reserve = reserve
+            elif self._left:
+                reserve(self._left)
         self._limit = limit
 
     def discard(self) -> None:
@@ -51,7 +76,8 @@ class BodyReader:
     def feed(self, data: bytes) -> bytes:
         """Consume the bytes that belong to the body, and return the bytes after its end.
 
-        Raises BodyTooLarge when more bytes than the limit arrive, FramingError when the chunked coding is broken.
+        Raises BodyTooLarge when more bytes than the limit arrive, NoRoomForBody when they cannot be reserved, and
+        FramingError when the chunked coding is broken.
         """
         if self._decoder is not None:
             pieces = self._decoder.feed(data)
@@ -85,6 +111,8 @@ class BodyReader:
         self._size += len(data)
         if self._size > self._limit:
             raise BodyTooLarge(self._limit)
+        if self._reserve is not None:
+            self._reserve(len(data))
         if len(data) >= SMALL_PIECE or (self.complete and not self._small):
             self._keep_small()
             self.chunks.append(data)
@@ -115,8 +143,8 @@ class BodyIntake:
     def __init__(self, length: int, expects_continue: bool = False) -> None:
         """``length`` in bytes, or CHUNKED."""
         self._reader: BodyReader | None = BodyReader(length)
-        self._on_body: Callable[[Body], None] | None = None
-        self._on_error: Callable[[Exception], None] | None = None
+        self._on_body: OnBody | None = None
+        self._on_error: OnError | None = None
         self.continue_expected = expects_continue and length != 0
         self.wasted = 0
 
@@ -125,17 +153,18 @@ class BodyIntake:
         """Whether the whole body has arrived. Stays False once the framing is broken, as the end cannot be found."""
         return self._reader is not None and self._reader.complete
 
-    def ask(self, limit: int, on_body: Callable[[Body], None], on_error: Callable[[Exception], None]) -> None:
+    def ask(self, limit: int, on_body: OnBody, on_error: OnError, reserve: Reserve | None = None) -> None:
         """Set the handler's callbacks and keep the body. Raises BodyTooLarge when more than ``limit`` bytes are
-        announced."""
+        announced, NoRoomForBody when they cannot be reserved."""
         self._on_body, self._on_error = on_body, on_error
         if self._reader is not None:
-            self._reader.keep(limit)
+            self._reader.keep(limit, reserve)
 
     def receive(self, data: bytes) -> bytes:
         """Consume bytes of the body, and return the bytes after its end.
 
-        Raises BodyTooLarge when more bytes than the limit arrive, BodyMalformed when the chunked coding is broken.
+        Raises BodyTooLarge when more bytes than the limit arrive, NoRoomForBody when they cannot be reserved, and
+        BodyMalformed when the chunked coding is broken.
         """
         assert self._reader is not None
         try:

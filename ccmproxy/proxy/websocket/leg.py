@@ -16,19 +16,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ccmproxy.http.failures import NoRoomForBody
+from ccmproxy.proxy.body_memory import Reservation
 from ccmproxy.transports.contract import IByteStream, nowhere
 from ccmproxy.transports.stall import StallWatch
 from ccmproxy.transports.tcp import READ_SIZE, direct_gatherer, direct_writer, set_read_size
-from ccmproxy.websocket.connection import (
-    LONG_MESSAGE,
-    NO_CODE,
-    Close,
-    Connection,
-    Message,
-    Ping,
-    Pong,
-    ProtocolError,
-)
+from ccmproxy.websocket.close_codes import NO_CODE, TOO_BIG, TRY_AGAIN_LATER
+from ccmproxy.websocket.connection import LONG_MESSAGE, Close, Connection, Message, Ping, Pong, ProtocolError
 from ccmproxy.websocket.frame_head import LONGEST_FRAME
 
 #: Largest read while the rest of a long frame is expected (bytes).
@@ -37,6 +31,9 @@ LONGEST_READ = 1024 * 1024
 #: besides (F63).
 MOST_AT_ONCE = 1024 * 1024
 _EVENT_COST = 4096
+#: A peer that is told one of these is in the middle of a message. The rest of it is dropped: a reset would keep our
+#: close from the peer.
+_NOT_TAKEN = (TOO_BIG, TRY_AGAIN_LATER)
 #: How long the peer may take to answer a close and to close its connection (seconds).
 CLOSE_TIME = 5.0
 
@@ -83,8 +80,10 @@ class Leg:
         "_connection",
         "_deadline",
         "_held",
+        "_memory",
         "_next_turn",
         "_owner",
+        "_passed",
         "_pong",
         "_pumping",
         "_reads_more",
@@ -106,8 +105,14 @@ class Leg:
     transport: IByteStream
     other: Leg
 
-    def __init__(self, owner: LegOwner, connection: Connection, clock: IReactorTime) -> None:
+    def __init__(
+        self, owner: LegOwner, connection: Connection, clock: IReactorTime, memory: Reservation
+    ) -> None:
+        """``memory``: reserves what the leg holds of messages; released by the leg."""
         self._owner = owner
+        self._memory = memory
+        #: Size of the last message (bytes).
+        self._passed = 0
         self._connection = connection
         self._clock = clock
         self._write: Callable[[bytes], None] = nowhere
@@ -276,16 +281,31 @@ class Leg:
                 if room < 0 and self._connection.buffered:
                     self._wait_for_next_turn()
                     break
+            if self._connection.gathered or self._memory.size:
+                self._reserve()
         except ProtocolError as error:
-            if self.is_closing:
-                self.abort()
-            else:
+            if not self.is_closing:
                 self._owner.failed(self, error)
+            elif error.code not in _NOT_TAKEN:
+                self.abort()
         except Exception:
             _log.failure("relaying a WebSocket message failed")
             self._owner.crashed(self)
         finally:
             self._pumping = False
+
+    def _reserve(self) -> None:
+        """Reserve memory for the message that is coming, or for the last one while the other side has not taken it.
+
+        Raises ProtocolError where there is no room for more of a message; one that has passed on is never refused.
+        """
+        passed = min(self._passed, self._memory.size) if self.other.is_blocked else 0
+        try:
+            self._memory.resize(self._connection.gathered + passed)
+        except NoRoomForBody:
+            error = ProtocolError(TRY_AGAIN_LATER, "too many large messages are held at the moment")
+            self._connection.fail(error)
+            raise error from None
 
     def _wait_for_next_turn(self) -> None:
         self._next_turn = self._clock.callLater(0, self._go_on)
@@ -308,6 +328,7 @@ class Leg:
 
     def _handle(self, event: Message | Ping | Pong | Close) -> None:
         if isinstance(event, Message):
+            self._passed = len(event.data)
             if not self.is_closing:
                 self._owner.message(self, event)
         elif isinstance(event, Ping):
@@ -357,4 +378,5 @@ class Leg:
     def _tell_lost(self) -> None:
         if not self._told and self._started and self._next_turn is None:
             self._told = True
+            self._memory.release()
             self._owner.lost(self)

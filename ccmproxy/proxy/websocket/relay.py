@@ -22,16 +22,14 @@ from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
 from ccmproxy.state.availability import Availability
-from ccmproxy.websocket.connection import (
+from ccmproxy.websocket.close_codes import (
     GOING_AWAY,
     INTERNAL_ERROR,
     SERVICE_RESTART,
     TOO_BIG,
-    Close,
-    Connection,
-    Message,
-    ProtocolError,
+    TRY_AGAIN_LATER,
 )
+from ccmproxy.websocket.connection import Close, Connection, Message, ProtocolError
 
 #: If the connection is to be closed after the current turn, the turn counts as ended after this much silence (seconds).
 SILENT_TURN = 60
@@ -98,8 +96,9 @@ class WebSocketRelay:
         self._authorization = authorization
         #: The selection for which the lease was given.
         self._selection = asked.selection()
-        self.client = Leg(self, client, context.clock)
-        self.upstream = Leg(self, upstream, context.clock)
+        user = asked.caller.name
+        self.client = Leg(self, client, context.clock, context.memory_of(user))
+        self.upstream = Leg(self, upstream, context.clock, context.memory_of(user))
         self.client.other, self.upstream.other = self.upstream, self.client
         self._turns: deque[Turn] = deque(maxlen=MOST_TURNS)
         #: Code, reason and result with which to close as soon as no turn is in progress.
@@ -192,21 +191,19 @@ class WebSocketRelay:
         leg.other.close(close.code, close.reason)
 
     def failed(self, leg: Leg, error: ProtocolError) -> None:
-        """Close after a protocol violation: the violator gets its error, the other side a code that does not blame
-        it."""
+        """Close after a protocol violation, or a message for which there is no room: its sender gets the error, the
+        other side a code that does not blame it."""
         reason = str(error).encode()
-        self.log.info(
-            "{request_id}: the {side} broke the WebSocket protocol: {problem}",
-            request_id=self._asked.id,
-            side=self._side(leg),
-            problem=str(error),
-        )
-        self._conclude("malformed", LeaseOutcome.CANCELLED if leg is self.client else LeaseOutcome.BROKEN)
+        no_room = error.code == TRY_AGAIN_LATER
+        problem = "no room" if no_room else f"the {self._side(leg)} broke the WebSocket protocol"
+        self.log.info("{id}: {problem}: {why}", id=self._asked.id, problem=problem, why=str(error))
+        result = "too_many_bodies" if no_room else "malformed"
+        self._conclude(result, LeaseOutcome.CANCELLED if leg is self.client else LeaseOutcome.BROKEN)
         leg.close(error.code, reason)
         if leg is self.client:
             self.upstream.close(GOING_AWAY)
-        elif error.code == TOO_BIG:
-            self.client.close(TOO_BIG, reason)
+        elif error.code == TOO_BIG or no_room:
+            self.client.close(error.code, reason)
         else:
             self.client.close(INTERNAL_ERROR, b"the upstream broke the protocol")
 

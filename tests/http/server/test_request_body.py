@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ccmproxy.http.failures import BodyTooLarge
+from ccmproxy.http.failures import BodyTooLarge, NoRoomForBody
 from ccmproxy.http.framing import LAST_CHUNK, FramingError, chunk
 from ccmproxy.http.server.request_body import SMALL_PIECE, BodyReader
 from ccmproxy.http.server.request_head import CHUNKED
@@ -77,6 +77,42 @@ class BodyReaderTests(SynchronousTestCase):
         reader.feed(chunk(b"0123456789"))
         with self.assertRaises(BodyTooLarge):
             reader.feed(chunk(b"a"))
+
+    def test_reserved_at_once_where_announced(self) -> None:
+        reserved: list[int] = []
+        reader = BodyReader(10)
+        reader.keep(10, reserved.append)
+        self.assertEqual(reserved, [10])
+        reader.feed(b"0123456789")
+        self.assertEqual(reserved, [10])
+        BodyReader(0).keep(10, reserved.append)
+        self.assertEqual(reserved, [10], "nothing for a request without a body")
+
+    def test_reserved_as_it_comes_where_chunked(self) -> None:
+        reserved: list[int] = []
+        reader = BodyReader(CHUNKED)
+        reader.keep(100, reserved.append)
+        for size in (10, 1, 0):
+            reader.feed(chunk(b"x" * size) if size else LAST_CHUNK)
+        self.assertEqual(reserved, [10, 1])
+
+    def test_no_room(self) -> None:
+        """Nothing is kept without room for it, and the end of the body is still found."""
+
+        def refuse(size: int) -> None:
+            raise NoRoomForBody(size)
+
+        with self.assertRaises(NoRoomForBody) as caught:
+            BodyReader(10).keep(10, refuse)
+        self.assertEqual(caught.exception.size, 10)
+        reader = BodyReader(CHUNKED)
+        reader.keep(10, refuse)
+        with self.assertRaises(NoRoomForBody):
+            reader.feed(chunk(b"abc"))
+        self.assertEqual(reader.chunks, [])
+        reader.discard()
+        reader.feed(chunk(b"def") + LAST_CHUNK)
+        self.assertTrue(reader.complete)
 
     def test_thrown_away(self) -> None:
         reader = BodyReader(10)

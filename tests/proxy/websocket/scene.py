@@ -372,6 +372,7 @@ class Scene:
         self.case.assertEqual([account.leases for account in self.accounts], [set()] * len(self.accounts))
         self.case.assertEqual(self.forwarder.registry.exchanges, set())
         self.case.assertEqual(self.forwarder.registry.websockets, set())
+        self.case.assertEqual(self.forwarder.context.bodies.held, 0)
         self.case.assertEqual(
             [len(account._listeners) for account in self.accounts], [0] * len(self.accounts)
         )

@@ -10,6 +10,7 @@ from twisted.internet.tcp import Connection as TCPConnection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.proxy.body_memory import BodyMemory
 from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.leg import CLOSE_TIME, LONGEST_READ, Leg
 from ccmproxy.transports.tcp import READ_SIZE
@@ -222,7 +223,8 @@ class ReadingTests(SynchronousTestCase):
         left, right = socket.socketpair()
         self.addCleanup(left.close)
         self.addCleanup(right.close)
-        leg = Leg(owner, Connection(lambda: bytes(4)), clock)
+        leg = Leg(owner, Connection(lambda: bytes(4)), clock, BodyMemory().reservation("", 64 * MIB))
+        leg.other = leg
         transport = TCPConnection(left, leg, clock)
         leg.makeConnection(transport)
         leg.pump()

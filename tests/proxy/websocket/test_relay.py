@@ -12,7 +12,8 @@ from ccmproxy.http.client.connection_pool import ClientLimits
 from ccmproxy.policy.retry import LeaseOutcome
 from ccmproxy.proxy.context import ProxyOptions
 from ccmproxy.proxy.websocket.relay import SILENT_TURN
-from ccmproxy.websocket.connection import NO_CODE, Connection
+from ccmproxy.websocket.close_codes import NO_CODE
+from ccmproxy.websocket.connection import Connection
 from tests.proxy.websocket.scene import (
     COMPLETED,
     CREATE,
