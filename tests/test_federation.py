@@ -295,6 +295,29 @@ class PrefixTests(SynchronousTestCase):
         )
 
 
+class IPv6Tests(SynchronousTestCase):
+    """The other instance is at an IPv6 address: turns, polls and its stream of states."""
+
+    def test_direct(self) -> None:
+        federation = Federation(self)
+        federation.add(A, [federation.account("a1")], [user("b", "a1")])
+        listeners = federation.network.listeners
+        listeners["::1", A] = listeners["127.0.0.1", A]
+        b = federation.add(
+            B,
+            [external("friend", "b", url=f"'http://[::1]:{A}'")],
+            [user("alice", "friend", allow_external_usage=True)],
+        )
+        response = b.answer("[[say:lent]]")
+        self.assertEqual(response.status, 200, response.body)
+        self.assertEqual(federation.served_by(), "a1")
+        friend = b.external("friend")
+        self.assertTrue(friend.state.ever_had_data)
+        friend._poller.poll()
+        federation.settle()
+        self.assertEqual(friend._poller.failures, 0)
+
+
 class ReverseTests(SynchronousTestCase):
     """B borrows from A, which cannot be dialled: A dials B, and serves it over that."""
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -88,7 +89,7 @@ class ControlClient:
             # A new client for each request: its cookie jar must not outlive the request.
             response = await HTTPClient(verbatim, data_to_body_producer=_BytesBody).request(
                 request.method,
-                request.url,
+                _ASCIIURL.from_text(request.url),
                 headers=headers,
                 data=request.body,
                 allow_redirects=False,
@@ -104,6 +105,17 @@ class ControlClient:
         return Answer(
             response.code, _lower_case(response.headers), _decoded(response.code, verbatim.coding, body)
         )
+
+
+class _ASCIIURL(EncodedURL):
+    """A URL that treq takes as it is: hyperlink would take an IPv6 address for an international domain name, and fail.
+
+    The configuration has made sure that there is nothing else than ASCII in it.
+    """
+
+    def to_uri(self) -> _ASCIIURL:
+        """Return the URL itself."""
+        return self
 
 
 @implementer(IAgent)

@@ -91,7 +91,7 @@ class Exchange:
         request.receive_body(most, self._body_received, self._body_failed, self._memory.grow)
 
     def _concluded(self) -> None:
-        self._memory.release()
+        self._forget_body()
         self._context.registry.end(self)
 
     def leave(self) -> None:
@@ -249,7 +249,8 @@ class Exchange:
         self._answering.deliver(answer)
 
     def _forget_body(self) -> None:
-        """The body is not sent again. The answer may take many times as long as it took to find one."""
+        """The body is not sent again. The answer may take many times as long as it took to find one, and what remains
+        of a request that failed may be a reference cycle, which stays until garbage is collected."""
         if self._tries is not None:
             self._tries.forget_body()
         self._memory.release()

@@ -138,6 +138,30 @@ class ControlTests(ControlCase):
         self.assertEqual(self.outbound.asked, [("127.0.0.1", 8123, False)])
         self.assertIn("ConnectionRefused", self.failed(fetching))
 
+    def test_an_ipv6_address(self) -> None:
+        for url, port, host in (
+            ("https://[2001:db8::1]/v1/token?x=1", 443, b"[2001:db8::1]"),
+            ("https://[::1]:8443/v1/token?x=1", 8443, b"[::1]:8443"),
+        ):
+            address = host.decode().partition("]")[0].removeprefix("[")
+            factory = Factory.forProtocol(
+                lambda: Peer(
+                    self.received, lambda peer: peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                )
+            )
+            self.network.listen(address, port, factory)
+            self.received.clear()
+            answer = self.successResultOf(self.fetch(ControlRequest("GET", url, ())))
+            self.assertEqual((answer.status, answer.body), (200, b"ok"))
+            received = b"".join(self.received)
+            self.assertTrue(received.startswith(b"GET /v1/token?x=1 HTTP/1.1\r\n"))
+            self.assertIn(b"Host: " + host + b"\r\n", received)
+
+    def test_a_path_passes_as_it_is(self) -> None:
+        self.serve(lambda peer: peer.say(b"HTTP/1.1 204 OK\r\n\r\n"))
+        self.fetch(ControlRequest("GET", "https://token.example/a%2fb/%C3%A4/..;/c", ()))
+        self.assertTrue(b"".join(self.received).startswith(b"GET /a%2fb/%C3%A4/..;/c HTTP/1.1\r\n"))
+
     def test_chunked_and_compressed(self) -> None:
         packed = gzip.compress(b"hello")
         answer = self.answered(
