@@ -76,7 +76,7 @@ def main(port: int) -> None:
         def buildProtocol(self, addr: object) -> Protocol:
             return YamuxProtocol(reactor, False, streams, _CONFIG)
 
-    tune_process()  # as the daemon does
+    tune_process(reactor)  # as the daemon does
     TCP4ServerEndpoint(reactor, port, interface="127.0.0.1").listen(Sessions())
     reactor.run()
 

@@ -129,7 +129,7 @@ def makeService(options: Options) -> IService:
         # The reactor is ours, and this covers Twisted's own timers as well. Otherwise the surroundings see to ours.
         use_monotonic_time(process)
     surroundings = Surroundings.of_reactor(reactor, SystemRandom())
-    process.callWhenRunning(tune_process)
+    process.callWhenRunning(tune_process, process)
     path = options["config"]
     try:
         return Daemon(
