@@ -252,7 +252,10 @@ class Soak:
         for outcome, tries in taken:
             self._to_judge.remove(outcome)
             self._judged.add(outcome.id)
-            self.tally.add(outcome, judge(outcome, tries, scene), outcome.began - self._began)
+            judgement = judge(outcome, tries, scene)
+            if found := self.tally.add(outcome, judgement, outcome.began - self._began):
+                # Now, while the logs still say what went on.
+                self._options.say(f"{judgement.problem}: {found}")
 
     def _conclude(self) -> list[Row]:
         assert self._disturbances is not None

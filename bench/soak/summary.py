@@ -40,17 +40,19 @@ class Tally:
     explained: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in PROBLEMS})
 
-    def add(self, outcome: Outcome, judgement: Judgement, at: float) -> None:
-        """Count one. ``at``: seconds since the beginning of the run, at which it began."""
+    def add(self, outcome: Outcome, judgement: Judgement, at: float) -> str:
+        """Count one, and return what is wrong with it, empty if nothing is. ``at``: seconds since the beginning of the
+        run, at which it began."""
         self.requests[outcome.kind] += 1
         self.shapes[outcome.shape] += 1
         self.repeats.update(judgement.repeats)
         if judgement.problem:
-            self.findings[judgement.problem].append(
-                f"{at:7.1f} s  {outcome.id} ({outcome.kind} of {outcome.user}): {judgement.why}"
-            )
-        elif judgement.why not in ("served", "answered here", "the client left"):
+            found = f"{at:7.1f} s  {outcome.id} ({outcome.kind} of {outcome.user}): {judgement.why}"
+            self.findings[judgement.problem].append(found)
+            return found
+        if judgement.why not in ("served", "answered here", "the client left"):
             self.explained[judgement.why] += 1
+        return ""
 
     @property
     def total(self) -> int:
