@@ -20,8 +20,9 @@ class Dialect:
     it; empty where there is none. ``has_client_lock``: the official client locks its directory during a refresh.
     ``frames``: None where the upstream speaks no WebSocket. ``keys_in_pools``: keys of the commercial API can stand in
     for accounts, as their requests are the same. ``retry_status``: of an answer that makes every version of the client
-    send the request again after its Retry-After. ``waiting_clients``: those that wait for the Retry-After of a 429 and
-    go on then (spec 12.2); any other one is served by another credential instead.
+    send the request again after its Retry-After. ``usage_paths``: where clients ask for the usage of their account,
+    which is answered with that of the pool (spec 9.5). ``waiting_clients``: those that wait for the Retry-After of a
+    429 and go on then (spec 12.2); any other one is served by another credential instead.
     """
 
     service_type: str
@@ -39,6 +40,7 @@ class Dialect:
     frames: IFrames | None = None
     keys_in_pools: bool = True
     retry_status: int = 429
+    usage_paths: tuple[bytes, ...] = ()
     waiting_clients: tuple[WaitingClient, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
 
@@ -139,6 +139,10 @@ class IMetering(Interface):
         The rewriter passes events that report the state of the account to ``observe``, and replaces them by the result
         of ``aggregate`` (spec 4.5, F36); both are called while the body is fed. ``now`` returns Unix seconds.
         """
+
+    def client_usage(aggregate: Aggregate, now: float) -> dict[str, Any]:
+        """Return the aggregate as the JSON object with which the provider answers its clients' question for the usage
+        of one account (spec 9.5). ``now``: Unix seconds."""
 
     def meter(facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
         """Return a meter that observes the body of this answer: it counts tokens, and recognizes the regular end (spec

@@ -1,4 +1,4 @@
-"""The common part of ccmproxy's own GET endpoints, and the endpoint that lists the sessions of a user."""
+"""The common part of ccmproxy's own GET endpoints; the sessions of a user, and the usage that his client asks for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ccmproxy.http.message import Body, Headers, ResponseHead
 from ccmproxy.http.server.factory import ServerRequest
 from ccmproxy.policy.refusals import of_body
 from ccmproxy.proxy.caller import Caller
+from ccmproxy.state.aggregate import aggregate
 
 #: Largest request body accepted (bytes). These endpoints need none, and ignore it.
 LARGEST_BODY = 64 * 1024
@@ -41,6 +42,32 @@ def answer_get(
         request.respond(head, body)
 
     request.receive_body(LARGEST_BODY, body_received, body_failed)
+
+
+class ClientUsageEndpoint:
+    """Answers what a client asks its provider for the usage of its account: with that of all credentials that the
+    caller may use, in the provider's words, so that the client's own screen shows it (spec 9.5)."""
+
+    def __init__(self, dialect: Dialect, now: Callable[[], float]) -> None:
+        """``now``: returns Unix seconds."""
+        self._dialect = dialect
+        self._now = now
+
+    def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
+        """Answer an authenticated request."""
+
+        def answer(headers: Headers) -> None:
+            request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
+
+        answer_get(self._dialect, request, request_id, answer)
+
+    def render(self, caller: Caller) -> bytes:
+        """Return the usage as one line of JSON."""
+        now = self._now()
+        snapshots = [credential.snapshot(now) for credential in caller.shown()]
+        return (
+            json.dumps(self._dialect.metering.client_usage(aggregate(snapshots, now), now)).encode() + b"\n"
+        )
 
 
 class SessionsEndpoint:

@@ -19,7 +19,7 @@ from ccmproxy.proxy.proxied_request import LOGGED_PATH
 from ccmproxy.reverse.address import StreamAddress
 from ccmproxy.reverse.receiver import Receiver, ReverseCredential
 from ccmproxy.reverse.upgrading import problem_of_asking
-from ccmproxy.surfaces.own_endpoints import SessionsEndpoint
+from ccmproxy.surfaces.own_endpoints import ClientUsageEndpoint, SessionsEndpoint
 from ccmproxy.surfaces.paths import METHODS, is_below_v1
 from ccmproxy.surfaces.status import StatusEndpoint
 
@@ -56,6 +56,7 @@ class Routes:
         self._forwarder = forwarder
         self._status = status
         self._sessions = SessionsEndpoint(dialect)
+        self._usage = ClientUsageEndpoint(dialect, forwarder.context.now)
         self._receiver = receiver
         self._remotes: UserTokens[ReverseCredential] = UserTokens((), dialect.product)
         self._seconds = seconds
@@ -101,6 +102,10 @@ class Routes:
             caller = self._authenticate(request, request_id)
             if caller is not None:
                 self._sessions.handle(request, caller, request_id)
+        elif path in self._dialect.usage_paths:
+            caller = self._authenticate(request, request_id)
+            if caller is not None:
+                self._usage.handle(request, caller, request_id)
         elif path == prefix + b"reverse":
             self._reverse(request, request_id)
         elif is_below_v1(path):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from ccmproxy.dialects.claude import CLAUDE
+from ccmproxy.dialects.codex import CODEX
+from ccmproxy.state.aggregate import Aggregate
+from ccmproxy.state.availability import Availability
 from ccmproxy.surfaces.own_endpoints import LARGEST_BODY
 from tests.conversation import ANONYMOUS, TOKEN, World
 from tests.pooled import BOB, PoolWorld
+from tests.proxy.test_codex import CodexWorld, request
 
+HOUR = 3600.0
 SESSIONS = "/ccm/v1/sessions"
+CLAUDE_USAGE = "/api/oauth/usage"
+CODEX_USAGE = ("/backend-api/wham/usage", "/api/codex/usage")
 OPUS, HAIKU = "claude-opus-4-5", "claude-haiku-4-5"
 
 
@@ -86,6 +97,91 @@ class SessionsTests(SynchronousTestCase):
         listed = world.get(SESSIONS).json()["sessions"]
         self.assertEqual({(each["session"], each["agent"]) for each in listed}, {("s", ""), ("s", "a9ea")})
         self.assertEqual(len({each["credential"] for each in listed}), 2)
+
+
+class ClientUsageTests(SynchronousTestCase):
+    """What a client asks its provider for the usage of its account (spec 9.5)."""
+
+    def test_claude(self) -> None:
+        """The pool's windows, as the status and the header fields have them."""
+        world = PoolWorld(self, start=False)
+        for login, used in zip(world.logins, (20.0, 40.0), strict=True):
+            login.set_utilization("five_hour", used, 2 * HOUR)
+            login.set_utilization("seven_day", used / 2, 100 * HOUR)
+        world.start()
+        response = world.get(CLAUDE_USAGE)
+        self.assertEqual((response.status, response.header("content-type")), (200, "application/json"))
+        said, status = response.json(), world.get("/ccm/v1/status").json()
+        for name, utilization, reset in (
+            ("five_hour", "five_hour_utilization", "five_hour_reset"),
+            ("seven_day", "weekly_utilization", "weekly_reset"),
+        ):
+            self.assertAlmostEqual(said[name]["utilization"], status[utilization], delta=0.05)
+            self.assertEqual(datetime.fromisoformat(said[name]["resets_at"]).timestamp(), status[reset])
+        self.assertEqual(said["five_hour"]["utilization"], 31.0, "the remainder up to the cap of 99 % counts")
+
+    def test_codex(self) -> None:
+        world = CodexWorld(self)
+        world.codex.set_utilization("five_hour", 30.0, 2 * HOUR)
+        world.codex.set_utilization("seven_day", 50.0, 100 * HOUR)
+        world.send(request("hello"))
+        answers = [world.get(path).json() for path in CODEX_USAGE]
+        self.assertEqual(answers[0], answers[1])
+        limit = answers[0]["rate_limit"]
+        self.assertEqual((limit["allowed"], limit["limit_reached"]), (True, False))
+        status = world.get("/ocm/v1/status").json()
+        self.assertGreaterEqual(limit["primary_window"]["used_percent"], 30)
+        self.assertEqual(limit["primary_window"]["used_percent"], int(status["five_hour_utilization"]))
+        self.assertEqual(limit["secondary_window"]["limit_window_seconds"], 604800)
+
+    def test_what_an_account_tells_is_read_back(self) -> None:
+        """Whoever reads the provider's answer reads ours: our own polls do."""
+        total = Aggregate(30.0, 1_795_003_600, 60.0, 1_795_100_000, 5.0, Availability("usable"))
+        for dialect, now in ((CLAUDE, 1_795_000_000.0), (CODEX, 1_795_000_000.0)):
+            told = json.dumps(dialect.metering.client_usage(total, now)).encode()
+            limits = dialect.account.usage_answer(told, now)
+            assert limits.short is not None and limits.weekly is not None
+            self.assertEqual((limits.short.utilization, limits.short.resets_at), (30.0, 1_795_003_600))
+            self.assertEqual((limits.weekly.utilization, limits.weekly.resets_at), (60.0, 1_795_100_000))
+
+    def test_used_up(self) -> None:
+        world = World(self)
+        world.login.exhaust("five_hour", HOUR)
+        world.answer()
+        said = world.get(CLAUDE_USAGE).json()
+        self.assertEqual(said["five_hour"]["utilization"], 100.0)
+        total = Aggregate(100.0, 1_795_003_600, 60.0, 0, 5.0, Availability("rate_limited"))
+        said = CODEX.metering.client_usage(total, 1_795_000_000.5)
+        self.assertEqual((said["rate_limit"]["allowed"], said["rate_limit"]["limit_reached"]), (False, True))
+        self.assertEqual(said["rate_limit_reached_type"], {"type": "rate_limit_reached"})
+        self.assertEqual(
+            said["rate_limit"]["primary_window"],
+            {
+                "used_percent": 100,
+                "limit_window_seconds": 18000,
+                "reset_after_seconds": 3600,
+                "reset_at": 1_795_003_600,
+            },
+        )
+        weekly = said["rate_limit"]["secondary_window"]
+        self.assertEqual((weekly["reset_after_seconds"], weekly["reset_at"]), (0, 0), "not known")
+
+    def test_nothing_known(self) -> None:
+        """No figures are made up."""
+        total = Aggregate(0.0, 0, 0.0, 0, 5.0, Availability("usable"), is_known=False)
+        said = CLAUDE.metering.client_usage(total, 1.0)
+        self.assertEqual((said["five_hour"], said["seven_day"]), (None, None))
+        self.assertIsNone(CODEX.metering.client_usage(total, 1.0)["rate_limit"])
+
+    def test_who_may_ask(self) -> None:
+        """Users, with GET; and in either dialect only for what its own client asks."""
+        world = World(self)
+        for token in (None, "wrong"):
+            self.assertEqual(world.get(CLAUDE_USAGE, token=token).status, 401)
+        self.assertEqual(world.get(CLAUDE_USAGE, method="POST").status, 405)
+        for path in (*CODEX_USAGE, CLAUDE_USAGE + "/", "/api/oauth/profile", "/api/oauth/token"):
+            self.assertEqual(world.get(path).status, 404, path)
+        self.assertEqual(len(world.simulator.requests.of("usage")), 1, "the account's own poll")
 
 
 class RefusalTests(SynchronousTestCase):

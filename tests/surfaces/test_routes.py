@@ -61,7 +61,7 @@ class PathTests(RoutesCase):
             "GET /ocm/v1/status",
             "GET /ccm/v1/status/",
             "GET /ccm/v1/nothing",
-            "GET /api/oauth/usage",
+            "GET /api/oauth/profile",
             "OPTIONS *",
             "GET /%76%31/messages",
         ):

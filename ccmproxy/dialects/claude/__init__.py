@@ -34,6 +34,7 @@ CLAUDE = Dialect(
     metering=ClaudeMetering(),
     account=ClaudeAccountFormat(),
     has_client_lock=True,
+    usage_paths=(b"/api/oauth/usage",),
     waiting_clients=(
         WaitingClient(
             "claude-cli", (2, 1, 90), "docs/clients/claude-code.md, sections 5 and 9: waits, up to 60 s"

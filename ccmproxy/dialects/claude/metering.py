@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from math import ceil
+from typing import Any
 
 from zope.interface import implementer
 
@@ -89,6 +91,23 @@ def _fields(
     return tuple(headers)
 
 
+def client_usage(aggregate: Aggregate) -> dict[str, Any]:
+    """The state of the whole pool as the answer to ``GET /api/oauth/usage``: percent, and resets in RFC 3339 or null.
+
+    A window of which nothing is known is null, as the provider has it for windows that a plan lacks.
+    """
+    windows: dict[str, dict[str, Any] | None] = {}
+    for name, utilization, resets_at in (
+        ("five_hour", aggregate.short_utilization, aggregate.short_reset),
+        ("seven_day", aggregate.weekly_utilization, aggregate.weekly_reset),
+    ):
+        reset = datetime.fromtimestamp(resets_at, UTC).isoformat() if resets_at else None
+        window = {"utilization": round(utilization, 1), "resets_at": reset}
+        windows[name] = window if aggregate.is_known else None
+    extra = {"is_enabled": False, "monthly_limit": None, "used_credits": None, "utilization": None}
+    return {**windows, "seven_day_oauth_apps": None, "seven_day_opus": None, "extra_usage": extra}
+
+
 def tells_of_account(name: bytes) -> bool:
     """Return whether a header field with this name (lower case) tells of one account (spec 8.3)."""
     return name.startswith(FAMILY) or name == PLAN_WEIGHT
@@ -132,6 +151,9 @@ class ClaudeMetering:
     ) -> EventRewriter | None:
         """None: the events of a message carry no state of the account."""
         return None
+
+    def client_usage(self, aggregate: Aggregate, now: float) -> dict[str, Any]:
+        return client_usage(aggregate)
 
     def meter(self, facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
         """A meter that fits the answer's media type."""

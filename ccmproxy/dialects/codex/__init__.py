@@ -35,6 +35,8 @@ CODEX = Dialect(
     bound_header=TURN_STATE,
     keys_in_pools=False,
     retry_status=503,
+    # With a base URL that contains /backend-api, and with one that does not (docs/clients/codex.md, section 3).
+    usage_paths=(b"/backend-api/wham/usage", b"/api/codex/usage"),
     waiting_clients=WAITING_CLIENTS,
     frames=CodexFrames(),
 )

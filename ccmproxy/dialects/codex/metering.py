@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import ceil, floor
+from typing import Any
 
 from zope.interface import implementer
 
@@ -37,6 +39,10 @@ COMPACT = "responses/compact"
 CHAT = "chat/completions"
 #: The event that reports the state of one account.
 RATE_LIMITS = b"codex.rate_limits"
+
+#: Named to clients in the place of an account's plan: the sentence that they show for it sends people to their
+#: administrator, who runs this proxy, and not to a shop (observed).
+TOLD_PLAN = "team"
 
 #: Fields that describe one account (spec 8.3), including its plan and the reason for its refusals.
 _ACCOUNT_FIELD = re.compile(
@@ -70,6 +76,30 @@ def aggregate_event(aggregate: Aggregate) -> bytes:
         "plan_weight": aggregate.plan_weight,
     }
     return json.dumps(event, separators=(",", ":")).encode()
+
+
+def client_usage(aggregate: Aggregate, now: float) -> dict[str, Any]:
+    """The same as the answer to ``GET /backend-api/wham/usage``, whose numbers are whole (docs/clients/codex.md,
+    section 3). ``rate_limit`` is null where nothing is known. The pool has no credits that a client could buy."""
+    is_reached = aggregate.availability.state == "rate_limited"
+    windows: dict[str, Any] = {}
+    for place, window in _windows(aggregate).items():
+        resets_at = int(window.get("reset_at", 0))
+        windows[f"{place}_window"] = {
+            "used_percent": floor(window["used_percent"]),
+            "limit_window_seconds": int(window["window_minutes"]) * 60,
+            "reset_after_seconds": max(0, ceil(resets_at - now)) if resets_at else 0,
+            "reset_at": resets_at,
+        }
+    limit = {"allowed": not is_reached, "limit_reached": is_reached, **windows}
+    return {
+        "plan_type": TOLD_PLAN,
+        "rate_limit": limit if aggregate.is_known else None,
+        "additional_rate_limits": None,
+        "credits": None,
+        "spend_control": None,
+        "rate_limit_reached_type": {"type": "rate_limit_reached"} if is_reached else None,
+    }
 
 
 def _windows(aggregate: Aggregate) -> dict[str, dict[str, float]]:
@@ -140,6 +170,9 @@ class CodexMetering:
             return b"event: " + RATE_LIMITS + b"\ndata: " + aggregate_event(pool) + b"\n\n"
 
         return EventRewriter(RATE_LIMITS, replace)
+
+    def client_usage(self, aggregate: Aggregate, now: float) -> dict[str, Any]:
+        return client_usage(aggregate, now)
 
     def meter(self, facts: RequestFacts, head: ResponseHead, now: Callable[[], float]) -> UsageMeter:
         """A meter that fits the answer's media type and operation."""

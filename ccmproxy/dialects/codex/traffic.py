@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from zope.interface import implementer
 
-from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES
+from ccmproxy.dialects.codex.metering import CHAT, COMPACT, RATE_LIMITS, RESPONSES, TOLD_PLAN
 from ccmproxy.dialects.codex.usage_meters import event_failure, event_type
 from ccmproxy.dialects.codex.verdicts import USAGE_LIMIT, judge, judge_event
 from ccmproxy.dialects.codex.windows import ACTIVE_LIMIT, OWN_LIMIT
@@ -55,9 +55,6 @@ from ccmproxy.state.availability import Availability
 ACCOUNT_ID = b"chatgpt-account-id"
 #: A response field that clients send back during the same turn; only the account that issued it understands it.
 TURN_STATE = b"x-codex-turn-state"
-#: Named to clients in the place of an account's plan: the sentence that they show for it sends people to their
-#: administrator, who runs this proxy, and not to a shop (observed).
-TOLD_PLAN = "team"
 
 _PRIMARY_RESET = b"x-codex-primary-reset-at"
 _VERSION = b"/v1"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from ccmproxy.dialects.codex.traffic import TOLD_PLAN, WAITING_CLIENTS, CodexTraffic
+from ccmproxy.dialects.codex.metering import TOLD_PLAN
+from ccmproxy.dialects.codex.traffic import WAITING_CLIENTS, CodexTraffic
 from ccmproxy.dialects.facts import RequestFacts
 from ccmproxy.dialects.oauth import ApiKey, OAuthToken
 from ccmproxy.dialects.own_errors import BUSY_REASON
