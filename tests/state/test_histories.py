@@ -89,6 +89,15 @@ class EndsByItselfTests(SynchronousTestCase):
         delayed=None,
         is_alone=False,
     )
+    @example(
+        history=[
+            (RateLimited(NOW, False), NOW),
+            (HeadersObserved(LimitsUpdate(weekly=Window(99.0, 0.0, 0.0), rejected_until=NOW)), NOW),
+        ],
+        polls_every=HOURLY,
+        delayed=None,
+        is_alone=False,
+    )
     @given(
         histories,
         st.sampled_from([60.0, 900.0, HOURLY, HOURLY]),
@@ -111,7 +120,9 @@ class EndsByItselfTests(SynchronousTestCase):
         if state.unavailable is not None:
             # The one exception: a dead login needs another one.
             state, _ = transition(state, TokenAvailable(1.0), now, CAPS)
-        waits_for_poll = availability(replace(state, refused=None), CAPS, now).reason in (
+        # Behind a rest that is over soon there may be a window that is full, and of which no reset is known.
+        beneath = replace(state, refused=None, rate_limited_until=0.0)
+        waits_for_poll = availability(beneath, CAPS, now).reason in (
             "short_window",
             "weekly_window",
             "rejected",
