@@ -22,6 +22,7 @@ from ccmproxy.config.problems import Path
 from ccmproxy.config.secret_sources import Secrets
 from ccmproxy.config.values import (
     BODIES,
+    LONGEST_BODY,
     Config,
     CredentialConfig,
     DirectOutboundConfig,
@@ -242,7 +243,7 @@ def _upstream(options: schema.UpstreamOptions, place: Place) -> UpstreamConfig:
 def _limits(options: schema.ServiceOptions) -> ServiceLimits:
     return ServiceLimits(
         max_request_body=options.max_request_body,
-        max_request_bodies=options.max_request_bodies or BODIES * options.max_request_body,
+        max_request_bodies=options.max_request_bodies or BODIES * max(options.max_request_body, LONGEST_BODY),
         max_request_head=options.max_request_head,
         max_connections_per_user=options.max_connections_per_user,
         head_timeout=options.head_timeout,

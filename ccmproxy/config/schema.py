@@ -197,7 +197,7 @@ class ServiceOptions(OptionMapping):
         le=1024 * GIB,
         description=(
             "All request bodies that are held at a time, and half of it those of one user: more are refused with 503."
-            f" At least twice `max_request_body`. Left out: {BODIES} times that."
+            f" At least twice `max_request_body`. Left out: {BODIES} times that, and no less than 512 MiB."
         ),
     )
     max_request_head: Size = Field(

@@ -48,7 +48,8 @@ class UpstreamConfig:
 
 #: Longest request body (bytes), unless the configuration says something else.
 LONGEST_BODY = 64 * MIB
-#: How many bodies of the largest size are held at a time, unless the configuration says something else.
+#: How many bodies of the largest size may be held at a time, unless the configuration says something else. Where that
+#: size is smaller than the usual one, as many bytes as with the usual one.
 BODIES = 8
 
 

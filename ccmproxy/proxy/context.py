@@ -12,7 +12,7 @@ from ccmproxy.interfaces.work_queue import IWorkQueue
 from ccmproxy.policy.opinions import OpinionMemory
 from ccmproxy.policy.waits import ToldToWait
 from ccmproxy.proxy.aggregate_cache import AggregateCache
-from ccmproxy.proxy.body_memory import BodyMemory, Reservation
+from ccmproxy.proxy.body_memory import ALWAYS, BodyMemory, Reservation
 from ccmproxy.proxy.bound_values import BoundValues
 from ccmproxy.proxy.registry import Registry
 from ccmproxy.proxy.stale_polls import StalePolls
@@ -60,9 +60,9 @@ class ProxyContext:
     work: IWorkQueue
     bodies: BodyMemory
 
-    def memory_of(self, user: str) -> Reservation:
-        """Return a reservation for what a request of ``user`` holds."""
-        return self.bodies.reservation(user, self.options.max_bodies)
+    def memory_of(self, user: str, always: int = ALWAYS) -> Reservation:
+        """Return a reservation for what a request of ``user`` holds. ``always``: bytes that it may hold in any case."""
+        return self.bodies.reservation(user, self.options.max_bodies, always)
 
     def unix_time(self, moment: float) -> float:
         """Return the Unix time of ``moment`` (seconds of the clock). Between the two, the clock may have been set."""

@@ -20,9 +20,11 @@ TRIM_THRESHOLD = 64 * 1024 * 1024
 
 #: Seconds between two looks at how much memory malloc holds that is free.
 TRIM_INTERVAL = 60.0
-#: So much of it is kept (bytes). Large bodies that come and go between small objects leave holes in the heap, which
-#: only grow in number: 15 MiB in an hour of mixed load. To return them takes 3 ms, and some page faults later.
-FREE_KEPT = 16 * 1024 * 1024
+#: From so much on (bytes) it is returned. Large bodies that come and go between small objects leave holes in the heap,
+#: which only grow in number: 15 MiB in an hour of mixed load. To return 20 MiB takes 3 ms, and some page faults later;
+#: 512 MiB, after a peak, 30 to 50 ms once. What was returned still counts as free, so that after a peak the look is
+#: made in vain every minute, in 1 to 5 ms.
+WORTH_TRIMMING = 16 * 1024 * 1024
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD = -1
@@ -73,6 +75,6 @@ def return_free_memory(malloc: Any) -> None:
         pass  # before glibc 2.33
     else:
         look.restype = _MallocInfo
-        if look().fordblks <= FREE_KEPT:
+        if look().fordblks <= WORTH_TRIMMING:
             return
     malloc.malloc_trim(0)

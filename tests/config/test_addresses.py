@@ -159,6 +159,8 @@ class URLTests(SynchronousTestCase):
             "https://h:70000",
             "https://h:x",
             "https://[::1",
+            "https://[fe80::1%25eth0]:8443",
+            "https://[fe80::1%eth0]",
             "https://a b",
             "https://a\n",
             "https://ä.org",

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 BEGIN = """
 import gc, sys
 from twisted.internet.task import Clock
-from ccmproxy.root.tuning import FREE_KEPT, GC_THRESHOLD, TRIM_INTERVAL, tune_process
+from ccmproxy.root.tuning import GC_THRESHOLD, TRIM_INTERVAL, tune_process
 
 clock = Clock()
 tuned = tune_process(clock)

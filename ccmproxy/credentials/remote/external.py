@@ -35,6 +35,9 @@ from ccmproxy.state.limits import LimitsUpdate
 DEFAULT_WEIGHT = 10.0
 #: Shortest interval between extra polls of a remote that is unusable or unreachable (seconds).
 FORCED_POLL_INTERVAL = 5.0
+#: A reset that a remote tells in whole seconds from now differs by less from the one it told before if it is the same
+#: (seconds).
+SAME_MOMENT = 2.0
 #: Base URL of requests on a reverse connection, where the host name has no meaning.
 REVERSE_URL = "http://reverse-proxy"
 NO_REVERSE = "reverse connection not established"
@@ -338,6 +341,8 @@ class External(Credential):
         """Replace the known state by the reported one. A streamed state counts like a poll (spec 7.5)."""
         limits = status.limits
         if until := status.unusable_until(self._now()):
+            if abs(until - self.state.rate_limited_until) < SAME_MOMENT:
+                until = self.state.rate_limited_until
             limits = replace(limits, rejected_until=until)
         self._poller.failures = 0
         if status.is_known:

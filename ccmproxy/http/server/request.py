@@ -144,8 +144,8 @@ class ServerRequest:
     ) -> None:
         """Receive the whole body, at most ``limit`` bytes. May be called once, before the response is begun.
 
-        ``reserve`` is called with a number of bytes before they are kept: at once with the announced length, of a
-        chunked body with that of each piece. It may raise NoRoomForBody.
+        ``reserve`` is called with a number of bytes before they are kept: at once with the announced length, up to 1
+        MiB; of what exceeds that, and of a chunked body, as it comes. It may raise NoRoomForBody.
 
         One of the two is called, maybe before this returns: ``on_body`` with the body, of size 0 where there
         is none, or ``on_error`` with BodyTooLarge (at once where the client announces more), NoRoomForBody,

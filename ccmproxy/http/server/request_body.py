@@ -10,6 +10,9 @@ from ccmproxy.http.framing import ChunkedDecoder, FramingError
 from ccmproxy.http.message import Body
 from ccmproxy.http.server.request_head import CHUNKED
 
+#: So much of an announced length is reserved at once, so that a body of usual size comes whole or not at all; of more,
+#: what has come: who only announces a body holds nothing (bytes).
+RESERVED_AT_ONCE: Final = 1024 * 1024
 #: Called with the body, with the error because of which there is none, and with a number of bytes before they are kept.
 OnBody = Callable[[Body], None]
 OnError = Callable[[Exception], None]
@@ -32,6 +35,7 @@ class BodyReader:
         "_left",
         "_limit",
         "_reserve",
+        "_reserved",
         "_size",
         "_small",
         "chunks",
@@ -45,6 +49,7 @@ class BodyReader:
         self._left = length
         self._limit: int | None = None
         self._reserve: Reserve | None = None
+        self._reserved = 0
         self._size = 0
         #: Bytes kept that came in small pieces, behind the last of ``chunks``.
         self._small = bytearray()
@@ -55,16 +60,17 @@ class BodyReader:
     def keep(self, limit: int, reserve: Reserve | None = None) -> None:
         """Keep the bytes from now on, at most ``limit``. Raises BodyTooLarge when a longer body is announced.
 
-        ``reserve``: called before so many bytes are kept, those of an announced length at once. What it raises,
-        NoRoomForBody, comes from here or from :meth:`feed`.
+        ``reserve``: called before so many bytes are kept, the first RESERVED_AT_ONCE of an announced length at once.
+        What it raises, NoRoomForBody, comes from here or from :meth:`feed`.
         """
         if self._left > limit:
             raise BodyTooLarge(limit)
         if reserve is not None:
-            if self._decoder is not None:
+            if self._left > RESERVED_AT_ONCE or self._decoder is not None:
                 self._reserve = reserve
-            elif self._left:
-                reserve(self._left)
+            if self._left > 0:
+                self._reserved = min(self._left, RESERVED_AT_ONCE)
+                reserve(self._reserved)
         self._limit = limit
 
     def discard(self) -> None:
@@ -111,8 +117,9 @@ class BodyReader:
         self._size += len(data)
         if self._size > self._limit:
             raise BodyTooLarge(self._limit)
-        if self._reserve is not None:
-            self._reserve(len(data))
+        if self._reserve is not None and self._size > self._reserved:
+            self._reserve(self._size - self._reserved)
+            self._reserved = self._size
         if len(data) >= SMALL_PIECE or (self.complete and not self._small):
             self._keep_small()
             self.chunks.append(data)

@@ -50,7 +50,8 @@ class LegOwner(Protocol):
         """The peer sent a close, which the owner must answer with :meth:`Leg.close`."""
 
     def failed(self, leg: Leg, error: ProtocolError) -> None:
-        """The peer violated the protocol, which the owner must answer with :meth:`Leg.close`."""
+        """The peer violated the protocol, or there is no room for its message; the owner must answer with
+        :meth:`Leg.close`."""
 
     def crashed(self, leg: Leg) -> None:
         """The owner raised an exception, which has been logged."""
@@ -284,6 +285,7 @@ class Leg:
             if self._connection.gathered or self._memory.size:
                 self._reserve()
         except ProtocolError as error:
+            self._memory.release()
             if not self.is_closing:
                 self._owner.failed(self, error)
             elif error.code not in _NOT_TAKEN:
@@ -303,7 +305,10 @@ class Leg:
         try:
             self._memory.resize(self._connection.gathered + passed)
         except NoRoomForBody:
-            error = ProtocolError(TRY_AGAIN_LATER, "too many large messages are held at the moment")
+            if self._connection.gathered > self._memory.largest:
+                error = ProtocolError(TOO_BIG, "message too big")
+            else:
+                error = ProtocolError(TRY_AGAIN_LATER, "too many large messages are held at the moment")
             self._connection.fail(error)
             raise error from None
 

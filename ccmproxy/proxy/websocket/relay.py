@@ -35,6 +35,8 @@ from ccmproxy.websocket.connection import Close, Connection, Message, ProtocolEr
 SILENT_TURN = 60
 #: Number of turns that are tracked at a time. Clients do not begin a turn before the end of the last one.
 MOST_TURNS = 16
+#: A message of the upstream of up to this size (bytes) is taken however much is held: its turn is paid for already.
+LARGE_EVENT = 1024 * 1024
 #: How long before the end of the grace time a close is sent, so that it can still be answered (seconds).
 CLOSING_ROOM = 1.0
 
@@ -98,7 +100,7 @@ class WebSocketRelay:
         self._selection = asked.selection()
         user = asked.caller.name
         self.client = Leg(self, client, context.clock, context.memory_of(user))
-        self.upstream = Leg(self, upstream, context.clock, context.memory_of(user))
+        self.upstream = Leg(self, upstream, context.clock, context.memory_of(user, LARGE_EVENT))
         self.client.other, self.upstream.other = self.upstream, self.client
         self._turns: deque[Turn] = deque(maxlen=MOST_TURNS)
         #: Code, reason and result with which to close as soon as no turn is in progress.
@@ -193,17 +195,17 @@ class WebSocketRelay:
     def failed(self, leg: Leg, error: ProtocolError) -> None:
         """Close after a protocol violation, or a message for which there is no room: its sender gets the error, the
         other side a code that does not blame it."""
-        reason = str(error).encode()
+        why = str(error)
         no_room = error.code == TRY_AGAIN_LATER
         problem = "no room" if no_room else f"the {self._side(leg)} broke the WebSocket protocol"
-        self.log.info("{id}: {problem}: {why}", id=self._asked.id, problem=problem, why=str(error))
+        self.log.info("{request_id}: {problem}: {why}", request_id=self._asked.id, problem=problem, why=why)
         result = "too_many_bodies" if no_room else "malformed"
         self._conclude(result, LeaseOutcome.CANCELLED if leg is self.client else LeaseOutcome.BROKEN)
-        leg.close(error.code, reason)
+        leg.close(error.code, why.encode())
         if leg is self.client:
             self.upstream.close(GOING_AWAY)
         elif error.code == TOO_BIG or no_room:
-            self.client.close(error.code, reason)
+            self.client.close(error.code, why.encode())
         else:
             self.client.close(INTERNAL_ERROR, b"the upstream broke the protocol")
 

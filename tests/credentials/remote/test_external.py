@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -437,6 +438,23 @@ class StateTests(ExternalCase):
         self.direct.tell(availability={"state": "usable", "reason": "", "reset_at": 0})
         self.scene.settle()
         self.assertEqual(self.scene.state, USABLE)
+
+    def test_the_same_reset_in_whole_seconds(self) -> None:
+        """It is told anew with every state, and is no change of one."""
+        reset = NOW + 600
+        seen = set()
+        for number in range(6):
+            now = self.scene.clock.seconds()
+            times = {"reset_at": reset, "reset_in": ceil(reset - now)}
+            self.direct.tell(plan_weight=15 + number % 2, availability={"state": "rate_limited", **times})
+            self.scene.settle()
+            seen.add(self.external.snapshot(now).availability.reset_at)
+            self.scene.clock.advance(1.3)
+        self.assertEqual(len(seen), 1)
+        self.direct.tell(availability={"state": "rate_limited", "reset_in": 100})
+        self.scene.settle()
+        now = self.scene.clock.seconds()
+        self.assertAlmostEqual(self.external.snapshot(now).availability.reset_at, now + 100, delta=1)
 
     def test_the_remotes_clock_is_wrong(self) -> None:
         """It has a few seconds to wait, and says until when by its own clock as well."""

@@ -493,6 +493,7 @@ class ErrorTests(SynchronousTestCase):
             },
         )
         self.assertEqual((headers[b"X-CCM-Error"], headers[b"x-should-retry"]), (b"rate_limited", b"false"))
+        self.assertEqual(headers[b"X-CCM-Reset-In"], b"7980")
         names: Headers = answer[0].headers
         self.assertFalse([name for name, _ in names if name.startswith(b"x-codex")])
 

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.http.failures import BodyTooLarge, NoRoomForBody
 from ccmproxy.http.framing import LAST_CHUNK, FramingError, chunk
-from ccmproxy.http.server.request_body import SMALL_PIECE, BodyReader
+from ccmproxy.http.server.request_body import RESERVED_AT_ONCE, SMALL_PIECE, BodyReader
 from ccmproxy.http.server.request_head import CHUNKED
 from tests.effort import Effort
 from tests.http.test_framing import cut
@@ -87,6 +87,25 @@ class BodyReaderTests(SynchronousTestCase):
         self.assertEqual(reserved, [10])
         BodyReader(0).keep(10, reserved.append)
         self.assertEqual(reserved, [10], "nothing for a request without a body")
+
+    def test_reserved_as_it_comes_beyond_a_mebibyte(self) -> None:
+        """Who announces much and sends nothing holds little."""
+        reserved: list[int] = []
+        size = RESERVED_AT_ONCE
+        reader = BodyReader(3 * size)
+        reader.keep(4 * size, reserved.append)
+        self.assertEqual(sum(reserved), size)
+        for part, expected in (
+            (size // 2, size),
+            (size // 2, size),
+            (size, 2 * size),
+            (size - 1, 3 * size - 1),
+        ):
+            reader.feed(bytes(part))
+            self.assertEqual(sum(reserved), expected)
+        reader.feed(b"x")
+        self.assertTrue(reader.complete)
+        self.assertEqual(sum(reserved), 3 * size)
 
     def test_reserved_as_it_comes_where_chunked(self) -> None:
         reserved: list[int] = []
