@@ -117,6 +117,17 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual((config.log, config.shutdown_grace), (LogConfig("debug", "json"), 0))
         self.assertEqual(config.secret_files, ("/etc/ccm/a.json", f"{HOME}/b/.credentials.json"))
 
+    def test_how_much_is_held(self) -> None:
+        """Eight of the largest bodies, and no less than with the default size: small bodies are no reason for less."""
+        for option, expected in (
+            ("", 512),
+            ("max_request_body: 1MiB", 512),
+            ("max_request_body: 100MiB", 800),
+            ("max_request_body: 1MiB, max_request_bodies: 2MiB", 2),
+        ):
+            (service,) = loaded(f"services: [{{type: ccm, {option}}}]").services
+            self.assertEqual(service.limits.max_request_bodies, expected * 1024**2, option)
+
     def test_remotes(self) -> None:
         config = loaded(
             """

@@ -153,16 +153,14 @@ class RoomTests(SynchronousTestCase):
 
     def test_given_back_before_a_long_refusal_has_ended(self) -> None:
         """The refusal that was held while another account was asked is relayed to its end like any answer."""
-        long = (
-            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
-        )
-        world = self.begin(
-            http_response(403, body=b'{"type":"error","error":{"type":"permission_error","message":"no"}}'),
-            long + b'{"type":"error"',
-        )
+        said = b'{"type":"error","error":{"type":"permission_error","message":"' + b"n" * 70_000
+        head = b"HTTP/1.1 403 X\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
+        world = self.begin(head + said, http_response(403, body=said + b'"}}'))
         client = world.ask(PROMPT)
-        world.network.advance(10)
-        self.assertEqual(self.memory(world).held, 0, client.received[:100])
+        self.assertEqual(len(self.upstream.received), 2)
+        (response,) = client.responses()
+        self.assertEqual((response.status, response.complete), (403, False))
+        self.assertEqual(self.memory(world).held, 0)
 
     def test_the_body_is_dropped(self) -> None:
         """Not only the account of it: an answer may last for hours."""
