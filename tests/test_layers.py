@@ -94,7 +94,7 @@ VERSION = "ccmproxy._version"
 PURE_LIBRARIES = names(
     """
     __future__ abc base64 binascii bisect calendar codecs collections contextlib copy dataclasses datetime decimal
-    difflib email.utils enum functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator
+    difflib email.utils enum fnmatch.fnmatchcase functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator
     re statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
     """
 )
