@@ -94,8 +94,8 @@ VERSION = "ccmproxy._version"
 PURE_LIBRARIES = names(
     """
     __future__ abc base64 binascii bisect calendar codecs collections contextlib copy dataclasses datetime decimal
-    difflib email.utils enum fnmatch.fnmatchcase functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json math msgspec operator
-    re statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
+    difflib email.utils enum fnmatch.fnmatchcase functools hashlib heapq hmac http.HTTPStatus ipaddress itertools json
+    math msgspec operator re statistics string struct textwrap types typing typing_extensions urllib.parse uuid zlib
     """
 )
 #: Module or package of the pure ring → what it may use besides.

@@ -123,6 +123,8 @@ def _service(
             user.allow_external_usage,
             user.external_credential or None,
             user.instance,
+            tuple(user.models),
+            user.max_connections_per_user,
         )
         for index, user in enumerate(options.users)
     )

@@ -23,6 +23,10 @@ from ccmproxy.config import addresses
 #: Prefix of the name of a union's branch in pydantic's locations; no option begins like this.
 BRANCH = "\0"
 
+#: Longest glob (characters), and most of them in a list.
+LONGEST_GLOB = 100
+MOST_GLOBS = 100
+
 _ENVIRONMENT_NAME = re.compile(r"[^=\0]+")
 
 
@@ -32,6 +36,19 @@ def _name(value: str) -> str:
     if value != value.strip() or not value.isprintable() or len(value) > 100:
         raise ValueError("must be at most 100 printable characters, without spaces at its ends")
     return value
+
+
+def _glob(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > LONGEST_GLOB:
+        raise ValueError(f"must be 1 to {LONGEST_GLOB} printable characters")
+    return value
+
+
+def _globs(values: list[str]) -> list[str]:
+    # An empty list would be taken for "none" by whoever writes it, and for "left out" by the other options.
+    if not 0 < len(values) <= MOST_GLOBS:
+        raise ValueError(f"must hold 1 to {MOST_GLOBS} globs; leave it out for no restriction")
+    return values
 
 
 def _path(value: str) -> str:
@@ -97,6 +114,25 @@ OneOrMore = Annotated[
     list[str],
     BeforeValidator(_list),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Glob = Annotated[str, AfterValidator(_glob)]
+OneOrMoreGlobs = Annotated[
+    list[Glob],
+    BeforeValidator(_list),
+    AfterValidator(_globs),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_GLOB},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": LONGEST_GLOB},
+                    "minItems": 1,
+                    "maxItems": MOST_GLOBS,
+                },
+            ]
+        }
+    ),
 ]
 Weight = Annotated[float, Field(gt=0, le=1_000_000)]
 ListenIP = Annotated[str, AfterValidator(_listen)]

@@ -19,6 +19,7 @@ from ccmproxy.config.option_types import (
     Name,
     Network,
     OneOrMore,
+    OneOrMoreGlobs,
     OptionMapping,
     ServerEndpoint,
     UserAgent,
@@ -126,6 +127,21 @@ class UserOptions(OptionMapping):
         description=(
             "This user is another instance, such as sing-box: a 429 tells it in header fields until when to leave us"
             " alone. Users with `external_credential`, and instances of ccmproxy, are recognized without it."
+        ),
+    )
+    models: OneOrMoreGlobs = Field(
+        default=[],
+        description=(
+            "Which models this user may ask for: a glob like `claude-sonnet-*`, or a list of them; upper and lower case"
+            " differ. Anything else is refused with 403. Left out: every model."
+        ),
+    )
+    max_connections_per_user: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Requests that this user may have under way at a time, in place of what the service says. Left out: what it"
+            " says."
         ),
     )
 

@@ -164,6 +164,8 @@ class UserConfig:
 
     ``external_credential``: tag of the external credential whose remote is this user, who is told nothing about it;
     None = none. ``instance``: the user is another instance, which has to understand our refusals (spec 14).
+    ``models``: globs of the models that the user may ask for; empty = every model. ``max_connections_per_user``: None =
+    what the service says.
     """
 
     name: str
@@ -172,6 +174,8 @@ class UserConfig:
     allow_external_usage: bool = False
     external_credential: str | None = None
     instance: bool = False
+    models: tuple[str, ...] = ()
+    max_connections_per_user: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ccmproxy.http.message import Headers, first_value
+from ccmproxy.policy.allowed_models import ModelsAsked, ModelUse
 
 _KEY = re.compile(r"[!-~]{1,200}")
 #: As much of another name is looked at (characters).
@@ -45,6 +46,9 @@ class RequestFacts:
     for requests that cost nothing, e.g. counting tokens. ``operation``: the dialect's name for what is requested, where
     its facets treat operations differently. ``is_opaque``: there is a body, and nothing in it could be read, so that it
     is not known what a provider may repeat of it.
+
+    Found out only for users who may not ask for every model: ``use``, what the request has to do with models, and
+    ``names``, every model that its body may ask for (:class:`ccmproxy.policy.allowed_models.ModelsAsked`).
     """
 
     model: str | None = None
@@ -58,6 +62,13 @@ class RequestFacts:
     operation: str | None = None
     unusual_model: str = ""
     is_opaque: bool = False
+    use: ModelUse = ModelUse.ALWAYS
+    names: tuple[str | None, ...] = ()
+
+    @property
+    def models_asked(self) -> ModelsAsked:
+        """Return what decides whether the user may ask for it."""
+        return ModelsAsked(self.use, self.names, self.model is not None, self.is_opaque)
 
     @property
     def named_model(self) -> str:

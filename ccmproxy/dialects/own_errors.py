@@ -7,6 +7,7 @@ from http import HTTPStatus
 from math import ceil
 
 from ccmproxy.http.message import Headers, ResponseHead, lower_names
+from ccmproxy.policy.allowed_models import NOT_ALLOWED
 from ccmproxy.state.availability import Availability
 from ccmproxy.state.durations import format_duration
 
@@ -53,7 +54,7 @@ def error_head(
         (b"X-CCM-Error", reason.encode("ascii")),
         (f"X-{product}-Request-Id".encode("ascii"), request_id.encode("ascii")),
     ]
-    if status in (401, 508) or reason == "user_limit":
+    if status in (401, 508) or reason in ("user_limit", NOT_ALLOWED):
         headers.append((b"x-should-retry", b"false"))
     headers.extend(extra)
     return ResponseHead(status, _phrase(status), headers)

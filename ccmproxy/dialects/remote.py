@@ -17,6 +17,7 @@ from ccmproxy.dialects.own_errors import BUSY_REASON, MODEL_LIMIT
 from ccmproxy.http.headers import HOPS, IDENTITY, hops, request_headers
 from ccmproxy.http.message import Headers, RequestHead, ResponseHead, first_value, without
 from ccmproxy.http.retry_after import LONGEST, parse_retry_after, retry_after
+from ccmproxy.policy.allowed_models import NOT_ALLOWED
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.state.limits import (
     LARGEST_UTILIZATION,
@@ -41,9 +42,11 @@ LIMIT_FIELD = b"x-ccm-limit"
 _REQUEST_ID_FIELDS = (b"x-ccm-request-id", b"x-ocm-request-id")
 #: The error of a remote that has no credential to serve the request with (spec 4.2).
 _NO_CREDENTIAL = b"credential_unavailable"
-#: Transient errors of a remote: the request was not processed, and they say nothing about the next minutes.
+#: Errors of a remote which say that the request was not processed, and nothing of what others are told there: most
+#: pass within minutes, one is about our own token there and the model that was asked for.
 _PASSING = frozenset(
     {
+        NOT_ALLOWED.encode("ascii"),
         b"credential_delayed",
         b"shutting_down",
         b"too_many_bodies",

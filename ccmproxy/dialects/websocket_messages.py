@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.http.message import ResponseHead
+from ccmproxy.policy.allowed_models import ModelsAsked, ModelUse
 from ccmproxy.policy.answers import Verdict
 from ccmproxy.state.limits import LimitsUpdate
 
@@ -16,13 +17,22 @@ class ClientFrame:
 
     ``begins_turn``: it requests a response. ``is_warm_up``: it requests a response that costs nothing and has no
     output. ``model``: None where the message names none that can serve as a key; ``unusual_model``: the name it gives
-    instead (:class:`ccmproxy.dialects.facts.RequestFacts`).
+    instead (:class:`ccmproxy.dialects.facts.RequestFacts`). ``names``: every model that it may ask for;
+    ``is_opaque``: it could not be read; both are found out only for users who may not ask for every model.
     """
 
     begins_turn: bool = False
     is_warm_up: bool = False
     model: str | None = None
     unusual_model: str = ""
+    names: tuple[str | None, ...] = ()
+    is_opaque: bool = False
+
+    @property
+    def models_asked(self) -> ModelsAsked:
+        """Return what decides whether the user may ask for it. What begins no turn may name a model, and need not."""
+        use = ModelUse.ALWAYS if self.begins_turn else ModelUse.IF_NAMED
+        return ModelsAsked(use, self.names, self.model is not None, self.is_opaque)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class ITraffic(Interface):
     """Facet of a dialect for the proxy: the meaning of requests and answers. No I/O, no state."""
 
-    def inspect(head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+    def inspect(head: RequestHead, body: Body, quick: bool = False, all_models: bool = False) -> RequestFacts:
         """Return the facts about a request that the proxy needs; what cannot be recognized is None.
 
         Time and memory are bounded by the size of the body (F63). ``quick``: raise NotQuick
         (:mod:`ccmproxy.dialects.request_documents`) where it may take more than 20 ms; call it again in a thread then,
-        without ``quick``. Raises nothing else.
+        without ``quick``. Raises nothing else. ``all_models``: find out too every model that it may ask for.
         """
 
     def check(facts: RequestFacts, single_account: bool, has_api_key: bool = False) -> tuple[str, str] | None:
@@ -164,11 +164,16 @@ class IFrames(Interface):
     def answer_headers(headers: Headers) -> Headers:
         """Return the header fields of the upstream's 101 that are passed on to the client."""
 
-    def client_frame(data: bytes) -> ClientFrame:
-        """Parse a text message of the client. Never raises."""
+    def client_frame(data: bytes, all_models: bool = False) -> ClientFrame:
+        """Parse a text message of the client. ``all_models``: find out too every model that it may ask for. Never
+        raises."""
 
     def upstream_frame(data: bytes, now: float) -> UpstreamFrame:
         """Parse a text message of the upstream. Never raises. ``now``: Unix seconds."""
+
+    def refusal(head: ResponseHead, body: bytes) -> bytes:
+        """Return the message that refuses a turn as the answer of :meth:`ITraffic.error` with this head and body would
+        refuse a request."""
 
     def aggregate(aggregate: Aggregate) -> bytes:
         """Return the message that reports the aggregate to a client (spec 8.1), in the form that the upstream uses for

@@ -16,7 +16,9 @@ class Caller:
 
     ``own_remote``: if the user is another ccmproxy instance, the external credential by which this instance borrows
     from it. Its capacity is left out of the state that the user is shown. ``is_instance``: the operator says that the
-    user is another instance, be it of ccmproxy or of sing-box.
+    user is another instance, be it of ccmproxy or of sing-box. ``models``: globs of the models that the user may ask
+    for; empty = every model (spec 9.6). ``max_connections``: requests that the user may have under way at a time; None
+    = what the service says.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Caller:
     allow_external: bool = False
     own_remote: ICredential | None = None
     is_instance: bool = False
+    models: tuple[str, ...] = ()
+    max_connections: int | None = None
 
     def shown(self) -> list[ICredential]:
         """Return the credentials whose state this user is shown (spec 8.1)."""

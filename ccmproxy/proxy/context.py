@@ -26,7 +26,7 @@ class ProxyOptions:
     ``overrides``: the service's ``headers``. ``keep_alive``: silence after which a sign of life is sent; 0 = off.
     ``client_stall_timeout``: a WebSocket client that has read no byte of its pending data for this long is
     disconnected; for HTTP, the server does that. ``max_per_user``: concurrent requests of one user, where an open
-    WebSocket counts as one; None = no limit.
+    WebSocket counts as one, unless the user has a limit of their own; None = no limit.
     """
 
     max_body: int = 64 * 1024 * 1024

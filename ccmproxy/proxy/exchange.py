@@ -9,6 +9,7 @@ from twisted.python.failure import Failure as TwistedFailure
 from ccmproxy.dialects.request_documents import NotQuick
 from ccmproxy.http.message import Body
 from ccmproxy.interfaces.credentials import ILease
+from ccmproxy.policy.allowed_models import model_refusal
 from ccmproxy.policy.answers import AnswerKind, Verdict
 from ccmproxy.policy.balancing import NoCredential
 from ccmproxy.policy.opinions import Ruling, most_sends
@@ -122,7 +123,9 @@ class Exchange:
         if not self._answering.prepare(body):
             return
         try:
-            asked.facts = self._context.dialect.traffic.inspect(asked.request.head, body, True)
+            asked.facts = self._context.dialect.traffic.inspect(
+                asked.request.head, body, True, bool(asked.caller.models)
+            )
         except NotQuick:
             self._inspecting = inspect_later(asked, body, self._inspected, self._crashed)
             return
@@ -130,6 +133,11 @@ class Exchange:
 
     def _inspected(self, body: Body) -> None:
         asked, context = self._asked, self._context
+        allowed = asked.caller.models
+        refusal = model_refusal(allowed, asked.facts.models_asked) if allowed else None
+        if refusal is not None:
+            asked.refuse(refusal)
+            return
         traffic = context.dialect.traffic
         provider = asked.caller.provider
         credentials = provider.credentials(asked.caller.allow_external)

@@ -79,7 +79,9 @@ class Forwarder:
         it."""
         context = self.context
         asked = ProxiedRequest(context, request, caller, request_id, from_instance or caller.is_instance)
-        limit = context.options.max_per_user
+        limit = caller.max_connections
+        if limit is None:
+            limit = context.options.max_per_user
         if limit is not None and context.registry.under_way[caller.name] >= limit:
             asked.refuse_one_more(limit)
             return

@@ -30,7 +30,13 @@ def inspect_later(
     context = asked.context
     try:
         facts = context.work.run(
-            asked.caller.name, partial(context.dialect.traffic.inspect, asked.request.head, body)
+            asked.caller.name,
+            partial(
+                context.dialect.traffic.inspect,
+                asked.request.head,
+                body,
+                all_models=bool(asked.caller.models),
+            ),
         )
     except QueueFull:
         asked.refuse(TOO_MANY_BODIES)

@@ -389,5 +389,7 @@ def _caller(
             user.allow_external_usage,
             by_tag.get(user.external_credential or ""),
             user.instance or user.external_credential is not None,
+            user.models,
+            user.max_connections_per_user,
         ),
     )

@@ -162,6 +162,23 @@ class ValueTests(SynchronousTestCase):
             [(True, "r", False), (False, None, True)],
         )
 
+    def test_limits_of_a_user(self) -> None:
+        config = loaded(
+            """
+            services:
+              - type: ccm
+                max_connections_per_user: 9
+                users:
+                  - {name: u, token: t, models: [claude-sonnet-*, claude-haiku-4-5], max_connections_per_user: 2}
+                  - {name: v, token: w, models: "*"}
+                  - {name: x, token: y, models: , max_connections_per_user: }
+            """
+        )
+        self.assertEqual(
+            [(each.models, each.max_connections_per_user) for each in config.services[0].users],
+            [(("claude-sonnet-*", "claude-haiku-4-5"), 2), (("*",), None), ((), None)],
+        )
+
     def test_reserves_of_zero(self) -> None:
         config = loaded("services: [{type: ccm, credentials: [{tag: a, reserve_5h: 0, limit_weekly: 0}]}]")
         self.assertEqual(config.services[0].credentials[0].caps.short, 99)

@@ -9,6 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.config.option_types import (
     BRANCH,
+    LONGEST_GLOB,
+    MOST_GLOBS,
     URL,
     FilePath,
     Host,
@@ -16,6 +18,7 @@ from ccmproxy.config.option_types import (
     Name,
     Network,
     OneOrMore,
+    OneOrMoreGlobs,
     OptionMapping,
     Port,
     ServerEndpoint,
@@ -64,6 +67,15 @@ class TypeTests(SynchronousTestCase):
             for value in bad:
                 with self.assertRaises(ValidationError, msg=f"{kind} takes {value!r}"):
                     adapter.validate_python(value)
+
+    def test_globs(self) -> None:
+        adapter: TypeAdapter[Any] = TypeAdapter(OneOrMoreGlobs, config={"strict": True})
+        self.assertEqual(adapter.validate_python("a-*"), ["a-*"])
+        for good in (["a-*", "[ab]?"], ["\u00e4"], ["x" * LONGEST_GLOB] * MOST_GLOBS):
+            self.assertEqual(adapter.validate_python(good), good)
+        for bad in ("", " ", [], [""], ["a\n"], ["x" * (LONGEST_GLOB + 1)], ["x"] * (MOST_GLOBS + 1), [5], 5):
+            with self.assertRaises(ValidationError, msg=f"takes {bad!r}"):
+                adapter.validate_python(bad)
 
     def test_values_that_are_changed(self) -> None:
         self.assertEqual(TypeAdapter(ListenIP).validate_python("localhost"), "127.0.0.1")

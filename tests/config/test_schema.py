@@ -70,6 +70,9 @@ class SchemaTests(SynchronousTestCase):
             {"head_timeout": "soon"},
             {"max_request_body": "5 kilos"},
             {"users": [{"token": "t"}]},
+            {"users": [{"name": "u", "token": "t", "models": []}]},
+            {"users": [{"name": "u", "token": "t", "models": [""]}]},
+            {"users": [{"name": "u", "token": "t", "max_connections_per_user": 0}]},
         ):
             self.assertNotEqual(self.refused({"services": [{"type": "ccm", **options}]}), [], options)
         self.assertNotEqual(self.refused({"services": []}), [])

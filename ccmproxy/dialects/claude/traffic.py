@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from ccmproxy.dialects.claude.verdicts import judge, judge_error_event
 from ccmproxy.dialects.claude.windows import FAMILY
 from ccmproxy.dialects.facts import RequestFacts, header_key, printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, flag_decoder, read_raw, text_decoder
+from ccmproxy.dialects.named_models import with_models
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import (
     BUSY_REASON,
@@ -42,6 +44,7 @@ from ccmproxy.http.message import (
     without,
 )
 from ccmproxy.interfaces.facets import ITraffic
+from ccmproxy.policy.allowed_models import ModelUse
 from ccmproxy.policy.answers import SERVED, AnswerKind, Verdict
 from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.state.aggregate import Aggregate
@@ -52,6 +55,9 @@ _CLAIM = FAMILY + b"representative-claim"
 _FAST_MODE = "fast-mode"
 _FAST_MODE_REFUSED = "fast mode requests will consume Extra usage, please use a default credential directly"
 _LEGACY_SESSION = "_session_"
+#: Endpoints that keep what they are sent, and ask no model.
+_STORES = re.compile(rb"/v1/(?:files|skills)(?:/.*)?")
+_COUNTS = b"/v1/messages/count_tokens"
 
 #: Types of errors that another account may not run into. All others are caused by the request itself.
 _FAILURES = frozenset({"api_error", "overloaded_error", "timeout_error"})
@@ -102,19 +108,21 @@ _user_id_decoder = msgspec.json.Decoder(_UserId)
 class ClaudeTraffic:
     """Traffic facet of the Claude dialect. Stateless."""
 
-    def inspect(self, head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+    def inspect(
+        self, head: RequestHead, body: Body, quick: bool = False, all_models: bool = False
+    ) -> RequestFacts:
         """The facts of a request. Those that a malformed or a compressed body hides are None (spec 4.1).
 
         Raises NotQuick as :meth:`ITraffic.inspect` says.
         """
         headers = head.headers
         features = tuple(item.decode("latin-1") for item in list_items(headers, b"anthropic-beta"))
-        read = None
+        read, document = None, b""
         if body.size and first_value(headers, b"content-encoding") is None:
             document = read_document(body, None, quick)
             read = _decode(document) if document else None
         parsed = read or _Parsed()
-        return RequestFacts(
+        facts = RequestFacts(
             model=printable_key(parsed.model),
             session=header_key(headers, b"x-claude-code-session-id") or _session(parsed.metadata),
             agent=header_key(headers, b"x-claude-code-agent-id"),
@@ -126,6 +134,9 @@ class ClaudeTraffic:
             unusual_model=unusual_name(parsed.model),
             is_opaque=body.size > 0 and read is None,
         )
+        if not all_models:
+            return facts
+        return with_models(facts, headers, body.size, document, _model_use(head.path), quick)
 
     def check(
         self, facts: RequestFacts, single_account: bool, has_api_key: bool = False
@@ -263,6 +274,13 @@ class ClaudeTraffic:
     def relayed_refusal(self, head: ResponseHead, verdict: Verdict) -> Headers:
         """As it came: the client's own back-off works."""
         return head.headers
+
+
+def _model_use(path: bytes) -> ModelUse:
+    """Return what a body that is sent to ``path`` has to do with models; batches and sessions may ask for them too."""
+    if _STORES.fullmatch(path):
+        return ModelUse.NONE
+    return ModelUse.IF_NAMED if path.rstrip(b"/") == _COUNTS else ModelUse.ALWAYS
 
 
 def _decode(document: bytes) -> _Parsed | None:

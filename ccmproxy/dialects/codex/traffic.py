@@ -21,6 +21,7 @@ from ccmproxy.dialects.json_values import (
     read_raw,
     text_decoder,
 )
+from ccmproxy.dialects.named_models import with_models
 from ccmproxy.dialects.oauth import ApiKey, Authorization, RemoteToken
 from ccmproxy.dialects.own_errors import (
     BUSY_REASON,
@@ -46,6 +47,7 @@ from ccmproxy.http.message import (
     without,
 )
 from ccmproxy.interfaces.facets import ITraffic
+from ccmproxy.policy.allowed_models import ModelUse
 from ccmproxy.policy.answers import SERVED, AnswerKind, Verdict
 from ccmproxy.policy.borrowers import ToldLimit
 from ccmproxy.policy.waits import WaitingClient, waits
@@ -59,6 +61,9 @@ TURN_STATE = b"x-codex-turn-state"
 _PRIMARY_RESET = b"x-codex-primary-reset-at"
 _VERSION = b"/v1"
 _BILLABLE = frozenset({RESPONSES, COMPACT, CHAT})
+#: What asks for no model unless it names one, and the first segments of what keeps what it is sent.
+_COUNTS = "responses/input_tokens"
+_STORES = ("files", "uploads")
 #: All known spellings: proxies in between drop names with underscores (F10).
 _SESSION_HEADERS = (b"session-id", b"session_id", b"conversation_id")
 _THREAD_HEADERS = (b"thread-id", b"thread_id")
@@ -95,16 +100,19 @@ _body_decoder = msgspec.json.Decoder(_Body)
 class CodexTraffic:
     """Traffic facet of the Codex dialect. Stateless."""
 
-    def inspect(self, head: RequestHead, body: Body, quick: bool = False) -> RequestFacts:
+    def inspect(
+        self, head: RequestHead, body: Body, quick: bool = False, all_models: bool = False
+    ) -> RequestFacts:
         """The facts of a request, compressed or not. Those that a malformed body hides are None (spec 4.1).
 
         Raises NotQuick as :meth:`ITraffic.inspect` says.
         """
         headers = head.headers
         operation = head.path.removeprefix(_VERSION + b"/").rstrip(b"/").decode("latin-1")
-        read = None
+        read, document = None, b""
         if body.size and b"json" in (first_value(headers, b"content-type") or b"json").lower():
-            read = _decode(read_document(body, first_value(headers, b"content-encoding"), quick))
+            document = read_document(body, first_value(headers, b"content-encoding"), quick)
+            read = _decode(document)
         parsed = read or _Body()
         session = header_key(headers, *_SESSION_HEADERS) or printable_key(
             read_raw(parsed.prompt_cache_key, text_decoder)
@@ -112,7 +120,7 @@ class CodexTraffic:
         thread = header_key(headers, *_THREAD_HEADERS)
         features = (*list_items(headers, b"openai-beta"), *list_items(headers, b"x-codex-beta-features"))
         model = read_raw(parsed.model, text_decoder)
-        return RequestFacts(
+        facts = RequestFacts(
             model=printable_key(model),
             session=session,
             agent=thread if thread != session else None,
@@ -124,6 +132,9 @@ class CodexTraffic:
             unusual_model=unusual_name(model),
             is_opaque=body.size > 0 and read is None,
         )
+        if not all_models:
+            return facts
+        return with_models(facts, headers, body.size, document, _model_use(operation), quick)
 
     def check(
         self, facts: RequestFacts, single_account: bool, has_api_key: bool = False
@@ -260,6 +271,13 @@ class CodexTraffic:
         if head.status != 429 or verdict.is_final or first_value(head.headers, b"retry-after") is not None:
             return head.headers
         return [*head.headers, _RELAYED_WAIT]
+
+
+def _model_use(operation: str) -> ModelUse:
+    """Return what a body that is sent for ``operation`` has to do with models; batches may ask for them too."""
+    if operation.partition("/")[0] in _STORES:
+        return ModelUse.NONE
+    return ModelUse.IF_NAMED if operation == _COUNTS else ModelUse.ALWAYS
 
 
 def _decode(document: bytes) -> _Body | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from ccmproxy.dialects.codex.usage_meters import ENDS, LARGEST_EVENT, event_type
 from ccmproxy.dialects.codex.verdicts import SOCKET_LIMIT, event_status, judge_event
 from ccmproxy.dialects.facts import printable_key, unusual_name
 from ccmproxy.dialects.json_values import DECODE_ERRORS, NO_JSON, json_object, read_raw, text_decoder
-from ccmproxy.dialects.request_documents import QUICK, has_few_elements
+from ccmproxy.dialects.named_models import TooManyTokens, named_models
+from ccmproxy.dialects.request_documents import QUICK, NotQuick, has_few_elements
 from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.verdicts import in_stream
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, RefusedTurn, UpstreamFrame
@@ -86,23 +88,30 @@ class CodexFrames:
             if _ANSWER_FIELD.fullmatch(name)
         ]
 
-    def client_frame(self, data: bytes) -> ClientFrame:
+    def client_frame(self, data: bytes, all_models: bool = False) -> ClientFrame:
         """``response.create`` begins a turn; with ``generate: false`` it is a warm-up.
 
         Of a message that is too large to decode, or has too many elements, only the beginning is looked at (F63).
         """
         size = len(data)
         if size > LARGEST_DECODED or (size > QUICK and not has_few_elements(data)):
-            return ClientFrame(_BEGINS_TURN.match(data) is not None)
+            return ClientFrame(_BEGINS_TURN.match(data) is not None, is_opaque=all_models)
         try:
             event = _client_decoder.decode(data)
         except DECODE_ERRORS:
-            return ClientFrame()
-        if read_raw(event.type, text_decoder) != "response.create":
-            return ClientFrame()
-        is_warm_up = bytes(event.generate) == b"false"
+            return ClientFrame(is_opaque=all_models)
+        frame = ClientFrame()
         model = read_raw(event.model, text_decoder)
-        return ClientFrame(True, is_warm_up, printable_key(model), unusual_name(model))
+        if read_raw(event.type, text_decoder) == "response.create":
+            is_warm_up = bytes(event.generate) == b"false"
+            frame = ClientFrame(True, is_warm_up, printable_key(model), unusual_name(model))
+        if not all_models:
+            return frame
+        try:
+            # Also of what seems to begin no turn: its type may be there twice.
+            return replace(frame, names=named_models(data, printable_key(model), quick=True))
+        except (NotQuick, TooManyTokens):
+            return replace(frame, is_opaque=True)
 
     def upstream_frame(self, data: bytes, now: float) -> UpstreamFrame:
         """Decode the messages that may carry state, usage or an error; classify all others by their type."""
@@ -124,6 +133,16 @@ class CodexFrames:
         if kind.startswith(b"response.") and kind not in _BEFORE_OUTPUT:
             return OUTPUT
         return PASSING
+
+    def refusal(self, head: ResponseHead, body: bytes) -> bytes:
+        """An ``error`` event, which clients take for an HTTP answer of its status, body and headers (observed)."""
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in head.headers
+            if name.lower() != b"content-type"
+        }
+        event = {"type": "error", "status": head.status, **json.loads(body), "headers": headers}
+        return json.dumps(event).encode()
 
     def aggregate(self, aggregate: Aggregate) -> bytes:
         """The aggregate as a ``codex.rate_limits`` event."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -14,6 +14,7 @@ from ccmproxy.dialects.usage import MeterReading
 from ccmproxy.dialects.websocket_messages import PASSING, ClientFrame, RefusedTurn
 from ccmproxy.interfaces.credentials import ILease
 from ccmproxy.interfaces.facets import IFrames
+from ccmproxy.policy.allowed_models import NOT_ALLOWED
 from ccmproxy.policy.answers import Verdict
 from ccmproxy.policy.balancing import Selection
 from ccmproxy.policy.retry import LeaseOutcome
@@ -21,6 +22,7 @@ from ccmproxy.proxy.learning import asked_for, begins_anew, learn_refusal, learn
 from ccmproxy.proxy.proxied_request import ProxiedRequest
 from ccmproxy.proxy.websocket.aggregate_push import AggregatePush
 from ccmproxy.proxy.websocket.leg import Leg
+from ccmproxy.proxy.websocket.turn import Turn, refused_turn
 from ccmproxy.state.availability import Availability
 from ccmproxy.websocket.close_codes import (
     GOING_AWAY,
@@ -39,18 +41,6 @@ MOST_TURNS = 16
 LARGE_EVENT = 1024 * 1024
 #: How long before the end of the grace time a close is sent, so that it can still be answered (seconds).
 CLOSING_ROOM = 1.0
-
-
-@dataclass(slots=True)
-class Turn:
-    """One request within the connection. ``model``, ``unusual_model``: as in a ClientFrame. ``began``: the clock's
-    seconds. ``output``: its response has begun."""
-
-    model: str | None
-    is_warm_up: bool
-    began: float
-    output: bool = False
-    unusual_model: str = ""
 
 
 class WebSocketRelay:
@@ -237,7 +227,15 @@ class WebSocketRelay:
     # Messages
 
     def _from_client(self, message: Message) -> None:
-        frame = self._frames.client_frame(message.data) if message.is_text else None
+        allowed = self._asked.caller.models
+        frame = self._frames.client_frame(message.data, bool(allowed)) if message.is_text else None
+        if allowed and (answer := refused_turn(self._asked, self._frames, frame)) is not None:
+            if self.client.is_blocked:
+                # Answers to turns that cost nothing must not pile up for a client that does not read them.
+                self._end(TRY_AGAIN_LATER, b"answers are not read", NOT_ALLOWED, LeaseOutcome.CANCELLED)
+            else:
+                self.client.send(answer, True)
+            return
         if frame is None or not frame.begins_turn:
             self.upstream.send(message.data, message.is_text)
             return
