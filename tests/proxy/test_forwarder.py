@@ -204,6 +204,25 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(world.entry.forwarder.registry.under_way, {"alice": 1, "bob": 1})
         self.assertEqual([world.answer(token=token).status for token in (TOKEN, BOB)], [429, 429])
 
+    def test_of_one_user(self) -> None:
+        """What a user's own entry says comes first, be it more or less; the others have what the service says."""
+        for mine, theirs in ((1, 2), (2, 1)):
+            world = PoolWorld(self, more=f"    max_connections_per_user: {theirs}")
+            own = world.configuration.replace("name: alice", f"name: alice, max_connections_per_user: {mine}")
+            world.reload(own)
+            world.simulator.faults.next("hang", times=mine + theirs)
+            for token, most in ((TOKEN, mine), (BOB, theirs)):
+                for _ in range(most):
+                    self.assertEqual(world.ask(token=token).responses(), [])
+                refused = world.answer(token=token)
+                self.assertEqual((refused.status, refused.header("x-ccm-error")), (429, "too_many_requests"))
+                self.assertIn(f"{most} requests", refused.error["message"])
+            # A reload applies to the next request; those under way are counted on.
+            world.reload(own.replace(f"name: alice, max_connections_per_user: {mine}", "name: alice"))
+            if theirs > mine:
+                self.assertEqual(world.answer().status, 200)
+            world.close()
+
     def test_our_own_endpoints_are_not_counted(self) -> None:
         world = self.world()
         world.simulator.faults.next("hang")
