@@ -767,6 +767,61 @@ def turn_message(prompt: str) -> bytes:
     return event("response.create", model="gpt-5.4", stream=True, input=[item], tools=[], store=False)
 
 
+class ModelNotAllowedTests(SynchronousTestCase):
+    """A lender that lets a borrower use some models only: that is about the borrower's token (spec 9.6)."""
+
+    def begin(self, kind: str, models: str, *members: str) -> tuple[Instance, Instance]:
+        """A lends these models to B, which has a pool of A and of these accounts."""
+        self.federation = federation = Federation(self, kind)
+        account = federation.account if kind == "ccm" else federation.codex_account
+        a = federation.add(A, [account("a1")], [user("b", "a1", models=models)])
+        tags = ", ".join(("friend", *members))
+        pool = f"{{tag: pool, type: balancer, credentials: [{tags}], strategy: fallback}}"
+        b = federation.add(
+            B,
+            [external("friend", "b", url=URL_A), *map(account, members), pool],
+            [user("alice", "pool", allow_external_usage=True)],
+        )
+        return a, b
+
+    def test_the_next_member_serves(self) -> None:
+        """Nothing is remembered: the lender is asked again for the same model, and serves others."""
+        _, b = self.begin("ccm", "claude-sonnet-*", "b1")
+        for _ in range(2):
+            self.assertEqual(b.answer(session=None).status, 200)
+            self.assertEqual(self.federation.served_by(), "b1")
+            self.assertEqual(states(b, "friend")[0], "usable")
+        self.assertEqual(len(self.federation.lines("model_not_allowed")), 2)
+        self.assertEqual(b.answer(session=None, model="claude-sonnet-4-5").status, 200)
+        self.assertEqual(self.federation.served_by(), "a1")
+
+    def test_nobody_serves(self) -> None:
+        """The client gets the lender's refusal, which a further borrower would understand as well."""
+        _, b = self.begin("ccm", "claude-sonnet-*")
+        for _ in range(2):
+            refused = b.answer()
+            self.assertEqual((refused.status, refused.error["type"]), (403, "permission_error"))
+            self.assertEqual(refused.header("x-ccm-error"), "model_not_allowed")
+            self.assertEqual(refused.header("x-should-retry"), "false")
+            self.assertIn("claude-sonnet-*", refused.error["message"])
+        self.assertEqual(states(b, "friend")[0], "usable")
+        self.assertEqual(self.federation.turns(), [])
+        self.assertEqual(b.answer(model="claude-sonnet-4-5").status, 200)
+
+    def test_in_a_websocket(self) -> None:
+        """The turn is refused within it, and the connection serves others."""
+        _, b = self.begin("ocm", "gpt-5.*")
+        client = open_socket(self, self.federation, b)
+        client.say(event("response.create", model="gpt-6", input=[]))
+        self.federation.settle()
+        said = [json.loads(data) for data in client.without_limits()]
+        self.assertEqual((said[-1]["status"], said[-1]["error"]["code"]), (403, "model_not_allowed"))
+        self.assertEqual(states(b, "friend")[0], "usable")
+        client.say(turn_message("hello"))
+        self.federation.settle()
+        self.assertEqual(json.loads(client.without_limits()[-1])["type"], "response.completed")
+
+
 class RefusedAccountTests(SynchronousTestCase):
     """What a provider says of an account of the remote's is charged to that account, never to the remote (spec 12)."""
 

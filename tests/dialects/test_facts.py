@@ -12,6 +12,7 @@ from ccmproxy.dialects.facts import (
     unusual_name,
 )
 from ccmproxy.http.message import Headers
+from ccmproxy.policy.allowed_models import ModelsAsked, ModelUse
 
 
 class RequestFactsTests(SynchronousTestCase):
@@ -27,6 +28,12 @@ class RequestFactsTests(SynchronousTestCase):
         self.assertTrue(RequestFacts(billable=True).is_for_models)
         self.assertTrue(RequestFacts(billable=False, operation="responses").is_for_models)
         self.assertFalse(RequestFacts(billable=False).is_for_models)
+
+    def test_what_is_asked_of_models(self) -> None:
+        """Where nothing was found out, it may ask for any."""
+        self.assertEqual(RequestFacts().models_asked, ModelsAsked(ModelUse.ALWAYS))
+        facts = RequestFacts("a", is_opaque=True, use=ModelUse.IF_NAMED, names=("b", "a"))
+        self.assertEqual(facts.models_asked, ModelsAsked(ModelUse.IF_NAMED, ("b", "a"), True, True))
 
     def test_frozen(self) -> None:
         with self.assertRaises(AttributeError):

@@ -53,7 +53,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(head.headers, [*theirs[:2], (b"X-CCM-Request-Id", b"req_1"), (b"a", b"b")])
 
     def test_what_does_not_mend_is_not_tried_again(self) -> None:
-        for status, reason in ((401, "unauthenticated"), (429, "user_limit")):
+        for status, reason in ((401, "unauthenticated"), (429, "user_limit"), (403, "model_not_allowed")):
             self.assertIn((b"x-should-retry", b"false"), error_head(status, reason, "CCM", "i").headers)
 
     def test_statuses_without_a_name(self) -> None:

@@ -148,6 +148,7 @@ class VerdictTests(SynchronousTestCase):
             (503, b"shutting_down"),
             (508, b"too_many_hops"),
             (429, b"too_many_requests"),
+            (403, b"model_not_allowed"),
             (502, b"upstream_auth"),
             (502, b"upstream_unreachable"),
         ):

@@ -36,7 +36,9 @@ class ClaudeWorld(World):
     def __init__(self, case: SynchronousTestCase, options: str = ONLY_SONNET, **others: Any) -> None:
         super().__init__(case, configuration=limited(CONFIGURATION, options), **others)
 
-    def say(self, body: bytes | dict[str, Any], path: str = "/v1/messages", *fields: tuple[str, str]) -> Response:
+    def say(
+        self, body: bytes | dict[str, Any], path: str = "/v1/messages", *fields: tuple[str, str]
+    ) -> Response:
         """The answer to this body."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.answer(body=raw, path=path, headers=fields)
@@ -75,7 +77,13 @@ class ClaudeTests(SynchronousTestCase):
         """A name that somebody might read as another one."""
         for options in (ONLY_SONNET, "models: ['*', claude-sonnet-*, claude-haiku-4-5]"):
             world = ClaudeWorld(self, options)
-            for model in (f" {SONNET}", f"{SONNET}\n", f"{SONNET}\u200b", f"{SONNET} {OPUS}", SONNET + "x" * 200):
+            for model in (
+                f" {SONNET}",
+                f"{SONNET}\n",
+                f"{SONNET}\u200b",
+                f"{SONNET} {OPUS}",
+                SONNET + "x" * 200,
+            ):
                 self.assertEqual(world.answer(model=model).status, 403, model)
             self.assertEqual(world.asked(), 0)
 
@@ -221,7 +229,9 @@ class CodexTests(SynchronousTestCase):
         world = self.world()
         for path in ("/v1/responses/compact", "/v1/chat/completions", "/v1/batches", "/v1/embeddings"):
             refused = only(world.send(request("hello", path=path, model=None)))
-            self.assertEqual((refused.status, refused.header("x-ccm-error")), (403, "model_not_allowed"), path)
+            self.assertEqual(
+                (refused.status, refused.header("x-ccm-error")), (403, "model_not_allowed"), path
+            )
         self.assertNotEqual(only(world.send(request("hello", path="/v1/files", model=None))).status, 403)
         self.assertEqual(len(world.simulator.requests.of("turn")), 0)
 

@@ -38,9 +38,7 @@ class CodexWorld(World):
 
     codex: CodexAccount
 
-    def __init__(
-        self, case: SynchronousTestCase, more: str = "", configuration: str = CONFIGURATION
-    ) -> None:
+    def __init__(self, case: SynchronousTestCase, more: str = "", configuration: str = CONFIGURATION) -> None:
         super().__init__(case, more, configuration, start=False, with_file=False)
         self.codex = self.simulator.add_codex_account()
         self.write_auth()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from ccmproxy.dialects.codex.traffic import CodexTraffic
 from ccmproxy.dialects.codex.websocket_frames import LARGEST_DECODED, CodexFrames
 from ccmproxy.dialects.usage import Tokens
 from ccmproxy.dialects.websocket_messages import OUTPUT, PASSING, ClientFrame, UpstreamFrame
@@ -74,10 +75,34 @@ class ClientTests(SynchronousTestCase):
             ClientFrame(True, unusual_model="line break"),
         )
 
+    def test_all_models(self) -> None:
+        """Spec 9.6: every model that a message may ask for, whatever its type seems to be."""
+        data = b'{"type":"response.create","model":"b","model":"a"}'
+        self.assertEqual(FRAMES.client_frame(data), ClientFrame(True, model="a"))
+        self.assertEqual(FRAMES.client_frame(data, True), ClientFrame(True, model="a", names=("b", "a")))
+        other = message(type="response.processed", model="a")
+        self.assertEqual(FRAMES.client_frame(other, True), ClientFrame(names=("a",)))
+        self.assertEqual(FRAMES.client_frame(message(type="response.processed"), True), ClientFrame())
+        for unread in (b"{", b"[]", b"x" * (LARGEST_DECODED + 1)):
+            self.assertEqual(FRAMES.client_frame(unread, True), ClientFrame(is_opaque=True))
+        many = message(type="response.create", model="a", input=["model"] * 100_000)
+        self.assertEqual(FRAMES.client_frame(many, True), ClientFrame(True, model="a", is_opaque=True))
+
+    def test_a_refusal_of_ours(self) -> None:
+        head, body = CodexTraffic().error(403, "model_not_allowed", "not this one", "req_1")
+        event = json.loads(FRAMES.refusal(head, body))
+        self.assertEqual((event["type"], event["status"]), ("error", 403))
+        self.assertEqual(
+            (event["error"]["code"], event["error"]["message"]), ("model_not_allowed", "not this one")
+        )
+        self.assertEqual(event["headers"]["x-request-id"], "req_1")
+        self.assertNotIn("content-type", event["headers"])
+
     @given(st.binary(max_size=200))
     def test_garbage(self, data: bytes) -> None:
         """Never raises."""
         FRAMES.client_frame(data)
+        FRAMES.client_frame(data, True)
         FRAMES.upstream_frame(data, NOW)
 
     def test_large_messages_are_not_decoded(self) -> None:
