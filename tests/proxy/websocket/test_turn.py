@@ -81,6 +81,7 @@ class RefusedTurnTests(SynchronousTestCase):
             (event("session.update", model="gpt-6"), True),
             (event("response.create", model="gpt-5.4", input="x" * LARGEST_DECODED), True),
             (event("response.create", model="gpt-5.4", input=[["model"] * 100_000]), True),
+            (event("x", model="gpt-6", input="x" * LARGEST_DECODED), True),
             (CREATE[:-1], True),
             (b"[" + CREATE + b"]", True),
             (CREATE, False),
