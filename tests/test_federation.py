@@ -108,6 +108,18 @@ class NormalTests(SynchronousTestCase):
         self.federation.pass_time(602, 30)
         self.assertEqual(self.b.answer().status, 200)
 
+    def test_the_remote_cannot_refresh_for_some_time(self) -> None:
+        """That is no rate limit: the remote serves while its token lasts, and then says itself when to come back."""
+        login = self.federation.logins["a1"]
+        login.expire_access_token()
+        self.federation.simulator.faults.always("rate_limited;retry_after=120", endpoint="token")
+        self.a.answer(user="carol")
+        self.federation.pass_time(10, 1)
+        self.assertNotEqual(states(self.b, "friend")[0], "rate_limited")
+        response = self.b.answer()
+        self.assertEqual((response.status, response.header("x-ccm-error")), (503, "credential_delayed"))
+        self.assertNotEqual(states(self.b, "friend")[0], "rate_limited")
+
     def test_a_reset_is_told_as_it_is(self) -> None:
         self.federation.logins["a1"].exhaust("five_hour", 7200.0)
         response = self.b.answer()

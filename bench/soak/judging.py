@@ -234,7 +234,8 @@ def explanation(outcome: Outcome, tries: Sequence[Try], scene: Scene) -> str | N
 def _may_explain(name: str, outcome: Outcome, tries: Sequence[Try], scene: Scene) -> bool:
     """Whether an event of this name has to do with the request at all."""
     if name == DISK_FULL:
-        return outcome.user in scene.on_disk and not tries
+        # Or the provider has refused the token, which cannot be refreshed meanwhile.
+        return outcome.user in scene.on_disk and all(found.status == 401 for found in tries)
     if name != KILLED:
         return not any(found.is_served for found in tries)
     # Only the last try counts: what the lender answered before it was killed cannot explain a broken answer of another

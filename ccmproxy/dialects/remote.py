@@ -250,11 +250,11 @@ def read_status(document: bytes) -> RemoteStatus:
     availability = read_raw(loaded.availability, _availability_decoder)
     if availability is not None and (state := read_raw(availability.state, text_decoder)) is not None:
         usable = state == "usable"
-        reset_at = _number(availability.reset_at, LATEST_TIME) or 0.0
-        reset_in = _number(availability.reset_in, LONGEST)
-        # After failed polls the remote still serves, and its figures still count.
-        is_served = read_raw(availability.reason, text_decoder) == "poll_failed"
-        cannot_serve = state in _OUT_OF_SERVICE and not is_served
+        if read_raw(availability.reason, text_decoder) != "poll_failed":
+            reset_at = _number(availability.reset_at, LATEST_TIME) or 0.0
+            reset_in = _number(availability.reset_in, LONGEST)
+            cannot_serve = state in _OUT_OF_SERVICE
+        # Else the remote still serves, and its figures still count; the time is that of its own next try.
     limits = LimitsUpdate()
     if is_known:
         limits = LimitsUpdate(

@@ -382,6 +382,7 @@ class StatusTests(SynchronousTestCase):
             for word, reason, expected in (
                 ("rate_limited", "rate_limited", until),
                 ("temporarily_blocked", "refused", 0.0),
+                ("temporarily_blocked", "poll_failed", 0.0),
                 ("usable", "", 0.0),
             ):
                 status = read_status(state(availability={"state": word, "reason": reason, **times}))

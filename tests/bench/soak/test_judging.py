@@ -167,6 +167,8 @@ class EventTests(JudgeCase):
         unavailable = refused(400, "credential_unavailable", user="bob")
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 70.0)]), "")
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 20.0)]), "lost")
+        expired = Try(100.0, "own-1", None, 401, "finished")
+        self.assertEqual(self.problem(unavailable, expired, events=[Event(DISK_FULL, 10.0, 70.0)]), "")
         unavailable.user = "alice"
         self.assertEqual(self.problem(unavailable, events=[Event(DISK_FULL, 10.0, 70.0)]), "lost", "a pool")
 
