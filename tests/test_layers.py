@@ -103,6 +103,8 @@ PURE_EXTRAS: Mapping[str, frozenset[str]] = {
     "ccmproxy.interfaces": frozenset({"zope.interface"}),
     "ccmproxy.http.content_coding": frozenset({"brotli", "zstandard"}),
     "ccmproxy.dialects": frozenset({"zope.interface"}),
+    # a table of prices that is shipped; what would fetch a newer one is never called
+    "ccmproxy.policy.price_list": frozenset({"genai_prices"}),
     # the exclusive or in machine code, a pure function, where autobahn's wheel has it
     "ccmproxy.websocket.masking": frozenset({"_nvx_xormasker"}),
     "ccmproxy.config": frozenset({"pydantic", "pydantic_core", "yaml"}),

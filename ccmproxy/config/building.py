@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 
 from pydantic import SecretStr
@@ -36,6 +37,7 @@ from ccmproxy.config.values import (
     UpstreamConfig,
     UserConfig,
 )
+from ccmproxy.policy.prices import OwnPrice, OwnPrices, TokenPrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def build_config(options: schema.FileOptions, secrets: Secrets, place: Place, pa
         shutdown_grace=options.shutdown_grace,
         path=path,
         secret_files=tuple(dict.fromkeys(files)),
+        prices=OwnPrices(tuple((model, _own_price(each)) for model, each in options.prices.items())),
     )
 
 
@@ -253,6 +256,27 @@ def _limits(options: schema.ServiceOptions) -> ServiceLimits:
         keepalive_timeout=options.keepalive_timeout,
         client_stall_timeout=options.client_stall_timeout,
         ping_interval=options.ping_interval or None,
+    )
+
+
+def _own_price(options: schema.PriceOptions) -> OwnPrice:
+    usual, long = _token_prices(options), options.long_context
+    return OwnPrice(usual) if long is None else OwnPrice(usual, _token_prices(long), long.above)
+
+
+def _token_prices(options: schema.TokenPriceOptions) -> TokenPrices:
+    def price(given: float | None, default: Decimal) -> Decimal:
+        # By its shortest text, so that 0.1 in the file is 0.1.
+        return default if given is None else Decimal(str(given))
+
+    usual = price(options.input, Decimal(0))
+    written = price(options.cache_write, usual)
+    return TokenPrices(
+        input=usual,
+        output=price(options.output, Decimal(0)),
+        cache_read=price(options.cache_read, usual),
+        cache_write=written,
+        cache_write_1h=price(options.cache_write_1h, written),
     )
 
 

@@ -61,6 +61,7 @@ def check_document(document: Options, report: Report) -> None:
             if credential_type(credential) == "balancer":
                 _check_pool(entry_path, credential, service, types, report)
         _check_users(path, service, types, report)
+    _check_prices(document, report)
 
 
 def entries(options: Options, path: Path, name: str) -> Iterator[tuple[Path, Options]]:
@@ -230,6 +231,18 @@ def _check_detour(path: Path, options: Options, outbounds: Mapping[str, Path], r
             (*path, "detour"),
             f"there is no outbound {report.shown(detour)}{report.nearest(detour, outbounds)}",
         )
+
+
+# Prices ---------------------------------------------------------------------------------------------------
+
+
+def _check_prices(document: Options, report: Report) -> None:
+    """Report models that are named twice: names of models mean the same in upper and lower case."""
+    prices = document.get("prices")
+    seen: dict[str, str] = {}
+    for model in prices if isinstance(prices, Mapping) else ():
+        if isinstance(model, str) and (other := seen.setdefault(model.lower(), model)) != model:
+            report.add(("prices", model), f"is the same model as {report.shown(other)}")
 
 
 # Credentials ----------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("`outbounds[]`, type `socks`", "outbounds[]", outbounds.SocksOutboundOptions),
     ("`outbounds[]`, type `http`", "outbounds[]", outbounds.HTTPOutboundOptions),
     ("`prices.MODEL`", "prices.MODEL", schema.PriceOptions),
+    ("`prices.MODEL.long_context`", "prices.MODEL.long_context", schema.LongContextOptions),
 )
 
 

@@ -28,6 +28,7 @@ from ccmproxy.config.option_types import (
 from ccmproxy.config.outbound_options import OutboundOptions
 from ccmproxy.config.units import GIB, KIB, MIB, Duration, Size, Timeout
 from ccmproxy.config.values import BODIES, LONGEST_BODY
+from ccmproxy.policy.prices import LONG_CONTEXT
 
 
 def _tls_version(value: Any) -> Any:
@@ -250,14 +251,15 @@ class ServiceOptions(OptionMapping):
     )
 
 
-Price = Annotated[float, Field(ge=0)]
+#: A price of more than a dollar for one token is a slip of the pen.
+Price = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
-class PriceOptions(OptionMapping):
-    """`prices.MODEL`: what a model costs, in USD per million tokens. Overrides the price list that comes with us."""
+class TokenPriceOptions(OptionMapping):
+    """What tokens cost, in USD per million."""
 
     input: Price = Field(description="Input tokens.")
-    output: Price = Field(description="Output tokens.")
+    output: Price = Field(description="Output tokens, reasoning included.")
     cache_read: Price | None = Field(
         default=None, description="Input tokens read from the cache; left out: as `input`."
     )
@@ -266,6 +268,27 @@ class PriceOptions(OptionMapping):
     )
     cache_write_1h: Price | None = Field(
         default=None, description="Input tokens written to the cache for an hour; left out: as `cache_write`."
+    )
+
+
+class LongContextOptions(TokenPriceOptions):
+    """`prices.MODEL.long_context`: what all tokens of a request cost that has more than `above` input tokens."""
+
+    above: int = Field(
+        default=LONG_CONTEXT,
+        ge=1,
+        description="So many input tokens, cached ones included, are not long yet.",
+    )
+
+
+class PriceOptions(TokenPriceOptions):
+    """`prices.MODEL`: what a model costs, in USD per million tokens, whenever and however it is served.
+
+    Goes before the price list that comes with us.
+    """
+
+    long_context: LongContextOptions | None = Field(
+        default=None, description="Prices of requests with many input tokens; left out: the same."
     )
 
 
@@ -282,8 +305,12 @@ class FileOptions(OptionMapping):
     shutdown_grace: Duration = Field(
         default=30.0, description="How long streams in flight may go on when the service is stopped."
     )
-    prices: dict[str, PriceOptions] = Field(
-        default={}, description="Model name → price, where the built-in list is to be overridden."
+    prices: dict[Name, PriceOptions] = Field(
+        default={},
+        description=(
+            "Model → price, where the built-in list is wrong or knows none. A name, which goes before all others, or a"
+            " pattern (`*`: any characters, `?`: one), of which the first that matches counts."
+        ),
     )
 
 

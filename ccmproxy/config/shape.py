@@ -86,6 +86,8 @@ def options_at(path: Path, document: Mapping[str, Any]) -> type[BaseModel] | Non
             return schema.LogOptions
         case ("prices", _):
             return schema.PriceOptions
+        case ("prices", _, "long_context"):
+            return schema.LongContextOptions
         case ("outbounds", int()):
             return outbounds.OUTBOUND_TYPES.get(str(value_at((*path, "type"), document)))
         case ("services", int()):
@@ -116,6 +118,8 @@ def value_at(path: Path, document: Any) -> Any:
 
 def _report(detail: ErrorDetails, document: Mapping[str, Any], report: Report) -> None:
     path = tuple(each for each in detail["loc"] if not str(each).startswith(BRANCH))
+    if path[-1:] == ("[key]",):  # how pydantic says that the name itself is wrong, and not its value
+        path = path[:-1]
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     match kind:
         case "missing":

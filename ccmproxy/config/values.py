@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from ccmproxy.config.units import KIB, MIB
 from ccmproxy.policy.balancing import StrategyName
+from ccmproxy.policy.prices import OwnPrices
 from ccmproxy.state.availability import Caps
 
 ServiceType = Literal["ccm", "ocm"]
@@ -211,7 +212,8 @@ class Config:
     """A whole configuration.
 
     ``path``: the file it was read from, absolute; None for the built-in default. ``shutdown_grace``: seconds.
-    ``secret_files``: every known file with secrets in it, so that its permissions can be checked.
+    ``secret_files``: every known file with secrets in it, so that its permissions can be checked. ``prices``: those of
+    the operator, which go before the price list.
     """
 
     services: tuple[ServiceConfig, ...]
@@ -219,3 +221,4 @@ class Config:
     shutdown_grace: float = 30.0
     path: str | None = None
     secret_files: tuple[str, ...] = ()
+    prices: OwnPrices = field(default_factory=OwnPrices)

@@ -6,6 +6,7 @@ from ccmproxy._version import __version__
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.claude.account_format import ClaudeAccountFormat
 from ccmproxy.dialects.claude.metering import ClaudeMetering
+from ccmproxy.dialects.claude.tariff import CLAUDE_TARIFF
 from ccmproxy.dialects.claude.traffic import ClaudeTraffic
 from ccmproxy.dialects.oauth import UpstreamURLs
 from ccmproxy.policy.waits import WaitingClient
@@ -33,6 +34,7 @@ CLAUDE = Dialect(
     traffic=ClaudeTraffic(),
     metering=ClaudeMetering(),
     account=ClaudeAccountFormat(),
+    tariff=CLAUDE_TARIFF,
     has_client_lock=True,
     usage_paths=(b"/api/oauth/usage",),
     waiting_clients=(

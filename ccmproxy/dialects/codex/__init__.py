@@ -6,6 +6,7 @@ from ccmproxy._version import __version__
 from ccmproxy.dialects.base import Dialect
 from ccmproxy.dialects.codex.account_format import CodexAccountFormat
 from ccmproxy.dialects.codex.metering import CodexMetering
+from ccmproxy.dialects.codex.tariff import CODEX_TARIFF
 from ccmproxy.dialects.codex.traffic import TURN_STATE, WAITING_CLIENTS, CodexTraffic
 from ccmproxy.dialects.codex.websocket_frames import CodexFrames
 from ccmproxy.dialects.oauth import UpstreamURLs
@@ -32,6 +33,7 @@ CODEX = Dialect(
     traffic=CodexTraffic(),
     metering=CodexMetering(),
     account=CodexAccountFormat(),
+    tariff=CODEX_TARIFF,
     bound_header=TURN_STATE,
     keys_in_pools=False,
     retry_status=503,
