@@ -38,6 +38,7 @@ build_meta.build_sdist(folder)
 #: Name that is imported → name of the distribution that brings it, where they differ.
 DISTRIBUTIONS = {"yaml": "pyyaml", "OpenSSL": "pyopenssl", "service_identity": "service-identity"}
 DISTRIBUTIONS |= {"_nvx_xormasker": "autobahn"}
+DISTRIBUTIONS |= {"genai_prices": "genai-prices"}
 DISTRIBUTIONS |= {"zope": "zope.interface", "pydantic_core": "pydantic"}
 #: Distributions that are needed without being imported by name: Twisted's own TLS parts.
 INDIRECT = frozenset({"pyopenssl", "service-identity"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from ipaddress import IPv4Network
 
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from ccmproxy.config import (
     UpstreamConfig,
     not_supported,
 )
+from ccmproxy.policy.prices import OwnPrice, OwnPrices, TokenPrices
 from tests.config.checking import HOME, found, loaded
 
 MINIMAL = "services: [{type: ccm}]"
@@ -221,6 +223,46 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual([each.path for each in found(text)], ["services[0].trusted_proxies"])
         self.patch(not_supported, "NOT_SUPPORTED", ())
         self.assertEqual(loaded(text).services[0].trusted_proxies, (IPv4Network("10.0.0.0/8"),))
+
+    def test_prices(self) -> None:
+        """They are ready, and refused until something uses them."""
+        text = """
+            services: [{type: ccm}]
+            prices:
+              mine-*: {input: 0.1, output: 2}
+              whole:
+                {input: 3, output: 15, cache_read: 0.3, cache_write: 3.75, cache_write_1h: 6,
+                 long_context: {input: 6, output: 22.5}}
+              hour: {input: 3, output: 15, cache_write: 4, long_context: {input: 6, output: 7, above: 1000}}
+            """
+        self.assertEqual(
+            [(each.path, each.message) for each in found(text)], [("prices", "is not supported yet")]
+        )
+        self.patch(not_supported, "NOT_SUPPORTED", ())
+        self.assertEqual(loaded(MINIMAL).prices, OwnPrices())
+        entries = dict(loaded(text).prices.entries)
+        self.assertEqual(list(entries), ["mine-*", "whole", "hour"])
+
+        def prices(*dollars: str) -> TokenPrices:
+            return TokenPrices(*map(Decimal, dollars))
+
+        # 0.1 in the file is 0.1, and what is left out costs what it is a special case of.
+        self.assertEqual(entries["mine-*"], OwnPrice(prices("0.1", "2", "0.1", "0.1", "0.1")))
+        self.assertEqual(
+            entries["whole"],
+            OwnPrice(prices("3", "15", "0.3", "3.75", "6"), prices("6", "22.5", "6", "6", "6"), 200_000),
+        )
+        self.assertEqual(
+            entries["hour"], OwnPrice(prices("3", "15", "3", "4", "4"), prices("6", "7", "6", "6", "6"), 1000)
+        )
+
+    def test_the_order_of_prices_is_kept(self) -> None:
+        """It decides which of two patterns counts, so a reload must see it."""
+        self.patch(not_supported, "NOT_SUPPORTED", ())
+        text = "{services: [{type: ccm}], prices: {%s, %s}}"
+        entries = ("a*: {input: 1, output: 1}", "'*b': {input: 2, output: 2}")
+        self.assertEqual(loaded(text % entries), loaded(text % entries))
+        self.assertNotEqual(loaded(text % entries), loaded(text % entries[::-1]))
 
 
 class OutboundTests(SynchronousTestCase):

@@ -461,6 +461,19 @@ class CheckTests(SynchronousTestCase):
             }
         )
 
+    def test_prices(self) -> None:
+        for prices, expected in (
+            ("{}", []),
+            ("5", ["prices: must be a mapping, is a number"]),
+            ("{a: {input: 1, output: 2}, 'a*': {input: 1, output: 2}}", []),
+            (
+                "{Big: {input: 1, output: 2}, big: {input: 1, output: 2}}",
+                ['prices.big: is the same model as "Big"'],
+            ),
+        ):
+            text = f"{{services: [{{type: ccm}}], prices: {prices}}}"
+            self.assertEqual(complaints(text), expected, prices)
+
     def test_a_wrong_value_hides_nothing(self) -> None:
         text = """
         services:

@@ -97,6 +97,40 @@ class ShapeTests(SynchronousTestCase):
                 "{services: [{type: ccm}], prices: {m: {input: -1, output: 1}}}",
                 "prices.m.input: must be at least 0",
             ),
+            (
+                "{services: [{type: ccm}], prices: {m: {input: .nan, output: 1}}}",
+                "prices.m.input: must be a finite number",
+            ),
+            (
+                "{services: [{type: ccm}], prices: {m: {input: 1, output: .inf}}}",
+                "prices.m.output: must be a finite number",
+            ),
+            (
+                "{services: [{type: ccm}], prices: {m: {input: 1, output: 1000001}}}",
+                "prices.m.output: must be at most 1e+06",
+            ),
+            (
+                "{services: [{type: ccm}], prices: {m: {input: 1, outptu: 1, output: 1}}}",
+                'prices.m.outptu: unknown option; did you mean "output"?',
+            ),
+            (
+                "{services: [{type: ccm}], prices: {m: {input: 1, output: 1, long_context: {input: 1}}}}",
+                "prices.m.long_context.output: is required",
+            ),
+            (
+                "{services: [{type: ccm}], prices:"
+                " {m: {input: 1, output: 1, long_context: {input: 1, output: 1, abov: 5}}}}",
+                'prices.m.long_context.abov: unknown option; did you mean "above"?',
+            ),
+            (
+                "{services: [{type: ccm}], prices:"
+                " {m: {input: 1, output: 1, long_context: {input: 1, output: 1, above: 0}}}}",
+                "prices.m.long_context.above: must be at least 1, is 0",
+            ),
+            (
+                "{services: [{type: ccm}], prices: {' ': {input: 1, output: 1}}}",
+                "prices.…: must not be empty",
+            ),
         ):
             (complaint,) = complaints(text)
             self.assertTrue(complaint.startswith(expected), complaint)
@@ -127,6 +161,8 @@ class ShapeTests(SynchronousTestCase):
             ((), schema.FileOptions),
             (("log",), schema.LogOptions),
             (("prices", "m"), schema.PriceOptions),
+            (("prices", "m", "long_context"), schema.LongContextOptions),
+            (("prices",), None),
             (("outbounds", 0), SocksOutboundOptions),
             (("outbounds", 1), None),
             (service, schema.ServiceOptions),
