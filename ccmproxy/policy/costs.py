@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import MAX_EMAX, ROUND_HALF_EVEN, Context, Decimal
 from typing import Literal
 
 from ccmproxy.policy.prices import OwnPrices, Tariff, TokenPrices
@@ -16,8 +16,8 @@ from ccmproxy.state.usage_record import UsageRecord
 #: Whose price it was: that of the price list, of the operator, or nobody's.
 Basis = Literal["listed", "own", "unknown"]
 
-#: Exact for all counts and prices that there can be, and never raises for others.
-_ARITHMETIC = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[])
+#: Exact for all counts and prices that there can be, and rounds others: no number is too large for it.
+_ARITHMETIC = Context(prec=100, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX)
 _MILLION = Decimal(1_000_000)
 
 #: The first and last moment (Unix seconds) that a price is looked up for: those that datetime can express.

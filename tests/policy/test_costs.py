@@ -7,8 +7,10 @@ its parts on batches, long contexts and fast mode) and https://developers.openai
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -299,6 +301,43 @@ class GoldenTests(SynchronousTestCase):
         self.assertEqual((cost.model, cost.is_long), ("claude-sonnet-4-6", False))
         self.assertEqual((cost.prices.input, cost.prices.cache_write_1h), (Decimal(3), Decimal(6)))
         self.assertRegex(cost.list_version, r"^genai-prices \d+\.\d+")
+
+    def test_sums_are_exact(self) -> None:
+        cost = cost_of(record("claude-opus-5-5", input=2**63 - 1, cache_read=1), ANTHROPIC)
+        self.assertEqual(cost.usd, Decimal("36893488147419.103228") + Decimal("0.0000002"))
+
+    def test_counts_that_cannot_be(self) -> None:
+        for tariff, own in ((ANTHROPIC, None), (ANTHROPIC, OWN)):
+            answer = record("claude-opus-5", input=10**1_000_001, output=-(10**1_000_001))
+            self.assertTrue(usd(cost_of(answer, tariff, own)).is_finite())
+
+    def test_times_that_cannot_be(self) -> None:
+        """They count as the nearest that can; o3 was dearer at first."""
+        for at, dollars in (
+            (float("nan"), 10),
+            (float("-inf"), 10),
+            (-1e300, 10),
+            (1e300, 2),
+            (float("inf"), 2),
+        ):
+            self.assertEqual(cost_of(record("o3", started_at=at, input=M), OPENAI).usd, dollars, at)
+
+    def test_days_are_those_of_utc(self) -> None:
+        """Whatever the time zone of the machine is."""
+        before = os.environ.get("TZ")
+
+        def restore() -> None:
+            os.environ.pop("TZ", None)
+            if before is not None:
+                os.environ["TZ"] = before
+            time.tzset()
+
+        self.addCleanup(restore)
+        for zone in ("Pacific/Auckland", "America/Los_Angeles"):
+            os.environ["TZ"] = zone
+            time.tzset()
+            for at, dollars in ((day(2025, 6, 9, 23), 10), (day(2025, 6, 10, 0), 2)):
+                self.assertEqual(cost_of(record("o3", started_at=at, input=M), OPENAI).usd, dollars, zone)
 
     def test_long(self) -> None:
         long = record("claude-sonnet-4-5", input=200_001)

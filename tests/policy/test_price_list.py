@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -19,6 +21,7 @@ from genai_prices.types import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.dialects.catalog import DIALECTS
+from ccmproxy.policy import price_list
 from ccmproxy.policy.price_list import Listed, Missing, look_up
 from ccmproxy.policy.prices import ServiceTier, Tariff
 
@@ -134,9 +137,20 @@ class ListTests(SynchronousTestCase):
 
     def test_only_what_is_installed_counts(self) -> None:
         """Whatever else in the process lets the package fetch newer prices: the version names the list that is used."""
+        program = (
+            "import sys; from genai_prices import data_snapshot as shot;"
+            " shot.set_custom_snapshot(shot.DataSnapshot([], from_auto_update=True));"
+            " from ccmproxy.policy import price_list; sys.exit(not price_list.providers)"
+        )
+        self.assertEqual(subprocess.run([sys.executable, "-c", program], check=False).returncode, 0)
         data_snapshot.set_custom_snapshot(data_snapshot.DataSnapshot([], from_auto_update=True))
         self.addCleanup(data_snapshot.set_custom_snapshot, None)
         self.assertIsInstance(self.look_up("openai", "gpt-5.1-codex-max"), Listed)
+
+    def test_long_names_are_not_remembered(self) -> None:
+        before = price_list._model.cache_info()
+        self.assertEqual(self.look_up("openai", "x" * (price_list.LONGEST_NAME + 1)), "model")
+        self.assertEqual(price_list._model.cache_info(), before)
 
     def test_nothing_is_fetched(self) -> None:
         def refuse(*arguments: object) -> None:
