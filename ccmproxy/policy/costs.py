@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import MAX_EMAX, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Literal
 
 from ccmproxy.policy.prices import OwnPrices, Tariff, TokenPrices
@@ -16,9 +16,13 @@ from ccmproxy.state.usage_record import UsageRecord
 #: Whose price it was: that of the price list, of the operator, or nobody's.
 Basis = Literal["listed", "own", "unknown"]
 
-#: Exact for all counts and prices that there can be, and rounds others: no number is too large for it.
-_ARITHMETIC = Context(prec=100, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX)
+#: Exact for all counts and prices that there can be.
+_ARITHMETIC = Context(prec=100, rounding=ROUND_HALF_EVEN)
 _MILLION = Decimal(1_000_000)
+
+#: More tokens than any record can hold (64 bits) count as so many: to make a decimal number of a million digits takes
+#: half a minute.
+_MOST_TOKENS = 2**63 - 1
 
 #: The first and last moment (Unix seconds) that a price is looked up for: those that datetime can express.
 _EARLIEST, _LATEST = 0.0, datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -68,7 +72,8 @@ def cost_of(record: UsageRecord, tariff: Tariff, own: OwnPrices | None = None) -
     """What the answer of ``record`` cost when it began.
 
     ``tariff``: that of the provider. ``own``: the operator's prices, which hold for a model at any time and however it
-    is served. Negative counts count as 0. Never raises.
+    is served. Negative counts count as 0, and those that no record can hold as the
+    largest that one can. Never raises.
     """
     tokens = _Tokens.of(record)
     if own is not None and (price := own.find(record.model)):
@@ -116,13 +121,13 @@ class _Tokens:
     def of(cls, record: UsageRecord) -> _Tokens:
         """Those of ``record``. Writes to the cache of which no lifetime is known have the usual one, of 5 minutes
         (https://platform.claude.com/docs/en/build-with-claude/prompt-caching)."""
-        short, long = max(0, record.cache_creation_5m), max(0, record.cache_creation_1h)
+        short, long = _count(record.cache_creation_5m), _count(record.cache_creation_1h)
         return cls(
-            input=max(0, record.input),
-            cache_read=max(0, record.cache_read),
-            cache_write_5m=max(short, record.cache_creation - long),
+            input=_count(record.input),
+            cache_read=_count(record.cache_read),
+            cache_write_5m=max(short, _count(record.cache_creation) - long),
             cache_write_1h=long,
-            output=max(0, record.output),
+            output=_count(record.output),
         )
 
     @property
@@ -139,6 +144,10 @@ class _Tokens:
             cache_write_1h=_usd(self.cache_write_1h, prices.cache_write_1h),
             output=_usd(self.output, prices.output),
         )
+
+
+def _count(tokens: int) -> int:
+    return min(max(0, tokens), _MOST_TOKENS)
 
 
 def _usd(tokens: int, price: Decimal) -> Decimal:

@@ -253,6 +253,18 @@ SUMS: tuple[tuple[str, Tariff, UsageRecord, float], ...] = (
         1_000 * 1.00 / M + 2_000 * 0.05 / M + 1_000 * 5.00 / M,
     ),
     (
+        "GPT-6.1 Sol, fast and above 272k",
+        OPENAI,
+        record("gpt-6.1-sol", service_tier="fast", input=272_001, cache_read=10, output=1_000),
+        272_001 * 8.00 / M + 10 * 0.40 / M + 1_000 * 30.00 / M,
+    ),
+    (
+        "GPT-5 in a batch: half of everything",
+        OPENAI,
+        record("gpt-5", service_tier="batch", input=1_000, cache_read=2_000, output=1_000),
+        1_000 * 0.625 / M + 2_000 * 0.0625 / M + 1_000 * 5.00 / M,
+    ),
+    (
         "GPT-6.1 Sol: cache writes for 1.25 times the input",
         OPENAI,
         record("gpt-6.1-sol", input=100, cache_creation=8_000, output=10),
@@ -307,9 +319,10 @@ class GoldenTests(SynchronousTestCase):
         self.assertEqual(cost.usd, Decimal("36893488147419.103228") + Decimal("0.0000002"))
 
     def test_counts_that_cannot_be(self) -> None:
-        for tariff, own in ((ANTHROPIC, None), (ANTHROPIC, OWN)):
-            answer = record("claude-opus-5", input=10**1_000_001, output=-(10**1_000_001))
-            self.assertTrue(usd(cost_of(answer, tariff, own)).is_finite())
+        """They count as the nearest that can, and take no longer."""
+        largest = cost_of(record("claude-opus-5-5", input=2**63 - 1), ANTHROPIC).usd
+        answer = record("claude-opus-5-5", input=10**1_000_001, output=-(10**1_000_001))
+        self.assertEqual(cost_of(answer, ANTHROPIC).usd, largest)
 
     def test_times_that_cannot_be(self) -> None:
         """They count as the nearest that can; o3 was dearer at first."""
