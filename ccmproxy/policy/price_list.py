@@ -1,7 +1,7 @@
 """The list prices of models, from the package genai-prices as it is installed (spec 9.3). Pure.
 
 Nothing is ever fetched: of the package only the list that it ships with is read, never the part that updates it, so
-the version of the package says which prices these are. Importing this module takes some 70 ms and 5 MiB, so it is
+the version of the package says which prices these are. Importing this module takes 50 to 100 ms and 5 MiB, so it is
 imported when the first cost is computed (:mod:`ccmproxy.policy.costs`).
 
 The package finds some models by the beginning of their names, which would price ``claude-opus-4-55`` like

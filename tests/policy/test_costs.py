@@ -104,6 +104,12 @@ SUMS: tuple[tuple[str, Tariff, UsageRecord, float], ...] = (
         6_000 * 1.25 / M + 4_000 * 2.00 / M,
     ),
     (
+        "cache writes of which the parts are more than the whole",
+        ANTHROPIC,
+        record("claude-haiku-4-5", cache_creation=3_000, cache_creation_5m=5_000, cache_creation_1h=2_000),
+        5_000 * 1.25 / M + 2_000 * 2.00 / M,
+    ),
+    (
         "Opus 5.5: cache reads for a twentieth",
         ANTHROPIC,
         record("claude-opus-5-5", input=100, cache_read=400_000, output=2_000),
