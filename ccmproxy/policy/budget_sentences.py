@@ -34,8 +34,11 @@ def of_reached(reached: Reached, now: float) -> str:
 
 def of_standing(standing: Standing, now: float) -> str:
     """Return what is used of a budget. ``now``: Unix seconds."""
-    used = quantity(standing.budget.unit, standing.used)
-    return f"{used} of {_named(standing)} used; it begins anew {_when(standing, now)}"
+    used = min(standing.used, Decimal(MOST))
+    if standing.budget.unit is Unit.USD:
+        # Whole cents, and rounded down: a budget that is not used up must not look as if it were.
+        used = used.quantize(Decimal("0.01"), ROUND_FLOOR)
+    return f"{quantity(standing.budget.unit, used)} of {_named(standing)} used; it begins anew {_when(standing, now)}"
 
 
 def quantity(unit: Unit, value: Decimal | int) -> str:
