@@ -102,12 +102,17 @@ class Meter:
             return self._running(tallies, now)
         return next((tally for tally in reversed(tallies) if now in tally.period), None)
 
-    def open(self, per: Per, now: float) -> Tally:
-        """Return the sums of the period that ``now`` lies in, which begins if it is five hours and none runs."""
+    def open(self, per: Per, at: float) -> Tally:
+        """Return the sums that a request counts in which was admitted at ``at``, now or earlier.
+
+        Five hours begin then if none run, and if none began later: what comes in late counts in those.
+        """
         tallies = self._tallies[per]
-        tally = self.current(per, now)
+        if per is Per.FIVE_HOURS and tallies and at < tallies[-1].period.start:
+            return next(tally for tally in tallies if at < tally.period.end)
+        tally = self.current(per, at)
         if tally is None:
-            tally = Tally(period_of(per, now, self._zone))
+            tally = Tally(period_of(per, at, self._zone))
         elif tally is not tallies[-1]:
             tallies.remove(tally)
         if not tallies or tally is not tallies[-1]:
@@ -139,6 +144,14 @@ class Meter:
                 tally.period = period_of(per, now, zone)
                 tally.name = tally.period.start
 
+    def reopen(self, tally: Tally) -> None:
+        """Take five hours up again that seemed not to have begun: all that was admitted in them had come back unused,
+        but now the use of some of it is known."""
+        tallies = self._tallies[Per.FIVE_HOURS]
+        if tally not in tallies:
+            tallies.append(tally)
+            self._order(tallies)
+
     def restore(self, per: Per, start: float, known: Amount) -> None:
         """Count at least what the store says of the period named ``start``."""
         period = period_of(per, start + _HALF.get(per, 0.0), self._zone)
@@ -147,9 +160,13 @@ class Meter:
         if tally is None:
             tally = Tally(period)
             tallies.append(tally)
-            tallies.sort(key=lambda each: each.period.start)
-            del tallies[:-MOST_PERIODS]
+            self._order(tallies)
         tally.raise_to(known)
+
+    @staticmethod
+    def _order(tallies: list[Tally]) -> None:
+        tallies.sort(key=lambda each: each.period.start)
+        del tallies[:-MOST_PERIODS]
 
     def _running(self, tallies: list[Tally], now: float) -> Tally | None:
         """The five hours that run."""

@@ -61,6 +61,7 @@ class _Place:
 
     owner: Owner
     models: tuple[str, ...]
+    meter: Meter
     per: Per
     tally: Tally
 
@@ -150,8 +151,22 @@ class _Account:
             return
         for per in Per:
             tally = meter.open(per, reservation.admitted_at)
-            tally.reserve(reservation.estimate)
-            reservation._places.append(_Place(self.owner, models, per, tally))
+            if reservation.is_open:
+                tally.reserve(reservation.estimate)
+            reservation._places.append(_Place(self.owner, models, meter, per, tally))
+
+    def complete(self, reservation: Reservation) -> None:
+        """Let a request that ends count for globs, too, that came while nothing was known to be reserved for it."""
+        counted_by = {place.meter for place in reservation._places}
+        for models, meter in self.meters.items():
+            if meter not in counted_by:
+                self._place(reservation, models)
+
+    def has_budget(self, place: _Place) -> bool:
+        """Is there a budget on the sums, which are those that are kept for these globs now?"""
+        return self.meters.get(place.models) is place.meter and any(
+            each.models == place.models and each.per is place.per for each in self.budgets
+        )
 
     def standing(self, budget: Budget, now: float) -> Standing:
         meter = self.meters[budget.models]
@@ -266,14 +281,17 @@ class BudgetBook:
         if reservation._is_settled:
             return Settlement()
         reservation._is_settled = True
+        accounts = [self._accounts[owner] for owner in reservation.owners]
+        for account in accounts:
+            account.complete(reservation)
         sums = []
         for place in reservation._places:
             place.tally.count(use)
-            if self._has_budget(place):
+            if place.per is Per.FIVE_HOURS:
+                place.meter.reopen(place.tally)
+            if self._accounts[place.owner].has_budget(place):
                 sums.append(Counted(place.owner, place.models, place.per, place.tally.name, use))
-        reached = tuple(
-            each for owner in reservation.owners for each in self._accounts[owner].newly_reached(now)
-        )
+        reached = tuple(each for account in accounts for each in account.newly_reached(now))
         return Settlement(tuple(sums), reached)
 
     def standings(self, owner: Owner, now: float) -> tuple[Standing, ...]:
@@ -293,7 +311,3 @@ class BudgetBook:
         for account in self._accounts.values():
             for meter in account.meters.values():
                 meter.clock_set(by)
-
-    def _has_budget(self, place: _Place) -> bool:
-        budgets = self._accounts[place.owner].budgets
-        return any(each.models == place.models and each.per is place.per for each in budgets)
