@@ -122,6 +122,11 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(self.used(Per.DAY, midnight - 1), 5 + 3 * MOST_PERIODS)
         self.assertEqual(self.used(Per.DAY, midnight), 7 + 3 * MOST_PERIODS)
 
+    def test_periods_that_come_back_push_no_others_out(self) -> None:
+        for number in [*range(MOST_PERIODS), 2, 1, 2, 1, 3]:
+            self.use(Per.DAY, NOON + number * DAY)
+        self.assertEqual(self.used(Per.DAY, NOON), 1)
+
     def test_only_so_many_periods_are_remembered(self) -> None:
         for number in range(MOST_PERIODS + 1):
             self.use(Per.DAY, NOON + number * DAY, 5)

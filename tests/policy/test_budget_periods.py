@@ -104,6 +104,17 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(period_of(Per.DAY, second, zone).start, first)
         self.assertEqual(period_of(Per.DAY, first - 1, zone).end, first)
 
+    def test_clocks_that_go_back_over_midnight(self) -> None:
+        # A minute after midnight it was 23:01 again, of the day before.
+        zone = ZoneInfo("America/St_Johns")
+        midnight = datetime(2010, 11, 7, tzinfo=zone).timestamp()
+        self.assertEqual(local(midnight + 60, zone), "2010-11-06 23:01")
+        for per, day in ((Per.DAY, 7), (Per.WEEK, 1), (Per.MONTH, 1)):
+            for seconds in (0, 59, 60, 1800, HOUR, 2 * HOUR):
+                found = period_of(per, midnight + seconds, zone)
+                self.assertEqual(local(found.start, zone), f"2010-11-0{day} 00:00")
+        self.assertEqual(period_of(Per.DAY, midnight + 1800, zone).start, midnight)
+
     def test_a_gap_from_before_midnight_until_after_it(self) -> None:
         # In 1919 Toronto's clocks went from 23:30 to 00:30.
         zone = ZoneInfo("America/Toronto")

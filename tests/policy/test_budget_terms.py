@@ -38,6 +38,7 @@ class CountedTests(SynchronousTestCase):
             (Unit.USD, Decimal("1e-12"), 1),
             (Unit.USD, Decimal("1.0000000000001"), PARTS + 1),
             (Unit.USD, Decimal("1e-999999"), 1),
+            (Unit.USD, Decimal("1e-9999999"), 1),
             (Unit.USD, Decimal("1e999999"), MOST * PARTS),
             (Unit.USD, 20, 20 * PARTS),
             (Unit.TOKENS, 1000, 1000),
