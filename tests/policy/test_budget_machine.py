@@ -52,12 +52,12 @@ budgets = st.builds(
 some_budgets = st.lists(budgets, min_size=1, max_size=4)
 #: Days that begin late, last 23 and 25 hours, and the leap day of 2028.
 BEGINNINGS = (
-    ("Europe/Berlin", (2026, 3, 28, 20)),
-    ("America/New_York", (2026, 10, 31, 20)),
-    ("Australia/Lord_Howe", (2026, 4, 4, 20)),
-    ("Africa/Cairo", (2026, 4, 23, 20)),
-    ("America/Santiago", (2026, 4, 4, 20)),
-    ("Europe/Berlin", (2028, 2, 28, 20)),
+    ("Europe/Berlin", (2026, 3, 28, 22, 30)),
+    ("America/New_York", (2026, 10, 31, 22, 30)),
+    ("Australia/Lord_Howe", (2026, 4, 4, 22, 30)),
+    ("Africa/Cairo", (2026, 4, 23, 22, 30)),
+    ("America/Santiago", (2026, 4, 4, 22, 30)),
+    ("Europe/Berlin", (2028, 2, 28, 22, 30)),
 )
 places = st.integers(0, 10**6)
 #: What a sum is of: owner, globs, unit, kind of period, its start.
