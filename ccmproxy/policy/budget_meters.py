@@ -135,8 +135,6 @@ class Meter:
 
     def change_zone(self, zone: tzinfo, now: float) -> None:
         """Count days, weeks and months in another zone: what was used in the current one counts in the new one."""
-        if zone == self._zone:
-            return
         current = {per: self.current(per, now) for per in _HALF}
         self._zone = zone
         for per, tally in current.items():
