@@ -58,6 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dialects.catalog": names("dialects dialects.claude dialects.codex"),
     "config": names("dialects.catalog policy state"),
     # parts
+    "store": names("interfaces state"),
     "transports": names("config interfaces policy"),
     "network": names("interfaces"),
     "http.server": names("http transports"),
@@ -80,7 +81,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 #: The rings, from the inside out: no unit may import one of a ring further out.
 RINGS = (
     PURE | names("interfaces"),
-    names("transports network http.server http.client credentials proxy reverse"),
+    names("store transports network http.server http.client credentials proxy reverse"),
     names("surfaces simulator testing"),
     names("root") | {""},
     names("demo surfaces.cli"),
