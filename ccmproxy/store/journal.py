@@ -131,18 +131,18 @@ class Journal:
 
     def _begin_segment(self) -> bool:
         """Let another segment be the current one, and make it if the writer has not. Returns whether there is one."""
-        if self._spare is None and self._is_blocked:
-            return False
-        with self._making:
-            segment, self._spare = self._spare, None
-            if segment is None:
-                segment = self._make(is_durable=False)
-            if segment is None:
-                return False
+        segment = None
+        if self._spare is not None or not self._is_blocked:
+            with self._making:
+                segment, self._spare = self._spare, None
+                if segment is None:
+                    segment = self._make(is_durable=False)
+        if segment is not None:
             self._segments.append(segment)
-            self._current.is_full = True
-            self._current = segment
-        return True
+        full, self._current = self._current, segment or _no_segment()
+        # Even if there is no other one: only what is full can be released, and so make room for another one.
+        full.is_full = True
+        return segment is not None
 
     # The writer's thread ----------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class Segment:
 
 def create(directory: str, name: str, number: int, size: int, is_durable: bool) -> Segment:
     """Make a segment of the journal ``name`` with room for ``size`` bytes (at most LARGEST), or for as much as there
-    is: a half, a quarter and so on, down to SMALLEST.
+    is: a half, a quarter and so on, down to SMALLEST. A nearly full disk is not filled by that.
 
     It gets its name when it is complete, so that a kill leaves no segment without a header. ``is_durable``: the header
     is on the disk before that, for which the disk is waited for. Raises OSError when there is no room at all, or the
@@ -123,7 +123,14 @@ def create(directory: str, name: str, number: int, size: int, is_durable: bool) 
 
 
 def _allocate_some(descriptor: int, size: int) -> int:
-    """Give the file its room, and return how much (bytes). Raises OSError when there is none."""
+    """Give the file its room, and return how much (bytes). Raises OSError when there is none.
+
+    As long as it can be smaller, it takes no more than half of what is free: the database that the entries go to needs
+    room too, and while it has none, nothing is released.
+    """
+    disk = os.fstatvfs(descriptor)
+    while disk.f_blocks and size > disk.f_bavail * disk.f_frsize // 2 and size // 2 >= SMALLEST:
+        size //= 2
     while True:
         try:
             _allocate(descriptor, size)

@@ -299,24 +299,27 @@ class FullTests(FolderCase):
         self.assertIn("has all of the 2 segments that it may have", journal.problem or "")
         journal.prepare()
         self.assertEqual(len(self.files("journal")), 2)
-        # Some that are shorter still fit.
-        self.assertIsNotNone(journal.append(b"x"))
+        journal.close()
+        self.assertEqual(self.left_behind(), [record(each) for each in taken])
 
     def test_room_again(self) -> None:
-        journal = self.journal(4 * KIB, 1)
-        numbers = count()
-        taken = self.fill(journal, numbers)
-        journal.prepare()
-        self.assertIsNone(journal.append(frame(CLOSED, next(numbers))))
-        journal = self.journal(4 * KIB, 2)
-        position = 0
-        while last := journal.append(frame(CLOSED, next(numbers))):
-            position = last
-        journal.release(position)
-        journal.prepare()
-        self.assertIsNotNone(journal.append(frame(CLOSED, next(numbers))))
-        self.assertIsNone(journal.problem)
-        self.assertTrue(taken)
+        """What is released makes room, also where there is room for one segment alone."""
+        for most in (1, 3):
+            journal = self.journal(4 * KIB, most)
+            position = 0
+            for number in count():
+                last = journal.append(frame(CLOSED, number))
+                if last is None:
+                    break
+                position = last
+            journal.prepare()
+            self.assertIsNone(journal.append(frame(CLOSED)))
+            journal.release(position)
+            journal.prepare()
+            self.assertEqual((len(self.files("journal")), journal.problem), (1, None))
+            self.assertEqual(len(self.fill(journal, count())), most * ((4 * KIB - len(HEADER)) // SIZE))
+            journal.close()
+            self.left_behind(delete=True)
 
     def test_no_room_at_the_start(self) -> None:
         """Nothing fails, and it begins when there is room."""
