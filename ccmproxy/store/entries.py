@@ -76,7 +76,7 @@ def _cut(record: UsageRecord) -> UsageRecord:
         value = getattr(record, field.name)
         if isinstance(value, str):
             cut[field.name] = value[:LONGEST_TEXT].encode("utf-8", "replace").decode("utf-8")
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif isinstance(value, int):
             cut[field.name] = min(max(value, -_LARGEST_NUMBER), _LARGEST_NUMBER)
     return replace(record, **cut)  # type: ignore[arg-type]  # each field gets a value of its own type
 

@@ -106,12 +106,11 @@ class Journal:
                 self._not_written = f"the journal {segment.path} cannot be written: {_reason(error)}"
             else:
                 self._not_written = f"the journal {segment.path} was written only in part"
-            # The next frame would stand behind a part of this one, where nobody finds it.
-            segment.limit = 0
         return self._append_to_next(frame)
 
     def _append_to_next(self, frame: bytes) -> int | None:
-        """Begin a segment with this frame, if there is room for one."""
+        """Begin a segment with this frame, if there is room for one. In the present one, it would stand behind what may
+        have been written of it in part, where nobody finds it."""
         if len(HEADER) + len(frame) > self._segment_size or not self._begin_segment():
             self.lost += 1
             return None
@@ -122,7 +121,7 @@ class Journal:
         except OSError:
             written = 0
         if written < len(frame):
-            segment.limit = 0
+            segment.limit = 0  # Likewise.
             self.lost += 1
             return None
         segment.end = end

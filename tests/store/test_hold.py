@@ -78,8 +78,14 @@ class HoldTests(FolderCase):
         """The lock is given back."""
         hold = take(self.path)
         assert hold is not None
-        os.unlink(self.path)
-        self.assertRaises(FileNotFoundError, hold.remove)
+        real = os.unlink
+
+        def refuse(path: str) -> None:
+            raise OSError(errno.EROFS, "")
+
+        self.patch(os, "unlink", refuse)
+        self.assertRaises(OSError, hold.remove)
+        self.patch(os, "unlink", real)
         again = take(self.path)
         assert again is not None
         again.close()

@@ -50,6 +50,45 @@ class SegmentTests(FolderCase):
             self.assertEqual((made.limit, os.stat(made.path).st_size), (expected, expected))
             os.unlink(made.path)
 
+    def test_room_for_a_part(self) -> None:
+        """What the system has given before it refused the rest is given back."""
+        real = os.posix_fallocate
+
+        def give(descriptor: int, begin: int, size: int) -> None:
+            os.truncate(descriptor, size - 1 if size == MIB else size)
+            if size == MIB:
+                raise OSError(errno.ENOSPC, "")
+
+        self.patch(os, "posix_fallocate", give)
+        self.assertEqual(os.stat(self.create(MIB).path).st_size, MIB // 2)
+        self.patch(os, "posix_fallocate", real)
+
+    def test_half_of_what_is_free(self) -> None:
+        """The rest is left to others, but the smallest segment may have all there is."""
+        for free, expected in ((2 * MIB, MIB), (2 * MIB - 1, MIB // 2), (300 * KIB, SMALLEST), (5, SMALLEST)):
+            found = os.statvfs_result((512, 1, 100, free, free, 0, 0, 0, 0, 255))
+
+            def tell(descriptor: int, found: os.statvfs_result = found) -> os.statvfs_result:
+                return found
+
+            self.patch(os, "fstatvfs", tell)
+            made = self.create(MIB)
+            self.assertEqual(made.limit, expected)
+            os.unlink(made.path)
+
+    def test_on_the_disk_before_it_has_its_name(self) -> None:
+        """If that is asked for."""
+        found = []
+
+        def sync(descriptor: int) -> None:
+            found.append((self.files(), os.pread(descriptor, len(HEADER), 0)))
+
+        self.patch(segments, "sync_data", sync)
+        for is_durable in (False, True):
+            made = create(self.folder, NAME, 1, KIB, is_durable)
+            self.assertEqual(found, [([f"{NAME}-00000001.new"], HEADER)] if is_durable else [])
+            made.discard()
+
     def test_no_room(self) -> None:
         with largest_file(SMALLEST - 1):
             error = self.assertRaises(OSError, create, self.folder, NAME, 1, MIB, True)
