@@ -110,8 +110,9 @@ class AppendTests(FolderCase):
     def test_after_the_end(self) -> None:
         journal = self.journal()
         journal.append(frame(CLOSED))
-        journal.close()
-        journal.close()
+        for _ in range(2):
+            journal.close()
+            self.assertEqual(self.files("lock"), [f"{journal.name}.lock"], "somebody else may hold it now")
         self.assertIsNone(journal.append(frame(CLOSED, 1)))
         journal.prepare()
         journal.sync()
