@@ -338,6 +338,22 @@ class FullTests(FolderCase):
         journal.close()
         self.assertEqual(self.left_behind()[0], record(2))
 
+    def test_appends_do_not_try_again_and_again(self) -> None:
+        """They would keep the reactor with a disk that is known to be full."""
+        journal = self.journal(len(HEADER) + SIZE)
+        tries = []
+
+        def refuse(*arguments: object) -> None:
+            tries.append(arguments)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self.patch(segments, "create", refuse)
+        self.assertIsNotNone(journal.append(frame(CLOSED, 0)))
+        for number in range(5):
+            self.assertIsNone(journal.append(frame(CLOSED, number)))
+        self.assertEqual(len(tries), 1)
+        self.assertIn("No space left", journal.problem or "")
+
     def test_less_room(self) -> None:
         """Smaller segments do as well."""
         with largest_file(SMALLEST):

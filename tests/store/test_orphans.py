@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from itertools import count
+from zlib import crc32
 
 from ccmproxy.store.hold import take
 from ccmproxy.store.orphans import Orphan, orphans
@@ -217,6 +218,15 @@ class DeletingTests(FolderCase):
         self.assertIn("has no whole entry after byte", second)
         self.orphan.delete()
         self.assertEqual(self.files(), [])
+
+    def test_not_understood(self) -> None:
+        """Those of another program are told, and do not hide what follows."""
+        path = os.path.join(self.folder, SEGMENT)
+        payload = b"\x80"
+        other = len(payload).to_bytes(4, "big") + crc32(payload).to_bytes(4, "big") + payload
+        self.write(SEGMENT, HEADER + other * 2 + frame(CLOSED, 5))
+        self.assertEqual(list(self.orphan.records()), [record(5), record(1)])
+        self.assertEqual(self.orphan.problems, [f"{path} has 2 entries that cannot be understood"])
 
     def test_the_oldest_first(self) -> None:
         """When it fails midway, an entry that closes is still there with the one that opened."""
