@@ -187,7 +187,7 @@ class DeletingTests(FolderCase):
 
     def test_unread(self) -> None:
         self.orphan.delete()
-        self.assertEqual(self.files("journal"), [SEGMENT, SECOND])
+        self.assertEqual(self.files(), [SEGMENT, SECOND, f"{NAME}.lock"])
         self.assertEqual(self.left_behind(), [record(0), record(1)])
 
     def test_read_in_part(self) -> None:
