@@ -55,7 +55,8 @@ class SegmentTests(FolderCase):
         real = os.posix_fallocate
 
         def give(descriptor: int, begin: int, size: int) -> None:
-            os.truncate(descriptor, size - 1 if size == MIB else size)
+            given = size - 1 if size == MIB else size
+            os.truncate(descriptor, max(given, os.fstat(descriptor).st_size))
             if size == MIB:
                 raise OSError(errno.ENOSPC, "")
 
