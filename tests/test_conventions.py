@@ -24,6 +24,7 @@ SHARED_NAMES = {
     "remote": "another instance: what its answers mean, and the credential that it is",
     "server": "HTTP's, and the one that the simulator is made of",
     "verdicts": "what answers mean: what is the same in all dialects, and what is of one provider",
+    "store": "the package, and the seams that it is known by",
     "upstream": "one provider as it is simulated, and what all of them offer",
     "websocket": "the protocol, and what the proxy does with it",
 }

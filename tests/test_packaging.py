@@ -80,8 +80,9 @@ def build() -> Built:
 
 
 def package_files() -> set[str]:
-    """Every source file that must be installed, from the repository's root."""
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")}
+    """Every source file that must be installed, from the repository's root: Python, and the store's schema."""
+    found = (path for pattern in ("*.py", "*.sql") for path in (ROOT / PACKAGE).rglob(pattern))
+    return {path.relative_to(ROOT).as_posix() for path in found}
 
 
 def project() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from ccmproxy.http.message import RequestHead
+from ccmproxy.state.printable import printable
 
 #: Stands in a sentence for what varies: a model, a date, an organization.
 WILDCARD = "*"
@@ -149,12 +150,8 @@ def sentence_of(document: object) -> str:
 def shortened(sentence: str) -> str:
     """Return at most 200 characters of ``sentence`` for logs and terminals: what is not printable (control and
     bidirectional characters, lone surrogates) is escaped."""
-    shown = "".join(_shown(character) for character in sentence[: LONGEST_SENTENCE + 1])
+    shown = printable(sentence[: LONGEST_SENTENCE + 1])
     return shown if len(shown) <= LONGEST_SENTENCE else shown[: LONGEST_SENTENCE - 1] + "…"
-
-
-def _shown(character: str) -> str:
-    return character if character.isprintable() else f"\\u{ord(character):04x}"
 
 
 def _at(document: Mapping[Any, Any], path: str) -> str | None:

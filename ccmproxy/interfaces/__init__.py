@@ -4,4 +4,5 @@
 * :mod:`.facets`: the facets of a dialect.
 * :mod:`.network`: outbounds, and monitors of the machine's network.
 * :mod:`.reverse`: reverse connections.
+* :mod:`.store`: the store of what outlives the process.
 """

@@ -1,0 +1,78 @@
+"""What is kept of records for ever: their sums by quarter of an hour, and what they have in common. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ccmproxy.store.stored_record import StoredRecord
+
+#: Length of the shortest period (seconds). The offsets of all time zones are multiples of it.
+QUARTER: Final = 900
+
+#: What is summed: columns of both tables, in their order.
+SUMS: Final = (
+    "requests",
+    "input",
+    "output",
+    "cache_read",
+    "cache_creation",
+    "cache_creation_5m",
+    "cache_creation_1h",
+    "reasoning",
+    "cost_nano_usd",
+    "unpriced",
+    "incomplete",
+    "estimated",
+    "extra",
+)
+#: The key of a roll-up: columns in their order.
+KEY: Final = ("quarter", "service", "credential", "user_name", "model")
+#: The key of a session's roll-up.
+SESSION_KEY: Final = ("quarter", "session", "service", "credential", "user_name", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollups:
+    """Sums, in the order of SUMS: ``by_use`` by KEY, ``by_session`` by SESSION_KEY."""
+
+    by_use: Mapping[tuple[int | str, ...], list[int]]
+    by_session: Mapping[tuple[int | str, ...], list[int]]
+
+
+def quarter_of(moment: float) -> int:
+    """Return when the quarter of an hour began that ``moment`` is in (Unix seconds, both; not negative)."""
+    return int(moment) // QUARTER * QUARTER
+
+
+def roll_up(records: Iterable[StoredRecord]) -> Rollups:
+    """Return the sums of ``records``."""
+    by_use: dict[tuple[int | str, ...], list[int]] = {}
+    by_session: dict[tuple[int | str, ...], list[int]] = {}
+    for record in records:
+        quarter = quarter_of(record.started_at)
+        shared = (record.service, record.credential, record.user_name, record.model)
+        values = _values(record)
+        for sums, key in ((by_use, (quarter, *shared)), (by_session, (quarter, record.session, *shared))):
+            found = sums.get(key)
+            sums[key] = values if found is None else [a + b for a, b in zip(found, values, strict=True)]
+    return Rollups(by_use, by_session)
+
+
+def _values(record: StoredRecord) -> list[int]:
+    return [
+        1,
+        record.input,
+        record.output,
+        record.cache_read,
+        record.cache_creation,
+        record.cache_creation_5m,
+        record.cache_creation_1h,
+        record.reasoning,
+        record.cost_nano_usd or 0,
+        int(record.cost_nano_usd is None),
+        record.is_incomplete,
+        record.is_estimated,
+        record.is_extra,
+    ]

@@ -1,0 +1,104 @@
+"""Whether an SQLite store is whole, and copies of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from typing import Final
+
+from ccmproxy.interfaces.store import StoreUnusable
+from ccmproxy.store.rollups import KEY, QUARTER, SESSION_KEY, SUMS, quarter_of
+from ccmproxy.store.sqlite_errors import store_errors
+from ccmproxy.store.sqlite_files import make_private_file
+
+#: Most problems that SQLite tells of at once.
+_MOST_PROBLEMS: Final = 20
+
+#: What each of SUMS is, computed from records. Whole numbers throughout, so that the quarter is exact.
+_SUMS_OF_RECORDS: Final = """
+    count(*), sum(input), sum(output), sum(cache_read), sum(cache_creation), sum(cache_creation_5m),
+    sum(cache_creation_1h), sum(reasoning), sum(coalesce(cost_nano_usd, 0)), sum(cost_nano_usd IS NULL),
+    sum(is_incomplete), sum(is_estimated), sum(is_extra)
+"""
+_QUARTER_OF_RECORD: Final = f"CAST(started_at AS INTEGER) / {QUARTER} * {QUARTER}"
+
+
+def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """Return a sentence for each problem of the store behind ``connection``. Raises sqlite3.Error.
+
+    Roll-ups are compared with their records in those quarters of an hour of which no record was deleted.
+    """
+    try:
+        found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
+        if found != ["ok"]:
+            return tuple(f"the database is damaged: {' '.join(text.split())}" for text in found)
+        (horizon,) = connection.execute("SELECT forgotten_until FROM store_state").fetchone()
+        since = 0 if horizon < 0 else quarter_of(horizon) + QUARTER
+        problems = []
+        for table, key in (("rollups", KEY), ("session_rollups", SESSION_KEY)):
+            wrong = _wrong_sums(connection, table, key, since)
+            if wrong:
+                problems.append(f"{wrong} rows of {table} are not the sums of their records")
+        return tuple(problems)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        return ("the database is damaged",)
+
+
+def _wrong_sums(connection: sqlite3.Connection, table: str, key: tuple[str, ...], since: int) -> int:
+    """How many rows there are on one side that are not on the other one. One with a wrong sum is one on each."""
+    columns = ", ".join(key[1:])
+    kept = f"SELECT quarter, {columns}, {', '.join(SUMS)} FROM {table} WHERE quarter >= :since"
+    right = (
+        f"SELECT {_QUARTER_OF_RECORD} AS quarter, {columns}, {_SUMS_OF_RECORDS}"
+        f" FROM records WHERE started_at >= :since GROUP BY 1, {columns}"
+    )
+    counts = [
+        connection.execute(f"SELECT count(*) FROM ({one} EXCEPT {other})", {"since": since}).fetchone()[0]
+        for one, other in ((kept, right), (right, kept))
+    ]
+    return int(max(counts))
+
+
+def write_copy(connection: sqlite3.Connection, path: str) -> None:
+    """Write what ``connection`` sees to the new file ``path``, durably. Raises StoreUnusable and StoreFailed, also if
+    there is such a file.
+
+    It is done in one step of SQLite's, which does not keep a writer waiting and sees one state of the store.
+    """
+    with store_errors(path):
+        if os.path.lexists(path):
+            raise StoreUnusable(f"no copy was written: there is a file {path} already")
+        part = f"{path}.part"
+        _remove(part)
+        try:
+            make_private_file(part)
+            copy = sqlite3.connect(part, isolation_level=None)
+            try:
+                connection.backup(copy)
+                # One file: without a log that would have to be kept beside it.
+                copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            finally:
+                copy.close()
+            _sync(part)
+            os.rename(part, path)
+            _sync(os.path.dirname(os.path.abspath(path)))
+        except BaseException:
+            _remove(part)
+            raise
+
+
+def _remove(path: str) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(path + suffix)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

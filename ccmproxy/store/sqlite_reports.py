@@ -1,0 +1,162 @@
+"""The store in an SQLite database: the side of its readers."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from zope.interface import implementer
+
+from ccmproxy.interfaces.store import (
+    EARLIEST,
+    LATEST,
+    MOST_ROWS,
+    Grouping,
+    IStoreReader,
+    UsageQuestion,
+    UsageReport,
+    UsageRow,
+)
+from ccmproxy.store.periods import period_start
+from ccmproxy.store.rollups import QUARTER, SUMS, quarter_of
+from ccmproxy.store.sqlite_copies import find_problems, write_copy
+from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
+from ccmproxy.store.sqlite_files import MOUNT_TABLE, connect, real_path, refuse_network, require_file
+from ccmproxy.store.sqlite_schema import known_migrations, read_schema
+from ccmproxy.store.stored_record import kept_text, usd
+
+#: Seconds to wait for a lock. A writer keeps readers waiting only where the log is recovered after a crash.
+PATIENCE: Final = 5.0
+
+#: What is no period → the table that knows it, and its column there.
+_NAMED: Final = {
+    Grouping.MODEL: ("rollups", "model"),
+    Grouping.USER: ("rollups", "user_name"),
+    Grouping.CREDENTIAL: ("rollups", "credential"),
+    Grouping.SESSION: ("session_rollups", "session"),
+}
+_TOTALS: Final = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
+
+
+@implementer(IStoreReader)
+class SQLiteReader:
+    """Reads the store in the file ``path``, which must be there. Raises StoreUnusable and StoreFailed.
+
+    ``patience``: seconds to wait for a lock. ``mount_table``: a file that says what is mounted.
+    """
+
+    def __init__(self, path: str, *, patience: float = PATIENCE, mount_table: str = MOUNT_TABLE) -> None:
+        self._path = real_path(path)
+        self._connection: sqlite3.Connection | None = None
+        with store_errors(self._path):
+            refuse_network(self._path, mount_table)
+            require_file(self._path)
+            connection = connect(self._path, patience, read_only=True)
+            try:
+                newest = max(each.number for each in known_migrations())
+                if read_schema(connection, self._path, newest).version < newest:
+                    raise unusable(self._path, "no daemon of this version has brought it up to date yet")
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+
+    def usage(self, question: UsageQuestion) -> UsageReport:
+        with self._snapshot() as connection:
+            if question.by.is_period:
+                return _by_period(connection, question)
+            return _by_name(connection, question)
+
+    def check(self) -> tuple[str, ...]:
+        with self._snapshot() as connection:
+            return find_problems(connection)
+
+    def backup(self, path: str) -> None:
+        with self._snapshot():
+            pass  # so that what is wrong with the store itself is told as such
+        assert self._connection is not None
+        write_copy(self._connection, path)
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """The connection, which sees one state of the store meanwhile. Raises StoreUnusable and StoreFailed."""
+        connection = self._connection
+        if connection is None:
+            raise unusable(self._path, "it is not open")
+        try:
+            if not os.path.exists(self._path):
+                raise unusable(self._path, "its file was deleted")
+            connection.execute("BEGIN")
+            yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise store_error(error, self._path) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _by_period(connection: sqlite3.Connection, question: UsageQuestion) -> UsageReport:
+    """From the latest period with any use to the earliest, so that times without any cost nothing."""
+    since, end = _quarters(question)
+    conditions, values = _conditions(question)
+    rows: list[UsageRow] = []
+    while len(rows) <= MOST_ROWS:
+        latest = connection.execute(
+            "SELECT quarter FROM rollups WHERE quarter >= ? AND quarter < ? ORDER BY quarter DESC LIMIT 1",
+            (since, end),
+        ).fetchone()
+        if latest is None:
+            break
+        start = max(quarter_of(period_start(latest[0], question.by, question.zone)), since)
+        found = connection.execute(
+            f"SELECT {_TOTALS} FROM rollups WHERE quarter >= ? AND quarter < ?{conditions}",
+            (start, end, *values),
+        ).fetchone()
+        if found[0]:
+            rows.append(_row(float(start), "", found))
+        end = start
+    return UsageReport(tuple(reversed(rows[:MOST_ROWS])), len(rows) > MOST_ROWS)
+
+
+def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageReport:
+    table, column = _NAMED[question.by]
+    conditions, values = _conditions(question)
+    found = connection.execute(
+        f"SELECT {column}, {_TOTALS} FROM {table} WHERE quarter >= ? AND quarter < ?{conditions}"
+        f" GROUP BY {column} ORDER BY sum(cost_nano_usd) DESC, sum(requests) DESC, {column} LIMIT ?",
+        (*_quarters(question), *values, MOST_ROWS + 1),
+    ).fetchall()
+    rows = tuple(_row(None, name, sums) for name, *sums in found[:MOST_ROWS])
+    return UsageReport(rows, len(found) > MOST_ROWS)
+
+
+def _quarters(question: UsageQuestion) -> tuple[int, int]:
+    """The quarters that count: from the first one up to the second, which is excluded."""
+    since, until = (min(max(each, EARLIEST), LATEST) for each in (question.since, question.until))
+    return quarter_of(since), -(-int(-(-until // 1)) // QUARTER) * QUARTER
+
+
+def _conditions(question: UsageQuestion) -> tuple[str, list[str]]:
+    """What the filters add to a condition, and its values."""
+    wanted = {
+        "user_name": question.user,
+        "service": question.service,
+        "credential": question.credential,
+        "model": question.model,
+    }
+    given = {column: kept_text(value) for column, value in wanted.items() if value is not None}
+    return "".join(f" AND {column} = ?" for column in given), list(given.values())
+
+
+def _row(starts_at: float | None, name: str, sums: Sequence[Any]) -> UsageRow:
+    totals: dict[str, Any] = dict(zip(SUMS, sums, strict=True))
+    cost = usd(totals.pop("cost_nano_usd"))
+    return UsageRow(starts_at=starts_at, name=name, cost=cost, **totals)
