@@ -33,6 +33,8 @@ _FREE_PAGES: Final = 1024
 _PAGES_AT_ONCE: Final = 256
 #: Size to which the write-ahead log is cut once it was larger (bytes).
 _LARGEST_LOG: Final = 16 * 1024 * 1024
+#: What the names of the files of the write-ahead log end in.
+_LOG_FILES: Final = ("-wal", "-shm")
 
 
 def _insertion(table: str, columns: Sequence[str]) -> str:
@@ -89,8 +91,8 @@ class SQLiteStore:
         self._migrations = known_migrations() if migrations is None else migrations
         self._lock = DaemonLock(self._path)
         self._connection: sqlite3.Connection | None = None
-        #: What the file was when it was opened.
-        self._file: os.stat_result | None = None
+        #: What the database and the two files of its log were when it was opened, by what their names end in.
+        self._files: dict[str, os.stat_result] = {}
 
     def open(self) -> None:
         if self._connection is not None:
@@ -102,9 +104,9 @@ class SQLiteStore:
                 if not os.access(self._path, os.R_OK | os.W_OK):
                     raise unusable(self._path, "it must not be read and written by this user")
                 self._lock.take()
-                self._file = os.stat(self._path)
                 self._connection = connect(self._path, self._patience, read_only=False)
                 self._prepare(self._connection)
+                self._files = {suffix: os.stat(self._path + suffix) for suffix in ("", *_LOG_FILES)}
         except BaseException:
             self.close()
             raise
@@ -182,9 +184,11 @@ class SQLiteStore:
         if self._connection is None:
             raise unusable(self._path, "it is not open")
         try:
-            if self._file is None or not same_file(self._path, self._file) or not self._lock.is_held:
-                # SQLite would go on writing into a file that nobody can open any more.
-                raise unusable(self._path, "its file or its lock was deleted, or another took its place")
+            if not self._lock.is_held:
+                raise unusable(self._path, "its lock was deleted, so that another daemon may have it")
+            if not same_file(self._path, self._files[""]):
+                self._leave_file()
+                raise unusable(self._path, "its file was deleted, or another took its place")
             yield self._connection
         except StoreUnusable:
             self.close()
@@ -195,11 +199,28 @@ class SQLiteStore:
                 self.close()
             raise told from error
 
+    def _leave_file(self) -> None:
+        """Give up a database that is not at its place any more, where SQLite would go on writing into it.
+
+        Its log goes with it: whatever database is found at this place next, SQLite would take the log for its own.
+        """
+        if self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.close()
+        except sqlite3.Error:
+            pass  # there is nothing more that could be done for it
+        for suffix in _LOG_FILES:
+            if same_file(self._path + suffix, self._files[suffix]):
+                os.unlink(self._path + suffix)
+
     def _give_back(self) -> None:
         """Give some of the free pages back to the system, if there are many. A small step, as all that is done here."""
         with self._usable() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             pages = min(free - _FREE_PAGES, _PAGES_AT_ONCE)
             if pages > 0:
-                # It does one page for each row that is fetched.
-                connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+                # It does one page for each step, of which execute() does only the first here.
+                connection.executescript(f"PRAGMA incremental_vacuum({int(pages)});")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -17,6 +18,8 @@ MOUNT_TABLE: Final = "/proc/self/mountinfo"
 
 _PRIVATE: Final = 0o600
 _PRIVATE_DIRECTORY: Final = 0o700
+#: How blanks are written in the table of mounts.
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
 #: Types of file systems that several machines share. SQLite's index of its write-ahead log is memory that processes of
 #: one machine share, and locks are not to be relied on there.
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -41,8 +44,7 @@ def file_system_type(path: str, mount_table: str) -> str:
         columns = fields.split(b" ")
         if len(columns) < 5 or not source:
             continue
-        # Blanks are written in octal.
-        point = columns[4].decode("unicode_escape", "replace").encode("latin-1", "replace")
+        point = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), columns[4])
         inside = wanted == point or wanted.startswith(point.rstrip(b"/") + b"/")
         if inside and len(point) >= longest:  # of two at the same place, the later one hides the other
             found, longest = source.split(b" ")[0], len(point)

@@ -24,7 +24,14 @@ from ccmproxy.store.periods import period_start
 from ccmproxy.store.rollups import QUARTER, SUMS, quarter_of
 from ccmproxy.store.sqlite_copies import find_problems, write_copy
 from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
-from ccmproxy.store.sqlite_files import MOUNT_TABLE, connect, real_path, refuse_network, require_file
+from ccmproxy.store.sqlite_files import (
+    MOUNT_TABLE,
+    connect,
+    real_path,
+    refuse_network,
+    require_file,
+    same_file,
+)
 from ccmproxy.store.sqlite_schema import known_migrations, read_schema
 from ccmproxy.store.stored_record import kept_text, usd
 
@@ -54,6 +61,7 @@ class SQLiteReader:
         with store_errors(self._path):
             refuse_network(self._path, mount_table)
             require_file(self._path)
+            self._file = os.stat(self._path)
             connection = connect(self._path, patience, read_only=True)
             try:
                 newest = max(each.number for each in known_migrations())
@@ -92,8 +100,8 @@ class SQLiteReader:
         if connection is None:
             raise unusable(self._path, "it is not open")
         try:
-            if not os.path.exists(self._path):
-                raise unusable(self._path, "its file was deleted")
+            if not same_file(self._path, self._file):
+                raise unusable(self._path, "its file was deleted, or another took its place")
             connection.execute("BEGIN")
             yield connection
         except (sqlite3.Error, OSError) as error:

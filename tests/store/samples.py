@@ -67,7 +67,8 @@ RECORDS = st.builds(
 
 def question(by: Grouping, **more: Any) -> UsageQuestion:
     """A question about all that there is."""
-    return UsageQuestion(**{"since": 0.0, "until": 1e11, "by": by, "zone": UTC} | more)
+    values: dict[str, Any] = {"since": 0.0, "until": 1e11, "by": by, "zone": UTC}
+    return UsageQuestion(**values | more)
 
 
 class StoreTestCase(SynchronousTestCase):

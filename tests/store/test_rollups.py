@@ -58,7 +58,12 @@ class RollUpTests(SynchronousTestCase):
         self.assertEqual((named["requests"], named["unpriced"], named["cost_nano_usd"]), (2, 1, 10**9))
 
     def test_what_is_kept_apart(self) -> None:
-        others = [record(**{name: "other"}) for name in ("service", "credential", "user", "model")]
+        others = [
+            record(service="other"),
+            record(credential="other"),
+            record(user="other"),
+            record(model="other"),
+        ]
         others.append(record(started_at=START + QUARTER))
         found = roll_up([stored(each) for each in [record(), *others]])
         self.assertEqual(len(found.by_use), 6)

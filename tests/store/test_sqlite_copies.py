@@ -1,0 +1,147 @@
+"""Whether a store is whole, and copies of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+
+from ccmproxy.interfaces.store import Grouping, StoreFailed, StoreUnusable
+from tests.store.samples import QUARTER, START, StoreTestCase, question, records
+
+
+class CheckTests(StoreTestCase):
+    """Roll-ups and their records."""
+
+    def problems_after(self, statement: str) -> tuple[str, ...]:
+        """What is found once ``statement`` has changed a store of ten records in two quarters of an hour."""
+        store = self.store()
+        store.insert(records(10, apart=100))
+        store.close()
+        self.assertEqual(self.check(), ())
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute(statement)
+        return self.check()
+
+    def test_wrong_sums(self) -> None:
+        found = self.problems_after(f"UPDATE rollups SET output = output + 1 WHERE quarter = {int(START)}")
+        self.assertEqual(found, ("1 rows of rollups are not the sums of their records",))
+
+    def test_a_missing_rollup(self) -> None:
+        found = self.problems_after("DELETE FROM session_rollups")
+        self.assertEqual(found, ("2 rows of session_rollups are not the sums of their records",))
+
+    def test_a_rollup_without_records(self) -> None:
+        found = self.problems_after("DELETE FROM records")
+        self.assertEqual(len(found), 2)
+
+    def test_where_records_were_forgotten_sums_are_not_compared(self) -> None:
+        store = self.store()
+        store.insert(records(10, apart=100))
+        store.forget(START + 150, 10)
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("UPDATE rollups SET output = 0 WHERE quarter = ?", (START,))
+            self.assertEqual(self.check(), ())
+            connection.execute("UPDATE rollups SET output = 0 WHERE quarter = ?", (START + QUARTER,))
+        self.assertEqual(len(self.check()), 1)
+
+    def test_while_it_is_written(self) -> None:
+        store = self.store()
+        found: list[object] = []
+        done = threading.Event()
+
+        def checking() -> None:
+            while not done.is_set():
+                found.extend(self.check())
+
+        thread = threading.Thread(target=checking)
+        thread.start()
+        try:
+            for each in range(30):
+                store.insert(records(20, each * 20))
+        finally:
+            done.set()
+            thread.join()
+        self.assertEqual(found, [])
+
+
+class BackupTests(StoreTestCase):
+    """Copies."""
+
+    def test_a_copy_is_a_store(self) -> None:
+        store = self.store()
+        store.insert(records(5))
+        copy = os.path.join(self.folder, "copies", "copy.db")
+        self.reader().backup(copy)
+        store.insert(records(9))
+        self.assertEqual(sorted(os.listdir(os.path.dirname(copy))), ["copy.db"])
+        self.assertEqual(stat.S_IMODE(os.stat(copy).st_mode), 0o600)
+        with closing(self.reader(copy)) as reader:
+            self.assertEqual(reader.check(), ())
+            self.assertEqual([row.requests for row in reader.usage(question(Grouping.USER)).rows], [5])
+        self.assertEqual(self.store(copy).insert(records(9)), 4)
+
+    def test_nothing_is_overwritten(self) -> None:
+        self.fill()
+        reader = self.reader()
+        for path in (self.path, f"{self.path}.lock"):
+            with self.assertRaises(StoreUnusable) as caught:
+                reader.backup(path)
+            self.assertIn("there is a file", str(caught.exception))
+        self.assertEqual([row.requests for row in self.usage().rows], [3])
+
+    def test_what_an_earlier_copy_left(self) -> None:
+        self.fill()
+        copy = os.path.join(self.folder, "copy.db")
+        with open(f"{copy}.part", "w") as file:
+            file.write("half")
+        self.reader().backup(copy)
+        with closing(self.reader(copy)) as reader:
+            self.assertEqual(reader.check(), ())
+
+    def test_nowhere_to_write(self) -> None:
+        store = self.store()
+        store.insert(records(2000))
+        copy = os.path.join(self.folder, "copy.db")
+        program = """
+import resource, signal, sys
+from ccmproxy.interfaces.store import StoreFailed
+from ccmproxy.store.sqlite_reports import SQLiteReader
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    SQLiteReader(sys.argv[1]).backup(sys.argv[2])
+except StoreFailed as error:
+    print(type(error).__name__)
+"""
+        self.assertEqual(self.output(program, self.path, copy), StoreFailed.__name__)
+        self.assertEqual([each for each in os.listdir(self.folder) if "copy" in each], [])
+
+    def test_while_it_is_written(self) -> None:
+        store = self.store()
+        store.insert(records(3000))
+        done = threading.Event()
+
+        def writing() -> None:
+            each = 3000
+            while not done.is_set():
+                store.insert(records(10, each))
+                each += 10
+
+        thread = threading.Thread(target=writing)
+        thread.start()
+        try:
+            copies = [os.path.join(self.folder, f"copy{each}.db") for each in range(3)]
+            for copy in copies:
+                self.reader().backup(copy)
+        finally:
+            done.set()
+            thread.join()
+        for copy in copies:
+            with closing(self.reader(copy)) as reader:
+                self.assertEqual(reader.check(), ())
+                (row,) = reader.usage(question(Grouping.USER)).rows
+                self.assertGreaterEqual(row.requests, 3000)
+                self.assertEqual(row.requests % 10, 0)
