@@ -28,28 +28,35 @@ from ccmproxy.store.sqlite_reports import SQLiteReader
 #: A Monday (Unix seconds), and the seconds that the records are spread over.
 _START = 1_775_433_600.0
 _SPAN = 90 * 86_400.0
+_WORKING_DAYS = 64
 _USERS = 20
 #: Records of one conversation.
 _TURNS = 40
-_MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5", "gpt-5.5-codex", "gpt-5.5")
+_MODELS = ("claude-opus-4-8", "claude-sonnet-5", "gpt-5.5-codex", "gpt-5.5")
+_SMALL_MODEL = "claude-haiku-4-5"
 #: Most milliseconds of a report (spec 9.4).
 _BOUND = 200.0
 
 
 def _records(rows: int) -> Iterator[CostedRecord]:
-    """Records in order of time: several people at once, each in a few conversations, with one account after another."""
+    """Records in order of time: several people at once on working days, each in one conversation after the other, with
+    one of the accounts and one model each, and now and then a small one."""
     draw = random.Random(9)
     sessions = [0] * _USERS
     left = [0] * _USERS
+    models = [_MODELS[0]] * _USERS
     for number in range(rows):
         user = min(int(draw.expovariate(0.25)), _USERS - 1)
         if not left[user]:
             sessions[user] += 1
             left[user] = draw.randrange(1, 2 * _TURNS)
+            models[user] = draw.choice(_MODELS)
         left[user] -= 1
-        model = draw.choice(_MODELS)
+        model = models[user] if draw.random() < 0.9 else _SMALL_MODEL
+        day, hour = divmod(number * _WORKING_DAYS / rows, 1.0)
+        week, weekday = divmod(int(day), 5)
         record = UsageRecord(
-            started_at=_START + number * _SPAN / rows,
+            started_at=_START + (week * 7 + weekday) * 86_400 + (7 + hour * 11) * 3_600,
             request_id=f"req_{draw.getrandbits(80):020x}",
             service="codex" if model.startswith("gpt") else "claude",
             credential=f"account-{(user + sessions[user]) % 6}",

@@ -1,4 +1,4 @@
-"""What is kept of records for ever: their sums by quarter of an hour, and what they have in common. Pure."""
+"""What is kept of records beside them: their sums by time, and by what they have in common. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ccmproxy.store.stored_record import StoredRecord
 
 #: Length of the shortest period (seconds). The offsets of all time zones are multiples of it.
 QUARTER: Final = 900
+#: Length of a day of UTC (seconds).
+DAY: Final = 86_400
 
 #: What is summed: columns of both tables, in their order.
 SUMS: Final = (
@@ -29,16 +31,23 @@ SUMS: Final = (
 )
 #: The key of a roll-up: columns in their order.
 KEY: Final = ("quarter", "service", "credential", "user_name", "model")
+#: The key of a day's roll-up.
+DAILY_KEY: Final = ("day", "service", "credential", "user_name", "model")
 #: The key of a session's roll-up.
 SESSION_KEY: Final = ("quarter", "session", "service", "credential", "user_name", "model")
 
 
+#: What is summed by, and the sums in the order of SUMS.
+Sums = Mapping[tuple[int | str, ...], list[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Rollups:
-    """Sums, in the order of SUMS: ``by_use`` by KEY, ``by_session`` by SESSION_KEY."""
+    """Sums of records: ``by_quarter`` by KEY, ``by_day`` by DAILY_KEY, ``by_session`` by SESSION_KEY."""
 
-    by_use: Mapping[tuple[int | str, ...], list[int]]
-    by_session: Mapping[tuple[int | str, ...], list[int]]
+    by_quarter: Sums
+    by_day: Sums
+    by_session: Sums
 
 
 def quarter_of(moment: float) -> int:
@@ -48,16 +57,21 @@ def quarter_of(moment: float) -> int:
 
 def roll_up(records: Iterable[StoredRecord]) -> Rollups:
     """Return the sums of ``records``."""
-    by_use: dict[tuple[int | str, ...], list[int]] = {}
+    by_quarter: dict[tuple[int | str, ...], list[int]] = {}
+    by_day: dict[tuple[int | str, ...], list[int]] = {}
     by_session: dict[tuple[int | str, ...], list[int]] = {}
     for record in records:
         quarter = quarter_of(record.started_at)
         shared = (record.service, record.credential, record.user_name, record.model)
         values = _values(record)
-        for sums, key in ((by_use, (quarter, *shared)), (by_session, (quarter, record.session, *shared))):
+        for sums, key in (
+            (by_quarter, (quarter, *shared)),
+            (by_day, (quarter // DAY * DAY, *shared)),
+            (by_session, (quarter, record.session, *shared)),
+        ):
             found = sums.get(key)
             sums[key] = values if found is None else [a + b for a, b in zip(found, values, strict=True)]
-    return Rollups(by_use, by_session)
+    return Rollups(by_quarter, by_day, by_session)
 
 
 def _values(record: StoredRecord) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Final
 from zope.interface import implementer
 
 from ccmproxy.interfaces.store import CostedRecord, IStore, StoreUnusable
-from ccmproxy.store.rollups import KEY, QUARTER, SESSION_KEY, SUMS, Rollups, roll_up
+from ccmproxy.store.rollups import DAILY_KEY, KEY, QUARTER, SESSION_KEY, SUMS, Rollups, roll_up
 from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
 from ccmproxy.store.sqlite_files import (
     MOUNT_TABLE,
@@ -50,6 +50,7 @@ def _addition(table: str, key: Sequence[str]) -> str:
 # Names of tables and columns are ours; values are always parameters.
 _INSERT_RECORD: Final = f"{_insertion('records', StoredRecord._fields)}DO NOTHING"
 _ADD_ROLLUP: Final = _addition("rollups", KEY)
+_ADD_DAILY_ROLLUP: Final = _addition("daily_rollups", DAILY_KEY)
 _ADD_SESSION_ROLLUP: Final = _addition("session_rollups", SESSION_KEY)
 _SESSION_COLUMNS: Final = ", ".join(SESSION_KEY)
 _LAST_TO_FORGET: Final = """
@@ -163,7 +164,11 @@ class SQLiteStore:
 
     @staticmethod
     def _add(cursor: sqlite3.Cursor, rollups: Rollups) -> None:
-        for statement, found in ((_ADD_ROLLUP, rollups.by_use), (_ADD_SESSION_ROLLUP, rollups.by_session)):
+        for statement, found in (
+            (_ADD_ROLLUP, rollups.by_quarter),
+            (_ADD_DAILY_ROLLUP, rollups.by_day),
+            (_ADD_SESSION_ROLLUP, rollups.by_session),
+        ):
             cursor.executemany(statement, ((*key, *sums) for key, sums in found.items()))
 
     @contextmanager

@@ -8,36 +8,39 @@ from contextlib import suppress
 from typing import Final
 
 from ccmproxy.interfaces.store import StoreUnusable
-from ccmproxy.store.rollups import KEY, QUARTER, SESSION_KEY, SUMS, quarter_of
+from ccmproxy.store.rollups import DAILY_KEY, DAY, KEY, QUARTER, SESSION_KEY, SUMS
 from ccmproxy.store.sqlite_errors import store_errors
 from ccmproxy.store.sqlite_files import make_private_file
 
 #: Most problems that SQLite tells of at once.
 _MOST_PROBLEMS: Final = 20
 
-#: What each of SUMS is, computed from records. Whole numbers throughout, so that the quarter is exact.
+#: What each of SUMS is, computed from records.
 _SUMS_OF_RECORDS: Final = """
     count(*), sum(input), sum(output), sum(cache_read), sum(cache_creation), sum(cache_creation_5m),
     sum(cache_creation_1h), sum(reasoning), sum(coalesce(cost_nano_usd, 0)), sum(cost_nano_usd IS NULL),
     sum(is_incomplete), sum(is_estimated), sum(is_extra)
 """
-_QUARTER_OF_RECORD: Final = f"CAST(started_at AS INTEGER) / {QUARTER} * {QUARTER}"
 
 
 def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
     """Return a sentence for each problem of the store behind ``connection``. Raises sqlite3.Error.
 
-    Roll-ups are compared with their records in those quarters of an hour of which no record was deleted.
+    Roll-ups are compared with their records in those days, or quarters of an hour, of which no record was deleted.
     """
     try:
         found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
         if found != ["ok"]:
             return tuple(f"the database is damaged: {' '.join(text.split())}" for text in found)
         (horizon,) = connection.execute("SELECT forgotten_until FROM store_state").fetchone()
-        since = 0 if horizon < 0 else quarter_of(horizon) + QUARTER
         problems = []
-        for table, key in (("rollups", KEY), ("session_rollups", SESSION_KEY)):
-            wrong = _wrong_sums(connection, table, key, since)
+        for table, key, length in (
+            ("rollups", KEY, QUARTER),
+            ("daily_rollups", DAILY_KEY, DAY),
+            ("session_rollups", SESSION_KEY, QUARTER),
+        ):
+            since = 0 if horizon < 0 else (int(horizon) // length + 1) * length
+            wrong = _wrong_sums(connection, table, key, length, since)
             if wrong:
                 problems.append(f"{wrong} rows of {table} are not the sums of their records")
         return tuple(problems)
@@ -47,12 +50,17 @@ def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
         return ("the database is damaged",)
 
 
-def _wrong_sums(connection: sqlite3.Connection, table: str, key: tuple[str, ...], since: int) -> int:
-    """How many rows there are on one side that are not on the other one. One with a wrong sum is one on each."""
-    columns = ", ".join(key[1:])
-    kept = f"SELECT quarter, {columns}, {', '.join(SUMS)} FROM {table} WHERE quarter >= :since"
+def _wrong_sums(
+    connection: sqlite3.Connection, table: str, key: tuple[str, ...], length: int, since: int
+) -> int:
+    """How many rows there are on one side that are not on the other one. One with a wrong sum is one on each.
+
+    ``length``: of the periods whose beginning the first column of ``key`` is (seconds).
+    """
+    begin, columns = key[0], ", ".join(key[1:])
+    kept = f"SELECT {begin}, {columns}, {', '.join(SUMS)} FROM {table} WHERE {begin} >= :since"
     right = (
-        f"SELECT {_QUARTER_OF_RECORD} AS quarter, {columns}, {_SUMS_OF_RECORDS}"
+        f"SELECT CAST(started_at AS INTEGER) / {length} * {length}, {columns}, {_SUMS_OF_RECORDS}"
         f" FROM records WHERE started_at >= :since GROUP BY 1, {columns}"
     )
     counts = [

@@ -18,6 +18,8 @@ MOUNT_TABLE: Final = "/proc/self/mountinfo"
 
 _PRIVATE: Final = 0o600
 _PRIVATE_DIRECTORY: Final = 0o700
+#: Memory that a reader may fill (KiB).
+_READER_CACHE: Final = 32 * 1024
 #: How blanks are written in the table of mounts.
 _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
 #: Types of file systems that several machines share. SQLite's index of its write-ahead log is memory that processes of
@@ -118,6 +120,9 @@ def connect(path: str, patience: float, *, read_only: bool) -> sqlite3.Connectio
     )
     if read_only:
         connection.execute("PRAGMA query_only = ON")
+        # What is grouped is sorted in memory.
+        connection.execute(f"PRAGMA cache_size = -{_READER_CACHE}")
+        connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 

@@ -21,7 +21,7 @@ from ccmproxy.interfaces.store import (
     UsageRow,
 )
 from ccmproxy.store.periods import period_start
-from ccmproxy.store.rollups import QUARTER, SUMS, quarter_of
+from ccmproxy.store.rollups import DAY, QUARTER, SUMS, quarter_of
 from ccmproxy.store.sqlite_copies import find_problems, write_copy
 from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
 from ccmproxy.store.sqlite_files import (
@@ -38,12 +38,12 @@ from ccmproxy.store.stored_record import kept_text, usd
 #: Seconds to wait for a lock. A writer keeps readers waiting only where the log is recovered after a crash.
 PATIENCE: Final = 5.0
 
-#: What is no period → the table that knows it, and its column there.
-_NAMED: Final = {
-    Grouping.MODEL: ("rollups", "model"),
-    Grouping.USER: ("rollups", "user_name"),
-    Grouping.CREDENTIAL: ("rollups", "credential"),
-    Grouping.SESSION: ("session_rollups", "session"),
+#: What is no period → its column.
+_COLUMNS: Final = {
+    Grouping.MODEL: "model",
+    Grouping.USER: "user_name",
+    Grouping.CREDENTIAL: "credential",
+    Grouping.SESSION: "session",
 }
 _TOTALS: Final = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
 
@@ -135,15 +135,39 @@ def _by_period(connection: sqlite3.Connection, question: UsageQuestion) -> Usage
 
 
 def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageReport:
-    table, column = _NAMED[question.by]
+    column = _COLUMNS[question.by]
     conditions, values = _conditions(question)
+    since, until = _quarters(question)
+    wanted = f"{column} AS name, {', '.join(SUMS)}"
+    parts: list[str] = []
+    parameters: list[int | str] = []
+    for table, begin, first, end in _parts(question.by, since, until):
+        parts.append(f"SELECT {wanted} FROM {table} WHERE {begin} >= ? AND {begin} < ?{conditions}")
+        parameters += [first, end, *values]
     found = connection.execute(
-        f"SELECT {column}, {_TOTALS} FROM {table} WHERE quarter >= ? AND quarter < ?{conditions}"
-        f" GROUP BY {column} ORDER BY sum(cost_nano_usd) DESC, sum(requests) DESC, {column} LIMIT ?",
-        (*_quarters(question), *values, MOST_ROWS + 1),
+        f"SELECT name, {_TOTALS} FROM ({' UNION ALL '.join(parts)})"
+        " GROUP BY name ORDER BY sum(cost_nano_usd) DESC, sum(requests) DESC, name LIMIT ?",
+        (*parameters, MOST_ROWS + 1),
     ).fetchall()
     rows = tuple(_row(None, name, sums) for name, *sums in found[:MOST_ROWS])
     return UsageReport(rows, len(found) > MOST_ROWS)
+
+
+def _parts(by: Grouping, since: int, until: int) -> list[tuple[str, str, int, int]]:
+    """Where the sums from ``since`` up to ``until`` are: table, its column of time, and the part of the time.
+
+    Days are read where the time has whole days of UTC, and quarters of an hour before and after them.
+    """
+    if by is Grouping.SESSION:
+        return [("session_rollups", "quarter", since, until)]
+    first, last = -(-since // DAY) * DAY, until // DAY * DAY
+    if first >= last:
+        return [("rollups", "quarter", since, until)]
+    return [
+        ("rollups", "quarter", since, first),
+        ("daily_rollups", "day", first, last),
+        ("rollups", "quarter", last, until),
+    ]
 
 
 def _quarters(question: UsageQuestion) -> tuple[int, int]:

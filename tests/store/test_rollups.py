@@ -38,7 +38,7 @@ class RollUpTests(SynchronousTestCase):
             is_incomplete=True,
         )
         found = roll_up([stored(costed)])
-        ((key, sums),) = found.by_use.items()
+        ((key, sums),) = found.by_quarter.items()
         self.assertEqual(dict(zip(KEY, key, strict=True)) | {"quarter": START}, {
             "quarter": START, "service": "claude", "credential": "work", "user_name": "ann", "model": "opus",
         })  # fmt: skip
@@ -53,7 +53,7 @@ class RollUpTests(SynchronousTestCase):
 
     def test_what_has_no_price(self) -> None:
         found = roll_up([stored(record("a", cost=None)), stored(record("b", cost=Decimal(1)))])
-        ((_, sums),) = found.by_use.items()
+        ((_, sums),) = found.by_quarter.items()
         named = dict(zip(SUMS, sums, strict=True))
         self.assertEqual((named["requests"], named["unpriced"], named["cost_nano_usd"]), (2, 1, 10**9))
 
@@ -66,9 +66,9 @@ class RollUpTests(SynchronousTestCase):
         ]
         others.append(record(started_at=START + QUARTER))
         found = roll_up([stored(each) for each in [record(), *others]])
-        self.assertEqual(len(found.by_use), 6)
+        self.assertEqual((len(found.by_quarter), len(found.by_day)), (6, 5))
         found = roll_up([stored(each) for each in [record(), record(session="other")]])
-        self.assertEqual((len(found.by_use), len(found.by_session)), (1, 2))
+        self.assertEqual((len(found.by_quarter), len(found.by_session)), (1, 2))
 
     @given(st.lists(RECORDS), st.randoms())
     def test_the_order_does_not_matter(self, costed: list[CostedRecord], random: Random) -> None:
@@ -76,5 +76,6 @@ class RollUpTests(SynchronousTestCase):
         shuffled = list(rows)
         random.shuffle(shuffled)
         self.assertEqual(roll_up(rows), roll_up(shuffled))
-        total = sum(sums[0] for sums in roll_up(rows).by_use.values())
-        self.assertEqual(total, len(rows))
+        found = roll_up(rows)
+        for each in (found.by_quarter, found.by_day, found.by_session):
+            self.assertEqual(sum(sums[0] for sums in each.values()), len(rows))

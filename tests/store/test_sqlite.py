@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from ccmproxy.interfaces.store import CostedRecord, Grouping, IStore, StoreUnusable
-from ccmproxy.store.rollups import KEY, SESSION_KEY, SUMS, roll_up
+from ccmproxy.store.rollups import DAILY_KEY, KEY, SESSION_KEY, SUMS, roll_up
 from ccmproxy.store.sqlite import SQLiteStore
 from ccmproxy.store.sqlite_reports import SQLiteReader
 from ccmproxy.store.stored_record import stored
@@ -271,7 +271,8 @@ class SumTests(StoreTestCase):
                         kept -= set(gone)
                         horizon = max([horizon, *(each[0] for each in gone)])
                     sums = roll_up(map(stored, counted.values()))
-                    self.assertEqual(read(path, "rollups", KEY), sums.by_use)
+                    self.assertEqual(read(path, "rollups", KEY), sums.by_quarter)
+                    self.assertEqual(read(path, "daily_rollups", DAILY_KEY), sums.by_day)
                     self.assertEqual(count(path, "records"), len(kept))
                     sessions = read(path, "session_rollups", SESSION_KEY)
                     self.assertLessEqual(sessions.keys(), sums.by_session.keys())

@@ -29,13 +29,17 @@ class CheckTests(StoreTestCase):
         found = self.problems_after(f"UPDATE rollups SET output = output + 1 WHERE quarter = {int(START)}")
         self.assertEqual(found, ("1 rows of rollups are not the sums of their records",))
 
+    def test_wrong_sums_of_a_day(self) -> None:
+        found = self.problems_after("UPDATE daily_rollups SET requests = requests + 1")
+        self.assertEqual(found, ("1 rows of daily_rollups are not the sums of their records",))
+
     def test_a_missing_rollup(self) -> None:
         found = self.problems_after("DELETE FROM session_rollups")
         self.assertEqual(found, ("2 rows of session_rollups are not the sums of their records",))
 
     def test_a_rollup_without_records(self) -> None:
         found = self.problems_after("DELETE FROM records")
-        self.assertEqual(len(found), 2)
+        self.assertEqual(len(found), 3)
 
     def test_where_records_were_forgotten_sums_are_not_compared(self) -> None:
         store = self.store()

@@ -91,6 +91,21 @@ class NamedTests(StoreTestCase):
                 rows = self.usage(by, since=since, until=until).rows
                 self.assertEqual(sum(row.requests for row in rows), expected)
 
+    @given(st.lists(st.integers(0, 400), max_size=25, unique=True), st.integers(-5, 405), st.integers(0, 405))
+    @examples(60)
+    def test_any_part_of_the_time(self, quarters: list[int], first: int, length: int) -> None:
+        """Whole days or not: exactly what lies within counts."""
+        path = self.mktemp()
+        with closing(SQLiteStore(path)) as store:
+            store.open()
+            store.insert([record(str(each), START + each * QUARTER) for each in quarters])
+        within = {"since": START + first * QUARTER, "until": START + (first + length) * QUARTER}
+        with closing(SQLiteReader(path)) as reader:
+            for by in (Grouping.USER, Grouping.SESSION, Grouping.WEEK):
+                rows = reader.usage(question(by, **within)).rows
+                expected = sum(first <= each < first + length for each in quarters)
+                self.assertEqual(sum(row.requests for row in rows), expected)
+
     def test_too_many_rows(self) -> None:
         with closing(SQLiteStore(self.path + "2")) as store:
             store.open()

@@ -7,7 +7,7 @@ import sqlite3
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.interfaces.store import StoreUnusable
-from ccmproxy.store.rollups import KEY, SESSION_KEY, SUMS
+from ccmproxy.store.rollups import DAILY_KEY, KEY, SESSION_KEY, SUMS
 from ccmproxy.store.sqlite_schema import (
     APPLICATION_ID,
     Migration,
@@ -55,6 +55,7 @@ class MigrationTests(SchemaTestCase):
         for table, columns in (
             ("records", StoredRecord._fields),
             ("rollups", KEY + SUMS),
+            ("daily_rollups", DAILY_KEY + SUMS),
             ("session_rollups", SESSION_KEY + SUMS),
         ):
             found = tuple(row[1] for row in self.connection.execute(f"PRAGMA table_info({table})"))

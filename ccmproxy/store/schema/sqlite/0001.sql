@@ -73,7 +73,31 @@ CREATE TABLE rollups (
     PRIMARY KEY (quarter, service, credential, user_name, model)
 ) WITHOUT ROWID;
 
--- The same for each session. Kept only as long as the records, because there are ever new sessions.
+-- The same for each day of UTC (day: the Unix seconds of its beginning), so that a report on a year need not read all of
+-- its quarters of an hour.
+CREATE TABLE daily_rollups (
+    day INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    credential TEXT NOT NULL,
+    user_name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_creation INTEGER NOT NULL,
+    cache_creation_5m INTEGER NOT NULL,
+    cache_creation_1h INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    cost_nano_usd INTEGER NOT NULL,
+    unpriced INTEGER NOT NULL,
+    incomplete INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    extra INTEGER NOT NULL,
+    PRIMARY KEY (day, service, credential, user_name, model)
+) WITHOUT ROWID;
+
+-- The same for each session and quarter of an hour. Kept only as long as the records, because there are ever new sessions.
 CREATE TABLE session_rollups (
     quarter INTEGER NOT NULL,
     session TEXT NOT NULL,
