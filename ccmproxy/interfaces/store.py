@@ -21,7 +21,7 @@ EARLIEST: Final = 0.0
 LATEST: Final = 32_503_680_000.0
 
 #: Most rows of a report. A question that has more is to be asked for a shorter time, or of one user.
-MOST_ROWS: Final = 10_000
+MOST_ROWS: Final = 5_000
 
 
 class StoreUnusable(Exception):

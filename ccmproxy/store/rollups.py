@@ -34,7 +34,7 @@ KEY: Final = ("quarter", "service", "credential", "user_name", "model")
 #: The key of a day's roll-up.
 DAILY_KEY: Final = ("day", "service", "credential", "user_name", "model")
 #: The key of a session's roll-up.
-SESSION_KEY: Final = ("quarter", "session", "service", "credential", "user_name", "model")
+SESSION_KEY: Final = ("session", "day", "service", "credential", "user_name", "model")
 
 
 #: What is summed by, and the sums in the order of SUMS.
@@ -64,10 +64,11 @@ def roll_up(records: Iterable[StoredRecord]) -> Rollups:
         quarter = quarter_of(record.started_at)
         shared = (record.service, record.credential, record.user_name, record.model)
         values = _values(record)
+        day = quarter // DAY * DAY
         for sums, key in (
             (by_quarter, (quarter, *shared)),
-            (by_day, (quarter // DAY * DAY, *shared)),
-            (by_session, (quarter, record.session, *shared)),
+            (by_day, (day, *shared)),
+            (by_session, (record.session, day, *shared)),
         ):
             found = sums.get(key)
             sums[key] = values if found is None else [a + b for a, b in zip(found, values, strict=True)]

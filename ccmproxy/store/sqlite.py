@@ -11,7 +11,7 @@ from typing import Final
 from zope.interface import implementer
 
 from ccmproxy.interfaces.store import CostedRecord, IStore, StoreUnusable
-from ccmproxy.store.rollups import DAILY_KEY, KEY, QUARTER, SESSION_KEY, SUMS, Rollups, roll_up
+from ccmproxy.store.rollups import DAILY_KEY, DAY, KEY, SESSION_KEY, SUMS, Rollups, roll_up
 from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
 from ccmproxy.store.sqlite_files import (
     MOUNT_TABLE,
@@ -65,7 +65,7 @@ _FORGET_RECORDS: Final = """
 """
 _FORGET_SESSIONS: Final = f"""
     DELETE FROM session_rollups WHERE ({_SESSION_COLUMNS}) IN (
-        SELECT {_SESSION_COLUMNS} FROM session_rollups WHERE quarter <= ? ORDER BY {_SESSION_COLUMNS} LIMIT ?
+        SELECT {_SESSION_COLUMNS} FROM session_rollups WHERE day <= ? LIMIT ?
     )
 """
 
@@ -135,8 +135,8 @@ class SQLiteStore:
                     "UPDATE store_state SET forgotten_until = max(forgotten_until, ?)", (last,)
                 )
             if forgotten < most_rows:
-                # No record is left from before, so that these quarters have none at all.
-                oldest = (before - QUARTER, most_rows - forgotten)
+                # No record is left from before, so that these days have none at all.
+                oldest = (before - DAY, most_rows - forgotten)
                 forgotten += connection.execute(_FORGET_SESSIONS, oldest).rowcount
         self._give_back()
         return int(forgotten)

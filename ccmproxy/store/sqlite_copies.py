@@ -34,13 +34,13 @@ def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
             return tuple(f"the database is damaged: {' '.join(text.split())}" for text in found)
         (horizon,) = connection.execute("SELECT forgotten_until FROM store_state").fetchone()
         problems = []
-        for table, key, length in (
-            ("rollups", KEY, QUARTER),
-            ("daily_rollups", DAILY_KEY, DAY),
-            ("session_rollups", SESSION_KEY, QUARTER),
+        for table, begin, key, length in (
+            ("rollups", "quarter", KEY, QUARTER),
+            ("daily_rollups", "day", DAILY_KEY, DAY),
+            ("session_rollups", "day", SESSION_KEY, DAY),
         ):
             since = 0 if horizon < 0 else (int(horizon) // length + 1) * length
-            wrong = _wrong_sums(connection, table, key, length, since)
+            wrong = _wrong_sums(connection, table, begin, key, length, since)
             if wrong:
                 problems.append(f"{wrong} rows of {table} are not the sums of their records")
         return tuple(problems)
@@ -51,13 +51,13 @@ def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
 
 
 def _wrong_sums(
-    connection: sqlite3.Connection, table: str, key: tuple[str, ...], length: int, since: int
+    connection: sqlite3.Connection, table: str, begin: str, key: tuple[str, ...], length: int, since: int
 ) -> int:
     """How many rows there are on one side that are not on the other one. One with a wrong sum is one on each.
 
-    ``length``: of the periods whose beginning the first column of ``key`` is (seconds).
+    ``length``: of the periods whose beginning the column ``begin`` of the ``key`` is (seconds).
     """
-    begin, columns = key[0], ", ".join(key[1:])
+    columns = ", ".join(each for each in key if each != begin)
     kept = f"SELECT {begin}, {columns}, {', '.join(SUMS)} FROM {table} WHERE {begin} >= :since"
     right = (
         f"SELECT CAST(started_at AS INTEGER) / {length} * {length}, {columns}, {_SUMS_OF_RECORDS}"

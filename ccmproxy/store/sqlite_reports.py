@@ -45,6 +45,12 @@ _COLUMNS: Final = {
     Grouping.CREDENTIAL: "credential",
     Grouping.SESSION: "session",
 }
+#: SUMS of a single record.
+_SUMS_OF_RECORD: Final = """
+    1 AS requests, input, output, cache_read, cache_creation, cache_creation_5m, cache_creation_1h, reasoning,
+    coalesce(cost_nano_usd, 0) AS cost_nano_usd, cost_nano_usd IS NULL AS unpriced, is_incomplete AS incomplete,
+    is_estimated AS estimated, is_extra AS extra
+"""
 _TOTALS: Final = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
 
 
@@ -138,11 +144,13 @@ def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageRe
     column = _COLUMNS[question.by]
     conditions, values = _conditions(question)
     since, until = _quarters(question)
-    wanted = f"{column} AS name, {', '.join(SUMS)}"
     parts: list[str] = []
     parameters: list[int | str] = []
     for table, begin, first, end in _parts(question.by, since, until):
-        parts.append(f"SELECT {wanted} FROM {table} WHERE {begin} >= ? AND {begin} < ?{conditions}")
+        sums = _SUMS_OF_RECORD if table == "records" else ", ".join(SUMS)
+        parts.append(
+            f"SELECT {column} AS name, {sums} FROM {table} WHERE {begin} >= ? AND {begin} < ?{conditions}"
+        )
         parameters += [first, end, *values]
     found = connection.execute(
         f"SELECT name, {_TOTALS} FROM ({' UNION ALL '.join(parts)})"
@@ -156,18 +164,17 @@ def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageRe
 def _parts(by: Grouping, since: int, until: int) -> list[tuple[str, str, int, int]]:
     """Where the sums from ``since`` up to ``until`` are: table, its column of time, and the part of the time.
 
-    Days are read where the time has whole days of UTC, and quarters of an hour before and after them.
+    Days are read where the time has whole days of UTC; before and after them, quarters of an hour are, or, as there are
+    none of sessions, the records.
     """
     if by is Grouping.SESSION:
-        return [("session_rollups", "quarter", since, until)]
+        whole, rest, begin = "session_rollups", "records", "started_at"
+    else:
+        whole, rest, begin = "daily_rollups", "rollups", "quarter"
     first, last = -(-since // DAY) * DAY, until // DAY * DAY
     if first >= last:
-        return [("rollups", "quarter", since, until)]
-    return [
-        ("rollups", "quarter", since, first),
-        ("daily_rollups", "day", first, last),
-        ("rollups", "quarter", last, until),
-    ]
+        return [(rest, begin, since, until)]
+    return [(rest, begin, since, first), (whole, "day", first, last), (rest, begin, last, until)]
 
 
 def _quarters(question: UsageQuestion) -> tuple[int, int]:

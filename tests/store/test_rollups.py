@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ccmproxy.interfaces.store import CostedRecord
-from ccmproxy.store.rollups import KEY, SESSION_KEY, SUMS, quarter_of, roll_up
+from ccmproxy.store.rollups import DAY, KEY, SESSION_KEY, SUMS, quarter_of, roll_up
 from ccmproxy.store.stored_record import stored
 from tests.store.samples import QUARTER, RECORDS, START, record
 
@@ -48,7 +48,8 @@ class RollUpTests(SynchronousTestCase):
             "unpriced": 0, "incomplete": 1, "estimated": 0, "extra": 1,
         })  # fmt: skip
         ((session_key, session_sums),) = found.by_session.items()
-        self.assertEqual(dict(zip(SESSION_KEY, session_key, strict=True))["session"], "s1")
+        named = dict(zip(SESSION_KEY, session_key, strict=True))
+        self.assertEqual((named["session"], named["day"]), ("s1", START // DAY * DAY))
         self.assertEqual(session_sums, sums)
 
     def test_what_has_no_price(self) -> None:

@@ -35,7 +35,7 @@ class CheckTests(StoreTestCase):
 
     def test_a_missing_rollup(self) -> None:
         found = self.problems_after("DELETE FROM session_rollups")
-        self.assertEqual(found, ("2 rows of session_rollups are not the sums of their records",))
+        self.assertEqual(found, ("1 rows of session_rollups are not the sums of their records",))
 
     def test_a_rollup_without_records(self) -> None:
         found = self.problems_after("DELETE FROM records")

@@ -97,10 +97,11 @@ CREATE TABLE daily_rollups (
     PRIMARY KEY (day, service, credential, user_name, model)
 ) WITHOUT ROWID;
 
--- The same for each session and quarter of an hour. Kept only as long as the records, because there are ever new sessions.
+-- The same for each session and day of UTC. Kept only as long as the records, because there are ever new sessions. In the
+-- order of sessions, so that summing them needs no sorting.
 CREATE TABLE session_rollups (
-    quarter INTEGER NOT NULL,
     session TEXT NOT NULL,
+    day INTEGER NOT NULL,
     service TEXT NOT NULL,
     credential TEXT NOT NULL,
     user_name TEXT NOT NULL,
@@ -118,7 +119,7 @@ CREATE TABLE session_rollups (
     incomplete INTEGER NOT NULL,
     estimated INTEGER NOT NULL,
     extra INTEGER NOT NULL,
-    PRIMARY KEY (quarter, session, service, credential, user_name, model)
+    PRIMARY KEY (session, day, service, credential, user_name, model)
 ) WITHOUT ROWID;
 
 INSERT INTO store_state (only_row, version, oldest_program, forgotten_until) VALUES (1, 1, 1, -1.0);
