@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -21,28 +22,34 @@ _SUMS_OF_RECORDS: Final = """
     sum(cache_creation_1h), sum(reasoning), sum(coalesce(cost_nano_usd, 0)), sum(cost_nano_usd IS NULL),
     sum(is_incomplete), sum(is_estimated), sum(is_extra)
 """
+#: Days, which are kept as long as their quarters are, so that they need no records.
+_SUMS_OF_QUARTERS: Final = f"""
+    SELECT quarter / {DAY} * {DAY}, service, credential, user_name, model, {", ".join(f"sum({name})" for name in SUMS)}
+    FROM rollups GROUP BY 1, 2, 3, 4, 5
+"""
 
 
 def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
     """Return a sentence for each problem of the store behind ``connection``. Raises sqlite3.Error.
 
-    Roll-ups are compared with their records in those days, or quarters of an hour, of which no record was deleted.
+    Roll-ups are compared with their records in those quarters of an hour, those of sessions in those days, of which no
+    record was deleted; days always with their quarters.
     """
     try:
         found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
         if found != ["ok"]:
             return tuple(f"the database is damaged: {' '.join(text.split())}" for text in found)
         (horizon,) = connection.execute("SELECT forgotten_until FROM store_state").fetchone()
+        quarters, days = ((int(horizon) // each + 1) * each if horizon >= 0 else 0 for each in (QUARTER, DAY))
         problems = []
-        for table, begin, key, length in (
-            ("rollups", "quarter", KEY, QUARTER),
-            ("daily_rollups", "day", DAILY_KEY, DAY),
-            ("session_rollups", "day", SESSION_KEY, DAY),
+        for table, key, right, since in (
+            ("rollups", KEY, _sums_of_records("quarter", QUARTER, KEY), quarters),
+            ("daily_rollups", DAILY_KEY, _SUMS_OF_QUARTERS, 0),
+            ("session_rollups", SESSION_KEY, _sums_of_records("day", DAY, SESSION_KEY), days),
         ):
-            since = 0 if horizon < 0 else (int(horizon) // length + 1) * length
-            wrong = _wrong_sums(connection, table, begin, key, length, since)
+            wrong = _wrong_sums(connection, table, key, right, since)
             if wrong:
-                problems.append(f"{wrong} rows of {table} are not the sums of their records")
+                problems.append(f"{wrong} rows of {table} are not the sums that they should be")
         return tuple(problems)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
@@ -50,24 +57,32 @@ def find_problems(connection: sqlite3.Connection) -> tuple[str, ...]:
         return ("the database is damaged",)
 
 
-def _wrong_sums(
-    connection: sqlite3.Connection, table: str, begin: str, key: tuple[str, ...], length: int, since: int
-) -> int:
-    """How many rows there are on one side that are not on the other one. One with a wrong sum is one on each.
-
-    ``length``: of the periods whose beginning the column ``begin`` of the ``key`` is (seconds).
-    """
-    columns = ", ".join(each for each in key if each != begin)
-    kept = f"SELECT {begin}, {columns}, {', '.join(SUMS)} FROM {table} WHERE {begin} >= :since"
-    right = (
-        f"SELECT CAST(started_at AS INTEGER) / {length} * {length}, {columns}, {_SUMS_OF_RECORDS}"
-        f" FROM records WHERE started_at >= :since GROUP BY 1, {columns}"
-    )
-    counts = [
-        connection.execute(f"SELECT count(*) FROM ({one} EXCEPT {other})", {"since": since}).fetchone()[0]
-        for one, other in ((kept, right), (right, kept))
+def _sums_of_records(begin: str, length: int, key: Sequence[str]) -> str:
+    """What selects the sums of records: columns of ``key``, of which ``begin`` is when a period of ``length`` seconds
+    began, and SUMS. Whole numbers, so that the period is exact."""
+    columns = [
+        f"CAST(started_at AS INTEGER) / {length} * {length}" if each == begin else each for each in key
     ]
-    return int(max(counts))
+    numbers = ", ".join(str(each + 1) for each in range(len(key)))
+    return f"SELECT {', '.join(columns)}, {_SUMS_OF_RECORDS} FROM records WHERE started_at >= :since GROUP BY {numbers}"
+
+
+def _wrong_sums(
+    connection: sqlite3.Connection, table: str, key: Sequence[str], right: str, since: int
+) -> int:
+    """How many sums of ``table`` are missing, too many, or not those that ``right`` selects.
+
+    Each should be there twice, once on each side. ``since``: from when on they are compared.
+    """
+    begin = "day" if "day" in key else "quarter"
+    columns = ", ".join(key)
+    everything = f"{columns}, {', '.join(SUMS)}"
+    both = f"SELECT {everything} FROM {table} WHERE {begin} >= :since UNION ALL {right}"
+    wrong = f"SELECT {columns} FROM ({both}) GROUP BY {everything} HAVING count(*) <> 2"
+    found = connection.execute(
+        f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM ({wrong}))", {"since": since}
+    )
+    return int(found.fetchone()[0])
 
 
 def write_copy(connection: sqlite3.Connection, path: str) -> None:

@@ -18,7 +18,7 @@ MOUNT_TABLE: Final = "/proc/self/mountinfo"
 
 _PRIVATE: Final = 0o600
 _PRIVATE_DIRECTORY: Final = 0o700
-#: Memory that a reader may fill (KiB).
+#: Memory that a reader may fill (KiB). What is sorted for a report has room in it.
 _READER_CACHE: Final = 32 * 1024
 #: How blanks are written in the table of mounts.
 _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
@@ -120,9 +120,7 @@ def connect(path: str, patience: float, *, read_only: bool) -> sqlite3.Connectio
     )
     if read_only:
         connection.execute("PRAGMA query_only = ON")
-        # What is grouped is sorted in memory.
         connection.execute(f"PRAGMA cache_size = -{_READER_CACHE}")
-        connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 

@@ -120,7 +120,6 @@ class SQLiteReader:
 def _by_period(connection: sqlite3.Connection, question: UsageQuestion) -> UsageReport:
     """From the latest period with any use to the earliest, so that times without any cost nothing."""
     since, end = _quarters(question)
-    conditions, values = _conditions(question)
     rows: list[UsageRow] = []
     while len(rows) <= MOST_ROWS:
         latest = connection.execute(
@@ -130,10 +129,8 @@ def _by_period(connection: sqlite3.Connection, question: UsageQuestion) -> Usage
         if latest is None:
             break
         start = max(quarter_of(period_start(latest[0], question.by, question.zone)), since)
-        found = connection.execute(
-            f"SELECT {_TOTALS} FROM rollups WHERE quarter >= ? AND quarter < ?{conditions}",
-            (start, end, *values),
-        ).fetchone()
+        source, values = _source(question, start, end)
+        found = connection.execute(f"SELECT {_TOTALS} FROM {source}", values).fetchone()
         if found[0]:
             rows.append(_row(float(start), "", found))
         end = start
@@ -141,9 +138,21 @@ def _by_period(connection: sqlite3.Connection, question: UsageQuestion) -> Usage
 
 
 def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageReport:
-    column = _COLUMNS[question.by]
+    source, values = _source(question, *_quarters(question))
+    found = connection.execute(
+        f"SELECT name, {_TOTALS} FROM {source} GROUP BY name"
+        " ORDER BY sum(cost_nano_usd) DESC, sum(requests) DESC, name LIMIT ?",
+        (*values, MOST_ROWS + 1),
+    ).fetchall()
+    rows = tuple(_row(None, name, sums) for name, *sums in found[:MOST_ROWS])
+    return UsageReport(rows, len(found) > MOST_ROWS)
+
+
+def _source(question: UsageQuestion, since: int, until: int) -> tuple[str, list[int | str]]:
+    """What to select from for the time from ``since`` up to ``until``, and the values of its parameters: rows that have
+    SUMS, and a name where ``question`` is not about periods."""
     conditions, values = _conditions(question)
-    since, until = _quarters(question)
+    column = _COLUMNS.get(question.by, "''")
     parts: list[str] = []
     parameters: list[int | str] = []
     for table, begin, first, end in _parts(question.by, since, until):
@@ -152,13 +161,7 @@ def _by_name(connection: sqlite3.Connection, question: UsageQuestion) -> UsageRe
             f"SELECT {column} AS name, {sums} FROM {table} WHERE {begin} >= ? AND {begin} < ?{conditions}"
         )
         parameters += [first, end, *values]
-    found = connection.execute(
-        f"SELECT name, {_TOTALS} FROM ({' UNION ALL '.join(parts)})"
-        " GROUP BY name ORDER BY sum(cost_nano_usd) DESC, sum(requests) DESC, name LIMIT ?",
-        (*parameters, MOST_ROWS + 1),
-    ).fetchall()
-    rows = tuple(_row(None, name, sums) for name, *sums in found[:MOST_ROWS])
-    return UsageReport(rows, len(found) > MOST_ROWS)
+    return f"({' UNION ALL '.join(parts)})", parameters
 
 
 def _parts(by: Grouping, since: int, until: int) -> list[tuple[str, str, int, int]]:
@@ -174,7 +177,8 @@ def _parts(by: Grouping, since: int, until: int) -> list[tuple[str, str, int, in
     first, last = -(-since // DAY) * DAY, until // DAY * DAY
     if first >= last:
         return [(rest, begin, since, until)]
-    return [(rest, begin, since, first), (whole, "day", first, last), (rest, begin, last, until)]
+    parts = [(rest, begin, since, first), (whole, "day", first, last), (rest, begin, last, until)]
+    return [each for each in parts if each[2] < each[3]]  # one part alone may need no sorting
 
 
 def _quarters(question: UsageQuestion) -> tuple[int, int]:
