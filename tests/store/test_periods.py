@@ -65,6 +65,12 @@ class PeriodTests(SynchronousTestCase):
         self.assertEqual(period_start(gap + 5, Grouping.DAY, zone), gap)
         self.assertEqual(period_start(gap - 5, Grouping.DAY, zone), gap - 24 * 3600)
 
+    def test_a_gap_around_midnight(self) -> None:
+        zone = ZoneInfo("America/Toronto")  # that day, clocks went from 23:30 to 00:30
+        gap = datetime(1919, 3, 31, 4, 30, tzinfo=UTC).timestamp()
+        self.assertEqual(datetime.fromtimestamp(gap, zone).strftime("%d %H:%M"), "31 00:30")
+        self.assertEqual(period_start(gap, Grouping.DAY, zone), gap)
+
     def test_what_is_no_period(self) -> None:
         self.assertRaises(ValueError, period_start, 0.0, Grouping.MODEL, UTC)
 

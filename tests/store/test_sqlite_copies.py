@@ -85,6 +85,8 @@ class BackupTests(StoreTestCase):
         store.insert(records(9))
         self.assertEqual(sorted(os.listdir(os.path.dirname(copy))), ["copy.db"])
         self.assertEqual(stat.S_IMODE(os.stat(copy).st_mode), 0o600)
+        with open(copy, "rb") as file:
+            self.assertEqual(file.read(20)[18:], b"\1\1")  # without a write-ahead log
         with closing(self.reader(copy)) as reader:
             self.assertEqual(reader.check(), ())
             self.assertEqual([row.requests for row in reader.usage(question(Grouping.USER)).rows], [5])
