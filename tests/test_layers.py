@@ -66,7 +66,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "credentials": VALUES | names("http.client transports"),
     "proxy": VALUES | names("http.client http.server transports websocket"),
     "reverse": VALUES | names("http.client http.server transports yamux"),
-    "store": names("interfaces state"),
     # surfaces
     "surfaces": VALUES | names("http.server proxy reverse"),
     "simulator": names("dialects http http.server state testing transports websocket"),
