@@ -359,4 +359,4 @@ class RandomTests(SynchronousTestCase):
     """The machine."""
 
     def test_random_operations(self) -> None:
-        run_state_machine_as_test(BudgetMachine, settings=examples(200, stateful_step_count=50))
+        run_state_machine_as_test(BudgetMachine, settings=examples(60, stateful_step_count=50))
