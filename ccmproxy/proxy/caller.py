@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ccmproxy.interfaces.credentials import ICredential, IProvider
 from ccmproxy.state.aggregate import overall_availability
-from ccmproxy.state.availability import Availability
+from ccmproxy.state.availability import Availability, CredentialSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class Caller:
     def shown(self) -> list[ICredential]:
         """Return the credentials whose state this user is shown (spec 8.1)."""
         return [c for c in self.provider.credentials(self.allow_external) if c is not self.own_remote]
+
+    def shown_snapshots(self, now: float) -> list[CredentialSnapshot]:
+        """Return what these credentials are like at ``now`` (Unix seconds)."""
+        return [credential.snapshot(now) for credential in self.shown()]
 
     def can_be_served(
         self, now: float, model: str | None, without: Container[str], only_accounts: bool = False

@@ -44,6 +44,17 @@ def answer_get(
     request.receive_body(LARGEST_BODY, body_received, body_failed)
 
 
+def answer_json(
+    dialect: Dialect, request: ServerRequest, request_id: str, render: Callable[[], bytes]
+) -> None:
+    """Answer a GET with the JSON that ``render`` returns. Refuses other methods."""
+
+    def answer(headers: Headers) -> None:
+        request.respond(ResponseHead(200, b"OK", headers), render())
+
+    answer_get(dialect, request, request_id, answer)
+
+
 class ClientUsageEndpoint:
     """Answers what a client asks its provider for the usage of its account: with that of all credentials that the
     caller may use, in the provider's words, so that the client's own screen shows it (spec 9.5)."""
@@ -55,19 +66,13 @@ class ClientUsageEndpoint:
 
     def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
         """Answer an authenticated request."""
-
-        def answer(headers: Headers) -> None:
-            request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
-
-        answer_get(self._dialect, request, request_id, answer)
+        answer_json(self._dialect, request, request_id, lambda: self.render(caller))
 
     def render(self, caller: Caller) -> bytes:
         """Return the usage as one line of JSON."""
         now = self._now()
-        snapshots = [credential.snapshot(now) for credential in caller.shown()]
-        return (
-            json.dumps(self._dialect.metering.client_usage(aggregate(snapshots, now), now)).encode() + b"\n"
-        )
+        total = aggregate(caller.shown_snapshots(now), now)
+        return json.dumps(self._dialect.metering.client_usage(total, now)).encode() + b"\n"
 
 
 class SessionsEndpoint:
@@ -82,11 +87,7 @@ class SessionsEndpoint:
 
     def handle(self, request: ServerRequest, caller: Caller, request_id: str) -> None:
         """Answer an authenticated request."""
-
-        def answer(headers: Headers) -> None:
-            request.respond(ResponseHead(200, b"OK", headers), self.render(caller))
-
-        answer_get(self._dialect, request, request_id, answer)
+        answer_json(self._dialect, request, request_id, lambda: self.render(caller))
 
     def render(self, caller: Caller) -> bytes:
         """Return the sessions of the caller only, as one line of JSON."""

@@ -58,9 +58,10 @@ class StatusEndpoint:
     def state(self, request: ServerRequest, caller: Caller) -> dict[str, Any]:
         """Return the object with the state that the caller may see, in the form for whoever sent ``request``."""
         now = self._now()
-        snapshots = [credential.snapshot(now) for credential in caller.shown()]
         user_agent = first_value(request.head.headers, b"user-agent") or b""
-        return status_object(aggregate(snapshots, now), reads_null=user_agent.startswith(_READS_NULL))
+        return status_object(
+            aggregate(caller.shown_snapshots(now), now), reads_null=user_agent.startswith(_READS_NULL)
+        )
 
     def render(self, state: dict[str, Any]) -> bytes:
         """Return a state as it is sent now, as one line of JSON."""
