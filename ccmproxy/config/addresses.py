@@ -158,9 +158,8 @@ def parse_url(url: str) -> SplitResult:
         raise ValueError("is malformed: its host or port is not valid") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with https:// (or http://)")
-    if (
-        not host or port == 0 or "%" in host or not is_host(host)
-    ):  # A zone of an IPv6 address says nothing to others.
+    # No zone of an IPv6 address: it says nothing to others.
+    if not host or port == 0 or "%" in host or not is_host(host):
         raise ValueError("is malformed: it needs a host, for example https://ccm.example.org")
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
 NO_CODE: Final = 1005
