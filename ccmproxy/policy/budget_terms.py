@@ -13,6 +13,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from enum import Enum, IntEnum
 
 from ccmproxy.policy.budget_periods import Per, Period
+from ccmproxy.policy.model_globs import glob_expression
 
 #: Decimal places of a dollar that count; what is finer is rounded up. A token costs some 1e-8 to 1e-4 dollars.
 PLACES_OF_USD = 12
@@ -187,24 +188,13 @@ class Standing:
 
 
 class ModelGlobs:
-    """Globs of model names, made into one pattern. ``*`` stands for anything, ``?`` for one character; brackets are
-    themselves, because names have them (``…[1m]``). Case does not count."""
+    """Globs of model names (:mod:`ccmproxy.policy.model_globs`), made into one pattern. Case does not count."""
 
     __slots__ = ("_pattern",)
 
     def __init__(self, globs: tuple[str, ...]) -> None:
-        self._pattern = re.compile("|".join(map(_expression, globs)), re.IGNORECASE | re.DOTALL)
+        self._pattern = re.compile("|".join(map(glob_expression, globs)), re.IGNORECASE | re.DOTALL)
 
     def matches(self, model: str) -> bool:
         """Return whether ``model`` is one of them. Of a request that names none it is empty."""
         return self._pattern.fullmatch(model) is not None
-
-
-def _expression(glob: str) -> str:
-    first, *others = (re.escape(part).replace(r"\?", ".") for part in re.split(r"\*+", glob))
-    if not others:
-        return first
-    # Each part is taken where it occurs first and never sought again, so that a long name that a client has made up
-    # cannot make many stars expensive.
-    *middle, last = others
-    return first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from ccmproxy.policy.model_globs import glob_expression
+
 #: Above so many input tokens (cached ones included) the price for long contexts applies, where nothing else is said.
 LONG_CONTEXT = 200_000
 
@@ -64,8 +66,8 @@ class OwnPrice:
 class OwnPrices:
     """The operator's own prices, which go before those of the price list.
 
-    ``entries``: (name or glob, price) in the order of the configuration. In a glob ``*`` stands for any characters and
-    ``?`` for one; nothing else is special. The case of letters does not matter.
+    ``entries``: (name or glob, price) in the order of the configuration; for globs see
+    :mod:`ccmproxy.policy.model_globs`. The case of letters does not matter.
     """
 
     entries: tuple[tuple[str, OwnPrice], ...] = ()
@@ -86,11 +88,7 @@ class OwnPrices:
 
 @functools.lru_cache(maxsize=1024)
 def _glob(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression. It never goes back behind a part that it has found, so that no name takes long
-    to compare, however many stars there are."""
-    first, *rest = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
-    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    return re.compile(first + middle + (".*" + rest[-1] if rest else ""), re.DOTALL)
+    return re.compile(glob_expression(pattern), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
