@@ -11,6 +11,7 @@ from typing import Final
 from zope.interface import implementer
 
 from ccmproxy.interfaces.store import CostedRecord, IStore, StoreUnusable
+from ccmproxy.store.hold import same_file
 from ccmproxy.store.rollups import DAILY_KEY, DAY, KEY, SESSION_KEY, SUMS, Rollups, roll_up
 from ccmproxy.store.sqlite_errors import store_error, store_errors, unusable
 from ccmproxy.store.sqlite_files import (
@@ -20,7 +21,6 @@ from ccmproxy.store.sqlite_files import (
     make_private_file,
     real_path,
     refuse_network,
-    same_file,
 )
 from ccmproxy.store.sqlite_schema import Migration, bring_up_to_date, known_migrations, read_schema
 from ccmproxy.store.stored_record import StoredRecord, stored

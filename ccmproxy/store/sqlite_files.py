@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from ccmproxy.store.hold import PRIVATE, Hold, LockFileGone, lock
 from ccmproxy.store.sqlite_errors import unusable
 
 #: Where Linux says what is mounted.
 MOUNT_TABLE: Final = "/proc/self/mountinfo"
 
-_PRIVATE: Final = 0o600
 _PRIVATE_DIRECTORY: Final = 0o700
 #: Memory that a reader may fill (KiB). What is sorted for a report has room in it.
 _READER_CACHE: Final = 32 * 1024
@@ -74,12 +73,12 @@ def make_private_file(path: str) -> None:
     """
     _make_directories(os.path.dirname(path))
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     except FileExistsError:
         require_file(path)
         return
     try:
-        os.fchmod(descriptor, _PRIVATE)
+        os.fchmod(descriptor, PRIVATE)
     finally:
         os.close(descriptor)
 
@@ -134,44 +133,27 @@ class DaemonLock:
     def __init__(self, path: str) -> None:
         self._path = f"{path}.lock"
         self._store = path
-        self._descriptor: int | None = None
+        self._hold: Hold | None = None
 
     def take(self) -> None:
         """Take it. Raises StoreUnusable if another process has it, and OSError."""
-        while self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._path, flags, _PRIVATE)
+        while self._hold is None:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._hold = lock(self._path)
             except BlockingIOError:
-                os.close(descriptor)
                 raise unusable(
                     self._store, "another ccmproxy has it; each daemon needs a store of its own"
                 ) from None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if same_file(self._path, descriptor):
-                self._descriptor = descriptor
-            else:  # deleted between opening and locking it
-                os.close(descriptor)
+            except LockFileGone:
+                continue
 
     @property
     def is_held(self) -> bool:
         """Whether this process has the lock, and its file is still the one that others would find."""
-        return self._descriptor is not None and same_file(self._path, self._descriptor)
+        return self._hold is not None and self._hold.is_found
 
     def give_up(self) -> None:
         """Let others have it. Idempotent."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def same_file(path: str, other: int | os.stat_result) -> bool:
-    """Whether what is at ``path`` now is ``other``: an open file, or what was there before."""
-    known = os.fstat(other) if isinstance(other, int) else other
-    try:
-        return os.path.samestat(os.stat(path), known)
-    except FileNotFoundError:
-        return False
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.close()

@@ -20,6 +20,7 @@ from ccmproxy.interfaces.store import (
     UsageReport,
     UsageRow,
 )
+from ccmproxy.store.hold import same_file
 from ccmproxy.store.periods import period_start
 from ccmproxy.store.rollups import DAY, QUARTER, SUMS, quarter_of
 from ccmproxy.store.sqlite_copies import find_problems, write_copy
@@ -30,7 +31,6 @@ from ccmproxy.store.sqlite_files import (
     real_path,
     refuse_network,
     require_file,
-    same_file,
 )
 from ccmproxy.store.sqlite_schema import known_migrations, read_schema
 from ccmproxy.store.stored_record import kept_text, usd

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import Any
 
-from ccmproxy.store.hold import take
+from ccmproxy.store.hold import same_file, take
 from tests.store.folder import FolderCase
 
 
@@ -89,3 +89,15 @@ class HoldTests(FolderCase):
         again = take(self.path)
         assert again is not None
         again.close()
+
+    def test_same_file(self) -> None:
+        def make() -> os.stat_result:
+            with open(self.path, "wb"):
+                return os.stat(self.path)
+
+        known = make()
+        self.assertTrue(same_file(self.path, known))
+        os.rename(self.path, self.path + "x")
+        self.assertFalse(same_file(self.path, known))
+        make()
+        self.assertFalse(same_file(self.path, known))

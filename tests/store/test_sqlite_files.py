@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import stat
@@ -16,7 +17,6 @@ from ccmproxy.store.sqlite_files import (
     real_path,
     refuse_network,
     require_file,
-    same_file,
 )
 from tests.store.samples import StoreTestCase
 
@@ -177,11 +177,19 @@ class LockTests(StoreTestCase):
         child.wait()
         lock.take()
 
-    def test_same_file(self) -> None:
-        make_private_file(self.path)
-        known = os.stat(self.path)
-        self.assertTrue(same_file(self.path, known))
-        os.rename(self.path, self.path + "x")
-        self.assertFalse(same_file(self.path, known))
-        make_private_file(self.path)
-        self.assertFalse(same_file(self.path, known))
+    def test_deleted_before_it_was_locked(self) -> None:
+        """Somebody tidied up: the lock is that of the file which the next daemon finds."""
+        system, deleted = fcntl.flock, []
+
+        def late(descriptor: int, operation: int) -> None:
+            if not deleted:
+                os.unlink(f"{self.path}.lock")
+                deleted.append(descriptor)
+            system(descriptor, operation)
+
+        self.patch(fcntl, "flock", late)
+        lock = DaemonLock(self.path)
+        self.addCleanup(lock.give_up)
+        lock.take()
+        self.assertTrue(deleted)
+        self.assertTrue(lock.is_held)
