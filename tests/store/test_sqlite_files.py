@@ -179,7 +179,8 @@ class LockTests(StoreTestCase):
 
     def test_deleted_before_it_was_locked(self) -> None:
         """Somebody tidied up: the lock is that of the file which the next daemon finds."""
-        system, deleted = fcntl.flock, []
+        system = fcntl.flock
+        deleted: list[int] = []
 
         def late(descriptor: int, operation: int) -> None:
             if not deleted:
