@@ -10,6 +10,7 @@ from typing import Final
 
 from ccmproxy.interfaces.store import StoreUnusable
 from ccmproxy.store.rollups import DAILY_KEY, DAY, KEY, QUARTER, SESSION_KEY, SUMS
+from ccmproxy.store.segment import sync_directory
 from ccmproxy.store.sqlite_errors import store_errors
 from ccmproxy.store.sqlite_files import make_private_file
 
@@ -107,7 +108,7 @@ def write_copy(connection: sqlite3.Connection, path: str) -> None:
                 copy.close()
             _sync(part)
             os.rename(part, path)
-            _sync(os.path.dirname(os.path.abspath(path)))
+            sync_directory(os.path.dirname(os.path.abspath(path)))
         except BaseException:
             _remove(part)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -91,6 +92,21 @@ class BackupTests(StoreTestCase):
             self.assertEqual(reader.check(), ())
             self.assertEqual([row.requests for row in reader.usage(question(Grouping.USER)).rows], [5])
         self.assertEqual(self.store(copy).insert(records(9)), 4)
+
+    def test_where_directories_cannot_be_synced(self) -> None:
+        """A copy that is whole is none that failed."""
+        self.fill()
+        system = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            system(descriptor)
+
+        self.patch(os, "fsync", files_only)
+        copy = os.path.join(self.folder, "copy.db")
+        self.reader().backup(copy)
+        self.assertEqual(self.reader(copy).check(), ())
 
     def test_nothing_is_overwritten(self) -> None:
         self.fill()
