@@ -103,31 +103,6 @@ class InsertTests(StoreTestCase):
         ]
         self.assertEqual(found, [2, "wal", 2])
 
-    def test_a_process_that_is_killed(self) -> None:
-        child = self.child(
-            "import sys\n"
-            "from ccmproxy.store.sqlite import SQLiteStore\n"
-            "from tests.store.samples import records\n"
-            "store = SQLiteStore(sys.argv[1])\n"
-            "store.open()\n"
-            "for each in range(10000):\n"
-            "    store.insert(records(20, each * 20))\n"
-            "    print(each, flush=True)",
-            self.path,
-        )
-        assert child.stdout is not None
-        for _ in range(10):
-            child.stdout.readline()
-        child.kill()
-        rest = child.stdout.read().split()
-        child.wait()
-        batches = 10 + len(rest)
-        store = self.store()
-        self.assertEqual(self.check(), ())
-        found = count(self.path, "records")
-        self.assertIn(found, (batches * 20, batches * 20 + 20))
-        self.assertEqual(store.insert(records(found + 1)), 1)
-
 
 class LifeTests(StoreTestCase):
     """Opening and closing."""

@@ -9,7 +9,7 @@ import stat
 import threading
 from contextlib import closing
 
-from ccmproxy.interfaces.store import Grouping, StoreFailed, StoreUnusable
+from ccmproxy.interfaces.store import Grouping, StoreUnusable
 from tests.store.samples import QUARTER, START, StoreTestCase, question, records
 
 
@@ -125,24 +125,6 @@ class BackupTests(StoreTestCase):
         self.reader().backup(copy)
         with closing(self.reader(copy)) as reader:
             self.assertEqual(reader.check(), ())
-
-    def test_nowhere_to_write(self) -> None:
-        store = self.store()
-        store.insert(records(2000))
-        copy = os.path.join(self.folder, "copy.db")
-        program = """
-import resource, signal, sys
-from ccmproxy.interfaces.store import StoreFailed
-from ccmproxy.store.sqlite_reports import SQLiteReader
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-try:
-    SQLiteReader(sys.argv[1]).backup(sys.argv[2])
-except StoreFailed as error:
-    print(type(error).__name__)
-"""
-        self.assertEqual(self.output(program, self.path, copy), StoreFailed.__name__)
-        self.assertEqual([each for each in os.listdir(self.folder) if "copy" in each], [])
 
     def test_while_it_is_written(self) -> None:
         store = self.store()

@@ -158,25 +158,6 @@ class LockTests(StoreTestCase):
         os.unlink(f"{self.path}.lock")
         self.assertFalse(lock.is_held)
 
-    def test_the_system_gives_it_up_with_the_process(self) -> None:
-        child = self.child(
-            "import sys, time\n"
-            "from ccmproxy.store.sqlite_files import DaemonLock\n"
-            "lock = DaemonLock(sys.argv[1])\n"
-            "lock.take()\n"
-            "print('taken', flush=True)\n"
-            "time.sleep(60)",
-            self.path,
-        )
-        assert child.stdout is not None
-        self.assertEqual(child.stdout.readline(), "taken\n")
-        lock = DaemonLock(self.path)
-        self.addCleanup(lock.give_up)
-        self.assertRaises(StoreUnusable, lock.take)
-        child.kill()
-        child.wait()
-        lock.take()
-
     def test_deleted_before_it_was_locked(self) -> None:
         """Somebody tidied up: the lock is that of the file which the next daemon finds."""
         system = fcntl.flock

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
 from contextlib import closing
 
@@ -13,29 +11,6 @@ from ccmproxy.interfaces.store import Grouping, StoreFailed, StoreUnusable
 from ccmproxy.store.sqlite import SQLiteStore
 from ccmproxy.store.sqlite_reports import SQLiteReader
 from tests.store.samples import StoreTestCase, question, records
-
-#: Run in a child: inserts ten records, and says how that went.
-INSERT = """
-import sys
-from ccmproxy.interfaces.store import StoreFailed, StoreUnusable
-from ccmproxy.store.sqlite import SQLiteStore
-from tests.store.samples import records
-store = SQLiteStore(sys.argv[1])
-{before}
-try:
-    store.open()
-    print(store.insert(records(10)))
-except (StoreFailed, StoreUnusable) as error:
-    print(type(error).__name__, error)
-"""
-#: What a child does once it has imported everything, so that permissions mean something where root runs the tests.
-AS_NOBODY = """
-import os
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-"""
 
 
 class FileTests(StoreTestCase):
@@ -177,51 +152,6 @@ class FileTests(StoreTestCase):
         self.assertEqual(other.insert(records(1)), 1)
 
 
-class PermissionTests(StoreTestCase):
-    """What must not be written."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        # Not below a directory that another user cannot enter.
-        self.folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.folder)
-        os.chmod(self.folder, 0o755)
-        self.path = os.path.join(self.folder, "store.db")
-
-    def test_a_file(self) -> None:
-        self.fill()
-        os.chmod(self.path, 0o444)
-        printed = self.output(INSERT.format(before=AS_NOBODY), self.path)
-        self.assertIn("StoreUnusable", printed)
-        self.assertIn("must not be read and written", printed)
-        os.chmod(self.path, 0o600)
-        self.assertEqual(self.check(), ())
-
-    def test_a_directory(self) -> None:
-        os.chmod(self.folder, 0o555)
-        self.addCleanup(os.chmod, self.folder, 0o755)
-        printed = self.output(
-            INSERT.format(before=AS_NOBODY), os.path.join(self.folder, "deeper", "store.db")
-        )
-        self.assertEqual(printed.split()[0], "StoreUnusable")
-        self.assertIn("Permission denied", printed)
-
-    def test_a_reader_of_what_it_may_only_read(self) -> None:
-        self.fill()
-        os.chmod(self.path, 0o444)
-        os.chmod(self.folder, 0o777)
-        program = (
-            "import sys\n"
-            "from ccmproxy.interfaces.store import Grouping\n"
-            "from ccmproxy.store.sqlite_reports import SQLiteReader\n"
-            "from tests.store.samples import question\n"
-            f"SQLiteReader(sys.argv[1]).close()\n{AS_NOBODY}\n"
-            "reader = SQLiteReader(sys.argv[1])\n"
-            "print(reader.usage(question(Grouping.USER)).rows[0].requests)"
-        )
-        self.assertEqual(self.output(program, self.path), "3")
-
-
 class BusyTests(StoreTestCase):
     """Other programs that use it."""
 
@@ -230,8 +160,6 @@ class BusyTests(StoreTestCase):
         with self.assertRaises(StoreUnusable) as caught:
             self.store()
         self.assertIn("another ccmproxy has it", str(caught.exception))
-        printed = self.output(INSERT.format(before=""), self.path)
-        self.assertIn("another ccmproxy has it", printed)
 
     def test_locked_for_a_moment(self) -> None:
         store = self.store()
@@ -283,29 +211,4 @@ class FullTests(StoreTestCase):
         self.assertEqual(self.check(), ())
         store._connection.execute("PRAGMA max_page_count = 1000000")
         self.assertEqual(store.insert(records(5000)), 4990)
-        self.assertEqual(self.check(), ())
-
-    def test_a_file_that_must_not_grow(self) -> None:
-        self.fill(10)
-        program = """
-import resource, signal, sys
-from ccmproxy.interfaces.store import StoreFailed
-from ccmproxy.store.sqlite import SQLiteStore
-from tests.store.samples import records
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = SQLiteStore(sys.argv[1])
-store.open()
-most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
-try:
-    store.insert(records(5000))
-except StoreFailed as error:
-    print(error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-print(store.insert(records(5000)))
-store.close()
-"""
-        failed, inserted = self.output(program, self.path).splitlines()
-        self.assertIn("cannot be used at present", failed)
-        self.assertEqual(inserted, "4990")
         self.assertEqual(self.check(), ())
